@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The objects that policy needs, cut to the fields it reads. The Kubernetes API types stop at [`crate::watch`], where they
+//! become these, once. Fields that only mean something after a check (CIDRs, selectors, ports, policy types) are kept as
+//! they were written: the check, and the diagnostic when it fails, belong to [`crate::compile`].
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+
+use serde::Serialize;
+
+/// Labels of a pod or a namespace.
+pub type Labels = BTreeMap<String, String>;
+
+/// Namespace and name of a namespaced object. Displayed as `namespace/name`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ObjectKey {
+    /// Namespace of the object.
+    pub namespace: String,
+    /// Name of the object within its namespace.
+    pub name: String,
+}
+
+impl ObjectKey {
+    /// A key from its two parts.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A transport protocol that NetworkPolicy ports can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    /// TCP, the default where none is given (rule T2).
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
+    /// The IANA protocol number, as in the IPv4 header.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
+    /// The protocol of a Kubernetes `protocol` field (upper case, as the API server demands), or `None` for any other word.
+    pub fn from_kubernetes(name: &str) -> Option<Self> {
+        match name {
+            "TCP" => Some(Self::Tcp),
+            "UDP" => Some(Self::Udp),
+            "SCTP" => Some(Self::Sctp),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        })
+    }
+}
+
+/// A Namespace. The source adds `kubernetes.io/metadata.name` where the API server did not (rule P4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its name.
+    pub name: String,
+    /// Its labels, `kubernetes.io/metadata.name` included.
+    pub labels: Labels,
+}
+
+/// A Pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// `metadata.uid`; empty where the source gives none. Tells a pod from its successor of the same name.
+    pub uid: String,
+    /// Its labels.
+    pub labels: Labels,
+    /// `spec.nodeName`, once scheduled.
+    pub node: Option<String>,
+    /// `spec.hostNetwork`: shares the node's network, so it is neither isolated nor a pod peer (rule I6).
+    pub host_network: bool,
+    /// Phase Succeeded or Failed: its addresses may already be someone else's (rule I7).
+    pub terminal: bool,
+    /// `status.podIPs`, both families (rule P6).
+    pub addresses: Vec<IpAddr>,
+    /// Named ports of containers, then of restartable init containers, in the order of the object (rule T4).
+    pub named_ports: Vec<NamedPort>,
+}
+
+/// A named container port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedPort {
+    /// `name` of the port.
+    pub name: String,
+    /// `protocol` of the port.
+    pub protocol: Protocol,
+    /// `containerPort`.
+    pub number: u16,
+}
+
+/// A direction, always seen from the pod that policy isolates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// What the pod receives.
+    Ingress,
+    /// What the pod sends.
+    Egress,
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        })
+    }
+}
+
+/// A NetworkPolicy (`networking.k8s.io/v1`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkPolicy {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// `spec.podSelector`: the pods of this namespace that it isolates.
+    pub pod_selector: LabelSelector,
+    /// `spec.policyTypes` as written; `None` where it is absent or empty (rule I2).
+    pub policy_types: Option<Vec<Direction>>,
+    /// `spec.ingress`; absent and empty mean the same.
+    pub ingress: Vec<Rule>,
+    /// `spec.egress`; absent and empty mean the same.
+    pub egress: Vec<Rule>,
+}
+
+/// One entry of `spec.ingress` or `spec.egress`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rule {
+    /// `from` or `to`. Absent and empty mean the same: everyone (rule P1).
+    pub peers: Vec<Peer>,
+    /// `ports`. Absent and empty mean the same: every port of every protocol (rule T1).
+    pub ports: Vec<PolicyPort>,
+}
+
+/// One entry of `from` or `to`. All three fields absent: matches nothing (rule P5).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Peer {
+    /// `podSelector`.
+    pub pod_selector: Option<LabelSelector>,
+    /// `namespaceSelector`.
+    pub namespace_selector: Option<LabelSelector>,
+    /// `ipBlock`. Together with a selector the API server refuses it.
+    pub ip_block: Option<IpBlock>,
+}
+
+/// `ipBlock`, as written.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IpBlock {
+    /// `cidr`.
+    pub cidr: String,
+    /// `except`.
+    pub except: Vec<String>,
+}
+
+/// One entry of `ports`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PolicyPort {
+    /// `protocol` as written; absent means TCP (rule T2).
+    pub protocol: Option<String>,
+    /// `port`; absent means every port of the protocol.
+    pub port: Option<PortName>,
+    /// `endPort`, inclusive (rule T3).
+    pub end_port: Option<i32>,
+}
+
+/// A port by number or by name (Kubernetes' int-or-string).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PortName {
+    /// A number, as written: it may be out of range.
+    Number(i32),
+    /// The name of a container port.
+    Name(String),
+}
+
+/// A label selector, as written.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct LabelSelector {
+    /// `matchLabels`, ANDed.
+    pub match_labels: Labels,
+    /// `matchExpressions`, ANDed.
+    pub match_expressions: Vec<LabelExpression>,
+}
+
+/// One entry of `matchExpressions`, as written: the operator may be unknown and the values missing (rule I3).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LabelExpression {
+    /// The label's key.
+    pub key: String,
+    /// `In`, `NotIn`, `Exists`, `DoesNotExist`, or a word that Kubernetes does not know.
+    pub operator: String,
+    /// The values of `In` and `NotIn`.
+    pub values: Vec<String>,
+}
+
+/// A Service. Nothing below `watch` reads it yet: see rule A5.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// `spec.clusterIPs` without `None`, both families.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `spec.externalIPs`.
+    pub external_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress[].ip`.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// `spec.ports`.
+    pub ports: Vec<ServicePort>,
+}
+
+/// One entry of a Service's `spec.ports`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    /// `name`; empty where the Service has a single unnamed port.
+    pub name: String,
+    /// `protocol`.
+    pub protocol: Protocol,
+    /// `port`, on the virtual IPs.
+    pub port: u16,
+    /// `nodePort`, on every node, if the Service has one.
+    pub node_port: Option<u16>,
+}
+
+/// An EndpointSlice (`discovery.k8s.io/v1`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// The Service it belongs to (label `kubernetes.io/service-name`).
+    pub service: Option<String>,
+    /// Ports by name. A number of `None` means all ports.
+    pub ports: Vec<EndpointPort>,
+    /// Addresses with their conditions.
+    pub endpoints: Vec<SliceEndpoint>,
+}
+
+/// One entry of a slice's `ports`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointPort {
+    /// `name`; empty where the Service has a single unnamed port.
+    pub name: String,
+    /// `protocol`.
+    pub protocol: Protocol,
+    /// `port`.
+    pub number: Option<u16>,
+}
+
+/// One entry of a slice's `endpoints`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    /// `addresses`.
+    pub addresses: Vec<IpAddr>,
+    /// `conditions.ready`; absent means ready.
+    pub ready: bool,
+    /// `conditions.serving`; absent means as `ready`.
+    pub serving: bool,
+    /// `conditions.terminating`.
+    pub terminating: bool,
+}
+
+/// Everything known of the cluster at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Snapshot {
+    /// Raised by one for each snapshot; goes through all stages, logs and metrics.
+    pub revision: u64,
+    /// Namespaces by name. A namespace that is named by a pod or policy but not present counts as having no labels
+    /// but `kubernetes.io/metadata.name`.
+    pub namespaces: BTreeMap<String, Arc<Namespace>>,
+    /// Pods, terminal and hostNetwork ones included.
+    pub pods: BTreeMap<ObjectKey, Arc<Pod>>,
+    /// NetworkPolicies.
+    pub policies: BTreeMap<ObjectKey, Arc<NetworkPolicy>>,
+    /// Services.
+    pub services: BTreeMap<ObjectKey, Arc<Service>>,
+    /// EndpointSlices.
+    pub endpoint_slices: BTreeMap<ObjectKey, Arc<EndpointSlice>>,
+    /// What the source found wrong with objects, or could not read (it keeps the last good object where there was one).
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// The node that this agent runs on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Node {
+    /// Its name, as in `spec.nodeName` of its pods.
+    pub name: String,
+    /// Addresses on its interfaces, read from netlink (rule A2).
+    pub addresses: std::collections::BTreeSet<IpAddr>,
+}
+
+/// Something wrong with an object, and what it means for enforcement. Never an error: the rest goes on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Diagnostic {
+    /// Stable code in kebab case, e.g. `cidr-invalid`.
+    pub code: &'static str,
+    /// Kind and key of the object, e.g. `NetworkPolicy shop/web`, or the file where no object could be read.
+    pub object: String,
+    /// Path of the field, e.g. `spec.ingress[0].from[1].ipBlock.cidr`; empty if it is the whole object.
+    pub field: String,
+    /// What is wrong, and what enforcement makes of it.
+    pub message: String,
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.object)?;
+        if !self.field.is_empty() {
+            write!(f, ": {}", self.field)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
