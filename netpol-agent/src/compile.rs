@@ -24,6 +24,8 @@ pub struct Compiled {
     pub classes: Vec<Class>,
     /// Which class an address has: longest prefix wins; an address that no prefix covers has class 0.
     pub addresses: BTreeMap<IpNet, Address>,
+    /// Canonical text of every peer of the policies in force on this node, whether an address matches it or not.
+    pub peers: BTreeSet<String>,
     /// Rules by the number that policy entries carry.
     pub rules: BTreeMap<u32, RuleRef>,
     /// What is wrong with the objects of the snapshot, sorted.
