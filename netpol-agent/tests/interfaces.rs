@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the kernel says about pods and their veths, followed by events: in network namespaces that the tests make.
-#![expect(missing_docs, reason = "a test suite")]
 
 #[path = "support/namespaces.rs"]
 mod namespaces;

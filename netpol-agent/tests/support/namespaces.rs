@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Network namespaces without names: they live as long as the thread or child process that is in them, so nothing is left
 //! behind however a test ends.
-#![allow(dead_code, reason = "not every suite uses all of it")]
+#![allow(dead_code, reason = "each suite uses a part of it")]
 
 use std::{
     fs::{File, OpenOptions},
