@@ -1,2 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 //! datapath.
+pub mod attach;
+pub mod interfaces;
+mod netlink;
