@@ -26,6 +26,8 @@ pub fn run(workspace: &Workspace) -> Result<()> {
         .arg(workspace.target.join("ebpf-clippy"))
         .args(["--", "-D", "warnings"])
         .env("RUSTC_BOOTSTRAP", "1")
+        // clippy-driver answers for rustc here, and takes its sysroot from this variable.
+        .env("SYSROOT", toolchain.sysroot)
         .env(
             "CARGO_ENCODED_RUSTFLAGS",
             format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),

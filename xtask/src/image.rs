@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     build::Binaries,
     packages, toolchain,
-    workspace::{Workspace, output, run as run_command},
+    workspace::{Workspace, output},
 };
 
 /// Where to, and under which name.
@@ -103,6 +103,7 @@ fn start_alone(scratch: &Path, program: &[u8]) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workspace::run as run_command;
 
     fn compiled(folder: &Path, flags: &[&str]) -> Vec<u8> {
         let source = folder.join("hello.rs");

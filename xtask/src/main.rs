@@ -10,6 +10,8 @@ mod test;
 mod toolchain;
 mod workspace;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 use workspace::Workspace;
 
@@ -37,10 +39,19 @@ enum Command {
     Toolchain,
 }
 
-fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
     let workspace = Workspace::find()?;
-    match arguments.command {
+    match command {
         Command::Build(arguments) => build::run(&workspace, &arguments),
         Command::Clippy => clippy::run(&workspace),
         Command::Test(arguments) => test::run(&workspace, &arguments),

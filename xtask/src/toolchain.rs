@@ -26,6 +26,8 @@ use crate::workspace::Workspace;
 pub struct Toolchain {
     /// The compiler to use for the eBPF target, unless it is the active one.
     pub rustc: Option<PathBuf>,
+    /// The sysroot with the library's source that this compiler prints.
+    pub sysroot: PathBuf,
 }
 
 /// Gets what is missing and returns the toolchain: instant if nothing is.
@@ -65,8 +67,16 @@ pub fn prepare(workspace: &Workspace) -> Result<Toolchain> {
         workspace.show(&folder),
         rustc.release
     );
-    Ok(Toolchain {
-        rustc: wrapper.is_file().then_some(wrapper),
+    Ok(if wrapper.is_file() {
+        Toolchain {
+            rustc: Some(wrapper),
+            sysroot: sysroot::shadow(&folder),
+        }
+    } else {
+        Toolchain {
+            rustc: None,
+            sysroot: rustc.sysroot,
+        }
     })
 }
 

@@ -23,7 +23,10 @@ mod tests {
     fn the_object_is_aligned_elf_for_bpf() {
         const EM_BPF: u16 = 247;
         let Some(object) = EBPF_OBJECT else {
-            assert!(std::env::var_os("NETPOL_BIN").is_none(), "`cargo xtask test` builds with the toolchain");
+            assert!(
+                std::env::var_os("NETPOL_BIN").is_none(),
+                "`cargo xtask test` builds with the toolchain"
+            );
             return;
         };
         assert_eq!(object.as_ptr() as usize % 8, 0);

@@ -53,7 +53,7 @@ pub fn unpack(workspace: &Workspace, folder: &Path, rustc: &Rustc, unpacked: &Pa
             Err(error) => tried.push(format!("{suite}: {error:#}")),
         }
     }
-    bail!("{mirror}: {}", tried.join("; "))
+    bail!("{mirror}\n  {}", tried.join("\n").replace('\n', "\n  "))
 }
 
 /// apt over one suite of one mirror, with its state in a folder of ours.

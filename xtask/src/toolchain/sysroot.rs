@@ -81,7 +81,8 @@ pub fn remove(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn shadow(folder: &Path) -> PathBuf {
+/// Where [`make`] puts the sysroot.
+pub fn shadow(folder: &Path) -> PathBuf {
     folder.join("sysroot")
 }
 
