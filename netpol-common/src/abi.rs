@@ -207,7 +207,7 @@ abi! {
 
 abi! {
     /// Value of map `counters`, per CPU, by [`Direction`].
-    pub struct Counters, 136 {
+    pub struct Counters, 152 {
         /// Passed.
         pub forwarded: Counter,
         /// Dropped: [`DropReason::Policy`].
@@ -222,6 +222,8 @@ abi! {
         pub fragment: Counter,
         /// Dropped: [`DropReason::ExtensionHeaders`].
         pub extension_headers: Counter,
+        /// Dropped: [`DropReason::NoEndpoint`].
+        pub no_endpoint: Counter,
         /// Flow entries made (packets; bytes of their first packet).
         pub flows_created: Counter,
         /// Flow entries that could not be written; the connection is judged again, its replies may be dropped.
@@ -315,6 +317,8 @@ pub enum DropReason {
     Fragment = 5,
     /// More IPv6 extension headers than are walked (rule F3).
     ExtensionHeaders = 6,
+    /// The programs are on an interface that map `endpoints` does not know: it was too full, or was changed by hand (rule L1).
+    NoEndpoint = 7,
 }
 
 impl DropReason {
@@ -337,6 +341,7 @@ impl DropReason {
             Self::Vlan => "vlan",
             Self::Fragment => "fragment",
             Self::ExtensionHeaders => "extension_headers",
+            Self::NoEndpoint => "no_endpoint",
         }
     }
 
@@ -357,6 +362,7 @@ impl Counters {
             DropReason::Vlan => &mut self.vlan,
             DropReason::Fragment => &mut self.fragment,
             DropReason::ExtensionHeaders => &mut self.extension_headers,
+            DropReason::NoEndpoint => &mut self.no_endpoint,
         }
     }
 }

@@ -40,6 +40,13 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
 
     let from_node = matches!(direction, Direction::Ingress) && packet::from_node(ctx);
     let length = ctx.len();
+    // SAFETY: values are replaced as a whole, and stay readable until the program ends (RCU).
+    let Some(endpoint) = (unsafe { ENDPOINTS.get(packet::ifindex(ctx)) }) else {
+        // The agent writes the endpoint before it attaches, and detaches before it removes it: this is trouble, and fails closed.
+        // SAFETY: as below.
+        count(unsafe { &mut (*counters).no_endpoint }, length);
+        return if from_node { PASS } else { DROP };
+    };
     let mut packet = Packet::default();
     let parsed = parse::parse(&Skb(ctx), &mut packet);
     let maps = Maps {
