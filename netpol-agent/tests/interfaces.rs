@@ -273,3 +273,25 @@ fn without_the_events_of_other_namespaces_a_reading_on_request_finds_them() {
         watched.end().await;
     });
 }
+
+#[test]
+fn a_loss_of_events_is_made_good() {
+    on_a_node(async || {
+        let pod = Pod::new();
+        pod.connect("host0");
+        let mut watched = Watched::start();
+        watched.until("a pod", has("host0", &[])).await;
+        // This thread runs the watch, so nothing takes the events: far more than the socket has room for.
+        let flood: String = (0..2000)
+            .map(|round| format!("link set host0 mtu {}\n", 1400 + round % 2))
+            .collect();
+        let batch = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(batch.path(), flood).unwrap();
+        ip(&format!("-batch {}", batch.path().display()));
+        pod.ip("addr add 10.9.0.2/24 dev eth0");
+        watched
+            .until("what came after the loss", has("host0", &["10.9.0.2"]))
+            .await;
+        watched.end().await;
+    });
+}
