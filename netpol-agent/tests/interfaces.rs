@@ -6,7 +6,7 @@ mod namespaces;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use namespaces::{Pod, enter_new, ip, privileged};
+use namespaces::{Pod, drop_capability, enter_new, ip, privileged};
 use netpol_agent::datapath::interfaces::{Interfaces, InterfacesError, watch};
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Watched {
     rx: tokio::sync::watch::Receiver<Option<Arc<Interfaces>>>,
+    reread: Arc<Notify>,
     stop: CancellationToken,
     task: JoinHandle<Result<(), InterfacesError>>,
 }
@@ -24,8 +25,14 @@ impl Watched {
     fn start() -> Self {
         let (tx, rx) = tokio::sync::watch::channel(None);
         let stop = CancellationToken::new();
-        let task = tokio::spawn(watch(tx, Arc::new(Notify::new()), stop.clone()));
-        Self { rx, stop, task }
+        let reread = Arc::new(Notify::new());
+        let task = tokio::spawn(watch(tx, reread.clone(), stop.clone()));
+        Self {
+            rx,
+            reread,
+            stop,
+            task,
+        }
     }
 
     /// Waits for a reading that is as wanted.
@@ -243,6 +250,48 @@ fn an_address_is_never_seen_behind_another_veth() {
         }
         assert!(readings > 1);
         drop(churn.join().unwrap());
+        watched.end().await;
+    });
+}
+
+#[test]
+fn without_the_events_of_other_namespaces_a_reading_on_request_finds_them() {
+    const CAP_NET_BROADCAST: u32 = 11;
+    on_a_node(async || {
+        let pod = Pod::new();
+        pod.connect("host0");
+        // A link that comes up is told on both sides; addresses are not.
+        pod.ip("addr add 10.9.0.2/24 dev eth0");
+        drop_capability(CAP_NET_BROADCAST);
+        let mut watched = Watched::start();
+        watched.until("what is there", has("host0", &["10.9.0.2"])).await;
+        pod.ip("addr add 10.9.0.3/24 dev eth0");
+        watched.reread.notify_one();
+        watched
+            .until("the new address", has("host0", &["10.9.0.2", "10.9.0.3"]))
+            .await;
+        watched.end().await;
+    });
+}
+
+#[test]
+fn a_loss_of_events_is_made_good() {
+    on_a_node(async || {
+        let pod = Pod::new();
+        pod.connect("host0");
+        let mut watched = Watched::start();
+        watched.until("a pod", has("host0", &[])).await;
+        // This thread runs the watch, so nothing takes the events: far more than the socket has room for.
+        let flood: String = (0..2000)
+            .map(|round| format!("link set host0 mtu {}\n", 1400 + round % 2))
+            .collect();
+        let batch = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(batch.path(), flood).unwrap();
+        ip(&format!("-batch {}", batch.path().display()));
+        pod.ip("addr add 10.9.0.2/24 dev eth0");
+        watched
+            .until("what came after the loss", has("host0", &["10.9.0.2"]))
+            .await;
         watched.end().await;
     });
 }

@@ -7,22 +7,29 @@
 //! the qdisc is ours too. Both run before the programs of others, and let those run on whatever they do not drop.
 
 mod clsact;
+mod error;
+mod hook;
+mod link;
+mod pins;
 mod tcx;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    error::Error,
-    fmt, io,
+    fmt,
     path::{Path, PathBuf},
 };
 
 use aya::{
     Ebpf,
-    programs::{ProgramError, SchedClassifier, TcAttachType, links::PinnedLink, tc::TcError},
+    programs::{ProgramError, SchedClassifier, links::PinnedLink},
 };
-use nix::net::if_::if_nametoindex;
-use thiserror::Error;
 use tracing::debug;
+
+pub use self::{error::AttachError, hook::Hook};
+use self::{
+    hook::Place,
+    pins::{ignore_missing, pin, unpin},
+};
 
 /// How programs are attached, as asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -51,144 +58,6 @@ impl fmt::Display for Mechanism {
             Self::Tcx => "tcx",
             Self::Clsact => "clsact",
         })
-    }
-}
-
-/// A place at a veth where a program runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Hook {
-    /// What the pod sends: TC ingress of the veth.
-    FromPod,
-    /// What the pod receives: TC egress of the veth.
-    ToPod,
-}
-
-impl Hook {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::FromPod, Self::ToPod];
-
-    /// Name of the hook, of its program in the object and of its pins.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::FromPod => "from_pod",
-            Self::ToPod => "to_pod",
-        }
-    }
-
-    const fn attach_type(self) -> TcAttachType {
-        match self {
-            Self::FromPod => TcAttachType::Ingress,
-            Self::ToPod => TcAttachType::Egress,
-        }
-    }
-}
-
-impl fmt::Display for Hook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Why programs could not be attached or removed.
-#[derive(Debug, Error)]
-pub enum AttachError {
-    /// The kernel did not say whether it has TCX.
-    #[error("ask the kernel for TCX: {0}")]
-    Probe(#[source] ProgramError),
-    /// TCX was asked for.
-    #[error("the kernel has no TCX (Linux 6.6): use --attach auto or --attach clsact")]
-    NoTcx,
-    /// The folder of the pins.
-    #[error("{attempt} {path}: {source}")]
-    Folder {
-        /// What was attempted.
-        attempt: &'static str,
-        /// The folder or the pin.
-        path: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// The object has no such program, or the kernel refuses it.
-    #[error("load program {hook}: {source}")]
-    Program {
-        /// The program.
-        hook: Hook,
-        /// The reason.
-        source: Box<dyn Error + Send + Sync>,
-    },
-    /// The interface is gone, or another one has its name now.
-    #[error("interface {interface} (index {index}) is gone")]
-    Gone {
-        /// Its name.
-        interface: String,
-        /// Its index.
-        index: u32,
-    },
-    /// A step at one hook of one interface failed.
-    #[error("interface {interface} (index {index}), {hook}: {attempt}: {source}")]
-    Hook {
-        /// Name of the interface, or its index where the name is not known.
-        interface: String,
-        /// Its index.
-        index: u32,
-        /// The hook.
-        hook: Hook,
-        /// What was attempted.
-        attempt: &'static str,
-        /// The reason.
-        source: Box<dyn Error + Send + Sync>,
-    },
-    /// A list or a change by netlink failed.
-    #[error("netlink: {attempt}: {source}")]
-    Netlink {
-        /// What was attempted on what.
-        attempt: String,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-}
-
-/// One hook of one interface, for what is done there and for the message when it fails.
-#[derive(Clone, Copy)]
-struct Place<'a> {
-    interface: &'a str,
-    index: u32,
-    hook: Hook,
-}
-
-impl Place<'_> {
-    fn gone(self) -> AttachError {
-        AttachError::Gone {
-            interface: self.interface.to_owned(),
-            index: self.index,
-        }
-    }
-
-    fn failed<E: Into<Box<dyn Error + Send + Sync>>>(
-        self,
-        attempt: &'static str,
-    ) -> impl FnOnce(E) -> AttachError {
-        let interface = self.interface.to_owned();
-        move |source| AttachError::Hook {
-            interface,
-            index: self.index,
-            hook: self.hook,
-            attempt,
-            source: source.into(),
-        }
-    }
-
-    /// As [`Place::failed`], but an interface that vanished meanwhile is told as that.
-    fn program_failed(self, attempt: &'static str, error: ProgramError) -> AttachError {
-        match errno(&error) {
-            Some(libc::ENODEV | libc::ENXIO | libc::ENOLINK) => self.gone(),
-            _ if !self.is_there() => self.gone(),
-            _ => self.failed(attempt)(error),
-        }
-    }
-
-    fn is_there(self) -> bool {
-        if_nametoindex(self.interface) == Ok(self.index)
     }
 }
 
@@ -322,53 +191,8 @@ pub fn cleanup(folder: &Path) -> Result<usize, AttachError> {
 /// Indices of the interfaces that have pins or filters of ours.
 fn attached(folder: &Path) -> Result<BTreeSet<u32>, AttachError> {
     let mut found = clsact::attached()?;
-    let failed = |source| AttachError::Folder {
-        attempt: "read the folder",
-        path: folder.to_owned(),
-        source,
-    };
-    let entries = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
-        entries => entries.map_err(failed)?,
-    };
-    for entry in entries {
-        let name = entry.map_err(failed)?.file_name();
-        found.extend(name.to_str().and_then(pinned_index));
-    }
+    found.append(&mut pins::indices(folder)?);
     Ok(found)
-}
-
-/// The interface index in the name of a pin.
-fn pinned_index(name: &str) -> Option<u32> {
-    let (index, rest) = name.split_once('-')?;
-    let ours = rest == clsact::MARK || Hook::ALL.iter().any(|hook| rest == hook.name());
-    ours.then(|| index.parse().ok()).flatten()
-}
-
-fn pin(folder: &Path, index: u32, hook: Hook) -> PathBuf {
-    folder.join(format!("{index}-{hook}"))
-}
-
-fn unpin(folder: &Path, index: u32) -> Result<(), AttachError> {
-    for hook in Hook::ALL {
-        remove_pin(&pin(folder, index, hook))?;
-    }
-    Ok(())
-}
-
-fn remove_pin(path: &Path) -> Result<(), AttachError> {
-    ignore_missing(std::fs::remove_file(path)).map_err(|source| AttachError::Folder {
-        attempt: "remove the pin",
-        path: path.to_owned(),
-        source,
-    })
-}
-
-fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
 }
 
 fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier, AttachError> {
@@ -382,45 +206,5 @@ fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier, AttachEr
     match program.load() {
         Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(program),
         Err(error) => Err(failed(error.into())),
-    }
-}
-
-/// The kernel's error number in an error of aya, if it has one.
-fn errno(error: &ProgramError) -> Option<i32> {
-    match error {
-        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
-        ProgramError::NetlinkError(error) | ProgramError::TcError(TcError::NetlinkError(error)) => {
-            error.raw_os_error()
-        }
-        ProgramError::TcError(TcError::IoError(error)) | ProgramError::IOError(error) => error.raw_os_error(),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_our_pins_have_an_index() {
-        for hook in Hook::ALL {
-            let path = pin(Path::new("links"), 17, hook);
-            assert_eq!(
-                pinned_index(path.file_name().unwrap().to_str().unwrap()),
-                Some(17)
-            );
-        }
-        assert_eq!(pinned_index("17-clsact"), Some(17));
-        for other in [
-            "",
-            "17",
-            "17-",
-            "17-other",
-            "x-from_pod",
-            "-1-to_pod",
-            "17-from_pod-2",
-        ] {
-            assert_eq!(pinned_index(other), None, "{other}");
-        }
     }
 }

@@ -41,6 +41,24 @@ pub fn enter_new() {
     ip("link set lo up");
 }
 
+/// Takes a capability, by its number in `linux/capability.h`, from the calling thread.
+pub fn drop_capability(number: u32) {
+    const VERSION_3: u32 = 0x2008_0522;
+    let mut header = [VERSION_3, 0];
+    // Effective, permitted and inheritable: of the capabilities below 32, then of those above.
+    let mut sets = [0u32; 6];
+    // SAFETY: both arrays are as long as this version of the structures, and the calls read and write only them.
+    let results = unsafe {
+        let read = libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr());
+        sets[(number / 32 * 3) as usize] &= !(1 << (number % 32));
+        [
+            read,
+            libc::syscall(libc::SYS_capset, header.as_mut_ptr(), sets.as_ptr()),
+        ]
+    };
+    assert_eq!(results, [0, 0]);
+}
+
 /// Runs `ip` in the calling thread's namespace.
 pub fn ip(arguments: &str) {
     run(Command::new("ip").args(arguments.split(' ')));

@@ -1,22 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Filters of a `clsact` qdisc, for kernels without TCX. They belong to the device and live without the agent.
 
-use std::{
-    collections::BTreeSet,
-    io,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, io, path::Path};
 
 use aya::programs::{
     SchedClassifier,
     tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
 };
 
-use super::{AttachError, Hook, Place, errno, ignore_missing};
+use super::{
+    AttachError, Hook,
+    error::errno,
+    hook::Place,
+    pins::{ignore_missing, mark},
+};
 use crate::datapath::netlink::{Requests, attributes, text, u32_at};
-
-/// What the folder entry `<ifindex>-clsact` ends with.
-pub(super) const MARK: &str = "clsact";
 
 /// Runs before every other filter.
 const PRIORITY: u16 = 1;
@@ -129,7 +127,7 @@ pub(super) fn attached() -> Result<BTreeSet<u32>, AttachError> {
     Ok(found)
 }
 
-/// Adds the qdisc if there is none, and leaves a mark that it is ours. The mark is a folder: bpffs holds no plain files.
+/// Adds the qdisc if there is none, and leaves a mark that it is ours.
 fn add_qdisc(place: Place<'_>, folder: &Path) -> Result<(), AttachError> {
     match qdisc_add_clsact(place.interface) {
         Ok(()) => match std::fs::create_dir(mark(folder, place.index)) {
@@ -141,10 +139,6 @@ fn add_qdisc(place: Place<'_>, folder: &Path) -> Result<(), AttachError> {
         Err(_) if !place.is_there() => Err(place.gone()),
         Err(error) => Err(place.failed("add the clsact qdisc")(error)),
     }
-}
-
-fn mark(folder: &Path, index: u32) -> PathBuf {
-    folder.join(format!("{index}-{MARK}"))
 }
 
 /// The filters at one hook.

@@ -1,15 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! TCX links, pinned.
 
-use std::{
-    ffi::CString,
-    io,
-    os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-        unix::ffi::OsStrExt as _,
-    },
-    path::Path,
-};
+use std::{io, path::Path};
 
 use aya::programs::{
     LinkOrder, ProgramError, SchedClassifier, TcAttachType,
@@ -18,16 +10,7 @@ use aya::programs::{
 };
 use tracing::debug;
 
-use super::{Hook, Place, errno, remove_pin};
-use crate::datapath::netlink::u32_at;
-
-const BPF_OBJ_GET: libc::c_long = 7;
-const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
-const BPF_LINK_TYPE_TCX: u32 = 11;
-const BPF_TCX_INGRESS: u32 = 46;
-const BPF_TCX_EGRESS: u32 = 47;
-/// Enough of `struct bpf_link_info` for the fields of a TCX link.
-const LINK_INFO_BYTES: usize = 24;
+use super::{AttachError, error::errno, hook::Place, link::device, pins::remove_pin};
 
 /// Whether the kernel has TCX: one that does not refuses to list the programs of such a hook as it does not know it.
 pub(super) fn is_supported() -> Result<bool, ProgramError> {
@@ -45,7 +28,7 @@ pub(super) fn attach(
     place: Place<'_>,
     path: &Path,
     held: Option<PinnedLink>,
-) -> Result<PinnedLink, super::AttachError> {
+) -> Result<PinnedLink, AttachError> {
     if let Some(held) = held
         && !path.exists()
     {
@@ -93,7 +76,7 @@ fn take_over(
     program: &mut SchedClassifier,
     place: Place<'_>,
     path: &Path,
-) -> Result<Option<PinnedLink>, super::AttachError> {
+) -> Result<Option<PinnedLink>, AttachError> {
     let pinned = PinnedLink::from_pin(path).map_err(place.failed("open the pinned link"))?;
     let link =
         SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(place.failed("open the pinned link"))?;
@@ -115,46 +98,7 @@ fn own(
     program: &mut SchedClassifier,
     place: Place<'_>,
     id: SchedClassifierLinkId,
-) -> Result<FdLink, super::AttachError> {
+) -> Result<FdLink, AttachError> {
     let link = program.take_link(id).map_err(place.failed("take the link"))?;
     link.try_into().map_err(place.failed("take the link"))
-}
-
-/// Index of the device of the link pinned at `path`, zero if it is gone; `None` if that is no TCX link of this hook.
-fn device(path: &Path, hook: Hook) -> io::Result<Option<u32>> {
-    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
-    let mut open = [0; 16];
-    open[..8].copy_from_slice(&(path.as_ptr() as u64).to_ne_bytes());
-    // SAFETY: the address is that of `path`, which ends with NUL and is alive.
-    let link = unsafe { bpf(BPF_OBJ_GET, &mut open)? };
-    let link = i32::try_from(link).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor, and nothing else owns it.
-    let link = unsafe { OwnedFd::from_raw_fd(link) };
-
-    let mut info = [0u8; LINK_INFO_BYTES];
-    let mut ask = [0; 16];
-    ask[..4].copy_from_slice(&link.as_raw_fd().to_ne_bytes());
-    ask[4..8].copy_from_slice(&(LINK_INFO_BYTES as u32).to_ne_bytes());
-    ask[8..].copy_from_slice(&(info.as_mut_ptr() as u64).to_ne_bytes());
-    // SAFETY: the address and the length are those of `info`, which nothing else uses meanwhile.
-    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut ask)? };
-    let attach_type = match hook {
-        Hook::FromPod => BPF_TCX_INGRESS,
-        Hook::ToPod => BPF_TCX_EGRESS,
-    };
-    let ours = u32_at(&info, 0) == Some(BPF_LINK_TYPE_TCX) && u32_at(&info, 20) == Some(attach_type);
-    Ok(ours.then(|| u32_at(&info, 16)).flatten())
-}
-
-/// The `bpf` system call with the first 16 bytes of its `union bpf_attr`.
-///
-/// # Safety
-/// Addresses in `attributes` are of memory that the command may read or write, as it does.
-unsafe fn bpf(command: libc::c_long, attributes: &mut [u8; 16]) -> io::Result<libc::c_long> {
-    // SAFETY: the attributes are as long as the call is told; what they point at is the caller's promise.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), attributes.len()) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(result)
 }

@@ -2,7 +2,7 @@
 //! One reading of the interfaces: links, the node's addresses, and the addresses on the far side of each veth.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     io,
     net::IpAddr,
 };
@@ -90,13 +90,12 @@ impl Reader {
         let mut namespaces: BTreeMap<i32, Addresses> = BTreeMap::new();
         let mut pods = BTreeMap::new();
         for (&index, veth) in veths {
-            if !namespaces.contains_key(&veth.namespace) {
-                let addresses = self.addresses_behind(veth)?;
-                namespaces.insert(veth.namespace, addresses);
-            }
-            let addresses = namespaces
-                .get(&veth.namespace)
-                .and_then(|addresses| addresses.get(&veth.peer))
+            let behind = match namespaces.entry(veth.namespace) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(self.addresses_behind(veth)?),
+            };
+            let addresses = behind
+                .get(&veth.peer)
                 .into_iter()
                 .flatten()
                 .copied()
