@@ -43,8 +43,8 @@ pub(super) enum Namespaces {
 }
 
 impl PeerSpec {
-    /// The peer of a policy in `namespace`. The `Ok` value comes with faults that leave it as it was written; an `Err`
-    /// is a peer that matches nothing. Field paths begin below the peer.
+    /// The peer of a policy in `namespace`, and what is wrong with it. `None`, with at least one fault, is a peer that
+    /// matches nothing. Field paths begin below the peer.
     pub(super) fn parse(peer: &Peer, namespace: &str) -> (Option<Self>, Vec<Fault>) {
         let selects = peer.pod_selector.is_some() || peer.namespace_selector.is_some();
         match &peer.ip_block {

@@ -340,13 +340,26 @@ fn rule_numbers_do_not_depend_on_other_policies() {
     second.key.name = "a".into();
     let alone = compiled(vec![web()], vec![open()]);
     let both = compiled(vec![web()], vec![second, open()]);
-    assert!(alone.rules.iter().all(|(number, rule)| both.rules.get(number) == Some(rule)));
+    assert!(
+        alone
+            .rules
+            .iter()
+            .all(|(number, rule)| both.rules.get(number) == Some(rule))
+    );
     assert_eq!((alone.rules.len(), both.rules.len()), (1, 2));
-    assert!(both.policies[0].entries.values().all(|number| both.rules[number].policy.name == "a"));
+    assert!(
+        both.policies[0]
+            .entries
+            .values()
+            .all(|number| both.rules[number].policy.name == "a")
+    );
 }
 
 #[test]
 fn fnv1a_gives_the_published_values() {
     use super::force::fnv1a;
-    assert_eq!((fnv1a(b""), fnv1a(b"a"), fnv1a(b"foobar")), (0x811c_9dc5, 0xe40c_292c, 0xbf9c_f968));
+    assert_eq!(
+        (fnv1a(b""), fnv1a(b"a"), fnv1a(b"foobar")),
+        (0x811c_9dc5, 0xe40c_292c, 0xbf9c_f968)
+    );
 }
