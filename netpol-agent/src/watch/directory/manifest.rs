@@ -70,8 +70,8 @@ fn yaml(name: &str, text: &str) -> Result<Vec<Value>, Diagnostic> {
         with_snippet: false,
         budget: serde_saphyr::budget! {
             max_reader_input_bytes: None,
-            max_events: 50_000_000,
-            max_nodes: 25_000_000,
+            max_events: 5_000_000,
+            max_nodes: 2_500_000,
             max_total_scalar_bytes: 1 << 30,
             max_documents: 1_000_000,
         },
