@@ -161,6 +161,7 @@ pub fn compile(snapshot: &Snapshot, node: &Node) -> Compiled {
         revision: snapshot.revision,
         endpoints,
         policies,
+        peers: force.peers.iter().map(|(text, _)| text.clone()).collect(),
         rules: numbers.iter().copied().zip(references).collect(),
         classes: classes.list,
         addresses: classes.addresses,

@@ -10,7 +10,21 @@ use ipnet::IpNet;
 use netpol_common::abi::{IDENTITY_NODE, IDENTITY_NONE, Identity};
 
 use super::{Memory, State, longest_match};
-use crate::compile::{Class, Compiled};
+use crate::compile::{Address, Class, Compiled};
+
+/// What each prefix shall stand for. The map holds IPv4 mapped into IPv6, where a wide IPv6 prefix would cover it: so IPv4 as a whole
+/// always has an entry of its own.
+pub fn desired_addresses(compiled: &Compiled) -> BTreeMap<IpNet, Address> {
+    let mut addresses = compiled.addresses.clone();
+    let all_of_ipv4 = IpNet::from(ipnet::Ipv4Net::default());
+    addresses.entry(all_of_ipv4).or_insert(Address { class: 0, node: false });
+    addresses
+}
+
+/// Prefix length in the map.
+fn mapped_length(prefix: &IpNet) -> u8 {
+    prefix.prefix_len() + if prefix.addr().is_ipv4() { 96 } else { 0 }
+}
 
 /// The numbers of a plan.
 pub struct Numbering {
@@ -71,6 +85,7 @@ fn desired_class(compiled: &Compiled, prefix: IpNet) -> usize {
 pub fn number(
     state: &State,
     compiled: &Compiled,
+    addresses: &BTreeMap<IpNet, Address>,
     owners: BTreeMap<u32, usize>,
     mut stable: impl FnMut(u32) -> bool,
 ) -> Numbering {
@@ -120,7 +135,7 @@ pub fn number(
     };
 
     let mut labels = BTreeMap::new();
-    for (prefix, address) in &compiled.addresses {
+    for (prefix, address) in addresses {
         let current = state.identities.get(prefix);
         let number = number_for(
             address.class,
@@ -138,7 +153,7 @@ pub fn number(
         }
     }
     for (prefix, current) in &state.identities {
-        if compiled.addresses.contains_key(prefix) {
+        if addresses.contains_key(prefix) {
             continue;
         }
         numbering.moves = true;
@@ -168,9 +183,9 @@ pub fn number(
         .sort_by_key(|(prefix, _)| (std::cmp::Reverse(prefix.prefix_len()), *prefix));
     numbering
         .early_removals
-        .sort_by_key(|prefix| (prefix.prefix_len(), *prefix));
+        .sort_by_key(|prefix| (mapped_length(prefix), *prefix));
     numbering
         .removals
-        .sort_by_key(|prefix| (prefix.prefix_len(), *prefix));
+        .sort_by_key(|prefix| (mapped_length(prefix), *prefix));
     numbering
 }

@@ -42,7 +42,8 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     let slots = slots(state, desired);
     let owners = identities::owners(state, memory, compiled);
     let classes = owners.clone();
-    let numbering = identities::number(state, compiled, owners, |number| {
+    let addresses = identities::desired_addresses(compiled);
+    let numbering = identities::number(state, compiled, &addresses, owners, |number| {
         policies::stable(state, compiled, &slots, number, classes[&number])
     });
     let reused = policies::reusable(state, compiled, &classes);
