@@ -1,3 +1,247 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The reference evaluator: one question, answered from the objects by the text of the NetworkPolicy API, slow and obvious.
 //! It shares no code with [`crate::compile`] beyond the object types, so that each can be held against the other.
+//!
+//! It judges the packet that opens a connection; replies (rule C1) and Services (rule A5) are not its business.
+//!
+//! Where two live pods claim one address, as happens for a moment when an address is reused, nobody can tell from the
+//! objects whose packet it is. The answer is then the one that opens nothing by mistake: as a peer the address matches only
+//! what *all* claimants match, and as a subject it is allowed only what *each* claimant's policies allow.
+
+use std::net::IpAddr;
+
+use crate::model::{Direction, NetworkPolicy, Node, ObjectKey, Pod, Rule, Snapshot};
+
+mod peer;
+mod port;
+mod selector;
+
+#[cfg(test)]
+mod tests;
+
+/// A packet as the pod's hook sees it. The source port never matters (rule T5), so it is not here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Packet {
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address, after any Service translation.
+    pub destination: IpAddr,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Destination port; `None` for protocols without ports.
+    pub port: Option<u16>,
+}
+
+/// What both ends' policies say about a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evaluation {
+    /// The source pod's egress.
+    pub egress: Side,
+    /// The destination pod's ingress.
+    pub ingress: Side,
+}
+
+impl Evaluation {
+    /// Whether the packet arrives: both sides must allow it (rule I5).
+    pub fn allowed(&self) -> bool {
+        self.egress.allowed && self.ingress.allowed
+    }
+}
+
+/// What one end's policies say about a packet, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Side {
+    /// Whether this side lets the packet pass.
+    pub allowed: bool,
+    /// The reason.
+    pub why: Why,
+}
+
+/// The reason for one side's verdict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// Allowed: no live pod with a network of its own has this end's address (rules I6, I7).
+    NotEnforced,
+    /// Allowed: the pod reaches itself (rule A1).
+    SamePod,
+    /// Allowed: the other end is the node that the pod runs on (rule A2).
+    Node,
+    /// Allowed: no policy isolates the pod for this direction (rule I1).
+    NotIsolated,
+    /// Allowed by a rule of a policy; the first one, where several do.
+    AllowedBy {
+        /// The policy.
+        policy: ObjectKey,
+        /// Index in its `spec.ingress` or `spec.egress`.
+        rule: usize,
+    },
+    /// Denied: these policies isolate the pod, and none of their rules matches.
+    DeniedBy {
+        /// The policies that isolate it, in order of their keys.
+        policies: Vec<ObjectKey>,
+    },
+}
+
+/// Judges a packet by the policies of the pods at both ends. `nodes` are the cluster's nodes with their addresses: only
+/// traffic between a pod and its own node is special (rule A2), every other node is outside (rule A4).
+pub fn evaluate(snapshot: &Snapshot, nodes: &[Node], packet: &Packet) -> Evaluation {
+    let sources = pods_with_address(snapshot, packet.source);
+    let destinations = pods_with_address(snapshot, packet.destination);
+    let same_pod = sources
+        .iter()
+        .any(|source| destinations.iter().any(|other| source.key == other.key));
+
+    let side = |direction: Direction| {
+        let (subjects, remotes, remote_address) = match direction {
+            Direction::Egress => (&sources, &destinations, packet.destination),
+            Direction::Ingress => (&destinations, &sources, packet.source),
+        };
+        if subjects.is_empty() {
+            return allowed(Why::NotEnforced);
+        }
+        if same_pod {
+            return allowed(Why::SamePod);
+        }
+        let judged: Vec<Side> = subjects
+            .iter()
+            .map(|subject| {
+                if is_own_node(nodes, subject, remote_address) {
+                    return allowed(Why::Node);
+                }
+                let question = Question {
+                    snapshot,
+                    packet,
+                    direction,
+                    subject,
+                    remotes,
+                    remote_address,
+                };
+                question.answer()
+            })
+            .collect();
+        match judged.iter().find(|side| !side.allowed) {
+            Some(denied) => denied.clone(),
+            None => judged[0].clone(),
+        }
+    };
+    Evaluation {
+        egress: side(Direction::Egress),
+        ingress: side(Direction::Ingress),
+    }
+}
+
+fn allowed(why: Why) -> Side {
+    Side { allowed: true, why }
+}
+
+/// The pods that can be an end of a packet with this address: live ones with a network of their own (rules I6, I7, P6).
+fn pods_with_address(snapshot: &Snapshot, address: IpAddr) -> Vec<&Pod> {
+    let pods = snapshot.pods.values().map(AsRef::as_ref);
+    pods.filter(|pod: &&Pod| !pod.host_network && !pod.terminal && pod.addresses.contains(&address))
+        .collect()
+}
+
+/// Whether the address belongs to the node that the pod runs on (rule A2).
+fn is_own_node(nodes: &[Node], pod: &Pod, address: IpAddr) -> bool {
+    nodes
+        .iter()
+        .any(|node| pod.node.as_deref() == Some(node.name.as_str()) && node.addresses.contains(&address))
+}
+
+/// One pod's side of a packet.
+struct Question<'a> {
+    snapshot: &'a Snapshot,
+    packet: &'a Packet,
+    direction: Direction,
+    /// The pod whose policies are asked.
+    subject: &'a Pod,
+    /// The pods that have the other end's address: none if it is outside.
+    remotes: &'a [&'a Pod],
+    /// The other end's address.
+    remote_address: IpAddr,
+}
+
+impl Question<'_> {
+    fn answer(&self) -> Side {
+        let isolating: Vec<&NetworkPolicy> = self
+            .snapshot
+            .policies
+            .values()
+            .map(AsRef::as_ref)
+            .filter(|policy| self.isolates(policy))
+            .collect();
+        if isolating.is_empty() {
+            return allowed(Why::NotIsolated);
+        }
+        // Rule I4: any rule of any policy is enough.
+        for policy in &isolating {
+            let rules = match self.direction {
+                Direction::Ingress => &policy.ingress,
+                Direction::Egress => &policy.egress,
+            };
+            for (index, rule) in rules.iter().enumerate() {
+                if self.rule_allows(policy, rule) {
+                    return allowed(Why::AllowedBy {
+                        policy: policy.key.clone(),
+                        rule: index,
+                    });
+                }
+            }
+        }
+        let policies = isolating.iter().map(|policy| policy.key.clone()).collect();
+        Side {
+            allowed: false,
+            why: Why::DeniedBy { policies },
+        }
+    }
+
+    /// Rules I1 to I3: the policy is of the pod's namespace, selects it, and applies to the direction.
+    fn isolates(&self, policy: &NetworkPolicy) -> bool {
+        let applies = match (&policy.policy_types, self.direction) {
+            (Some(types), direction) => types.contains(&direction),
+            (None, Direction::Ingress) => true,
+            (None, Direction::Egress) => !policy.egress.is_empty(),
+        };
+        applies
+            && policy.key.namespace == self.subject.key.namespace
+            && selector::selects(&policy.pod_selector, &self.subject.labels)
+    }
+
+    /// Whether one rule matches the other end and the port. Peers are asked one by one, as what a named port means depends
+    /// on the peer (rule T4).
+    fn rule_allows(&self, policy: &NetworkPolicy, rule: &Rule) -> bool {
+        if rule.peers.is_empty() {
+            return self.ports_match(rule, self.remotes); // P1
+        }
+        rule.peers.iter().any(|peer| match &peer.ip_block {
+            Some(block) => {
+                let selects_too = peer.pod_selector.is_some() || peer.namespace_selector.is_some();
+                // An API server refuses a peer with both, so it matches nothing.
+                !selects_too && peer::block_holds(block, self.remote_address) && self.ports_match(rule, &[])
+            }
+            None => {
+                !self.remotes.is_empty()
+                    && self
+                        .remotes
+                        .iter()
+                        .all(|pod| peer::selects_pod(self.snapshot, &policy.key.namespace, peer, pod))
+                    && self.ports_match(rule, self.remotes)
+            }
+        })
+    }
+
+    /// Whether a rule's ports match. `remotes` are the pods that the rule's peer matched, none for an `ipBlock`.
+    fn ports_match(&self, rule: &Rule, remotes: &[&Pod]) -> bool {
+        if rule.ports.is_empty() {
+            return true; // T1
+        }
+        let subject = [self.subject];
+        let destinations = match self.direction {
+            Direction::Ingress => &subject,
+            Direction::Egress => remotes,
+        };
+        rule.ports
+            .iter()
+            .any(|entry| port::matches(entry, self.packet, destinations))
+    }
+}

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Peers: pods by their labels and namespaces (rules P2, P4), addresses by CIDR (rule P5).
+
+use std::net::IpAddr;
+
+use super::selector::selects;
+use crate::model::{IpBlock, Labels, Peer, Pod, Snapshot};
+
+/// Whether a peer without `ipBlock`, in a policy of `namespace`, selects a pod (rule P2). A peer with no field selects none.
+pub(super) fn selects_pod(snapshot: &Snapshot, namespace: &str, peer: &Peer, pod: &Pod) -> bool {
+    match (&peer.namespace_selector, &peer.pod_selector) {
+        (None, None) => false,
+        (None, Some(pods)) => pod.key.namespace == namespace && selects(pods, &pod.labels),
+        (Some(namespaces), None) => selects(namespaces, &namespace_labels(snapshot, &pod.key.namespace)),
+        (Some(namespaces), Some(pods)) => {
+            selects(namespaces, &namespace_labels(snapshot, &pod.key.namespace)) && selects(pods, &pod.labels)
+        }
+    }
+}
+
+/// The labels of a namespace, known or not, with the one that every namespace carries (rule P4).
+fn namespace_labels(snapshot: &Snapshot, name: &str) -> Labels {
+    let mut labels = snapshot
+        .namespaces
+        .get(name)
+        .map(|namespace| namespace.labels.clone())
+        .unwrap_or_default();
+    labels
+        .entry("kubernetes.io/metadata.name".to_owned())
+        .or_insert_with(|| name.to_owned());
+    labels
+}
+
+/// Whether an address is in the block's CIDR and in none of its exceptions (rule P5). A block with a CIDR or exception that
+/// does not parse, or with an exception that is not inside its CIDR, holds no address.
+pub(super) fn block_holds(block: &IpBlock, address: IpAddr) -> bool {
+    let Some(cidr) = Cidr::parse(&block.cidr) else {
+        return false;
+    };
+    let mut excepted = false;
+    for text in &block.except {
+        match Cidr::parse(text) {
+            Some(except) if except.length >= cidr.length && cidr.holds(except.address) => {
+                excepted |= except.holds(address);
+            }
+            _ => return false,
+        }
+    }
+    cidr.holds(address) && !excepted
+}
+
+/// An address and how many of its leading bits count. The others are ignored, not refused.
+struct Cidr {
+    address: IpAddr,
+    length: u32,
+}
+
+impl Cidr {
+    /// Reads `ADDRESS/LENGTH`. An IPv4-mapped IPv6 CIDR (`::ffff:10.0.0.0/104`) is an IPv6 CIDR, as it is written: it
+    /// holds no IPv4 address.
+    fn parse(text: &str) -> Option<Self> {
+        let (address, length) = text.split_once('/')?;
+        if length.is_empty() || !length.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let cidr = Self {
+            address: address.parse().ok()?,
+            length: length.parse().ok()?,
+        };
+        (cidr.length <= bits(cidr.address).1).then_some(cidr)
+    }
+
+    /// Whether the leading bits of both are equal. Families never match each other.
+    fn holds(&self, address: IpAddr) -> bool {
+        let ((own, width), (other, other_width)) = (bits(self.address), bits(address));
+        let ignored = width - self.length;
+        width == other_width
+            && own.checked_shr(ignored).unwrap_or(0) == other.checked_shr(ignored).unwrap_or(0)
+    }
+}
+
+/// An address as a number, and its width in bits.
+fn bits(address: IpAddr) -> (u128, u32) {
+    match address {
+        IpAddr::V4(address) => (u128::from(address.to_bits()), 32),
+        IpAddr::V6(address) => (address.to_bits(), 128),
+    }
+}
