@@ -2,9 +2,10 @@
 //! Test harness: nodes and pods out of network namespaces, probes that are real connections, the agent as a child process,
 //! and the demo. Everything that is made here is named after this process and removed when dropped.
 
+pub mod agent;
+pub mod manifests;
 pub mod netns;
 pub mod node;
-
+pub mod privilege;
 pub mod probe;
-
 pub mod server;

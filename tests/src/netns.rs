@@ -52,10 +52,15 @@ impl NetNs {
             }
             write_sysctl("net/ipv4/ping_group_range", "0 2147483647")
         });
-        let opened = made.and_then(|()| File::open(&path).with_context(|| format!("opening {}", path.display())));
+        let opened =
+            made.and_then(|()| File::open(&path).with_context(|| format!("opening {}", path.display())));
         match opened {
             Ok(file) => {
-                let netns = Self { name: name.to_owned(), file, owned: true };
+                let netns = Self {
+                    name: name.to_owned(),
+                    file,
+                    owned: true,
+                };
                 netns.ip("link set lo up\n")?;
                 Ok(netns)
             }
@@ -73,7 +78,11 @@ impl NetNs {
     pub fn open(name: &str) -> Result<Self> {
         let path = path_of(name);
         let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
-        Ok(Self { name: name.to_owned(), file, owned: false })
+        Ok(Self {
+            name: name.to_owned(),
+            file,
+            owned: false,
+        })
     }
 
     /// Its name below [`FOLDER`].
@@ -132,7 +141,11 @@ impl NetNs {
     /// # Errors
     /// If one cannot be written.
     pub fn sysctl(&self, settings: &[(&str, &str)]) -> Result<()> {
-        self.run(|| settings.iter().try_for_each(|(key, value)| write_sysctl(key, value)))
+        self.run(|| {
+            settings
+                .iter()
+                .try_for_each(|(key, value)| write_sysctl(key, value))
+        })
     }
 }
 
@@ -171,7 +184,9 @@ pub fn remove(name: &str) {
 
 /// Names of all namespaces that start with `prefix`, sorted.
 pub fn names(prefix: &str) -> Vec<String> {
-    let Ok(folder) = fs::read_dir(FOLDER) else { return Vec::new() };
+    let Ok(folder) = fs::read_dir(FOLDER) else {
+        return Vec::new();
+    };
     let mut names: Vec<_> = folder
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter(|name| name.starts_with(prefix))
@@ -183,7 +198,9 @@ pub fn names(prefix: &str) -> Vec<String> {
 /// Removes namespaces of processes that are gone.
 pub fn sweep() {
     for name in names("np") {
-        let Some((pid, _)) = name[2..].split_once('-') else { continue };
+        let Some((pid, _)) = name[2..].split_once('-') else {
+            continue;
+        };
         if pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists() {
             remove(&name);
         }
@@ -214,7 +231,15 @@ fn bind(source: &str, target: &Path) -> Result<()> {
 /// Makes the folder a shared mount, as `ip netns add` does, so that both can be used side by side.
 fn share_folder() -> Result<()> {
     fs::create_dir_all(FOLDER).with_context(|| format!("creating {FOLDER}"))?;
-    let share = || mount(None::<&str>, FOLDER, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
+    let share = || {
+        mount(
+            None::<&str>,
+            FOLDER,
+            None::<&str>,
+            MsFlags::MS_SHARED | MsFlags::MS_REC,
+            None::<&str>,
+        )
+    };
     match share() {
         Err(Errno::EINVAL) => {
             let flags = MsFlags::MS_BIND | MsFlags::MS_REC;

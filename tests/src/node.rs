@@ -31,7 +31,10 @@ pub struct Site {
 impl Site {
     /// Its first address of the family of `like`.
     pub fn address_like(&self, like: IpAddr) -> Option<IpAddr> {
-        self.addresses.iter().copied().find(|address| address.is_ipv4() == like.is_ipv4())
+        self.addresses
+            .iter()
+            .copied()
+            .find(|address| address.is_ipv4() == like.is_ipv4())
     }
 }
 
@@ -47,19 +50,28 @@ pub struct Plan {
 impl Plan {
     /// The plan of the only, or first, node.
     pub fn first(name: &str) -> Self {
-        Self { name: name.to_owned(), index: 0 }
+        Self {
+            name: name.to_owned(),
+            index: 0,
+        }
     }
 
     /// The pods' IPv4 and IPv6 networks.
     pub fn pod_networks(&self) -> [IpNet; 2] {
         let v6 = Ipv6Addr::new(0xfd00, 0x10, 0x244, u16::from(self.index), 0, 0, 0, 0);
-        [network(Ipv4Addr::new(10, 244, self.index, 0), 24), network(v6, 64)]
+        [
+            network(Ipv4Addr::new(10, 244, self.index, 0), 24),
+            network(v6, 64),
+        ]
     }
 
     /// The networks of the uplink.
     pub fn uplink_networks(&self) -> [IpNet; 2] {
         let v6 = Ipv6Addr::new(0x2001, 0xdb8, 1, u16::from(self.index), 0, 0, 0, 0);
-        [network(Ipv4Addr::new(198, 51, 100 + self.index, 0), 24), network(v6, 64)]
+        [
+            network(Ipv4Addr::new(198, 51, 100 + self.index, 0), 24),
+            network(v6, 64),
+        ]
     }
 }
 
@@ -109,7 +121,11 @@ impl Node {
             ("net/ipv6/conf/default/forwarding", "1"),
         ])?;
         let mut node = String::from("link add cni0 type bridge mcast_snooping 0\nlink set cni0 up\n");
-        writeln!(node, "link add uplink0 type veth peer name eth0 netns {}", outside.name())?;
+        writeln!(
+            node,
+            "link add uplink0 type veth peer name eth0 netns {}",
+            outside.name()
+        )?;
         node.push_str("link set uplink0 up\n");
         let mut far = String::from("link set eth0 up\n");
         for net in plan.pod_networks() {
@@ -134,7 +150,15 @@ impl Node {
             writeln!(routes, "route add {all} via {address}")?;
         }
         netns.ip(&routes)?;
-        Ok(Self { plan, prefix, netns, outside, external, pods: BTreeMap::new(), next_pod: 1 })
+        Ok(Self {
+            plan,
+            prefix,
+            netns,
+            outside,
+            external,
+            pods: BTreeMap::new(),
+            next_pod: 1,
+        })
     }
 
     /// Its address plan.
@@ -154,7 +178,11 @@ impl Node {
 
     /// The node itself: addresses on the bridge, then on the uplink.
     pub fn site(&self) -> Site {
-        let networks = self.plan.pod_networks().into_iter().chain(self.plan.uplink_networks());
+        let networks = self
+            .plan
+            .pod_networks()
+            .into_iter()
+            .chain(self.plan.uplink_networks());
         Site {
             name: self.plan.name.clone(),
             netns: Arc::clone(&self.netns),
@@ -164,7 +192,11 @@ impl Node {
 
     /// The outside, with all addresses that it carries.
     pub fn outside(&self) -> Site {
-        Site { name: "outside".to_owned(), netns: Arc::clone(&self.outside), addresses: self.external.clone() }
+        Site {
+            name: "outside".to_owned(),
+            netns: Arc::clone(&self.outside),
+            addresses: self.external.clone(),
+        }
     }
 
     /// Lets the outside carry `address` too.
@@ -179,7 +211,8 @@ impl Node {
             || self.site().addresses.contains(&address);
         ensure!(!inside, "external address {address} belongs to the node");
         let length = if address.is_ipv4() { 32 } else { 128 };
-        self.outside.ip(&format!("addr add {address}/{length} dev eth0 nodad\n"))?;
+        self.outside
+            .ip(&format!("addr add {address}/{length} dev eth0 nodad\n"))?;
         self.external.push(address);
         Ok(())
     }
@@ -206,11 +239,19 @@ impl Node {
             let netns = NetNs::create(&format!("{}{}", self.prefix, name.replace('/', "-")))?;
             let veth = format!("veth{:08x}", self.next_pod);
             self.next_pod += 1;
-            writeln!(node, "link add {veth} type veth peer name eth0 netns {}", netns.name())?;
+            writeln!(
+                node,
+                "link add {veth} type veth peer name eth0 netns {}",
+                netns.name()
+            )?;
             writeln!(node, "link set {veth} master cni0")?;
             writeln!(node, "link set {veth} type bridge_slave hairpin on")?;
             writeln!(node, "link set {veth} up")?;
-            let site = Site { name: name.clone(), netns: Arc::new(netns), addresses: addresses.clone() };
+            let site = Site {
+                name: name.clone(),
+                netns: Arc::new(netns),
+                addresses: addresses.clone(),
+            };
             made.push(Pod { site, veth });
         }
         self.netns.ip(&node)?;
@@ -218,7 +259,8 @@ impl Node {
             let mut batch = String::from("link set eth0 up\n");
             for address in &pod.site.addresses {
                 let net = networks.iter().find(|net| net.contains(address));
-                let net = net.with_context(|| format!("{address} of pod {} is in no pod network", pod.site.name))?;
+                let net =
+                    net.with_context(|| format!("{address} of pod {} is in no pod network", pod.site.name))?;
                 writeln!(batch, "addr add {address}/{} dev eth0 nodad", net.prefix_len())?;
                 let all = if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
                 writeln!(batch, "route replace {all} via {}", member(*net, 1).addr())?;

@@ -107,13 +107,23 @@ impl Probe {
 
     /// One probe for each address of `to` that `from` has a family for.
     pub fn all(from: &Site, to: &Site, service: Service) -> Vec<Self> {
-        to.addresses.iter().filter_map(|&address| Self::new(from, to, address, service)).collect()
+        to.addresses
+            .iter()
+            .filter_map(|&address| Self::new(from, to, address, service))
+            .collect()
     }
 }
 
 impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { from, source, to, destination, service, .. } = self;
+        let Self {
+            from,
+            source,
+            to,
+            destination,
+            service,
+            ..
+        } = self;
         write!(f, "{from} ({source}) -> {to} ({destination}) {service}")
     }
 }
@@ -186,7 +196,9 @@ impl Prober {
         outcomes: &mut [Outcome],
         doubtful: impl Fn(usize, &Outcome) -> bool,
     ) -> Result<()> {
-        let which: Vec<usize> = (0..probes.len()).filter(|&index| doubtful(index, &outcomes[index])).collect();
+        let which: Vec<usize> = (0..probes.len())
+            .filter(|&index| doubtful(index, &outcomes[index]))
+            .collect();
         let again: Vec<Probe> = which.iter().map(|&index| probes[index].clone()).collect();
         for (index, outcome) in which.into_iter().zip(self.probe_once(&again, MORE_PATIENCE)?) {
             outcomes[index] = outcome;
@@ -252,20 +264,30 @@ fn sockets(probes: &[Probe]) -> Result<Vec<OwnedFd>> {
             })
             .join()
     });
-    let made: Result<BTreeMap<usize, OwnedFd>> = made.unwrap_or_else(|_| anyhow::bail!("making sockets panicked"));
+    let made: Result<BTreeMap<usize, OwnedFd>> =
+        made.unwrap_or_else(|_| anyhow::bail!("making sockets panicked"));
     Ok(made?.into_values().collect())
 }
 
 fn bound(probe: &Probe) -> nix::Result<OwnedFd> {
     let ipv4 = probe.source.is_ipv4();
-    let family = if ipv4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let family = if ipv4 {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
     let (kind, protocol) = match probe.service {
         Service::Tcp(_) => (SockType::Stream, SockProtocol::Tcp),
         Service::Udp(_) => (SockType::Datagram, SockProtocol::Udp),
         Service::Echo if ipv4 => (SockType::Datagram, SockProtocol::Icmp),
         Service::Echo => (SockType::Datagram, SockProtocol::IcmpV6),
     };
-    let socket = socket(family, kind, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, protocol)?;
+    let socket = socket(
+        family,
+        kind,
+        SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
+        protocol,
+    )?;
     let address = SockaddrStorage::from(SocketAddr::new(probe.source, 0));
     bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &address)?;
     Ok(socket)

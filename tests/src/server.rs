@@ -34,7 +34,9 @@ impl Servers {
             .enable_all()
             .build()
             .context("starting the probe servers")?;
-        Ok(Self { runtime: Some(runtime) })
+        Ok(Self {
+            runtime: Some(runtime),
+        })
     }
 
     /// Listens on every address of the site, for every service; the kernel itself answers echo requests.
@@ -43,7 +45,9 @@ impl Servers {
     /// If an address or port cannot be bound.
     pub fn add(&self, site: &Site, services: &[Service]) -> Result<()> {
         let (streams, datagrams) = site.netns.run(|| bind_all(&site.addresses, services))?;
-        let Some(runtime) = &self.runtime else { return Ok(()) };
+        let Some(runtime) = &self.runtime else {
+            return Ok(());
+        };
         let _inside = runtime.enter();
         for listener in streams {
             let listener = tokio::net::TcpListener::from_std(listener).context("registering a listener")?;

@@ -58,7 +58,9 @@ fn nonce() -> [u8; NONCE] {
 
 async fn connect(probe: &Probe, socket: OwnedFd) -> io::Result<TcpStream> {
     let port = probe.service.port().unwrap_or_default();
-    TcpSocket::from_std_stream(socket.into()).connect(SocketAddr::new(probe.destination, port)).await
+    TcpSocket::from_std_stream(socket.into())
+        .connect(SocketAddr::new(probe.destination, port))
+        .await
 }
 
 async fn ask(stream: &mut TcpStream, name: &str, patience: Duration) -> Outcome {
@@ -85,7 +87,12 @@ fn judge(received: &[u8], expected: &[u8]) -> Outcome {
 
 async fn connected(probe: &Probe, socket: OwnedFd) -> io::Result<UdpSocket> {
     let socket = UdpSocket::from_std(socket.into())?;
-    socket.connect(SocketAddr::new(probe.destination, probe.service.port().unwrap_or_default())).await?;
+    socket
+        .connect(SocketAddr::new(
+            probe.destination,
+            probe.service.port().unwrap_or_default(),
+        ))
+        .await?;
     Ok(socket)
 }
 
@@ -101,7 +108,11 @@ async fn exchange(probe: &Probe, socket: OwnedFd) -> io::Result<Outcome> {
 /// The kernel fills in identifier and checksum, and hands over only the replies to this socket's identifier.
 async fn echo(probe: &Probe, socket: OwnedFd) -> io::Result<Outcome> {
     let socket = connected(probe, socket).await?;
-    let (request, reply) = if probe.destination.is_ipv4() { (8, 0) } else { (128, 129) };
+    let (request, reply) = if probe.destination.is_ipv4() {
+        (8, 0)
+    } else {
+        (128, 129)
+    };
     let nonce = nonce();
     let mut message = vec![request, 0, 0, 0, 0, 0, 0, 1];
     message.extend(nonce);
@@ -128,7 +139,11 @@ impl<'a> Conversation<'a> {
             .block_on(async { timeout(MORE_PATIENCE, connect(probe, socket)).await })
             .with_context(|| format!("waiting for a connection: {probe}"))?
             .with_context(|| format!("connecting: {probe}"))?;
-        Ok(Self { runtime, stream, to: probe.to.clone() })
+        Ok(Self {
+            runtime,
+            stream,
+            to: probe.to.clone(),
+        })
     }
 
     /// One more request and its answer over the same connection. After silence the connection is of no more use.
