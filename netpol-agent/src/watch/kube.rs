@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Objects from a Kubernetes API server: one list and watch for each kind.
+//!
+//! An object is cut to the fields that policy needs as it is decoded, becomes an object of the model at once, and only that is
+//! kept. While the server cannot be reached the last snapshot stays (rule B3). Old servers are fine: one without
+//! `discovery.k8s.io/v1` gives no EndpointSlices, and is asked again now and then.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    WatchError,
+    object::{Entry, Id, Kind, Objects},
+    publish::{Burst, Publisher},
+    wire,
+};
+
+mod failure;
+mod kind;
+mod version;
+
+/// Decoded objects that may wait to be merged.
+const QUEUE: usize = 1024;
+
+/// What the watch of one kind says.
+#[derive(Debug)]
+enum Update {
+    /// A list begins: what was listed before and is not listed again is gone.
+    Listing,
+    /// An object of the list.
+    Listed(Box<Entry>),
+    /// The list is complete.
+    ListDone,
+    /// The server does not have this kind.
+    Missing,
+    /// An object was added or changed.
+    Changed(Box<Entry>),
+    /// An object was deleted.
+    Deleted(Id),
+}
+
+pub(super) async fn run(
+    kubeconfig: Option<&Path>,
+    mut publisher: Publisher,
+    stop: CancellationToken,
+) -> Result<(), WatchError> {
+    let config = configuration(kubeconfig).await?;
+    tracing::info!(server = %config.cluster_url, "watching the Kubernetes API server");
+    let client = Client::try_from(config).map_err(|error| WatchError::Configuration {
+        from: origin(kubeconfig),
+        reason: error.to_string(),
+    })?;
+
+    let (sender, mut updates) = mpsc::channel(QUEUE);
+    // Dropped with this function, and the tasks with it.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(version::report(client.clone()));
+    tasks.spawn(kind::watch::<wire::Namespace>(client.clone(), sender.clone()));
+    tasks.spawn(kind::watch::<wire::Pod>(client.clone(), sender.clone()));
+    tasks.spawn(kind::watch::<wire::NetworkPolicy>(client.clone(), sender.clone()));
+    tasks.spawn(kind::watch::<wire::Service>(client.clone(), sender.clone()));
+    tasks.spawn(kind::watch::<wire::EndpointSlice>(client, sender));
+
+    let mut cluster = Cluster::default();
+    let mut burst = Burst::default();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            Some((kind, update)) = updates.recv() => {
+                if cluster.apply(kind, update) && cluster.is_complete() {
+                    burst.touch(Instant::now());
+                }
+            }
+            () = burst.over() => publisher.publish(&cluster.objects, &[]),
+        }
+    }
+}
+
+/// All kinds together.
+#[derive(Debug, Default)]
+struct Cluster {
+    objects: Objects,
+    /// Kinds whose first list is complete, or that the server does not have.
+    listed: BTreeSet<Kind>,
+    /// What a list that is not complete yet has named so far.
+    listing: BTreeMap<Kind, BTreeSet<Id>>,
+}
+
+impl Cluster {
+    /// Every kind was listed once (rule B1).
+    fn is_complete(&self) -> bool {
+        self.listed.len() == Kind::ALL.len()
+    }
+
+    /// True if a snapshot would now be another one.
+    fn apply(&mut self, kind: Kind, update: Update) -> bool {
+        match update {
+            Update::Listing => {
+                self.listing.insert(kind, BTreeSet::new());
+                false
+            }
+            Update::Listed(entry) => {
+                self.listing.entry(kind).or_default().insert(entry.object.id());
+                self.objects.put(*entry)
+            }
+            Update::ListDone => {
+                let kept = self.listing.remove(&kind).unwrap_or_default();
+                let removed = self.objects.keep(kind, &kept);
+                self.listed.insert(kind) || removed
+            }
+            Update::Missing => {
+                let removed = self.objects.keep(kind, &BTreeSet::new());
+                self.listed.insert(kind) || removed
+            }
+            Update::Changed(entry) => self.objects.put(*entry),
+            Update::Deleted(id) => self.objects.remove(&id),
+        }
+    }
+}
+
+fn origin(kubeconfig: Option<&Path>) -> String {
+    kubeconfig.map_or_else(
+        || "kubeconfig or service account".to_owned(),
+        |path| path.display().to_string(),
+    )
+}
+
+async fn configuration(kubeconfig: Option<&Path>) -> Result<Config, WatchError> {
+    let refused = |reason: String| WatchError::Configuration {
+        from: origin(kubeconfig),
+        reason,
+    };
+    match kubeconfig {
+        None => Config::infer().await.map_err(|error| refused(error.to_string())),
+        Some(path) => {
+            let file = Kubeconfig::read_from(path).map_err(|error| refused(error.to_string()))?;
+            let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
+            config.map_err(|error| refused(error.to_string()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{wire::Wire, *};
+
+    fn namespace(name: &str, team: &str) -> Box<Entry> {
+        let value = json!({"metadata": {"name": name, "labels": {"team": team}}});
+        Box::new(
+            serde_json::from_value::<wire::Namespace>(value)
+                .expect("decodes")
+                .convert(),
+        )
+    }
+
+    fn names(cluster: &Cluster) -> Vec<String> {
+        cluster.objects.snapshot(1, &[]).namespaces.into_keys().collect()
+    }
+
+    #[test]
+    fn b1_complete_only_when_every_kind_was_listed_or_is_missing() {
+        let mut cluster = Cluster::default();
+        for kind in Kind::ALL {
+            assert!(!cluster.is_complete());
+            cluster.apply(kind, Update::Listing);
+            assert!(!cluster.is_complete());
+            let done = if kind == Kind::EndpointSlice {
+                Update::Missing
+            } else {
+                Update::ListDone
+            };
+            assert!(
+                cluster.apply(kind, done),
+                "the first list counts, also an empty one"
+            );
+        }
+        assert!(cluster.is_complete());
+    }
+
+    #[test]
+    fn a_second_list_takes_away_what_it_does_not_name_when_it_is_done() {
+        let mut cluster = Cluster::default();
+        let kind = Kind::Namespace;
+        cluster.apply(kind, Update::Listing);
+        cluster.apply(kind, Update::Listed(namespace("a", "x")));
+        cluster.apply(kind, Update::Listed(namespace("b", "x")));
+        cluster.apply(kind, Update::ListDone);
+        cluster.apply(kind, Update::Listing);
+        assert!(
+            !cluster.apply(kind, Update::Listed(namespace("b", "x"))),
+            "nothing new"
+        );
+        assert_eq!(
+            names(&cluster),
+            ["a", "b"],
+            "an incomplete list takes nothing away"
+        );
+        cluster.apply(kind, Update::Listing);
+        cluster.apply(kind, Update::Listed(namespace("b", "x")));
+        assert!(cluster.apply(kind, Update::ListDone));
+        assert_eq!(names(&cluster), ["b"]);
+    }
+
+    #[test]
+    fn p7_only_what_policy_reads_is_a_change() {
+        let mut cluster = Cluster::default();
+        let kind = Kind::Namespace;
+        assert!(cluster.apply(kind, Update::Changed(namespace("a", "x"))));
+        assert!(!cluster.apply(kind, Update::Changed(namespace("a", "x"))));
+        assert!(cluster.apply(kind, Update::Changed(namespace("a", "y"))));
+        let id = namespace("a", "y").object.id();
+        assert!(cluster.apply(kind, Update::Deleted(id.clone())));
+        assert!(!cluster.apply(kind, Update::Deleted(id)));
+    }
+}

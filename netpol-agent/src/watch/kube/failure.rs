@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a failed list or watch means.
+
+use kube::runtime::watcher;
+
+use crate::watch::object::Kind;
+
+/// Why a kind cannot be listed or watched now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// The server does not have this kind.
+    Missing,
+    /// The server's history does not reach back; everything is listed again. Part of normal life.
+    Expired,
+    /// RBAC does not allow the verb.
+    Forbidden(&'static str),
+    /// Everything else: no connection, a server that is starting, an answer that makes no sense.
+    Unavailable(String),
+}
+
+impl Failure {
+    /// The failure that `error` is, of a list or of a watch.
+    pub fn of(error: &watcher::Error) -> Self {
+        match error {
+            watcher::Error::InitialListFailed(error) => Self::from_request(error, "list"),
+            watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
+                Self::from_request(error, "watch")
+            }
+            watcher::Error::WatchError(status) => Self::from_status(status, "watch"),
+            watcher::Error::NoResourceVersion => Self::Unavailable(error.to_string()),
+        }
+    }
+
+    /// The failure of a single request.
+    pub fn from_request(error: &kube::Error, verb: &'static str) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::from_status(status, verb),
+            other => Self::Unavailable(other.to_string()),
+        }
+    }
+
+    fn from_status(status: &kube::core::Status, verb: &'static str) -> Self {
+        match status.code {
+            404 => Self::Missing,
+            410 => Self::Expired,
+            403 => Self::Forbidden(verb),
+            code => Self::Unavailable(format!("{verb}: {} ({code} {})", status.message, status.reason)),
+        }
+    }
+
+    /// Logs that `kind` has begun to fail this way.
+    pub fn log(&self, kind: Kind) {
+        let (resource, api_version) = (kind.resource(), kind.api_version());
+        match self {
+            Self::Missing => tracing::warn!(
+                resource,
+                api_version,
+                "the API server does not serve this kind; going on without it, and asking again now and then"
+            ),
+            Self::Expired => tracing::debug!(resource, "the API server's history ended, listing again"),
+            Self::Forbidden(verb) => tracing::error!(
+                resource,
+                verb,
+                api_version,
+                "the API server forbids it; allow `{verb}` on `{resource}` in the ClusterRole of this service account. \
+                 The last policy stays in force, changes are not seen"
+            ),
+            Self::Unavailable(reason) => tracing::warn!(
+                resource,
+                reason,
+                "the API server cannot be watched; the last policy stays in force, trying again"
+            ),
+        }
+    }
+
+    /// Whether it is the same to an operator: only a change is logged.
+    pub fn is_like(&self, other: &Self) -> bool {
+        matches!((self, other), (Self::Unavailable(_), Self::Unavailable(_))) || self == other
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(code: u16) -> kube::core::Status {
+        kube::core::Status {
+            code,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn answers_and_their_meaning() {
+        let list = |code| {
+            Failure::of(&watcher::Error::InitialListFailed(kube::Error::Api(
+                status(code).boxed(),
+            )))
+        };
+        let watch = |code| Failure::of(&watcher::Error::WatchError(status(code).boxed()));
+        assert_eq!(list(404), Failure::Missing);
+        assert_eq!(list(403), Failure::Forbidden("list"));
+        assert_eq!(watch(403), Failure::Forbidden("watch"));
+        assert_eq!(watch(410), Failure::Expired);
+        assert!(matches!(list(503), Failure::Unavailable(_)));
+        assert!(list(503).is_like(&watch(500)));
+        assert!(!list(503).is_like(&list(403)));
+    }
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//! List and watch of one kind, for ever.
+
+use std::{fmt::Debug, pin::pin, time::Duration};
+
+use futures::StreamExt;
+use kube::{
+    Api, Client, Resource,
+    api::ListParams,
+    runtime::{
+        utils::Backoff,
+        watcher::{self, DefaultBackoff, Event},
+    },
+};
+use tokio::sync::mpsc::Sender;
+
+use super::{Update, failure::Failure};
+use crate::watch::{convert, object::Kind, wire::Wire};
+
+/// How long until a kind that the server does not have is asked for again: it comes with an upgrade.
+const MISSING_RETRY: Duration = Duration::from_secs(60);
+
+/// Kinds that enforcement can do without on an old server.
+fn may_be_missing(kind: Kind) -> bool {
+    kind == Kind::EndpointSlice
+}
+
+/// Watches all objects of a kind. Ends when the receiver is gone.
+pub(super) async fn watch<T>(client: Client, updates: Sender<(Kind, Update)>)
+where
+    T: Wire + Resource<DynamicType = ()> + Clone + Debug + Send + 'static,
+{
+    let kind = T::KIND;
+    let api = Api::<T>::all(client);
+    let mut events = pin!(watcher::watcher(api.clone(), watcher::Config::default()));
+    let mut backoff = DefaultBackoff::default();
+    let mut failing: Option<Failure> = None;
+    while let Some(event) = events.next().await {
+        let update = match event {
+            // Says that a list is about to be asked for, not that the server answers.
+            Ok(Event::Init) => Update::Listing,
+            Ok(event) => {
+                recovered(kind, &mut failing);
+                backoff.reset();
+                match event {
+                    Event::Init => Update::Listing,
+                    Event::InitApply(object) => Update::Listed(Box::new(object.convert())),
+                    Event::InitDone => Update::ListDone,
+                    Event::Apply(object) => Update::Changed(Box::new(object.convert())),
+                    Event::Delete(object) => Update::Deleted(convert::id(kind, object.metadata())),
+                }
+            }
+            Err(error) => {
+                let missing = fail(kind, Failure::of(&error), &mut failing);
+                if missing && updates.send((kind, Update::Missing)).await.is_err() {
+                    return;
+                }
+                retry(&api, missing, &mut backoff, &mut failing).await;
+                continue;
+            }
+        };
+        if updates.send((kind, update)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Notes and, if it is a new one, logs a failure. True if the kind is missing, and may be.
+fn fail(kind: Kind, failure: Failure, failing: &mut Option<Failure>) -> bool {
+    let missing = failure == Failure::Missing && may_be_missing(kind);
+    if !failing.as_ref().is_some_and(|before| before.is_like(&failure)) {
+        failure.log(kind);
+    }
+    if failure != Failure::Expired {
+        *failing = Some(failure);
+    }
+    missing
+}
+
+fn recovered(kind: Kind, failing: &mut Option<Failure>) {
+    if failing.take().is_some() {
+        tracing::info!(resource = kind.resource(), "the API server can be watched again");
+    }
+}
+
+/// Waits for the time to try again. After a lost connection, until the server answers: a watch that is taken up again without a
+/// relist is silent until something changes.
+async fn retry<T>(api: &Api<T>, missing: bool, backoff: &mut DefaultBackoff, failing: &mut Option<Failure>)
+where
+    T: Wire + Resource<DynamicType = ()> + Clone + Debug,
+{
+    loop {
+        let delay = if missing {
+            MISSING_RETRY
+        } else {
+            backoff.next().unwrap_or(MISSING_RETRY)
+        };
+        tokio::time::sleep(delay).await;
+        if !matches!(failing, Some(Failure::Unavailable(_))) {
+            return;
+        }
+        match api.list_metadata(&ListParams::default().limit(1)).await {
+            Ok(_) => {
+                recovered(T::KIND, failing);
+                return;
+            }
+            Err(error) => {
+                // A refusal is the watcher's to meet: it relists where that helps.
+                let failure = Failure::from_request(&error, "list");
+                if !matches!(failure, Failure::Unavailable(_)) {
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Revisions, and the short wait that makes one snapshot of a burst of changes.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use tokio::{sync::watch::Sender, time::Instant};
+
+use crate::model::{Diagnostic, Snapshot};
+
+use super::object::Objects;
+
+/// A burst is over when nothing came for this long.
+const QUIET: Duration = Duration::from_millis(10);
+/// A burst that does not end is published after this long.
+const AT_MOST: Duration = Duration::from_millis(100);
+
+/// Numbers snapshots and hands them on.
+pub struct Publisher {
+    snapshots: Sender<Option<Arc<Snapshot>>>,
+    revision: u64,
+    logged: BTreeSet<Diagnostic>,
+}
+
+impl Publisher {
+    /// One that has published nothing yet.
+    pub fn new(snapshots: Sender<Option<Arc<Snapshot>>>) -> Self {
+        Self {
+            snapshots,
+            revision: 0,
+            logged: BTreeSet::new(),
+        }
+    }
+
+    /// Publishes `objects` as the next revision, and logs what is newly wrong with them.
+    pub fn publish(&mut self, objects: &Objects, diagnostics: &[Diagnostic]) {
+        self.revision += 1;
+        let snapshot = objects.snapshot(self.revision, diagnostics);
+        tracing::debug!(
+            revision = self.revision,
+            namespaces = snapshot.namespaces.len(),
+            pods = snapshot.pods.len(),
+            policies = snapshot.policies.len(),
+            "snapshot published"
+        );
+        let found: BTreeSet<Diagnostic> = snapshot.diagnostics.iter().cloned().collect();
+        for new in found.difference(&self.logged) {
+            tracing::warn!(
+                code = new.code,
+                object = new.object,
+                field = new.field,
+                "{}",
+                new.message
+            );
+        }
+        self.logged = found;
+        self.snapshots.send_replace(Some(Arc::new(snapshot)));
+    }
+}
+
+/// When a burst of changes is to be published.
+#[derive(Debug, Default)]
+pub struct Burst {
+    limits: Option<(Instant, Instant)>,
+}
+
+impl Burst {
+    /// Something changed at `now`.
+    pub fn touch(&mut self, now: Instant) {
+        let last = self.limits.map_or(now + AT_MOST, |(_, last)| last);
+        self.limits = Some(((now + QUIET).min(last), last));
+    }
+
+    /// Resolves when the burst is over, and forgets it; pends while nothing has changed.
+    pub async fn over(&mut self) {
+        match self.limits {
+            Some((due, _)) => tokio::time::sleep_until(due).await,
+            None => std::future::pending().await,
+        }
+        self.limits = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_ends_when_quiet_and_has_a_limit() {
+        let start = Instant::now();
+        let mut burst = Burst::default();
+        burst.touch(start);
+        assert_eq!(burst.limits.unwrap().0, start + QUIET);
+        burst.touch(start + QUIET / 2);
+        assert_eq!(burst.limits.unwrap().0, start + QUIET / 2 + QUIET);
+        burst.touch(start + AT_MOST - QUIET / 2);
+        assert_eq!(burst.limits.unwrap().0, start + AT_MOST);
+    }
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Kubernetes objects as they are written, cut to the fields that policy needs while they are decoded: what is not named
+//! here never reaches memory. The same types decode answers of an API server and manifests.
+//!
+//! Every field is optional here, and `null` is the same as absent, as for the API server.
+
+use k8s_openapi::{
+    ClusterResourceScope, NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use std::{borrow::Cow, collections::BTreeMap};
+
+use super::object::{Entry, Kind};
+
+mod pod;
+mod policy;
+mod service;
+
+pub use pod::{Container, ContainerPort, Namespace, Pod, PodIp, PodSpec, PodStatus};
+pub use policy::{
+    IpBlock, LabelSelector, LabelSelectorRequirement, NetworkPolicy, NetworkPolicyEgressRule,
+    NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+};
+pub use service::{
+    Endpoint, EndpointConditions, EndpointPort, EndpointSlice, LoadBalancerIngress, LoadBalancerStatus,
+    Service, ServicePort, ServiceSpec, ServiceStatus,
+};
+
+/// A kind that is read.
+pub(crate) trait Wire: DeserializeOwned {
+    /// Which one.
+    const KIND: Kind;
+
+    /// Its metadata.
+    fn metadata(&self) -> &ObjectMeta;
+
+    /// The object of the model, and what of it could not be represented.
+    fn convert(self) -> Entry;
+}
+
+/// Only what is read of `metadata`; the rest (annotations, managed fields, owners) is dropped unread.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SlimMeta {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+}
+
+fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    let meta = Option::<SlimMeta>::deserialize(deserializer)?;
+    Ok(meta.map_or_else(ObjectMeta::default, |meta| ObjectMeta {
+        name: meta.name,
+        namespace: meta.namespace,
+        uid: meta.uid,
+        resource_version: meta.resource_version,
+        labels: meta.labels,
+        ..ObjectMeta::default()
+    }))
+}
+
+macro_rules! resource {
+    ($type:ty, $kind:ident, $scope:ty, $group:literal) => {
+        impl kube::Resource for $type {
+            type DynamicType = ();
+            type Scope = $scope;
+
+            fn kind((): &()) -> Cow<'_, str> {
+                Kind::$kind.name().into()
+            }
+            fn group((): &()) -> Cow<'_, str> {
+                $group.into()
+            }
+            fn version((): &()) -> Cow<'_, str> {
+                "v1".into()
+            }
+            fn plural((): &()) -> Cow<'_, str> {
+                Kind::$kind.resource().into()
+            }
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}
+
+resource!(Namespace, Namespace, ClusterResourceScope, "");
+resource!(Pod, Pod, NamespaceResourceScope, "");
+resource!(
+    NetworkPolicy,
+    NetworkPolicy,
+    NamespaceResourceScope,
+    "networking.k8s.io"
+);
+resource!(Service, Service, NamespaceResourceScope, "");
+resource!(
+    EndpointSlice,
+    EndpointSlice,
+    NamespaceResourceScope,
+    "discovery.k8s.io"
+);
+
+#[cfg(test)]
+mod tests {
+    use kube::Resource;
+
+    use super::*;
+
+    fn same<T: Resource<DynamicType = ()>>(kind: Kind, path: &str) {
+        assert_eq!(T::kind(&()), kind.name());
+        assert_eq!(T::api_version(&()), kind.api_version());
+        assert_eq!(T::url_path(&(), None), path);
+    }
+
+    #[test]
+    fn resources_are_where_the_api_server_has_them() {
+        same::<Namespace>(Kind::Namespace, "/api/v1/namespaces");
+        same::<Pod>(Kind::Pod, "/api/v1/pods");
+        same::<NetworkPolicy>(Kind::NetworkPolicy, "/apis/networking.k8s.io/v1/networkpolicies");
+        same::<Service>(Kind::Service, "/api/v1/services");
+        same::<EndpointSlice>(Kind::EndpointSlice, "/apis/discovery.k8s.io/v1/endpointslices");
+    }
+
+    #[test]
+    fn what_is_not_read_is_not_kept() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "a", "annotations": {"x": "y"}, "managedFields": [{"manager": "m"}],
+                         "labels": null, "resourceVersion": "7"},
+            "spec": {"containers": null},
+            "status": null,
+        }))
+        .unwrap();
+        assert_eq!(pod.metadata.resource_version.as_deref(), Some("7"));
+        assert!(pod.metadata.annotations.is_none() && pod.metadata.managed_fields.is_none());
+    }
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Namespace and Pod.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
+
+/// `v1` Namespace.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Namespace {
+    /// Name and labels.
+    #[serde(default, deserialize_with = "super::slim")]
+    pub metadata: ObjectMeta,
+}
+
+/// `v1` Pod.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Pod {
+    /// Name, namespace, uid and labels.
+    #[serde(default, deserialize_with = "super::slim")]
+    pub metadata: ObjectMeta,
+    /// Node, network and ports.
+    pub spec: Option<PodSpec>,
+    /// Phase and addresses.
+    pub status: Option<PodStatus>,
+}
+
+/// `spec` of a Pod.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodSpec {
+    /// The node it is scheduled to.
+    pub node_name: Option<String>,
+    /// Shares the node's network.
+    pub host_network: Option<bool>,
+    /// Containers.
+    pub containers: Option<Vec<Container>>,
+    /// Init containers; those with `restartPolicy: Always` run beside the others.
+    pub init_containers: Option<Vec<Container>>,
+}
+
+/// A container.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Container {
+    /// `Always` makes an init container a restartable one (rule T4).
+    pub restart_policy: Option<String>,
+    /// Its ports.
+    pub ports: Option<Vec<ContainerPort>>,
+}
+
+/// A container port.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerPort {
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// Its number.
+    pub container_port: Option<i64>,
+    /// Its protocol; TCP if absent.
+    pub protocol: Option<String>,
+}
+
+/// `status` of a Pod.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodStatus {
+    /// Life cycle phase.
+    pub phase: Option<String>,
+    /// The first address, as old API servers give it.
+    #[serde(rename = "podIP")]
+    pub pod_ip: Option<String>,
+    /// All addresses.
+    #[serde(rename = "podIPs")]
+    pub pod_ips: Option<Vec<PodIp>>,
+}
+
+/// One address of a Pod.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct PodIp {
+    /// The address.
+    pub ip: Option<String>,
+}
