@@ -2,6 +2,7 @@
 //! The agent as a child process in a node's network namespace, as it runs in production.
 
 use std::{
+    fs::File,
     io::{BufRead, BufReader},
     os::{fd::AsFd, unix::process::CommandExt},
     path::{Path, PathBuf},
@@ -181,13 +182,24 @@ impl Agent {
         cleanup(&self.binary, &self.netns, &self.pin_path)
     }
 
-    /// Lets it run on after this process: its log goes to nobody.
-    pub fn detach(mut self) -> Option<u32> {
+    /// Replaces it by one that runs on after this process, in a session of its own, with its log in a file. Enforcement goes on
+    /// meanwhile (rule B3). Gives the new one's process id.
+    ///
+    /// # Errors
+    /// If it does not run, or cannot be started again.
+    pub fn detach(mut self, log: &Path) -> Result<u32> {
+        self.stop()?;
+        let log = File::create(log).with_context(|| format!("creating {}", log.display()))?;
+        let mut command = self.command();
+        command.stderr(log).process_group(0);
+        let child = inside(&mut command, &self.netns)
+            .spawn()
+            .context("starting the agent")?;
         self.clean = true;
-        self.child.take().map(|child| child.id())
+        Ok(child.id())
     }
 
-    fn spawn(&mut self) -> Result<()> {
+    fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(["agent", "--log-format", "json", "--node-name", &self.node]);
         command
@@ -195,10 +207,13 @@ impl Agent {
             .arg(&self.source)
             .arg("--pin-path")
             .arg(&self.pin_path);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
         command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+    }
+
+    fn spawn(&mut self) -> Result<()> {
+        let mut command = self.command();
+        command.stderr(Stdio::piped());
         let mut child = inside(&mut command, &self.netns)
             .spawn()
             .context("starting the agent")?;

@@ -3,6 +3,7 @@
 //! and the demo. Everything that is made here is named after this process and removed when dropped.
 
 pub mod agent;
+pub mod demo;
 pub mod manifests;
 pub mod netns;
 pub mod node;

@@ -8,6 +8,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
 };
 
@@ -31,7 +32,7 @@ pub fn prefix_of(pid: u32) -> String {
 pub struct NetNs {
     name: String,
     file: File,
-    owned: bool,
+    owned: AtomicBool,
 }
 
 impl NetNs {
@@ -59,7 +60,7 @@ impl NetNs {
                 let netns = Self {
                     name: name.to_owned(),
                     file,
-                    owned: true,
+                    owned: AtomicBool::new(true),
                 };
                 netns.ip("link set lo up\n")?;
                 Ok(netns)
@@ -81,7 +82,7 @@ impl NetNs {
         Ok(Self {
             name: name.to_owned(),
             file,
-            owned: false,
+            owned: AtomicBool::new(false),
         })
     }
 
@@ -96,8 +97,8 @@ impl NetNs {
     }
 
     /// Leaves it behind when dropped.
-    pub fn keep(&mut self) {
-        self.owned = false;
+    pub fn keep(&self) {
+        self.owned.store(false, Ordering::Relaxed);
     }
 
     /// Runs `work` on a thread of its own inside this namespace. Sockets made there stay in it, wherever they are used.
@@ -157,7 +158,7 @@ impl AsFd for NetNs {
 
 impl Drop for NetNs {
     fn drop(&mut self) {
-        if self.owned {
+        if self.owned.load(Ordering::Relaxed) {
             remove(&self.name);
         }
     }

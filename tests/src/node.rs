@@ -166,6 +166,13 @@ impl Node {
         &self.plan
     }
 
+    /// Leaves everything behind when dropped.
+    pub fn keep(&self) {
+        let pods = self.pods.values().map(|pod| &pod.site.netns);
+        pods.chain([&self.netns, &self.outside])
+            .for_each(|netns| netns.keep());
+    }
+
     /// Its network namespace.
     pub fn netns(&self) -> &Arc<NetNs> {
         &self.netns

@@ -17,6 +17,7 @@ use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
     socket::{AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, socket},
 };
+use serde::{Deserialize, Serialize};
 use tokio::{runtime::Runtime, sync::Semaphore};
 
 use crate::{
@@ -35,7 +36,7 @@ pub const MORE_PATIENCE: Duration = Duration::from_millis(900);
 const AT_ONCE: usize = 1024;
 
 /// What is asked of a destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Service {
     /// A TCP port.
     Tcp(u16),
