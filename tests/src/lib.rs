@@ -4,9 +4,11 @@
 
 pub mod agent;
 pub mod demo;
+pub mod lab;
 pub mod manifests;
 pub mod netns;
 pub mod node;
 pub mod privilege;
 pub mod probe;
+pub mod scenario;
 pub mod server;

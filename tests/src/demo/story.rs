@@ -29,6 +29,9 @@ use crate::{
     server::Servers,
 };
 
+/// How many wrong connections are listed in words.
+const MOST_LISTED: usize = 100;
+
 /// What the demo is asked to do.
 #[derive(Debug, Clone)]
 pub struct Options {
