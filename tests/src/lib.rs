@@ -5,3 +5,4 @@ pub mod cases;
 mod expectation;
 pub mod lookup;
 pub mod objects;
+pub mod random;
