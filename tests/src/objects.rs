@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Manifests of the corpus as the agent's own types, without the agent's `watch` stage: a case holds well-formed objects only.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::{
@@ -171,7 +171,7 @@ fn selector(selector: meta::LabelSelector) -> LabelSelector {
     };
     let expressions: Vec<_> = selector.match_expressions.unwrap_or_default();
     LabelSelector {
-        match_labels: selector.match_labels.unwrap_or_else(BTreeMap::new),
+        match_labels: selector.match_labels.unwrap_or_default(),
         match_expressions: expressions.into_iter().map(expression).collect(),
     }
 }

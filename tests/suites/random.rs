@@ -32,10 +32,10 @@ fn compiled_nodes_say_what_the_evaluator_says() {
                 (Direction::Ingress, &evaluation.ingress),
             ];
             for (direction, side) in sides {
-                let verdicts = compiled
+                let mut verdicts = compiled
                     .iter()
                     .filter_map(|compiled| lookup::allows(compiled, direction, &packet));
-                let allowed = verdicts.fold(true, |all, verdict| all && verdict);
+                let allowed = verdicts.all(|verdict| verdict);
                 prop_assert!(
                     allowed == side.allowed,
                     "{direction} of {packet:?}: compiled {allowed}, evaluated {side:?}\n{:#?}\n{:#?}\n{:#?}",
