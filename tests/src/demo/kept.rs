@@ -109,6 +109,7 @@ impl Kept {
         let mut command = Command::new(&program);
         command
             .arg("--serve")
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());

@@ -156,9 +156,12 @@ pub fn run(options: &Options) -> Result<bool> {
             "{} connections were not what the policies say:",
             differences.len()
         );
-        differences
-            .iter()
-            .for_each(|difference| println!("  ! {difference}"));
+        for difference in differences.iter().take(MOST_LISTED) {
+            println!("  ! {difference}");
+        }
+        if differences.len() > MOST_LISTED {
+            println!("  and {} more", differences.len() - MOST_LISTED);
+        }
     }
     if options.keep {
         drop(servers);
