@@ -1,2 +1,133 @@
 // SPDX-License-Identifier: Apache-2.0
-//! app.
+//! Wiring: starts the stages, hands what one gives to the next, and stops them.
+
+mod bind;
+mod reconcile;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use self::reconcile::Reconciler;
+use crate::{
+    datapath::{self, Datapath, interfaces},
+    observe::{self, status::Status},
+    watch::{self as source, Source},
+};
+
+/// First pause before writes that failed are tried again; it doubles up to [`RETRY_LAST`].
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// Longest pause before writes that failed are tried again.
+const RETRY_LAST: Duration = Duration::from_secs(30);
+
+/// What the agent was asked to do.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where objects come from.
+    pub source: Source,
+    /// The node's name.
+    pub node_name: String,
+    /// How to open the datapath.
+    pub datapath: datapath::Options,
+    /// Events that each CPU may report in a second.
+    pub events_per_second: u32,
+    /// Where to serve metrics and health.
+    pub listen: Option<SocketAddr>,
+    /// Time between comparisons with the kernel.
+    pub resync: Duration,
+}
+
+/// Runs the agent until `stop`. The process ends with the first stage that fails: the kernel goes on enforcing (rule B3), and whoever
+/// started the agent starts it again.
+///
+/// # Errors
+/// The stage that ended, and why.
+pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut datapath = Datapath::open(&options.datapath).context("opening the datapath")?;
+    let state = datapath.read().context("reading back what an earlier agent enforced")?;
+    info!(
+        node = options.node_name,
+        mechanism = %datapath.mechanism(),
+        endpoints = state.endpoints.len(),
+        identities = state.identities.len(),
+        policies = state.policies.len(),
+        pin_path = %options.datapath.pin_path.display(),
+        "datapath open"
+    );
+
+    let (snapshots_in, mut snapshots) = watch::channel(None);
+    let (interfaces_in, mut interfaces) = watch::channel(None);
+    let (status_in, status) = watch::channel(Arc::new(Status::default()));
+    let reread = Arc::new(Notify::new());
+    let mut stages = JoinSet::new();
+    stages.spawn(stage("watch", source::run(options.source.clone(), snapshots_in, stop.clone())));
+    stages.spawn(stage("interfaces", interfaces::watch(interfaces_in, reread.clone(), stop.clone())));
+    let events = datapath.take_events().context("the eBPF object has no ring buffer of events")?;
+    stages.spawn(stage("events", observe::events::run(events, status.clone(), stop.clone())));
+    if options.datapath.log_level > 0 {
+        stages.spawn(stage("program log", observe::program_log::run(datapath.take_log()?, stop.clone())));
+    }
+    if let Some(address) = options.listen {
+        let counters = datapath::CounterReader::open(&options.datapath.pin_path)?;
+        let server = observe::http::bind(address).await?;
+        stages.spawn(stage("http", observe::http::run(server, status.clone(), counters, stop.clone())));
+    }
+
+    let mut reconciler = Reconciler::new(datapath, state, &options, status_in);
+    let mut resync = tokio::time::interval_at(Instant::now() + options.resync, options.resync);
+    let mut retry = RETRY_FIRST;
+    let mut retry_at: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            ended = stages.join_next() => match ended {
+                Some(Ok(Ok(name))) if stop.is_cancelled() => info!(stage = name, "stage ended"),
+                Some(Ok(Ok(name))) => anyhow::bail!("stage {name} ended"),
+                Some(Ok(Err(error))) => return Err(error),
+                Some(Err(error)) => return Err(error).context("a stage panicked"),
+                None => break,
+            },
+            Ok(()) = snapshots.changed() => {
+                reconciler.set_snapshot(snapshots.borrow_and_update().clone());
+                // A pod that is new may have got its address without an event that this process could see.
+                reread.notify_one();
+            }
+            Ok(()) = interfaces.changed() => reconciler.set_interfaces(interfaces.borrow_and_update().clone()),
+            _ = resync.tick() => reconciler.reread(),
+            () = sleep_until(retry_at) => {}
+        }
+        let complete = tokio::task::block_in_place(|| reconciler.reconcile());
+        retry_at = (!complete).then(|| Instant::now() + retry);
+        retry = if complete { RETRY_FIRST } else { (retry * 2).min(RETRY_LAST) };
+    }
+    while let Some(ended) = stages.join_next().await {
+        if let Ok(Err(error)) = ended {
+            return Err(error);
+        }
+    }
+    info!("stopped");
+    Ok(())
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A stage's result with its name.
+async fn stage<E: Into<anyhow::Error>>(
+    name: &'static str,
+    run: impl Future<Output = Result<(), E>>,
+) -> anyhow::Result<&'static str> {
+    run.await.map_err(Into::into).with_context(|| format!("stage {name} failed"))?;
+    Ok(name)
+}

@@ -5,11 +5,25 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
 
-use crate::model::{Diagnostic, Direction, Node, ObjectKey, Snapshot};
+use self::{check::CheckedPolicy, classes::Classes, fault::Findings, force::Force, policy::Writer};
+use crate::model::{Diagnostic, Direction, Node, ObjectKey, Pod, Snapshot};
+
+mod check;
+mod classes;
+mod fault;
+mod force;
+mod peer;
+mod policy;
+mod ports;
+mod profiles;
+mod selector;
+#[cfg(test)]
+mod tests;
 
 /// The desired state of this node, still without the numbers that the kernel maps use: [`crate::sync`] gives them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -24,6 +38,8 @@ pub struct Compiled {
     pub classes: Vec<Class>,
     /// Which class an address has: longest prefix wins; an address that no prefix covers has class 0.
     pub addresses: BTreeMap<IpNet, Address>,
+    /// Canonical text of every peer of the policies in force on this node, whether an address matches it or not.
+    pub peers: BTreeSet<String>,
     /// Rules by the number that policy entries carry.
     pub rules: BTreeMap<u32, RuleRef>,
     /// What is wrong with the objects of the snapshot, sorted.
@@ -101,7 +117,64 @@ pub struct RuleRef {
 }
 
 /// Compiles what `node` must enforce.
+///
+/// The diagnostics are those of the snapshot and those found here. Of two live pods that claim one address, neither gives it
+/// more than both would: see the diagnostic `address-conflict`. IPv4-mapped IPv6 addresses count as the IPv4 they stand for.
 pub fn compile(snapshot: &Snapshot, node: &Node) -> Compiled {
-    let _ = (snapshot, node);
-    Compiled::default()
+    let mut findings = Findings::default();
+    findings.extend(snapshot.diagnostics.iter().cloned());
+    let checked: Vec<CheckedPolicy<'_>> = snapshot
+        .policies
+        .values()
+        .map(|policy| CheckedPolicy::new(policy, &mut findings))
+        .collect();
+    let pods: Vec<&Pod> = snapshot
+        .pods
+        .values()
+        .map(Arc::as_ref)
+        .filter(|pod| is_endpoint(pod, node))
+        .collect();
+    let force = Force::new(&checked, &pods);
+    let classes = Classes::new(snapshot, node, &force, &mut findings);
+    force.report_unresolved_ingress(&pods, &mut findings);
+    policy::report_unresolved_egress(&force, &classes, &mut findings);
+
+    let numbers = force.number_rules();
+    let mut writer = Writer::new(&force, &classes, &numbers);
+    let mut endpoints = BTreeMap::new();
+    for (index, &pod) in pods.iter().enumerate() {
+        let mut isolation = |direction| {
+            let lists = force.isolation(direction)[index].as_deref()?;
+            Some(writer.policy(direction, lists, pod))
+        };
+        let endpoint = Endpoint {
+            uid: pod.uid.clone(),
+            ingress: isolation(Direction::Ingress),
+            egress: isolation(Direction::Egress),
+            addresses: addresses_of(pod).into_iter().collect(),
+        };
+        endpoints.insert(pod.key.clone(), endpoint);
+    }
+    let policies = writer.into_policies();
+    let references = force.rules.iter().map(|rule| rule.reference.clone());
+    Compiled {
+        revision: snapshot.revision,
+        endpoints,
+        policies,
+        peers: force.peers.iter().map(|(text, _)| text.clone()).collect(),
+        rules: numbers.iter().copied().zip(references).collect(),
+        classes: classes.list,
+        addresses: classes.addresses,
+        diagnostics: findings.into_vec(),
+    }
+}
+
+/// Rules I6 and I7: a pod of this node that has a network of its own and still runs.
+fn is_endpoint(pod: &Pod, node: &Node) -> bool {
+    pod.node.as_ref() == Some(&node.name) && !pod.host_network && !pod.terminal && !pod.addresses.is_empty()
+}
+
+/// The distinct addresses of a pod (rule P6), IPv4-mapped ones as IPv4, as the packets carry them.
+fn addresses_of(pod: &Pod) -> BTreeSet<IpAddr> {
+    pod.addresses.iter().map(IpAddr::to_canonical).collect()
 }

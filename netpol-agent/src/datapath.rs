@@ -1,2 +1,239 @@
 // SPDX-License-Identifier: Apache-2.0
-//! datapath.
+//! The kernel side: programs, maps, links, and the interfaces they are attached to. Nothing outside of this module knows aya.
+
+pub mod attach;
+pub mod bpffs;
+pub mod interfaces;
+mod maps;
+mod netlink;
+pub mod object;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+};
+
+use aya::{Ebpf, EbpfLoader, maps::RingBuf};
+use netpol_common::abi::{ABI_VERSION, Counters, Direction};
+use thiserror::Error;
+
+pub use maps::MapError;
+use maps::Maps;
+
+use self::attach::{AttachError, Attacher};
+use crate::sync::{State, Write};
+
+/// Maps by the name that they have in the object and below the pin folder.
+pub const PINNED_MAPS: [&str; 8] =
+    ["endpoints", "identities", "policies", "flows", "events", "event_budget", "counters", "config"];
+
+/// How to open the datapath.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Folder on bpffs that holds the versioned folder of pins.
+    pub pin_path: PathBuf,
+    /// How programs are attached.
+    pub attach: attach::Mode,
+    /// Entries of map `flows`; `None` keeps what is pinned, or the object's default.
+    pub flow_capacity: Option<u32>,
+    /// Level of the programs' own log: 0 is off, 1 errors to 5 trace.
+    pub log_level: u8,
+}
+
+/// Why the datapath cannot be opened or used.
+#[derive(Debug, Error)]
+pub enum DatapathError {
+    /// The build has no programs.
+    #[error("this build of netpol has no eBPF programs in it: build it with `cargo xtask build`")]
+    NoObject,
+    /// Not root, or without the capabilities.
+    #[error("the kernel refuses to create a BPF map: run as root, or with the capabilities BPF, NET_ADMIN and PERFMON")]
+    NotPermitted(#[source] io::Error),
+    /// bpffs cannot be used.
+    #[error(transparent)]
+    Bpffs(#[from] bpffs::BpffsError),
+    /// The object does not load.
+    #[error("loading the eBPF object into the kernel")]
+    Load(#[source] Box<aya::EbpfError>),
+    /// A pinned map is not what this version expects.
+    #[error(
+        "the pinned map {path} has {found}, expected {expected}: it is of another build with the same ABI version; \
+         `netpol cleanup` removes it, and the enforcement with it"
+    )]
+    OtherLayout {
+        /// The pin.
+        path: PathBuf,
+        /// What it has.
+        found: String,
+        /// What it should have.
+        expected: String,
+    },
+    /// A map failed.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// A program could not be attached or detached.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The interface of a write is not known.
+    #[error("interface {0} is gone")]
+    NoInterface(u32),
+    /// The programs' own log cannot be read.
+    #[error("reading the log of the eBPF programs")]
+    Log(#[from] aya_log::Error),
+}
+
+/// The programs and maps in the kernel.
+pub struct Datapath {
+    ebpf: Ebpf,
+    maps: Maps,
+    attacher: Attacher,
+    /// Names of interfaces by index, for attaching.
+    names: BTreeMap<u32, String>,
+}
+
+/// The versioned folder of pins.
+pub fn pin_folder(pin_path: &Path) -> PathBuf {
+    pin_path.join(format!("v{ABI_VERSION}"))
+}
+
+/// The folder of pinned links.
+pub fn links_folder(pin_path: &Path) -> PathBuf {
+    pin_folder(pin_path).join("links")
+}
+
+impl Datapath {
+    /// Loads the programs, over the maps that an earlier agent pinned where there are any. Nothing is attached or changed yet.
+    ///
+    /// # Errors
+    /// Not permitted, no bpffs, a kernel without a needed feature: each says what is missing.
+    pub fn open(options: &Options) -> Result<Self, DatapathError> {
+        let object = object::EBPF_OBJECT.ok_or(DatapathError::NoObject)?;
+        maps::probe().map_err(DatapathError::NotPermitted)?;
+        let folder = pin_folder(&options.pin_path);
+        bpffs::make_folder(&folder)?;
+        let mut loader = EbpfLoader::new();
+        let pins: Vec<(&str, PathBuf)> = PINNED_MAPS.iter().map(|name| (*name, folder.join(name))).collect();
+        for (name, path) in &pins {
+            loader.map_pin_path(name, path);
+        }
+        let mut flows = Vec::new();
+        if let Some(capacity) = options.flow_capacity {
+            flows = maps::unpin_flows_of_other_capacity(&folder.join("flows"), capacity)?;
+            loader.map_max_entries("flows", capacity);
+        }
+        loader.override_global(aya_log::LEVEL, &options.log_level, true);
+        let mut ebpf = loader.load(object).map_err(|error| DatapathError::Load(Box::new(error)))?;
+        let maps = Maps::take(&mut ebpf, &folder)?;
+        maps::restore_flows(&mut ebpf, flows)?;
+        let attacher = Attacher::new(options.attach, links_folder(&options.pin_path))?;
+        Ok(Self { ebpf, maps, attacher, names: BTreeMap::new() })
+    }
+
+    /// How programs are attached.
+    pub fn mechanism(&self) -> attach::Mechanism {
+        self.attacher.mechanism()
+    }
+
+    /// What the maps hold. Interfaces count as not attached until this agent has put its own programs there.
+    ///
+    /// # Errors
+    /// A map that cannot be read.
+    pub fn read(&self) -> Result<State, DatapathError> {
+        Ok(self.maps.read()?)
+    }
+
+    /// Which name each interface has, for attaching.
+    pub fn set_interfaces(&mut self, names: BTreeMap<u32, String>) {
+        self.names = names;
+    }
+
+    /// Makes one write.
+    ///
+    /// # Errors
+    /// What the kernel said, with the object it was said of.
+    pub fn write(&mut self, write: &Write) -> Result<(), DatapathError> {
+        match write {
+            Write::Attach(ifindex) => {
+                let name = self.names.get(ifindex).ok_or(DatapathError::NoInterface(*ifindex))?;
+                Ok(self.attacher.attach(&mut self.ebpf, *ifindex, name)?)
+            }
+            Write::Detach(ifindex) => Ok(self.attacher.detach(*ifindex)?),
+            write => Ok(self.maps.write(write)?),
+        }
+    }
+
+    /// Removes links that an earlier agent left on interfaces without an endpoint.
+    ///
+    /// # Errors
+    /// The first that occurred.
+    pub fn retain(&mut self, wanted: &std::collections::BTreeSet<u32>) -> Result<(), DatapathError> {
+        Ok(self.attacher.retain(wanted)?)
+    }
+
+    /// The ring buffer of events; it can be taken once.
+    pub fn take_events(&mut self) -> Option<RingBuf<aya::maps::MapData>> {
+        RingBuf::try_from(self.ebpf.take_map("events")?).ok()
+    }
+
+    /// The programs' own log; it can be taken once.
+    ///
+    /// # Errors
+    /// The log's ring buffer cannot be opened.
+    pub fn take_log(&mut self) -> Result<ProgramLog, DatapathError> {
+        Ok(ProgramLog(aya_log::EbpfLogger::init(&mut self.ebpf)?))
+    }
+}
+
+/// What the programs log for debugging, if they were loaded with a log level.
+pub struct ProgramLog(aya_log::EbpfLogger<&'static dyn log::Log>);
+
+impl ProgramLog {
+    /// Hands what there is to the process's logger.
+    pub fn flush(&mut self) {
+        self.0.flush();
+    }
+}
+
+impl std::os::fd::AsRawFd for ProgramLog {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// Removes programs, links and maps: all that agents of this version put below `pin_path`, and nothing else. Returns the number of
+/// interfaces that had programs.
+///
+/// # Errors
+/// The first that occurred.
+pub fn cleanup(pin_path: &Path) -> Result<usize, DatapathError> {
+    let folder = pin_folder(pin_path);
+    let interfaces = if links_folder(pin_path).exists() { attach::cleanup(&links_folder(pin_path))? } else { 0 };
+    for pin in maps::pins(&folder) {
+        bpffs::remove(&pin)?;
+    }
+    bpffs::remove(&folder)?;
+    bpffs::remove(pin_path)?;
+    Ok(interfaces)
+}
+
+/// The packet counters, summed over CPUs.
+pub struct CounterReader(maps::CounterMap);
+
+impl CounterReader {
+    /// Opens the pinned counters.
+    ///
+    /// # Errors
+    /// There are none below `pin_path`.
+    pub fn open(pin_path: &Path) -> Result<Self, DatapathError> {
+        Ok(Self(maps::CounterMap::open(&pin_folder(pin_path).join("counters"))?))
+    }
+
+    /// The sums of one direction.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn read(&self, direction: Direction) -> Result<Counters, DatapathError> {
+        Ok(self.0.read(direction)?)
+    }
+}

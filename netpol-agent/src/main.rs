@@ -1,3 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! netpol.
-fn main() {}
+//! The binary `netpol`.
+
+use clap::Parser;
+
+fn main() -> anyhow::Result<()> {
+    netpol_agent::cli::run(netpol_agent::cli::Cli::parse())
+}

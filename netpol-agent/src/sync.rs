@@ -1,2 +1,172 @@
 // SPDX-License-Identifier: Apache-2.0
-//! sync.
+//! From the desired state to the kernel's: [`plan`] compares the two and lists writes, [`apply()`] makes them.
+//!
+//! Invariants:
+//! - Every prefix of a plan is safe: a packet meets what was in force before, or what is in force after, or what would be had only some
+//!   of the merged changes arrived; never a policy that is half written (rule B4).
+//! - A policy number is immutable for every identity that an address carries. Entries are only added for identities that no address
+//!   carries yet, and removed for those that none carries any more.
+//! - Endpoint and policy numbers are never given twice while the maps live (rule C3): the counters stand in the kernel.
+
+mod apply;
+mod identities;
+mod plan;
+mod policies;
+
+pub use apply::{Failure, Report, apply};
+pub use plan::{Desired, Plan, plan};
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+use netpol_common::abi::{Config, Endpoint, Identity, PolicyValue};
+
+use crate::{
+    compile::{Class, ProtocolMatch},
+    model::ObjectKey,
+};
+
+/// What one entry of a policy matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EntryKey {
+    /// Identity of the peer.
+    pub identity: u32,
+    /// Protocol and port; `None` is every protocol and port.
+    pub protocol: Option<ProtocolMatch>,
+}
+
+/// The entries of one policy number.
+pub type Entries = BTreeMap<EntryKey, PolicyValue>;
+
+/// What the kernel holds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct State {
+    /// Map `config`.
+    pub config: Config,
+    /// Map `endpoints`, by interface index.
+    pub endpoints: BTreeMap<u32, Endpoint>,
+    /// Map `identities`.
+    pub identities: BTreeMap<IpNet, Identity>,
+    /// Map `policies`, by policy number. A number without entries is absent.
+    pub policies: BTreeMap<u32, Entries>,
+    /// Interfaces that carry this agent's programs.
+    pub attached: BTreeSet<u32>,
+}
+
+/// What the agent remembers of its last plan beside the kernel's state. Lost at a restart, which costs writes, never a verdict.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Memory {
+    /// The class that each identity stood for.
+    pub meanings: BTreeMap<u32, Class>,
+    /// The peers that were in force.
+    pub peers: BTreeSet<String>,
+    /// The pod (and its uid) behind each interface.
+    pub pods: BTreeMap<u32, (ObjectKey, String)>,
+}
+
+/// One change of the kernel's state.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Write {
+    /// Replaces the entry of map `config`.
+    Config(Config),
+    /// Adds an entry to a policy.
+    PutPolicy {
+        /// The policy.
+        policy: u32,
+        /// What it matches.
+        key: EntryKey,
+        /// What it says.
+        value: PolicyValue,
+    },
+    /// Removes an entry of a policy.
+    RemovePolicy {
+        /// The policy.
+        policy: u32,
+        /// What it matches.
+        key: EntryKey,
+    },
+    /// Gives an address prefix its identity.
+    PutIdentity {
+        /// The prefix.
+        prefix: IpNet,
+        /// Its identity.
+        identity: Identity,
+    },
+    /// Leaves a prefix to the one that covers it.
+    RemoveIdentity(IpNet),
+    /// Gives an interface its endpoint, with both policies in one write.
+    PutEndpoint {
+        /// Interface index.
+        ifindex: u32,
+        /// Its endpoint.
+        endpoint: Endpoint,
+    },
+    /// Forgets an interface's endpoint.
+    RemoveEndpoint(u32),
+    /// Attaches the programs to an interface.
+    Attach(u32),
+    /// Takes them off.
+    Detach(u32),
+}
+
+impl State {
+    /// What a write makes of the state.
+    pub fn record(&mut self, write: &Write) {
+        match write {
+            Write::Config(config) => self.config = *config,
+            Write::PutPolicy { policy, key, value } => {
+                self.policies.entry(*policy).or_default().insert(*key, *value);
+            }
+            Write::RemovePolicy { policy, key } => {
+                if let Some(entries) = self.policies.get_mut(policy) {
+                    entries.remove(key);
+                    if entries.is_empty() {
+                        self.policies.remove(policy);
+                    }
+                }
+            }
+            Write::PutIdentity { prefix, identity } => {
+                self.identities.insert(*prefix, *identity);
+            }
+            Write::RemoveIdentity(prefix) => {
+                self.identities.remove(prefix);
+            }
+            Write::PutEndpoint { ifindex, endpoint } => {
+                self.endpoints.insert(*ifindex, *endpoint);
+            }
+            Write::RemoveEndpoint(ifindex) => {
+                self.endpoints.remove(ifindex);
+            }
+            Write::Attach(ifindex) => {
+                self.attached.insert(*ifindex);
+            }
+            Write::Detach(ifindex) => {
+                self.attached.remove(ifindex);
+            }
+        }
+    }
+}
+
+/// The value of the longest prefix of a map that covers `prefix`, itself included.
+fn longest_match<V: Copy>(map: &BTreeMap<IpNet, V>, prefix: IpNet) -> Option<V> {
+    (0..=prefix.prefix_len())
+        .rev()
+        .find_map(|length| map.get(&IpNet::new(prefix.addr(), length).ok()?.trunc()).copied())
+}
+
+/// The two addresses of an endpoint, zeros where it has none of a family.
+fn endpoint_addresses(addresses: &[IpAddr]) -> ([u8; 4], [u8; 16]) {
+    let mut ipv4 = [0; 4];
+    let mut ipv6 = [0; 16];
+    for address in addresses {
+        match address {
+            IpAddr::V4(address) if ipv4 == [0; 4] => ipv4 = address.octets(),
+            IpAddr::V6(address) if ipv6 == [0; 16] => ipv6 = address.octets(),
+            _ => {}
+        }
+    }
+    (ipv4, ipv6)
+}

@@ -1,3 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Shared between kernel and agent.
+//! What the kernel programs and the agent share: the layout of every map ([`abi`]), header parsing over bytes ([`parse`]), and
+//! the verdict over a trait of lookups ([`decide`]). No heap, no panics, no I/O, so the same code runs in the kernel, in unit and
+//! property tests, and under a fuzzer.
 #![no_std]
+
+pub mod abi;
+pub mod decide;
+pub mod flow;
+pub mod parse;

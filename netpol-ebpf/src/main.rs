@@ -1,3 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+//! The TC programs. A name says what the packet does at the pod, never the TC side: TC ingress of the host-side veth is what the
+//! pod sends, TC egress what it receives.
 #![no_std]
 #![no_main]
+
+mod event;
+mod maps;
+mod packet;
+mod tables;
+mod verdict;
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use netpol_common::abi::Direction;
+
+/// TC ingress of a pod's host-side veth: what the pod sends.
+#[classifier]
+pub fn from_pod(ctx: TcContext) -> i32 {
+    verdict::at_hook(&ctx, Direction::Egress)
+}
+
+/// TC egress of a pod's host-side veth: what the pod receives.
+#[classifier]
+pub fn to_pod(ctx: TcContext) -> i32 {
+    verdict::at_hook(&ctx, Direction::Ingress)
+}
+
+/// Some helpers may only be called by programs whose licence the kernel takes as compatible with the GPL.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}

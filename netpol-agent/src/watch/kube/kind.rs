@@ -68,6 +68,11 @@ where
 /// Notes and, if it is a new one, logs a failure. True if the kind is missing, and may be.
 fn fail(kind: Kind, failure: Failure, failing: &mut Option<Failure>) -> bool {
     let missing = failure == Failure::Missing && may_be_missing(kind);
+    let failure = if failure == Failure::Missing && !missing {
+        Failure::Unavailable(format!("{} is not served", kind.api_version()))
+    } else {
+        failure
+    };
     if !failing.as_ref().is_some_and(|before| before.is_like(&failure)) {
         failure.log(kind);
     }

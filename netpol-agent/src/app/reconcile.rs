@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One turn of the loop: what is known of the cluster and of the node, compiled, planned and written.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use tokio::sync::watch;
+use tracing::{debug, error, info, warn};
+
+use super::{Options, bind::bind};
+use crate::{
+    compile::{Compiled, compile},
+    datapath::{Datapath, interfaces::Interfaces},
+    model::{Diagnostic, Node, Snapshot},
+    observe::status::Status,
+    sync::{self, Desired, Memory, Report, State, Write},
+};
+
+/// The state of the loop.
+pub struct Reconciler {
+    datapath: Datapath,
+    state: State,
+    memory: Memory,
+    node_name: String,
+    events_per_second: u32,
+    snapshot: Option<Arc<Snapshot>>,
+    interfaces: Option<Arc<Interfaces>>,
+    reported: BTreeSet<Diagnostic>,
+    applied: Option<u64>,
+    status: watch::Sender<Arc<Status>>,
+}
+
+impl Reconciler {
+    /// Starts from what the kernel holds.
+    pub fn new(datapath: Datapath, state: State, options: &Options, status: watch::Sender<Arc<Status>>) -> Self {
+        Self {
+            datapath,
+            state,
+            memory: Memory::default(),
+            node_name: options.node_name.clone(),
+            events_per_second: options.events_per_second,
+            snapshot: None,
+            interfaces: None,
+            reported: BTreeSet::new(),
+            applied: None,
+            status,
+        }
+    }
+
+    /// Takes what the source knows.
+    pub fn set_snapshot(&mut self, snapshot: Option<Arc<Snapshot>>) {
+        self.snapshot = snapshot.or(self.snapshot.take());
+    }
+
+    /// Takes what the node's interfaces are.
+    pub fn set_interfaces(&mut self, interfaces: Option<Arc<Interfaces>>) {
+        self.interfaces = interfaces.or(self.interfaces.take());
+    }
+
+    /// Reads the maps back: what differs from what was written is drift, and the next turn repairs it. Programs are attached anew.
+    pub fn reread(&mut self) {
+        match self.datapath.read() {
+            Ok(found) => {
+                let expected = State { attached: BTreeSet::new(), ..std::mem::take(&mut self.state) };
+                if found != expected {
+                    warn!(
+                        endpoints = found.endpoints.len(),
+                        identities = found.identities.len(),
+                        "the maps are not as they were written; repairing"
+                    );
+                    self.status.send_modify(|status| Arc::make_mut(status).drifts += 1);
+                }
+                self.state = found;
+            }
+            Err(error) => error!(error = %anyhow::Error::from(error), "reading the maps back"),
+        }
+    }
+
+    /// Brings the kernel to what is known. Nothing changes before both the cluster and the interfaces are known (rule B1). Returns
+    /// whether all writes succeeded.
+    pub fn reconcile(&mut self) -> bool {
+        let (Some(snapshot), Some(interfaces)) = (self.snapshot.clone(), self.interfaces.clone()) else { return true };
+        let started = Instant::now();
+        let node = Node { name: self.node_name.clone(), addresses: interfaces.node_addresses.clone() };
+        let compiled = compile(&snapshot, &node);
+        self.report_diagnostics(&compiled.diagnostics);
+        let pods = bind(&compiled, &interfaces, &self.memory.pods);
+        let present = interfaces.pods.keys().copied().collect();
+        let desired = Desired {
+            compiled: &compiled,
+            pods: &pods,
+            present: &present,
+            events_per_second: self.events_per_second,
+        };
+        let plan = sync::plan(&self.state, &self.memory, desired);
+        let names = interfaces.pods.iter().map(|(index, interface)| (*index, interface.name.clone())).collect();
+        self.datapath.set_interfaces(names);
+        let routine = plan.writes.iter().all(|write| matches!(write, Write::Attach(_)));
+        let datapath = &mut self.datapath;
+        let report = sync::apply(plan, &mut self.state, &mut self.memory, |write| datapath.write(write));
+        if self.applied.is_none()
+            && let Err(error) = self.datapath.retain(&self.state.attached)
+        {
+            error!(error = %anyhow::Error::from(error), "removing programs that an earlier agent left");
+        }
+        let waiting = compiled.endpoints.len() - pods.len();
+        self.log(&report, waiting, routine, started);
+        self.publish(&compiled, &report, waiting, started);
+        report.failures.is_empty()
+    }
+
+    fn log(&mut self, report: &Report, waiting: usize, routine: bool, started: Instant) {
+        for failure in &report.failures {
+            error!(revision = report.revision, %failure, "a write failed, and will be tried again");
+        }
+        for ifindex in &report.held_back {
+            error!(revision = report.revision, ifindex, "the interface keeps its old policy, or is closed");
+        }
+        if self.applied == Some(report.revision) && routine {
+            return;
+        }
+        self.applied = Some(report.revision);
+        info!(
+            revision = report.revision,
+            endpoints = self.state.endpoints.len(),
+            waiting,
+            policies = self.state.policies.len(),
+            identities = self.state.identities.len(),
+            writes = report.writes,
+            failures = report.failures.len(),
+            duration_ms = started.elapsed().as_millis() as u64,
+            "revision applied"
+        );
+    }
+
+    fn report_diagnostics(&mut self, diagnostics: &[Diagnostic]) {
+        let current: BTreeSet<Diagnostic> = diagnostics.iter().cloned().collect();
+        for diagnostic in current.difference(&self.reported) {
+            warn!(
+                code = diagnostic.code,
+                object = diagnostic.object,
+                field = diagnostic.field,
+                message = diagnostic.message,
+                "{diagnostic}"
+            );
+        }
+        for diagnostic in self.reported.difference(&current) {
+            debug!(code = diagnostic.code, object = diagnostic.object, field = diagnostic.field, "no longer wrong");
+        }
+        self.reported = current;
+    }
+
+    fn publish(&self, compiled: &Compiled, report: &Report, waiting: usize, started: Instant) {
+        let endpoints: BTreeMap<u32, _> = self
+            .state
+            .endpoints
+            .iter()
+            .filter_map(|(ifindex, endpoint)| Some((endpoint.id, self.memory.pods.get(ifindex)?.0.clone())))
+            .collect();
+        let mut diagnostics: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for diagnostic in &compiled.diagnostics {
+            *diagnostics.entry(diagnostic.code).or_default() += 1;
+        }
+        self.status.send_modify(|status| {
+            let status = Arc::make_mut(status);
+            status.revision = report.revision;
+            status.ready = true;
+            status.endpoints = endpoints;
+            status.endpoints_waiting = waiting;
+            status.endpoints_held_back = report.held_back.len();
+            status.policies = self.state.policies.len();
+            status.identities = self.state.identities.len();
+            status.diagnostics = diagnostics;
+            status.write_failures += report.failures.len() as u64;
+            status.writes += report.writes as u64;
+            status.last_duration = started.elapsed();
+        });
+    }
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `netpol agent`.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{app, datapath, datapath::attach, watch::Source};
+
+/// Default of `--pin-path`.
+pub const PIN_PATH: &str = "/sys/fs/bpf/netpol";
+
+/// Arguments of `netpol agent`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Where pods, namespaces and policies come from: `kube` for a cluster's API server, or a folder of manifests (YAML, JSON,
+    /// Lists), which is watched for changes.
+    #[arg(long, value_name = "kube|DIR", default_value = "kube", env = "NETPOL_SOURCE")]
+    source: Source,
+    /// Configuration for `--source kube` outside of a cluster. Default: the service account of the pod that the agent runs in, else
+    /// what kubectl would use.
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+    /// Name of this node, as in `spec.nodeName` of its pods.
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    node_name: String,
+    /// Folder on bpffs where maps and links are pinned, in a subfolder by ABI version. bpffs is mounted if it is not.
+    #[arg(long, value_name = "DIR", default_value = PIN_PATH, env = "NETPOL_PIN_PATH")]
+    pin_path: PathBuf,
+    /// How programs are attached: TCX links where the kernel has them (6.6 and later), else filters of a clsact qdisc.
+    #[arg(long, value_enum, default_value_t = attach::Mode::Auto)]
+    attach: attach::Mode,
+    /// Connections that the flow table holds; the least recently used make room. Default: what is pinned, else 65536. A table of another
+    /// size is replaced, its flows are copied.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..))]
+    flow_capacity: Option<u32>,
+    /// Events of dropped packets that each CPU may report in a second; 0 turns them off. Counters always count.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    events_per_second: u32,
+    /// Where to serve /metrics (Prometheus), /healthz and /readyz; `none` to serve nothing.
+    #[arg(long, value_name = "ADDR:PORT|none", default_value = "none")]
+    listen: Listen,
+    /// Seconds between comparisons of what the kernel holds with what it should hold; differences are repaired and reported.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    resync: u64,
+    /// Log of the eBPF programs themselves, for debugging.
+    #[arg(long, value_enum, default_value_t = ProgramLogLevel::Off)]
+    program_log: ProgramLogLevel,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Listen(Option<SocketAddr>);
+
+impl FromStr for Listen {
+    type Err = std::net::AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "none" { Ok(Self(None)) } else { text.parse().map(|address| Self(Some(address))) }
+    }
+}
+
+/// Level of the programs' log, by the numbers of aya-log.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ProgramLogLevel {
+    Off = 0,
+    Info = 3,
+    Debug = 4,
+}
+
+/// Runs the agent until SIGTERM or SIGINT; what is enforced stays enforced.
+///
+/// # Errors
+/// It cannot start, or a stage that it cannot live without ended.
+pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let options = app::Options {
+        source: match arguments.source {
+            Source::Kube { .. } => Source::Kube { kubeconfig: arguments.kubeconfig },
+            source => source,
+        },
+        node_name: arguments.node_name,
+        datapath: datapath::Options {
+            pin_path: arguments.pin_path,
+            attach: arguments.attach,
+            flow_capacity: arguments.flow_capacity,
+            log_level: arguments.program_log as u8,
+        },
+        events_per_second: arguments.events_per_second,
+        listen: arguments.listen.0,
+        resync: Duration::from_secs(arguments.resync),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the async runtime")?;
+    runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+        let on_signal = stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => info!(signal = "SIGTERM", "stopping; what is enforced stays enforced"),
+                _ = interrupt.recv() => info!(signal = "SIGINT", "stopping; what is enforced stays enforced"),
+            }
+            on_signal.cancel();
+        });
+        app::run(options, stop).await
+    })
+}

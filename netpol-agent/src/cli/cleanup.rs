@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `netpol cleanup`.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+
+use crate::datapath;
+
+/// Arguments of `netpol cleanup`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The folder of pins that the agent was given.
+    #[arg(long, value_name = "DIR", default_value = super::agent::PIN_PATH, env = "NETPOL_PIN_PATH")]
+    pin_path: PathBuf,
+}
+
+/// Removes everything that is ours.
+///
+/// # Errors
+/// What could not be removed.
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let folder = datapath::pin_folder(&arguments.pin_path);
+    if !folder.exists() {
+        println!("nothing to remove: {} does not exist", folder.display());
+        return Ok(());
+    }
+    let interfaces = datapath::cleanup(&arguments.pin_path)
+        .with_context(|| format!("removing what is pinned below {}", folder.display()))?;
+    println!("removed the programs of {interfaces} interfaces and the maps below {}", folder.display());
+    Ok(())
+}

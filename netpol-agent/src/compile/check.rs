@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+//! NetworkPolicies in normal form, and what is wrong with them. What is invalid matches nothing: it never widens access.
+
+use super::{
+    fault::{Fault, Findings},
+    peer::PeerSpec,
+    ports::Ports,
+    selector::Selector,
+};
+use crate::model::{Direction, NetworkPolicy, ObjectKey, Pod, Rule};
+
+/// A policy whose every part was checked.
+#[derive(Debug)]
+pub(super) struct CheckedPolicy<'a> {
+    /// Namespace and name.
+    pub(super) key: &'a ObjectKey,
+    /// The pods that it isolates; `None` if the selector is invalid and isolates nothing (rule I3).
+    selector: Option<Selector>,
+    /// Rules, if it applies to ingress (rule I2).
+    ingress: Option<Vec<CheckedRule>>,
+    /// Rules, if it applies to egress (rule I2).
+    egress: Option<Vec<CheckedRule>>,
+}
+
+/// A rule whose every part was checked.
+#[derive(Debug)]
+pub(super) struct CheckedRule {
+    /// Valid peers; `None` is everyone (rule P1). An empty list, left when no peer was valid, is no one.
+    pub(super) peers: Option<Vec<PeerSpec>>,
+    /// Ports.
+    pub(super) ports: Ports,
+}
+
+impl<'a> CheckedPolicy<'a> {
+    /// Checks a policy, and adds what is wrong with it to `findings`.
+    pub(super) fn new(policy: &'a NetworkPolicy, findings: &mut Findings) -> Self {
+        let mut faults = Vec::new();
+        let selector = Selector::parse(&policy.pod_selector, "this policy isolates nothing")
+            .map_err(|found| faults.extend(found.into_iter().map(|fault| fault.below("spec.podSelector"))))
+            .ok();
+        let namespace = &policy.key.namespace;
+        let ingress = check_rules(&policy.ingress, namespace, ("spec.ingress", "from"), &mut faults);
+        let egress = check_rules(&policy.egress, namespace, ("spec.egress", "to"), &mut faults);
+        for fault in faults {
+            findings.add("NetworkPolicy", &policy.key, fault);
+        }
+        Self {
+            key: &policy.key,
+            selector,
+            ingress: applies(policy, Direction::Ingress).then_some(ingress),
+            egress: applies(policy, Direction::Egress).then_some(egress),
+        }
+    }
+
+    /// Whether it selects a pod of its own namespace (rules I1, I3).
+    pub(super) fn selects(&self, pod: &Pod) -> bool {
+        pod.key.namespace == self.key.namespace
+            && self
+                .selector
+                .as_ref()
+                .is_some_and(|selector| selector.matches(&pod.labels))
+    }
+
+    /// Its rules for a direction; `None` if it does not apply to it.
+    pub(super) fn rules(&self, direction: Direction) -> Option<&[CheckedRule]> {
+        match direction {
+            Direction::Ingress => self.ingress.as_deref(),
+            Direction::Egress => self.egress.as_deref(),
+        }
+    }
+}
+
+/// Rule I2.
+fn applies(policy: &NetworkPolicy, direction: Direction) -> bool {
+    match &policy.policy_types {
+        Some(types) if !types.is_empty() => types.contains(&direction),
+        _ => direction == Direction::Ingress || !policy.egress.is_empty(),
+    }
+}
+
+fn check_rules(
+    rules: &[Rule],
+    namespace: &str,
+    (list, peers): (&str, &str),
+    faults: &mut Vec<Fault>,
+) -> Vec<CheckedRule> {
+    let check = |(index, rule): (usize, &Rule)| {
+        let mut specs = Vec::with_capacity(rule.peers.len());
+        for (nth, peer) in rule.peers.iter().enumerate() {
+            let (spec, found) = PeerSpec::parse(peer, namespace);
+            let place = |fault: Fault| fault.below(&format!("{list}[{index}].{peers}[{nth}]"));
+            faults.extend(found.into_iter().map(place));
+            specs.extend(spec);
+        }
+        let (ports, found) = Ports::parse(&rule.ports);
+        faults.extend(
+            found
+                .into_iter()
+                .map(|fault| fault.below(&format!("{list}[{index}]"))),
+        );
+        CheckedRule {
+            peers: (!rule.peers.is_empty()).then_some(specs),
+            ports,
+        }
+    };
+    rules.iter().enumerate().map(check).collect()
+}

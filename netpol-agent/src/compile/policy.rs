@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Policy entries: what the rules that isolate an endpoint allow, by class, protocol and port.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Range,
+};
+
+use super::{
+    Match, Policy, ProtocolMatch,
+    classes::Classes,
+    fault::Findings,
+    force::{Force, ForceRule},
+    peer::PeerSpec,
+    ports::{PortKey, Ports},
+};
+use crate::model::{Direction, Pod};
+
+/// What decides the entries of a policy: the direction, the rules, and the numbers that the endpoint gives named ports.
+type Inputs<'a> = (Direction, &'a [Range<usize>], BTreeMap<&'a PortKey, u16>);
+
+/// Makes policies, each distinct one once.
+pub(super) struct Writer<'a> {
+    force: &'a Force<'a>,
+    classes: &'a Classes,
+    /// Number of each rule in force.
+    numbers: &'a [u32],
+    made: HashMap<Inputs<'a>, usize>,
+    by_content: BTreeMap<Policy, usize>,
+}
+
+impl<'a> Writer<'a> {
+    /// Of the rules in force, `numbers` has the number of each.
+    pub(super) fn new(force: &'a Force<'a>, classes: &'a Classes, numbers: &'a [u32]) -> Self {
+        Self {
+            force,
+            classes,
+            numbers,
+            made: HashMap::new(),
+            by_content: BTreeMap::new(),
+        }
+    }
+
+    /// Index of the policy that isolates an endpoint for a direction by these lists of rules.
+    pub(super) fn policy(
+        &mut self,
+        direction: Direction,
+        lists: &'a [Range<usize>],
+        endpoint: &Pod,
+    ) -> usize {
+        let mut resolved = BTreeMap::new();
+        if direction == Direction::Ingress {
+            for rule in lists.iter().cloned().flatten() {
+                let named = self.force.rules[rule].ports.named().iter();
+                resolved.extend(named.filter_map(|(_, port)| Some((port, port.resolve(endpoint)?))));
+            }
+        }
+        let inputs = (direction, lists, resolved);
+        if let Some(&index) = self.made.get(&inputs) {
+            return index;
+        }
+        let policy = self.entries(&inputs);
+        let next = self.by_content.len();
+        let index = *self.by_content.entry(policy).or_insert(next);
+        self.made.insert(inputs, index);
+        index
+    }
+
+    /// The policies by index.
+    pub(super) fn into_policies(self) -> Vec<Policy> {
+        let mut policies: Vec<_> = self.by_content.into_iter().collect();
+        policies.sort_unstable_by_key(|(_, index)| *index);
+        policies.into_iter().map(|(policy, _)| policy).collect()
+    }
+
+    /// The union of the rules. Where several rules give one entry, the first has it.
+    fn entries(&self, (direction, lists, resolved): &Inputs<'_>) -> Policy {
+        let mut entries = BTreeMap::new();
+        for index in lists.iter().cloned().flatten() {
+            let rule = &self.force.rules[index];
+            let mut allow = |class, protocol| {
+                entries
+                    .entry(Match { class, protocol })
+                    .or_insert(self.numbers[index]);
+            };
+            let (blocks, named) = match rule.ports {
+                Ports::All => {
+                    self.classes_of(rule)
+                        .into_iter()
+                        .for_each(|class| allow(class, None));
+                    continue;
+                }
+                Ports::Listed { blocks, named } => (blocks, named),
+            };
+            let mut matches: Vec<ProtocolMatch> = blocks.clone();
+            if *direction == Direction::Ingress {
+                let known = named
+                    .iter()
+                    .filter_map(|(_, port)| Some(port.at(*resolved.get(port)?)));
+                matches.extend(known);
+            }
+            if !matches.is_empty() {
+                for class in self.classes_of(rule) {
+                    matches.iter().for_each(|protocol| allow(class, Some(*protocol)));
+                }
+            }
+            if *direction == Direction::Egress {
+                for (_, port) in named {
+                    for (class, number) in on_peers(self.force, self.classes, rule, port) {
+                        allow(class, Some(port.at(number)));
+                    }
+                }
+            }
+        }
+        Policy {
+            entries: without_redundant(entries),
+        }
+    }
+
+    /// The classes that the peers of a rule match; all of them, class 0 too, for everyone (rule P1).
+    fn classes_of(&self, rule: &ForceRule<'_>) -> BTreeSet<usize> {
+        match &rule.peers {
+            None => (0..self.classes.list.len()).collect(),
+            Some(peers) => peers
+                .iter()
+                .flat_map(|&peer| &self.classes.by_peer[peer])
+                .copied()
+                .collect(),
+        }
+    }
+}
+
+/// The classes that an egress rule matches by what pods they are, with the number that each gives a named port (rule T4).
+fn on_peers(force: &Force<'_>, classes: &Classes, rule: &ForceRule<'_>, port: &PortKey) -> Vec<(usize, u16)> {
+    let name = port.to_string();
+    let number = |class: usize| Some((class, *classes.list[class].named_ports.get(&name)?));
+    match &rule.peers {
+        None => (0..classes.list.len()).filter_map(number).collect(),
+        Some(peers) => {
+            let selectors = peers
+                .iter()
+                .filter(|&&peer| matches!(force.peers[peer].1, PeerSpec::Pods { .. }));
+            let matching: BTreeSet<usize> = selectors
+                .flat_map(|&peer| &classes.by_peer[peer])
+                .copied()
+                .collect();
+            matching.into_iter().filter_map(number).collect()
+        }
+    }
+}
+
+/// Reports the named ports of egress rules in force that no pod gives which the rule reaches (rule T4).
+pub(super) fn report_unresolved_egress(force: &Force<'_>, classes: &Classes, findings: &mut Findings) {
+    for rule in force
+        .rules
+        .iter()
+        .filter(|rule| rule.reference.direction == Direction::Egress)
+    {
+        for (index, port) in rule.ports.named() {
+            if on_peers(force, classes, rule, port).is_empty() {
+                rule.report_unresolved(*index, port, "no pod that the rule reaches", findings);
+            }
+        }
+    }
+}
+
+/// Leaves out what a shorter match of the same class allows too. Blocks of ports nest or are disjoint and sort after the
+/// block around them, so only the last entry kept can cover the next.
+fn without_redundant(entries: BTreeMap<Match, u32>) -> BTreeMap<Match, u32> {
+    let mut last: Option<Match> = None;
+    let keep = |(next, _): &(Match, u32)| {
+        if last.is_some_and(|last| covers(&last, next)) {
+            return false;
+        }
+        last = Some(*next);
+        true
+    };
+    entries.into_iter().filter(keep).collect()
+}
+
+fn covers(outer: &Match, inner: &Match) -> bool {
+    if outer.class != inner.class {
+        return false;
+    }
+    match (outer.protocol, inner.protocol) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(outer), Some(inner)) => {
+            let differing = (outer.port ^ inner.port).leading_zeros();
+            outer.protocol == inner.protocol
+                && outer.prefix_len <= inner.prefix_len
+                && u32::from(outer.prefix_len) <= differing
+        }
+    }
+}

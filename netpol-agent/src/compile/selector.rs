@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Label selectors in normal form (rules I3, P3).
+
+use std::{collections::BTreeSet, fmt};
+
+use super::fault::Fault;
+use crate::model::{LabelExpression, LabelSelector, Labels};
+
+/// A valid label selector: its requirements are ANDed, sorted and without repetition. No requirement selects everything.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub(super) struct Selector(BTreeSet<Requirement>);
+
+/// One requirement on the label `key`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Requirement {
+    key: String,
+    operator: Operator,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Operator {
+    In(BTreeSet<String>),
+    NotIn(BTreeSet<String>),
+    Exists,
+    DoesNotExist,
+}
+
+impl Selector {
+    /// The selector in normal form; every expression that Kubernetes would refuse is a fault, and one fault is enough to
+    /// make the selector invalid (rule I3). `otherwise` says what enforcement makes of an invalid one.
+    pub(super) fn parse(selector: &LabelSelector, otherwise: &str) -> Result<Self, Vec<Fault>> {
+        let mut requirements = BTreeSet::new();
+        let mut faults = Vec::new();
+        for (key, value) in &selector.match_labels {
+            requirements.insert(Requirement {
+                key: key.clone(),
+                operator: Operator::In(BTreeSet::from([value.clone()])),
+            });
+        }
+        for (index, expression) in selector.match_expressions.iter().enumerate() {
+            match Operator::parse(expression) {
+                Ok(operator) => {
+                    requirements.insert(Requirement {
+                        key: expression.key.clone(),
+                        operator,
+                    });
+                }
+                Err((part, problem)) => faults.push(Fault::new(
+                    "selector-invalid",
+                    format!(".matchExpressions[{index}].{part}"),
+                    format!("{problem}; {otherwise}"),
+                )),
+            }
+        }
+        if faults.is_empty() {
+            Ok(Self(requirements))
+        } else {
+            Err(faults)
+        }
+    }
+
+    /// Whether the selector selects an object with these labels.
+    pub(super) fn matches(&self, labels: &Labels) -> bool {
+        self.0.iter().all(|requirement| {
+            let value = labels.get(&requirement.key);
+            match &requirement.operator {
+                Operator::In(values) => value.is_some_and(|value| values.contains(value)),
+                Operator::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
+                Operator::Exists => value.is_some(),
+                Operator::DoesNotExist => value.is_none(),
+            }
+        })
+    }
+
+    /// The label keys that decide whether it matches.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|requirement| requirement.key.as_str())
+    }
+}
+
+impl Operator {
+    /// The operator of an expression, or the field that is wrong and the problem with it.
+    fn parse(expression: &LabelExpression) -> Result<Self, (&'static str, String)> {
+        let operator = expression.operator.as_str();
+        let values = || expression.values.iter().cloned().collect::<BTreeSet<_>>();
+        match (operator, expression.values.is_empty()) {
+            ("In", false) => Ok(Self::In(values())),
+            ("NotIn", false) => Ok(Self::NotIn(values())),
+            ("Exists", true) => Ok(Self::Exists),
+            ("DoesNotExist", true) => Ok(Self::DoesNotExist),
+            ("In" | "NotIn", true) => Err(("values", format!("{operator} needs at least one value"))),
+            ("Exists" | "DoesNotExist", false) => Err(("values", format!("{operator} takes no values"))),
+            _ => Err(("operator", format!("unknown operator {operator:?}"))),
+        }
+    }
+}
+
+/// Canonical: two selectors are equal exactly if their texts are.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{")?;
+        for (index, requirement) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str(", ")?;
+            }
+            let key = Word(&requirement.key);
+            match &requirement.operator {
+                Operator::In(values) => write!(f, "{key} in {}", Words(values))?,
+                Operator::NotIn(values) => write!(f, "{key} notin {}", Words(values))?,
+                Operator::Exists => write!(f, "{key} exists")?,
+                Operator::DoesNotExist => write!(f, "{key} absent")?,
+            }
+        }
+        f.write_str("}")
+    }
+}
+
+/// A label key, a label value or a name: as it is if Kubernetes would accept it, else quoted, so that nothing which is
+/// written into a canonical text can be taken for another part of it.
+pub(super) struct Word<'a>(pub(super) &'a str);
+
+impl fmt::Display for Word<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/');
+        if !self.0.is_empty() && self.0.bytes().all(plain) {
+            f.write_str(self.0)
+        } else {
+            write!(f, "{:?}", self.0)
+        }
+    }
+}
+
+struct Words<'a>(&'a BTreeSet<String>);
+
+impl fmt::Display for Words<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(")?;
+        for (index, value) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str(", ")?;
+            }
+            write!(f, "{}", Word(value))?;
+        }
+        f.write_str(")")
+    }
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The two programs on each pod's host-side veth: attached so that they outlive the agent, and taken over by the next one in place,
+//! without a moment in which a packet meets none (rule B3).
+//!
+//! With TCX the links are pinned as `FOLDER/<ifindex>-from_pod` and `FOLDER/<ifindex>-to_pod`. Where the kernel has no TCX they are
+//! filters of the `clsact` qdisc with a fixed priority and handle; a folder entry `<ifindex>-clsact` then says that
+//! the qdisc is ours too. Both run before the programs of others, and let those run on whatever they do not drop.
+
+mod clsact;
+mod error;
+mod hook;
+mod link;
+mod pins;
+mod tcx;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    programs::{ProgramError, SchedClassifier, links::PinnedLink},
+};
+use tracing::debug;
+
+pub use self::{error::AttachError, hook::Hook};
+use self::{
+    hook::Place,
+    pins::{ignore_missing, pin, unpin},
+};
+
+/// How programs are attached, as asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Mode {
+    /// TCX where the kernel has it (Linux 6.6), else clsact.
+    #[default]
+    Auto,
+    /// TCX links.
+    Tcx,
+    /// Filters of a clsact qdisc.
+    Clsact,
+}
+
+/// How programs are attached, as found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mechanism {
+    /// TCX links.
+    Tcx,
+    /// Filters of a clsact qdisc.
+    Clsact,
+}
+
+impl fmt::Display for Mechanism {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        })
+    }
+}
+
+/// Attaches the programs, and removes them where they are no longer wanted.
+pub struct Attacher {
+    mechanism: Mechanism,
+    folder: PathBuf,
+    /// Kept open, so that a pin that someone removes does not end the enforcement while the agent runs.
+    links: BTreeMap<(u32, Hook), PinnedLink>,
+}
+
+impl Attacher {
+    /// Decides between TCX and clsact by asking the kernel, and makes `folder` (`PIN_PATH/v1/links`, on bpffs).
+    ///
+    /// # Errors
+    /// TCX was asked for and is not there, the kernel does not answer, or the folder cannot be made.
+    pub fn new(mode: Mode, folder: PathBuf) -> Result<Self, AttachError> {
+        let mechanism = match mode {
+            Mode::Clsact => Mechanism::Clsact,
+            Mode::Tcx | Mode::Auto => match (tcx::is_supported().map_err(AttachError::Probe)?, mode) {
+                (true, _) => Mechanism::Tcx,
+                (false, Mode::Tcx) => return Err(AttachError::NoTcx),
+                (false, _) => Mechanism::Clsact,
+            },
+        };
+        std::fs::create_dir_all(&folder).map_err(|source| AttachError::Folder {
+            attempt: "make the folder",
+            path: folder.clone(),
+            source,
+        })?;
+        Ok(Self {
+            mechanism,
+            folder,
+            links: BTreeMap::new(),
+        })
+    }
+
+    /// How programs are attached.
+    pub fn mechanism(&self) -> Mechanism {
+        self.mechanism
+    }
+
+    /// Attaches both programs of `ebpf` to the interface `name` with index `index`, loading them if they are not yet. What an earlier
+    /// agent, or this one, attached there is updated in place to these programs. What was attached the other way is removed after.
+    ///
+    /// # Errors
+    /// [`AttachError::Gone`] if the interface vanished or the name is another's by now. After an error a program that was attached
+    /// before still is.
+    pub fn attach(&mut self, ebpf: &mut Ebpf, index: u32, name: &str) -> Result<(), AttachError> {
+        for hook in Hook::ALL {
+            let program = program(ebpf, hook)?;
+            let place = Place {
+                interface: name,
+                index,
+                hook,
+            };
+            if !place.is_there() {
+                return Err(place.gone());
+            }
+            match self.mechanism {
+                Mechanism::Tcx => {
+                    let path = pin(&self.folder, index, hook);
+                    let held = self.links.remove(&(index, hook));
+                    let link = tcx::attach(program, place, &path, held)?;
+                    self.links.insert((index, hook), link);
+                }
+                Mechanism::Clsact => clsact::attach(program, place, &self.folder)?,
+            }
+        }
+        match self.mechanism {
+            Mechanism::Tcx => clsact::detach(index, &self.folder)?,
+            Mechanism::Clsact => self.unpin(index)?,
+        }
+        debug!(interface = name, index, mechanism = %self.mechanism, "programs attached");
+        Ok(())
+    }
+
+    /// Removes the programs from an interface, and its pins. It need not exist any more.
+    ///
+    /// # Errors
+    /// A pin or a filter that cannot be removed.
+    pub fn detach(&mut self, index: u32) -> Result<(), AttachError> {
+        clsact::detach(index, &self.folder)?;
+        self.unpin(index)
+    }
+
+    /// Removes the programs, and the pins, of all interfaces but the `wanted` ones: also those that an earlier agent left.
+    ///
+    /// # Errors
+    /// The first that occurred; what can be removed is removed all the same.
+    pub fn retain(&mut self, wanted: &BTreeSet<u32>) -> Result<(), AttachError> {
+        let mut result = Ok(());
+        for index in attached(&self.folder)? {
+            if !wanted.contains(&index) {
+                result = result.and(self.detach(index));
+            }
+        }
+        result
+    }
+
+    fn unpin(&mut self, index: u32) -> Result<(), AttachError> {
+        for hook in Hook::ALL {
+            self.links.remove(&(index, hook));
+        }
+        unpin(&self.folder, index)
+    }
+}
+
+/// Removes all programs that any agent with this `folder` attached, and the folder: for `netpol cleanup`. Returns the number
+/// of interfaces that had some.
+///
+/// # Errors
+/// The first that occurred; what can be removed is removed all the same.
+pub fn cleanup(folder: &Path) -> Result<usize, AttachError> {
+    let found = attached(folder)?;
+    let mut result = Ok(());
+    for &index in &found {
+        result = result
+            .and(clsact::detach(index, folder))
+            .and(unpin(folder, index));
+    }
+    result?;
+    ignore_missing(std::fs::remove_dir(folder)).map_err(|source| AttachError::Folder {
+        attempt: "remove the folder",
+        path: folder.to_owned(),
+        source,
+    })?;
+    Ok(found.len())
+}
+
+/// Indices of the interfaces that have pins or filters of ours.
+fn attached(folder: &Path) -> Result<BTreeSet<u32>, AttachError> {
+    let mut found = clsact::attached()?;
+    found.append(&mut pins::indices(folder)?);
+    Ok(found)
+}
+
+fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier, AttachError> {
+    let failed = |source| AttachError::Program { hook, source };
+    let program = ebpf
+        .program_mut(hook.name())
+        .ok_or_else(|| failed("the object has no program of this name".into()))?;
+    let program: &mut SchedClassifier = program
+        .try_into()
+        .map_err(|error: ProgramError| failed(error.into()))?;
+    match program.load() {
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(program),
+        Err(error) => Err(failed(error.into())),
+    }
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What can go wrong while programs are attached.
+
+use std::{error::Error, io, path::PathBuf};
+
+use aya::programs::{ProgramError, tc::TcError};
+use thiserror::Error;
+
+use super::Hook;
+
+/// Why programs could not be attached or removed.
+#[derive(Debug, Error)]
+pub enum AttachError {
+    /// The kernel did not say whether it has TCX.
+    #[error("ask the kernel for TCX: {0}")]
+    Probe(#[source] ProgramError),
+    /// TCX was asked for.
+    #[error("the kernel has no TCX (Linux 6.6): use --attach auto or --attach clsact")]
+    NoTcx,
+    /// The folder of the pins.
+    #[error("{attempt} {path}: {source}")]
+    Folder {
+        /// What was attempted.
+        attempt: &'static str,
+        /// The folder or the pin.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The object has no such program, or the kernel refuses it.
+    #[error("load program {hook}: {source}")]
+    Program {
+        /// The program.
+        hook: Hook,
+        /// The reason.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The interface is gone, or another one has its name now.
+    #[error("interface {interface} (index {index}) is gone")]
+    Gone {
+        /// Its name.
+        interface: String,
+        /// Its index.
+        index: u32,
+    },
+    /// A step at one hook of one interface failed.
+    #[error("interface {interface} (index {index}), {hook}: {attempt}: {source}")]
+    Hook {
+        /// Name of the interface, or its index where the name is not known.
+        interface: String,
+        /// Its index.
+        index: u32,
+        /// The hook.
+        hook: Hook,
+        /// What was attempted.
+        attempt: &'static str,
+        /// The reason.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// A list or a change by netlink failed.
+    #[error("netlink: {attempt}: {source}")]
+    Netlink {
+        /// What was attempted on what.
+        attempt: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// The kernel's error number in an error of aya, if it has one.
+pub(super) fn errno(error: &ProgramError) -> Option<i32> {
+    match error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+        ProgramError::NetlinkError(error) | ProgramError::TcError(TcError::NetlinkError(error)) => {
+            error.raw_os_error()
+        }
+        ProgramError::TcError(TcError::IoError(error)) | ProgramError::IOError(error) => error.raw_os_error(),
+        _ => None,
+    }
+}

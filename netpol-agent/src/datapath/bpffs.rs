@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The BPF file system, where maps and links outlive the agent.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+use thiserror::Error;
+use tracing::info;
+
+/// Where bpffs is mounted by convention (Documentation/bpf of the kernel).
+const MOUNT_POINT: &str = "/sys/fs/bpf";
+
+/// Why there is no folder for pins.
+#[derive(Debug, Error)]
+pub enum BpffsError {
+    /// Mounting failed.
+    #[error(
+        "mounting bpffs on {MOUNT_POINT}: give the agent CAP_SYS_ADMIN, or mount it before: \
+         mount -t bpf bpf {MOUNT_POINT} (in a pod: a hostPath volume of {MOUNT_POINT})"
+    )]
+    Mount(#[source] nix::Error),
+    /// The path is on another file system.
+    #[error("{path} is not on bpffs, where maps and links are pinned: choose a --pin-path below {MOUNT_POINT}")]
+    NotBpffs {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A folder cannot be made or removed.
+    #[error("{what} {path}")]
+    Io {
+        /// What was attempted.
+        what: &'static str,
+        /// The folder or file.
+        path: PathBuf,
+        /// The error.
+        #[source]
+        error: io::Error,
+    },
+}
+
+/// Makes a folder on bpffs, mounting that on its usual place if it is not.
+///
+/// # Errors
+/// Not on bpffs, not permitted.
+pub fn make_folder(folder: &Path) -> Result<(), BpffsError> {
+    if folder.starts_with(MOUNT_POINT) && !is_bpffs(Path::new(MOUNT_POINT)) {
+        mount(Some("bpf"), MOUNT_POINT, Some("bpf"), MsFlags::empty(), None::<&str>).map_err(BpffsError::Mount)?;
+        info!(path = MOUNT_POINT, "mounted bpffs");
+    }
+    let existing = folder.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+    if !is_bpffs(existing) {
+        return Err(BpffsError::NotBpffs { path: folder.to_owned() });
+    }
+    fs::create_dir_all(folder).map_err(|error| BpffsError::Io { what: "creating", path: folder.to_owned(), error })
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|statfs| statfs.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// Removes a pin or, with what is in it, a folder of pins. One that is not there is fine.
+///
+/// # Errors
+/// It cannot be removed.
+pub fn remove(path: &Path) -> Result<(), BpffsError> {
+    let removed = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(BpffsError::Io { what: "removing", path: path.to_owned(), error })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which pod is behind which host-side veth, and the node's own addresses: read from netlink, and read again on its events.
+//!
+//! The kernel says of a veth in which network namespace its peer is, and lists the addresses in that namespace on request. No
+//! container runtime, no host process namespace and no CNI state is asked. There is no timer: the events of all namespaces
+//! that this one knows are listened to, and every burst of them leads to one new reading.
+
+mod events;
+mod reading;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    sync::Arc,
+};
+
+use thiserror::Error;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use self::{events::Events, reading::Reader};
+
+/// A host-side veth whose peer is in another network namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodInterface {
+    /// Index of the veth on the node.
+    pub index: u32,
+    /// Name of the veth on the node. It can change while the index does not.
+    pub name: String,
+    /// Addresses on the peer, inside the pod. Link-local and loopback ones are left out.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// The interfaces of this network namespace, as far as policy needs them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Interfaces {
+    /// Veths that lead into another namespace, by interface index.
+    pub pods: BTreeMap<u32, PodInterface>,
+    /// All addresses on the interfaces of this namespace (rule A2): a pod can reach the bridge's link-local address too, so those are
+    /// in it. Loopback addresses are not.
+    pub node_addresses: BTreeSet<IpAddr>,
+}
+
+/// Why the interfaces cannot be watched. Every one is final: the caller decides about a restart.
+#[derive(Debug, Error)]
+pub enum InterfacesError {
+    /// A socket could not be opened or set up.
+    #[error("netlink: {attempt}: {source}")]
+    Socket {
+        /// What was attempted.
+        attempt: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A list was refused.
+    #[error("netlink: list {what}: {source}")]
+    Dump {
+        /// What was asked for.
+        what: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Events could not be received.
+    #[error("netlink: receive events: {0}")]
+    Events(#[source] io::Error),
+    /// The reading task ended early.
+    #[error("netlink: the reading of the interfaces was given up: {0}")]
+    Reading(#[source] tokio::task::JoinError),
+}
+
+/// Publishes the first complete reading, then every change, until `stop`.
+///
+/// The sockets belong to the network namespace of the thread that first polls this future. `reread` asks for a reading without an
+/// event. It is for kernels and containers that refuse the events of other namespaces (capability `CAP_NET_BROADCAST`): addresses
+/// that are set in a pod after its link came up then only show with the next reading.
+///
+/// # Errors
+/// A socket that cannot be set up, or a list that the kernel refuses. An interface or namespace that vanishes while it is read is no
+/// error.
+pub async fn watch(
+    tx: watch::Sender<Option<Arc<Interfaces>>>,
+    reread: Arc<Notify>,
+    stop: CancellationToken,
+) -> Result<(), InterfacesError> {
+    // Listening starts before the first reading, so that no change falls between them.
+    let mut events = Events::listen()?;
+    let mut reader = Reader::open()?;
+    loop {
+        // A reading blocks on the kernel's configuration lock, which belongs on no asynchronous thread.
+        let (returned, interfaces) = tokio::task::spawn_blocking(move || {
+            let interfaces = reader.read();
+            (reader, interfaces)
+        })
+        .await
+        .map_err(InterfacesError::Reading)?;
+        reader = returned;
+        publish(&tx, interfaces?);
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = reread.notified() => debug!("interfaces are read again on request"),
+            lost = events.next() => {
+                if lost? {
+                    warn!("netlink events were lost; all interfaces are read again");
+                }
+            }
+        }
+    }
+}
+
+fn publish(tx: &watch::Sender<Option<Arc<Interfaces>>>, interfaces: Interfaces) {
+    tx.send_if_modified(|current| {
+        if current.as_deref() == Some(&interfaces) {
+            return false;
+        }
+        debug!(pods = interfaces.pods.len(), "interfaces changed");
+        *current = Some(Arc::new(interfaces));
+        true
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_change_is_published() {
+        let (tx, mut rx) = watch::channel(None);
+        publish(&tx, Interfaces::default());
+        assert!(
+            rx.has_changed().unwrap(),
+            "the first reading is news, even if nothing is in it"
+        );
+        rx.mark_unchanged();
+        publish(&tx, Interfaces::default());
+        assert!(!rx.has_changed().unwrap());
+        let node_addresses = BTreeSet::from([IpAddr::from([10, 0, 0, 1])]);
+        publish(
+            &tx,
+            Interfaces {
+                node_addresses,
+                ..Interfaces::default()
+            },
+        );
+        assert!(rx.has_changed().unwrap());
+    }
+}

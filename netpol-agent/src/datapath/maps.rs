@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The maps with their types: reading them back, writing to them.
+
+use std::{
+    io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    maps::{
+        Array, HashMap, MapData, MapInfo, PerCpuArray,
+        lpm_trie::{Key, LpmTrie},
+    },
+};
+use ipnet::IpNet;
+use netpol_common::abi::{
+    Address, Config, Counter, Counters, Direction, Endpoint, Flow, FlowKey, Identity, PolicyMatch, PolicyValue,
+};
+use thiserror::Error;
+use tracing::info;
+
+use super::DatapathError;
+use crate::{
+    compile::ProtocolMatch,
+    sync::{EntryKey, State, Write},
+};
+
+/// Bits that IPv4 prefixes are longer by when they are mapped into IPv6.
+const MAPPED_BITS: u32 = 96;
+
+/// A write is tried again this often when the kernel answers that it may work a moment later (EBUSY, EAGAIN, ENOMEM under contention).
+const ATTEMPTS: usize = 5;
+
+/// A map that could not be used.
+#[derive(Debug, Error)]
+#[error("map {map}: {what}")]
+pub struct MapError {
+    map: &'static str,
+    what: &'static str,
+    #[source]
+    source: aya::maps::MapError,
+}
+
+/// Attaches the name of the map and what was attempted.
+trait Named<T> {
+    fn on(self, map: &'static str, what: &'static str) -> Result<T, MapError>;
+}
+
+impl<T> Named<T> for Result<T, aya::maps::MapError> {
+    fn on(self, map: &'static str, what: &'static str) -> Result<T, MapError> {
+        self.map_err(|source| MapError { map, what, source })
+    }
+}
+
+/// Handles of the maps that the agent reads and writes.
+pub struct Maps {
+    endpoints: HashMap<MapData, u32, Endpoint>,
+    identities: LpmTrie<MapData, Address, Identity>,
+    policies: LpmTrie<MapData, PolicyMatch, PolicyValue>,
+    config: Array<MapData, Config>,
+}
+
+/// Whether this process may use BPF at all.
+pub fn probe() -> io::Result<()> {
+    match Array::<MapData, u32>::create(1, 0) {
+        Err(aya::maps::MapError::CreateError { io_error, .. })
+            if io_error.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            Err(io_error)
+        }
+        // Any other trouble shows, with the map's name, when the object is loaded.
+        _ => Ok(()),
+    }
+}
+
+impl Maps {
+    /// Takes the maps out of a loaded object, after a look at whether what was pinned is what this build expects.
+    pub fn take(ebpf: &mut Ebpf, folder: &Path) -> Result<Self, DatapathError> {
+        check_layout::<u32, Endpoint>(&folder.join("endpoints"))?;
+        check_layout::<Key<Address>, Identity>(&folder.join("identities"))?;
+        check_layout::<Key<PolicyMatch>, PolicyValue>(&folder.join("policies"))?;
+        check_layout::<FlowKey, Flow>(&folder.join("flows"))?;
+        check_layout::<u32, Counters>(&folder.join("counters"))?;
+        check_layout::<u32, Config>(&folder.join("config"))?;
+        Ok(Self {
+            endpoints: HashMap::try_from(map(ebpf, "endpoints")?).on("endpoints", "opening")?,
+            identities: LpmTrie::try_from(map(ebpf, "identities")?).on("identities", "opening")?,
+            policies: LpmTrie::try_from(map(ebpf, "policies")?).on("policies", "opening")?,
+            config: Array::try_from(map(ebpf, "config")?).on("config", "opening")?,
+        })
+    }
+
+    /// What they hold.
+    pub fn read(&self) -> Result<State, MapError> {
+        let mut state = State { config: self.config.get(&0, 0).on("config", "reading")?, ..State::default() };
+        for entry in self.endpoints.iter() {
+            let (ifindex, endpoint) = entry.on("endpoints", "reading")?;
+            state.endpoints.insert(ifindex, endpoint);
+        }
+        for entry in self.identities.iter() {
+            let (key, identity) = entry.on("identities", "reading")?;
+            state.identities.insert(prefix(&key), identity);
+        }
+        for entry in self.policies.iter() {
+            let (key, value) = entry.on("policies", "reading")?;
+            let (policy, key) = entry_key(&key);
+            state.policies.entry(policy).or_default().insert(key, value);
+        }
+        Ok(state)
+    }
+
+    /// Makes a write; attaching is not one of these.
+    pub fn write(&mut self, write: &Write) -> Result<(), MapError> {
+        retry(|| match write {
+            Write::Config(config) => self.config.set(0, config, 0).on("config", "writing"),
+            Write::PutPolicy { policy, key, value } => {
+                self.policies.insert(&policy_key(*policy, key), value, 0).on("policies", "writing")
+            }
+            Write::RemovePolicy { policy, key } => {
+                present(self.policies.remove(&policy_key(*policy, key))).on("policies", "removing an entry")
+            }
+            Write::PutIdentity { prefix, identity } => {
+                self.identities.insert(&address_key(*prefix), identity, 0).on("identities", "writing")
+            }
+            Write::RemoveIdentity(prefix) => {
+                present(self.identities.remove(&address_key(*prefix))).on("identities", "removing an entry")
+            }
+            Write::PutEndpoint { ifindex, endpoint } => {
+                self.endpoints.insert(ifindex, endpoint, 0).on("endpoints", "writing")
+            }
+            Write::RemoveEndpoint(ifindex) => {
+                present(self.endpoints.remove(ifindex)).on("endpoints", "removing an entry")
+            }
+            Write::Attach(_) | Write::Detach(_) => Ok(()),
+        })
+    }
+}
+
+fn map(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, MapError> {
+    let missing = || aya::maps::MapError::InvalidName { name: name.into() };
+    ebpf.take_map(name).ok_or_else(missing).on(name, "finding it in the object")
+}
+
+/// What is to be removed and is not there is removed.
+fn present(removed: Result<(), aya::maps::MapError>) -> Result<(), aya::maps::MapError> {
+    match removed {
+        Err(aya::maps::MapError::KeyNotFound | aya::maps::MapError::ElementNotFound) => Ok(()),
+        Err(aya::maps::MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn retry(mut write: impl FnMut() -> Result<(), MapError>) -> Result<(), MapError> {
+    let mut attempt = 1;
+    loop {
+        match write() {
+            Err(MapError { source: aya::maps::MapError::SyscallError(error), .. })
+                if attempt < ATTEMPTS && is_transient(&error.io_error) =>
+            {
+                attempt += 1;
+            }
+            result => return result,
+        }
+    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN | libc::ENOMEM))
+}
+
+fn check_layout<K, V>(path: &Path) -> Result<(), DatapathError> {
+    let info = MapInfo::from_pin(path).on("pinned", "asking the kernel about a pinned map")?;
+    let found = (info.key_size() as usize, info.value_size() as usize);
+    let expected = (size_of::<K>(), size_of::<V>());
+    if found == expected {
+        return Ok(());
+    }
+    let text = |(key, value): (usize, usize)| format!("keys of {key} and values of {value} bytes");
+    Err(DatapathError::OtherLayout { path: path.to_owned(), found: text(found), expected: text(expected) })
+}
+
+/// The flows of a pinned map whose capacity is another than asked for; the map is unpinned, so that loading makes a new one.
+pub fn unpin_flows_of_other_capacity(path: &Path, capacity: u32) -> Result<Vec<(FlowKey, Flow)>, DatapathError> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    check_layout::<FlowKey, Flow>(path)?;
+    let data = MapData::from_pin(path).on("flows", "opening")?;
+    let found = data.info().on("flows", "asking for its capacity")?.max_entries();
+    if found == capacity {
+        return Ok(Vec::new());
+    }
+    let flows = HashMap::try_from(aya::maps::Map::LruHashMap(data)).on("flows", "opening")?;
+    let entries = flows.iter().filter_map(Result::ok).collect();
+    super::bpffs::remove(path)?;
+    info!(from = found, to = capacity, "the flow table is made anew with another capacity");
+    Ok(entries)
+}
+
+/// Puts flows into a new table.
+pub fn restore_flows(ebpf: &mut Ebpf, flows: Vec<(FlowKey, Flow)>) -> Result<(), MapError> {
+    let Some(map) = ebpf.map_mut("flows") else { return Ok(()) };
+    let mut table: HashMap<_, FlowKey, Flow> = HashMap::try_from(map).on("flows", "opening")?;
+    for (key, flow) in flows {
+        table.insert(key, flow, 0).on("flows", "copying")?;
+    }
+    Ok(())
+}
+
+/// The key of a prefix.
+fn address_key(prefix: IpNet) -> Key<Address> {
+    match prefix.trunc() {
+        IpNet::V4(net) => {
+            Key::new(MAPPED_BITS + u32::from(net.prefix_len()), Address::from_ipv4(net.network().octets()))
+        }
+        IpNet::V6(net) => Key::new(u32::from(net.prefix_len()), Address::from_ipv6(net.network().octets())),
+    }
+}
+
+/// The prefix of a key.
+fn prefix(key: &Key<Address>) -> IpNet {
+    let address = std::net::Ipv6Addr::from(key.data().octets);
+    let length = key.prefix_len();
+    let (address, length) = match address.to_ipv4_mapped() {
+        Some(v4) if length >= MAPPED_BITS => (IpAddr::V4(v4), length - MAPPED_BITS),
+        _ => (IpAddr::V6(address), length),
+    };
+    // The kernel refuses longer prefixes than the key has bits.
+    IpNet::new(address, length as u8).unwrap_or_else(|_| IpNet::from(address)).trunc()
+}
+
+fn policy_key(policy: u32, key: &EntryKey) -> Key<PolicyMatch> {
+    let (prefix_len, protocol, port) = match key.protocol {
+        None => (PolicyMatch::ALL_PROTOCOLS, 0, 0),
+        Some(ProtocolMatch { protocol, port, prefix_len }) => {
+            (PolicyMatch::ALL_PORTS + u32::from(prefix_len), protocol, port)
+        }
+    };
+    Key::new(
+        prefix_len,
+        PolicyMatch { policy, identity: key.identity, protocol, port: port.to_be_bytes(), pad: 0 },
+    )
+}
+
+fn entry_key(key: &Key<PolicyMatch>) -> (u32, EntryKey) {
+    let data = key.data();
+    let protocol = key.prefix_len().checked_sub(PolicyMatch::ALL_PORTS).map(|bits| ProtocolMatch {
+        protocol: data.protocol,
+        port: u16::from_be_bytes(data.port),
+        prefix_len: bits as u8,
+    });
+    (data.policy, EntryKey { identity: data.identity, protocol })
+}
+
+/// The map of counters, opened by its pin.
+pub struct CounterMap(PerCpuArray<MapData, Counters>);
+
+impl CounterMap {
+    /// Opens a pinned map.
+    pub fn open(path: &Path) -> Result<Self, MapError> {
+        let data = MapData::from_pin(path).on("counters", "opening")?;
+        Ok(Self(PerCpuArray::try_from(aya::maps::Map::PerCpuArray(data)).on("counters", "opening")?))
+    }
+
+    /// The sums over CPUs of one direction.
+    pub fn read(&self, direction: Direction) -> Result<Counters, MapError> {
+        let values = self.0.get(&(direction as u32), 0).on("counters", "reading")?;
+        Ok(values.iter().fold(Counters::default(), |sum, value| add(&sum, value)))
+    }
+}
+
+fn add(a: &Counters, b: &Counters) -> Counters {
+    let sum = |a: Counter, b: Counter| Counter { packets: a.packets + b.packets, bytes: a.bytes + b.bytes };
+    Counters {
+        forwarded: sum(a.forwarded, b.forwarded),
+        policy: sum(a.policy, b.policy),
+        malformed: sum(a.malformed, b.malformed),
+        ether_type: sum(a.ether_type, b.ether_type),
+        vlan: sum(a.vlan, b.vlan),
+        fragment: sum(a.fragment, b.fragment),
+        extension_headers: sum(a.extension_headers, b.extension_headers),
+        no_endpoint: sum(a.no_endpoint, b.no_endpoint),
+        flows_created: sum(a.flows_created, b.flows_created),
+        flow_insert_failures: a.flow_insert_failures + b.flow_insert_failures,
+    }
+}
+
+/// The pins of all maps, for removing them.
+pub fn pins(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    super::PINNED_MAPS.into_iter().map(move |name| folder.join(name))
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The compiled eBPF programs, embedded in the agent.
+
+/// The ELF object of `netpol-ebpf` with its BTF, aligned to 8 bytes as aya reads it.
+///
+/// `None` in a build that had no eBPF toolchain (the build script warns of it): such an agent cannot enforce.
+/// `cargo xtask build` makes one that can.
+#[cfg(netpol_ebpf_object)]
+pub static EBPF_OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(
+    env!("OUT_DIR"),
+    "/netpol-ebpf.o"
+)));
+
+/// The ELF object of `netpol-ebpf`: none, as this build had no eBPF toolchain. `cargo xtask build` makes one that has it.
+#[cfg(not(netpol_ebpf_object))]
+pub static EBPF_OBJECT: Option<&[u8]> = None;
+
+#[cfg(test)]
+mod tests {
+    use super::EBPF_OBJECT;
+
+    #[test]
+    fn the_object_is_aligned_elf_for_bpf() {
+        const EM_BPF: u16 = 247;
+        let Some(object) = EBPF_OBJECT else {
+            assert!(
+                std::env::var_os("NETPOL_BIN").is_none(),
+                "`cargo xtask test` builds with the toolchain"
+            );
+            return;
+        };
+        assert_eq!(object.as_ptr() as usize % 8, 0);
+        assert_eq!(&object[..4], b"\x7fELF");
+        assert_eq!(u16::from_ne_bytes([object[18], object[19]]), EM_BPF);
+    }
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `/metrics`, `/healthz` and `/readyz`.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use axum::{Router, extract::State, http::StatusCode, routing::get};
+use prometheus_client::registry::Registry;
+use thiserror::Error;
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::{metrics, status::Status};
+use crate::datapath::CounterReader;
+
+/// The address to serve on is taken, or not this node's.
+#[derive(Debug, Error)]
+#[error("listening on {address} (--listen)")]
+pub struct BindError {
+    address: SocketAddr,
+    #[source]
+    error: io::Error,
+}
+
+/// Takes the address to serve on.
+///
+/// # Errors
+/// It cannot be had.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
+    TcpListener::bind(address).await.map_err(|error| BindError { address, error })
+}
+
+#[derive(Clone)]
+struct Served {
+    registry: Arc<Registry>,
+    status: watch::Receiver<Arc<Status>>,
+}
+
+/// Serves until `stop`.
+///
+/// # Errors
+/// The listener failed.
+pub async fn run(
+    listener: TcpListener,
+    status: watch::Receiver<Arc<Status>>,
+    counters: CounterReader,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    info!(address = %listener.local_addr()?, "serving metrics and health");
+    let registry = Arc::new(metrics::registry(status.clone(), counters));
+    let router = Router::new()
+        .route("/metrics", get(serve_metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(serve_readiness))
+        .with_state(Served { registry, status });
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+async fn serve_metrics(State(served): State<Served>) -> Result<String, StatusCode> {
+    metrics::text(&served.registry).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+async fn serve_readiness(State(served): State<Served>) -> (StatusCode, String) {
+    let status = served.status.borrow();
+    if status.ready {
+        (StatusCode::OK, format!("enforcing revision {}\n", status.revision))
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "waiting for the first complete list of objects and interfaces\n".into())
+    }
+}

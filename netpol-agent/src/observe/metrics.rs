@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Metrics: the agent's from its status, the packet counters from the kernel, both when they are asked for.
+
+use std::sync::Arc;
+
+use netpol_common::abi::{Counter, Direction, DropReason};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, text::encode},
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    registry::{Registry, Unit},
+};
+use tokio::sync::watch;
+use tracing::error;
+
+use super::status::Status;
+use crate::datapath::CounterReader;
+
+/// A registry over the agent's status and the kernel's counters.
+pub fn registry(status: watch::Receiver<Arc<Status>>, counters: CounterReader) -> Registry {
+    let mut registry = Registry::with_prefix("netpol");
+    registry.register_collector(Box::new(AgentMetrics(status)));
+    registry.register_collector(Box::new(PacketMetrics(counters)));
+    registry
+}
+
+/// The text format of a registry.
+///
+/// # Errors
+/// A metric that cannot be written.
+pub fn text(registry: &Registry) -> Result<String, std::fmt::Error> {
+    let mut text = String::new();
+    encode(&mut text, registry)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct AgentMetrics(watch::Receiver<Arc<Status>>);
+
+impl Collector for AgentMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let status = self.0.borrow().clone();
+        let mut gauge = |name: &str, help: &str, value: u64| {
+            let metric = ConstGauge::new(value as i64);
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
+        };
+        gauge("revision", "Revision of the cluster's objects that is enforced", status.revision)?;
+        gauge("endpoints", "Local pods that are enforced on", status.endpoints.len() as u64)?;
+        gauge("endpoints_waiting", "Local pods whose interface is not known yet", status.endpoints_waiting as u64)?;
+        gauge(
+            "endpoints_held_back",
+            "Endpoints that keep an old policy or are closed because writes failed",
+            status.endpoints_held_back as u64,
+        )?;
+        gauge("policies", "Policy numbers in the kernel", status.policies as u64)?;
+        gauge("identities", "Address prefixes in the kernel", status.identities as u64)?;
+        let mut counter = |name: &str, help: &str, value: u64| {
+            let metric = ConstCounter::new(value);
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
+        };
+        counter("map_writes", "Writes to kernel maps", status.writes)?;
+        counter("map_write_failures", "Writes to kernel maps that failed", status.write_failures)?;
+        counter("drifts", "Times that kernel maps were found other than written", status.drifts)?;
+        let duration = ConstGauge::new(status.last_duration.as_secs_f64());
+        duration.encode(encoder.encode_descriptor(
+            "last_apply_duration",
+            "Time from objects to kernel, last turn",
+            Some(&Unit::Seconds),
+            duration.metric_type(),
+        )?)?;
+        let kind = ConstGauge::new(0i64).metric_type();
+        let mut family =
+            encoder.encode_descriptor("diagnostics", "Objects that are wrong, by what is wrong", None, kind)?;
+        for (code, count) in &status.diagnostics {
+            let metric = ConstGauge::new(*count as i64);
+            metric.encode(family.encode_family(&[("code", *code)])?)?;
+        }
+        Ok(())
+    }
+}
+
+struct PacketMetrics(CounterReader);
+
+impl std::fmt::Debug for PacketMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PacketMetrics")
+    }
+}
+
+impl Collector for PacketMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let mut samples: Vec<(Direction, &str, &str, Counter)> = Vec::new();
+        let mut failures = Vec::new();
+        for direction in Direction::ALL {
+            let mut counters = match self.0.read(direction) {
+                Ok(counters) => counters,
+                Err(error) => {
+                    error!(error = %anyhow::Error::from(error), "reading packet counters");
+                    continue;
+                }
+            };
+            samples.push((direction, "forwarded", "none", counters.forwarded));
+            for reason in DropReason::ALL {
+                samples.push((direction, "dropped", reason.name(), *counters.dropped(reason)));
+            }
+            failures.push((direction, counters.flow_insert_failures));
+        }
+        let kind = ConstCounter::new(0u64).metric_type();
+        let values: [(&str, &str, fn(&Counter) -> u64); 2] = [
+            ("packets", "Packets at pods, by verdict", |counter| counter.packets),
+            ("bytes", "Bytes at pods, by verdict", |counter| counter.bytes),
+        ];
+        for (name, help, value) in values {
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (direction, verdict, reason, counter) in &samples {
+                let labels = [("direction", direction.name()), ("verdict", *verdict), ("reason", *reason)];
+                ConstCounter::new(value(counter)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let help = "Flow entries that could not be written";
+        let mut family = encoder.encode_descriptor("flow_insert_failures", help, None, kind)?;
+        for (direction, count) in failures {
+            ConstCounter::new(count).encode(family.encode_family(&[("direction", direction.name())])?)?;
+        }
+        Ok(())
+    }
+}

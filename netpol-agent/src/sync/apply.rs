@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Makes the writes of a plan. A write that fails never opens anything: what depends on it keeps what it had or, having had
+//! nothing, is isolated (rule L1).
+
+use std::{collections::BTreeSet, fmt};
+
+use netpol_common::abi::{Endpoint, POLICY_DENY, POLICY_NONE};
+
+use super::{Memory, Plan, State, Write};
+
+/// A write that did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What was attempted, on what.
+    pub write: String,
+    /// The error.
+    pub error: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.write, self.error)
+    }
+}
+
+/// What became of a plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The snapshot's revision.
+    pub revision: u64,
+    /// Writes made.
+    pub writes: usize,
+    /// Writes that failed.
+    pub failures: Vec<Failure>,
+    /// Interfaces that did not get their new policies: they keep the old ones or are closed.
+    pub held_back: BTreeSet<u32>,
+}
+
+/// Makes the writes of `plan` with `write`, recording in `state` and `memory` what was made.
+pub fn apply<E: std::error::Error>(
+    plan: Plan,
+    state: &mut State,
+    memory: &mut Memory,
+    mut write: impl FnMut(&Write) -> Result<(), E>,
+) -> Report {
+    let mut report = Report {
+        revision: plan.revision,
+        ..Report::default()
+    };
+    let mut incomplete: BTreeSet<u32> = BTreeSet::new();
+    let mut identities_failed = false;
+    for planned in plan.writes {
+        let planned = match planned {
+            // Prefixes come most specific first: one that is missing must not leave its region to a wider one.
+            Write::PutIdentity { .. } | Write::RemoveIdentity(_) | Write::RemovePolicy { .. }
+                if identities_failed =>
+            {
+                continue;
+            }
+            Write::PutEndpoint { ifindex, endpoint } => {
+                let held = hold_back(&endpoint, state.endpoints.get(&ifindex), |policy| {
+                    identities_failed || incomplete.contains(&policy)
+                });
+                if held != endpoint {
+                    report.held_back.insert(ifindex);
+                }
+                Write::PutEndpoint {
+                    ifindex,
+                    endpoint: held,
+                }
+            }
+            // Still in use by an endpoint that was held back.
+            Write::RemovePolicy { policy, .. } if !report.held_back.is_empty() && in_use(state, policy) => {
+                continue;
+            }
+            planned => planned,
+        };
+        match write(&planned) {
+            Ok(()) => {
+                report.writes += 1;
+                state.record(&planned);
+            }
+            Err(error) => {
+                match planned {
+                    Write::PutPolicy { policy, .. } => {
+                        incomplete.insert(policy);
+                    }
+                    Write::PutIdentity { .. } => identities_failed = true,
+                    _ => {}
+                }
+                report.failures.push(Failure {
+                    write: describe(&planned),
+                    error: chain(&error),
+                });
+            }
+        }
+    }
+    // What numbers mean is only known when all of them were written; without it the next plan goes by the kernel's state alone.
+    if report.failures.is_empty() {
+        *memory = plan.memory;
+    } else {
+        memory.meanings.clear();
+        memory.peers.clear();
+        memory.pods = plan.memory.pods;
+    }
+    report
+}
+
+/// The endpoint with the policies that could not be written replaced by those it has, or closed.
+fn hold_back(wanted: &Endpoint, held: Option<&Endpoint>, failed: impl Fn(u32) -> bool) -> Endpoint {
+    let keep = |wanted: u32, held: Option<u32>| {
+        if wanted == POLICY_NONE || !failed(wanted) {
+            return wanted;
+        }
+        held.filter(|policy| *policy != POLICY_NONE)
+            .unwrap_or(POLICY_DENY)
+    };
+    Endpoint {
+        ingress_policy: keep(
+            wanted.ingress_policy,
+            held.map(|endpoint| endpoint.ingress_policy),
+        ),
+        egress_policy: keep(wanted.egress_policy, held.map(|endpoint| endpoint.egress_policy)),
+        ..*wanted
+    }
+}
+
+fn in_use(state: &State, policy: u32) -> bool {
+    state
+        .endpoints
+        .values()
+        .any(|endpoint| [endpoint.ingress_policy, endpoint.egress_policy].contains(&policy))
+}
+
+fn describe(write: &Write) -> String {
+    match write {
+        Write::Config(_) => "writing the configuration".into(),
+        Write::PutPolicy { policy, key, .. } => {
+            format!("adding an entry for identity {} to policy {policy}", key.identity)
+        }
+        Write::RemovePolicy { policy, key } => {
+            format!(
+                "removing an entry for identity {} from policy {policy}",
+                key.identity
+            )
+        }
+        Write::PutIdentity { prefix, identity } => format!("giving {prefix} identity {}", identity.identity),
+        Write::RemoveIdentity(prefix) => format!("removing the identity of {prefix}"),
+        Write::PutEndpoint { ifindex, endpoint } => {
+            format!("writing endpoint {} of interface {ifindex}", endpoint.id)
+        }
+        Write::RemoveEndpoint(ifindex) => format!("removing the endpoint of interface {ifindex}"),
+        Write::Attach(ifindex) => format!("attaching programs to interface {ifindex}"),
+        Write::Detach(ifindex) => format!("detaching programs from interface {ifindex}"),
+    }
+}
+
+/// An error with what caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which number stands for which class of addresses, and which prefix carries which number.
+//!
+//! A class may have several numbers, a number has one class. An address only takes a number that is in use where every policy in
+//! force says of that number what it will say after the plan; otherwise it takes a new one, which no packet has met before.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use netpol_common::abi::{IDENTITY_NODE, IDENTITY_NONE, Identity};
+
+use super::{Memory, State, longest_match};
+use crate::compile::{Address, Class, Compiled};
+
+/// What each prefix shall stand for. The map holds IPv4 mapped into IPv6, where a wide IPv6 prefix would cover it: so IPv4 as a whole
+/// always has an entry of its own.
+pub fn desired_addresses(compiled: &Compiled) -> BTreeMap<IpNet, Address> {
+    let mut addresses = compiled.addresses.clone();
+    let all_of_ipv4 = IpNet::from(ipnet::Ipv4Net::default());
+    addresses.entry(all_of_ipv4).or_insert(Address { class: 0, node: false });
+    addresses
+}
+
+/// Prefix length in the map.
+fn mapped_length(prefix: &IpNet) -> u8 {
+    prefix.prefix_len() + if prefix.addr().is_ipv4() { 96 } else { 0 }
+}
+
+/// The numbers of a plan.
+pub struct Numbering {
+    /// Class of each number: those that addresses carry now, and new ones.
+    pub classes: BTreeMap<u32, usize>,
+    /// Numbers that this plan brings in.
+    pub fresh: BTreeSet<u32>,
+    /// What each prefix shall carry, most specific first: those to be written.
+    pub puts: Vec<(IpNet, Identity)>,
+    /// Prefixes to be removed once endpoints have their new policies, least specific first.
+    pub removals: Vec<IpNet>,
+    /// Prefixes whose removal is the change of their identity: removed before, least specific first.
+    pub early_removals: Vec<IpNet>,
+    /// An address that had an identity gets another.
+    pub moves: bool,
+}
+
+/// Classes of the numbers that addresses carry now: for each the class that most of its prefixes will have, among those that say the
+/// same of every peer that was in force and still is. A number without such a class has none, and its addresses leave it.
+pub fn owners(state: &State, memory: &Memory, compiled: &Compiled) -> BTreeMap<u32, usize> {
+    let mut votes: BTreeMap<u32, BTreeMap<usize, usize>> = BTreeMap::new();
+    for (prefix, identity) in &state.identities {
+        *votes
+            .entry(identity.identity)
+            .or_default()
+            .entry(desired_class(compiled, *prefix))
+            .or_default() += 1;
+    }
+    let mut owners: BTreeMap<u32, usize> = votes
+        .into_iter()
+        .filter_map(|(number, votes)| {
+            let meaning = memory.meanings.get(&number);
+            votes
+                .into_iter()
+                .filter(|(class, _)| meaning.is_none_or(|meaning| agree(meaning, memory, compiled, *class)))
+                .max_by_key(|(class, count)| (*count, std::cmp::Reverse(*class)))
+                .map(|(class, _)| (number, class))
+        })
+        .collect();
+    owners.insert(IDENTITY_NONE, 0);
+    owners
+}
+
+/// Whether a class says what a number's former class said, as far as the same peers are in force.
+fn agree(meaning: &Class, memory: &Memory, compiled: &Compiled, class: usize) -> bool {
+    let class = &compiled.classes[class];
+    let then = meaning.peers.iter().filter(|peer| compiled.peers.contains(*peer));
+    let now = class.peers.iter().filter(|peer| memory.peers.contains(*peer));
+    then.eq(now) && meaning.named_ports == class.named_ports
+}
+
+/// The class that a prefix, or the region it leaves behind, will have.
+fn desired_class(compiled: &Compiled, prefix: IpNet) -> usize {
+    longest_match(&compiled.addresses, prefix).map_or(0, |address| address.class)
+}
+
+/// Gives every prefix its number. `stable` says whether all policies in force agree, before and after, on a number in use.
+pub fn number(
+    state: &State,
+    compiled: &Compiled,
+    addresses: &BTreeMap<IpNet, Address>,
+    owners: BTreeMap<u32, usize>,
+    mut stable: impl FnMut(u32) -> bool,
+) -> Numbering {
+    let first_fresh = 1 + state
+        .identities
+        .values()
+        .map(|identity| identity.identity)
+        .chain(
+            state
+                .policies
+                .values()
+                .flat_map(|entries| entries.keys().map(|key| key.identity)),
+        )
+        .max()
+        .unwrap_or(IDENTITY_NONE);
+    let mut joinable: BTreeMap<usize, Option<u32>> = BTreeMap::new();
+    let mut numbering = Numbering {
+        classes: owners,
+        fresh: BTreeSet::new(),
+        puts: Vec::new(),
+        removals: Vec::new(),
+        early_removals: Vec::new(),
+        moves: false,
+    };
+    let mut fresh_of: BTreeMap<usize, u32> = BTreeMap::new();
+    let mut number_for = |class: usize, current: Option<u32>, numbering: &mut Numbering| {
+        if let Some(current) = current
+            && numbering.classes.get(&current) == Some(&class)
+        {
+            return current;
+        }
+        let join = *joinable.entry(class).or_insert_with(|| {
+            let mut numbers = numbering
+                .classes
+                .iter()
+                .filter(|(_, owner)| **owner == class)
+                .map(|(number, _)| *number);
+            numbers.find(|number| stable(*number))
+        });
+        join.unwrap_or_else(|| {
+            *fresh_of.entry(class).or_insert_with(|| {
+                let number = first_fresh + numbering.fresh.len() as u32;
+                numbering.fresh.insert(number);
+                number
+            })
+        })
+    };
+
+    let mut labels = BTreeMap::new();
+    for (prefix, address) in addresses {
+        let current = state.identities.get(prefix);
+        let number = number_for(
+            address.class,
+            current.map(|identity| identity.identity),
+            &mut numbering,
+        );
+        let identity = Identity {
+            identity: number,
+            flags: if address.node { IDENTITY_NODE } else { 0 },
+        };
+        labels.insert(*prefix, number);
+        if current != Some(&identity) {
+            numbering.moves |= current.is_some();
+            numbering.puts.push((*prefix, identity));
+        }
+    }
+    for (prefix, current) in &state.identities {
+        if addresses.contains_key(prefix) {
+            continue;
+        }
+        numbering.moves = true;
+        let class = desired_class(compiled, *prefix);
+        let cover = longest_match(&labels, *prefix).unwrap_or(IDENTITY_NONE);
+        if number_for(class, None, &mut numbering) == cover {
+            numbering.early_removals.push(*prefix);
+            continue;
+        }
+        let number = number_for(class, Some(current.identity), &mut numbering);
+        if number != current.identity {
+            numbering.puts.push((
+                *prefix,
+                Identity {
+                    identity: number,
+                    flags: current.flags,
+                },
+            ));
+        }
+        numbering.removals.push(*prefix);
+    }
+    for (class, number) in fresh_of {
+        numbering.classes.insert(number, class);
+    }
+    numbering
+        .puts
+        .sort_by_key(|(prefix, _)| (std::cmp::Reverse(prefix.prefix_len()), *prefix));
+    numbering
+        .early_removals
+        .sort_by_key(|prefix| (mapped_length(prefix), *prefix));
+    numbering
+        .removals
+        .sort_by_key(|prefix| (mapped_length(prefix), *prefix));
+    numbering
+}

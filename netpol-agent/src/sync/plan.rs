@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The order of the writes: policies, identities, endpoints, removals.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netpol_common::abi::{ABI_VERSION, Config, Endpoint, POLICY_DENY, POLICY_NONE};
+
+use super::{
+    Memory, State, Write, endpoint_addresses,
+    identities::{self, Numbering},
+    policies::{self, Slots},
+};
+use crate::{compile::Compiled, model::ObjectKey};
+
+/// What the node must enforce, and on which interfaces.
+#[derive(Debug, Clone, Copy)]
+pub struct Desired<'a> {
+    /// The compiled policies.
+    pub compiled: &'a Compiled,
+    /// The pod behind each interface; pods whose interface is not known yet are absent.
+    pub pods: &'a BTreeMap<u32, ObjectKey>,
+    /// Interfaces that exist, whether a pod is known behind them or not.
+    pub present: &'a BTreeSet<u32>,
+    /// `events_per_second` of map `config`.
+    pub events_per_second: u32,
+}
+
+/// The writes that turn the kernel's state into the desired one, in order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Plan {
+    /// The snapshot's revision.
+    pub revision: u64,
+    /// The writes.
+    pub writes: Vec<Write>,
+    /// What to remember once they are made.
+    pub memory: Memory,
+}
+
+/// Compares what the kernel holds with what it should hold.
+pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
+    let compiled = desired.compiled;
+    let slots = slots(state, desired);
+    let owners = identities::owners(state, memory, compiled);
+    let classes = owners.clone();
+    let addresses = identities::desired_addresses(compiled);
+    let numbering = identities::number(state, compiled, &addresses, owners, |number| {
+        policies::stable(state, compiled, &slots, number, classes[&number])
+    });
+    let reused = policies::reusable(state, compiled, &classes);
+
+    let mut config = Config {
+        abi_version: ABI_VERSION,
+        events_per_second: desired.events_per_second,
+        next_endpoint: state.config.next_endpoint.max(1),
+        next_policy: state.config.next_policy.max(1),
+        ..state.config
+    };
+    let numbers: Vec<u32> = (0..compiled.policies.len())
+        .map(|policy| {
+            reused
+                .get(&policy)
+                .copied()
+                .unwrap_or_else(|| take(&mut config.next_policy))
+        })
+        .collect();
+    let endpoints = endpoints(state, memory, desired, &numbers, &mut config.next_endpoint);
+
+    let mut writes = Vec::new();
+    if config != state.config {
+        writes.push(Write::Config(config));
+    }
+    write_policies(state, compiled, &slots, &numbering, &numbers, &mut writes);
+    for (prefix, identity) in &numbering.puts {
+        writes.push(Write::PutIdentity {
+            prefix: *prefix,
+            identity: *identity,
+        });
+    }
+    writes.extend(
+        numbering
+            .early_removals
+            .iter()
+            .copied()
+            .map(Write::RemoveIdentity),
+    );
+    if numbering.moves {
+        config.epoch = config.epoch.wrapping_add(1);
+        writes.push(Write::Config(config));
+    }
+    for (ifindex, endpoint) in &endpoints {
+        if state.endpoints.get(ifindex) != Some(endpoint) {
+            writes.push(Write::PutEndpoint {
+                ifindex: *ifindex,
+                endpoint: *endpoint,
+            });
+        }
+        if !state.attached.contains(ifindex) {
+            writes.push(Write::Attach(*ifindex));
+        }
+    }
+    let gone = state
+        .endpoints
+        .keys()
+        .chain(&state.attached)
+        .filter(|ifindex| !endpoints.contains_key(ifindex));
+    for ifindex in gone.collect::<BTreeSet<_>>() {
+        writes.push(Write::Detach(*ifindex));
+        writes.push(Write::RemoveEndpoint(*ifindex));
+    }
+    if !numbering.removals.is_empty() {
+        writes.extend(numbering.removals.iter().copied().map(Write::RemoveIdentity));
+        config.epoch = config.epoch.wrapping_add(1);
+        writes.push(Write::Config(config));
+    }
+    sweep(state, &numbering, &endpoints, &mut writes);
+    Plan {
+        revision: compiled.revision,
+        writes,
+        memory: remember(memory, desired, &numbering),
+    }
+}
+
+fn take(next: &mut u32) -> u32 {
+    let number = *next;
+    // The last number is POLICY_DENY; four billion changes are out of reach of a node's life, and a full stop is safer than a reuse.
+    *next = next.saturating_add(1).min(POLICY_DENY - 1);
+    number
+}
+
+/// Policy numbers in use, each with what takes its place.
+fn slots(state: &State, desired: Desired<'_>) -> Slots {
+    let mut slots = Slots::new();
+    for (ifindex, endpoint) in &state.endpoints {
+        let Some(pod) = desired
+            .pods
+            .get(ifindex)
+            .and_then(|key| desired.compiled.endpoints.get(key))
+        else {
+            continue;
+        };
+        for (number, target) in [
+            (endpoint.ingress_policy, pod.ingress),
+            (endpoint.egress_policy, pod.egress),
+        ] {
+            if ![POLICY_NONE, POLICY_DENY].contains(&number) {
+                slots.insert((number, target));
+            }
+        }
+    }
+    slots
+}
+
+/// The endpoint of each interface.
+fn endpoints(
+    state: &State,
+    memory: &Memory,
+    desired: Desired<'_>,
+    numbers: &[u32],
+    next_endpoint: &mut u32,
+) -> BTreeMap<u32, Endpoint> {
+    let number = |policy: Option<usize>| policy.map_or(POLICY_NONE, |policy| numbers[policy]);
+    let mut endpoints = BTreeMap::new();
+    for (ifindex, key) in desired.pods {
+        let Some(pod) = desired.compiled.endpoints.get(key) else {
+            continue;
+        };
+        let (ipv4, ipv6) = endpoint_addresses(&pod.addresses);
+        let known = state.endpoints.get(ifindex).filter(|endpoint| {
+            let same_pod = memory
+                .pods
+                .get(ifindex)
+                .is_none_or(|(k, uid)| k == key && *uid == pod.uid);
+            same_pod && endpoint.ipv4 == ipv4 && endpoint.ipv6 == ipv6
+        });
+        let id = known.map_or_else(|| take(next_endpoint), |endpoint| endpoint.id);
+        let (ingress_policy, egress_policy) = (number(pod.ingress), number(pod.egress));
+        endpoints.insert(
+            *ifindex,
+            Endpoint {
+                id,
+                ingress_policy,
+                egress_policy,
+                ipv4,
+                ipv6,
+            },
+        );
+    }
+    // A pod that is gone while its interface is not: what was isolated is closed, what was open stays open.
+    let close = |policy| {
+        if policy == POLICY_NONE {
+            POLICY_NONE
+        } else {
+            POLICY_DENY
+        }
+    };
+    for (ifindex, endpoint) in &state.endpoints {
+        if desired.present.contains(ifindex) {
+            endpoints.entry(*ifindex).or_insert(Endpoint {
+                ingress_policy: close(endpoint.ingress_policy),
+                egress_policy: close(endpoint.egress_policy),
+                ..*endpoint
+            });
+        }
+    }
+    endpoints
+}
+
+/// New policies whole; those in use extended by the identities that no address carries yet.
+fn write_policies(
+    state: &State,
+    compiled: &Compiled,
+    slots: &Slots,
+    numbering: &Numbering,
+    numbers: &[u32],
+    writes: &mut Vec<Write>,
+) {
+    let mut put = |policy: u32, entries: super::Entries| {
+        let held = state.policies.get(&policy);
+        for (key, value) in entries {
+            if held.and_then(|held| held.get(&key)) != Some(&value) {
+                writes.push(Write::PutPolicy { policy, key, value });
+            }
+        }
+    };
+    for (policy, number) in numbers.iter().enumerate() {
+        put(*number, policies::expand(compiled, policy, &numbering.classes));
+    }
+    let left: BTreeSet<u32> = slots
+        .iter()
+        .map(|(number, _)| *number)
+        .filter(|number| !numbers.contains(number))
+        .collect();
+    for policy in left {
+        for identity in &numbering.fresh {
+            let targets = slots
+                .iter()
+                .filter(|(number, _)| *number == policy)
+                .map(|(_, target)| *target);
+            put(
+                policy,
+                policies::extension(compiled, targets, numbering.classes[identity], *identity),
+            );
+        }
+    }
+}
+
+/// Removes policies that no endpoint has, and entries for identities that no address carries.
+fn sweep(state: &State, numbering: &Numbering, endpoints: &BTreeMap<u32, Endpoint>, writes: &mut Vec<Write>) {
+    let mut after = state.clone();
+    for write in writes.iter() {
+        after.record(write);
+    }
+    let used_policies: BTreeSet<u32> = endpoints
+        .values()
+        .flat_map(|endpoint| [endpoint.ingress_policy, endpoint.egress_policy])
+        .collect();
+    let mut used_identities: BTreeSet<u32> = after
+        .identities
+        .values()
+        .map(|identity| identity.identity)
+        .collect();
+    used_identities.insert(netpol_common::abi::IDENTITY_NONE);
+    for (policy, entries) in after.policies {
+        for key in entries.into_keys() {
+            let owned = numbering.classes.contains_key(&key.identity);
+            if !used_policies.contains(&policy) || !used_identities.contains(&key.identity) || !owned {
+                writes.push(Write::RemovePolicy { policy, key });
+            }
+        }
+    }
+}
+
+fn remember(memory: &Memory, desired: Desired<'_>, numbering: &Numbering) -> Memory {
+    let compiled = desired.compiled;
+    let mut pods: BTreeMap<_, _> = desired
+        .pods
+        .iter()
+        .filter_map(|(ifindex, key)| {
+            Some((*ifindex, (key.clone(), compiled.endpoints.get(key)?.uid.clone())))
+        })
+        .collect();
+    for (ifindex, pod) in &memory.pods {
+        if desired.present.contains(ifindex) {
+            pods.entry(*ifindex).or_insert_with(|| pod.clone());
+        }
+    }
+    Memory {
+        meanings: numbering
+            .classes
+            .iter()
+            .map(|(number, class)| (*number, compiled.classes[*class].clone()))
+            .collect(),
+        peers: compiled.peers.clone(),
+        pods,
+    }
+}

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the kernel says about pods and their veths, followed by events: in network namespaces that the tests make.
+
+#[path = "support/namespaces.rs"]
+mod namespaces;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use namespaces::{Pod, drop_capability, enter_new, ip, privileged};
+use netpol_agent::datapath::interfaces::{Interfaces, InterfacesError, watch};
+use tokio::{sync::Notify, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+/// Only there to end a test that would wait for ever.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Watched {
+    rx: tokio::sync::watch::Receiver<Option<Arc<Interfaces>>>,
+    reread: Arc<Notify>,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), InterfacesError>>,
+}
+
+impl Watched {
+    fn start() -> Self {
+        let (tx, rx) = tokio::sync::watch::channel(None);
+        let stop = CancellationToken::new();
+        let reread = Arc::new(Notify::new());
+        let task = tokio::spawn(watch(tx, reread.clone(), stop.clone()));
+        Self {
+            rx,
+            reread,
+            stop,
+            task,
+        }
+    }
+
+    /// Waits for a reading that is as wanted.
+    async fn until(&mut self, what: &str, wanted: impl Fn(&Interfaces) -> bool) -> Arc<Interfaces> {
+        let found = tokio::time::timeout(
+            PATIENCE,
+            self.rx.wait_for(|read| read.as_deref().is_some_and(&wanted)),
+        )
+        .await
+        .map(|read| read.unwrap().clone().unwrap());
+        found.unwrap_or_else(|_| panic!("never seen: {what}; last: {:#?}", self.rx.borrow()))
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+/// Runs a test in a namespace of its own, on one thread and the blocking threads that it starts, which are in it too.
+fn on_a_node(test: impl AsyncFnOnce() + Send) {
+    if !privileged("interfaces") {
+        return;
+    }
+    std::thread::scope(|scope| {
+        let node = scope.spawn(|| {
+            enter_new();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(test());
+        });
+        if let Err(panic) = node.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+fn addresses(interfaces: &Interfaces, name: &str) -> Option<Vec<String>> {
+    let mut named = interfaces.pods.iter().filter(|(_, pod)| pod.name == name);
+    let (index, pod) = named.next()?;
+    assert!(
+        named.next().is_none(),
+        "two interfaces called {name}: {interfaces:#?}"
+    );
+    assert_eq!(*index, pod.index);
+    Some(pod.addresses.iter().map(ToString::to_string).collect())
+}
+
+fn has(name: &str, wanted: &[&str]) -> impl Fn(&Interfaces) -> bool {
+    move |read| addresses(read, name).is_some_and(|found| found == wanted)
+}
+
+#[test]
+fn a_pod_is_followed_from_its_veth_to_its_end() {
+    on_a_node(async || {
+        let mut watched = Watched::start();
+        watched.until("an empty node", |read| read.pods.is_empty()).await;
+
+        let pod = Pod::new();
+        pod.connect("host0");
+        watched.until("a pod without addresses", has("host0", &[])).await;
+        pod.ip("addr add 10.9.0.2/24 dev eth0");
+        watched
+            .until("its IPv4 address", has("host0", &["10.9.0.2"]))
+            .await;
+        pod.ip("addr add fd00::2/64 dev eth0 nodad");
+        watched
+            .until(
+                "both families, without link-local ones",
+                has("host0", &["10.9.0.2", "fd00::2"]),
+            )
+            .await;
+        pod.ip("addr del 10.9.0.2/24 dev eth0");
+        let before = watched
+            .until("one address less", has("host0", &["fd00::2"]))
+            .await;
+
+        ip("link set host0 name renamed0");
+        let after = watched.until("the new name", has("renamed0", &["fd00::2"])).await;
+        assert!(before.pods.keys().eq(after.pods.keys()), "the index stays");
+
+        drop(pod);
+        watched.until("no pod", |read| read.pods.is_empty()).await;
+        watched.end().await;
+    });
+}
+
+#[test]
+fn what_was_there_before_the_watch_is_in_the_first_reading() {
+    on_a_node(async || {
+        let pod = Pod::new();
+        pod.connect("host0");
+        pod.ip("addr add 10.9.0.2/24 dev eth0");
+        let mut watched = Watched::start();
+        let first = watched.until("anything", |_| true).await;
+        assert_eq!(
+            addresses(&first, "host0").as_deref(),
+            Some(&["10.9.0.2".to_owned()][..])
+        );
+        watched.end().await;
+    });
+}
+
+#[test]
+fn only_veths_into_other_namespaces_are_pods() {
+    on_a_node(async || {
+        let pod = Pod::new();
+        ip("link add here0 type veth peer name here1");
+        ip("link add bridge0 type bridge");
+        pod.connect("host0");
+        ip("link add moved0 type veth peer name moved1");
+        let mut watched = Watched::start();
+        let names = |read: &Interfaces| read.pods.values().map(|pod| pod.name.clone()).collect::<Vec<_>>();
+        let first = watched.until("anything", |_| true).await;
+        assert_eq!(names(&first), ["host0"]);
+
+        pod.move_in("moved1");
+        watched
+            .until("the veth whose peer moved", |read| {
+                names(read) == ["host0", "moved0"]
+            })
+            .await;
+        watched.end().await;
+    });
+}
+
+#[test]
+fn each_interface_has_its_own_addresses() {
+    on_a_node(async || {
+        let (one, two) = (Pod::new(), Pod::new());
+        one.connect("one0");
+        one.connect_as("one1", "net1");
+        two.connect("two0");
+        one.ip("addr add 10.9.0.2/24 dev eth0");
+        one.ip("addr add 10.9.1.2/24 dev net1");
+        one.ip("addr add 10.9.2.2/32 dev lo");
+        // The same peer index as in the first pod, and an address of its own on a point-to-point link.
+        two.ip("addr add 10.9.0.3 peer 10.9.0.1 dev eth0");
+        let mut watched = Watched::start();
+        let first = watched.until("anything", |_| true).await;
+        assert_eq!(addresses(&first, "one0").unwrap(), ["10.9.0.2"]);
+        assert_eq!(addresses(&first, "one1").unwrap(), ["10.9.1.2"]);
+        assert_eq!(addresses(&first, "two0").unwrap(), ["10.9.0.3"]);
+        watched.end().await;
+    });
+}
+
+/// Rule A2 rests on it.
+#[test]
+fn the_node_has_all_its_addresses_but_loopback() {
+    on_a_node(async || {
+        let mut watched = Watched::start();
+        ip("link add bridge0 type bridge");
+        ip("link set bridge0 addrgenmode none");
+        ip("link set bridge0 up");
+        ip("addr add 10.9.0.1/24 dev bridge0");
+        ip("addr add fe80::1/64 dev bridge0 nodad");
+        ip("addr add 192.0.2.7/32 dev lo");
+        let wanted: Vec<IpAddr> = ["10.9.0.1", "192.0.2.7", "fe80::1"]
+            .map(|text| text.parse().unwrap())
+            .into();
+        watched
+            .until("the addresses of the node", |read| {
+                read.node_addresses.iter().eq(&wanted)
+            })
+            .await;
+        ip("addr del 10.9.0.1/24 dev bridge0");
+        watched
+            .until("an address less", |read| {
+                read.node_addresses.iter().eq(&wanted[1..])
+            })
+            .await;
+        watched.end().await;
+    });
+}
+
+/// Namespaces end and new ones get their ids at once; an address must never show behind a veth that is not its own.
+#[test]
+fn an_address_is_never_seen_behind_another_veth() {
+    const PODS: u8 = 24;
+    on_a_node(async || {
+        let watched = Watched::start();
+        let mut rx = watched.rx.clone();
+        let churn = std::thread::spawn(|| {
+            let mut alive = std::collections::VecDeque::new();
+            for number in 1..=PODS {
+                let pod = Pod::new();
+                pod.connect(&format!("host{number}"));
+                pod.ip(&format!("addr add 10.9.0.{number}/24 dev eth0"));
+                alive.push_back(pod);
+                if alive.len() > 2 {
+                    alive.pop_front();
+                }
+            }
+            alive
+        });
+        let last = format!("host{PODS}");
+        let mut readings = 0;
+        loop {
+            tokio::time::timeout(PATIENCE, rx.changed())
+                .await
+                .expect("events stopped")
+                .unwrap();
+            let read = rx.borrow_and_update().clone().unwrap();
+            readings += 1;
+            for pod in read.pods.values() {
+                let own: IpAddr = format!("10.9.0.{}", &pod.name["host".len()..]).parse().unwrap();
+                assert!(pod.addresses.iter().all(|address| *address == own), "{read:#?}");
+            }
+            if addresses(&read, &last).is_some_and(|found| !found.is_empty()) {
+                break;
+            }
+        }
+        assert!(readings > 1);
+        drop(churn.join().unwrap());
+        watched.end().await;
+    });
+}
+
+#[test]
+fn without_the_events_of_other_namespaces_a_reading_on_request_finds_them() {
+    const CAP_NET_BROADCAST: u32 = 11;
+    on_a_node(async || {
+        let pod = Pod::new();
+        pod.connect("host0");
+        // A link that comes up is told on both sides; addresses are not.
+        pod.ip("addr add 10.9.0.2/24 dev eth0");
+        drop_capability(CAP_NET_BROADCAST);
+        let mut watched = Watched::start();
+        watched.until("what is there", has("host0", &["10.9.0.2"])).await;
+        pod.ip("addr add 10.9.0.3/24 dev eth0");
+        watched.reread.notify_one();
+        watched
+            .until("the new address", has("host0", &["10.9.0.2", "10.9.0.3"]))
+            .await;
+        watched.end().await;
+    });
+}
+
+#[test]
+fn a_loss_of_events_is_made_good() {
+    on_a_node(async || {
+        let pod = Pod::new();
+        pod.connect("host0");
+        let mut watched = Watched::start();
+        watched.until("a pod", has("host0", &[])).await;
+        // This thread runs the watch, so nothing takes the events: far more than the socket has room for.
+        let flood: String = (0..2000)
+            .map(|round| format!("link set host0 mtu {}\n", 1400 + round % 2))
+            .collect();
+        let batch = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(batch.path(), flood).unwrap();
+        ip(&format!("-batch {}", batch.path().display()));
+        pod.ip("addr add 10.9.0.2/24 dev eth0");
+        watched
+            .until("what came after the loss", has("host0", &["10.9.0.2"]))
+            .await;
+        watched.end().await;
+    });
+}

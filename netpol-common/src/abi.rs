@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Byte layouts of the maps. Every one is `repr(C)` without implicit padding (zerocopy's derives refuse it), its size is asserted
+//! at compile time, and a test holds it against the BTF of the object. A change here is a new [`ABI_VERSION`].
+//!
+//! Integers are in host byte order, addresses and ports are byte arrays in network byte order.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Version of the layouts below; part of the pin path, so that agents of different layouts never share a map.
+pub const ABI_VERSION: u32 = 1;
+
+/// Policy id of an endpoint that is not isolated for a direction (rule I1).
+pub const POLICY_NONE: u32 = 0;
+
+/// Policy id that denies everything: it never has entries.
+pub const POLICY_DENY: u32 = u32::MAX;
+
+/// Identity of an address that matches no peer of any policy in force.
+pub const IDENTITY_NONE: u32 = 0;
+
+/// [`Identity::flags`]: an address of this node (rule A2).
+pub const IDENTITY_NODE: u32 = 1;
+
+/// [`PolicyValue::action`]: let the packet pass.
+pub const ACTION_ACCEPT: u32 = 1;
+
+macro_rules! abi {
+    ($(#[$attr:meta])* pub struct $name:ident, $size:literal { $($(#[$field_attr:meta])* pub $field:ident: $ty:ty,)* }) => {
+        $(#[$attr])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+        #[repr(C)]
+        pub struct $name { $($(#[$field_attr])* pub $field: $ty,)* }
+
+        const _: () = assert!(size_of::<$name>() == $size);
+
+        impl $name {
+            /// Name, offset and size of each field, for the test that holds the layout against BTF.
+            pub const LAYOUT: &'static [(&'static str, usize, usize)] =
+                &[$((stringify!($field), core::mem::offset_of!($name, $field), field_size(|v: &$name| &v.$field))),*];
+        }
+
+        // SAFETY: repr(C), fixed-width integers and byte arrays only, no padding (proven by the IntoBytes derive).
+        #[cfg(feature = "user")]
+        unsafe impl aya::Pod for $name {}
+    };
+}
+
+/// The size of the field that `_project` points at.
+const fn field_size<T, F>(_project: fn(&T) -> &F) -> usize {
+    size_of::<F>()
+}
+
+abi! {
+    /// Value of map `endpoints`: a local pod, by the interface index of its host-side veth.
+    pub struct Endpoint, 32 {
+        /// Number of the endpoint. Never given to another pod while the maps live (rule C3).
+        pub id: u32,
+        /// Policy for what the pod receives, or [`POLICY_NONE`].
+        pub ingress_policy: u32,
+        /// Policy for what the pod sends, or [`POLICY_NONE`].
+        pub egress_policy: u32,
+        /// The pod's IPv4 address, or zeros.
+        pub ipv4: [u8; 4],
+        /// The pod's IPv6 address, or zeros.
+        pub ipv6: [u8; 16],
+    }
+}
+
+abi! {
+    /// An address in a map key: IPv6, or IPv4 mapped into IPv6 (`::ffff:a.b.c.d`).
+    pub struct Address, 16 {
+        /// Network byte order.
+        pub octets: [u8; 16],
+    }
+}
+
+abi! {
+    /// Value of map `identities`: the class of peers that an address belongs to, by longest prefix.
+    pub struct Identity, 8 {
+        /// Number of the class, or [`IDENTITY_NONE`].
+        pub identity: u32,
+        /// [`IDENTITY_NODE`] or nothing.
+        pub flags: u32,
+    }
+}
+
+abi! {
+    /// Key of map `policies` behind its prefix length: what a policy says about an identity, protocol and port.
+    pub struct PolicyMatch, 12 {
+        /// Number of the policy.
+        pub policy: u32,
+        /// Identity of the peer.
+        pub identity: u32,
+        /// IANA protocol number.
+        pub protocol: u8,
+        /// Destination port, network byte order.
+        pub port: [u8; 2],
+        /// Never part of a prefix.
+        pub pad: u8,
+    }
+}
+
+impl PolicyMatch {
+    /// Prefix length, in bits, of an entry for every protocol and port.
+    pub const ALL_PROTOCOLS: u32 = 64;
+    /// Prefix length, in bits, of an entry for every port of a protocol.
+    pub const ALL_PORTS: u32 = 72;
+    /// Prefix length, in bits, of an entry for one port: the longest.
+    pub const ONE_PORT: u32 = 88;
+}
+
+abi! {
+    /// Value of map `policies`.
+    pub struct PolicyValue, 8 {
+        /// [`ACTION_ACCEPT`]; anything else drops.
+        pub action: u32,
+        /// Number of the rule that says so.
+        pub rule: u32,
+    }
+}
+
+abi! {
+    /// Key of map `flows`: a connection as its endpoint sees it, the same for both directions.
+    pub struct FlowKey, 28 {
+        /// [`Endpoint::id`].
+        pub endpoint: u32,
+        /// Address of the other side.
+        pub remote: Address,
+        /// The pod's port, or the identifier of an ICMP echo.
+        pub local_port: [u8; 2],
+        /// The other side's port. For an ICMP echo the [`Direction`] of its requests: pings both ways are two flows.
+        pub remote_port: [u8; 2],
+        /// IANA protocol number.
+        pub protocol: u8,
+        /// Zeros.
+        pub pad: [u8; 3],
+    }
+}
+
+abi! {
+    /// Value of map `flows`.
+    pub struct Flow, 40 {
+        /// When the last packet passed: nanoseconds of the monotonic clock (`bpf_ktime_get_ns`).
+        pub last_seen: u64,
+        /// Packets that passed, both directions.
+        pub packets: u64,
+        /// Bytes that passed, both directions, link layer header included.
+        pub bytes: u64,
+        /// The policy that the connection was judged under.
+        pub policy: u32,
+        /// The epoch that it was judged in.
+        pub epoch: u32,
+        /// The [`Direction`] of the packet that opened it.
+        pub initiator: u8,
+        /// A [`crate::flow::State`].
+        pub state: u8,
+        /// Zeros.
+        pub pad: [u8; 6],
+    }
+}
+
+abi! {
+    /// Record of the ring buffer `events`: one dropped packet.
+    pub struct Event, 72 {
+        /// Nanoseconds of the monotonic clock.
+        pub timestamp: u64,
+        /// [`Endpoint::id`].
+        pub endpoint: u32,
+        /// Interface index of the pod's host-side veth.
+        pub ifindex: u32,
+        /// Policy that dropped it, or [`POLICY_NONE`].
+        pub policy: u32,
+        /// Identity of the other side, or [`IDENTITY_NONE`].
+        pub identity: u32,
+        /// Source address, zeros if parsing did not come that far.
+        pub source: Address,
+        /// Destination address, zeros if parsing did not come that far.
+        pub destination: Address,
+        /// Source port or zeros.
+        pub source_port: [u8; 2],
+        /// Destination port or zeros.
+        pub destination_port: [u8; 2],
+        /// IANA protocol number, or 0.
+        pub protocol: u8,
+        /// A [`Direction`].
+        pub direction: u8,
+        /// A [`DropReason`].
+        pub reason: u8,
+        /// Zero.
+        pub pad: u8,
+        /// Length of the frame, bytes.
+        pub length: u32,
+        /// Events that this CPU left out since its last one, because of the rate limit or a full buffer.
+        pub suppressed: u32,
+    }
+}
+
+abi! {
+    /// Packets and bytes.
+    pub struct Counter, 16 {
+        /// Packets.
+        pub packets: u64,
+        /// Bytes, link layer header included.
+        pub bytes: u64,
+    }
+}
+
+abi! {
+    /// Value of map `counters`, per CPU, by [`Direction`].
+    pub struct Counters, 152 {
+        /// Passed.
+        pub forwarded: Counter,
+        /// Dropped: [`DropReason::Policy`].
+        pub policy: Counter,
+        /// Dropped: [`DropReason::Malformed`].
+        pub malformed: Counter,
+        /// Dropped: [`DropReason::EtherType`].
+        pub ether_type: Counter,
+        /// Dropped: [`DropReason::Vlan`].
+        pub vlan: Counter,
+        /// Dropped: [`DropReason::Fragment`].
+        pub fragment: Counter,
+        /// Dropped: [`DropReason::ExtensionHeaders`].
+        pub extension_headers: Counter,
+        /// Dropped: [`DropReason::NoEndpoint`].
+        pub no_endpoint: Counter,
+        /// Flow entries made (packets; bytes of their first packet).
+        pub flows_created: Counter,
+        /// Flow entries that could not be written; the connection is judged again, its replies may be dropped.
+        pub flow_insert_failures: u64,
+    }
+}
+
+abi! {
+    /// Value of map `config`, entry 0.
+    pub struct Config, 20 {
+        /// [`ABI_VERSION`].
+        pub abi_version: u32,
+        /// Raised when an address changes identity: flows are judged again (rule C2).
+        pub epoch: u32,
+        /// Events each CPU may write in a second; 0 turns them off.
+        pub events_per_second: u32,
+        /// The next [`Endpoint::id`]. Raised before a number is used, so that none is given twice, whenever the agent dies.
+        pub next_endpoint: u32,
+        /// The next policy number; as above.
+        pub next_policy: u32,
+    }
+}
+
+abi! {
+    /// Value of map `event_budget`, per CPU: the rate limit of events.
+    pub struct EventBudget, 16 {
+        /// Start of the current second, nanoseconds of the monotonic clock.
+        pub window_start: u64,
+        /// Events written in it.
+        pub written: u32,
+        /// Events left out since the last one written.
+        pub suppressed: u32,
+    }
+}
+
+/// A direction as the pod sees it; the index of map `counters`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Direction {
+    /// What the pod receives: hook `to_pod`.
+    Ingress = 0,
+    /// What the pod sends: hook `from_pod`.
+    Egress = 1,
+}
+
+impl Direction {
+    /// Both, by their number.
+    pub const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
+
+    /// The other one.
+    #[inline(always)]
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::Ingress => Self::Egress,
+            Self::Egress => Self::Ingress,
+        }
+    }
+
+    /// From its number; any other number is egress, which is never a wrong index.
+    #[inline(always)]
+    pub const fn from_u8(number: u8) -> Self {
+        if number == Self::Ingress as u8 {
+            Self::Ingress
+        } else {
+            Self::Egress
+        }
+    }
+
+    /// `ingress` or `egress`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+}
+
+/// Why a packet was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum DropReason {
+    /// The endpoint is isolated and no rule allows it (rules I1, I4).
+    Policy = 1,
+    /// A header is cut short or contradicts itself (rule F2).
+    Malformed = 2,
+    /// Neither IPv4, IPv6 nor ARP (rule F2).
+    EtherType = 3,
+    /// VLAN tagged (rule F2).
+    Vlan = 4,
+    /// A fragment whose first fragment is not known (rule C5).
+    Fragment = 5,
+    /// More IPv6 extension headers than are walked (rule F3).
+    ExtensionHeaders = 6,
+    /// The programs are on an interface that map `endpoints` does not know: it was too full, or was changed by hand (rule L1).
+    NoEndpoint = 7,
+}
+
+impl DropReason {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Policy,
+        Self::Malformed,
+        Self::EtherType,
+        Self::Vlan,
+        Self::Fragment,
+        Self::ExtensionHeaders,
+    ];
+
+    /// Its name in logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::Malformed => "malformed",
+            Self::EtherType => "ether_type",
+            Self::Vlan => "vlan",
+            Self::Fragment => "fragment",
+            Self::ExtensionHeaders => "extension_headers",
+            Self::NoEndpoint => "no_endpoint",
+        }
+    }
+
+    /// From its number in an event.
+    pub fn from_u8(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| *reason as u8 == number)
+    }
+}
+
+impl Counters {
+    /// The counter of a drop reason.
+    #[inline(always)]
+    pub fn dropped(&mut self, reason: DropReason) -> &mut Counter {
+        match reason {
+            DropReason::Policy => &mut self.policy,
+            DropReason::Malformed => &mut self.malformed,
+            DropReason::EtherType => &mut self.ether_type,
+            DropReason::Vlan => &mut self.vlan,
+            DropReason::Fragment => &mut self.fragment,
+            DropReason::ExtensionHeaders => &mut self.extension_headers,
+            DropReason::NoEndpoint => &mut self.no_endpoint,
+        }
+    }
+}
+
+impl Endpoint {
+    /// The policy of a direction.
+    #[inline(always)]
+    pub const fn policy(&self, direction: Direction) -> u32 {
+        match direction {
+            Direction::Ingress => self.ingress_policy,
+            Direction::Egress => self.egress_policy,
+        }
+    }
+}
+
+impl Address {
+    /// An IPv4 address, mapped into IPv6.
+    #[inline(always)]
+    pub const fn from_ipv4(a: [u8; 4]) -> Self {
+        Self {
+            octets: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3]],
+        }
+    }
+
+    /// An IPv6 address.
+    #[inline(always)]
+    pub const fn from_ipv6(octets: [u8; 16]) -> Self {
+        Self { octets }
+    }
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+//! The maps. The sizes here are the defaults; the agent sets those of flows, identities and policies when it loads the object.
+
+use aya_ebpf::{
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+use netpol_common::abi::{
+    Address, Config, Counters, Direction, Endpoint, Event, EventBudget, Flow, FlowKey, Identity, PolicyMatch,
+    PolicyValue,
+};
+
+/// Interface index of a pod's host-side veth to the pod's endpoint. Written by the agent.
+#[btf_map(name = "endpoints")]
+pub static ENDPOINTS: HashMap<u32, Endpoint, 1024> = HashMap::new();
+
+/// Address to the class of peers it belongs to. Written by the agent.
+#[btf_map(name = "identities")]
+pub static IDENTITIES: LpmTrie<Address, Identity, 1048576> = LpmTrie::new();
+
+/// Policy, identity, protocol and port to what the policy says. Written by the agent.
+#[btf_map(name = "policies")]
+pub static POLICIES: LpmTrie<PolicyMatch, PolicyValue, 4194304> = LpmTrie::new();
+
+/// Connections. Written by the programs.
+#[btf_map(name = "flows")]
+pub static FLOWS: LruHashMap<FlowKey, Flow, 65536> = LruHashMap::new();
+
+/// Dropped packets. Read by the agent.
+#[btf_map(name = "events")]
+pub static EVENTS: RingBuf<Event, 1048576> = RingBuf::new();
+
+/// The rate limit of [`EVENTS`].
+#[btf_map(name = "event_budget")]
+pub static EVENT_BUDGET: PerCpuArray<EventBudget, 1> = PerCpuArray::new();
+
+/// Packets and bytes by direction. Read by the agent.
+#[btf_map(name = "counters")]
+pub static COUNTERS: PerCpuArray<Counters, { Direction::ALL.len() }> = PerCpuArray::new();
+
+/// Settings and the epoch. Written by the agent.
+#[btf_map(name = "config")]
+pub static CONFIG: Array<Config, 1> = Array::new();

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask image`: the agent as an OCI image archive that `ctr image import` takes, written without Docker.
+
+mod archive;
+mod elf;
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{
+    build::Binaries,
+    packages, toolchain,
+    workspace::{Workspace, output},
+};
+
+/// Where to, and under which name.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The archive to write; netpol-image.tar in the target folder if absent
+    #[arg(long)]
+    output: Option<PathBuf>,
+    /// The image's name
+    #[arg(long, value_name = "NAME", default_value = concat!("netpol:", env!("CARGO_PKG_VERSION")))]
+    tag: String,
+}
+
+/// Builds the static binary, writes the archive, and reads it back.
+///
+/// # Errors
+/// If the build fails, the binary is not static or does not start alone, or the archive cannot be written.
+pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    toolchain::prepare(workspace)?;
+    let netpol = static_binary(workspace)?;
+    let program = fs::read(&netpol).with_context(|| format!("cannot read {}", netpol.display()))?;
+    if !elf::is_static(&program).with_context(|| format!("{} is no program", netpol.display()))? {
+        bail!(
+            "{} asks for a dynamic linker; an image from scratch has none",
+            netpol.display()
+        );
+    }
+    let path = arguments
+        .output
+        .clone()
+        .unwrap_or_else(|| workspace.target.join("netpol-image.tar"));
+    archive::write(&path, &arguments.tag, &program)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    let image = archive::read(&path).with_context(|| format!("{} does not read back", path.display()))?;
+    if packages::is_root()? {
+        let version = start_alone(&workspace.target, &image.program)?;
+        println!("image: {} starts in an empty root", version.trim());
+    }
+    println!(
+        "image: {} as {}, {} KiB, manifest {}",
+        path.display(),
+        image.name,
+        image.program.len() / 1024,
+        image.manifest
+    );
+    Ok(())
+}
+
+fn static_binary(workspace: &Workspace) -> Result<PathBuf> {
+    let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
+    let flags = env::var("RUSTFLAGS").unwrap_or_default();
+    let mut cargo = workspace.cargo();
+    // A target that is named keeps the flags away from build scripts and procedural macros, which cannot be static.
+    cargo
+        .args([
+            "build",
+            "--package",
+            "netpol-agent",
+            "--bin",
+            "netpol",
+            "--release",
+            "--target",
+            &target,
+        ])
+        .args(["--config", "profile.release.strip=\"debuginfo\""])
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env("RUSTFLAGS", format!("{flags} -C target-feature=+crt-static"));
+    Binaries::build(&mut cargo)?.path("netpol")
+}
+
+/// Runs the program with `--version` where there is no other file than itself, and returns what it prints.
+fn start_alone(scratch: &Path, program: &[u8]) -> Result<String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let root = scratch.join(format!("image-root-{}", std::process::id()));
+    fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
+    let file = root.join("netpol");
+    let started = fs::write(&file, program)
+        .and_then(|()| fs::set_permissions(&file, fs::Permissions::from_mode(0o755)))
+        .with_context(|| format!("cannot write {}", file.display()))
+        .and_then(|()| output(Command::new("chroot").arg(&root).args(["/netpol", "--version"])));
+    fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
+    let version = started?;
+    ensure!(
+        !version.trim().is_empty(),
+        "the program starts in an empty root, but prints no version"
+    );
+    Ok(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspace::run as run_command;
+
+    fn compiled(folder: &Path, flags: &[&str]) -> Vec<u8> {
+        let source = folder.join("hello.rs");
+        fs::write(
+            &source,
+            "fn main() { println!(\"alone {}\", std::env::args().nth(1).unwrap()) }",
+        )
+        .unwrap();
+        run_command(
+            Command::new("rustc")
+                .current_dir(folder)
+                .args(["-o", "hello"])
+                .args(flags)
+                .arg(&source),
+        )
+        .unwrap();
+        fs::read(folder.join("hello")).unwrap()
+    }
+
+    fn folder(name: &str) -> PathBuf {
+        let path = env::temp_dir().join(format!("netpol-xtask-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    #[test]
+    fn the_layer_holds_a_program_that_starts_with_no_other_file() {
+        let folder = folder("alone");
+        let program = compiled(&folder, &["-C", "target-feature=+crt-static"]);
+        assert!(elf::is_static(&program).unwrap());
+        let path = folder.join("image.tar");
+        archive::write(&path, "netpol:test", &program).unwrap();
+        let image = archive::read(&path).unwrap();
+        assert_eq!(image.program, program);
+        if packages::is_root().unwrap() {
+            assert_eq!(start_alone(&folder, &image.program).unwrap(), "alone --version\n");
+        }
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_program_that_needs_a_dynamic_linker_is_told_apart() {
+        let folder = folder("dynamic");
+        assert!(!elf::is_static(&compiled(&folder, &["-C", "target-feature=-crt-static"])).unwrap());
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

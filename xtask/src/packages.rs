@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The programs that the suites and the demo start, and the Debian packages they are in.
+
+use std::{env, path::Path, process::Command};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::workspace::run;
+
+/// Program, and the package of it.
+const PROGRAMS: [(&str, &str); 2] = [("ip", "iproute2"), ("bpftool", "bpftool")];
+
+/// Installs what is missing with apt-get: as root, on Debian and its kin.
+///
+/// # Errors
+/// If something is missing and cannot be installed; the message says what.
+pub fn install() -> Result<()> {
+    let missing: Vec<&str> = PROGRAMS
+        .iter()
+        .filter(|(program, _)| !is_there(program))
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    if !is_there("apt-get") {
+        bail!("missing on this machine, and there is no apt-get to install it with: {list}");
+    }
+    if !is_root().context("cannot tell who runs this")? {
+        bail!("missing on this machine, and only root can install it: {list}");
+    }
+    println!("packages: installing {list}");
+    let apt = || {
+        let mut apt = Command::new("apt-get");
+        apt.env("DEBIAN_FRONTEND", "noninteractive");
+        apt
+    };
+    run(apt().args(["update", "-qq"]))?;
+    run(apt()
+        .args(["install", "-qq", "--no-install-recommends"])
+        .args(&missing))
+}
+
+/// Whether the effective user is root.
+///
+/// # Errors
+/// If `/proc/self` cannot be looked at.
+pub fn is_root() -> std::io::Result<bool> {
+    use std::os::unix::fs::MetadataExt as _;
+    Ok(std::fs::metadata("/proc/self")?.uid() == 0)
+}
+
+fn is_there(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|folder| Path::new(&folder).join(program).is_file())
+}

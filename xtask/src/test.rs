@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask test`.
+
+use std::{collections::BTreeSet, env, fs};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    build::Binaries,
+    packages, toolchain,
+    workspace::{Workspace, run as run_command},
+};
+
+/// What a suite that does not run here writes a line with into the report: `not run: SUITE: REASON`.
+const NOT_RUN: &str = "not run: ";
+
+/// What to test.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Run the cases that take minutes, too (sets NETPOL_TEST_LONG for the suites)
+    #[arg(long)]
+    long: bool,
+    /// Fail if a suite cannot run on this machine (also with the environment variable CI)
+    #[arg(long)]
+    require_all: bool,
+    /// Run only tests whose name contains one of these
+    filter: Vec<String>,
+}
+
+/// Runs all suites, documentation tests included.
+///
+/// # Errors
+/// If something that the suites need cannot be had, or a test fails.
+pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    packages::install()?;
+    toolchain::prepare(workspace)?;
+    let netpol = Binaries::development(workspace)?.path("netpol")?;
+
+    let report = workspace.target.join("netpol-test-report");
+    fs::write(&report, "").with_context(|| format!("cannot write {}", report.display()))?;
+    let mut cargo = workspace.cargo();
+    cargo
+        .args(["test", "--no-fail-fast", "--"])
+        .args(&arguments.filter);
+    cargo.env("NETPOL_BIN", netpol).env("NETPOL_TEST_REPORT", &report);
+    if arguments.long {
+        cargo.env("NETPOL_TEST_LONG", "1");
+    }
+    if arguments.require_all || env::var_os("CI").is_some_and(|value| !value.is_empty()) {
+        cargo.env("NETPOL_REQUIRE_ALL", "1");
+    }
+    let result = run_command(&mut cargo);
+
+    let text = fs::read_to_string(&report).with_context(|| format!("cannot read {}", report.display()))?;
+    for line in summary(&text) {
+        println!("{line}");
+    }
+    result
+}
+
+/// One line a suite that did not run, whatever the number of its tests that said so.
+fn summary(report: &str) -> Vec<String> {
+    let not_run: BTreeSet<&str> = report.lines().filter(|line| line.starts_with(NOT_RUN)).collect();
+    if not_run.is_empty() {
+        return vec!["test: no suite was left out".to_owned()];
+    }
+    let headline = format!("test: {} left out on this machine:", not_run.len());
+    std::iter::once(headline)
+        .chain(not_run.into_iter().map(|line| format!("  {line}")))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::summary;
+
+    #[test]
+    fn a_suite_that_did_not_run_is_named_once() {
+        let report = "not run: real packets: not root\nnoise\nnot run: real packets: not root\nnot run: api: no server\n";
+        assert_eq!(
+            summary(report),
+            [
+                "test: 2 left out on this machine:",
+                "  not run: api: no server",
+                "  not run: real packets: not root"
+            ]
+        );
+        assert_eq!(summary(""), ["test: no suite was left out"]);
+    }
+}
