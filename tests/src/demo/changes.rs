@@ -6,11 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::matrix::{Answers, Matrix};
 
 type Services = BTreeSet<usize>;
+/// Whether something was gained, the families if not all, and which services.
+type Change = (bool, String, Services);
+/// Rows by column.
+type Pairs = BTreeMap<usize, BTreeSet<usize>>;
 
 /// One line for each group of connections that lost or gained the same services; a family is named if only that changed.
 pub fn describe(matrix: &Matrix, before: &Answers, after: &Answers) -> Vec<String> {
     let (old, new) = (matrix.passed(before), matrix.passed(after));
-    let mut alike: BTreeMap<(bool, String, Services), BTreeMap<usize, BTreeSet<usize>>> = BTreeMap::new();
+    let mut alike: BTreeMap<Change, Pairs> = BTreeMap::new();
     for (&(row, column), services) in &new {
         let Some(earlier) = old.get(&(row, column)) else {
             continue;
