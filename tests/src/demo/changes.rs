@@ -41,15 +41,21 @@ pub fn describe(matrix: &Matrix, before: &Answers, after: &Answers) -> Vec<Strin
     let mut lines = Vec::new();
     for ((gained, families, services), columns) in alike {
         let mut merged: BTreeMap<BTreeSet<usize>, BTreeSet<usize>> = BTreeMap::new();
-        for (column, mut rows) in columns {
-            // A site is not asked about itself: with itself in the set, the members of one group have the same set.
-            rows.insert(column);
-            merged.entry(rows).or_default().insert(column);
+        // A site is not asked about itself: with itself in the set, the members of one group have the same set.
+        let with_itself = |column: usize, rows: &BTreeSet<usize>| -> BTreeSet<usize> {
+            rows.iter().copied().chain([column]).collect()
+        };
+        for (&column, rows) in &columns {
+            let whole = with_itself(column, rows);
+            let shared = columns
+                .iter()
+                .filter(|(other, rows)| with_itself(**other, rows) == whole)
+                .count()
+                > 1;
+            let key = if shared { whole } else { rows.clone() };
+            merged.entry(key).or_default().insert(column);
         }
-        for (mut rows, columns) in merged {
-            if columns.len() == 1 {
-                rows.retain(|row| !columns.contains(row));
-            }
+        for (rows, columns) in merged {
             let sign = if gained {
                 "+ now reaches "
             } else {
