@@ -327,11 +327,14 @@ fn last_revision(lines: &[String]) -> u64 {
     lines.iter().rev().find_map(|line| applied(line)).unwrap_or(0)
 }
 
-/// The revision of a `revision applied` line.
+/// The revision of a `revision applied` line that tells of no failed write.
 fn applied(line: &str) -> Option<u64> {
     let value: Value = serde_json::from_str(line).ok()?;
     let fields = value.get("fields")?;
     if fields.get("message")?.as_str()? != "revision applied" {
+        return None;
+    }
+    if fields.get("failures").and_then(Value::as_u64).unwrap_or(0) > 0 {
         return None;
     }
     fields.get("revision")?.as_u64()
@@ -353,5 +356,7 @@ mod tests {
         ];
         assert_eq!(last_revision(&lines), 4);
         assert_eq!(last_revision(&lines[2..]), 0);
+        let failed = r#"{"fields":{"message":"revision applied","revision":7,"failures":1}}"#;
+        assert_eq!(last_revision(&[failed.to_owned()]), 0);
     }
 }

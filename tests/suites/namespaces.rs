@@ -155,9 +155,9 @@ fn b3_cleanup_removes_everything_and_only_ours() {
     let pins = lab.agent.pin_path().to_owned();
     assert!(count(&pins) > 0, "nothing is pinned under {}", pins.display());
     let foreign = pins.with_file_name(format!("other-{}", std::process::id()));
-    fs::create_dir(&foreign).unwrap();
     lab.expect("shop/b", "shop/a", &Outcome::Silent);
     lab.agent.stop().unwrap();
+    fs::create_dir(&foreign).unwrap();
     let cleaned = lab.agent.cleanup();
     let survived = foreign.exists();
     let _ = fs::remove_dir(&foreign);

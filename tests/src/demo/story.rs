@@ -46,6 +46,14 @@ pub struct Options {
 /// # Errors
 /// If it cannot be played to the end; what it made is removed.
 pub fn run(options: &Options) -> Result<bool> {
+    let played = play(options);
+    if played.is_err() {
+        kept::wipe_current();
+    }
+    played
+}
+
+fn play(options: &Options) -> Result<bool> {
     ensure!(
         nix::unistd::geteuid().is_root(),
         "the demo makes network namespaces and loads eBPF: run it as root"
@@ -156,9 +164,12 @@ pub fn run(options: &Options) -> Result<bool> {
             "{} connections were not what the policies say:",
             differences.len()
         );
-        differences
-            .iter()
-            .for_each(|difference| println!("  ! {difference}"));
+        for difference in differences.iter().take(MOST_LISTED) {
+            println!("  ! {difference}");
+        }
+        if differences.len() > MOST_LISTED {
+            println!("  and {} more", differences.len() - MOST_LISTED);
+        }
     }
     if options.keep {
         drop(servers);
