@@ -124,6 +124,7 @@ impl Datapath {
         }
         loader.override_global(aya_log::LEVEL, &options.log_level, true);
         let mut ebpf = loader.load(object).map_err(|error| DatapathError::Load(Box::new(error)))?;
+        attach::load(&mut ebpf)?;
         let maps = Maps::take(&mut ebpf, &folder)?;
         maps::restore_flows(&mut ebpf, flows)?;
         let attacher = Attacher::new(options.attach, links_folder(&options.pin_path))?;
