@@ -3,6 +3,7 @@
 
 use std::{env, fs::OpenOptions, io::Write, path::PathBuf, process::Command};
 
+use netpol_agent::datapath::object::EBPF_OBJECT;
 use nix::unistd::geteuid;
 
 /// Names a file that collects a line for each suite that was not run.
@@ -28,6 +29,19 @@ pub fn can_enforce(suite: &str) -> bool {
     let missing = || {
         let none = binary().is_none();
         none.then(|| format!("no agent: {BINARY} names no file, and there is no netpol beside this program"))
+    };
+    settle(suite, obstacle().or_else(missing))
+}
+
+/// Whether `suite` can load the programs into the kernel. As [`can_make_nodes`].
+///
+/// # Panics
+/// If it cannot, and [`REQUIRE_ALL`] is set.
+pub fn can_load(suite: &str) -> bool {
+    let missing = || {
+        EBPF_OBJECT
+            .is_none()
+            .then(|| "this build has no eBPF programs".to_owned())
     };
     settle(suite, obstacle().or_else(missing))
 }
