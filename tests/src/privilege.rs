@@ -70,7 +70,11 @@ fn obstacle() -> Option<String> {
     }
 }
 
-fn settle(suite: &str, obstacle: Option<String>) -> bool {
+/// Whether `suite` can run: nothing is in its way. If something is, says what on stderr and in the [`REPORT`].
+///
+/// # Panics
+/// If it cannot, and [`REQUIRE_ALL`] is set.
+pub fn settle(suite: &str, obstacle: Option<String>) -> bool {
     let Some(reason) = obstacle else { return true };
     eprintln!("\n*** NOT RUN: {suite}: {reason} ***\n");
     if let Some(report) = env::var_os(REPORT) {

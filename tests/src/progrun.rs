@@ -19,7 +19,7 @@ use netpol_agent::{
     },
     evaluate::Packet,
     model::{Direction, Node, ObjectKey, Snapshot},
-    sync::{Desired, Memory, State, apply, plan},
+    sync::{Desired, Memory, State, Write, apply, plan},
 };
 use netpol_common::abi::{Flow, FlowKey};
 use nix::{
@@ -166,6 +166,14 @@ impl Bench {
         });
         ensure!(report.failures.is_empty(), "failed writes: {:?}", report.failures);
         Ok(())
+    }
+
+    /// Makes one write by hand. What is enforced then is not known to [`Bench::enforce`] any more.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn write(&mut self, write: &Write) -> Result<()> {
+        Ok(self.datapath.write(write)?)
     }
 
     /// Holds what the maps should hold against what they do hold.
