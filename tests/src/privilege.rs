@@ -3,6 +3,7 @@
 
 use std::{env, fs::OpenOptions, io::Write, path::PathBuf, process::Command};
 
+use netpol_agent::datapath::object::EBPF_OBJECT;
 use nix::unistd::geteuid;
 
 /// Names a file that collects a line for each suite that was not run.
@@ -32,6 +33,19 @@ pub fn can_enforce(suite: &str) -> bool {
     settle(suite, obstacle().or_else(missing))
 }
 
+/// Whether `suite` can load the programs into the kernel. As [`can_make_nodes`].
+///
+/// # Panics
+/// If it cannot, and [`REQUIRE_ALL`] is set.
+pub fn can_load(suite: &str) -> bool {
+    let missing = || {
+        EBPF_OBJECT
+            .is_none()
+            .then(|| "this build has no eBPF programs".to_owned())
+    };
+    settle(suite, obstacle().or_else(missing))
+}
+
 /// The agent's binary: what [`BINARY`] names, else `netpol` in the folder of this program or the one above it.
 pub fn binary() -> Option<PathBuf> {
     if let Some(path) = env::var_os(BINARY) {
@@ -56,7 +70,11 @@ fn obstacle() -> Option<String> {
     }
 }
 
-fn settle(suite: &str, obstacle: Option<String>) -> bool {
+/// Whether `suite` can run: nothing is in its way. If something is, says what on stderr and in the [`REPORT`].
+///
+/// # Panics
+/// If it cannot, and [`REQUIRE_ALL`] is set.
+pub fn settle(suite: &str, obstacle: Option<String>) -> bool {
     let Some(reason) = obstacle else { return true };
     eprintln!("\n*** NOT RUN: {suite}: {reason} ***\n");
     if let Some(report) = env::var_os(REPORT) {
