@@ -27,11 +27,6 @@ const DROP: i32 = TC_ACT_SHOT as i32;
 /// The action for a packet at one of a pod's hooks.
 #[inline(always)]
 pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
-    // No endpoint: an interface that the agent is about to leave or to take up.
-    // SAFETY: values are replaced as a whole, and stay readable until the program ends (RCU).
-    let Some(endpoint) = (unsafe { ENDPOINTS.get(packet::ifindex(ctx)) }) else {
-        return PASS;
-    };
     // An array's and a per-CPU array's entry always exists; the verifier wants to see that it is checked.
     let Some(config) = CONFIG.get(0) else { return DROP };
     let Some(counters) = COUNTERS.get_ptr_mut(direction as u32) else {
