@@ -6,6 +6,7 @@ pub mod agent;
 pub mod cases;
 pub mod demo;
 pub mod expectation;
+pub mod kernel;
 pub mod lab;
 pub mod lookup;
 pub mod manifests;
