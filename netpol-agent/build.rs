@@ -18,7 +18,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 fn main() -> Result<()> {
     println!("cargo::rustc-check-cfg=cfg(netpol_ebpf_object)");
     let out = PathBuf::from(variable("OUT_DIR")?);
-    let target = target_folder(&out).ok_or("no cargo target folder above OUT_DIR")?;
+    let target = target_folder(&out)?;
     let toolchain = target.join("ebpf-toolchain");
     let stamp = toolchain.join("stamp");
     watch_from_now_on(&stamp)?;
@@ -49,10 +49,21 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Cargo marks its target folder, and no folder inside, with this file.
-fn target_folder(out: &Path) -> Option<&Path> {
+/// The folder with the toolchain; else the one that cargo marked as its own when it made it; else, as someone else made
+/// it, by cargo's layout: `TARGET_FOLDER/[TRIPLE/]PROFILE/build/PACKAGE/out`.
+fn target_folder(out: &Path) -> Result<&Path> {
+    let marks = ["ebpf-toolchain/stamp", "CACHEDIR.TAG"];
+    if let Some(marked) = out
+        .ancestors()
+        .find(|folder| marks.iter().any(|mark| folder.join(mark).is_file()))
+    {
+        return Ok(marked);
+    }
+    let triple = variable("TARGET")?;
     out.ancestors()
-        .find(|folder| folder.join("CACHEDIR.TAG").is_file())
+        .skip(4)
+        .find(|folder| !folder.ends_with(&triple))
+        .ok_or_else(|| "no cargo target folder above OUT_DIR".into())
 }
 
 /// Makes an empty stamp if there is none: cargo runs this script on each build if a file that it watches is missing.
@@ -67,11 +78,25 @@ fn watch_from_now_on(stamp: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The stamp is the toolchain's own path and `rustc -vV` of the compiler that it was made for.
+/// The stamp is the toolchain's own path, and the sysroot and `rustc -vV` of the compiler that it was made for.
 fn is_for_this_compiler(toolchain: &Path, stamp: &Path) -> Result<bool> {
     let version = Command::new(variable("RUSTC")?).arg("-vV").output()?;
-    let wanted = [toolchain.as_os_str().as_encoded_bytes(), b"\n", &version.stdout].concat();
+    let wanted = [
+        toolchain.as_os_str().as_encoded_bytes(),
+        b"\n",
+        &sysroot()?,
+        &version.stdout,
+    ]
+    .concat();
     Ok(fs::read(stamp)? == wanted && toolchain.join("bin/bpf-linker").is_file())
+}
+
+/// The active compiler's sysroot as it prints it, with a newline.
+fn sysroot() -> Result<Vec<u8>> {
+    Ok(Command::new(variable("RUSTC")?)
+        .args(["--print", "sysroot"])
+        .output()?
+        .stdout)
 }
 
 /// Builds the object in a target folder of its own, as the outer cargo holds the lock of the other one.

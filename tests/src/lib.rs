@@ -1,2 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Test harness.
+//! Test harness: nodes and pods out of network namespaces, probes that are real connections, the agent as a child process, the
+//! corpus of cases, random clusters, and the demo. Everything that is made here is named after this process and removed when dropped.
+
+pub mod agent;
+pub mod cases;
+pub mod demo;
+pub mod expectation;
+pub mod lab;
+pub mod lookup;
+pub mod manifests;
+pub mod netns;
+pub mod node;
+pub mod objects;
+pub mod privilege;
+pub mod probe;
+pub mod random;
+pub mod scenario;
+pub mod server;

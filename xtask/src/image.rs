@@ -10,7 +10,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
     build::Binaries,
@@ -97,7 +97,12 @@ fn start_alone(scratch: &Path, program: &[u8]) -> Result<String> {
         .with_context(|| format!("cannot write {}", file.display()))
         .and_then(|()| output(Command::new("chroot").arg(&root).args(["/netpol", "--version"])));
     fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
-    started
+    let version = started?;
+    ensure!(
+        !version.trim().is_empty(),
+        "the program starts in an empty root, but prints no version"
+    );
+    Ok(version)
 }
 
 #[cfg(test)]

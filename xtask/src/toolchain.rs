@@ -47,7 +47,11 @@ pub fn prepare(workspace: &Workspace) -> Result<Toolchain> {
     let stamp = stamp(&folder, &rustc);
     let is_ready = fs::read_to_string(folder.join("stamp")).is_ok_and(|found| found == stamp)
         && bin.join("bpf-linker").is_file()
-        && (sysroot::holds_library(&rustc.sysroot) || wrapper.is_file() && sysroot::is_complete(&folder));
+        && if wrapper.is_file() {
+            sysroot::is_complete(&folder)
+        } else {
+            sysroot::holds_library(&rustc.sysroot)
+        };
     if !is_ready {
         if sysroot::holds_library(&rustc.sysroot) {
             println!(
@@ -80,9 +84,15 @@ pub fn prepare(workspace: &Workspace) -> Result<Toolchain> {
     })
 }
 
-/// The folder is in it because the files in the folder hold absolute paths: a copied target folder is made ready anew.
+/// The folder is in it because the files in the folder hold absolute paths (a copied target folder is made ready anew),
+/// the sysroot because two toolchains of one version may differ in their components.
 fn stamp(folder: &Path, rustc: &Rustc) -> String {
-    format!("{}\n{}", folder.display(), rustc.verbose_version)
+    format!(
+        "{}\n{}\n{}",
+        folder.display(),
+        rustc.sysroot.display(),
+        rustc.verbose_version
+    )
 }
 
 /// Writes a file so that a reader finds the old or the new text, whole.

@@ -86,7 +86,7 @@ pub fn write(path: &Path, name: &str, program: &[u8]) -> Result<()> {
     Ok(fs::rename(&temporary, path)?)
 }
 
-/// Reads an archive of [`write`] back, checking every digest, size and media type on the way from the index to the layer.
+/// Reads an archive of [`write()`] back, checking every digest, size and media type on the way from the index to the layer.
 ///
 /// # Errors
 /// If anything does not fit.

@@ -1,0 +1,362 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The agent as a child process in a node's network namespace, as it runs in production.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    os::{fd::AsFd, unix::process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::{
+    sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::{
+    netns::{self, NetNs},
+    node::Node,
+    privilege,
+};
+
+/// How long a start or an applied revision may take before a wait for it fails. Far longer than either needs.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A running agent. On drop it is killed and what it left in the kernel is removed, unless [`Agent::detach`] let go of it.
+#[derive(Debug)]
+pub struct Agent {
+    binary: PathBuf,
+    netns: Arc<NetNs>,
+    node: String,
+    source: PathBuf,
+    pin_path: PathBuf,
+    child: Option<Child>,
+    log: Arc<Log>,
+    clean: bool,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    lines: Mutex<Lines>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    lines: Vec<String>,
+    ended: bool,
+}
+
+impl Log {
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Agent {
+    /// Starts the agent on `source`, pinned to a folder named after this process, and waits for its first revision.
+    ///
+    /// # Errors
+    /// With the agent's log, if it does not get there.
+    pub fn start(node: &Node, source: &Path) -> Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let pin_path = format!("/sys/fs/bpf/netpol-test-{}-{number}", std::process::id());
+        Self::start_at(node, source, Path::new(&pin_path))
+    }
+
+    /// As [`Agent::start`], pinned to `pin_path`.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub fn start_at(node: &Node, source: &Path, pin_path: &Path) -> Result<Self> {
+        let binary = privilege::binary().with_context(|| format!("no agent: set {}", privilege::BINARY))?;
+        let mut agent = Self {
+            binary,
+            netns: Arc::clone(node.netns()),
+            node: node.plan().name.clone(),
+            source: source.to_owned(),
+            pin_path: pin_path.to_owned(),
+            child: None,
+            log: Arc::default(),
+            clean: true,
+        };
+        agent.spawn()?;
+        agent.wait_for_revision_after(0)?;
+        Ok(agent)
+    }
+
+    /// Starts it again after [`Agent::kill`] or [`Agent::stop`], and waits for its first revision.
+    ///
+    /// # Errors
+    /// If it still runs, or does not get there.
+    pub fn restart(&mut self) -> Result<()> {
+        ensure!(self.child.is_none(), "the agent still runs");
+        self.spawn()?;
+        self.wait_for_revision_after(0)?;
+        Ok(())
+    }
+
+    /// Kills it as a crash would (SIGKILL), and waits until it is gone.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        self.end(Signal::SIGKILL).map(|_| ())
+    }
+
+    /// Asks it to stop (SIGTERM), and waits until it is gone.
+    ///
+    /// # Errors
+    /// If it does not run, or exits with an error.
+    pub fn stop(&mut self) -> Result<()> {
+        let status = self.end(Signal::SIGTERM)?;
+        ensure!(
+            status.success(),
+            "the agent ended with {status} after SIGTERM\n{}",
+            self.log()
+        );
+        Ok(())
+    }
+
+    /// Folder of its pins.
+    pub fn pin_path(&self) -> &Path {
+        &self.pin_path
+    }
+
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// The last revision that it said it applied since it was last started; 0 if none.
+    pub fn revision(&self) -> u64 {
+        last_revision(&self.log.lock().lines)
+    }
+
+    /// Waits until it has applied a revision above `revision`, and gives that.
+    ///
+    /// # Errors
+    /// With its log, if it ends or [`DEADLINE`] passes before.
+    pub fn wait_for_revision_after(&self, revision: u64) -> Result<u64> {
+        self.wait(&format!("a revision after {revision}"), |lines| {
+            Some(last_revision(lines)).filter(|&last| last > revision)
+        })
+    }
+
+    /// Waits for a log line that contains `text` among those after the first `seen` ones (see [`Agent::log_length`]).
+    ///
+    /// # Errors
+    /// As [`Agent::wait_for_revision_after`].
+    pub fn wait_for_line(&self, seen: usize, text: &str) -> Result<String> {
+        self.wait(&format!("a log line with {text:?}"), |lines| {
+            lines.iter().skip(seen).find(|line| line.contains(text)).cloned()
+        })
+    }
+
+    /// Number of log lines up to now.
+    pub fn log_length(&self) -> usize {
+        self.log.lock().lines.len()
+    }
+
+    /// What it logged since it was last started.
+    pub fn log(&self) -> String {
+        self.log.lock().lines.join("\n")
+    }
+
+    /// Runs `netpol cleanup` in the node's namespace, and looks whether the pins are gone.
+    ///
+    /// # Errors
+    /// If it fails, or leaves pins behind.
+    pub fn cleanup(&mut self) -> Result<()> {
+        self.clean = true;
+        cleanup(&self.binary, &self.netns, &self.pin_path)
+    }
+
+    /// Replaces it by one that runs on after this process, in a session of its own, with its log in a file. Enforcement goes on
+    /// meanwhile (rule B3). Gives the new one's process id.
+    ///
+    /// # Errors
+    /// If it does not run, or cannot be started again.
+    pub fn detach(mut self, log: &Path) -> Result<u32> {
+        self.stop()?;
+        let log = File::create(log).with_context(|| format!("creating {}", log.display()))?;
+        let mut command = self.command();
+        command.stderr(log).process_group(0);
+        let child = inside(&mut command, &self.netns)
+            .spawn()
+            .context("starting the agent")?;
+        self.clean = true;
+        Ok(child.id())
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(["agent", "--log-format", "json", "--node-name", &self.node]);
+        command
+            .arg("--source")
+            .arg(&self.source)
+            .arg("--pin-path")
+            .arg(&self.pin_path);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command
+    }
+
+    fn spawn(&mut self) -> Result<()> {
+        let mut command = self.command();
+        command.stderr(Stdio::piped());
+        let mut child = inside(&mut command, &self.netns)
+            .spawn()
+            .context("starting the agent")?;
+        self.clean = false;
+        self.log = Arc::default();
+        let log = Arc::clone(&self.log);
+        if let Some(stderr) = child.stderr.take() {
+            thread::spawn(move || {
+                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                    log.lock().lines.push(line);
+                    log.changed.notify_all();
+                }
+                log.lock().ended = true;
+                log.changed.notify_all();
+            });
+        }
+        self.child = Some(child);
+        Ok(())
+    }
+
+    fn end(&mut self, signal: Signal) -> Result<std::process::ExitStatus> {
+        let mut child = self.child.take().context("the agent does not run")?;
+        kill(Pid::from_raw(child.id().cast_signed()), signal).context("signalling the agent")?;
+        child.wait().context("waiting for the agent to end")
+    }
+
+    fn wait<T>(&self, what: &str, found: impl Fn(&[String]) -> Option<T>) -> Result<T> {
+        let until = Instant::now() + DEADLINE;
+        let mut lines = self.log.lock();
+        loop {
+            if let Some(value) = found(&lines.lines) {
+                return Ok(value);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if lines.ended || left.is_zero() {
+                let why = if lines.ended {
+                    "the agent ended"
+                } else {
+                    "time is up"
+                };
+                bail!("waiting for {what}: {why}; its log:\n{}", lines.lines.join("\n"));
+            }
+            lines = self
+                .log
+                .changed
+                .wait_timeout(lines, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("the agent's log:\n{}", self.log());
+        }
+        if self.child.is_some()
+            && let Err(error) = self.kill()
+        {
+            eprintln!("{error:#}");
+        }
+        if self.clean {
+            return;
+        }
+        if let Err(error) = self.cleanup() {
+            assert!(thread::panicking(), "{error:#}");
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// Lets `command` start inside the namespace, with no signal blocked.
+pub fn inside<'a>(command: &'a mut Command, netns: &Arc<NetNs>) -> &'a mut Command {
+    let netns = Arc::clone(netns);
+    // SAFETY: between fork and exec this makes two system calls and allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            netns::enter(netns.as_fd())?;
+            sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+            Ok(())
+        })
+    }
+}
+
+/// Runs `netpol cleanup` in the namespace, and looks whether the pins are gone.
+///
+/// # Errors
+/// If it fails, or leaves pins behind.
+pub fn cleanup(binary: &Path, netns: &Arc<NetNs>, pin_path: &Path) -> Result<()> {
+    let mut command = Command::new(binary);
+    command.arg("cleanup").arg("--pin-path").arg(pin_path);
+    let output = inside(&mut command, netns)
+        .output()
+        .context("starting netpol cleanup")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "netpol cleanup ended with {}: {said}",
+        output.status
+    );
+    ensure!(
+        !pin_path.exists(),
+        "netpol cleanup left {} behind: {said}",
+        pin_path.display()
+    );
+    Ok(())
+}
+
+fn last_revision(lines: &[String]) -> u64 {
+    lines.iter().rev().find_map(|line| applied(line)).unwrap_or(0)
+}
+
+/// The revision of a `revision applied` line that tells of no failed write.
+fn applied(line: &str) -> Option<u64> {
+    let value: Value = serde_json::from_str(line).ok()?;
+    let fields = value.get("fields")?;
+    if fields.get("message")?.as_str()? != "revision applied" {
+        return None;
+    }
+    if fields.get("failures").and_then(Value::as_u64).unwrap_or(0) > 0 {
+        return None;
+    }
+    fields.get("revision")?.as_u64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_applied_revision_counts() {
+        let line =
+            |message, revision| format!(r#"{{"fields":{{"message":"{message}","revision":{revision}}}}}"#);
+        let lines = [
+            line("revision applied", 3),
+            line("revision applied", 4),
+            line("other", 9),
+            "text".to_owned(),
+        ];
+        assert_eq!(last_revision(&lines), 4);
+        assert_eq!(last_revision(&lines[2..]), 0);
+        let failed = r#"{"fields":{"message":"revision applied","revision":7,"failures":1}}"#;
+        assert_eq!(last_revision(&[failed.to_owned()]), 0);
+    }
+}

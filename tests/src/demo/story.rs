@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The course of the demo.
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
+
+use anyhow::{Context, Result, ensure};
+use netpol_agent::{model, watch::directory};
+use nix::sys::signal::{SigSet, Signal};
+
+use super::{
+    changes,
+    kept::{self, Kept},
+    matrix::{Answers, Matrix},
+    scene::Scene,
+    stage,
+};
+use crate::{
+    agent::Agent,
+    manifests::ManifestDir,
+    netns,
+    node::{Node, Plan, Site},
+    privilege,
+    probe::Prober,
+    server::Servers,
+};
+
+/// How many wrong connections are listed in words.
+const MOST_LISTED: usize = 100;
+
+/// What the demo is asked to do.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Folder of manifests; it is only read.
+    pub folder: PathBuf,
+    /// Leave everything running.
+    pub keep: bool,
+}
+
+/// Plays the demo. True if every cell was what the policies say.
+///
+/// # Errors
+/// If it cannot be played to the end; what it made is removed.
+pub fn run(options: &Options) -> Result<bool> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "the demo makes network namespaces and loads eBPF: run it as root"
+    );
+    ensure!(
+        privilege::binary().is_some(),
+        "no agent: build netpol first, or set {}",
+        privilege::BINARY
+    );
+    let plan = Plan::first("node-a");
+    let scene = Scene::read(&options.folder, &plan)?;
+    let mut kept = if options.keep {
+        Kept::fresh()?
+    } else {
+        Kept::passing()
+    };
+    let mut node = Node::with_prefix(plan.clone(), kept.prefix.clone())?;
+    node.add_pods(&scene.pods)?;
+
+    let rehearsal = ManifestDir::new()?;
+    rehearsal.write("pods.yaml", &scene.base)?;
+    for act in &scene.policies {
+        rehearsal.write(&act.file, &act.text)?;
+    }
+    let whole = directory::load(rehearsal.path()).context("loading the manifests")?;
+    let (services, left_out) = stage::services(&whole);
+    let externals = stage::externals(&whole, &plan);
+    let matrix = Matrix::new(sites(&mut node, &externals)?, services);
+    let servers = Servers::new()?;
+    let prober = Prober::new()?;
+    for site in &matrix.sites {
+        servers.add(site, &matrix.services)?;
+    }
+
+    println!(
+        "netpol demo: {} pods on one node, policies of {}",
+        scene.pods.len(),
+        options.folder.display()
+    );
+    for note in &scene.notes {
+        println!("note: {note}");
+    }
+    if left_out > 0 {
+        println!("note: {left_out} more ports are named by policies and not asked");
+    }
+    for diagnostic in &whole.diagnostics {
+        println!("note: {diagnostic}");
+    }
+    println!(
+        "{} connections are made for each matrix, IPv4 and IPv6.\n\n{}\n",
+        matrix.len(),
+        matrix.legend()
+    );
+
+    let manifests = if options.keep {
+        ManifestDir::kept(&kept.manifests)?
+    } else {
+        ManifestDir::new()?
+    };
+    manifests.write("pods.yaml", &scene.base)?;
+    let agent = Agent::start_at(&node, manifests.path(), &kept.pin_path)?;
+    kept.watch_over(&agent);
+    let nodes = [model::Node {
+        name: plan.name,
+        addresses: node.site().addresses.into_iter().collect(),
+    }];
+
+    let mut differences = Vec::new();
+    let mut answers = matrix.ask(&prober, manifests.path(), &nodes)?;
+    let mut note = |title: &str, answers: &Answers| {
+        let found = matrix.differences(answers);
+        if !found.is_empty() {
+            println!("  ! {} connections are not what the policies say", found.len());
+        }
+        differences.extend(
+            found
+                .into_iter()
+                .map(|difference| format!("{title}: {difference}")),
+        );
+    };
+    println!("No policy\n{}\n", matrix.table(&answers));
+    note("no policy", &answers);
+    for act in &scene.policies {
+        let revision = agent.revision();
+        manifests.write(&act.file, &act.text)?;
+        agent.wait_for_revision_after(revision)?;
+        let after = matrix.ask(&prober, manifests.path(), &nodes)?;
+        println!("\n{} ({})", act.title, act.file);
+        if !act.comment.is_empty() {
+            println!("  {}", act.comment);
+        }
+        let lines = changes::describe(&matrix, &answers, &after);
+        if lines.is_empty() {
+            println!("  nothing changes");
+        }
+        for line in lines {
+            println!("  {line}");
+        }
+        note(&act.title, &after);
+        answers = after;
+    }
+    println!("\nAll policies\n{}\n", matrix.table(&answers));
+
+    if differences.is_empty() {
+        println!("Every cell, at every step, is what the policies say.");
+    } else {
+        println!(
+            "{} connections were not what the policies say:",
+            differences.len()
+        );
+        for difference in differences.iter().take(MOST_LISTED) {
+            println!("  ! {difference}");
+        }
+        if differences.len() > MOST_LISTED {
+            println!("  and {} more", differences.len() - MOST_LISTED);
+        }
+    }
+    if options.keep {
+        drop(servers);
+        kept.leave(&node, &matrix, agent)?;
+    }
+    Ok(differences.is_empty())
+}
+
+/// Pods, then the node by its address on the bridge, then the outside's addresses.
+fn sites(node: &mut Node, externals: &[IpAddr]) -> Result<Vec<Site>> {
+    let mut sites = node.pods();
+    let mut own = node.site();
+    own.addresses.truncate(2);
+    sites.push(Site {
+        name: format!("{} (the node)", own.name),
+        ..own
+    });
+    sites.push(node.outside());
+    for &address in externals {
+        node.add_external(address)?;
+        let netns = Arc::clone(&node.outside().netns);
+        sites.push(Site {
+            name: address.to_string(),
+            netns,
+            addresses: vec![address],
+        });
+    }
+    Ok(sites)
+}
+
+/// Removes what a demo made when the process is told to end. To be called before any thread is started.
+///
+/// # Errors
+/// If signals cannot be blocked.
+pub fn on_signals() -> Result<()> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    signals.thread_block().context("blocking signals")?;
+    thread::spawn(move || {
+        let signal = signals.wait();
+        eprintln!(
+            "\n{}: removing what was made",
+            signal.map_or("a signal", Signal::as_str)
+        );
+        kept::wipe_current();
+        std::process::exit(130);
+    });
+    Ok(())
+}
+
+/// The namespaces that start with a prefix, for messages.
+pub(super) fn listing(prefix: &str) -> String {
+    netns::names(prefix).join(" ")
+}
+
+/// The node's namespace of a prefix.
+pub(super) fn node_netns(prefix: &str) -> PathBuf {
+    Path::new(netns::FOLDER).join(format!("{prefix}node-a"))
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Lines of the corpus: `shop/web, node:node-a -> shop/api 80/TCP, icmp`.
+
+use std::{fmt, net::IpAddr};
+
+use anyhow::{Context, Result, bail, ensure};
+use netpol_agent::model::{ObjectKey, Protocol};
+
+/// One packet that opens a connection, and whether it must arrive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expectation {
+    /// Where it comes from.
+    pub from: End,
+    /// Where it goes.
+    pub to: End,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Destination port; `None` for protocols without ports.
+    pub port: Option<u16>,
+    /// Address family.
+    pub family: Family,
+    /// Whether it must arrive.
+    pub allowed: bool,
+}
+
+/// One end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum End {
+    /// A pod of the case, written `namespace/name`.
+    Pod(ObjectKey),
+    /// A node of the case, written `node:name`.
+    Node(String),
+    /// A host outside the cluster, written as its address.
+    Address(IpAddr),
+}
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+impl Family {
+    /// The family of an address.
+    pub const fn of(address: &IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::Ipv4,
+            IpAddr::V6(_) => Self::Ipv6,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+        })
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod(key) => key.fmt(f),
+            Self::Node(name) => write!(f, "node:{name}"),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Expectation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {} ", self.from, self.to)?;
+        match (
+            Protocol::ALL
+                .iter()
+                .find(|protocol| protocol.number() == self.protocol),
+            self.port,
+        ) {
+            (Some(protocol), Some(port)) => write!(f, "{port}/{protocol}")?,
+            _ => write!(f, "ip/{}", self.protocol)?,
+        }
+        write!(f, " {}", self.family)
+    }
+}
+
+/// Reads a line. It stands for every pair of its ends, each of its ports, and both families where it names none; with `<->`
+/// also for the way back. The flag tells whether it named a family.
+pub(crate) fn parse(line: &str, allowed: bool) -> Result<Vec<(Expectation, bool)>> {
+    let context = || format!("expected `FROM[, FROM] -> TO[, TO] PORT[, PORT] [ipv4|ipv6]`, found {line:?}");
+    let (rest, families) = match line.rsplit_once(' ') {
+        Some((rest, "ipv4")) => (rest, vec![Family::Ipv4]),
+        Some((rest, "ipv6")) => (rest, vec![Family::Ipv6]),
+        _ => (line, vec![Family::Ipv4, Family::Ipv6]),
+    };
+    let (from, both_ways, to) = match rest.split_once(" <-> ") {
+        Some((from, to)) => (from, true, to),
+        None => rest
+            .split_once(" -> ")
+            .map(|(from, to)| (from, false, to))
+            .with_context(context)?,
+    };
+    let (mut to_ends, mut ports) = (Vec::new(), Vec::new());
+    // Words up to the one that no comma follows are ends, the rest ports.
+    let mut words = to.split_whitespace();
+    for word in words.by_ref() {
+        to_ends.push(end(word.trim_end_matches(','))?);
+        if !word.ends_with(',') {
+            break;
+        }
+    }
+    for word in words {
+        ports.push(word.trim_end_matches(','));
+    }
+    ensure!(!ports.is_empty() && !to_ends.is_empty(), context());
+    let from_ends = from
+        .split(',')
+        .map(|word| end(word.trim()))
+        .collect::<Result<Vec<_>>>()?;
+    let mut expectations = Vec::new();
+    for from in &from_ends {
+        for to in &to_ends {
+            for port in &ports {
+                for &family in &families {
+                    let (protocol, port) = protocol_and_port(port, family)?;
+                    let ways = [(from, to), (to, from)];
+                    for (from, to) in ways.into_iter().take(if both_ways { 2 } else { 1 }) {
+                        let (from, to) = (from.clone(), to.clone());
+                        let expectation = Expectation {
+                            from,
+                            to,
+                            protocol,
+                            port,
+                            family,
+                            allowed,
+                        };
+                        expectations.push((expectation, families.len() == 1));
+                    }
+                }
+            }
+        }
+    }
+    Ok(expectations)
+}
+
+fn end(word: &str) -> Result<End> {
+    if let Some(name) = word.strip_prefix("node:") {
+        return Ok(End::Node(name.to_owned()));
+    }
+    if let Ok(address) = word.parse() {
+        return Ok(End::Address(address));
+    }
+    let (namespace, name) = word
+        .split_once('/')
+        .with_context(|| format!("{word:?} is no end"))?;
+    Ok(End::Pod(ObjectKey::new(namespace, name)))
+}
+
+/// `80/TCP`, `icmp` (echo of the family), or `ip/47`.
+fn protocol_and_port(word: &str, family: Family) -> Result<(u8, Option<u16>)> {
+    match (word.split_once('/'), family) {
+        (None, Family::Ipv4) if word == "icmp" => Ok((1, None)),
+        (None, Family::Ipv6) if word == "icmp" => Ok((58, None)),
+        (Some(("ip", number)), _) => Ok((number.parse()?, None)),
+        (Some((port, protocol)), _) => {
+            let protocol =
+                Protocol::from_kubernetes(protocol).with_context(|| format!("{word:?} is no port"))?;
+            Ok((protocol.number(), Some(port.parse()?)))
+        }
+        _ => bail!("{word:?} is no port"),
+    }
+}

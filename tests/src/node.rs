@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A node as Flannel makes it, and its pods: a bridge with both families, forwarding, a veth pair a pod with the host's end on the
+//! bridge, and an uplink to a namespace that plays every host outside.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use anyhow::{Context, Result, ensure};
+use ipnet::IpNet;
+
+use crate::netns::{self, NetNs};
+
+/// A place that probes start from and end at.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// What it is called in results, e.g. `shop/frontend`.
+    pub name: String,
+    /// Its network namespace.
+    pub netns: Arc<NetNs>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Site {
+    /// Its first address of the family of `like`.
+    pub fn address_like(&self, like: IpAddr) -> Option<IpAddr> {
+        self.addresses
+            .iter()
+            .copied()
+            .find(|address| address.is_ipv4() == like.is_ipv4())
+    }
+}
+
+/// The address plan of a node: the bridge and the node's end of the uplink have host number 1, the outside has 10.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The node's name, as in `spec.nodeName`.
+    pub name: String,
+    /// Number of the node, from 0: the third byte of its pods' IPv4 addresses.
+    pub index: u8,
+}
+
+impl Plan {
+    /// The plan of the only, or first, node.
+    pub fn first(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            index: 0,
+        }
+    }
+
+    /// The pods' IPv4 and IPv6 networks.
+    pub fn pod_networks(&self) -> [IpNet; 2] {
+        let v6 = Ipv6Addr::new(0xfd00, 0x10, 0x244, u16::from(self.index), 0, 0, 0, 0);
+        [
+            network(Ipv4Addr::new(10, 244, self.index, 0), 24),
+            network(v6, 64),
+        ]
+    }
+
+    /// The networks of the uplink.
+    pub fn uplink_networks(&self) -> [IpNet; 2] {
+        let v6 = Ipv6Addr::new(0x2001, 0xdb8, 1, u16::from(self.index), 0, 0, 0, 0);
+        [
+            network(Ipv4Addr::new(198, 51, 100 + self.index, 0), 24),
+            network(v6, 64),
+        ]
+    }
+}
+
+/// A node with its pods and its outside. Everything is removed on drop.
+#[derive(Debug)]
+pub struct Node {
+    plan: Plan,
+    prefix: String,
+    netns: Arc<NetNs>,
+    outside: Arc<NetNs>,
+    external: Vec<IpAddr>,
+    pods: BTreeMap<String, Pod>,
+    next_pod: u32,
+}
+
+#[derive(Debug)]
+struct Pod {
+    site: Site,
+    veth: String,
+}
+
+impl Node {
+    /// Makes the node and its outside, named after this process.
+    ///
+    /// # Errors
+    /// Without root, or iproute2, or a kernel with bridges and veth pairs.
+    pub fn new(plan: Plan) -> Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("{}{number}-", netns::prefix_of(std::process::id()));
+        Self::with_prefix(plan, prefix)
+    }
+
+    /// As [`Node::new`], with names of namespaces that start with `prefix`.
+    ///
+    /// # Errors
+    /// As [`Node::new`].
+    pub fn with_prefix(plan: Plan, prefix: String) -> Result<Self> {
+        netns::sweep();
+        let netns = Arc::new(NetNs::create(&format!("{prefix}{}", plan.name))?);
+        let outside = Arc::new(NetNs::create(&format!("{prefix}outside"))?);
+        netns.sysctl(&[
+            ("net/ipv4/ip_forward", "1"),
+            ("net/ipv4/conf/all/rp_filter", "0"),
+            ("net/ipv4/conf/default/rp_filter", "0"),
+            ("net/ipv6/conf/all/forwarding", "1"),
+            ("net/ipv6/conf/default/forwarding", "1"),
+        ])?;
+        let mut node = String::from("link add cni0 type bridge mcast_snooping 0\nlink set cni0 up\n");
+        writeln!(
+            node,
+            "link add uplink0 type veth peer name eth0 netns {}",
+            outside.name()
+        )?;
+        node.push_str("link set uplink0 up\n");
+        let mut far = String::from("link set eth0 up\n");
+        for net in plan.pod_networks() {
+            writeln!(node, "addr add {} dev cni0 nodad", member(net, 1))?;
+        }
+        let mut external = Vec::new();
+        for net in plan.uplink_networks() {
+            let host = member(net, 10);
+            writeln!(node, "addr add {} dev uplink0 nodad", member(net, 1))?;
+            writeln!(far, "addr add {host} dev eth0 nodad")?;
+            external.push(host.addr());
+        }
+        netns.ip(&node)?;
+        for net in plan.uplink_networks() {
+            let all = if net.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+            writeln!(far, "route add {all} via {}", member(net, 1).addr())?;
+        }
+        outside.ip(&far)?;
+        let mut routes = String::new();
+        for address in &external {
+            let all = if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+            writeln!(routes, "route add {all} via {address}")?;
+        }
+        netns.ip(&routes)?;
+        Ok(Self {
+            plan,
+            prefix,
+            netns,
+            outside,
+            external,
+            pods: BTreeMap::new(),
+            next_pod: 1,
+        })
+    }
+
+    /// Its address plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Leaves everything behind when dropped.
+    pub fn keep(&self) {
+        let pods = self.pods.values().map(|pod| &pod.site.netns);
+        pods.chain([&self.netns, &self.outside])
+            .for_each(|netns| netns.keep());
+    }
+
+    /// Its network namespace.
+    pub fn netns(&self) -> &Arc<NetNs> {
+        &self.netns
+    }
+
+    /// What all its namespaces' names start with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The node itself: addresses on the bridge, then on the uplink.
+    pub fn site(&self) -> Site {
+        let networks = self
+            .plan
+            .pod_networks()
+            .into_iter()
+            .chain(self.plan.uplink_networks());
+        Site {
+            name: self.plan.name.clone(),
+            netns: Arc::clone(&self.netns),
+            addresses: networks.map(|net| member(net, 1).addr()).collect(),
+        }
+    }
+
+    /// The outside, with all addresses that it carries.
+    pub fn outside(&self) -> Site {
+        Site {
+            name: "outside".to_owned(),
+            netns: Arc::clone(&self.outside),
+            addresses: self.external.clone(),
+        }
+    }
+
+    /// Lets the outside carry `address` too.
+    ///
+    /// # Errors
+    /// If the address is one of the node's or its pods', or cannot be set.
+    pub fn add_external(&mut self, address: IpAddr) -> Result<()> {
+        if self.external.contains(&address) {
+            return Ok(());
+        }
+        let inside = self.plan.pod_networks().iter().any(|net| net.contains(&address))
+            || self.site().addresses.contains(&address);
+        ensure!(!inside, "external address {address} belongs to the node");
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        self.outside
+            .ip(&format!("addr add {address}/{length} dev eth0 nodad\n"))?;
+        self.external.push(address);
+        Ok(())
+    }
+
+    /// Makes one pod.
+    ///
+    /// # Errors
+    /// As [`Node::add_pods`].
+    pub fn add_pod(&mut self, name: &str, addresses: &[IpAddr]) -> Result<Site> {
+        self.add_pods(&[(name.to_owned(), addresses.to_vec())])?;
+        self.pod(name)
+    }
+
+    /// Makes pods of the given names (`namespace/name`) and addresses.
+    ///
+    /// # Errors
+    /// If an address is not in the node's pod networks, a name is taken, or the kernel refuses.
+    pub fn add_pods(&mut self, pods: &[(String, Vec<IpAddr>)]) -> Result<()> {
+        let networks = self.plan.pod_networks();
+        let mut node = String::new();
+        let mut made = Vec::new();
+        for (name, addresses) in pods {
+            ensure!(!self.pods.contains_key(name), "pod {name} exists already");
+            let netns = NetNs::create(&format!("{}{}", self.prefix, name.replace('/', "-")))?;
+            let veth = format!("veth{:08x}", self.next_pod);
+            self.next_pod += 1;
+            writeln!(
+                node,
+                "link add {veth} type veth peer name eth0 netns {}",
+                netns.name()
+            )?;
+            writeln!(node, "link set {veth} master cni0")?;
+            writeln!(node, "link set {veth} type bridge_slave hairpin on")?;
+            writeln!(node, "link set {veth} up")?;
+            let site = Site {
+                name: name.clone(),
+                netns: Arc::new(netns),
+                addresses: addresses.clone(),
+            };
+            made.push(Pod { site, veth });
+        }
+        self.netns.ip(&node)?;
+        for pod in made {
+            let mut batch = String::from("link set eth0 up\n");
+            for address in &pod.site.addresses {
+                let net = networks.iter().find(|net| net.contains(address));
+                let net =
+                    net.with_context(|| format!("{address} of pod {} is in no pod network", pod.site.name))?;
+                writeln!(batch, "addr add {address}/{} dev eth0 nodad", net.prefix_len())?;
+                let all = if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+                writeln!(batch, "route replace {all} via {}", member(*net, 1).addr())?;
+            }
+            pod.site.netns.ip(&batch)?;
+            self.pods.insert(pod.site.name.clone(), pod);
+        }
+        Ok(())
+    }
+
+    /// Removes a pod: its veth pair and its namespace, as a CNI plugin does.
+    ///
+    /// # Errors
+    /// If there is no such pod.
+    pub fn remove_pod(&mut self, name: &str) -> Result<()> {
+        let pod = self.pods.remove(name).with_context(|| format!("no pod {name}"))?;
+        self.netns.ip(&format!("link del {}\n", pod.veth))
+    }
+
+    /// A pod by name.
+    ///
+    /// # Errors
+    /// If there is no such pod.
+    pub fn pod(&self, name: &str) -> Result<Site> {
+        let pod = self.pods.get(name).with_context(|| format!("no pod {name}"))?;
+        Ok(pod.site.clone())
+    }
+
+    /// All pods, in the order of their names.
+    pub fn pods(&self) -> Vec<Site> {
+        self.pods.values().map(|pod| pod.site.clone()).collect()
+    }
+
+    /// Name of the host's end of a pod's veth pair.
+    ///
+    /// # Errors
+    /// If there is no such pod.
+    pub fn veth(&self, name: &str) -> Result<&str> {
+        let pod = self.pods.get(name).with_context(|| format!("no pod {name}"))?;
+        Ok(&pod.veth)
+    }
+}
+
+/// Host `number` of a network, with the network's prefix length.
+pub fn member(net: IpNet, number: u16) -> IpNet {
+    let address: IpAddr = match net.network() {
+        IpAddr::V4(base) => Ipv4Addr::from_bits(base.to_bits() | u32::from(number)).into(),
+        IpAddr::V6(base) => Ipv6Addr::from_bits(base.to_bits() | u128::from(number)).into(),
+    };
+    network(address, net.prefix_len())
+}
+
+fn network(address: impl Into<IpAddr>, prefix_len: u8) -> IpNet {
+    IpNet::new_assert(address.into(), prefix_len)
+}

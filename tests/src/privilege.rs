@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whether a suite with real packets can run here. One that cannot says so loudly, and fails where everything must run.
+
+use std::{env, fs::OpenOptions, io::Write, path::PathBuf, process::Command};
+
+use nix::unistd::geteuid;
+
+/// Names a file that collects a line for each suite that was not run.
+pub const REPORT: &str = "NETPOL_TEST_REPORT";
+/// If set, a suite that cannot run fails.
+pub const REQUIRE_ALL: &str = "NETPOL_REQUIRE_ALL";
+/// Names the agent's binary.
+pub const BINARY: &str = "NETPOL_BIN";
+
+/// Whether `suite` can make namespaces; if not, says why on stderr and in the [`REPORT`].
+///
+/// # Panics
+/// If it cannot, and [`REQUIRE_ALL`] is set.
+pub fn can_make_nodes(suite: &str) -> bool {
+    settle(suite, obstacle())
+}
+
+/// Whether `suite` can make namespaces and run the agent in them. As [`can_make_nodes`].
+///
+/// # Panics
+/// If it cannot, and [`REQUIRE_ALL`] is set.
+pub fn can_enforce(suite: &str) -> bool {
+    let missing = || {
+        let none = binary().is_none();
+        none.then(|| format!("no agent: {BINARY} names no file, and there is no netpol beside this program"))
+    };
+    settle(suite, obstacle().or_else(missing))
+}
+
+/// The agent's binary: what [`BINARY`] names, else `netpol` in the folder of this program or the one above it.
+pub fn binary() -> Option<PathBuf> {
+    if let Some(path) = env::var_os(BINARY) {
+        return Some(PathBuf::from(path)).filter(|path| path.is_file());
+    }
+    let program = env::current_exe().ok()?;
+    program
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("netpol"))
+        .find(|path| path.is_file())
+}
+
+fn obstacle() -> Option<String> {
+    if !geteuid().is_root() {
+        return Some("not root: network namespaces cannot be made".to_owned());
+    }
+    match Command::new("ip").arg("-V").output() {
+        Ok(output) if output.status.success() => None,
+        _ => Some("no ip tool: install iproute2".to_owned()),
+    }
+}
+
+fn settle(suite: &str, obstacle: Option<String>) -> bool {
+    let Some(reason) = obstacle else { return true };
+    eprintln!("\n*** NOT RUN: {suite}: {reason} ***\n");
+    if let Some(report) = env::var_os(REPORT) {
+        let file = OpenOptions::new().create(true).append(true).open(&report);
+        if let Err(error) = file.and_then(|mut file| writeln!(file, "not run: {suite}: {reason}")) {
+            eprintln!("writing {}: {error}", report.to_string_lossy());
+        }
+    }
+    assert!(
+        env::var_os(REQUIRE_ALL).is_none(),
+        "{suite} must run, but: {reason}"
+    );
+    false
+}

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Probes: real TCP connections, UDP requests and ICMP echo requests between namespaces, many at once.
+
+mod talk;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use nix::sys::{
+    resource::{Resource, getrlimit, setrlimit},
+    socket::{AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, socket},
+};
+use serde::{Deserialize, Serialize};
+use tokio::{runtime::Runtime, sync::Semaphore};
+
+use crate::{
+    netns::{self, NetNs},
+    node::Site,
+};
+
+pub use talk::Conversation;
+
+/// How long silence must last to count as a denial, the first time. The kernel answers a handshake and an echo request by itself,
+/// in microseconds.
+pub const PATIENCE: Duration = Duration::from_millis(400);
+/// How long it must last when a denial is asked for again.
+pub const MORE_PATIENCE: Duration = Duration::from_millis(900);
+
+const AT_ONCE: usize = 1024;
+
+/// What is asked of a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Service {
+    /// A TCP port.
+    Tcp(u16),
+    /// A UDP port.
+    Udp(u16),
+    /// ICMP or ICMPv6 echo.
+    Echo,
+}
+
+impl Service {
+    /// IANA protocol number for an address of that family.
+    pub fn protocol(self, ipv4: bool) -> u8 {
+        match self {
+            Self::Tcp(_) => 6,
+            Self::Udp(_) => 17,
+            Self::Echo if ipv4 => 1,
+            Self::Echo => 58,
+        }
+    }
+
+    /// Destination port, if the protocol has ports.
+    pub fn port(self) -> Option<u16> {
+        match self {
+            Self::Tcp(port) | Self::Udp(port) => Some(port),
+            Self::Echo => None,
+        }
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(port) => write!(f, "TCP {port}"),
+            Self::Udp(port) => write!(f, "UDP {port}"),
+            Self::Echo => f.write_str("ICMP echo"),
+        }
+    }
+}
+
+/// One question: does this reach that?
+#[derive(Debug, Clone)]
+pub struct Probe {
+    /// Name of where it starts.
+    pub from: String,
+    /// Namespace that it starts in.
+    pub netns: Arc<NetNs>,
+    /// Source address.
+    pub source: IpAddr,
+    /// Name of the site that must answer.
+    pub to: String,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// Protocol and port.
+    pub service: Service,
+}
+
+impl Probe {
+    /// From one site's first address of the destination's family; `None` if it has none.
+    pub fn new(from: &Site, to: &Site, destination: IpAddr, service: Service) -> Option<Self> {
+        Some(Self {
+            from: from.name.clone(),
+            netns: Arc::clone(&from.netns),
+            source: from.address_like(destination)?,
+            to: to.name.clone(),
+            destination,
+            service,
+        })
+    }
+
+    /// One probe for each address of `to` that `from` has a family for.
+    pub fn all(from: &Site, to: &Site, service: Service) -> Vec<Self> {
+        to.addresses
+            .iter()
+            .filter_map(|&address| Self::new(from, to, address, service))
+            .collect()
+    }
+}
+
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            from,
+            source,
+            to,
+            destination,
+            service,
+            ..
+        } = self;
+        write!(f, "{from} ({source}) -> {to} ({destination}) {service}")
+    }
+}
+
+/// What came of a probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The right site answered.
+    Reached,
+    /// The destination's kernel refused: the packet arrived, and nobody listens.
+    Refused,
+    /// Nothing came back: what a denial looks like (rule A7).
+    Silent,
+    /// Anything else, e.g. another site answered, or an ICMP error came. Never what it should be.
+    Odd(String),
+}
+
+impl Outcome {
+    /// Whether the packets passed; `None` where that cannot be said.
+    pub fn allowed(&self) -> Option<bool> {
+        match self {
+            Self::Reached | Self::Refused => Some(true),
+            Self::Silent => Some(false),
+            Self::Odd(_) => None,
+        }
+    }
+}
+
+/// Makes probes.
+#[derive(Debug)]
+pub struct Prober {
+    runtime: Runtime,
+}
+
+impl Prober {
+    /// Starts its threads, and raises this process's limit of open files as far as it may.
+    ///
+    /// # Errors
+    /// If no threads can be started.
+    pub fn new() -> Result<Self> {
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("reading the limit of open files")?;
+        setrlimit(Resource::RLIMIT_NOFILE, most, most).context("raising the limit of open files")?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("probes")
+            .enable_all()
+            .build()
+            .context("starting the prober")?;
+        Ok(Self { runtime })
+    }
+
+    /// Makes all probes at once and asks again for those that met silence, with more patience. An answer to the second question
+    /// counts: policy that denies answers neither.
+    ///
+    /// # Errors
+    /// If sockets cannot be made.
+    pub fn probe(&self, probes: &[Probe]) -> Result<Vec<Outcome>> {
+        let mut outcomes = self.probe_once(probes, PATIENCE)?;
+        self.ask_again(probes, &mut outcomes, |_, outcome| *outcome == Outcome::Silent)?;
+        Ok(outcomes)
+    }
+
+    /// Asks again, with more patience, for those that `doubtful` names by their index.
+    ///
+    /// # Errors
+    /// If sockets cannot be made.
+    pub fn ask_again(
+        &self,
+        probes: &[Probe],
+        outcomes: &mut [Outcome],
+        doubtful: impl Fn(usize, &Outcome) -> bool,
+    ) -> Result<()> {
+        let which: Vec<usize> = (0..probes.len())
+            .filter(|&index| doubtful(index, &outcomes[index]))
+            .collect();
+        let again: Vec<Probe> = which.iter().map(|&index| probes[index].clone()).collect();
+        for (index, outcome) in which.into_iter().zip(self.probe_once(&again, MORE_PATIENCE)?) {
+            outcomes[index] = outcome;
+        }
+        Ok(())
+    }
+
+    /// Makes all probes at once, once.
+    ///
+    /// # Errors
+    /// If sockets cannot be made.
+    pub fn probe_once(&self, probes: &[Probe], patience: Duration) -> Result<Vec<Outcome>> {
+        let permits = Arc::new(Semaphore::new(AT_ONCE));
+        let sockets = sockets(probes)?;
+        self.runtime.block_on(async {
+            let mut tasks = Vec::with_capacity(probes.len());
+            for (probe, socket) in probes.iter().cloned().zip(sockets) {
+                let permits = Arc::clone(&permits);
+                tasks.push(tokio::spawn(async move {
+                    let _permit = permits.acquire_owned().await;
+                    talk::outcome(&probe, socket, patience).await
+                }));
+            }
+            let mut outcomes = Vec::with_capacity(tasks.len());
+            for task in tasks {
+                outcomes.push(task.await.context("a probe panicked")?);
+            }
+            Ok(outcomes)
+        })
+    }
+
+    /// Opens a TCP connection and leaves it open.
+    ///
+    /// # Errors
+    /// If it is not made within [`MORE_PATIENCE`].
+    pub fn converse(&self, probe: &Probe) -> Result<Conversation<'_>> {
+        let socket = sockets(std::slice::from_ref(probe))?.remove(0);
+        Conversation::open(&self.runtime, probe, socket)
+    }
+}
+
+/// A bound socket for each probe, each made in its namespace.
+fn sockets(probes: &[Probe]) -> Result<Vec<OwnedFd>> {
+    let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (index, probe) in probes.iter().enumerate() {
+        places.entry(probe.netns.name()).or_default().push(index);
+    }
+    let made = std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                let mut made = BTreeMap::new();
+                for indexes in places.values() {
+                    let netns = &probes[indexes[0]].netns;
+                    netns::enter(std::os::fd::AsFd::as_fd(netns.as_ref()))
+                        .with_context(|| format!("entering network namespace {}", netns.name()))?;
+                    for &index in indexes {
+                        let probe = &probes[index];
+                        let socket = bound(probe).with_context(|| format!("making a socket for {probe}"))?;
+                        made.insert(index, socket);
+                    }
+                }
+                Ok(made)
+            })
+            .join()
+    });
+    let made: Result<BTreeMap<usize, OwnedFd>> =
+        made.unwrap_or_else(|_| anyhow::bail!("making sockets panicked"));
+    Ok(made?.into_values().collect())
+}
+
+fn bound(probe: &Probe) -> nix::Result<OwnedFd> {
+    let ipv4 = probe.source.is_ipv4();
+    let family = if ipv4 {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
+    let (kind, protocol) = match probe.service {
+        Service::Tcp(_) => (SockType::Stream, SockProtocol::Tcp),
+        Service::Udp(_) => (SockType::Datagram, SockProtocol::Udp),
+        Service::Echo if ipv4 => (SockType::Datagram, SockProtocol::Icmp),
+        Service::Echo => (SockType::Datagram, SockProtocol::IcmpV6),
+    };
+    let socket = socket(
+        family,
+        kind,
+        SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
+        protocol,
+    )?;
+    let address = SockaddrStorage::from(SocketAddr::new(probe.source, 0));
+    bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &address)?;
+    Ok(socket)
+}

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Random clusters and packets out of a small vocabulary, so that rules meet often. One seed gives one cluster.
+
+use std::{net::IpAddr, sync::Arc};
+
+use netpol_agent::{evaluate::Packet, model::*};
+
+/// A small deterministic generator (splitmix64).
+#[derive(Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    /// A number below `limit`, which is not 0.
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((mixed ^ (mixed >> 31)) % limit as u64) as usize
+    }
+
+    fn pick<'a, T: ?Sized>(&mut self, of: &[&'a T]) -> &'a T {
+        of[self.below(of.len())]
+    }
+
+    fn many<T>(&mut self, below: usize, make: impl Fn(&mut Self) -> T) -> Vec<T> {
+        (0..self.below(below)).map(|_| make(self)).collect()
+    }
+}
+
+const NAMESPACES: [&str; 3] = ["a", "b", "c"];
+const PORTS: [i32; 8] = [1, 79, 80, 81, 8080, 8090, 65535, 53];
+const CIDRS: [&str; 14] = [
+    "0.0.0.0/0",
+    "10.244.0.0/16",
+    "10.244.0.9/24",
+    "10.244.0.10/31",
+    "10.244.0.11/32",
+    "10.244.1.0/29",
+    "198.51.100.0/24",
+    "198.51.100.128/25",
+    "::/0",
+    "fd00:10:244::/64",
+    "fd00:10:244::a/127",
+    "2001:db8:1::/64",
+    "10.0.0.0/33",
+    "word",
+];
+
+/// The two nodes.
+pub fn nodes() -> Vec<Node> {
+    let node = |name: &str, addresses: [&str; 2]| Node {
+        name: name.to_owned(),
+        addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+    };
+    vec![
+        node("node-a", ["10.244.0.1", "fd00:10:244::1"]),
+        node("node-b", ["198.51.100.2", "2001:db8:1::2"]),
+    ]
+}
+
+fn labels(random: &mut Random) -> Labels {
+    let mut labels = Labels::new();
+    for key in ["app", "tier"] {
+        if random.below(4) > 0 {
+            labels.insert(key.to_owned(), random.pick(&["x", "y", "z"]).to_owned());
+        }
+    }
+    labels
+}
+
+fn selector(random: &mut Random) -> LabelSelector {
+    let match_labels = if random.below(2) == 0 {
+        Labels::new()
+    } else {
+        labels(random)
+    };
+    let match_expressions = random.many(3, |random| {
+        let operator = match random.below(20) {
+            0 => "Like",
+            other => ["In", "NotIn", "Exists", "DoesNotExist"][other % 4],
+        };
+        let wanted = matches!(operator, "In" | "NotIn") != (random.below(12) == 0);
+        let count = if wanted { 1 + random.below(2) } else { 0 };
+        LabelExpression {
+            key: random.pick(&["app", "tier", "none"]).to_owned(),
+            operator: operator.to_owned(),
+            values: (0..count)
+                .map(|_| random.pick(&["x", "y", "z"]).to_owned())
+                .collect(),
+        }
+    });
+    LabelSelector {
+        match_labels,
+        match_expressions,
+    }
+}
+
+fn peer(random: &mut Random) -> Peer {
+    let shape = random.below(20);
+    let block = |random: &mut Random| IpBlock {
+        cidr: random.pick(&CIDRS).to_owned(),
+        except: random.many(3, |random| random.pick(&CIDRS).to_owned()),
+    };
+    Peer {
+        pod_selector: matches!(shape, 0..=7 | 19).then(|| selector(random)),
+        namespace_selector: matches!(shape, 4..=11).then(|| selector(random)),
+        ip_block: matches!(shape, 12..=17 | 19).then(|| block(random)),
+    }
+}
+
+fn port(random: &mut Random) -> PolicyPort {
+    let number = |random: &mut Random| PORTS[random.below(PORTS.len())];
+    PolicyPort {
+        protocol: [None, Some("TCP"), Some("UDP"), Some("SCTP"), Some("tcp")][random.below(5)]
+            .map(str::to_owned),
+        port: match random.below(6) {
+            0 => None,
+            1 | 2 => Some(PortName::Name(random.pick(&["http", "dns", "nobody"]).to_owned())),
+            3 if random.below(4) == 0 => Some(PortName::Number([0, -1, 65536][random.below(3)])),
+            _ => Some(PortName::Number(number(random))),
+        },
+        end_port: (random.below(4) == 0).then(|| number(random)),
+    }
+}
+
+fn rule(random: &mut Random) -> Rule {
+    Rule {
+        peers: random.many(4, peer),
+        ports: random.many(4, port),
+    }
+}
+
+/// A cluster: dual-stack pods on two nodes, hostNetwork and finished ones, and policies in all forms.
+pub fn cluster(random: &mut Random) -> Snapshot {
+    let mut snapshot = Snapshot {
+        revision: 1,
+        ..Snapshot::default()
+    };
+    for name in NAMESPACES {
+        let mut labels = labels(random);
+        labels.insert("kubernetes.io/metadata.name".to_owned(), name.to_owned());
+        snapshot.namespaces.insert(
+            name.to_owned(),
+            Arc::new(Namespace {
+                name: name.to_owned(),
+                labels,
+            }),
+        );
+    }
+    for index in 0..10 {
+        let (block, host_network) = (index % 2, random.below(10) == 0);
+        let node = &nodes()[block];
+        let own = [
+            format!("10.244.{block}.{}", 8 + index),
+            format!("fd00:10:244:{block}::{:x}", 8 + index),
+        ];
+        let pod = Pod {
+            key: ObjectKey::new(random.pick(&NAMESPACES), format!("pod-{index}")),
+            uid: String::new(),
+            labels: labels(random),
+            node: Some(node.name.clone()),
+            host_network,
+            terminal: random.below(10) == 0,
+            addresses: if host_network {
+                node.addresses.iter().copied().collect()
+            } else {
+                own.iter().map(|text| text.parse().unwrap()).collect()
+            },
+            named_ports: random.many(4, |random| NamedPort {
+                name: random.pick(&["http", "dns"]).to_owned(),
+                protocol: Protocol::ALL[random.below(3)],
+                number: PORTS[random.below(PORTS.len())] as u16,
+            }),
+        };
+        snapshot.pods.insert(pod.key.clone(), Arc::new(pod));
+    }
+    for index in 0..1 + random.below(6) {
+        let policy = NetworkPolicy {
+            key: ObjectKey::new(random.pick(&NAMESPACES), format!("policy-{index}")),
+            pod_selector: if random.below(2) == 0 {
+                LabelSelector::default()
+            } else {
+                selector(random)
+            },
+            policy_types: match random.below(4) {
+                0 => None,
+                1 => Some(vec![Direction::Ingress]),
+                2 => Some(vec![Direction::Egress]),
+                _ => Some(vec![Direction::Ingress, Direction::Egress]),
+            },
+            ingress: random.many(4, rule),
+            egress: random.many(4, rule),
+        };
+        snapshot.policies.insert(policy.key.clone(), Arc::new(policy));
+    }
+    snapshot
+}
+
+/// A packet of one family, mostly between pods, to ports at and next to those in rules.
+pub fn packet(random: &mut Random, snapshot: &Snapshot) -> Packet {
+    let is_ipv4 = random.below(2) == 0;
+    let mut all: Vec<IpAddr> = snapshot
+        .pods
+        .values()
+        .flat_map(|pod| pod.addresses.clone())
+        .collect();
+    let others = "10.244.0.1 198.51.100.2 198.51.100.127 198.51.100.128 203.0.113.1 224.0.0.5 10.244.1.7 \
+                  fd00:10:244::1 2001:db8:1::2 2001:db8:1::7 2001:db8:2::1 ff02::5";
+    all.extend(
+        others
+            .split_whitespace()
+            .map(|text| text.parse::<IpAddr>().unwrap()),
+    );
+    all.retain(|address| address.is_ipv4() == is_ipv4);
+    let (source, destination) = (all[random.below(all.len())], all[random.below(all.len())]);
+    let protocol = [6, 6, 6, 17, 132, 1, 58, 47][random.below(8)];
+    let port = (PORTS[random.below(PORTS.len())] + random.below(3) as i32 - 1).clamp(1, 65535) as u16;
+    Packet {
+        source,
+        destination,
+        protocol,
+        port: matches!(protocol, 6 | 17 | 132).then_some(port),
+    }
+}
