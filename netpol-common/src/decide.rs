@@ -84,49 +84,39 @@ pub fn decide(
     if from_node {
         return Verdict::Forward;
     }
-    let policy_of = |direction| endpoint.policy(direction);
     let key = flow_key(endpoint, direction, packet);
-    let entry = if continues_flow(packet) {
-        tables.flow(&key)
-    } else {
-        None
-    };
-    let known = entry.and_then(|entry| {
-        let (initiator, current) = entry.with(|flow| {
-            if !flow::alive(flow, packet.protocol, tables.now()) {
-                return None;
+    let entry = if continues_flow(packet) { tables.flow(&key) } else { None };
+    // Plain variables, all set on every path: the verifier refuses to follow the unset half of an Option.
+    let mut known = false;
+    let mut current = false;
+    let mut initiator = direction;
+    if let Some(entry) = &entry {
+        entry.with(|flow| {
+            if flow::alive(flow, packet.protocol, tables.now()) {
+                known = true;
+                initiator = Direction::from_u8(flow.initiator);
+                current = flow.policy == endpoint.policy(initiator) && flow.epoch == tables.epoch();
             }
-            let initiator = Direction::from_u8(flow.initiator);
-            let current = flow.policy == policy_of(initiator) && flow.epoch == tables.epoch();
-            Some((initiator, current))
-        })?;
-        Some((entry, initiator, current))
-    });
+        });
+    }
 
     // What is known of the connection is judged in the direction that opened it, its replies too (rules C1, C2). A flow that is no
     // longer allowed stays in the table and is denied at each packet: without it a reply would open a connection of the other direction.
-    let initiator = known.as_ref().map_or(direction, |(_, initiator, _)| *initiator);
-    let policy = policy_of(initiator);
+    let policy = endpoint.policy(initiator);
     let reply = initiator as u8 != direction as u8;
     let mut node = false;
-    if !known.as_ref().is_some_and(|(_, _, current)| *current) {
+    if !current {
         let identity = tables.identity(&key.remote);
         node = identity.flags & IDENTITY_NODE != 0;
-        let port = if reply {
-            packet.source_port
-        } else {
-            packet.destination_port
-        };
+        let port = if reply { packet.source_port } else { packet.destination_port };
         if !allowed(tables, policy, initiator, &identity, packet.protocol, port) {
-            return Verdict::Drop(Drop {
-                reason: DropReason::Policy,
-                policy,
-                identity: identity.identity,
-            });
+            return Verdict::Drop(Drop { reason: DropReason::Policy, policy, identity: identity.identity });
         }
     }
 
-    if let Some((entry, _, _)) = known {
+    if let Some(entry) = &entry
+        && known
+    {
         entry.with(|flow| {
             flow.policy = policy;
             flow.epoch = tables.epoch();

@@ -38,7 +38,7 @@ pub fn install() -> Result<()> {
     };
     run(apt().args(["update", "-qq"]))?;
     run(apt()
-        .args(["install", "-qq", "--no-install-recommends"])
+        .args(["install", "--yes", "-qq", "--no-install-recommends"])
         .args(&missing))
 }
 
