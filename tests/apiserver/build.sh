@@ -77,15 +77,16 @@ cd "$tree"
 # --- the OpenAPI definitions: generated code that the source package leaves out
 
 say "generating the OpenAPI definitions"
-marked_packages() { # FOLDER PREFIX: import paths of the packages below FOLDER that ask for definitions
-  grep -rl --include='*.go' --exclude='zz_generated*' '+k8s:openapi-gen=' "$1" |
-    awk -v cut="$1/" -v prefix="$2" '{ sub("^" cut, prefix); sub("/[^/]*$", ""); if (!seen[$0]++) print }'
+marked_packages() { # PREFIX FOLDER...: import paths of the packages below the folders that ask for definitions
+  local prefix=$1
+  shift
+  grep -rl --include='*.go' --exclude='zz_generated*' '+k8s:openapi-gen=' "$@" |
+    awk -v prefix="$prefix" '{ sub("^staging/src/", ""); sub("/[^/]*$", ""); if (!seen[$0]++) print prefix $0 }'
 }
 inputs=$({
-  marked_packages staging/src k8s.io/kubernetes/vendor/ |
+  marked_packages k8s.io/kubernetes/vendor/ staging/src |
     awk '!/sample-|\/_?examples\/|\/examples$|\/testdata|\/testing|\/test\//'
-  marked_packages pkg k8s.io/kubernetes/pkg/
-  marked_packages cmd k8s.io/kubernetes/cmd/
+  marked_packages k8s.io/kubernetes/ pkg cmd
 } | LC_ALL=C sort | paste -sd,)
 go build -o "$scratch/openapi-gen" k8s.io/kubernetes/vendor/k8s.io/kube-openapi/cmd/openapi-gen
 "$scratch/openapi-gen" \

@@ -11,6 +11,8 @@ pub const REPORT: &str = "NETPOL_TEST_REPORT";
 pub const REQUIRE_ALL: &str = "NETPOL_REQUIRE_ALL";
 /// Names the agent's binary.
 pub const BINARY: &str = "NETPOL_BIN";
+/// Names the folder of `kube-apiserver` and `etcd`, as for envtest.
+pub const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
 /// Whether `suite` can make namespaces; if not, says why on stderr and in the [`REPORT`].
 ///
@@ -25,11 +27,30 @@ pub fn can_make_nodes(suite: &str) -> bool {
 /// # Panics
 /// If it cannot, and [`REQUIRE_ALL`] is set.
 pub fn can_enforce(suite: &str) -> bool {
-    let missing = || {
-        let none = binary().is_none();
-        none.then(|| format!("no agent: {BINARY} names no file, and there is no netpol beside this program"))
-    };
-    settle(suite, obstacle().or_else(missing))
+    settle(suite, obstacle().or_else(no_agent))
+}
+
+/// Whether `suite` can make namespaces and run the agent and a Kubernetes API server in them. As [`can_make_nodes`].
+///
+/// # Panics
+/// If it cannot, and [`REQUIRE_ALL`] is set.
+pub fn can_use_api_server(suite: &str) -> bool {
+    settle(suite, obstacle().or_else(no_agent).or_else(|| api_server().err()))
+}
+
+/// The folder of `kube-apiserver` and `etcd`: what [`ASSETS`] names.
+///
+/// # Errors
+/// In words, if it names none, or lacks one of them.
+pub fn api_server() -> Result<PathBuf, String> {
+    let folder = env::var_os(ASSETS).filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    let folder = folder.ok_or_else(|| {
+        format!("no API server: {ASSETS} is not set; `tests/apiserver/build.sh DIR` makes one, then set it to DIR")
+    })?;
+    match ["kube-apiserver", "etcd"].iter().find(|name| !folder.join(name).is_file()) {
+        Some(name) => Err(format!("no API server: {ASSETS} is {}, where no {name} is", folder.display())),
+        None => Ok(folder),
+    }
 }
 
 /// The agent's binary: what [`BINARY`] names, else `netpol` in the folder of this program or the one above it.
@@ -44,6 +65,11 @@ pub fn binary() -> Option<PathBuf> {
         .take(2)
         .map(|folder| folder.join("netpol"))
         .find(|path| path.is_file())
+}
+
+fn no_agent() -> Option<String> {
+    let none = binary().is_none();
+    none.then(|| format!("no agent: {BINARY} names no file, and there is no netpol beside this program"))
 }
 
 fn obstacle() -> Option<String> {
