@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whether a suite with real packets can run here. One that cannot says so loudly, and fails where everything must run.
 
-use std::{env, fs::OpenOptions, io::Write, path::PathBuf, process::Command};
+use std::{
+    env,
+    fs::OpenOptions,
+    io::{self, Write},
+    path::PathBuf,
+    process::Command,
+};
 
 use nix::unistd::geteuid;
 
@@ -84,7 +90,8 @@ fn obstacle() -> Option<String> {
 
 fn settle(suite: &str, obstacle: Option<String>) -> bool {
     let Some(reason) = obstacle else { return true };
-    eprintln!("\n*** NOT RUN: {suite}: {reason} ***\n");
+    // Not by eprintln!: the test runner would swallow it.
+    let _ = writeln!(io::stderr(), "\n*** NOT RUN: {suite}: {reason} ***\n");
     if let Some(report) = env::var_os(REPORT) {
         let file = OpenOptions::new().create(true).append(true).open(&report);
         if let Err(error) = file.and_then(|mut file| writeln!(file, "not run: {suite}: {reason}")) {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a test asks of the API server, as its administrator.
 
-use std::{os::fd::AsFd, sync::Arc};
+use std::{os::fd::AsFd, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::{
     authentication::v1::{TokenRequest, TokenRequestSpec},
+    authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
     core::v1::ServiceAccount,
 };
 use kube::{
@@ -19,7 +20,10 @@ use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
 use super::ApiServer;
-use crate::netns::{self, NetNs};
+use crate::{
+    agent::DEADLINE,
+    netns::{self, NetNs},
+};
 
 /// Who owns the fields that are applied.
 const MANAGER: &str = "netpol-tests";
@@ -71,6 +75,20 @@ impl ApiServer {
         })
     }
 
+    /// Changes an object by a JSON merge patch, of which an old server drops what it does not know; `object` names it and holds the
+    /// change.
+    ///
+    /// # Errors
+    /// If the server refuses it.
+    pub fn merge(&self, object: &Value) -> Result<Value> {
+        let (object, client) = (object.clone(), self.client()?);
+        self.run(async move {
+            let (api, name) = resource(client, &object).await?;
+            let patched = api.patch(&name, &PatchParams::default(), &Patch::Merge(&object)).await;
+            Ok(serde_json::to_value(patched.with_context(|| format!("patching {name}"))?)?)
+        })
+    }
+
     /// Changes an object's status by a JSON merge patch; `object` names it and holds the change.
     ///
     /// # Errors
@@ -107,6 +125,39 @@ impl ApiServer {
             let how = DeleteParams::default().grace_period(0);
             api.delete(&name, &how).await.with_context(|| format!("deleting {name}"))?;
             Ok(())
+        })
+    }
+
+    /// Waits until the server's authorizer has come to the point where the account may, or may not, do this to all objects of a
+    /// resource: it follows changed roles with a delay.
+    ///
+    /// # Errors
+    /// If it does not come there.
+    pub fn wait_for_access(&self, account: &str, verb: &str, group: &str, resource: &str, may: bool) -> Result<()> {
+        let reviews: Api<SubjectAccessReview> = Api::all(self.client()?);
+        let review = SubjectAccessReview {
+            spec: SubjectAccessReviewSpec {
+                user: Some(format!("system:serviceaccount:{account}")),
+                resource_attributes: Some(ResourceAttributes {
+                    verb: Some(verb.to_owned()),
+                    group: Some(group.to_owned()),
+                    resource: Some(resource.to_owned()),
+                    ..ResourceAttributes::default()
+                }),
+                ..SubjectAccessReviewSpec::default()
+            },
+            ..SubjectAccessReview::default()
+        };
+        let what = format!("{account} to {verb} {resource}: {may}");
+        self.run(async move {
+            let until = Instant::now() + DEADLINE;
+            while Instant::now() < until {
+                let answer = reviews.create(&PostParams::default(), &review).await?;
+                if answer.status.is_some_and(|status| status.allowed == may) {
+                    return Ok(());
+                }
+            }
+            bail!("the API server does not come to allow {what}")
         })
     }
 
