@@ -265,7 +265,9 @@ impl Agent {
 
     fn command(&self) -> Command {
         let mut command = self.launch.command(&self.binary);
-        command.args(["--log-format", "json", "--pin-path"]).arg(&self.pin_path);
+        command
+            .args(["--log-format", "json", "--pin-path"])
+            .arg(&self.pin_path);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command
     }

@@ -55,10 +55,22 @@ impl ApiServer {
         let assets = privilege::api_server().map_err(anyhow::Error::msg)?;
         let folder = tempfile::Builder::new().prefix("netpol-apiserver-").tempdir()?;
         let admin = random_token()?;
-        fs::write(folder.path().join("tokens.csv"), format!("{admin},admin,1,system:masters\n"))?;
+        fs::write(
+            folder.path().join("tokens.csv"),
+            format!("{admin},admin,1,system:masters\n"),
+        )?;
         let netns = Arc::clone(node.netns());
         let runtime = client::runtime(&netns)?;
-        let mut server = Self { netns, assets, folder, admin, runtime, client: None, server: None, etcd: None };
+        let mut server = Self {
+            netns,
+            assets,
+            folder,
+            admin,
+            runtime,
+            client: None,
+            server: None,
+            etcd: None,
+        };
         server.etcd = Some(server.spawn_etcd()?);
         server.restart()?;
         Ok(server)
@@ -89,7 +101,10 @@ impl ApiServer {
             };
             let ended = self.server.as_mut().map(Child::try_wait).transpose()?.flatten();
             if ended.is_some() || Instant::now() > until {
-                bail!("the API server is not ready ({ended:?}): {state:#}\n{}", self.log());
+                bail!(
+                    "the API server is not ready ({ended:?}): {state:#}\n{}",
+                    self.log()
+                );
             }
             std::thread::sleep(ASK);
         }
@@ -113,7 +128,11 @@ impl ApiServer {
             let lines: Vec<&str> = text.lines().collect();
             lines[lines.len().saturating_sub(30)..].join("\n")
         };
-        format!("kube-apiserver:\n{}\netcd:\n{}", tail("apiserver.log"), tail("etcd.log"))
+        format!(
+            "kube-apiserver:\n{}\netcd:\n{}",
+            tail("apiserver.log"),
+            tail("etcd.log")
+        )
     }
 
     fn config(&self, token: &str) -> serde_json::Value {
@@ -136,7 +155,12 @@ impl ApiServer {
         let mut command = Command::new(self.assets.join("etcd"));
         command.arg("--data-dir").arg(self.folder.path().join("etcd"));
         command.args(["--listen-client-urls", ETCD, "--advertise-client-urls", ETCD]);
-        command.args(["--listen-peer-urls", ETCD_PEERS, "--initial-advertise-peer-urls", ETCD_PEERS]);
+        command.args([
+            "--listen-peer-urls",
+            ETCD_PEERS,
+            "--initial-advertise-peer-urls",
+            ETCD_PEERS,
+        ]);
         command.args(["--initial-cluster", &format!("default={ETCD_PEERS}")]);
         self.spawn(command, "etcd.log")
     }
@@ -146,10 +170,20 @@ impl ApiServer {
         let key = folder.join("certs/apiserver.key");
         let mut command = Command::new(self.assets.join("kube-apiserver"));
         command.args(["--etcd-servers", ETCD, "--bind-address", "127.0.0.1"]);
-        command.args(["--secure-port", &PORT.to_string(), "--advertise-address", "127.0.0.1"]);
+        command.args([
+            "--secure-port",
+            &PORT.to_string(),
+            "--advertise-address",
+            "127.0.0.1",
+        ]);
         command.arg("--cert-dir").arg(folder.join("certs"));
         command.arg("--token-auth-file").arg(folder.join("tokens.csv"));
-        command.args(["--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.96.0.0/16"]);
+        command.args([
+            "--authorization-mode",
+            "RBAC",
+            "--service-cluster-ip-range",
+            "10.96.0.0/16",
+        ]);
         command.args(["--service-account-issuer", "https://kubernetes.default.svc"]);
         command.arg("--service-account-key-file").arg(&key);
         command.arg("--service-account-signing-key-file").arg(&key);
@@ -171,13 +205,17 @@ impl ApiServer {
             command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?));
         }
         let program = Path::new(command.get_program()).to_owned();
-        inside(&mut command, &self.netns).spawn().with_context(|| format!("starting {}", program.display()))
+        inside(&mut command, &self.netns)
+            .spawn()
+            .with_context(|| format!("starting {}", program.display()))
     }
 }
 
 impl fmt::Debug for ApiServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ApiServer").field("folder", &self.folder).finish_non_exhaustive()
+        f.debug_struct("ApiServer")
+            .field("folder", &self.folder)
+            .finish_non_exhaustive()
     }
 }
 

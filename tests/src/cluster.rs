@@ -44,7 +44,13 @@ impl Cluster {
         let servers = Servers::new()?;
         servers.add(&node.site(), &SERVICES)?;
         let api = ApiServer::start(&node)?;
-        Ok(Self { api, prober: Prober::new()?, node, servers, next: 10 })
+        Ok(Self {
+            api,
+            prober: Prober::new()?,
+            node,
+            servers,
+            next: 10,
+        })
     }
 
     /// Makes or relabels a namespace.
@@ -62,8 +68,12 @@ impl Cluster {
     /// # Errors
     /// If the name is taken, or the server refuses it.
     pub fn add_pod(&mut self, name: &str, labels: &Value) -> Result<Site> {
-        let addresses: Vec<IpAddr> =
-            self.node.plan().pod_networks().map(|net| member(net, self.next).addr()).to_vec();
+        let addresses: Vec<IpAddr> = self
+            .node
+            .plan()
+            .pod_networks()
+            .map(|net| member(net, self.next).addr())
+            .to_vec();
         self.next += 1;
         self.add_pod_at(name, labels, &addresses)
     }
@@ -128,7 +138,9 @@ impl Cluster {
         let token = self.api.token(text("namespace")?, text("name")?)?;
         let mut launch = deployment.launch(&self.node.plan().name)?;
         launch.arguments.push("--kubeconfig".into());
-        launch.arguments.push(self.api.kubeconfig("agent", &token)?.into());
+        launch
+            .arguments
+            .push(self.api.kubeconfig("agent", &token)?.into());
         Agent::launch(&self.node, launch)
     }
 
@@ -176,7 +188,11 @@ impl Cluster {
     #[track_caller]
     pub fn expect_services(&self, from: &str, to: &str, services: &[Service], outcome: &Outcome) {
         let wrong = self.wrong(&self.probes(from, to, services), outcome, None);
-        assert!(wrong.is_empty(), "{from} -> {to}: expected {outcome:?}, but\n{}", wrong.join("\n"));
+        assert!(
+            wrong.is_empty(),
+            "{from} -> {to}: expected {outcome:?}, but\n{}",
+            wrong.join("\n")
+        );
     }
 
     fn probes(&self, from: &str, to: &str, services: &[Service]) -> Vec<Probe> {
@@ -185,7 +201,10 @@ impl Cluster {
             pod => self.node.pod(pod).expect("the pod exists"),
         };
         let (from, to) = (site(from), site(to));
-        let probes: Vec<_> = services.iter().flat_map(|&service| Probe::all(&from, &to, service)).collect();
+        let probes: Vec<_> = services
+            .iter()
+            .flat_map(|&service| Probe::all(&from, &to, service))
+            .collect();
         assert!(!probes.is_empty(), "nothing to ask");
         probes
     }
@@ -196,13 +215,19 @@ impl Cluster {
             None => self.prober.probe(probes),
         };
         let outcomes = outcomes.expect("probes can be made");
-        let both = probes.iter().zip(&outcomes).filter(|(_, found)| *found != outcome);
-        both.map(|(probe, found)| format!("  {probe}: {found:?}")).collect()
+        let both = probes
+            .iter()
+            .zip(&outcomes)
+            .filter(|(_, found)| *found != outcome);
+        both.map(|(probe, found)| format!("  {probe}: {found:?}"))
+            .collect()
     }
 }
 
 /// Kind and name of a pod.
 fn pod(name: &str) -> Result<Value> {
-    let (namespace, name) = name.split_once('/').with_context(|| format!("pod {name} has no namespace"))?;
+    let (namespace, name) = name
+        .split_once('/')
+        .with_context(|| format!("pod {name} has no namespace"))?;
     Ok(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": namespace, "name": name}}))
 }

@@ -23,7 +23,8 @@ impl Deployment {
     pub fn load() -> Result<Self> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/netpol.yaml");
         let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        let objects = serde_saphyr::from_multiple(&text).with_context(|| format!("parsing {}", path.display()))?;
+        let objects =
+            serde_saphyr::from_multiple(&text).with_context(|| format!("parsing {}", path.display()))?;
         Ok(Self { objects })
     }
 
@@ -49,16 +50,25 @@ impl Deployment {
         let container = &containers[0];
         let security = &container["securityContext"];
         ensure!(security["privileged"].is_null(), "the container is privileged");
-        ensure!(strings(&security["capabilities"]["drop"])? == ["ALL"], "not all capabilities are dropped");
+        ensure!(
+            strings(&security["capabilities"]["drop"])? == ["ALL"],
+            "not all capabilities are dropped"
+        );
         let mut environment = Vec::new();
         for variable in container["env"].as_array().into_iter().flatten() {
             let name = variable["name"].as_str().context("a variable without a name")?;
             let field = variable["valueFrom"]["fieldRef"]["fieldPath"].as_str();
-            ensure!(field == Some("spec.nodeName"), "variable {name} has a source not known here");
+            ensure!(
+                field == Some("spec.nodeName"),
+                "variable {name} has a source not known here"
+            );
             environment.push((name.to_owned(), OsString::from(node)));
         }
         Ok(Launch {
-            arguments: strings(&container["args"])?.into_iter().map(OsString::from).collect(),
+            arguments: strings(&container["args"])?
+                .into_iter()
+                .map(OsString::from)
+                .collect(),
             environment,
             capabilities: Some(strings(&security["capabilities"]["add"])?),
         })

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod demo;
 pub mod deploy;
 pub mod expectation;
+pub mod kernel;
 pub mod lab;
 pub mod lookup;
 pub mod manifests;

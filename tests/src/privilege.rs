@@ -49,12 +49,22 @@ pub fn can_use_api_server(suite: &str) -> bool {
 /// # Errors
 /// In words, if it names none, or lacks one of them.
 pub fn api_server() -> Result<PathBuf, String> {
-    let folder = env::var_os(ASSETS).filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    let folder = env::var_os(ASSETS)
+        .filter(|folder| !folder.is_empty())
+        .map(PathBuf::from);
     let folder = folder.ok_or_else(|| {
-        format!("no API server: {ASSETS} is not set; `tests/apiserver/build.sh DIR` makes one, then set it to DIR")
+        format!(
+            "no API server: {ASSETS} is not set; `tests/apiserver/build.sh DIR` makes one, then set it to DIR"
+        )
     })?;
-    match ["kube-apiserver", "etcd"].iter().find(|name| !folder.join(name).is_file()) {
-        Some(name) => Err(format!("no API server: {ASSETS} is {}, where no {name} is", folder.display())),
+    match ["kube-apiserver", "etcd"]
+        .iter()
+        .find(|name| !folder.join(name).is_file())
+    {
+        Some(name) => Err(format!(
+            "no API server: {ASSETS} is {}, where no {name} is",
+            folder.display()
+        )),
         None => Ok(folder),
     }
 }

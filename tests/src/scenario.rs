@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A case of the corpus, played with real packets: objects in steps, and after each step who reaches whom, by address.
 
+pub mod case;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,

@@ -71,27 +71,44 @@ fn forbid(cluster: &Cluster, deployment: &Deployment, verbs: &[&str], group: &st
     role["rules"] = rules.into();
     cluster.api.apply(&role).unwrap();
     for verb in verbs {
-        cluster.api.wait_for_access(ACCOUNT, verb, group, resource, false).unwrap();
+        cluster
+            .api
+            .wait_for_access(ACCOUNT, verb, group, resource, false)
+            .unwrap();
     }
 }
 
 /// Applies the ClusterRole as it is in the manifest.
 fn allow(cluster: &Cluster, deployment: &Deployment) {
-    cluster.api.apply(deployment.object("ClusterRole").unwrap()).unwrap();
+    cluster
+        .api
+        .apply(deployment.object("ClusterRole").unwrap())
+        .unwrap();
 }
 
 /// Waits for the line that says which verb on which resource is forbidden.
 fn wait_until_forbidden(agent: &Agent, seen: usize, verb: &str, resource: &str) {
-    let line = agent.wait_for_line(seen, &format!("allow `{verb}` on `{resource}` in the ClusterRole")).unwrap();
+    let line = agent
+        .wait_for_line(
+            seen,
+            &format!("allow `{verb}` on `{resource}` in the ClusterRole"),
+        )
+        .unwrap();
     let fields = &serde_json::from_str::<Value>(&line).unwrap()["fields"];
-    assert_eq!((fields["verb"].as_str(), fields["resource"].as_str()), (Some(verb), Some(resource)), "{line}");
+    assert_eq!(
+        (fields["verb"].as_str(), fields["resource"].as_str()),
+        (Some(verb), Some(resource)),
+        "{line}"
+    );
 }
 
 /// Every field of `written` is in `stored`, as written.
 fn assert_kept(path: &str, written: &Value, stored: &Value) {
     match written {
         Value::Object(fields) => {
-            fields.iter().for_each(|(key, value)| assert_kept(&format!("{path}.{key}"), value, &stored[key]));
+            fields
+                .iter()
+                .for_each(|(key, value)| assert_kept(&format!("{path}.{key}"), value, &stored[key]));
         }
         Value::Array(items) => {
             assert_eq!(stored.as_array().map(Vec::len), Some(items.len()), "{path}");
@@ -105,7 +122,9 @@ fn assert_kept(path: &str, written: &Value, stored: &Value) {
 
 #[test]
 fn the_manifest_is_accepted_whole_and_asks_for_what_is_needed_only() {
-    let Some((cluster, deployment)) = cluster() else { return };
+    let Some((cluster, deployment)) = cluster() else {
+        return;
+    };
     for object in &deployment.objects {
         let stored = cluster.api.apply(object).unwrap();
         assert_kept(object["kind"].as_str().unwrap(), object, &stored);
@@ -113,7 +132,13 @@ fn the_manifest_is_accepted_whole_and_asks_for_what_is_needed_only() {
     let agent = enforce(&cluster, &deployment);
     assert!(!agent.log().contains("forbids"), "{}", agent.log());
     assert!(!agent.log().contains("CAP_"), "{}", agent.log());
-    assert_eq!((cluster.health("/healthz").unwrap(), cluster.health("/readyz").unwrap()), (200, 200));
+    assert_eq!(
+        (
+            cluster.health("/healthz").unwrap(),
+            cluster.health("/readyz").unwrap()
+        ),
+        (200, 200)
+    );
     cluster.expect("shop/b", "shop/a", &Reached);
 
     // Each capability is needed: with one less the agent says so.
@@ -126,7 +151,11 @@ fn the_manifest_is_accepted_whole_and_asks_for_what_is_needed_only() {
         ("NET_BROADCAST", "CAP_NET_BROADCAST"),
     ] {
         let mut less = deployment.clone();
-        let daemon_set = less.objects.iter_mut().find(|object| object["kind"] == "DaemonSet").unwrap();
+        let daemon_set = less
+            .objects
+            .iter_mut()
+            .find(|object| object["kind"] == "DaemonSet")
+            .unwrap();
         let security = &mut daemon_set["spec"]["template"]["spec"]["containers"][0]["securityContext"];
         let left: Vec<_> = all.iter().filter(|name| *name != capability).collect();
         assert_eq!(left.len() + 1, all.len(), "{capability} is among {all:?}");
@@ -138,12 +167,20 @@ fn the_manifest_is_accepted_whole_and_asks_for_what_is_needed_only() {
 
 #[test]
 fn b1_nothing_changes_before_the_first_complete_list_and_what_is_missing_is_named() {
-    let Some((cluster, deployment)) = cluster() else { return };
+    let Some((cluster, deployment)) = cluster() else {
+        return;
+    };
     cluster.api.apply(&policy(&json!([]))).unwrap();
     for object in &deployment.objects {
         cluster.api.apply(object).unwrap();
     }
-    forbid(&cluster, &deployment, &["list", "watch"], NETWORKING, "networkpolicies");
+    forbid(
+        &cluster,
+        &deployment,
+        &["list", "watch"],
+        NETWORKING,
+        "networkpolicies",
+    );
 
     // Nothing enforced yet: stays open, and not ready.
     let mut agent = cluster.launch(&deployment).unwrap();
@@ -181,7 +218,9 @@ fn b1_nothing_changes_before_the_first_complete_list_and_what_is_missing_is_name
 
 #[test]
 fn p2_p7_live_labels_flip_verdicts_and_addresses_change_hands() {
-    let Some((mut cluster, deployment)) = cluster() else { return };
+    let Some((mut cluster, deployment)) = cluster() else {
+        return;
+    };
     let agent = enforce(&cluster, &deployment);
     cluster.expect("other/c", "shop/a", &Reached);
     let from_clients = json!([{"from": [{
@@ -203,7 +242,9 @@ fn p2_p7_live_labels_flip_verdicts_and_addresses_change_hands() {
     // C3: the address goes to another pod, which is nothing to the policy.
     let addresses = cluster.node.pod("other/c").unwrap().addresses;
     cluster.remove_pod("other/c").unwrap();
-    cluster.add_pod_at("other/d", &json!({"app": "stranger"}), &addresses).unwrap();
+    cluster
+        .add_pod_at("other/d", &json!({"app": "stranger"}), &addresses)
+        .unwrap();
     cluster.becomes("other/d", "shop/a", &Silent);
     cluster.label("other/d", &json!({"app": "client"})).unwrap();
     cluster.becomes("other/d", "shop/a", &Reached);
@@ -221,7 +262,9 @@ fn p2_p7_live_labels_flip_verdicts_and_addresses_change_hands() {
 
 #[test]
 fn p4_t3_an_old_server_is_told_of_and_got_along_with() {
-    let Some((cluster, deployment)) = cluster() else { return };
+    let Some((cluster, deployment)) = cluster() else {
+        return;
+    };
     let agent = enforce(&cluster, &deployment);
     agent.wait_for_line(0, "drops `endPort`").unwrap();
     let missing = agent.wait_for_line(0, "does not serve this kind").unwrap();
@@ -234,14 +277,21 @@ fn p4_t3_an_old_server_is_told_of_and_got_along_with() {
     cluster.api.apply(&policy(&by_name)).unwrap();
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "other"}});
     let labels = cluster.api.get(&namespace).unwrap()["metadata"]["labels"].clone();
-    assert_eq!(labels, json!({"team": "other"}), "this server is not old enough for the test");
+    assert_eq!(
+        labels,
+        json!({"team": "other"}),
+        "this server is not old enough for the test"
+    );
     cluster.becomes("shop/b", "shop/a", &Silent);
     cluster.expect("other/c", "shop/a", &Reached);
 
     // T3: of a range, the server keeps the first port; nothing else opens.
     let range = json!([{"ports": [{"protocol": "TCP", "port": 8079, "endPort": 8081}]}]);
     let stored = cluster.api.merge(&policy(&range)).unwrap();
-    assert!(stored.pointer("/spec/ingress/0/ports/0/endPort").is_none(), "{stored}");
+    assert!(
+        stored.pointer("/spec/ingress/0/ports/0/endPort").is_none(),
+        "{stored}"
+    );
     cluster.becomes("other/c", "shop/a", &Silent);
     cluster.expect_services("other/c", "shop/a", &[Service::Tcp(8079)], &Refused);
     cluster.expect_services("other/c", "shop/a", &[Service::Tcp(8081)], &Silent);
@@ -249,7 +299,9 @@ fn p4_t3_an_old_server_is_told_of_and_got_along_with() {
 
 #[test]
 fn b3_losing_the_api_server_changes_no_verdict() {
-    let Some((mut cluster, deployment)) = cluster() else { return };
+    let Some((mut cluster, deployment)) = cluster() else {
+        return;
+    };
     let mut agent = enforce(&cluster, &deployment);
     let from_b = json!([{"from": [{"podSelector": {"matchLabels": {"app": "b"}}}]}]);
     cluster.api.apply(&policy(&from_b)).unwrap();

@@ -59,7 +59,11 @@ impl FromStr for Listen {
     type Err = std::net::AddrParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "none" { Ok(Self(None)) } else { text.parse().map(|address| Self(Some(address))) }
+        if text == "none" {
+            Ok(Self(None))
+        } else {
+            text.parse().map(|address| Self(Some(address)))
+        }
     }
 }
 
@@ -78,7 +82,9 @@ enum ProgramLogLevel {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let options = app::Options {
         source: match arguments.source {
-            Source::Kube { .. } => Source::Kube { kubeconfig: arguments.kubeconfig },
+            Source::Kube { .. } => Source::Kube {
+                kubeconfig: arguments.kubeconfig,
+            },
             source => source,
         },
         node_name: arguments.node_name,

@@ -195,6 +195,17 @@ fn attached(folder: &Path) -> Result<BTreeSet<u32>, AttachError> {
     Ok(found)
 }
 
+/// Loads the programs into the kernel, so that one which the verifier refuses shows before anything is changed.
+///
+/// # Errors
+/// A program that is not in the object or does not load.
+pub fn load(ebpf: &mut Ebpf) -> Result<(), AttachError> {
+    for hook in Hook::ALL {
+        program(ebpf, hook)?;
+    }
+    Ok(())
+}
+
 fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier, AttachError> {
     let failed = |source| AttachError::Program { hook, source };
     let program = ebpf

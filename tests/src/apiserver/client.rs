@@ -34,7 +34,9 @@ pub(super) fn runtime(netns: &Arc<NetNs>) -> Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("apiserver-client")
-        .on_thread_start(move || netns::enter(netns.as_fd()).expect("root enters the node's network namespace"))
+        .on_thread_start(move || {
+            netns::enter(netns.as_fd()).expect("root enters the node's network namespace")
+        })
         .enable_all()
         .build()
         .context("starting the API server's client")
@@ -47,7 +49,9 @@ impl ApiServer {
         let client = self.run(async move {
             let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
             let client = Client::try_from(config)?;
-            client.request_text(Request::new("").get("readyz", &GetParams::default())?).await?;
+            client
+                .request_text(Request::new("").get("readyz", &GetParams::default())?)
+                .await?;
             Ok(client)
         })?;
         self.client = Some(client);
@@ -68,7 +72,9 @@ impl ApiServer {
             let mut applied = applied.with_context(|| format!("applying {name}"))?;
             if object.get("status").is_some() {
                 let status = serde_json::json!({"status": object["status"]});
-                let patched = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&status)).await;
+                let patched = api
+                    .patch_status(&name, &PatchParams::default(), &Patch::Merge(&status))
+                    .await;
                 applied = patched.with_context(|| format!("patching the status of {name}"))?;
             }
             Ok(serde_json::to_value(applied)?)
@@ -84,8 +90,12 @@ impl ApiServer {
         let (object, client) = (object.clone(), self.client()?);
         self.run(async move {
             let (api, name) = resource(client, &object).await?;
-            let patched = api.patch(&name, &PatchParams::default(), &Patch::Merge(&object)).await;
-            Ok(serde_json::to_value(patched.with_context(|| format!("patching {name}"))?)?)
+            let patched = api
+                .patch(&name, &PatchParams::default(), &Patch::Merge(&object))
+                .await;
+            Ok(serde_json::to_value(
+                patched.with_context(|| format!("patching {name}"))?,
+            )?)
         })
     }
 
@@ -97,8 +107,12 @@ impl ApiServer {
         let (object, client) = (object.clone(), self.client()?);
         self.run(async move {
             let (api, name) = resource(client, &object).await?;
-            let patched = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&object)).await;
-            Ok(serde_json::to_value(patched.with_context(|| format!("patching the status of {name}"))?)?)
+            let patched = api
+                .patch_status(&name, &PatchParams::default(), &Patch::Merge(&object))
+                .await;
+            Ok(serde_json::to_value(
+                patched.with_context(|| format!("patching the status of {name}"))?,
+            )?)
         })
     }
 
@@ -110,7 +124,9 @@ impl ApiServer {
         let (object, client) = (object.clone(), self.client()?);
         self.run(async move {
             let (api, name) = resource(client, &object).await?;
-            Ok(serde_json::to_value(api.get(&name).await.with_context(|| format!("reading {name}"))?)?)
+            Ok(serde_json::to_value(
+                api.get(&name).await.with_context(|| format!("reading {name}"))?,
+            )?)
         })
     }
 
@@ -123,7 +139,9 @@ impl ApiServer {
         self.run(async move {
             let (api, name) = resource(client, &object).await?;
             let how = DeleteParams::default().grace_period(0);
-            api.delete(&name, &how).await.with_context(|| format!("deleting {name}"))?;
+            api.delete(&name, &how)
+                .await
+                .with_context(|| format!("deleting {name}"))?;
             Ok(())
         })
     }
@@ -133,7 +151,14 @@ impl ApiServer {
     ///
     /// # Errors
     /// If it does not come there.
-    pub fn wait_for_access(&self, account: &str, verb: &str, group: &str, resource: &str, may: bool) -> Result<()> {
+    pub fn wait_for_access(
+        &self,
+        account: &str,
+        verb: &str,
+        group: &str,
+        resource: &str,
+        may: bool,
+    ) -> Result<()> {
         let reviews: Api<SubjectAccessReview> = Api::all(self.client()?);
         let review = SubjectAccessReview {
             spec: SubjectAccessReviewSpec {
@@ -169,11 +194,19 @@ impl ApiServer {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client()?, namespace);
         let account = account.to_owned();
         self.run(async move {
-            let request =
-                TokenRequest { spec: Some(TokenRequestSpec::default()), ..TokenRequest::default() };
-            let answer = accounts.create_token_request(&account, &PostParams::default(), &request).await;
-            let status = answer.with_context(|| format!("asking for a token of {account}"))?.status;
-            status.and_then(|status| status.token).context("the server gave no token")
+            let request = TokenRequest {
+                spec: Some(TokenRequestSpec::default()),
+                ..TokenRequest::default()
+            };
+            let answer = accounts
+                .create_token_request(&account, &PostParams::default(), &request)
+                .await;
+            let status = answer
+                .with_context(|| format!("asking for a token of {account}"))?
+                .status;
+            status
+                .and_then(|status| status.token)
+                .context("the server gave no token")
         })
     }
 
@@ -193,16 +226,22 @@ impl ApiServer {
 /// Where the server keeps objects of that kind and namespace, and the object's name.
 async fn resource(client: Client, object: &Value) -> Result<(Api<DynamicObject>, String)> {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
-    let (version, kind) = (text("/apiVersion").context("no apiVersion")?, text("/kind").context("no kind")?);
+    let (version, kind) = (
+        text("/apiVersion").context("no apiVersion")?,
+        text("/kind").context("no kind")?,
+    );
     let (group, version) = version.rsplit_once('/').unwrap_or(("", version));
     let found = pinned_kind(&client, &GroupVersionKind::gvk(group, version, kind)).await;
-    let (resource, capabilities) = found.with_context(|| format!("looking for {kind} of {group}/{version}"))?;
+    let (resource, capabilities) =
+        found.with_context(|| format!("looking for {kind} of {group}/{version}"))?;
     let name = text("/metadata/name").context("no name")?.to_owned();
     let api = match capabilities.scope {
         Scope::Cluster => Api::all_with(client, &resource),
-        Scope::Namespaced => {
-            Api::namespaced_with(client, text("/metadata/namespace").unwrap_or("default"), &resource)
-        }
+        Scope::Namespaced => Api::namespaced_with(
+            client,
+            text("/metadata/namespace").unwrap_or("default"),
+            &resource,
+        ),
     };
     Ok((api, name))
 }

@@ -6,11 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::matrix::{Answers, Matrix};
 
 type Services = BTreeSet<usize>;
+/// Whether something was gained, the families if not all, and which services.
+type Change = (bool, String, Services);
+/// Rows by column.
+type Pairs = BTreeMap<usize, BTreeSet<usize>>;
 
 /// One line for each group of connections that lost or gained the same services; a family is named if only that changed.
 pub fn describe(matrix: &Matrix, before: &Answers, after: &Answers) -> Vec<String> {
     let (old, new) = (matrix.passed(before), matrix.passed(after));
-    let mut alike: BTreeMap<(bool, String, Services), BTreeMap<usize, BTreeSet<usize>>> = BTreeMap::new();
+    let mut alike: BTreeMap<Change, Pairs> = BTreeMap::new();
     for (&(row, column), services) in &new {
         let Some(earlier) = old.get(&(row, column)) else {
             continue;
@@ -37,15 +41,21 @@ pub fn describe(matrix: &Matrix, before: &Answers, after: &Answers) -> Vec<Strin
     let mut lines = Vec::new();
     for ((gained, families, services), columns) in alike {
         let mut merged: BTreeMap<BTreeSet<usize>, BTreeSet<usize>> = BTreeMap::new();
-        for (column, mut rows) in columns {
-            // A site is not asked about itself: with itself in the set, the members of one group have the same set.
-            rows.insert(column);
-            merged.entry(rows).or_default().insert(column);
+        // A site is not asked about itself: with itself in the set, the members of one group have the same set.
+        let with_itself = |column: usize, rows: &BTreeSet<usize>| -> BTreeSet<usize> {
+            rows.iter().copied().chain([column]).collect()
+        };
+        for (&column, rows) in &columns {
+            let whole = with_itself(column, rows);
+            let shared = columns
+                .iter()
+                .filter(|(other, rows)| with_itself(**other, rows) == whole)
+                .count()
+                > 1;
+            let key = if shared { whole } else { rows.clone() };
+            merged.entry(key).or_default().insert(column);
         }
-        for (mut rows, columns) in merged {
-            if columns.len() == 1 {
-                rows.retain(|row| !columns.contains(row));
-            }
+        for (rows, columns) in merged {
             let sign = if gained {
                 "+ now reaches "
             } else {

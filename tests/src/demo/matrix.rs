@@ -15,6 +15,11 @@ use crate::{
     probe::{Outcome, PATIENCE, Probe, Prober, Service},
 };
 
+/// Row and column.
+type Pair = (usize, usize);
+/// Of one service: the families (`4`, `6`) that passed, and those that were asked.
+type Families = (String, String);
+
 /// The questions, in a fixed order.
 #[derive(Debug)]
 pub struct Matrix {
@@ -119,7 +124,7 @@ impl Matrix {
     }
 
     /// For each (row, column): of each service, the families (`4`, `6`) that passed and those that were asked.
-    pub fn passed(&self, answers: &Answers) -> BTreeMap<(usize, usize), Vec<(String, String)>> {
+    pub fn passed(&self, answers: &Answers) -> BTreeMap<Pair, Vec<Families>> {
         let mut cells = BTreeMap::new();
         for (probe, &(row, column, service)) in self.cells.iter().enumerate() {
             let families = cells
@@ -192,7 +197,7 @@ impl Matrix {
 }
 
 /// A cell's services as the table shows them.
-fn cell(services: &[(String, String)]) -> String {
+fn cell(services: &[Families]) -> String {
     if services.iter().all(|(passed, asked)| passed == asked) {
         return "all".to_owned();
     }

@@ -46,6 +46,14 @@ pub struct Options {
 /// # Errors
 /// If it cannot be played to the end; what it made is removed.
 pub fn run(options: &Options) -> Result<bool> {
+    let played = play(options);
+    if played.is_err() {
+        kept::wipe_current();
+    }
+    played
+}
+
+fn play(options: &Options) -> Result<bool> {
     ensure!(
         nix::unistd::geteuid().is_root(),
         "the demo makes network namespaces and loads eBPF: run it as root"
