@@ -41,6 +41,9 @@ pub struct Launch {
     pub environment: Vec<(String, OsString)>,
     /// The only capabilities that it may have, spelled as in a pod's security context (`NET_ADMIN`), and no way to more; all if absent.
     pub capabilities: Option<Vec<String>>,
+    /// Folder with the token, the authority's certificate and the namespace of a service account, which it then finds as in a pod whose
+    /// root is read-only.
+    pub service_account: Option<PathBuf>,
 }
 
 impl Launch {
@@ -60,24 +63,36 @@ impl Launch {
     }
 
     fn command(&self, binary: &Path) -> Command {
-        let mut command = match &self.capabilities {
-            None => Command::new(binary),
-            Some(capabilities) => {
-                let mut bounds = String::from("-all");
-                for capability in capabilities {
-                    bounds.extend([",+", &capability.to_lowercase()]);
-                }
-                let mut command = Command::new("setpriv");
-                command.args(["--no-new-privs", "--inh-caps=-all", "--bounding-set"]);
-                command.arg(bounds).arg("--").arg(binary);
-                command
+        let mut words: Vec<OsString> = Vec::new();
+        if let Some(folder) = &self.service_account {
+            words.extend(["unshare", "--mount", "sh", "-c", AS_POD].map(OsString::from));
+            words.push(folder.into());
+        }
+        if let Some(capabilities) = &self.capabilities {
+            let mut bounds = String::from("-all");
+            for capability in capabilities {
+                bounds.extend([",+", &capability.to_lowercase()]);
             }
-        };
-        command.args(&self.arguments);
+            let options = ["setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set"];
+            words.extend(options.map(OsString::from));
+            words.push(bounds.into());
+        }
+        words.push(binary.into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.env_remove("KUBECONFIG").env_remove("HOME");
         command
     }
 }
+
+/// Makes the root read-only and the service account's files appear where a kubelet puts them, then runs its arguments.
+const AS_POD: &str = "set -e
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir -p /run/secrets/kubernetes.io
+cp -r \"$0\" /run/secrets/kubernetes.io/serviceaccount
+mount -o remount,bind,ro /
+exec \"$@\"";
 
 /// A running agent. On drop it is killed and what it left in the kernel is removed, unless [`Agent::detach`] let go of it.
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 mod client;
 
 use std::{
+    ffi::OsString,
     fmt,
     fs::{self, File},
     io::Read,
@@ -86,6 +87,14 @@ impl ApiServer {
         end(&mut server)
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a server in another process tells nobody that it is ready"
+    )]
+    fn pause() {
+        std::thread::sleep(ASK);
+    }
+
     /// Starts it again on the same objects and with the same certificate, and waits until it is ready.
     ///
     /// # Errors
@@ -106,7 +115,7 @@ impl ApiServer {
                     self.log()
                 );
             }
-            std::thread::sleep(ASK);
+            Self::pause();
         }
     }
 
@@ -119,6 +128,32 @@ impl ApiServer {
         let text = serde_json::to_string_pretty(&self.config(token))?;
         fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
         Ok(path)
+    }
+
+    /// A folder as it is mounted into pods: token, certificate of the authority, namespace.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn service_account(&self, namespace: &str, token: &str) -> Result<PathBuf> {
+        let path = self.folder.path().join("serviceaccount");
+        fs::create_dir_all(&path)?;
+        fs::write(path.join("token"), token)?;
+        fs::write(path.join("namespace"), namespace)?;
+        fs::copy(self.authority(), path.join("ca.crt")).context("copying the authority's certificate")?;
+        Ok(path)
+    }
+
+    /// Environment that tells a pod where the API server is.
+    pub fn environment(&self) -> [(String, OsString); 2] {
+        [
+            ("KUBERNETES_SERVICE_HOST".to_owned(), "127.0.0.1".into()),
+            ("KUBERNETES_SERVICE_PORT".to_owned(), PORT.to_string().into()),
+        ]
+    }
+
+    /// The certificate that the server makes for itself, followed by that of its authority.
+    fn authority(&self) -> PathBuf {
+        self.folder.path().join("certs/apiserver.crt")
     }
 
     /// The end of what the API server and etcd logged.
@@ -136,14 +171,12 @@ impl ApiServer {
     }
 
     fn config(&self, token: &str) -> serde_json::Value {
-        // The certificate that the server makes for itself is followed by that of its authority.
-        let authority = self.folder.path().join("certs/apiserver.crt");
         json!({
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "test", "cluster": {
                 "server": format!("https://127.0.0.1:{PORT}"),
-                "certificate-authority": authority,
+                "certificate-authority": self.authority(),
             }}],
             "users": [{"name": "test", "user": {"token": token}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],

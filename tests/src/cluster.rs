@@ -128,20 +128,38 @@ impl Cluster {
         self.api.delete(&pod(name)?)
     }
 
-    /// Starts the agent as the DaemonSet does, under the token of its service account, and waits for nothing.
+    /// Starts the agent as a kubelet starts the DaemonSet's container: arguments, environment, capabilities, read-only root, and the
+    /// token of its service account. Waits for nothing.
     ///
     /// # Errors
     /// If the account does not exist, or the agent cannot be started.
     pub fn launch(&self, deployment: &Deployment) -> Result<Agent> {
+        let mut launch = deployment.launch(&self.node.plan().name)?;
+        let (namespace, token) = self.token(deployment)?;
+        launch.environment.extend(self.api.environment());
+        launch.service_account = Some(self.api.service_account(&namespace, &token)?);
+        Agent::launch(&self.node, launch)
+    }
+
+    /// As [`Cluster::launch`], outside of the cluster: with the token in a kubeconfig.
+    ///
+    /// # Errors
+    /// As [`Cluster::launch`].
+    pub fn launch_outside(&self, deployment: &Deployment) -> Result<Agent> {
+        let mut launch = deployment.launch(&self.node.plan().name)?;
+        let (_, token) = self.token(deployment)?;
+        launch.arguments.extend([
+            "--kubeconfig".into(),
+            self.api.kubeconfig("agent", &token)?.into(),
+        ]);
+        Agent::launch(&self.node, launch)
+    }
+
+    fn token(&self, deployment: &Deployment) -> Result<(String, String)> {
         let account = &deployment.object("ServiceAccount")?["metadata"];
         let text = |field: &str| account[field].as_str().context("the service account has no name");
-        let token = self.api.token(text("namespace")?, text("name")?)?;
-        let mut launch = deployment.launch(&self.node.plan().name)?;
-        launch.arguments.push("--kubeconfig".into());
-        launch
-            .arguments
-            .push(self.api.kubeconfig("agent", &token)?.into());
-        Agent::launch(&self.node, launch)
+        let namespace = text("namespace")?;
+        Ok((namespace.to_owned(), self.api.token(namespace, text("name")?)?))
     }
 
     /// Status code of a path that the agent serves on the node's loopback.

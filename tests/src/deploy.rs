@@ -71,6 +71,7 @@ impl Deployment {
                 .collect(),
             environment,
             capabilities: Some(strings(&security["capabilities"]["add"])?),
+            service_account: None,
         })
     }
 }

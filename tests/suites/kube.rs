@@ -129,6 +129,47 @@ fn the_manifest_is_accepted_whole_and_asks_for_what_is_needed_only() {
         let stored = cluster.api.apply(object).unwrap();
         assert_kept(object["kind"].as_str().unwrap(), object, &stored);
     }
+    let kinds: Vec<_> = deployment
+        .objects
+        .iter()
+        .map(|object| object["kind"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        kinds,
+        ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DaemonSet"]
+    );
+    let mut granted = Vec::new();
+    for rule in deployment.object("ClusterRole").unwrap()["rules"]
+        .as_array()
+        .unwrap()
+    {
+        assert_eq!(rule["verbs"], json!(["list", "watch"]), "{rule}");
+        for resource in rule["resources"].as_array().unwrap() {
+            granted.push(format!(
+                "{}/{}",
+                rule["apiGroups"][0].as_str().unwrap(),
+                resource.as_str().unwrap()
+            ));
+        }
+    }
+    granted.sort();
+    let read = [
+        "/namespaces",
+        "/pods",
+        "/services",
+        "discovery.k8s.io/endpointslices",
+        "networking.k8s.io/networkpolicies",
+    ];
+    assert_eq!(granted, read);
+
+    // What the DaemonSet's controller would make of it on a node is accepted too.
+    let mut spec = deployment.object("DaemonSet").unwrap()["spec"]["template"]["spec"].clone();
+    spec["nodeName"] = json!("node-a");
+    let metadata = json!({"namespace": "kube-system", "name": "netpol-x"});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
+    let stored = cluster.api.apply(&pod).unwrap();
+    assert_eq!(stored["spec"]["priority"], 2_000_001_000, "{stored}");
+
     let agent = enforce(&cluster, &deployment);
     assert!(!agent.log().contains("forbids"), "{}", agent.log());
     assert!(!agent.log().contains("CAP_"), "{}", agent.log());
@@ -265,7 +306,10 @@ fn p4_t3_an_old_server_is_told_of_and_got_along_with() {
     let Some((cluster, deployment)) = cluster() else {
         return;
     };
-    let agent = enforce(&cluster, &deployment);
+    for object in &deployment.objects {
+        cluster.api.apply(object).unwrap();
+    }
+    let agent = cluster.launch_outside(&deployment).unwrap();
     agent.wait_for_line(0, "drops `endPort`").unwrap();
     let missing = agent.wait_for_line(0, "does not serve this kind").unwrap();
     assert!(missing.contains(r#""resource":"endpointslices""#), "{missing}");
