@@ -7,6 +7,9 @@ pub mod cleanup;
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+/// Default of `--log`. The client library logs each failed request at its own level; the watch stage says once what it means.
+const LOG: &str = "info,kube_client=off,kube_runtime=off";
+
 /// Enforces Kubernetes NetworkPolicy on the pods of one node, with eBPF programs at their interfaces.
 #[derive(Debug, Parser)]
 #[command(name = "netpol", version)]
@@ -22,7 +25,7 @@ pub struct Cli {
         long,
         global = true,
         value_name = "FILTER",
-        default_value = "info",
+        default_value = LOG,
         env = "NETPOL_LOG"
     )]
     pub log: String,

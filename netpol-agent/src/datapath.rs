@@ -7,6 +7,7 @@ pub mod interfaces;
 mod maps;
 mod netlink;
 pub mod object;
+mod run;
 
 use std::{
     collections::BTreeMap,

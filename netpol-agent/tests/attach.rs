@@ -43,7 +43,6 @@ impl Node {
     fn load(&self) -> Ebpf {
         EbpfLoader::new()
             .default_map_pin_directory(self.bpffs.path())
-            .override_global(aya_log::LEVEL, &0u8, true)
             .load(self.object)
             .unwrap()
     }
@@ -75,7 +74,7 @@ fn on_a_node(test: impl FnOnce(&Node) + Send) {
         return;
     }
     let Some(object) = EBPF_OBJECT else {
-        return not_run(SUITE, "this build has no eBPF object: cargo xtask test");
+        return not_run(SUITE, "this build has no eBPF programs");
     };
     std::thread::scope(|scope| {
         let node = scope.spawn(|| {

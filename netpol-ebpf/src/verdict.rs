@@ -61,14 +61,10 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
         Verdict::Drop(drop) => {
             count(counters.dropped(drop.reason), length);
             event::dropped(ctx, endpoint, direction, &packet, &drop, config.events_per_second);
+            // Few arguments: what the log macro keeps of them, and its own call, share a stack of 512 bytes with all the rest.
             debug!(
                 ctx,
-                "endpoint {} {}: dropped, reason {} policy {} identity {}",
-                endpoint.id,
-                direction.name(),
-                drop.reason as u8,
-                drop.policy,
-                drop.identity
+                "endpoint {}: dropped, reason {} policy {}", endpoint.id, drop.reason as u8, drop.policy
             );
             DROP
         }
