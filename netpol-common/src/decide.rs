@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The verdict on a packet, over a trait of lookups: the kernel's maps there, ordinary maps in tests.
 
+#[cfg(test)]
+mod tests;
+
 use crate::{
     abi::{
         ACTION_ACCEPT, Address, Direction, DropReason, Endpoint, Flow, FlowKey, IDENTITY_NODE, IDENTITY_NONE,
