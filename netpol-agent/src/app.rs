@@ -51,7 +51,9 @@ pub struct Options {
 /// The stage that ended, and why.
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
     let mut datapath = Datapath::open(&options.datapath).context("opening the datapath")?;
-    let state = datapath.read().context("reading back what an earlier agent enforced")?;
+    let state = datapath
+        .read()
+        .context("reading back what an earlier agent enforced")?;
     info!(
         node = options.node_name,
         mechanism = %datapath.mechanism(),
@@ -67,17 +69,34 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     let (status_in, status) = watch::channel(Arc::new(Status::default()));
     let reread = Arc::new(Notify::new());
     let mut stages = JoinSet::new();
-    stages.spawn(stage("watch", source::run(options.source.clone(), snapshots_in, stop.clone())));
-    stages.spawn(stage("interfaces", interfaces::watch(interfaces_in, reread.clone(), stop.clone())));
-    let events = datapath.take_events().context("the eBPF object has no ring buffer of events")?;
-    stages.spawn(stage("events", observe::events::run(events, status.clone(), stop.clone())));
+    stages.spawn(stage(
+        "watch",
+        source::run(options.source.clone(), snapshots_in, stop.clone()),
+    ));
+    stages.spawn(stage(
+        "interfaces",
+        interfaces::watch(interfaces_in, reread.clone(), stop.clone()),
+    ));
+    let events = datapath
+        .take_events()
+        .context("the eBPF object has no ring buffer of events")?;
+    stages.spawn(stage(
+        "events",
+        observe::events::run(events, status.clone(), stop.clone()),
+    ));
     if options.datapath.log_level > 0 {
-        stages.spawn(stage("program log", observe::program_log::run(datapath.take_log()?, stop.clone())));
+        stages.spawn(stage(
+            "program log",
+            observe::program_log::run(datapath.take_log()?, stop.clone()),
+        ));
     }
     if let Some(address) = options.listen {
         let counters = datapath::CounterReader::open(&options.datapath.pin_path)?;
         let server = observe::http::bind(address).await?;
-        stages.spawn(stage("http", observe::http::run(server, status.clone(), counters, stop.clone())));
+        stages.spawn(stage(
+            "http",
+            observe::http::run(server, status.clone(), counters, stop.clone()),
+        ));
     }
 
     let mut reconciler = Reconciler::new(datapath, state, &options, status_in);
@@ -105,7 +124,11 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
         }
         let complete = tokio::task::block_in_place(|| reconciler.reconcile());
         retry_at = (!complete).then(|| Instant::now() + retry);
-        retry = if complete { RETRY_FIRST } else { (retry * 2).min(RETRY_LAST) };
+        retry = if complete {
+            RETRY_FIRST
+        } else {
+            (retry * 2).min(RETRY_LAST)
+        };
     }
     while let Some(ended) = stages.join_next().await {
         if let Ok(Err(error)) = ended {
@@ -128,6 +151,8 @@ async fn stage<E: Into<anyhow::Error>>(
     name: &'static str,
     run: impl Future<Output = Result<(), E>>,
 ) -> anyhow::Result<&'static str> {
-    run.await.map_err(Into::into).with_context(|| format!("stage {name} failed"))?;
+    run.await
+        .map_err(Into::into)
+        .with_context(|| format!("stage {name} failed"))?;
     Ok(name)
 }

@@ -7,6 +7,9 @@ pub mod cleanup;
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+/// Default of `--log`. The client library logs each failed request at its own level; the watch stage says once what it means.
+const LOG: &str = "info,kube_client=off,kube_runtime=off";
+
 /// Enforces Kubernetes NetworkPolicy on the pods of one node, with eBPF programs at their interfaces.
 #[derive(Debug, Parser)]
 #[command(name = "netpol", version)]
@@ -18,7 +21,13 @@ pub struct Cli {
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// What to log: a level (error, warn, info, debug, trace), or levels by module, e.g. `info,netpol_agent::sync=debug`.
-    #[arg(long, global = true, value_name = "FILTER", default_value = "info", env = "NETPOL_LOG")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILTER",
+        default_value = LOG,
+        env = "NETPOL_LOG"
+    )]
     pub log: String,
 }
 
@@ -45,8 +54,11 @@ pub enum LogFormat {
 /// # Errors
 /// Whatever made it fail, with what was attempted.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&cli.log).map_err(|error| anyhow::anyhow!("--log {:?}: {error}", cli.log))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter =
+        EnvFilter::try_new(&cli.log).map_err(|error| anyhow::anyhow!("--log {:?}: {error}", cli.log))?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match cli.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

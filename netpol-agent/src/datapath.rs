@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The kernel side: programs, maps, links, and the interfaces they are attached to. Nothing outside of this module knows aya.
+//! The kernel side: programs, maps, links, and the interfaces they are attached to. Outside of this module only [`crate::observe`] knows aya: the ring buffers.
 
 pub mod attach;
 pub mod bpffs;
@@ -26,8 +26,16 @@ use self::attach::{AttachError, Attacher};
 use crate::sync::{State, Write};
 
 /// Maps by the name that they have in the object and below the pin folder.
-pub const PINNED_MAPS: [&str; 8] =
-    ["endpoints", "identities", "policies", "flows", "events", "event_budget", "counters", "config"];
+pub const PINNED_MAPS: [&str; 8] = [
+    "endpoints",
+    "identities",
+    "policies",
+    "flows",
+    "events",
+    "event_budget",
+    "counters",
+    "config",
+];
 
 /// How to open the datapath.
 #[derive(Debug, Clone)]
@@ -49,7 +57,9 @@ pub enum DatapathError {
     #[error("this build of netpol has no eBPF programs in it: build it with `cargo xtask build`")]
     NoObject,
     /// Not root, or without the capabilities.
-    #[error("the kernel refuses to create a BPF map: run as root, or with the capabilities BPF, NET_ADMIN and PERFMON")]
+    #[error(
+        "the kernel refuses to create a BPF map: run as root, or with the capabilities BPF, NET_ADMIN and PERFMON"
+    )]
     NotPermitted(#[source] io::Error),
     /// bpffs cannot be used.
     #[error(transparent)]
@@ -114,7 +124,10 @@ impl Datapath {
         let folder = pin_folder(&options.pin_path);
         bpffs::make_folder(&folder)?;
         let mut loader = EbpfLoader::new();
-        let pins: Vec<(&str, PathBuf)> = PINNED_MAPS.iter().map(|name| (*name, folder.join(name))).collect();
+        let pins: Vec<(&str, PathBuf)> = PINNED_MAPS
+            .iter()
+            .map(|name| (*name, folder.join(name)))
+            .collect();
         for (name, path) in &pins {
             loader.map_pin_path(name, path);
         }
@@ -124,12 +137,19 @@ impl Datapath {
             loader.map_max_entries("flows", capacity);
         }
         loader.override_global(aya_log::LEVEL, &options.log_level, true);
-        let mut ebpf = loader.load(object).map_err(|error| DatapathError::Load(Box::new(error)))?;
+        let mut ebpf = loader
+            .load(object)
+            .map_err(|error| DatapathError::Load(Box::new(error)))?;
         attach::load(&mut ebpf)?;
         let maps = Maps::take(&mut ebpf, &folder)?;
         maps::restore_flows(&mut ebpf, flows)?;
         let attacher = Attacher::new(options.attach, links_folder(&options.pin_path))?;
-        Ok(Self { ebpf, maps, attacher, names: BTreeMap::new() })
+        Ok(Self {
+            ebpf,
+            maps,
+            attacher,
+            names: BTreeMap::new(),
+        })
     }
 
     /// How programs are attached.
@@ -157,7 +177,10 @@ impl Datapath {
     pub fn write(&mut self, write: &Write) -> Result<(), DatapathError> {
         match write {
             Write::Attach(ifindex) => {
-                let name = self.names.get(ifindex).ok_or(DatapathError::NoInterface(*ifindex))?;
+                let name = self
+                    .names
+                    .get(ifindex)
+                    .ok_or(DatapathError::NoInterface(*ifindex))?;
                 Ok(self.attacher.attach(&mut self.ebpf, *ifindex, name)?)
             }
             Write::Detach(ifindex) => Ok(self.attacher.detach(*ifindex)?),
@@ -210,7 +233,11 @@ impl std::os::fd::AsRawFd for ProgramLog {
 /// The first that occurred.
 pub fn cleanup(pin_path: &Path) -> Result<usize, DatapathError> {
     let folder = pin_folder(pin_path);
-    let interfaces = if links_folder(pin_path).exists() { attach::cleanup(&links_folder(pin_path))? } else { 0 };
+    let interfaces = if links_folder(pin_path).exists() {
+        attach::cleanup(&links_folder(pin_path))?
+    } else {
+        0
+    };
     for pin in maps::pins(&folder) {
         bpffs::remove(&pin)?;
     }
@@ -228,7 +255,9 @@ impl CounterReader {
     /// # Errors
     /// There are none below `pin_path`.
     pub fn open(pin_path: &Path) -> Result<Self, DatapathError> {
-        Ok(Self(maps::CounterMap::open(&pin_folder(pin_path).join("counters"))?))
+        Ok(Self(maps::CounterMap::open(
+            &pin_folder(pin_path).join("counters"),
+        )?))
     }
 
     /// The sums of one direction.

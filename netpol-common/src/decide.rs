@@ -88,7 +88,11 @@ pub fn decide(
         return Verdict::Forward;
     }
     let key = flow_key(endpoint, direction, packet);
-    let entry = if continues_flow(packet) { tables.flow(&key) } else { None };
+    let entry = if continues_flow(packet) {
+        tables.flow(&key)
+    } else {
+        None
+    };
     // Plain variables, all set on every path: the verifier refuses to follow the unset half of an Option.
     let mut known = false;
     let mut current = false;
@@ -111,9 +115,17 @@ pub fn decide(
     if !current {
         let identity = tables.identity(&key.remote);
         node = identity.flags & IDENTITY_NODE != 0;
-        let port = if reply { packet.source_port } else { packet.destination_port };
+        let port = if reply {
+            packet.source_port
+        } else {
+            packet.destination_port
+        };
         if !allowed(tables, policy, initiator, &identity, packet.protocol, port) {
-            return Verdict::Drop(Drop { reason: DropReason::Policy, policy, identity: identity.identity });
+            return Verdict::Drop(Drop {
+                reason: DropReason::Policy,
+                policy,
+                identity: identity.identity,
+            });
         }
     }
 

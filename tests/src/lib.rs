@@ -3,10 +3,14 @@
 //! corpus of cases, random clusters, and the demo. Everything that is made here is named after this process and removed when dropped.
 
 pub mod agent;
+pub mod apiserver;
 pub mod cases;
+pub mod cluster;
 pub mod demo;
+pub mod deploy;
 pub mod expectation;
 pub mod frames;
+pub mod kernel;
 pub mod lab;
 pub mod lookup;
 pub mod manifests;

@@ -223,3 +223,60 @@ pub fn packet(random: &mut Random, snapshot: &Snapshot) -> Packet {
         port: matches!(protocol, 6 | 17 | 132).then_some(port),
     }
 }
+
+/// The cluster after one change of one object: a policy added, changed or deleted, a pod added, relabelled or deleted, a namespace relabelled.
+pub fn change(random: &mut Random, before: &Snapshot) -> Snapshot {
+    let mut after = before.clone();
+    after.revision += 1;
+    let other = cluster(random);
+    let pick = |random: &mut Random, len: usize| random.below(len.max(1));
+    match random.below(8) {
+        0 | 1 => {
+            if let Some((key, policy)) = other.policies.iter().nth(pick(random, other.policies.len())) {
+                after.policies.insert(key.clone(), policy.clone());
+            }
+        }
+        2 => {
+            if let Some(key) = before.policies.keys().nth(pick(random, before.policies.len())) {
+                after.policies.remove(key);
+            }
+        }
+        3 | 4 => {
+            if let Some(key) = before.pods.keys().nth(pick(random, before.pods.len())) {
+                let mut pod = Pod::clone(&before.pods[key]);
+                pod.labels = labels(random);
+                after.pods.insert(key.clone(), Arc::new(pod));
+            }
+        }
+        5 => {
+            if let Some(key) = before.pods.keys().nth(pick(random, before.pods.len())) {
+                after.pods.remove(key);
+            }
+        }
+        6 => {
+            let taken: Vec<IpAddr> = before
+                .pods
+                .values()
+                .flat_map(|pod| pod.addresses.clone())
+                .collect();
+            let free = |pod: &&Arc<Pod>| !pod.addresses.iter().any(|address| taken.contains(address));
+            if let Some(pod) = other
+                .pods
+                .values()
+                .find(|pod| free(pod) && !before.pods.contains_key(&pod.key))
+            {
+                after.pods.insert(pod.key.clone(), pod.clone());
+            }
+        }
+        _ => {
+            let name = random.pick(&NAMESPACES).to_owned();
+            let mut namespace = Namespace::clone(&before.namespaces[&name]);
+            namespace.labels = labels(random);
+            namespace
+                .labels
+                .insert("kubernetes.io/metadata.name".to_owned(), name.clone());
+            after.namespaces.insert(name, Arc::new(namespace));
+        }
+    }
+    after
+}

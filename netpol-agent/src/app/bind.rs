@@ -22,8 +22,13 @@ pub fn bind(
     let mut bound = BTreeMap::new();
     let mut placed = BTreeSet::new();
     for (ifindex, interface) in &interfaces.pods {
-        let Some((key, uid)) = before.get(ifindex) else { continue };
-        let stays = compiled.endpoints.get(key).is_some_and(|pod| pod.uid == *uid && shared(pod, interface) > 0);
+        let Some((key, uid)) = before.get(ifindex) else {
+            continue;
+        };
+        let stays = compiled
+            .endpoints
+            .get(key)
+            .is_some_and(|pod| pod.uid == *uid && shared(pod, interface) > 0);
         if stays {
             bound.insert(*ifindex, key.clone());
             placed.insert(key);
@@ -37,7 +42,13 @@ pub fn bind(
             .pods
             .iter()
             .filter(|(ifindex, interface)| !bound.contains_key(ifindex) && shared(pod, interface) > 0)
-            .min_by_key(|(ifindex, interface)| (Reverse(shared(pod, interface)), interface.addresses.len(), **ifindex));
+            .min_by_key(|(ifindex, interface)| {
+                (
+                    Reverse(shared(pod, interface)),
+                    interface.addresses.len(),
+                    **ifindex,
+                )
+            });
         if let Some((ifindex, _)) = best {
             bound.insert(*ifindex, key.clone());
         }
@@ -46,5 +57,8 @@ pub fn bind(
 }
 
 fn shared(pod: &Endpoint, interface: &PodInterface) -> usize {
-    pod.addresses.iter().filter(|address| interface.addresses.contains(address)).count()
+    pod.addresses
+        .iter()
+        .filter(|address| interface.addresses.contains(address))
+        .count()
 }

@@ -35,7 +35,12 @@ pub struct Reconciler {
 
 impl Reconciler {
     /// Starts from what the kernel holds.
-    pub fn new(datapath: Datapath, state: State, options: &Options, status: watch::Sender<Arc<Status>>) -> Self {
+    pub fn new(
+        datapath: Datapath,
+        state: State,
+        options: &Options,
+        status: watch::Sender<Arc<Status>>,
+    ) -> Self {
         Self {
             datapath,
             state,
@@ -64,14 +69,18 @@ impl Reconciler {
     pub fn reread(&mut self) {
         match self.datapath.read() {
             Ok(found) => {
-                let expected = State { attached: BTreeSet::new(), ..std::mem::take(&mut self.state) };
+                let expected = State {
+                    attached: BTreeSet::new(),
+                    ..std::mem::take(&mut self.state)
+                };
                 if found != expected {
                     warn!(
                         endpoints = found.endpoints.len(),
                         identities = found.identities.len(),
                         "the maps are not as they were written; repairing"
                     );
-                    self.status.send_modify(|status| Arc::make_mut(status).drifts += 1);
+                    self.status
+                        .send_modify(|status| Arc::make_mut(status).drifts += 1);
                 }
                 self.state = found;
             }
@@ -82,9 +91,14 @@ impl Reconciler {
     /// Brings the kernel to what is known. Nothing changes before both the cluster and the interfaces are known (rule B1). Returns
     /// whether all writes succeeded.
     pub fn reconcile(&mut self) -> bool {
-        let (Some(snapshot), Some(interfaces)) = (self.snapshot.clone(), self.interfaces.clone()) else { return true };
+        let (Some(snapshot), Some(interfaces)) = (self.snapshot.clone(), self.interfaces.clone()) else {
+            return true;
+        };
         let started = Instant::now();
-        let node = Node { name: self.node_name.clone(), addresses: interfaces.node_addresses.clone() };
+        let node = Node {
+            name: self.node_name.clone(),
+            addresses: interfaces.node_addresses.clone(),
+        };
         let compiled = compile(&snapshot, &node);
         self.report_diagnostics(&compiled.diagnostics);
         let pods = bind(&compiled, &interfaces, &self.memory.pods);
@@ -96,11 +110,17 @@ impl Reconciler {
             events_per_second: self.events_per_second,
         };
         let plan = sync::plan(&self.state, &self.memory, desired);
-        let names = interfaces.pods.iter().map(|(index, interface)| (*index, interface.name.clone())).collect();
+        let names = interfaces
+            .pods
+            .iter()
+            .map(|(index, interface)| (*index, interface.name.clone()))
+            .collect();
         self.datapath.set_interfaces(names);
         let routine = plan.writes.iter().all(|write| matches!(write, Write::Attach(_)));
         let datapath = &mut self.datapath;
-        let report = sync::apply(plan, &mut self.state, &mut self.memory, |write| datapath.write(write));
+        let report = sync::apply(plan, &mut self.state, &mut self.memory, |write| {
+            datapath.write(write)
+        });
         if self.applied.is_none()
             && let Err(error) = self.datapath.retain(&self.state.attached)
         {
@@ -117,7 +137,10 @@ impl Reconciler {
             error!(revision = report.revision, %failure, "a write failed, and will be tried again");
         }
         for ifindex in &report.held_back {
-            error!(revision = report.revision, ifindex, "the interface keeps its old policy, or is closed");
+            error!(
+                revision = report.revision,
+                ifindex, "the interface keeps its old policy, or is closed"
+            );
         }
         if self.applied == Some(report.revision) && routine {
             return;
@@ -148,7 +171,12 @@ impl Reconciler {
             );
         }
         for diagnostic in self.reported.difference(&current) {
-            debug!(code = diagnostic.code, object = diagnostic.object, field = diagnostic.field, "no longer wrong");
+            debug!(
+                code = diagnostic.code,
+                object = diagnostic.object,
+                field = diagnostic.field,
+                "no longer wrong"
+            );
         }
         self.reported = current;
     }

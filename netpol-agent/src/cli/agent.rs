@@ -21,8 +21,8 @@ pub struct Arguments {
     /// Lists), which is watched for changes.
     #[arg(long, value_name = "kube|DIR", default_value = "kube", env = "NETPOL_SOURCE")]
     source: Source,
-    /// Configuration for `--source kube` outside of a cluster. Default: the service account of the pod that the agent runs in, else
-    /// what kubectl would use.
+    /// Configuration for `--source kube` outside of a cluster: one file. Default: ~/.kube/config if it is there, else the service account
+    /// of the pod that the agent runs in.
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
     /// Name of this node, as in `spec.nodeName` of its pods.
@@ -59,7 +59,11 @@ impl FromStr for Listen {
     type Err = std::net::AddrParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "none" { Ok(Self(None)) } else { text.parse().map(|address| Self(Some(address))) }
+        if text == "none" {
+            Ok(Self(None))
+        } else {
+            text.parse().map(|address| Self(Some(address)))
+        }
     }
 }
 
@@ -78,7 +82,9 @@ enum ProgramLogLevel {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let options = app::Options {
         source: match arguments.source {
-            Source::Kube { .. } => Source::Kube { kubeconfig: arguments.kubeconfig },
+            Source::Kube { .. } => Source::Kube {
+                kubeconfig: arguments.kubeconfig,
+            },
             source => source,
         },
         node_name: arguments.node_name,

@@ -28,6 +28,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let interfaces = datapath::cleanup(&arguments.pin_path)
         .with_context(|| format!("removing what is pinned below {}", folder.display()))?;
-    println!("removed the programs of {interfaces} interfaces and the maps below {}", folder.display());
+    println!(
+        "removed the programs of {interfaces} interfaces and the maps below {}",
+        folder.display()
+    );
     Ok(())
 }

@@ -26,7 +26,9 @@ pub enum BpffsError {
     )]
     Mount(#[source] nix::Error),
     /// The path is on another file system.
-    #[error("{path} is not on bpffs, where maps and links are pinned: choose a --pin-path below {MOUNT_POINT}")]
+    #[error(
+        "{path} is not on bpffs, where maps and links are pinned: choose a --pin-path below {MOUNT_POINT}"
+    )]
     NotBpffs {
         /// The folder.
         path: PathBuf,
@@ -50,14 +52,30 @@ pub enum BpffsError {
 /// Not on bpffs, not permitted.
 pub fn make_folder(folder: &Path) -> Result<(), BpffsError> {
     if folder.starts_with(MOUNT_POINT) && !is_bpffs(Path::new(MOUNT_POINT)) {
-        mount(Some("bpf"), MOUNT_POINT, Some("bpf"), MsFlags::empty(), None::<&str>).map_err(BpffsError::Mount)?;
+        mount(
+            Some("bpf"),
+            MOUNT_POINT,
+            Some("bpf"),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .map_err(BpffsError::Mount)?;
         info!(path = MOUNT_POINT, "mounted bpffs");
     }
-    let existing = folder.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+    let existing = folder
+        .ancestors()
+        .find(|ancestor| ancestor.exists())
+        .unwrap_or(Path::new("/"));
     if !is_bpffs(existing) {
-        return Err(BpffsError::NotBpffs { path: folder.to_owned() });
+        return Err(BpffsError::NotBpffs {
+            path: folder.to_owned(),
+        });
     }
-    fs::create_dir_all(folder).map_err(|error| BpffsError::Io { what: "creating", path: folder.to_owned(), error })
+    fs::create_dir_all(folder).map_err(|error| BpffsError::Io {
+        what: "creating",
+        path: folder.to_owned(),
+        error,
+    })
 }
 
 fn is_bpffs(path: &Path) -> bool {
@@ -69,11 +87,17 @@ fn is_bpffs(path: &Path) -> bool {
 /// # Errors
 /// It cannot be removed.
 pub fn remove(path: &Path) -> Result<(), BpffsError> {
-    let removed = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
+    let removed = if path.is_dir() {
+        fs::remove_dir(path)
+    } else {
+        fs::remove_file(path)
+    };
     match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(BpffsError::Io { what: "removing", path: path.to_owned(), error })
-        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(BpffsError::Io {
+            what: "removing",
+            path: path.to_owned(),
+            error,
+        }),
         _ => Ok(()),
     }
 }

@@ -16,7 +16,8 @@ use aya::{
 };
 use ipnet::IpNet;
 use netpol_common::abi::{
-    Address, Config, Counter, Counters, Direction, Endpoint, Flow, FlowKey, Identity, PolicyMatch, PolicyValue,
+    Address, Config, Counter, Counters, Direction, Endpoint, Flow, FlowKey, Identity, PolicyMatch,
+    PolicyValue,
 };
 use thiserror::Error;
 use tracing::info;
@@ -94,7 +95,10 @@ impl Maps {
 
     /// What they hold.
     pub fn read(&self) -> Result<State, MapError> {
-        let mut state = State { config: self.config.get(&0, 0).on("config", "reading")?, ..State::default() };
+        let mut state = State {
+            config: self.config.get(&0, 0).on("config", "reading")?,
+            ..State::default()
+        };
         for entry in self.endpoints.iter() {
             let (ifindex, endpoint) = entry.on("endpoints", "reading")?;
             state.endpoints.insert(ifindex, endpoint);
@@ -115,21 +119,24 @@ impl Maps {
     pub fn write(&mut self, write: &Write) -> Result<(), MapError> {
         retry(|| match write {
             Write::Config(config) => self.config.set(0, config, 0).on("config", "writing"),
-            Write::PutPolicy { policy, key, value } => {
-                self.policies.insert(&policy_key(*policy, key), value, 0).on("policies", "writing")
-            }
+            Write::PutPolicy { policy, key, value } => self
+                .policies
+                .insert(&policy_key(*policy, key), value, 0)
+                .on("policies", "writing"),
             Write::RemovePolicy { policy, key } => {
                 present(self.policies.remove(&policy_key(*policy, key))).on("policies", "removing an entry")
             }
-            Write::PutIdentity { prefix, identity } => {
-                self.identities.insert(&address_key(*prefix), identity, 0).on("identities", "writing")
-            }
+            Write::PutIdentity { prefix, identity } => self
+                .identities
+                .insert(&address_key(*prefix), identity, 0)
+                .on("identities", "writing"),
             Write::RemoveIdentity(prefix) => {
                 present(self.identities.remove(&address_key(*prefix))).on("identities", "removing an entry")
             }
-            Write::PutEndpoint { ifindex, endpoint } => {
-                self.endpoints.insert(ifindex, endpoint, 0).on("endpoints", "writing")
-            }
+            Write::PutEndpoint { ifindex, endpoint } => self
+                .endpoints
+                .insert(ifindex, endpoint, 0)
+                .on("endpoints", "writing"),
             Write::RemoveEndpoint(ifindex) => {
                 present(self.endpoints.remove(ifindex)).on("endpoints", "removing an entry")
             }
@@ -140,14 +147,18 @@ impl Maps {
 
 fn map(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, MapError> {
     let missing = || aya::maps::MapError::InvalidName { name: name.into() };
-    ebpf.take_map(name).ok_or_else(missing).on(name, "finding it in the object")
+    ebpf.take_map(name)
+        .ok_or_else(missing)
+        .on(name, "finding it in the object")
 }
 
 /// What is to be removed and is not there is removed.
 fn present(removed: Result<(), aya::maps::MapError>) -> Result<(), aya::maps::MapError> {
     match removed {
         Err(aya::maps::MapError::KeyNotFound | aya::maps::MapError::ElementNotFound) => Ok(()),
-        Err(aya::maps::MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(aya::maps::MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+            Ok(())
+        }
         other => other,
     }
 }
@@ -156,9 +167,10 @@ fn retry(mut write: impl FnMut() -> Result<(), MapError>) -> Result<(), MapError
     let mut attempt = 1;
     loop {
         match write() {
-            Err(MapError { source: aya::maps::MapError::SyscallError(error), .. })
-                if attempt < ATTEMPTS && is_transient(&error.io_error) =>
-            {
+            Err(MapError {
+                source: aya::maps::MapError::SyscallError(error),
+                ..
+            }) if attempt < ATTEMPTS && is_transient(&error.io_error) => {
                 attempt += 1;
             }
             result => return result,
@@ -167,7 +179,10 @@ fn retry(mut write: impl FnMut() -> Result<(), MapError>) -> Result<(), MapError
 }
 
 fn is_transient(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN | libc::ENOMEM))
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EBUSY | libc::EAGAIN | libc::ENOMEM)
+    )
 }
 
 fn check_layout<K, V>(path: &Path) -> Result<(), DatapathError> {
@@ -178,11 +193,18 @@ fn check_layout<K, V>(path: &Path) -> Result<(), DatapathError> {
         return Ok(());
     }
     let text = |(key, value): (usize, usize)| format!("keys of {key} and values of {value} bytes");
-    Err(DatapathError::OtherLayout { path: path.to_owned(), found: text(found), expected: text(expected) })
+    Err(DatapathError::OtherLayout {
+        path: path.to_owned(),
+        found: text(found),
+        expected: text(expected),
+    })
 }
 
 /// The flows of a pinned map whose capacity is another than asked for; the map is unpinned, so that loading makes a new one.
-pub fn unpin_flows_of_other_capacity(path: &Path, capacity: u32) -> Result<Vec<(FlowKey, Flow)>, DatapathError> {
+pub fn unpin_flows_of_other_capacity(
+    path: &Path,
+    capacity: u32,
+) -> Result<Vec<(FlowKey, Flow)>, DatapathError> {
     if !path.exists() {
         return Ok(Vec::new());
     }
@@ -195,13 +217,19 @@ pub fn unpin_flows_of_other_capacity(path: &Path, capacity: u32) -> Result<Vec<(
     let flows = HashMap::try_from(aya::maps::Map::LruHashMap(data)).on("flows", "opening")?;
     let entries = flows.iter().filter_map(Result::ok).collect();
     super::bpffs::remove(path)?;
-    info!(from = found, to = capacity, "the flow table is made anew with another capacity");
+    info!(
+        from = found,
+        to = capacity,
+        "the flow table is made anew with another capacity"
+    );
     Ok(entries)
 }
 
 /// Puts flows into a new table.
 pub fn restore_flows(ebpf: &mut Ebpf, flows: Vec<(FlowKey, Flow)>) -> Result<(), MapError> {
-    let Some(map) = ebpf.map_mut("flows") else { return Ok(()) };
+    let Some(map) = ebpf.map_mut("flows") else {
+        return Ok(());
+    };
     let mut table: HashMap<_, FlowKey, Flow> = HashMap::try_from(map).on("flows", "opening")?;
     for (key, flow) in flows {
         table.insert(key, flow, 0).on("flows", "copying")?;
@@ -212,10 +240,14 @@ pub fn restore_flows(ebpf: &mut Ebpf, flows: Vec<(FlowKey, Flow)>) -> Result<(),
 /// The key of a prefix.
 fn address_key(prefix: IpNet) -> Key<Address> {
     match prefix.trunc() {
-        IpNet::V4(net) => {
-            Key::new(MAPPED_BITS + u32::from(net.prefix_len()), Address::from_ipv4(net.network().octets()))
-        }
-        IpNet::V6(net) => Key::new(u32::from(net.prefix_len()), Address::from_ipv6(net.network().octets())),
+        IpNet::V4(net) => Key::new(
+            MAPPED_BITS + u32::from(net.prefix_len()),
+            Address::from_ipv4(net.network().octets()),
+        ),
+        IpNet::V6(net) => Key::new(
+            u32::from(net.prefix_len()),
+            Address::from_ipv6(net.network().octets()),
+        ),
     }
 }
 
@@ -228,30 +260,49 @@ fn prefix(key: &Key<Address>) -> IpNet {
         _ => (IpAddr::V6(address), length),
     };
     // The kernel refuses longer prefixes than the key has bits.
-    IpNet::new(address, length as u8).unwrap_or_else(|_| IpNet::from(address)).trunc()
+    IpNet::new(address, length as u8)
+        .unwrap_or_else(|_| IpNet::from(address))
+        .trunc()
 }
 
 fn policy_key(policy: u32, key: &EntryKey) -> Key<PolicyMatch> {
     let (prefix_len, protocol, port) = match key.protocol {
         None => (PolicyMatch::ALL_PROTOCOLS, 0, 0),
-        Some(ProtocolMatch { protocol, port, prefix_len }) => {
-            (PolicyMatch::ALL_PORTS + u32::from(prefix_len), protocol, port)
-        }
+        Some(ProtocolMatch {
+            protocol,
+            port,
+            prefix_len,
+        }) => (PolicyMatch::ALL_PORTS + u32::from(prefix_len), protocol, port),
     };
     Key::new(
         prefix_len,
-        PolicyMatch { policy, identity: key.identity, protocol, port: port.to_be_bytes(), pad: 0 },
+        PolicyMatch {
+            policy,
+            identity: key.identity,
+            protocol,
+            port: port.to_be_bytes(),
+            pad: 0,
+        },
     )
 }
 
 fn entry_key(key: &Key<PolicyMatch>) -> (u32, EntryKey) {
     let data = key.data();
-    let protocol = key.prefix_len().checked_sub(PolicyMatch::ALL_PORTS).map(|bits| ProtocolMatch {
-        protocol: data.protocol,
-        port: u16::from_be_bytes(data.port),
-        prefix_len: bits as u8,
-    });
-    (data.policy, EntryKey { identity: data.identity, protocol })
+    let protocol = key
+        .prefix_len()
+        .checked_sub(PolicyMatch::ALL_PORTS)
+        .map(|bits| ProtocolMatch {
+            protocol: data.protocol,
+            port: u16::from_be_bytes(data.port),
+            prefix_len: bits as u8,
+        });
+    (
+        data.policy,
+        EntryKey {
+            identity: data.identity,
+            protocol,
+        },
+    )
 }
 
 /// The map of counters, opened by its pin.
@@ -261,18 +312,25 @@ impl CounterMap {
     /// Opens a pinned map.
     pub fn open(path: &Path) -> Result<Self, MapError> {
         let data = MapData::from_pin(path).on("counters", "opening")?;
-        Ok(Self(PerCpuArray::try_from(aya::maps::Map::PerCpuArray(data)).on("counters", "opening")?))
+        Ok(Self(
+            PerCpuArray::try_from(aya::maps::Map::PerCpuArray(data)).on("counters", "opening")?,
+        ))
     }
 
     /// The sums over CPUs of one direction.
     pub fn read(&self, direction: Direction) -> Result<Counters, MapError> {
         let values = self.0.get(&(direction as u32), 0).on("counters", "reading")?;
-        Ok(values.iter().fold(Counters::default(), |sum, value| add(&sum, value)))
+        Ok(values
+            .iter()
+            .fold(Counters::default(), |sum, value| add(&sum, value)))
     }
 }
 
 fn add(a: &Counters, b: &Counters) -> Counters {
-    let sum = |a: Counter, b: Counter| Counter { packets: a.packets + b.packets, bytes: a.bytes + b.bytes };
+    let sum = |a: Counter, b: Counter| Counter {
+        packets: a.packets + b.packets,
+        bytes: a.bytes + b.bytes,
+    };
     Counters {
         forwarded: sum(a.forwarded, b.forwarded),
         policy: sum(a.policy, b.policy),

@@ -27,7 +27,9 @@ pub struct BindError {
 /// # Errors
 /// It cannot be had.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address).await.map_err(|error| BindError { address, error })
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| BindError { address, error })
 }
 
 #[derive(Clone)]
@@ -53,7 +55,9 @@ pub async fn run(
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(serve_readiness))
         .with_state(Served { registry, status });
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    axum::serve(listener, router)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
 }
 
 async fn serve_metrics(State(served): State<Served>) -> Result<String, StatusCode> {
@@ -63,8 +67,14 @@ async fn serve_metrics(State(served): State<Served>) -> Result<String, StatusCod
 async fn serve_readiness(State(served): State<Served>) -> (StatusCode, String) {
     let status = served.status.borrow();
     if status.ready {
-        (StatusCode::OK, format!("enforcing revision {}\n", status.revision))
+        (
+            StatusCode::OK,
+            format!("enforcing revision {}\n", status.revision),
+        )
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "waiting for the first complete list of objects and interfaces\n".into())
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "waiting for the first complete list of objects and interfaces\n".into(),
+        )
     }
 }

@@ -44,23 +44,47 @@ impl Collector for AgentMetrics {
             let metric = ConstGauge::new(value as i64);
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
         };
-        gauge("revision", "Revision of the cluster's objects that is enforced", status.revision)?;
-        gauge("endpoints", "Local pods that are enforced on", status.endpoints.len() as u64)?;
-        gauge("endpoints_waiting", "Local pods whose interface is not known yet", status.endpoints_waiting as u64)?;
+        gauge(
+            "revision",
+            "Revision of the cluster's objects that is enforced",
+            status.revision,
+        )?;
+        gauge(
+            "endpoints",
+            "Local pods that are enforced on",
+            status.endpoints.len() as u64,
+        )?;
+        gauge(
+            "endpoints_waiting",
+            "Local pods whose interface is not known yet",
+            status.endpoints_waiting as u64,
+        )?;
         gauge(
             "endpoints_held_back",
             "Endpoints that keep an old policy or are closed because writes failed",
             status.endpoints_held_back as u64,
         )?;
         gauge("policies", "Policy numbers in the kernel", status.policies as u64)?;
-        gauge("identities", "Address prefixes in the kernel", status.identities as u64)?;
+        gauge(
+            "identities",
+            "Address prefixes in the kernel",
+            status.identities as u64,
+        )?;
         let mut counter = |name: &str, help: &str, value: u64| {
             let metric = ConstCounter::new(value);
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
         };
         counter("map_writes", "Writes to kernel maps", status.writes)?;
-        counter("map_write_failures", "Writes to kernel maps that failed", status.write_failures)?;
-        counter("drifts", "Times that kernel maps were found other than written", status.drifts)?;
+        counter(
+            "map_write_failures",
+            "Writes to kernel maps that failed",
+            status.write_failures,
+        )?;
+        counter(
+            "drifts",
+            "Times that kernel maps were found other than written",
+            status.drifts,
+        )?;
         let duration = ConstGauge::new(status.last_duration.as_secs_f64());
         duration.encode(encoder.encode_descriptor(
             "last_apply_duration",
@@ -69,8 +93,12 @@ impl Collector for AgentMetrics {
             duration.metric_type(),
         )?)?;
         let kind = ConstGauge::new(0i64).metric_type();
-        let mut family =
-            encoder.encode_descriptor("diagnostics", "Objects that are wrong, by what is wrong", None, kind)?;
+        let mut family = encoder.encode_descriptor(
+            "diagnostics",
+            "Objects that are wrong, by what is wrong",
+            None,
+            kind,
+        )?;
         for (code, count) in &status.diagnostics {
             let metric = ConstGauge::new(*count as i64);
             metric.encode(family.encode_family(&[("code", *code)])?)?;
@@ -107,13 +135,19 @@ impl Collector for PacketMetrics {
         }
         let kind = ConstCounter::new(0u64).metric_type();
         let values: [(&str, &str, fn(&Counter) -> u64); 2] = [
-            ("packets", "Packets at pods, by verdict", |counter| counter.packets),
+            ("packets", "Packets at pods, by verdict", |counter| {
+                counter.packets
+            }),
             ("bytes", "Bytes at pods, by verdict", |counter| counter.bytes),
         ];
         for (name, help, value) in values {
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
             for (direction, verdict, reason, counter) in &samples {
-                let labels = [("direction", direction.name()), ("verdict", *verdict), ("reason", *reason)];
+                let labels = [
+                    ("direction", direction.name()),
+                    ("verdict", *verdict),
+                    ("reason", *reason),
+                ];
                 ConstCounter::new(value(counter)).encode(family.encode_family(&labels)?)?;
             }
         }

@@ -48,30 +48,29 @@ pub fn apply<E: std::error::Error>(
         ..Report::default()
     };
     let mut incomplete: BTreeSet<u32> = BTreeSet::new();
-    let mut identities_failed = false;
+    // Something that must come before could not be written: addresses keep their identities, and numbers in use their entries.
+    let mut frozen = false;
+    let mut identities_incomplete = false;
     for planned in plan.writes {
         let planned = match planned {
             // Prefixes come most specific first: one that is missing must not leave its region to a wider one.
-            Write::PutIdentity { .. } | Write::RemoveIdentity(_) | Write::RemovePolicy { .. }
-                if identities_failed =>
-            {
+            Write::PutIdentity { .. } if frozen => {
+                identities_incomplete = true;
                 continue;
             }
+            Write::RemoveIdentity(_) | Write::RemovePolicy { .. } if frozen => continue,
             Write::PutEndpoint { ifindex, endpoint } => {
                 let held = hold_back(&endpoint, state.endpoints.get(&ifindex), |policy| {
-                    identities_failed || incomplete.contains(&policy)
+                    identities_incomplete || incomplete.contains(&policy)
                 });
                 if held != endpoint {
+                    frozen = true;
                     report.held_back.insert(ifindex);
                 }
                 Write::PutEndpoint {
                     ifindex,
                     endpoint: held,
                 }
-            }
-            // Still in use by an endpoint that was held back.
-            Write::RemovePolicy { policy, .. } if !report.held_back.is_empty() && in_use(state, policy) => {
-                continue;
             }
             planned => planned,
         };
@@ -84,8 +83,12 @@ pub fn apply<E: std::error::Error>(
                 match planned {
                     Write::PutPolicy { policy, .. } => {
                         incomplete.insert(policy);
+                        frozen |= in_use(state, policy);
                     }
-                    Write::PutIdentity { .. } => identities_failed = true,
+                    Write::PutIdentity { .. } => {
+                        frozen = true;
+                        identities_incomplete = true;
+                    }
                     _ => {}
                 }
                 report.failures.push(Failure {

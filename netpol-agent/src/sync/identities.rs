@@ -17,7 +17,10 @@ use crate::compile::{Address, Class, Compiled};
 pub fn desired_addresses(compiled: &Compiled) -> BTreeMap<IpNet, Address> {
     let mut addresses = compiled.addresses.clone();
     let all_of_ipv4 = IpNet::from(ipnet::Ipv4Net::default());
-    addresses.entry(all_of_ipv4).or_insert(Address { class: 0, node: false });
+    addresses.entry(all_of_ipv4).or_insert(Address {
+        class: 0,
+        node: false,
+    });
     addresses
 }
 

@@ -10,7 +10,10 @@ use super::{
     identities::{self, Numbering},
     policies::{self, Slots},
 };
-use crate::{compile::Compiled, model::ObjectKey};
+use crate::{
+    compile::{self, Compiled},
+    model::ObjectKey,
+};
 
 /// What the node must enforce, and on which interfaces.
 #[derive(Debug, Clone, Copy)]
@@ -39,15 +42,13 @@ pub struct Plan {
 /// Compares what the kernel holds with what it should hold.
 pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     let compiled = desired.compiled;
-    let slots = slots(state, desired);
+    let mut slots = slots(state, desired);
     let owners = identities::owners(state, memory, compiled);
     let classes = owners.clone();
     let addresses = identities::desired_addresses(compiled);
     let numbering = identities::number(state, compiled, &addresses, owners, |number| {
         policies::stable(state, compiled, &slots, number, classes[&number])
     });
-    let reused = policies::reusable(state, compiled, &classes);
-
     let mut config = Config {
         abi_version: ABI_VERSION,
         events_per_second: desired.events_per_second,
@@ -55,6 +56,14 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
         next_policy: state.config.next_policy.max(1),
         ..state.config
     };
+    let mut writes = Vec::new();
+    let mut unshared = state.clone();
+    if !numbering.fresh.is_empty() {
+        unshare(&mut unshared, desired, &mut config.next_policy, &mut writes);
+        slots = self::slots(&unshared, desired);
+    }
+    let state = &unshared;
+    let reused = policies::reusable(state, compiled, &slots, &classes);
     let numbers: Vec<u32> = (0..compiled.policies.len())
         .map(|policy| {
             reused
@@ -65,9 +74,8 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
         .collect();
     let endpoints = endpoints(state, memory, desired, &numbers, &mut config.next_endpoint);
 
-    let mut writes = Vec::new();
     if config != state.config {
-        writes.push(Write::Config(config));
+        writes.insert(0, Write::Config(config));
     }
     write_policies(state, compiled, &slots, &numbering, &numbers, &mut writes);
     for (prefix, identity) in &numbering.puts {
@@ -125,6 +133,61 @@ fn take(next: &mut u32) -> u32 {
     // The last number is POLICY_DENY; four billion changes are out of reach of a node's life, and a full stop is safer than a reuse.
     *next = next.saturating_add(1).min(POLICY_DENY - 1);
     number
+}
+
+/// A number that several endpoints share, and that different policies are to take the place of, becomes several of the same content: what
+/// is added to a number, for an identity that no address carries yet, then means one thing.
+fn unshare(state: &mut State, desired: Desired<'_>, next_policy: &mut u32, writes: &mut Vec<Write>) {
+    let mut first: BTreeMap<u32, Option<usize>> = BTreeMap::new();
+    let mut copies: BTreeMap<(u32, Option<usize>), u32> = BTreeMap::new();
+    let mut endpoints = Vec::new();
+    for (ifindex, endpoint) in &state.endpoints {
+        let Some(pod) = pod_of(desired, *ifindex) else {
+            continue;
+        };
+        let mut separate = |number: u32, target: Option<usize>| {
+            if is_shareable(number) && *first.entry(number).or_insert(target) != target {
+                *copies
+                    .entry((number, target))
+                    .or_insert_with(|| take(next_policy))
+            } else {
+                number
+            }
+        };
+        let separated = Endpoint {
+            ingress_policy: separate(endpoint.ingress_policy, pod.ingress),
+            egress_policy: separate(endpoint.egress_policy, pod.egress),
+            ..*endpoint
+        };
+        if separated != *endpoint {
+            endpoints.push(Write::PutEndpoint {
+                ifindex: *ifindex,
+                endpoint: separated,
+            });
+        }
+    }
+    for ((number, _), copy) in copies {
+        for (key, value) in state.policies.get(&number).into_iter().flatten() {
+            writes.push(Write::PutPolicy {
+                policy: copy,
+                key: *key,
+                value: *value,
+            });
+        }
+    }
+    writes.append(&mut endpoints);
+    for write in writes {
+        state.record(write);
+    }
+}
+
+fn pod_of<'a>(desired: Desired<'a>, ifindex: u32) -> Option<&'a compile::Endpoint> {
+    desired.compiled.endpoints.get(desired.pods.get(&ifindex)?)
+}
+
+/// Whether a policy number has entries that endpoints may share.
+fn is_shareable(number: u32) -> bool {
+    ![POLICY_NONE, POLICY_DENY].contains(&number)
 }
 
 /// Policy numbers in use, each with what takes its place.
@@ -225,20 +288,11 @@ fn write_policies(
     for (policy, number) in numbers.iter().enumerate() {
         put(*number, policies::expand(compiled, policy, &numbering.classes));
     }
-    let left: BTreeSet<u32> = slots
-        .iter()
-        .map(|(number, _)| *number)
-        .filter(|number| !numbers.contains(number))
-        .collect();
-    for policy in left {
+    for (policy, target) in slots.iter().filter(|(policy, _)| !numbers.contains(policy)) {
         for identity in &numbering.fresh {
-            let targets = slots
-                .iter()
-                .filter(|(number, _)| *number == policy)
-                .map(|(_, target)| *target);
             put(
-                policy,
-                policies::extension(compiled, targets, numbering.classes[identity], *identity),
+                *policy,
+                policies::entries_for(compiled, *target, numbering.classes[identity], *identity),
             );
         }
     }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netpol_common::abi::{ACTION_ACCEPT, POLICY_DENY, POLICY_NONE, PolicyValue};
+use netpol_common::abi::{ACTION_ACCEPT, PolicyValue};
 
 use super::{Entries, EntryKey, State};
 use crate::compile::{Compiled, Match};
@@ -83,51 +83,45 @@ pub fn stable(state: &State, compiled: &Compiled, slots: &Slots, number: u32, cl
     })
 }
 
-/// The number in the kernel that already says what each desired policy says, over the numbers that addresses carry now.
-pub fn reusable(state: &State, compiled: &Compiled, classes: &BTreeMap<u32, usize>) -> BTreeMap<usize, u32> {
-    let in_use = state
-        .endpoints
-        .values()
-        .flat_map(|endpoint| [endpoint.ingress_policy, endpoint.egress_policy]);
-    let numbers: BTreeSet<u32> = state.policies.keys().copied().chain(in_use).collect();
-    let mut by_content: BTreeMap<Vec<(EntryKey, u32)>, u32> = BTreeMap::new();
-    for number in numbers
-        .into_iter()
-        .filter(|number| ![POLICY_NONE, POLICY_DENY].contains(number))
-    {
-        let entries = state.policies.get(&number).into_iter().flatten();
-        let content = entries
-            .filter(|(key, _)| classes.contains_key(&key.identity))
-            .map(|(key, value)| (*key, value.rule))
-            .collect();
-        by_content.entry(content).or_insert(number);
-    }
-    (0..compiled.policies.len())
-        .filter_map(|policy| {
-            let entries = expand(compiled, policy, classes);
-            let content: Vec<_> = entries
-                .into_iter()
-                .map(|(key, value)| (key, value.rule))
-                .collect();
-            // Taken, so that two policies that differ only in what no address meets never share a number.
-            by_content.remove(&content).map(|number| (policy, number))
-        })
-        .collect()
-}
-
-/// What a policy number that is about to be left must say of a number that no address carries yet: what all that take its
-/// place will say.
-pub fn extension(
+/// The number in the kernel that already says what each desired policy says, over the numbers that addresses carry now: the one that
+/// its endpoints have, or one that no endpoint has. A number that endpoints are about to leave is not taken: it will be told other
+/// things of identities that no address carries yet.
+pub fn reusable(
+    state: &State,
     compiled: &Compiled,
-    targets: impl Iterator<Item = Option<usize>>,
-    class: usize,
-    number: u32,
-) -> Entries {
-    targets
-        .map(|target| entries_for(compiled, target, class, number))
-        .reduce(|mut all, entries| {
-            all.retain(|key, _| entries.contains_key(key));
-            all
-        })
-        .unwrap_or_default()
+    slots: &Slots,
+    classes: &BTreeMap<u32, usize>,
+) -> BTreeMap<usize, u32> {
+    type Content = Vec<(EntryKey, u32)>;
+    let content_of = |number: u32| -> Content {
+        let entries = state.policies.get(&number).into_iter().flatten();
+        let known = entries.filter(|(key, _)| classes.contains_key(&key.identity));
+        known.map(|(key, value)| (*key, value.rule)).collect()
+    };
+    let mut unused: BTreeMap<Content, u32> = BTreeMap::new();
+    for number in state.policies.keys() {
+        let in_use = state
+            .endpoints
+            .values()
+            .any(|endpoint| [endpoint.ingress_policy, endpoint.egress_policy].contains(number));
+        if !in_use {
+            unused.entry(content_of(*number)).or_insert(*number);
+        }
+    }
+    let mut reusable = BTreeMap::new();
+    for policy in 0..compiled.policies.len() {
+        let wanted: Content = expand(compiled, policy, classes)
+            .into_iter()
+            .map(|(key, value)| (key, value.rule))
+            .collect();
+        let held = slots
+            .iter()
+            .filter(|(_, target)| *target == Some(policy))
+            .map(|(number, _)| *number)
+            .find(|number| content_of(*number) == wanted && !reusable.values().any(|taken| taken == number));
+        if let Some(number) = held.or_else(|| unused.remove(&wanted)) {
+            reusable.insert(policy, number);
+        }
+    }
+    reusable
 }

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the programs make of the maps, done slowly over [`State`]: for the plans, whose every prefix has a verdict.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netpol_agent::{
+    model::{Direction, Protocol},
+    sync::State,
+};
+use netpol_common::abi::{IDENTITY_NODE, POLICY_NONE};
+
+/// A packet that opens a connection at one interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probe {
+    /// Interface index of the pod's veth.
+    pub ifindex: u32,
+    /// Direction seen from the pod.
+    pub direction: Direction,
+    /// The other side.
+    pub remote: IpAddr,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Destination port; 0 where the protocol has none.
+    pub port: u16,
+}
+
+/// Whether the packet passes; it is not made by the node.
+pub fn passes(state: &State, probe: &Probe) -> bool {
+    if !state.attached.contains(&probe.ifindex) {
+        return true;
+    }
+    let Some(endpoint) = state.endpoints.get(&probe.ifindex) else {
+        return false;
+    };
+    let policy = match probe.direction {
+        Direction::Ingress => endpoint.ingress_policy,
+        Direction::Egress => endpoint.egress_policy,
+    };
+    let identity = state
+        .identities
+        .iter()
+        .filter(|(prefix, _)| mapped(**prefix).contains(&mapped(IpNet::from(probe.remote))))
+        .max_by_key(|(prefix, _)| mapped(**prefix).prefix_len())
+        .map(|(_, identity)| *identity)
+        .unwrap_or_default();
+    let to_node = identity.flags & IDENTITY_NODE != 0 && probe.direction == Direction::Egress;
+    if policy == POLICY_NONE || to_node {
+        return true;
+    }
+    let Some(entries) = state.policies.get(&policy) else {
+        return false;
+    };
+    entries.keys().any(|key| {
+        key.identity == identity.identity
+            && key.protocol.is_none_or(|matched| {
+                let kept = u32::from(matched.prefix_len);
+                let mask = u16::MAX.checked_shl(16 - kept).unwrap_or(0);
+                // A protocol without ports carries port 0, and is matched by entries for the whole protocol only.
+                let ports = Protocol::ALL
+                    .iter()
+                    .any(|protocol| protocol.number() == probe.protocol);
+                matched.protocol == probe.protocol
+                    && (kept == 0 || (ports && matched.port & mask == probe.port & mask))
+            })
+    })
+}
+
+/// The prefix as the map holds it: IPv4 mapped into IPv6.
+fn mapped(prefix: IpNet) -> ipnet::Ipv6Net {
+    match prefix {
+        IpNet::V4(net) => {
+            ipnet::Ipv6Net::new(net.network().to_ipv6_mapped(), 96 + net.prefix_len()).expect("at most 128")
+        }
+        IpNet::V6(net) => net.trunc(),
+    }
+}

@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Plans over random clusters and random changes: every prefix of a plan is safe (rule B4), failed writes open nothing (rule L1), and what
+//! changes leave behind is what a fresh start makes. `NETPOL_CASES` scales the number of cases.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
+
+use netpol_agent::{
+    compile::{Compiled, compile},
+    model::{Direction, Node, ObjectKey, Snapshot},
+    sync::{Desired, Memory, Plan, State, Write, apply, plan},
+};
+use netpol_common::abi::IDENTITY_NONE;
+use netpol_tests::{
+    kernel::{Probe, passes},
+    lookup,
+    random::{Random, change, cluster, nodes, packet},
+};
+use proptest::{prelude::*, test_runner::TestRunner};
+
+const PROBES: usize = 60;
+
+/// The kernel and the agent's memory of one node.
+struct Bench {
+    node: Node,
+    state: State,
+    memory: Memory,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let node = nodes().swap_remove(0);
+        Self {
+            node,
+            state: State::default(),
+            memory: Memory::default(),
+        }
+    }
+
+    fn plan(&self, snapshot: &Snapshot) -> (Compiled, Plan) {
+        let compiled = compile(snapshot, &self.node);
+        let pods: BTreeMap<u32, ObjectKey> = compiled
+            .endpoints
+            .keys()
+            .map(|key| (interface(key), key.clone()))
+            .collect();
+        let present: BTreeSet<u32> = (100..110).collect();
+        let desired = Desired {
+            compiled: &compiled,
+            pods: &pods,
+            present: &present,
+            events_per_second: 100,
+        };
+        let plan = plan(&self.state, &self.memory, desired);
+        (compiled, plan)
+    }
+
+    fn apply(&mut self, plan: Plan) {
+        let report = apply(plan, &mut self.state, &mut self.memory, |_| {
+            Ok::<(), io::Error>(())
+        });
+        assert_eq!(report.failures, []);
+    }
+}
+
+/// Pods keep their interface, by the number in their name.
+fn interface(key: &ObjectKey) -> u32 {
+    100 + key.name.trim_start_matches("pod-").parse::<u32>().expect("pod-N")
+}
+
+fn probes(random: &mut Random, snapshots: [&Snapshot; 2], compiled: &Compiled) -> Vec<Probe> {
+    let keys: Vec<_> = compiled.endpoints.keys().collect();
+    if keys.is_empty() {
+        return Vec::new();
+    }
+    (0..PROBES)
+        .map(|index| {
+            let packet = packet(random, snapshots[index % 2]);
+            Probe {
+                ifindex: interface(keys[random.below(keys.len())]),
+                direction: [Direction::Ingress, Direction::Egress][random.below(2)],
+                remote: packet.source,
+                protocol: packet.protocol,
+                port: packet.port.unwrap_or(0),
+            }
+        })
+        .collect()
+}
+
+fn run(share: u32, test: impl Fn(u64) -> Result<(), TestCaseError>) {
+    let scale =
+        std::env::var("NETPOL_CASES").map_or(100_000, |text| text.parse().expect("NETPOL_CASES: a number"));
+    let cases = (scale / share).max(1);
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    if let Err(failure) = runner.run(&any::<u64>().no_shrink(), test) {
+        panic!("{failure}");
+    }
+}
+
+/// A state under names that do not depend on history: numbers replaced by what they say.
+fn canonical(state: &State) -> impl PartialEq + std::fmt::Debug {
+    let identities: BTreeMap<_, _> = state
+        .identities
+        .iter()
+        .map(|(prefix, identity)| (*prefix, identity.flags))
+        .collect();
+    let says = |policy: u32| {
+        let entries = state.policies.get(&policy).into_iter().flatten();
+        let by_prefix: BTreeSet<_> = entries
+            .flat_map(|(key, value)| {
+                let prefixes = state
+                    .identities
+                    .iter()
+                    .filter(|(_, identity)| identity.identity == key.identity);
+                let world = (key.identity == IDENTITY_NONE).then_some(None);
+                let prefixes: Vec<_> = prefixes.map(|(prefix, _)| Some(*prefix)).chain(world).collect();
+                prefixes
+                    .into_iter()
+                    .map(|prefix| (prefix, key.protocol, value.action, value.rule))
+            })
+            .collect();
+        (policy == 0, by_prefix)
+    };
+    let endpoints: BTreeMap<_, _> = state
+        .endpoints
+        .iter()
+        .map(|(ifindex, endpoint)| {
+            (
+                *ifindex,
+                (
+                    endpoint.ipv4,
+                    endpoint.ipv6,
+                    says(endpoint.ingress_policy),
+                    says(endpoint.egress_policy),
+                ),
+            )
+        })
+        .collect();
+    (identities, endpoints, state.attached.clone())
+}
+
+#[test]
+fn b4_every_prefix_of_a_plan_for_one_change_is_before_or_after() {
+    run(250, |seed| {
+        let mut random = Random(seed);
+        let mut bench = Bench::new();
+        let mut before = cluster(&mut random);
+        let (_, first) = bench.plan(&before);
+        bench.apply(first);
+        for _ in 0..4 {
+            let after = change(&mut random, &before);
+            if random.below(4) == 0 {
+                bench.memory = Memory::default(); // The agent was restarted.
+            }
+            let (compiled, plan) = bench.plan(&after);
+            let probes = probes(&mut random, [&before, &after], &compiled);
+            let old: Vec<bool> = probes.iter().map(|probe| passes(&bench.state, probe)).collect();
+            let mut done = bench.state.clone();
+            plan.writes.iter().for_each(|write| done.record(write));
+            let mut state = bench.state.clone();
+            for (step, write) in plan.writes.iter().enumerate() {
+                state.record(write);
+                for (probe, old) in probes.iter().zip(&old) {
+                    let (now, new) = (passes(&state, probe), passes(&done, probe));
+                    prop_assert!(
+                        now == *old || now == new,
+                        "seed {seed}: after write {step} ({write:?}) of\n{:#?}\n{probe:?} passes: {now}, before {old}, after {new}",
+                        plan.writes
+                    );
+                }
+            }
+            bench.apply(plan);
+            before = after;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn what_is_written_says_what_was_compiled() {
+    run(250, |seed| {
+        let mut random = Random(seed);
+        let mut bench = Bench::new();
+        let mut snapshot = cluster(&mut random);
+        for _ in 0..4 {
+            let (compiled, plan) = bench.plan(&snapshot);
+            bench.apply(plan);
+            for probe in probes(&mut random, [&snapshot, &snapshot], &compiled) {
+                let (_, endpoint) = compiled
+                    .endpoints
+                    .iter()
+                    .find(|(key, _)| interface(key) == probe.ifindex)
+                    .expect("probed");
+                let policy = match probe.direction {
+                    Direction::Ingress => endpoint.ingress,
+                    Direction::Egress => endpoint.egress,
+                };
+                let address = lookup::longest_prefix(&compiled, probe.remote);
+                let packet = netpol_agent::evaluate::Packet {
+                    source: probe.remote,
+                    destination: probe.remote,
+                    protocol: probe.protocol,
+                    port: (probe.port > 0).then_some(probe.port),
+                };
+                let to_node = address.node && probe.direction == Direction::Egress;
+                let allowed = to_node
+                    || policy.is_none_or(|index| {
+                        lookup::longest_match(&compiled.policies[index], address.class, &packet).is_some()
+                    });
+                prop_assert_eq!(
+                    passes(&bench.state, &probe),
+                    allowed,
+                    "seed {}: {:?}",
+                    seed,
+                    probe
+                );
+            }
+            snapshot = change(&mut random, &snapshot);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn changes_one_by_one_end_where_a_fresh_start_does() {
+    run(250, |seed| {
+        let mut random = Random(seed);
+        let mut bench = Bench::new();
+        let mut snapshot = cluster(&mut random);
+        for _ in 0..6 {
+            let (_, plan) = bench.plan(&snapshot);
+            bench.apply(plan);
+            let (_, again) = bench.plan(&snapshot);
+            prop_assert_eq!(
+                again.writes,
+                Vec::<Write>::new(),
+                "seed {}: a second plan changes something",
+                seed
+            );
+            snapshot = change(&mut random, &snapshot);
+        }
+        let (_, plan) = bench.plan(&snapshot);
+        bench.apply(plan);
+        let mut fresh = Bench::new();
+        let (compiled, plan) = fresh.plan(&snapshot);
+        fresh.apply(plan);
+        // Interfaces of deleted pods are closed where they were isolated; a fresh start does not know them.
+        let known: BTreeSet<u32> = compiled.endpoints.keys().map(interface).collect();
+        bench.state.endpoints.retain(|ifindex, _| known.contains(ifindex));
+        bench.state.attached.retain(|ifindex| known.contains(ifindex));
+        prop_assert!(
+            canonical(&bench.state) == canonical(&fresh.state),
+            "seed {seed}:\n{:#?}\n{:#?}",
+            bench.state,
+            fresh.state
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn l1_failed_writes_open_nothing_and_are_made_good() {
+    run(250, |seed| {
+        let mut random = Random(seed);
+        let mut bench = Bench::new();
+        let before = cluster(&mut random);
+        let (_, first) = bench.plan(&before);
+        bench.apply(first);
+        let after = change(&mut random, &before);
+        let (compiled, plan) = bench.plan(&after);
+        let probes = probes(&mut random, [&before, &after], &compiled);
+        let old: Vec<bool> = probes.iter().map(|probe| passes(&bench.state, probe)).collect();
+        let mut done = bench.state.clone();
+        plan.writes.iter().for_each(|write| done.record(write));
+        let full = random.below(3);
+        let report = apply(plan, &mut bench.state, &mut bench.memory, |write| {
+            let fails = match (full, write) {
+                (0, Write::PutPolicy { .. }) | (1, Write::PutIdentity { .. }) => true,
+                (2, Write::PutPolicy { .. } | Write::PutIdentity { .. }) => random.below(3) == 0,
+                _ => false,
+            };
+            if fails {
+                Err(io::Error::from_raw_os_error(28))
+            } else {
+                Ok(())
+            }
+        });
+        for (probe, old) in probes.iter().zip(&old) {
+            let (now, new) = (passes(&bench.state, probe), passes(&done, probe));
+            prop_assert!(
+                !now || *old || new,
+                "seed {seed}: {probe:?} passes after failed writes: {report:#?}"
+            );
+        }
+        let (_, plan) = bench.plan(&after);
+        bench.apply(plan);
+        for probe in &probes {
+            prop_assert_eq!(
+                passes(&bench.state, probe),
+                passes(&done, probe),
+                "seed {}: {:?}",
+                seed,
+                probe
+            );
+        }
+        Ok(())
+    });
+}
