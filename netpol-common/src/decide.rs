@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The verdict on a packet, over a trait of lookups: the kernel's maps there, ordinary maps in tests.
 
+#[cfg(test)]
+mod tests;
+
 use crate::{
     abi::{
         ACTION_ACCEPT, Address, Direction, DropReason, Endpoint, Flow, FlowKey, IDENTITY_NODE, IDENTITY_NONE,
@@ -57,6 +60,7 @@ pub struct Drop {
 
 /// The verdict on a frame at one of an endpoint's hooks. `from_node`: the node itself made it (rule A2).
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "a structure of them would take room on a program's stack of 512 bytes")]
 pub fn decide(
     tables: &impl Tables,
     endpoint: &Endpoint,

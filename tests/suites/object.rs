@@ -35,8 +35,11 @@ const LRU_HASH: (u64, &str) = (9, "lru_hash");
 const LPM_TRIE: (u64, &str) = (11, "lpm_trie");
 const RING_BUFFER: (u64, &str) = (27, "ringbuf");
 
-/// Every pinned map with its type, and the sizes of its keys and values.
-const MAPS: [(&str, (u64, &str), usize, usize); 8] = [
+/// Name, type, and the sizes of keys and values.
+type Map = (&'static str, (u64, &'static str), usize, usize);
+
+/// Every pinned map.
+const MAPS: [Map; 8] = [
     ("endpoints", HASH, 4, size_of::<abi::Endpoint>()),
     (
         "identities",

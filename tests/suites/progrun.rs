@@ -228,27 +228,36 @@ fn kernel_says_what_the_evaluator_says() {
     });
 }
 
-/// A case's cluster with a policy, enforced as its first node; the addresses of its local pods.
-fn stage(
-    bench: &mut Bench,
-    name: &str,
-) -> Result<(Snapshot, Node, BTreeMap<u32, ObjectKey>, BTreeMap<IpAddr, u32>)> {
-    let case = load_all()?
-        .into_iter()
-        .find(|case| case.name == name)
-        .context("no such case")?;
-    let (snapshot, node) = (case.steps[0].snapshot.clone(), case.nodes[0].clone());
-    let keys: Vec<ObjectKey> = snapshot.pods.keys().cloned().collect();
-    let seats = bench.interfaces().to_vec();
-    let seat = |key: &ObjectKey| {
-        seats[keys
-            .iter()
-            .position(|other| other == key)
-            .expect("a pod of the case")]
-    };
-    let (pods, addresses) = local_pods(&snapshot, &node, seat);
-    bench.enforce(&snapshot, &node, &pods)?;
-    Ok((snapshot, node, pods, addresses))
+/// A case's first step, enforced as its first node.
+struct Stage {
+    snapshot: Snapshot,
+    node: Node,
+    pods: BTreeMap<u32, ObjectKey>,
+    /// The interfaces of its local pods.
+    addresses: BTreeMap<IpAddr, u32>,
+}
+
+impl Stage {
+    fn of(bench: &mut Bench, name: &str) -> Result<Self> {
+        let case = load_all()?
+            .into_iter()
+            .find(|case| case.name == name)
+            .context("no such case")?;
+        let (snapshot, node) = (case.steps[0].snapshot.clone(), case.nodes[0].clone());
+        let keys: Vec<ObjectKey> = snapshot.pods.keys().cloned().collect();
+        let seats = bench.interfaces().to_vec();
+        let position = |key: &ObjectKey| keys.iter().position(|other| other == key);
+        let (pods, addresses) = local_pods(&snapshot, &node, |key| {
+            seats[position(key).expect("a pod of the case")]
+        });
+        bench.enforce(&snapshot, &node, &pods)?;
+        Ok(Self {
+            snapshot,
+            node,
+            pods,
+            addresses,
+        })
+    }
 }
 
 fn tcp(source: &str, destination: &str) -> Packet {
@@ -276,7 +285,7 @@ fn l1_an_interface_without_an_endpoint_is_closed_to_all_but_the_node() {
 #[test]
 fn c4_denied_packets_make_no_flow() {
     on_bench(SUITE, 8, |bench| {
-        let (.., addresses) = stage(bench, "deny-all-special")?;
+        let Stage { addresses, .. } = Stage::of(bench, "deny-all-special")?;
         let packet = tcp("10.244.0.20", "10.244.0.10");
         let ifindex = addresses[&packet.destination];
         assert!(!bench.opens(Direction::Ingress, ifindex, bench.uplink(), &packet)?);
@@ -288,7 +297,12 @@ fn c4_denied_packets_make_no_flow() {
 #[test]
 fn c2_a_connection_is_judged_again_when_the_policy_changes() {
     on_bench(SUITE, 8, |bench| {
-        let (snapshot, node, pods, addresses) = stage(bench, "ports")?;
+        let Stage {
+            snapshot,
+            node,
+            pods,
+            addresses,
+        } = Stage::of(bench, "ports")?;
         let open = tcp("10.244.0.11", "10.244.0.10");
         let (own, peer) = (addresses[&open.destination], addresses[&open.source]);
         let syn = frames::opening(&open, 40_000);
