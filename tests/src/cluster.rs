@@ -53,6 +53,21 @@ impl Cluster {
         })
     }
 
+    /// Pods `shop/a`, `shop/b` and `other/c`, labelled `app: a` to `app: c`, in namespaces with `team: shop` and `team: other`.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn with_pods() -> Result<Self> {
+        let mut cluster = Self::new()?;
+        for name in ["shop", "other"] {
+            cluster.namespace(name, &json!({"team": name}))?;
+        }
+        for (name, app) in [("shop/a", "a"), ("shop/b", "b"), ("other/c", "c")] {
+            cluster.add_pod(name, &json!({"app": app}))?;
+        }
+        Ok(cluster)
+    }
+
     /// Makes or relabels a namespace.
     ///
     /// # Errors
@@ -126,6 +141,19 @@ impl Cluster {
     pub fn remove_pod(&mut self, name: &str) -> Result<()> {
         self.node.remove_pod(name)?;
         self.api.delete(&pod(name)?)
+    }
+
+    /// Applies the manifest, starts the agent as in [`Cluster::launch`], and waits for its first revision.
+    ///
+    /// # Errors
+    /// If the server refuses the manifest, or the agent does not get there.
+    pub fn enforce(&self, deployment: &Deployment) -> Result<Agent> {
+        for object in &deployment.objects {
+            self.api.apply(object)?;
+        }
+        let agent = self.launch(deployment)?;
+        agent.wait_for_revision_after(0)?;
+        Ok(agent)
     }
 
     /// Starts the agent as a kubelet starts the DaemonSet's container: arguments, environment, capabilities, read-only root, and the
