@@ -45,6 +45,7 @@ pub struct Agent {
     child: Option<Child>,
     log: Arc<Log>,
     clean: bool,
+    deadline: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -102,9 +103,17 @@ impl Agent {
             child: None,
             log: Arc::default(),
             clean: true,
+            deadline: DEADLINE,
         };
         agent.spawn()?;
         Ok(agent)
+    }
+
+    /// Lets waits take longer than [`DEADLINE`] before they fail.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
     }
 
     /// Starts it again after [`Agent::kill`] or [`Agent::stop`], and waits for its first revision.
@@ -258,7 +267,7 @@ impl Agent {
     }
 
     fn wait<T>(&self, what: &str, found: impl Fn(&[String]) -> Option<T>) -> Result<T> {
-        let until = Instant::now() + DEADLINE;
+        let until = Instant::now() + self.deadline;
         let mut lines = self.log.lock();
         loop {
             if let Some(value) = found(&lines.lines) {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::{
-    agent::{Agent, DEADLINE},
+    agent::Agent,
     apiserver::ApiServer,
     deploy::Deployment,
     lab::SERVICES,
@@ -20,6 +20,9 @@ use crate::{
     probe::{Outcome, PATIENCE, Probe, Prober, Service},
     server::Servers,
 };
+
+/// How long something may take that waits for the agent to ask the API server again: its pause between tries grows to 30 s.
+pub const DEADLINE: Duration = Duration::from_secs(90);
 
 /// The cluster. The agent, if one was started, goes first, the node last.
 #[derive(Debug)]
@@ -166,7 +169,7 @@ impl Cluster {
         let (namespace, token) = self.token(deployment)?;
         launch.environment.extend(self.api.environment());
         launch.service_account = Some(self.api.service_account(&namespace, &token)?);
-        Agent::launch(&self.node, launch)
+        Ok(Agent::launch(&self.node, launch)?.with_deadline(DEADLINE))
     }
 
     /// As [`Cluster::launch`], outside of the cluster: with the token in a kubeconfig.
@@ -180,7 +183,7 @@ impl Cluster {
             "--kubeconfig".into(),
             self.api.kubeconfig("agent", &token)?.into(),
         ]);
-        Agent::launch(&self.node, launch)
+        Ok(Agent::launch(&self.node, launch)?.with_deadline(DEADLINE))
     }
 
     fn token(&self, deployment: &Deployment) -> Result<(String, String)> {
