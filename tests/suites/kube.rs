@@ -133,7 +133,7 @@ fn b1_nothing_changes_before_the_first_complete_list_and_what_is_missing_is_name
 }
 
 #[test]
-fn p2_p7_live_labels_flip_verdicts_and_addresses_change_hands() {
+fn p2_p7_i7_live_labels_flip_verdicts_and_addresses_change_hands() {
     let Some((mut cluster, deployment)) = cluster() else {
         return;
     };
