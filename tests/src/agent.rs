@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The agent as a child process in a node's network namespace, as it runs in production.
 
+mod launch;
+
 use std::{
-    ffi::{OsStr, OsString},
     fs::File,
     io::{BufRead, BufReader},
     os::{fd::AsFd, unix::process::CommandExt},
@@ -29,70 +30,10 @@ use crate::{
     privilege,
 };
 
+pub use launch::Launch;
+
 /// How long a start or an applied revision may take before a wait for it fails. Far longer than either needs.
 pub const DEADLINE: Duration = Duration::from_secs(20);
-
-/// How an agent is started.
-#[derive(Debug, Clone, Default)]
-pub struct Launch {
-    /// Arguments after `netpol`, without the pin path and the log format.
-    pub arguments: Vec<OsString>,
-    /// Environment, on top of this process's.
-    pub environment: Vec<(String, OsString)>,
-    /// The only capabilities that it may have, spelled as in a pod's security context (`NET_ADMIN`), and no way to more; all if absent.
-    pub capabilities: Option<Vec<String>>,
-    /// Folder with the token, the authority's certificate and the namespace of a service account, which it then finds as in a pod whose
-    /// root is read-only.
-    pub service_account: Option<PathBuf>,
-}
-
-impl Launch {
-    /// `netpol agent` on a source, for a node.
-    pub fn new(source: &Path, node: &str) -> Self {
-        let arguments: [&OsStr; 5] = [
-            "agent".as_ref(),
-            "--node-name".as_ref(),
-            node.as_ref(),
-            "--source".as_ref(),
-            source.as_ref(),
-        ];
-        Self {
-            arguments: arguments.map(OsStr::to_owned).to_vec(),
-            ..Self::default()
-        }
-    }
-
-    fn command(&self, binary: &Path) -> Command {
-        let mut words: Vec<OsString> = Vec::new();
-        if let Some(folder) = &self.service_account {
-            words.extend(["unshare", "--mount", "sh", "-c", AS_POD].map(OsString::from));
-            words.push(folder.into());
-        }
-        if let Some(capabilities) = &self.capabilities {
-            let mut bounds = String::from("-all");
-            for capability in capabilities {
-                bounds.extend([",+", &capability.to_lowercase()]);
-            }
-            let options = ["setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set"];
-            words.extend(options.map(OsString::from));
-            words.push(bounds.into());
-        }
-        words.push(binary.into());
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).args(&self.arguments);
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.env_remove("KUBECONFIG").env_remove("HOME");
-        command
-    }
-}
-
-/// Makes the root read-only and the service account's files appear where a kubelet puts them, then runs its arguments.
-const AS_POD: &str = "set -e
-mount -t tmpfs -o mode=755 tmpfs /run
-mkdir -p /run/secrets/kubernetes.io
-cp -r \"$0\" /run/secrets/kubernetes.io/serviceaccount
-mount -o remount,bind,ro /
-exec \"$@\"";
 
 /// A running agent. On drop it is killed and what it left in the kernel is removed, unless [`Agent::detach`] let go of it.
 #[derive(Debug)]
@@ -104,6 +45,7 @@ pub struct Agent {
     child: Option<Child>,
     log: Arc<Log>,
     clean: bool,
+    deadline: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -161,9 +103,17 @@ impl Agent {
             child: None,
             log: Arc::default(),
             clean: true,
+            deadline: DEADLINE,
         };
         agent.spawn()?;
         Ok(agent)
+    }
+
+    /// Lets waits take longer than [`DEADLINE`] before they fail.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
     }
 
     /// Starts it again after [`Agent::kill`] or [`Agent::stop`], and waits for its first revision.
@@ -317,7 +267,7 @@ impl Agent {
     }
 
     fn wait<T>(&self, what: &str, found: impl Fn(&[String]) -> Option<T>) -> Result<T> {
-        let until = Instant::now() + DEADLINE;
+        let until = Instant::now() + self.deadline;
         let mut lines = self.log.lock();
         loop {
             if let Some(value) = found(&lines.lines) {

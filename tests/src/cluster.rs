@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::{
-    agent::{Agent, DEADLINE},
+    agent::Agent,
     apiserver::ApiServer,
     deploy::Deployment,
     lab::SERVICES,
@@ -20,6 +20,9 @@ use crate::{
     probe::{Outcome, PATIENCE, Probe, Prober, Service},
     server::Servers,
 };
+
+/// How long something may take that waits for the agent to ask the API server again: its pause between tries grows to 30 s.
+pub const DEADLINE: Duration = Duration::from_secs(90);
 
 /// The cluster. The agent, if one was started, goes first, the node last.
 #[derive(Debug)]
@@ -51,6 +54,21 @@ impl Cluster {
             servers,
             next: 10,
         })
+    }
+
+    /// Pods `shop/a`, `shop/b` and `other/c`, labelled `app: a` to `app: c`, in namespaces with `team: shop` and `team: other`.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn with_pods() -> Result<Self> {
+        let mut cluster = Self::new()?;
+        for name in ["shop", "other"] {
+            cluster.namespace(name, &json!({"team": name}))?;
+        }
+        for (name, app) in [("shop/a", "a"), ("shop/b", "b"), ("other/c", "c")] {
+            cluster.add_pod(name, &json!({"app": app}))?;
+        }
+        Ok(cluster)
     }
 
     /// Makes or relabels a namespace.
@@ -128,6 +146,19 @@ impl Cluster {
         self.api.delete(&pod(name)?)
     }
 
+    /// Applies the manifest, starts the agent as in [`Cluster::launch`], and waits for its first revision.
+    ///
+    /// # Errors
+    /// If the server refuses the manifest, or the agent does not get there.
+    pub fn enforce(&self, deployment: &Deployment) -> Result<Agent> {
+        for object in &deployment.objects {
+            self.api.apply(object)?;
+        }
+        let agent = self.launch(deployment)?;
+        agent.wait_for_revision_after(0)?;
+        Ok(agent)
+    }
+
     /// Starts the agent as a kubelet starts the DaemonSet's container: arguments, environment, capabilities, read-only root, and the
     /// token of its service account. Waits for nothing.
     ///
@@ -138,7 +169,7 @@ impl Cluster {
         let (namespace, token) = self.token(deployment)?;
         launch.environment.extend(self.api.environment());
         launch.service_account = Some(self.api.service_account(&namespace, &token)?);
-        Agent::launch(&self.node, launch)
+        Ok(Agent::launch(&self.node, launch)?.with_deadline(DEADLINE))
     }
 
     /// As [`Cluster::launch`], outside of the cluster: with the token in a kubeconfig.
@@ -152,7 +183,7 @@ impl Cluster {
             "--kubeconfig".into(),
             self.api.kubeconfig("agent", &token)?.into(),
         ]);
-        Agent::launch(&self.node, launch)
+        Ok(Agent::launch(&self.node, launch)?.with_deadline(DEADLINE))
     }
 
     fn token(&self, deployment: &Deployment) -> Result<(String, String)> {

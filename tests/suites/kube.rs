@@ -18,29 +18,8 @@ use serde_json::{Value, json};
 const ACCOUNT: &str = "kube-system:netpol";
 const NETWORKING: &str = "networking.k8s.io";
 
-/// Pods `shop/a`, `shop/b` and `other/c`, labelled `app: a` to `app: c`, in namespaces with `team: shop` and `team: other`.
 fn cluster() -> Option<(Cluster, Deployment)> {
-    if !can_use_api_server("kube") {
-        return None;
-    }
-    let mut cluster = Cluster::new().unwrap();
-    for name in ["shop", "other"] {
-        cluster.namespace(name, &json!({"team": name})).unwrap();
-    }
-    for (name, app) in [("shop/a", "a"), ("shop/b", "b"), ("other/c", "c")] {
-        cluster.add_pod(name, &json!({"app": app})).unwrap();
-    }
-    Some((cluster, Deployment::load().unwrap()))
-}
-
-/// Applies the manifest and starts the agent; waits for its first revision.
-fn enforce(cluster: &Cluster, deployment: &Deployment) -> Agent {
-    for object in &deployment.objects {
-        cluster.api.apply(object).unwrap();
-    }
-    let agent = cluster.launch(deployment).unwrap();
-    agent.wait_for_revision_after(0).unwrap();
-    agent
+    can_use_api_server("kube").then(|| (Cluster::with_pods().unwrap(), Deployment::load().unwrap()))
 }
 
 /// An ingress policy of namespace `shop` for the pods with `app: a`.
@@ -102,110 +81,6 @@ fn wait_until_forbidden(agent: &Agent, seen: usize, verb: &str, resource: &str) 
     );
 }
 
-/// Every field of `written` is in `stored`, as written.
-fn assert_kept(path: &str, written: &Value, stored: &Value) {
-    match written {
-        Value::Object(fields) => {
-            fields
-                .iter()
-                .for_each(|(key, value)| assert_kept(&format!("{path}.{key}"), value, &stored[key]));
-        }
-        Value::Array(items) => {
-            assert_eq!(stored.as_array().map(Vec::len), Some(items.len()), "{path}");
-            for (index, value) in items.iter().enumerate() {
-                assert_kept(&format!("{path}[{index}]"), value, &stored[index]);
-            }
-        }
-        scalar => assert_eq!(scalar, stored, "{path}"),
-    }
-}
-
-#[test]
-fn the_manifest_is_accepted_whole_and_asks_for_what_is_needed_only() {
-    let Some((cluster, deployment)) = cluster() else {
-        return;
-    };
-    for object in &deployment.objects {
-        let stored = cluster.api.apply(object).unwrap();
-        assert_kept(object["kind"].as_str().unwrap(), object, &stored);
-    }
-    let kinds: Vec<_> = deployment
-        .objects
-        .iter()
-        .map(|object| object["kind"].as_str().unwrap())
-        .collect();
-    assert_eq!(
-        kinds,
-        ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DaemonSet"]
-    );
-    let mut granted = Vec::new();
-    for rule in deployment.object("ClusterRole").unwrap()["rules"]
-        .as_array()
-        .unwrap()
-    {
-        assert_eq!(rule["verbs"], json!(["list", "watch"]), "{rule}");
-        for resource in rule["resources"].as_array().unwrap() {
-            granted.push(format!(
-                "{}/{}",
-                rule["apiGroups"][0].as_str().unwrap(),
-                resource.as_str().unwrap()
-            ));
-        }
-    }
-    granted.sort();
-    let read = [
-        "/namespaces",
-        "/pods",
-        "/services",
-        "discovery.k8s.io/endpointslices",
-        "networking.k8s.io/networkpolicies",
-    ];
-    assert_eq!(granted, read);
-
-    // What the DaemonSet's controller would make of it on a node is accepted too.
-    let mut spec = deployment.object("DaemonSet").unwrap()["spec"]["template"]["spec"].clone();
-    spec["nodeName"] = json!("node-a");
-    let metadata = json!({"namespace": "kube-system", "name": "netpol-x"});
-    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
-    let stored = cluster.api.apply(&pod).unwrap();
-    assert_eq!(stored["spec"]["priority"], 2_000_001_000, "{stored}");
-
-    let agent = enforce(&cluster, &deployment);
-    assert!(!agent.log().contains("forbids"), "{}", agent.log());
-    assert!(!agent.log().contains("CAP_"), "{}", agent.log());
-    assert_eq!(
-        (
-            cluster.health("/healthz").unwrap(),
-            cluster.health("/readyz").unwrap()
-        ),
-        (200, 200)
-    );
-    cluster.expect("shop/b", "shop/a", &Reached);
-
-    // Each capability is needed: with one less the agent says so.
-    drop(agent);
-    let all = deployment.launch("node-a").unwrap().capabilities.unwrap();
-    for (capability, says) in [
-        ("BPF", "create a BPF map"),
-        ("PERFMON", "load program"),
-        ("NET_ADMIN", "ot permitted"),
-        ("NET_BROADCAST", "CAP_NET_BROADCAST"),
-    ] {
-        let mut less = deployment.clone();
-        let daemon_set = less
-            .objects
-            .iter_mut()
-            .find(|object| object["kind"] == "DaemonSet")
-            .unwrap();
-        let security = &mut daemon_set["spec"]["template"]["spec"]["containers"][0]["securityContext"];
-        let left: Vec<_> = all.iter().filter(|name| *name != capability).collect();
-        assert_eq!(left.len() + 1, all.len(), "{capability} is among {all:?}");
-        security["capabilities"]["add"] = json!(left);
-        let agent = cluster.launch(&less).unwrap();
-        agent.wait_for_line(0, says).unwrap();
-    }
-}
-
 #[test]
 fn b1_nothing_changes_before_the_first_complete_list_and_what_is_missing_is_named() {
     let Some((cluster, deployment)) = cluster() else {
@@ -258,11 +133,11 @@ fn b1_nothing_changes_before_the_first_complete_list_and_what_is_missing_is_name
 }
 
 #[test]
-fn p2_p7_live_labels_flip_verdicts_and_addresses_change_hands() {
+fn p2_p7_i7_live_labels_flip_verdicts_and_addresses_change_hands() {
     let Some((mut cluster, deployment)) = cluster() else {
         return;
     };
-    let agent = enforce(&cluster, &deployment);
+    let agent = cluster.enforce(&deployment).unwrap();
     cluster.expect("other/c", "shop/a", &Reached);
     let from_clients = json!([{"from": [{
         "podSelector": {"matchLabels": {"app": "client"}},
@@ -346,7 +221,7 @@ fn b3_losing_the_api_server_changes_no_verdict() {
     let Some((mut cluster, deployment)) = cluster() else {
         return;
     };
-    let mut agent = enforce(&cluster, &deployment);
+    let mut agent = cluster.enforce(&deployment).unwrap();
     let from_b = json!([{"from": [{"podSelector": {"matchLabels": {"app": "b"}}}]}]);
     cluster.api.apply(&policy(&from_b)).unwrap();
     cluster.becomes("other/c", "shop/a", &Silent);

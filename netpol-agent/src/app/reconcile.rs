@@ -127,8 +127,8 @@ impl Reconciler {
             error!(error = %anyhow::Error::from(error), "removing programs that an earlier agent left");
         }
         let waiting = compiled.endpoints.len() - pods.len();
-        self.log(&report, waiting, routine, started);
         self.publish(&compiled, &report, waiting, started);
+        self.log(&report, waiting, routine, started);
         report.failures.is_empty()
     }
 
