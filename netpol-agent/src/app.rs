@@ -122,6 +122,9 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
             _ = resync.tick() => reconciler.reread(),
             () = sleep_until(retry_at) => {}
         }
+        if stop.is_cancelled() {
+            break;
+        }
         let complete = tokio::task::block_in_place(|| reconciler.reconcile());
         retry_at = (!complete).then(|| Instant::now() + retry);
         retry = if complete {

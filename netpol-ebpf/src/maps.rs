@@ -5,9 +5,12 @@ use aya_ebpf::{
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
-use netpol_common::abi::{
-    Address, Config, Counters, Direction, Endpoint, Event, EventBudget, Flow, FlowKey, Identity, PolicyMatch,
-    PolicyValue,
+use netpol_common::{
+    abi::{
+        Address, Config, Counters, Direction, Endpoint, Event, EventBudget, Flow, FlowKey, Identity,
+        PolicyMatch, PolicyValue,
+    },
+    parse::Packet,
 };
 
 /// Interface index of a pod's host-side veth to the pod's endpoint. Written by the agent.
@@ -41,3 +44,7 @@ pub static COUNTERS: PerCpuArray<Counters, { Direction::ALL.len() }> = PerCpuArr
 /// Settings and the epoch. Written by the agent.
 #[btf_map(name = "config")]
 pub static CONFIG: Array<Config, 1> = Array::new();
+
+/// The packet that a program works on: the stack of 512 bytes is for the rest. Neither pinned nor read by the agent.
+#[btf_map(name = "scratch")]
+pub static SCRATCH: PerCpuArray<Packet, 1> = PerCpuArray::new();

@@ -3,7 +3,7 @@
 
 use aya_ebpf::{bindings::BPF_ANY, btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_ns};
 use netpol_common::{
-    abi::{Address, Config, Counters, Flow, FlowKey, Identity, PolicyMatch, PolicyValue},
+    abi::{Address, Counters, Flow, FlowKey, Identity, PolicyMatch, PolicyValue},
     decide::{FlowEntry, Tables},
 };
 
@@ -13,16 +13,16 @@ use crate::maps::{FLOWS, IDENTITIES, POLICIES};
 const ADDRESS_BITS: u32 = 128;
 
 /// The maps, as one packet sees them.
-pub struct Maps<'a> {
-    /// Settings, read once.
-    pub config: &'a Config,
+pub struct Maps {
+    /// The epoch, read once.
+    pub epoch: u32,
     /// Where new flows are counted.
     pub counters: *mut Counters,
     /// Length of the frame, bytes.
     pub length: u32,
 }
 
-impl Tables for Maps<'_> {
+impl Tables for Maps {
     type FlowEntry = Entry;
 
     #[inline(always)]
@@ -33,7 +33,7 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn epoch(&self) -> u32 {
-        self.config.epoch
+        self.epoch
     }
 
     #[inline(always)]

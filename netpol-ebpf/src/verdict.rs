@@ -7,14 +7,14 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use netpol_common::{
-    abi::{Counter, Direction},
+    abi::{Counter, Direction, DropReason, Endpoint, POLICY_DENY},
     decide::{self, Verdict},
     parse::{self, Packet},
 };
 
 use crate::{
     event,
-    maps::{CONFIG, COUNTERS, ENDPOINTS},
+    maps::{CONFIG, COUNTERS, ENDPOINTS, SCRATCH},
     packet::{self, Skb},
     tables::Maps,
 };
@@ -33,23 +33,39 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
         return DROP;
     };
 
+    // Read once, before anything that it dates: what is judged by an identity of before a change carries the epoch of before.
+    // SAFETY: a valid reference; volatile, so that it is read here and nowhere else.
+    let epoch = unsafe { core::ptr::read_volatile(&raw const config.epoch) };
     let from_node = matches!(direction, Direction::Ingress) && packet::from_node(ctx);
     let length = ctx.len();
-    // SAFETY: values are replaced as a whole, and stay readable until the program ends (RCU).
-    let Some(endpoint) = (unsafe { ENDPOINTS.get(packet::ifindex(ctx)) }) else {
-        // The agent writes the endpoint before it attaches, and detaches before it removes it: this is trouble, and fails closed.
-        // SAFETY: as below.
-        count(unsafe { &mut (*counters).no_endpoint }, length);
-        return if from_node { PASS } else { DROP };
+    // An endpoint that the map does not know: the agent writes it before it attaches, and detaches before it removes it. This is trouble (a
+    // full map, a change by hand), and fails closed but for the node and neighbours (rules L1, A2, F1).
+    // Copied at once: the kernel may use the place of a value that was replaced for another endpoint's.
+    // SAFETY: as the map says, the value is readable while this program runs.
+    let (id, ingress_policy, egress_policy, known) = match unsafe { ENDPOINTS.get(packet::ifindex(ctx)) } {
+        Some(endpoint) => (endpoint.id, endpoint.ingress_policy, endpoint.egress_policy, true),
+        None => (0, POLICY_DENY, POLICY_DENY, false),
     };
-    let mut packet = Packet::default();
-    let parsed = parse::parse(&Skb(ctx), &mut packet);
+    let endpoint = Endpoint {
+        id,
+        ingress_policy,
+        egress_policy,
+        ipv4: [0; 4],
+        ipv6: [0; 16],
+    };
+    let Some(packet) = SCRATCH.get_ptr_mut(0) else {
+        return DROP;
+    };
+    // SAFETY: a per-CPU value, just looked up; a run of a program is over before the next begins on its CPU.
+    let packet = unsafe { &mut *packet };
+    *packet = Packet::default();
+    let parsed = parse::parse(&Skb(ctx), packet);
     let maps = Maps {
-        config,
+        epoch,
         counters,
         length,
     };
-    let verdict = decide::decide(&maps, endpoint, direction, parsed, &packet, length, from_node);
+    let verdict = decide::decide(&maps, &endpoint, direction, parsed, packet, length, from_node);
 
     // SAFETY: a per-CPU value that only this CPU writes, just looked up.
     let counters = unsafe { &mut *counters };
@@ -58,9 +74,19 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
             count(&mut counters.forwarded, length);
             PASS
         }
-        Verdict::Drop(drop) => {
+        Verdict::Drop(mut drop) => {
+            if !known {
+                drop.reason = DropReason::NoEndpoint;
+            }
             count(counters.dropped(drop.reason), length);
-            event::dropped(ctx, endpoint, direction, &packet, &drop, config.events_per_second);
+            event::dropped(
+                ctx,
+                &endpoint,
+                direction,
+                &packet,
+                &drop,
+                config.events_per_second,
+            );
             // Few arguments: what the log macro keeps of them, and its own call, share a stack of 512 bytes with all the rest.
             debug!(
                 ctx,

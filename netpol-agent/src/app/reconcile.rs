@@ -195,7 +195,7 @@ impl Reconciler {
         self.status.send_modify(|status| {
             let status = Arc::make_mut(status);
             status.revision = report.revision;
-            status.ready = true;
+            status.ready |= report.failures.is_empty();
             status.endpoints = endpoints;
             status.endpoints_waiting = waiting;
             status.endpoints_held_back = report.held_back.len();

@@ -21,9 +21,9 @@ pub struct Arguments {
     /// Lists), which is watched for changes.
     #[arg(long, value_name = "kube|DIR", default_value = "kube", env = "NETPOL_SOURCE")]
     source: Source,
-    /// Configuration for `--source kube` outside of a cluster: one file. Default: ~/.kube/config if it is there, else the service account
-    /// of the pod that the agent runs in.
-    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    /// Configuration for `--source kube` outside of a cluster. Default: what kubectl would use (KUBECONFIG, ~/.kube/config) if there is any,
+    /// else the service account of the pod that the agent runs in.
+    #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// Name of this node, as in `spec.nodeName` of its pods.
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]

@@ -183,7 +183,7 @@ pub fn number(
     }
     numbering
         .puts
-        .sort_by_key(|(prefix, _)| (std::cmp::Reverse(prefix.prefix_len()), *prefix));
+        .sort_by_key(|(prefix, _)| (std::cmp::Reverse(mapped_length(prefix)), *prefix));
     numbering
         .early_removals
         .sort_by_key(|prefix| (mapped_length(prefix), *prefix));

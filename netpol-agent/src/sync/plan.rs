@@ -39,6 +39,9 @@ pub struct Plan {
     pub memory: Memory,
 }
 
+/// The number of each desired policy, by its index.
+type Numbers = BTreeMap<usize, u32>;
+
 /// Compares what the kernel holds with what it should hold.
 pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     let compiled = desired.compiled;
@@ -64,12 +67,16 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     }
     let state = &unshared;
     let reused = policies::reusable(state, compiled, &slots, &classes);
-    let numbers: Vec<u32> = (0..compiled.policies.len())
+    let numbers: Numbers = used_policies(desired)
+        .into_iter()
         .map(|policy| {
-            reused
-                .get(&policy)
-                .copied()
-                .unwrap_or_else(|| take(&mut config.next_policy))
+            (
+                policy,
+                reused
+                    .get(&policy)
+                    .copied()
+                    .unwrap_or_else(|| take(&mut config.next_policy)),
+            )
         })
         .collect();
     let endpoints = endpoints(state, memory, desired, &numbers, &mut config.next_endpoint);
@@ -128,11 +135,20 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     }
 }
 
+/// The next number. After four billion there is none left: then every policy is POLICY_DENY, which closes.
 fn take(next: &mut u32) -> u32 {
     let number = *next;
-    // The last number is POLICY_DENY; four billion changes are out of reach of a node's life, and a full stop is safer than a reuse.
-    *next = next.saturating_add(1).min(POLICY_DENY - 1);
+    *next = next.saturating_add(1);
     number
+}
+
+/// Policies that a pod with an interface has.
+fn used_policies(desired: Desired<'_>) -> BTreeSet<usize> {
+    let pods = desired
+        .pods
+        .values()
+        .filter_map(|key| desired.compiled.endpoints.get(key));
+    pods.flat_map(|pod| [pod.ingress, pod.egress]).flatten().collect()
 }
 
 /// A number that several endpoints share, and that different policies are to take the place of, becomes several of the same content: what
@@ -218,10 +234,10 @@ fn endpoints(
     state: &State,
     memory: &Memory,
     desired: Desired<'_>,
-    numbers: &[u32],
+    numbers: &Numbers,
     next_endpoint: &mut u32,
 ) -> BTreeMap<u32, Endpoint> {
-    let number = |policy: Option<usize>| policy.map_or(POLICY_NONE, |policy| numbers[policy]);
+    let number = |policy: Option<usize>| policy.map_or(POLICY_NONE, |policy| numbers[&policy]);
     let mut endpoints = BTreeMap::new();
     for (ifindex, key) in desired.pods {
         let Some(pod) = desired.compiled.endpoints.get(key) else {
@@ -274,7 +290,7 @@ fn write_policies(
     compiled: &Compiled,
     slots: &Slots,
     numbering: &Numbering,
-    numbers: &[u32],
+    numbers: &Numbers,
     writes: &mut Vec<Write>,
 ) {
     let mut put = |policy: u32, entries: super::Entries| {
@@ -285,10 +301,13 @@ fn write_policies(
             }
         }
     };
-    for (policy, number) in numbers.iter().enumerate() {
-        put(*number, policies::expand(compiled, policy, &numbering.classes));
+    for (policy, number) in numbers.iter().filter(|(_, number)| is_shareable(**number)) {
+        put(*number, policies::expand(compiled, *policy, &numbering.classes));
     }
-    for (policy, target) in slots.iter().filter(|(policy, _)| !numbers.contains(policy)) {
+    for (policy, target) in slots
+        .iter()
+        .filter(|(policy, _)| !numbers.values().any(|number| number == policy))
+    {
         for identity in &numbering.fresh {
             put(
                 *policy,
