@@ -60,7 +60,10 @@ pub struct Drop {
 
 /// The verdict on a frame at one of an endpoint's hooks. `from_node`: the node itself made it (rule A2).
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "a structure of them would take room on a program's stack of 512 bytes")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "a structure of them would take room on a program's stack of 512 bytes"
+)]
 pub fn decide(
     tables: &impl Tables,
     endpoint: &Endpoint,
