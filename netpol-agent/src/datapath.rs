@@ -89,6 +89,17 @@ pub enum DatapathError {
     /// The interface of a write is not known.
     #[error("interface {0} is gone")]
     NoInterface(u32),
+    /// A program cannot be run on a frame.
+    #[error("running program {hook} on a frame of {length} bytes")]
+    Run {
+        /// The program.
+        hook: attach::Hook,
+        /// Length of the frame.
+        length: usize,
+        /// What the kernel said.
+        #[source]
+        source: Box<aya::programs::ProgramError>,
+    },
     /// The programs' own log cannot be read.
     #[error("reading the log of the eBPF programs")]
     Log(#[from] aya_log::Error),

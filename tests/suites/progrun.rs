@@ -10,9 +10,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use netpol_agent::{
+    datapath::CounterReader,
     evaluate::{Evaluation, Packet, Side, Why, evaluate},
     model::{Direction, Node, ObjectKey, Snapshot},
 };
+use netpol_common::abi::{self, DropReason};
 use netpol_tests::{
     cases::{Case, load_all},
     frames,
@@ -324,6 +326,99 @@ fn c2_a_connection_is_judged_again_when_the_policy_changes() {
 
         bench.enforce(&snapshot, &node, &pods)?;
         assert!(bench.passes(Direction::Egress, own, own, &answer)?);
+        Ok(())
+    });
+}
+
+#[test]
+fn f1_f2_c5_frames_that_are_no_packets() {
+    let ethernet = |ether_type: [u8; 2], payload: &[u8]| [&[2; 12][..], &ether_type, payload].concat();
+    let udp = |source: &str, destination: &str, protocol| {
+        let packet = Packet {
+            protocol,
+            ..tcp(source, destination)
+        };
+        frames::opening(&packet, 40_000)
+    };
+    let (v4, v6) = (
+        ["10.244.0.20", "10.244.0.10"],
+        ["fd00:10:244::20", "fd00:10:244::10"],
+    );
+    let mut solicitation = udp(v6[0], v6[1], 58);
+    (solicitation[14 + 7], solicitation[14 + 40]) = (255, 135);
+    let neighbour = [ethernet([0x08, 0x06], &[0; 28]), solicitation];
+    let mut fragment = udp(v4[0], v4[1], 17);
+    fragment[14 + 7] = 1;
+    let mut options = udp(v4[0], v4[1], 17);
+    options[14] = 0x4f; // More options than there are bytes.
+    let mut chain = udp(v6[0], v6[1], 60);
+    chain.extend([0; 80]);
+    let unjudged = [
+        (DropReason::Malformed, options),
+        (DropReason::Malformed, ethernet([0x08, 0x00], &[0x44; 40])),
+        (
+            DropReason::Malformed,
+            udp(v4[0], v4[1], 6)[..14 + 20 + 19].to_vec(),
+        ),
+        (
+            DropReason::Malformed,
+            udp(v6[0], v6[1], 17)[..14 + 40 + 7].to_vec(),
+        ),
+        (DropReason::EtherType, ethernet([0x88, 0x47], &[0; 40])),
+        (DropReason::Vlan, ethernet([0x81, 0x00], &[0; 40])),
+        (DropReason::Fragment, fragment),
+        (DropReason::ExtensionHeaders, chain),
+    ];
+    on_bench(SUITE, 8, |bench| {
+        let Stage { addresses, .. } = Stage::of(bench, "deny-all-special")?;
+        let [open, closed] = v4.map(|address| addresses[&address.parse::<IpAddr>().expect("an address")]);
+        let counters = CounterReader::open(bench.pin_path())?;
+        for (direction, side) in [
+            (Direction::Ingress, abi::Direction::Ingress),
+            (Direction::Egress, abi::Direction::Egress),
+        ] {
+            for frame in &neighbour {
+                assert!(bench.passes(direction, closed, bench.uplink(), frame)?);
+            }
+            for (reason, frame) in &unjudged {
+                let count = || anyhow::Ok(counters.read(side)?.dropped(*reason).packets);
+                let before = count()?;
+                assert!(
+                    bench.passes(direction, open, bench.uplink(), frame)?,
+                    "{reason:?}"
+                );
+                assert_eq!(count()?, before, "{reason:?}");
+                assert!(
+                    !bench.passes(direction, closed, bench.uplink(), frame)?,
+                    "{reason:?}"
+                );
+                assert_eq!(count()?, before + 1, "{reason:?}");
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn c1_a_flow_is_of_one_pod() {
+    on_bench(SUITE, 8, |bench| {
+        let Stage { addresses, .. } = Stage::of(bench, "ports")?;
+        // Both pods of the shop ask one host outside from the same port; only what the first asked is answered.
+        let host = "198.51.100.7";
+        let answer = |to: &str| {
+            let mut frame = frames::opening(&tcp(host, to), 80);
+            frame[36..38].copy_from_slice(&40_000u16.to_be_bytes());
+            frame[47] |= 0x10; // SYN and ACK.
+            frame
+        };
+        let web = addresses[&"10.244.0.10".parse::<IpAddr>()?];
+        let api = addresses[&"10.244.0.11".parse::<IpAddr>()?];
+        let asked = frames::opening(&tcp("10.244.0.11", host), 40_000);
+        assert!(bench.passes(Direction::Egress, api, api, &asked)?);
+        assert!(!bench.passes(Direction::Ingress, web, bench.uplink(), &answer("10.244.0.10"))?);
+        let asked = frames::opening(&tcp("10.244.0.10", host), 40_000);
+        assert!(bench.passes(Direction::Egress, web, web, &asked)?);
+        assert!(bench.passes(Direction::Ingress, web, bench.uplink(), &answer("10.244.0.10"))?);
         Ok(())
     });
 }

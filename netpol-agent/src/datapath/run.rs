@@ -6,7 +6,7 @@ use zerocopy::IntoBytes as _;
 
 use super::{
     Datapath, DatapathError,
-    attach::{self, AttachError, Hook},
+    attach::{self, Hook},
 };
 
 /// Places in `struct __sk_buff` (`linux/bpf.h`), counted in its 32-bit fields.
@@ -37,9 +37,10 @@ impl Datapath {
         };
         let result = attach::program(&mut self.ebpf, hook)?
             .test_run(options)
-            .map_err(|error| AttachError::Program {
+            .map_err(|error| DatapathError::Run {
                 hook,
-                source: error.into(),
+                length: frame.len(),
+                source: Box::new(error),
             })?;
         Ok(result.return_value.cast_signed())
     }
