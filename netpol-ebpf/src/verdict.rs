@@ -22,7 +22,7 @@ use crate::{
 /// On to the next program of the hook; `TCX_NEXT` has the same number.
 const PASS: i32 = TC_ACT_UNSPEC;
 /// Dropped without an answer (rule A7); `TCX_DROP` has the same number.
-const DROP: i32 = TC_ACT_SHOT as i32;
+const DROP: i32 = TC_ACT_SHOT;
 
 /// The action for a packet at one of a pod's hooks.
 #[inline(always)]
@@ -79,14 +79,7 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
                 drop.reason = DropReason::NoEndpoint;
             }
             count(counters.dropped(drop.reason), length);
-            event::dropped(
-                ctx,
-                &endpoint,
-                direction,
-                &packet,
-                &drop,
-                config.events_per_second,
-            );
+            event::dropped(ctx, &endpoint, direction, packet, &drop, config.events_per_second);
             // Few arguments: what the log macro keeps of them, and its own call, share a stack of 512 bytes with all the rest.
             debug!(
                 ctx,
