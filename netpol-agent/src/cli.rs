@@ -3,6 +3,11 @@
 
 pub mod agent;
 pub mod cleanup;
+pub mod explain;
+pub mod matrix;
+mod read;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
@@ -18,14 +23,9 @@ pub struct Cli {
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// What to log: a level (error, warn, info, debug, trace), or levels by module, e.g. `info,netpol_agent::sync=debug`.
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILTER",
-        default_value = "info",
-        env = "NETPOL_LOG"
-    )]
-    pub log: String,
+    /// Default: info; for explain and matrix error.
+    #[arg(long, global = true, value_name = "FILTER", env = "NETPOL_LOG")]
+    pub log: Option<String>,
 }
 
 /// The commands.
@@ -35,6 +35,10 @@ pub enum Command {
     Agent(agent::Arguments),
     /// Stop enforcing: remove the programs, links and maps that agents put on this node, and nothing else.
     Cleanup(cleanup::Arguments),
+    /// Tell whether two ends can connect, and why: the rule that allows it, or what is missing in each rule that does not.
+    Explain(explain::Arguments),
+    /// Show who reaches whom: every pair of pods.
+    Matrix(matrix::Arguments),
 }
 
 /// Form of the log lines.
@@ -50,9 +54,13 @@ pub enum LogFormat {
 ///
 /// # Errors
 /// Whatever made it fail, with what was attempted.
-pub fn run(cli: Cli) -> anyhow::Result<()> {
-    let filter =
-        EnvFilter::try_new(&cli.log).map_err(|error| anyhow::anyhow!("--log {:?}: {error}", cli.log))?;
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let default = match cli.command {
+        Command::Agent(_) | Command::Cleanup(_) => "info",
+        Command::Explain(_) | Command::Matrix(_) => "error",
+    };
+    let log = cli.log.as_deref().unwrap_or(default);
+    let filter = EnvFilter::try_new(log).map_err(|error| anyhow::anyhow!("--log {log:?}: {error}"))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
@@ -61,7 +69,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         LogFormat::Json => log.json().init(),
     }
     match cli.command {
-        Command::Agent(arguments) => agent::run(arguments),
-        Command::Cleanup(arguments) => cleanup::run(&arguments),
+        Command::Agent(arguments) => agent::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Cleanup(arguments) => cleanup::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Explain(arguments) => Ok(explain::run(arguments)),
+        Command::Matrix(arguments) => Ok(matrix::run(arguments)),
     }
 }

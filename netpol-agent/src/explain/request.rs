@@ -20,6 +20,43 @@ pub struct Request {
     pub family: Option<Family>,
 }
 
+impl Request {
+    /// The query of a URL that says the same: `src=..&dst=..&port=..` and, if given, `&family=..`.
+    pub fn to_query(&self) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("src", &self.source.to_string());
+        query.append_pair("dst", &self.destination.to_string());
+        query.append_pair("port", &self.port.to_string());
+        if let Some(family) = self.family {
+            query.append_pair("family", family.name());
+        }
+        query.finish()
+    }
+
+    /// Reads what [`Request::to_query`] writes.
+    ///
+    /// # Errors
+    /// A part that is missing, unknown or not written as it should be.
+    pub fn from_query(query: &str) -> Result<Self, RequestError> {
+        let (mut source, mut destination, mut port, mut family) = (None, None, None, None);
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            match key.as_ref() {
+                "src" => source = Some(value.parse()?),
+                "dst" => destination = Some(value.parse()?),
+                "port" => port = Some(value.parse()?),
+                "family" => family = Some(value.parse()?),
+                other => return Err(RequestError::Key(other.to_owned())),
+            }
+        }
+        Ok(Self {
+            source: source.ok_or(RequestError::Missing("src"))?,
+            destination: destination.ok_or(RequestError::Missing("dst"))?,
+            port: port.ok_or(RequestError::Missing("port"))?,
+            family,
+        })
+    }
+}
+
 /// Part of a request that is not written as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RequestError {
@@ -34,6 +71,12 @@ pub enum RequestError {
     /// No family.
     #[error("{0:?} is no address family: expected ipv4 or ipv6")]
     Family(String),
+    /// A query without one of its parts.
+    #[error("the query has no {0}: expected src, dst, port, and family or not")]
+    Missing(&'static str),
+    /// A query with an unknown part.
+    #[error("the query has {0:?}: expected src, dst, port, and family or not")]
+    Key(String),
 }
 
 /// One end of a connection.
@@ -197,6 +240,30 @@ mod tests {
             let error = bad.parse::<End>().unwrap_err();
             assert!(error.to_string().contains(&format!("{bad:?}")), "{error}");
         }
+    }
+
+    #[test]
+    fn queries_say_the_same_and_nothing_is_ignored() {
+        let request = Request {
+            source: End::Named(ObjectKey::new("shop", "we b&port=1")),
+            destination: "2001:db8::1".parse().unwrap(),
+            port: "icmp".parse().unwrap(),
+            family: Some(Family::Ipv6),
+        };
+        assert_eq!(Request::from_query(&request.to_query()), Ok(request));
+        let plain = "src=shop/web&dst=10.0.0.1&port=80/tcp";
+        assert_eq!(
+            Request::from_query(plain).unwrap().to_query(),
+            "src=shop%2Fweb&dst=10.0.0.1&port=80%2FTCP"
+        );
+        assert_eq!(
+            Request::from_query("src=a/b&dst=a/c"),
+            Err(RequestError::Missing("port"))
+        );
+        assert_eq!(
+            Request::from_query(&format!("{plain}&ports=1")),
+            Err(RequestError::Key("ports".to_owned()))
+        );
     }
 
     #[test]
