@@ -110,7 +110,10 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
                     interfaces: interfaces.clone(),
                     status: status.clone(),
                 };
-                stages.spawn(stage("socket", observe::socket::run(listener, known, stop.clone())));
+                stages.spawn(stage(
+                    "socket",
+                    observe::socket::run(listener, known, stop.clone()),
+                ));
             }
             Err(error) => warn!(error = %anyhow::Error::from(error), "netpol explain cannot ask this agent"),
         }

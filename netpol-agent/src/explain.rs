@@ -143,7 +143,10 @@ fn side_shown(
     let (reason, text) = match &side.why {
         Why::NotEnforced => (
             "not-enforced",
-            format!("{}, and policies isolate pods only", own.why_not_enforced(snapshot)),
+            format!(
+                "{}, and policies isolate pods only",
+                own.why_not_enforced(snapshot)
+            ),
         ),
         Why::SamePod => (
             "same-pod",
@@ -173,9 +176,10 @@ fn side_shown(
         }
     };
     let (policy, field) = match &side.why {
-        Why::AllowedBy { policy, rule } => {
-            (Some(policy.to_string()), Some(format!("spec.{direction}[{rule}]")))
-        }
+        Why::AllowedBy { policy, rule } => (
+            Some(policy.to_string()),
+            Some(format!("spec.{direction}[{rule}]")),
+        ),
         _ => (None, None),
     };
     SideShown {

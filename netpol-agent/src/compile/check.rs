@@ -38,7 +38,9 @@ impl<'a> CheckedPolicy<'a> {
         let selector = Selector::parse(&policy.pod_selector, "this policy isolates nothing")
             .map_err(|found| faults.extend(found.into_iter().map(|fault| fault.below("spec.podSelector"))))
             .ok();
-        let remarks = selector.iter().flat_map(|parsed| parsed.remarks(&policy.pod_selector));
+        let remarks = selector
+            .iter()
+            .flat_map(|parsed| parsed.remarks(&policy.pod_selector));
         faults.extend(remarks.map(|fault| fault.below("spec.podSelector")));
         faults.extend(check_types(policy));
         let namespace = &policy.key.namespace;
@@ -89,8 +91,14 @@ fn check_types(policy: &NetworkPolicy) -> Vec<Fault> {
         (Direction::Egress, &policy.egress),
     ] {
         if !rules.is_empty() && !applies(policy, direction) {
-            let message = format!("spec.policyTypes does not name this direction; these rules allow nothing, and nothing is isolated for {direction}");
-            faults.push(Fault::new("rules-not-in-force", format!("spec.{direction}"), message));
+            let message = format!(
+                "spec.policyTypes does not name this direction; these rules allow nothing, and nothing is isolated for {direction}"
+            );
+            faults.push(Fault::new(
+                "rules-not-in-force",
+                format!("spec.{direction}"),
+                message,
+            ));
         }
     }
     if policy.policy_types.as_ref().is_some_and(|types| types.len() > 2) {

@@ -78,8 +78,15 @@ impl Ports {
                 }
                 Ok(Item::Named(key)) => {
                     if !syntax::is_port_name(&key.name) {
-                        let message = format!("{:?} is no port name that Kubernetes accepts; it is used as written", key.name);
-                        faults.push(Fault::new("port-name-invalid", format!(".ports[{index}].port"), message));
+                        let message = format!(
+                            "{:?} is no port name that Kubernetes accepts; it is used as written",
+                            key.name
+                        );
+                        faults.push(Fault::new(
+                            "port-name-invalid",
+                            format!(".ports[{index}].port"),
+                            message,
+                        ));
                     }
                     named.push((index, key));
                 }

@@ -74,7 +74,9 @@ impl Selector {
                 remarks.push(Fault::new(
                     "selector-matches-nothing",
                     "",
-                    format!("no value of label {key:?} meets all requirements on it; the selector selects nothing"),
+                    format!(
+                        "no value of label {key:?} meets all requirements on it; the selector selects nothing"
+                    ),
                 ));
             }
         }
@@ -134,12 +136,14 @@ fn label_remarks(selector: &LabelSelector) -> Vec<Fault> {
     let mut remarks = Vec::new();
     let mut look = |field: &str, key: &str, values: &mut dyn Iterator<Item = &String>| {
         if !syntax::is_label_key(key) {
-            let message = format!("{key:?} is no label key that Kubernetes accepts; it is compared as written");
+            let message =
+                format!("{key:?} is no label key that Kubernetes accepts; it is compared as written");
             remarks.push(Fault::new("selector-label-invalid", field, message));
         }
         for value in values {
             if !syntax::is_label_value(value) {
-                let message = format!("{value:?} is no label value that Kubernetes accepts; it is compared as written");
+                let message =
+                    format!("{value:?} is no label value that Kubernetes accepts; it is compared as written");
                 remarks.push(Fault::new("selector-label-invalid", field, message));
             }
         }

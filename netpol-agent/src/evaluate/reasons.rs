@@ -113,7 +113,11 @@ impl Question<'_> {
             let found = self.missing_for_peer(policy, peer, &format!("{list}[{index}]"));
             if found.is_empty() {
                 // Of the peers that match, one that has pods says more about named ports.
-                let pods = if peer.ip_block.is_some() { &[] } else { self.remotes };
+                let pods = if peer.ip_block.is_some() {
+                    &[]
+                } else {
+                    self.remotes
+                };
                 matched = Some(matched.filter(|before| !before.is_empty()).unwrap_or(pods));
             }
             missing.extend(found);

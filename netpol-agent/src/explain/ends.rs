@@ -136,7 +136,10 @@ pub(super) fn destinations(
 }
 
 fn no_endpoints(service: &Service) -> String {
-    format!("Service {} has no ready endpoints, so nothing answers", service.key)
+    format!(
+        "Service {} has no ready endpoints, so nothing answers",
+        service.key
+    )
 }
 
 enum Found<'a> {

@@ -23,9 +23,7 @@ impl FromStr for NodeAddresses {
             .ok_or_else(|| "expected NAME=ADDRESS[,ADDRESS]".to_owned())?;
         let mut addresses = BTreeSet::new();
         for word in list.split(',') {
-            let address: IpAddr = word
-                .parse()
-                .map_err(|_| format!("{word:?} is no IP address"))?;
+            let address: IpAddr = word.parse().map_err(|_| format!("{word:?} is no IP address"))?;
             addresses.insert(address.to_canonical());
         }
         Ok(Self(Node {

@@ -66,7 +66,9 @@ pub enum RequestError {
     )]
     End(String),
     /// No port.
-    #[error("{0:?} is no port: expected NUMBER/TCP, NUMBER/UDP, NUMBER/SCTP (1 to 65535), icmp, or ip/NUMBER for another IP protocol")]
+    #[error(
+        "{0:?} is no port: expected NUMBER/TCP, NUMBER/UDP, NUMBER/SCTP (1 to 65535), icmp, or ip/NUMBER for another IP protocol"
+    )]
     Port(String),
     /// No family.
     #[error("{0:?} is no address family: expected ipv4 or ipv6")]
@@ -276,7 +278,18 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(port));
         }
-        for bad in ["80", "0/TCP", "65536/TCP", "+80/TCP", "http/TCP", "80/ICMP", "ip/6", "ip/256", "80/", ""] {
+        for bad in [
+            "80",
+            "0/TCP",
+            "65536/TCP",
+            "+80/TCP",
+            "http/TCP",
+            "80/ICMP",
+            "ip/6",
+            "ip/256",
+            "80/",
+            "",
+        ] {
             assert_eq!(bad.parse::<Port>(), Err(RequestError::Port(bad.to_owned())));
         }
     }

@@ -54,14 +54,23 @@ impl fmt::Display for Verdict {
             source, destination, ..
         } = self;
         let verdict = word(self.allowed);
-        writeln!(f, "{}: {source} -> {destination} {}: {verdict}", self.family, self.port)?;
+        writeln!(
+            f,
+            "{}: {source} -> {destination} {}: {verdict}",
+            self.family, self.port
+        )?;
         let sides = [
             ("egress", "source", source, &self.egress),
             ("ingress", "destination", destination, &self.ingress),
         ];
         for (direction, role, end, side) in sides {
             let name = end.name.as_deref().unwrap_or(role);
-            writeln!(f, "  {direction} of {name}: {}: {}", word(side.allowed), side.text)?;
+            writeln!(
+                f,
+                "  {direction} of {name}: {}: {}",
+                word(side.allowed),
+                side.text
+            )?;
             write_isolating(f, direction, side)?;
         }
         Ok(())

@@ -101,10 +101,7 @@ fn write_table(page: &mut String, pods: &[ObjectKey], grid: &Grid) {
     *page += "</tr></thead>\n<tbody>\n";
     for (index, (pod, row)) in pods.iter().zip(&grid.cells).enumerate() {
         let class = if is_new(index) { " class=\"new\"" } else { "" };
-        *page += &format!(
-            "<tr{class}><th scope=\"row\">{}</th>",
-            escaped(&pod.to_string())
-        );
+        *page += &format!("<tr{class}><th scope=\"row\">{}</th>", escaped(&pod.to_string()));
         for (column, cell) in row.iter().enumerate() {
             let new = if is_new(column) { "new " } else { "" };
             *page += &match cell {
@@ -142,10 +139,7 @@ mod tests {
     fn names_are_escaped_and_nothing_is_fetched() {
         let matrix = Matrix {
             revision: 1,
-            pods: vec![
-                ObjectKey::new("a", "<b>&\"x"),
-                ObjectKey::new("b", "y"),
-            ],
+            pods: vec![ObjectKey::new("a", "<b>&\"x"), ObjectKey::new("b", "y")],
             grids: vec![Grid {
                 port: Port::Icmp,
                 family: Family::Ipv4,

@@ -32,8 +32,16 @@ fn contradictory_selectors() {
         &[("a", "Exists", &[]), ("a", "DoesNotExist", &[])],
         &[("a", "In", &["x"]), ("a", "In", &["y"])],
         &[("a", "In", &["x"]), ("a", "DoesNotExist", &[])],
-        &[("a", "In", &["x", "y"]), ("a", "NotIn", &["x"]), ("a", "NotIn", &["y"])],
-        &[("b", "Exists", &[]), ("a", "In", &["x"]), ("a", "NotIn", &["x", "y"])],
+        &[
+            ("a", "In", &["x", "y"]),
+            ("a", "NotIn", &["x"]),
+            ("a", "NotIn", &["y"]),
+        ],
+        &[
+            ("b", "Exists", &[]),
+            ("a", "In", &["x"]),
+            ("a", "NotIn", &["x", "y"]),
+        ],
     ];
     for expressions in contradictory {
         let expected = [("selector-matches-nothing", "spec.podSelector".to_owned())];
@@ -64,7 +72,10 @@ fn contradictory_peers_are_reported_where_they_stand() {
         codes(&compiled),
         [
             ("selector-matches-nothing", "spec.ingress[0].from[0].podSelector"),
-            ("selector-matches-nothing", "spec.ingress[0].from[1].namespaceSelector"),
+            (
+                "selector-matches-nothing",
+                "spec.ingress[0].from[1].namespaceSelector"
+            ),
         ]
     );
     assert!(!ingress(&compiled, B, 80));

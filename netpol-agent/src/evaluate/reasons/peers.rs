@@ -17,7 +17,9 @@ impl Question<'_> {
         let selects = peer.pod_selector.is_some() || peer.namespace_selector.is_some();
         let whole = |message: String| vec![Missing::new(field, message)];
         match &peer.ip_block {
-            Some(_) if selects => whole("ipBlock together with a selector: this peer matches nothing".to_owned()),
+            Some(_) if selects => {
+                whole("ipBlock together with a selector: this peer matches nothing".to_owned())
+            }
             Some(block) => self.missing_for_block(block, &format!("{field}.ipBlock")),
             None if !selects => whole("no field is set: this peer matches nothing".to_owned()),
             None if self.remotes.is_empty() => whole(self.why_no_pod()),
@@ -65,7 +67,10 @@ impl Question<'_> {
             .find(|pod| pod.addresses.contains(&address));
         match claimant {
             Some(pod) if pod.host_network => {
-                format!("pod `{}` uses the network of its node, so only an ipBlock matches it", pod.key)
+                format!(
+                    "pod `{}` uses the network of its node, so only an ipBlock matches it",
+                    pod.key
+                )
             }
             Some(pod) => format!("pod `{}` has ended, so no selector matches it", pod.key),
             None => format!("{address} is no pod, so no selector matches it"),

@@ -15,7 +15,11 @@ impl Question<'_> {
             Direction::Ingress => &subject,
             Direction::Egress => remotes,
         };
-        let entries: Vec<String> = rule.ports.iter().map(|entry| shown(entry, destinations)).collect();
+        let entries: Vec<String> = rule
+            .ports
+            .iter()
+            .map(|entry| shown(entry, destinations))
+            .collect();
         let what = packet_port(self.packet);
         let listed = entries.join(", ");
         let message = if is_named_by_port(self.packet) {
@@ -56,7 +60,9 @@ fn shown(entry: &PolicyPort, destinations: &[&Pod]) -> String {
         (None, None) => format!("all {protocol}"),
         (None, Some(last)) => format!("endPort {last} (without port: matches nothing)"),
         (Some(PortName::Number(number)), None) if is_port(*number) => format!("{number}/{protocol}"),
-        (Some(PortName::Number(number)), None) => format!("{number}/{protocol} (not a port: matches nothing)"),
+        (Some(PortName::Number(number)), None) => {
+            format!("{number}/{protocol} (not a port: matches nothing)")
+        }
         (Some(PortName::Number(first)), Some(last)) if is_port(*first) && is_port(last) && *first <= last => {
             format!("{first}-{last}/{protocol}")
         }
