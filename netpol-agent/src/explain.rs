@@ -2,19 +2,15 @@
 //! Why two ends can or cannot connect: the reference evaluator's verdict of each direction, with the rule that allowed it, or the
 //! policies that isolate and what is missing in each of their rules.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use self::ends::Candidate;
-use crate::{
-    compile::compile,
-    evaluate::{Evaluation, Packet, Side, Why, evaluate, unmatched},
-    model::{Diagnostic, Direction, Node, Pod, Snapshot},
-};
+use self::sides::judge;
+use crate::model::{Node, Snapshot};
 
 mod answer;
 mod ends;
+mod findings;
 mod nodes;
 mod request;
+mod sides;
 mod text;
 
 pub use answer::{Answer, EndShown, Finding, MissingShown, PolicyShown, RuleShown, SideShown, Verdict};
@@ -63,7 +59,7 @@ pub fn explain(snapshot: &Snapshot, nodes: &[Node], request: &Request) -> Result
             family,
         });
     }
-    note_unknown_nodes(snapshot, nodes, &verdicts, &mut notes);
+    findings::note_unknown_nodes(snapshot, nodes, &verdicts, &mut notes);
     notes.sort();
     notes.dedup();
     Ok(Answer {
@@ -72,197 +68,8 @@ pub fn explain(snapshot: &Snapshot, nodes: &[Node], request: &Request) -> Result
         port: request.port.to_string(),
         revision: snapshot.revision,
         allowed: !verdicts.is_empty() && verdicts.iter().all(|verdict| verdict.allowed),
-        diagnostics: diagnostics(snapshot, nodes, &verdicts),
+        diagnostics: findings::diagnostics(snapshot, nodes, &verdicts),
         verdicts,
         notes,
     })
-}
-
-fn judge(
-    snapshot: &Snapshot,
-    nodes: &[Node],
-    source: &Candidate,
-    destination: &Candidate,
-    family: Family,
-) -> Verdict {
-    let (protocol, port) = destination.port.of_family(family);
-    let packet = Packet {
-        source: source.address,
-        destination: destination.address,
-        protocol,
-        port,
-    };
-    let evaluation = evaluate(snapshot, nodes, &packet);
-    let Evaluation { egress, ingress } = &evaluation;
-    let side = |side: &Side, direction| {
-        let (own, other) = match direction {
-            Direction::Egress => (source, destination),
-            Direction::Ingress => (destination, source),
-        };
-        side_shown(snapshot, nodes, &packet, side, direction, own, other)
-    };
-    Verdict {
-        family: family.name().to_owned(),
-        source: source.end_shown(),
-        destination: destination.end_shown(),
-        port: destination.port.to_string(),
-        allowed: evaluation.allowed(),
-        egress: side(egress, Direction::Egress),
-        ingress: side(ingress, Direction::Ingress),
-    }
-}
-
-fn side_shown(
-    snapshot: &Snapshot,
-    nodes: &[Node],
-    packet: &Packet,
-    side: &Side,
-    direction: Direction,
-    own: &Candidate,
-    other: &Candidate,
-) -> SideShown {
-    let isolating = unmatched(snapshot, nodes, packet, direction);
-    let mut policies = Vec::new();
-    for policy in isolating {
-        let rules = policy.rules.into_iter().map(|rule| RuleShown {
-            field: format!("spec.{direction}[{}]", rule.index),
-            missing: rule
-                .missing
-                .into_iter()
-                .map(|missing| MissingShown {
-                    field: missing.field,
-                    message: missing.message,
-                })
-                .collect(),
-        });
-        policies.push(PolicyShown {
-            policy: policy.policy.to_string(),
-            rules: rules.collect(),
-        });
-    }
-    let (reason, text) = match &side.why {
-        Why::NotEnforced => (
-            "not-enforced",
-            format!(
-                "{}, and policies isolate pods only",
-                own.why_not_enforced(snapshot)
-            ),
-        ),
-        Why::SamePod => (
-            "same-pod",
-            "a pod that reaches its own address is not filtered".to_owned(),
-        ),
-        Why::Node => (
-            "node",
-            format!(
-                "{} is an address of the node that the pod runs on, which is always allowed",
-                other.address
-            ),
-        ),
-        Why::NotIsolated => ("not-isolated", format!("no policy isolates it for {direction}")),
-        Why::AllowedBy { policy, rule } => (
-            "allowed-by-rule",
-            format!("allowed by NetworkPolicy {policy}, spec.{direction}[{rule}]"),
-        ),
-        Why::DeniedBy { policies } => {
-            let isolate = match policies.len() {
-                1 => "1 policy isolates it".to_owned(),
-                count => format!("{count} policies isolate it"),
-            };
-            (
-                "no-rule-matches",
-                format!("{isolate} for {direction}, and no rule matches"),
-            )
-        }
-    };
-    let (policy, field) = match &side.why {
-        Why::AllowedBy { policy, rule } => (
-            Some(policy.to_string()),
-            Some(format!("spec.{direction}[{rule}]")),
-        ),
-        _ => (None, None),
-    };
-    SideShown {
-        allowed: side.allowed,
-        reason: reason.to_owned(),
-        text,
-        policy,
-        field,
-        isolating: policies,
-    }
-}
-
-/// An end that is no pod may be a node: its traffic with its own pods is always allowed (rule A2), which cannot be told if the
-/// node's addresses are not known.
-fn note_unknown_nodes(snapshot: &Snapshot, nodes: &[Node], verdicts: &[Verdict], notes: &mut Vec<String>) {
-    for verdict in verdicts.iter().filter(|verdict| !verdict.allowed) {
-        for (pod, other) in [
-            (&verdict.source, &verdict.destination),
-            (&verdict.destination, &verdict.source),
-        ] {
-            let Some(node) = pod_of(snapshot, pod).and_then(|pod| pod.node.as_deref()) else {
-                continue;
-            };
-            let known = nodes
-                .iter()
-                .any(|known| known.name == node && !known.addresses.is_empty());
-            if other.name.is_none() && !known {
-                notes.push(format!(
-                    "the addresses of node {node} are not known; if {} is one of them, it is allowed (give --node {node}={})",
-                    other.address, other.address
-                ));
-            }
-        }
-    }
-}
-
-fn pod_of<'a>(snapshot: &'a Snapshot, end: &EndShown) -> Option<&'a Pod> {
-    let name = end.name.as_deref()?;
-    let pods = snapshot.pods.values().map(AsRef::as_ref);
-    pods.into_iter().find(|pod: &&Pod| pod.key.to_string() == name)
-}
-
-/// What is wrong with the policies that isolate an end, with those of its namespace that would if their selector or policy types
-/// were right, and with the pods themselves.
-fn diagnostics(snapshot: &Snapshot, nodes: &[Node], verdicts: &[Verdict]) -> Vec<Finding> {
-    let ends = verdicts
-        .iter()
-        .flat_map(|verdict| [&verdict.source, &verdict.destination]);
-    let pods: BTreeMap<_, &Pod> = ends
-        .filter_map(|end| pod_of(snapshot, end))
-        .map(|pod| (pod.key.clone(), pod))
-        .collect();
-    let of_nodes: BTreeSet<&str> = pods.values().filter_map(|pod| pod.node.as_deref()).collect();
-    let mut found: BTreeSet<Diagnostic> = BTreeSet::new();
-    for name in of_nodes {
-        let known = nodes.iter().find(|node| node.name == name).cloned();
-        let node = known.unwrap_or_else(|| Node {
-            name: name.to_owned(),
-            ..Node::default()
-        });
-        found.extend(compile(snapshot, &node).diagnostics);
-    }
-    let sides = verdicts
-        .iter()
-        .flat_map(|verdict| [&verdict.egress, &verdict.ingress]);
-    let involved: BTreeSet<String> = sides
-        .flat_map(|side| {
-            let isolating = side.isolating.iter().map(|policy| &policy.policy);
-            isolating.chain(&side.policy).cloned()
-        })
-        .collect();
-    let concerns = |diagnostic: &Diagnostic| match diagnostic.object.split_once(' ') {
-        Some(("NetworkPolicy", key)) => {
-            let of_an_end = pods
-                .keys()
-                .any(|pod| key.split('/').next() == Some(&pod.namespace));
-            let decides_isolation = ["spec.podSelector", "spec.policyTypes"]
-                .iter()
-                .any(|field| diagnostic.field.starts_with(field));
-            involved.contains(key) || of_an_end && decides_isolation
-        }
-        Some(("Pod", key)) => pods.keys().any(|pod| pod.to_string() == key),
-        _ => false,
-    };
-    found.into_iter().filter(concerns).map(Finding::from).collect()
 }

@@ -4,8 +4,11 @@
 use super::build::*;
 use crate::model::*;
 
-fn require(expressions: &[(&str, &str, &[&str])]) -> LabelSelector {
-    let expression = |&(key, operator, values): &(&str, &str, &[&str])| LabelExpression {
+/// Key, operator and values.
+type Expression = (&'static str, &'static str, &'static [&'static str]);
+
+fn require(expressions: &[Expression]) -> LabelSelector {
+    let expression = |&(key, operator, values): &Expression| LabelExpression {
         key: key.to_owned(),
         operator: operator.to_owned(),
         values: values.iter().map(|&value| value.to_owned()).collect(),
@@ -27,7 +30,7 @@ fn found(selector: LabelSelector) -> Vec<(&'static str, String)> {
 
 #[test]
 fn contradictory_selectors() {
-    let contradictory: [&[(&str, &str, &[&str])]; 6] = [
+    let contradictory: [&[Expression]; 6] = [
         &[("a", "In", &["x"]), ("a", "NotIn", &["x"])],
         &[("a", "Exists", &[]), ("a", "DoesNotExist", &[])],
         &[("a", "In", &["x"]), ("a", "In", &["y"])],
@@ -47,7 +50,7 @@ fn contradictory_selectors() {
         let expected = [("selector-matches-nothing", "spec.podSelector".to_owned())];
         assert_eq!(found(require(expressions)), expected, "{expressions:?}");
     }
-    let possible: [&[(&str, &str, &[&str])]; 6] = [
+    let possible: [&[Expression]; 6] = [
         &[("a", "In", &["x", "y"]), ("a", "NotIn", &["x"])],
         &[("a", "Exists", &[]), ("a", "NotIn", &["x"])],
         &[("a", "DoesNotExist", &[]), ("a", "NotIn", &["x"])],
