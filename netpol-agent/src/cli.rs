@@ -12,6 +12,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+/// Default of `--log`. The client library logs each failed request at its own level; the watch stage says once what it means.
+const LOG: &str = "info,kube_client=off,kube_runtime=off";
+/// Default of `--log` for commands whose answer goes to a terminal.
+const QUIET: &str = "error,kube_client=off,kube_runtime=off";
+
 /// Enforces Kubernetes NetworkPolicy on the pods of one node, with eBPF programs at their interfaces.
 #[derive(Debug, Parser)]
 #[command(name = "netpol", version)]
@@ -23,7 +28,7 @@ pub struct Cli {
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// What to log: a level (error, warn, info, debug, trace), or levels by module, e.g. `info,netpol_agent::sync=debug`.
-    /// Default: info; for explain and matrix error.
+    /// Default: info for agent and cleanup, error for explain and matrix, each without the client library's own.
     #[arg(long, global = true, value_name = "FILTER", env = "NETPOL_LOG")]
     pub log: Option<String>,
 }
@@ -56,8 +61,8 @@ pub enum LogFormat {
 /// Whatever made it fail, with what was attempted.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let default = match cli.command {
-        Command::Agent(_) | Command::Cleanup(_) => "info",
-        Command::Explain(_) | Command::Matrix(_) => "error",
+        Command::Agent(_) | Command::Cleanup(_) => LOG,
+        Command::Explain(_) | Command::Matrix(_) => QUIET,
     };
     let log = cli.log.as_deref().unwrap_or(default);
     let filter = EnvFilter::try_new(log).map_err(|error| anyhow::anyhow!("--log {log:?}: {error}"))?;

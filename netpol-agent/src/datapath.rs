@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The kernel side: programs, maps, links, and the interfaces they are attached to. Nothing outside of this module knows aya.
+//! The kernel side: programs, maps, links, and the interfaces they are attached to. Outside of this module only [`crate::observe`] knows aya: the ring buffers.
 
 pub mod attach;
 pub mod bpffs;
@@ -7,6 +7,7 @@ pub mod interfaces;
 mod maps;
 mod netlink;
 pub mod object;
+mod run;
 
 use std::{
     collections::BTreeMap,

@@ -23,7 +23,7 @@ pub mod wire;
 pub enum Source {
     /// A Kubernetes API server.
     Kube {
-        /// The kubeconfig to use; without one, `$KUBECONFIG`, `~/.kube/config`, then the service account of the pod.
+        /// The kubeconfig to use; without one, `~/.kube/config`, then the service account of the pod.
         kubeconfig: Option<PathBuf>,
     },
     /// A folder of manifests: see [`directory`].

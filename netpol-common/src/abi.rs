@@ -323,13 +323,14 @@ pub enum DropReason {
 
 impl DropReason {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Policy,
         Self::Malformed,
         Self::EtherType,
         Self::Vlan,
         Self::Fragment,
         Self::ExtensionHeaders,
+        Self::NoEndpoint,
     ];
 
     /// Its name in logs and metrics.

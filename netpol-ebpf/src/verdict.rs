@@ -27,11 +27,6 @@ const DROP: i32 = TC_ACT_SHOT as i32;
 /// The action for a packet at one of a pod's hooks.
 #[inline(always)]
 pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
-    // No endpoint: an interface that the agent is about to leave or to take up.
-    // SAFETY: values are replaced as a whole, and stay readable until the program ends (RCU).
-    let Some(endpoint) = (unsafe { ENDPOINTS.get(packet::ifindex(ctx)) }) else {
-        return PASS;
-    };
     // An array's and a per-CPU array's entry always exists; the verifier wants to see that it is checked.
     let Some(config) = CONFIG.get(0) else { return DROP };
     let Some(counters) = COUNTERS.get_ptr_mut(direction as u32) else {
@@ -66,14 +61,10 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
         Verdict::Drop(drop) => {
             count(counters.dropped(drop.reason), length);
             event::dropped(ctx, endpoint, direction, &packet, &drop, config.events_per_second);
+            // Few arguments: what the log macro keeps of them, and its own call, share a stack of 512 bytes with all the rest.
             debug!(
                 ctx,
-                "endpoint {} {}: dropped, reason {} policy {} identity {}",
-                endpoint.id,
-                direction.name(),
-                drop.reason as u8,
-                drop.policy,
-                drop.identity
+                "endpoint {}: dropped, reason {} policy {}", endpoint.id, drop.reason as u8, drop.policy
             );
             DROP
         }

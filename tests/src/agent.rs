@@ -2,6 +2,7 @@
 //! The agent as a child process in a node's network namespace, as it runs in production.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs::File,
     io::{BufRead, BufReader},
     os::{fd::AsFd, unix::process::CommandExt},
@@ -31,13 +32,74 @@ use crate::{
 /// How long a start or an applied revision may take before a wait for it fails. Far longer than either needs.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
+/// How an agent is started.
+#[derive(Debug, Clone, Default)]
+pub struct Launch {
+    /// Arguments after `netpol`, without the pin path and the log format.
+    pub arguments: Vec<OsString>,
+    /// Environment, on top of this process's.
+    pub environment: Vec<(String, OsString)>,
+    /// The only capabilities that it may have, spelled as in a pod's security context (`NET_ADMIN`), and no way to more; all if absent.
+    pub capabilities: Option<Vec<String>>,
+    /// Folder with the token, the authority's certificate and the namespace of a service account, which it then finds as in a pod whose
+    /// root is read-only.
+    pub service_account: Option<PathBuf>,
+}
+
+impl Launch {
+    /// `netpol agent` on a source, for a node.
+    pub fn new(source: &Path, node: &str) -> Self {
+        let arguments: [&OsStr; 5] = [
+            "agent".as_ref(),
+            "--node-name".as_ref(),
+            node.as_ref(),
+            "--source".as_ref(),
+            source.as_ref(),
+        ];
+        Self {
+            arguments: arguments.map(OsStr::to_owned).to_vec(),
+            ..Self::default()
+        }
+    }
+
+    fn command(&self, binary: &Path) -> Command {
+        let mut words: Vec<OsString> = Vec::new();
+        if let Some(folder) = &self.service_account {
+            words.extend(["unshare", "--mount", "sh", "-c", AS_POD].map(OsString::from));
+            words.push(folder.into());
+        }
+        if let Some(capabilities) = &self.capabilities {
+            let mut bounds = String::from("-all");
+            for capability in capabilities {
+                bounds.extend([",+", &capability.to_lowercase()]);
+            }
+            let options = ["setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set"];
+            words.extend(options.map(OsString::from));
+            words.push(bounds.into());
+        }
+        words.push(binary.into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(&self.arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.env_remove("KUBECONFIG").env_remove("HOME");
+        command
+    }
+}
+
+/// Makes the root read-only and the service account's files appear where a kubelet puts them, then runs its arguments.
+const AS_POD: &str = "set -e
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir -p /run/secrets/kubernetes.io
+cp -r \"$0\" /run/secrets/kubernetes.io/serviceaccount
+mount -o remount,bind,ro /
+exec \"$@\"";
+
 /// A running agent. On drop it is killed and what it left in the kernel is removed, unless [`Agent::detach`] let go of it.
 #[derive(Debug)]
 pub struct Agent {
     binary: PathBuf,
     netns: Arc<NetNs>,
-    node: String,
-    source: PathBuf,
+    launch: Launch,
     pin_path: PathBuf,
     child: Option<Child>,
     log: Arc<Log>,
@@ -68,10 +130,7 @@ impl Agent {
     /// # Errors
     /// With the agent's log, if it does not get there.
     pub fn start(node: &Node, source: &Path) -> Result<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let pin_path = format!("/sys/fs/bpf/netpol-test-{}-{number}", std::process::id());
-        Self::start_at(node, source, Path::new(&pin_path))
+        Self::start_at(node, source, &free_pin_path())
     }
 
     /// As [`Agent::start`], pinned to `pin_path`.
@@ -79,19 +138,31 @@ impl Agent {
     /// # Errors
     /// As [`Agent::start`].
     pub fn start_at(node: &Node, source: &Path, pin_path: &Path) -> Result<Self> {
+        let agent = Self::launch_at(node, Launch::new(source, &node.plan().name), pin_path)?;
+        agent.wait_for_revision_after(0)?;
+        Ok(agent)
+    }
+
+    /// Starts the agent as `launch` says, pinned to a folder named after this process, and waits for nothing.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn launch(node: &Node, launch: Launch) -> Result<Self> {
+        Self::launch_at(node, launch, &free_pin_path())
+    }
+
+    fn launch_at(node: &Node, launch: Launch, pin_path: &Path) -> Result<Self> {
         let binary = privilege::binary().with_context(|| format!("no agent: set {}", privilege::BINARY))?;
         let mut agent = Self {
             binary,
             netns: Arc::clone(node.netns()),
-            node: node.plan().name.clone(),
-            source: source.to_owned(),
+            launch,
             pin_path: pin_path.to_owned(),
             child: None,
             log: Arc::default(),
             clean: true,
         };
         agent.spawn()?;
-        agent.wait_for_revision_after(0)?;
         Ok(agent)
     }
 
@@ -100,10 +171,18 @@ impl Agent {
     /// # Errors
     /// If it still runs, or does not get there.
     pub fn restart(&mut self) -> Result<()> {
-        ensure!(self.child.is_none(), "the agent still runs");
-        self.spawn()?;
+        self.relaunch()?;
         self.wait_for_revision_after(0)?;
         Ok(())
+    }
+
+    /// Starts it again after [`Agent::kill`] or [`Agent::stop`], and waits for nothing.
+    ///
+    /// # Errors
+    /// If it still runs, or cannot be started.
+    pub fn relaunch(&mut self) -> Result<()> {
+        ensure!(self.child.is_none(), "the agent still runs");
+        self.spawn()
     }
 
     /// Kills it as a crash would (SIGKILL), and waits until it is gone.
@@ -206,12 +285,9 @@ impl Agent {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.binary);
-        command.args(["agent", "--log-format", "json", "--node-name", &self.node]);
+        let mut command = self.launch.command(&self.binary);
         command
-            .arg("--source")
-            .arg(&self.source)
-            .arg("--pin-path")
+            .args(["--log-format", "json", "--pin-path"])
             .arg(&self.pin_path)
             .arg("--socket")
             .arg(self.socket());
@@ -331,6 +407,12 @@ pub fn cleanup(binary: &Path, netns: &Arc<NetNs>, pin_path: &Path) -> Result<()>
         pin_path.display()
     );
     Ok(())
+}
+
+fn free_pin_path() -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    PathBuf::from(format!("/sys/fs/bpf/netpol-test-{}-{number}", std::process::id()))
 }
 
 fn last_revision(lines: &[String]) -> u64 {

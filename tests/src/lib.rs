@@ -3,9 +3,13 @@
 //! corpus of cases, random clusters, and the demo. Everything that is made here is named after this process and removed when dropped.
 
 pub mod agent;
+pub mod apiserver;
 pub mod cases;
+pub mod cluster;
 pub mod demo;
+pub mod deploy;
 pub mod expectation;
+pub mod frames;
 pub mod kernel;
 pub mod lab;
 pub mod lookup;
@@ -15,6 +19,7 @@ pub mod node;
 pub mod objects;
 pub mod privilege;
 pub mod probe;
+pub mod progrun;
 pub mod random;
 pub mod scenario;
 pub mod server;

@@ -24,8 +24,8 @@ pub struct Arguments {
     /// Lists), which is watched for changes.
     #[arg(long, value_name = "kube|DIR", default_value = "kube", env = "NETPOL_SOURCE")]
     source: Source,
-    /// Configuration for `--source kube` outside of a cluster. Default: the service account of the pod that the agent runs in, else
-    /// what kubectl would use.
+    /// Configuration for `--source kube` outside of a cluster: one file. Default: ~/.kube/config if it is there, else the service account
+    /// of the pod that the agent runs in.
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
     /// Name of this node, as in `spec.nodeName` of its pods.

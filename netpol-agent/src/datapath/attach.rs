@@ -206,7 +206,7 @@ pub fn load(ebpf: &mut Ebpf) -> Result<(), AttachError> {
     Ok(())
 }
 
-fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier, AttachError> {
+pub(super) fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier, AttachError> {
     let failed = |source| AttachError::Program { hook, source };
     let program = ebpf
         .program_mut(hook.name())
