@@ -14,12 +14,15 @@ use netpol_agent::{
     model::{Direction, Node},
 };
 use netpol_tests::{
+    agent::inside,
     cases::{Case, End, Expectation, Family, Step, load_all},
+    cluster::Cluster,
+    deploy::Deployment,
     lab::{DENY_ALL, Lab},
     manifests::ManifestDir,
-    privilege::{binary, can_enforce},
+    privilege::{binary, can_enforce, can_use_api_server},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Runs the binary.
 fn netpol(arguments: &[&str]) -> Output {
@@ -625,4 +628,83 @@ fn a_running_agent_answers_on_its_socket() {
         "it is left alone"
     );
     fs::remove_file(&socket).unwrap();
+}
+
+#[test]
+fn a_cluster_is_listed_once_and_judged() {
+    if !can_use_api_server("explain") {
+        return;
+    }
+    let mut cluster = Cluster::new().unwrap();
+    cluster.namespace("shop", &json!({"team": "shop"})).unwrap();
+    for name in ["shop/a", "shop/b"] {
+        cluster.add_pod(name, &json!({"app": &name[5..]})).unwrap();
+    }
+    let deny = json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"namespace": "shop", "name": "deny"},
+        "spec": {"podSelector": {"matchLabels": {"app": "a"}}},
+    });
+    cluster.api.apply(&deny).unwrap();
+    for object in &Deployment::load().unwrap().objects {
+        cluster.api.apply(object).unwrap();
+    }
+    let token = cluster.api.token("kube-system", "netpol").unwrap();
+    let file = cluster.api.kubeconfig("explain", &token).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(binary().unwrap());
+        command.args(arguments).arg("--kubeconfig").arg(&file);
+        inside(&mut command, cluster.node.netns()).output().unwrap()
+    };
+    let explain = ["explain", "--source", "kube", "-o", "json"];
+    let output = run(&[&explain[..], &["shop/b", "shop/a", "80/TCP"]].concat());
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let answer = json(&output);
+    assert_eq!(
+        answer["verdicts"][0]["ingress"]["isolating"][0]["policy"],
+        "shop/deny"
+    );
+    let output = run(&[&explain[..], &["shop/a", "shop/b", "80/TCP"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let pairs = json(&run(&["matrix", "--source", "kube", "-o", "json"]));
+    let allowed = |pair: &Value| pair["allowed"].as_bool().unwrap();
+    let of = |to: &str| {
+        pairs
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|pair| pair["to"] == *to)
+            .map(allowed)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!((of("shop/a"), of("shop/b")), (vec![false; 2], vec![true; 2]));
+}
+
+#[test]
+fn a_cluster_that_does_not_answer_is_no_verdict() {
+    let folder = ManifestDir::new().unwrap();
+    let file = folder.path().join("kubeconfig");
+    // Nothing listens on port 1 of the loopback.
+    let config = "{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}], \
+                  clusters: [{name: c, cluster: {server: \"http://127.0.0.1:1\"}}], users: [{name: u, user: {}}]}";
+    fs::write(&file, config).unwrap();
+    let output = netpol(&[
+        "explain",
+        "--source",
+        "kube",
+        "--timeout",
+        "1",
+        "--kubeconfig",
+        file.to_str().unwrap(),
+        "a/b",
+        "a/c",
+        "80/TCP",
+    ]);
+    assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
+    assert!(
+        stderr(&output).contains("no complete list"),
+        "{}",
+        stderr(&output)
+    );
 }
