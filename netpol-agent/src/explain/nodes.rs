@@ -56,3 +56,48 @@ pub fn known_nodes(snapshot: &Snapshot, given: &[Node]) -> Vec<Node> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::{ObjectKey, Pod};
+
+    fn pod(name: &str, host_network: bool, terminal: bool, address: &str) -> Arc<Pod> {
+        Arc::new(Pod {
+            key: ObjectKey::new("kube-system", name),
+            uid: String::new(),
+            labels: BTreeMap::new(),
+            node: Some("a".to_owned()),
+            host_network,
+            terminal,
+            addresses: vec![address.parse().unwrap()],
+            named_ports: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn a2_running_host_network_pods_tell_the_addresses_of_their_node() {
+        let mut snapshot = Snapshot::default();
+        for pod in [
+            pod("proxy", true, false, "192.0.2.1"),
+            pod("done", true, true, "192.0.2.2"),
+            pod("dns", false, false, "10.244.0.9"),
+        ] {
+            snapshot.pods.insert(pod.key.clone(), pod);
+        }
+        let NodeAddresses(given) = "a=2001:db8::1,::ffff:192.0.2.7".parse().unwrap();
+        let nodes = known_nodes(&snapshot, &[given]);
+        let expected = ["192.0.2.1", "192.0.2.7", "2001:db8::1"].map(|text| text.parse().unwrap());
+        assert_eq!(nodes.len(), 1);
+        assert_eq!(nodes[0].addresses, BTreeSet::from(expected));
+    }
+
+    #[test]
+    fn node_options_that_say_nothing_are_refused() {
+        for bad in ["a", "=10.0.0.1", "a=", "a=10.0.0.1,x"] {
+            assert!(bad.parse::<NodeAddresses>().is_err(), "{bad}");
+        }
+    }
+}
