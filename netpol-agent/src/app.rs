@@ -4,7 +4,7 @@
 mod bind;
 mod reconcile;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{
@@ -13,7 +13,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use self::reconcile::Reconciler;
 use crate::{
@@ -40,6 +40,8 @@ pub struct Options {
     pub events_per_second: u32,
     /// Where to serve metrics and health.
     pub listen: Option<SocketAddr>,
+    /// Where to answer `netpol explain`.
+    pub socket: Option<PathBuf>,
     /// Time between comparisons with the kernel.
     pub resync: Duration,
 }
@@ -97,6 +99,24 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
             "http",
             observe::http::run(server, status.clone(), counters, stop.clone()),
         ));
+    }
+
+    if let Some(path) = &options.socket {
+        match observe::socket::bind(path).await {
+            Ok(listener) => {
+                let known = observe::socket::Known {
+                    node_name: options.node_name.clone(),
+                    snapshots: snapshots.clone(),
+                    interfaces: interfaces.clone(),
+                    status: status.clone(),
+                };
+                stages.spawn(stage(
+                    "socket",
+                    observe::socket::run(listener, known, stop.clone()),
+                ));
+            }
+            Err(error) => warn!(error = %anyhow::Error::from(error), "netpol explain cannot ask this agent"),
+        }
     }
 
     let mut reconciler = Reconciler::new(datapath, state, &options, status_in);

@@ -3,6 +3,6 @@
 
 use clap::Parser;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<std::process::ExitCode> {
     netpol_agent::cli::run(netpol_agent::cli::Cli::parse())
 }

@@ -162,6 +162,12 @@ impl Agent {
         &self.pin_path
     }
 
+    /// Its socket, named after the folder of its pins.
+    pub fn socket(&self) -> PathBuf {
+        let name = self.pin_path.file_name().unwrap_or_default();
+        std::env::temp_dir().join(name).with_extension("sock")
+    }
+
     /// Its process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
@@ -232,7 +238,9 @@ impl Agent {
         let mut command = self.launch.command(&self.binary);
         command
             .args(["--log-format", "json", "--pin-path"])
-            .arg(&self.pin_path);
+            .arg(&self.pin_path)
+            .arg("--socket")
+            .arg(self.socket());
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command
     }
@@ -305,6 +313,8 @@ impl Drop for Agent {
         if self.clean {
             return;
         }
+        // Left behind by an agent that was killed.
+        let _ = std::fs::remove_file(self.socket());
         if let Err(error) = self.cleanup() {
             assert!(thread::panicking(), "{error:#}");
             eprintln!("{error:#}");
