@@ -174,8 +174,8 @@ fn the_table_is_what_the_tests_are() {
         fs::write(&path, &table).unwrap();
     }
     let committed = fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(
-        committed, table,
+    assert!(
+        committed == table,
         "docs/rules.md is not up to date: NETPOL_BLESS=1 cargo test -p netpol-tests --test rules"
     );
 }
