@@ -4,12 +4,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     process::Command,
     thread,
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, Map, MapData, MapInfo};
 use netpol_agent::{
     compile::compile,
     datapath::{
@@ -41,6 +42,7 @@ pub struct Bench {
     flows: HashMap<MapData, FlowKey, Flow>,
     /// Interfaces for pods.
     interfaces: Vec<u32>,
+    names: BTreeMap<u32, String>,
     /// The interface that packets of other nodes and from outside come in by.
     uplink: u32,
     source_port: u16,
@@ -76,6 +78,18 @@ pub fn on_bench(suite: &str, pods: usize, test: impl FnOnce(&mut Bench) -> Resul
     });
 }
 
+/// Opens the datapath, and its flows beside it.
+fn open(pin_path: &Path, flow_capacity: u32) -> Result<(Datapath, HashMap<MapData, FlowKey, Flow>)> {
+    let datapath = Datapath::open(&Options {
+        pin_path: pin_path.to_owned(),
+        attach: Mode::Auto,
+        flow_capacity: Some(flow_capacity),
+        log_level: 0,
+    })?;
+    let flows = MapData::from_pin(pin_folder(pin_path).join("flows"))?;
+    Ok((datapath, HashMap::try_from(Map::LruHashMap(flows))?))
+}
+
 impl Bench {
     /// Moves the calling thread into namespaces of its own, for good.
     fn new(pods: usize) -> Result<Self> {
@@ -101,25 +115,40 @@ impl Bench {
             names.insert(interface(&name)?, name);
         }
         let interfaces = names.keys().copied().collect();
-        let mut datapath = Datapath::open(&Options {
-            pin_path: folder.0.path().to_owned(),
-            attach: Mode::Auto,
-            flow_capacity: Some(FLOW_CAPACITY),
-            log_level: 0,
-        })?;
-        datapath.set_interfaces(names);
-        let flows = MapData::from_pin(pin_folder(folder.0.path()).join("flows"))?;
+        let (mut datapath, flows) = open(folder.0.path(), FLOW_CAPACITY)?;
+        datapath.set_interfaces(names.clone());
         Ok(Self {
+            names,
             state: datapath.read()?,
             datapath,
             memory: Memory::default(),
-            flows: HashMap::try_from(Map::LruHashMap(flows))?,
+            flows,
             interfaces,
             uplink,
             source_port: 0,
             runs: 0,
             folder,
         })
+    }
+
+    /// A new agent takes over what is pinned, with a flow table of another capacity.
+    ///
+    /// # Errors
+    /// It cannot open the datapath.
+    pub fn restart(&mut self, flow_capacity: u32) -> Result<()> {
+        (self.datapath, self.flows) = open(self.folder.0.path(), flow_capacity)?;
+        self.datapath.set_interfaces(self.names.clone());
+        self.state = self.datapath.read()?;
+        self.memory = Memory::default();
+        Ok(())
+    }
+
+    /// Entries that map `flows` has room for.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn flow_capacity(&self) -> Result<u32> {
+        Ok(MapInfo::from_pin(pin_folder(self.pin_path()).join("flows"))?.max_entries())
     }
 
     /// Interfaces that pods can be behind.
@@ -133,7 +162,7 @@ impl Bench {
     }
 
     /// Folder on bpffs that holds the versioned folder of pins.
-    pub fn pin_path(&self) -> &std::path::Path {
+    pub fn pin_path(&self) -> &Path {
         self.folder.0.path()
     }
 

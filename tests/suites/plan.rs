@@ -12,7 +12,7 @@ use netpol_agent::{
     model::{Direction, Node, ObjectKey, Snapshot},
     sync::{Desired, Memory, Plan, State, Write, apply, plan},
 };
-use netpol_common::abi::IDENTITY_NONE;
+use netpol_common::abi::{IDENTITY_NONE, POLICY_DENY, POLICY_NONE};
 use netpol_tests::{
     kernel::{Probe, passes},
     lookup,
@@ -260,6 +260,54 @@ fn changes_one_by_one_end_where_a_fresh_start_does() {
             bench.state,
             fresh.state
         );
+        Ok(())
+    });
+}
+
+/// Pods and policies come and go, the agent is restarted now and then: a number in the kernel is given once.
+#[test]
+fn c3_numbers_are_never_given_twice() {
+    run(1000, |seed| {
+        let mut random = Random(seed);
+        let mut bench = Bench::new();
+        let mut snapshot = cluster(&mut random);
+        let mut pods: BTreeMap<u32, (u32, u32)> = BTreeMap::new();
+        let mut retired = BTreeSet::new();
+        for _ in 0..12 {
+            let (_, plan) = bench.plan(&snapshot);
+            bench.apply(plan);
+            for endpoint in bench.state.endpoints.values() {
+                prop_assert!(endpoint.id < bench.state.config.next_endpoint, "seed {seed}");
+                for policy in [endpoint.ingress_policy, endpoint.egress_policy] {
+                    prop_assert!(
+                        policy == POLICY_DENY || policy < bench.state.config.next_policy,
+                        "seed {seed}"
+                    );
+                    prop_assert!(!retired.contains(&policy), "seed {seed}: policy {policy} is back");
+                }
+            }
+            let now: BTreeMap<u32, (u32, u32)> = bench
+                .state
+                .endpoints
+                .values()
+                .map(|endpoint| (endpoint.id, (endpoint.ingress_policy, endpoint.egress_policy)))
+                .collect();
+            let in_use: BTreeSet<u32> = now
+                .values()
+                .flat_map(|(ingress, egress)| [*ingress, *egress])
+                .collect();
+            let left = pods.values().flat_map(|(ingress, egress)| [*ingress, *egress]);
+            retired.extend(
+                left.filter(|policy| {
+                    ![POLICY_NONE, POLICY_DENY].contains(policy) && !in_use.contains(policy)
+                }),
+            );
+            pods = now;
+            snapshot = change(&mut random, &snapshot);
+            if random.below(4) == 0 {
+                bench.memory = Memory::default();
+            }
+        }
         Ok(())
     });
 }

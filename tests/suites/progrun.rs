@@ -330,6 +330,28 @@ fn c2_a_connection_is_judged_again_when_the_policy_changes() {
     });
 }
 
+/// `--flow-capacity`: the table is made anew, what is in it stays.
+#[test]
+fn b3_a_flow_table_of_another_size_keeps_its_flows() {
+    on_bench(SUITE, 8, |bench| {
+        let Stage {
+            snapshot,
+            node,
+            pods,
+            addresses,
+        } = Stage::of(bench, "ports")?;
+        let open = tcp("10.244.0.11", "10.244.0.10");
+        let (own, peer) = (addresses[&open.destination], addresses[&open.source]);
+        assert!(bench.passes(Direction::Ingress, own, peer, &frames::opening(&open, 40_000))?);
+        let before = bench.flows()?;
+        assert_eq!((before.len(), bench.flow_capacity()?), (1, 64));
+        bench.restart(128)?;
+        assert_eq!((bench.flows()?, bench.flow_capacity()?), (before, 128));
+        bench.enforce(&snapshot, &node, &pods)?;
+        bench.check_maps()
+    });
+}
+
 #[test]
 fn f1_f2_c5_frames_that_are_no_packets() {
     let ethernet = |ether_type: [u8; 2], payload: &[u8]| [&[2; 12][..], &ether_type, payload].concat();
