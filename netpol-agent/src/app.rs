@@ -7,6 +7,7 @@ mod reconcile;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
@@ -52,6 +53,8 @@ pub struct Options {
 /// # Errors
 /// The stage that ended, and why.
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
+    raise_descriptor_limit();
+    let _lock = datapath::lock(&options.datapath.pin_path)?;
     let mut datapath = Datapath::open(&options.datapath).context("opening the datapath")?;
     let state = datapath
         .read()
@@ -160,6 +163,15 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     }
     info!("stopped");
     Ok(())
+}
+
+/// Two links are held open for each pod: the soft limit of descriptors, often 1024, is raised to the hard one.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!(%error, "raising the limit of open files");
+    }
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

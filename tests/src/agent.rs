@@ -116,6 +116,15 @@ impl Agent {
         self
     }
 
+    /// Gives it an argument, or another value of one, from its next start on.
+    pub fn set_argument(&mut self, name: &str, value: &str) {
+        let arguments = &mut self.launch.arguments;
+        if let Some(at) = arguments.iter().position(|argument| argument == name) {
+            arguments.drain(at..at + 2);
+        }
+        arguments.extend([name.into(), value.into()]);
+    }
+
     /// Starts it again after [`Agent::kill`] or [`Agent::stop`], and waits for its first revision.
     ///
     /// # Errors

@@ -182,6 +182,62 @@ fn b4_every_prefix_of_a_plan_for_one_change_is_before_or_after() {
     });
 }
 
+/// What a flow is held against: the number of the policy it was judged under, and the epoch.
+fn judged_under(state: &State, probe: &Probe) -> Option<(u32, u32, u32)> {
+    let endpoint = state
+        .endpoints
+        .get(&probe.ifindex)
+        .filter(|_| state.attached.contains(&probe.ifindex))?;
+    let policy = match probe.direction {
+        Direction::Ingress => endpoint.ingress_policy,
+        Direction::Egress => endpoint.egress_policy,
+    };
+    Some((endpoint.id, policy, state.config.epoch))
+}
+
+/// A flow that was allowed and no longer is must not count as judged under what is in force, also when the plan is cut off anywhere and
+/// another agent goes on from there.
+#[test]
+fn c2_no_flow_outlives_the_verdict_that_let_it_in() {
+    run(250, |seed| {
+        let mut random = Random(seed);
+        let mut bench = Bench::new();
+        let mut before = cluster(&mut random);
+        let (_, first) = bench.plan(&before);
+        bench.apply(first);
+        for _ in 0..4 {
+            let after = change(&mut random, &before);
+            let (compiled, mut plan) = bench.plan(&after);
+            let probes = probes(&mut random, [&before, &after], &compiled);
+            let old: Vec<_> = probes
+                .iter()
+                .map(|probe| (passes(&bench.state, probe), judged_under(&bench.state, probe)))
+                .collect();
+            let crashes = random.below(3) == 0;
+            if crashes {
+                plan.writes.truncate(random.below(plan.writes.len() + 1));
+            }
+            bench.apply(plan);
+            if crashes {
+                bench.memory = Memory::default();
+                let (_, rest) = bench.plan(&after);
+                bench.apply(rest);
+            }
+            for (probe, (passed, under)) in probes.iter().zip(old) {
+                prop_assert!(
+                    !passed
+                        || under.is_none()
+                        || passes(&bench.state, probe)
+                        || judged_under(&bench.state, probe) != under,
+                    "seed {seed}: {probe:?} is denied now, and its flow is still taken for judged"
+                );
+            }
+            before = after;
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn what_is_written_says_what_was_compiled() {
     run(250, |seed| {
@@ -326,11 +382,21 @@ fn l1_failed_writes_open_nothing_and_are_made_good() {
         let old: Vec<bool> = probes.iter().map(|probe| passes(&bench.state, probe)).collect();
         let mut done = bench.state.clone();
         plan.writes.iter().for_each(|write| done.record(write));
-        let full = random.below(3);
+        let full = random.below(6);
+        let mut left = random.below(plan.writes.len() + 1);
+        let numbers = |state: &State| (state.config.next_endpoint, state.config.next_policy);
+        let given = numbers(&bench.state);
         let report = apply(plan, &mut bench.state, &mut bench.memory, |write| {
             let fails = match (full, write) {
                 (0, Write::PutPolicy { .. }) | (1, Write::PutIdentity { .. }) => true,
                 (2, Write::PutPolicy { .. } | Write::PutIdentity { .. }) => random.below(3) == 0,
+                (3, Write::PutEndpoint { .. }) => random.below(2) == 0,
+                (4, Write::Config(_)) => true,
+                // Anything, from some write on.
+                (5, _) => {
+                    left = left.saturating_sub(1);
+                    left == 0
+                }
                 _ => false,
             };
             if fails {
@@ -345,6 +411,19 @@ fn l1_failed_writes_open_nothing_and_are_made_good() {
                 !now || *old || new,
                 "seed {seed}: {probe:?} passes after failed writes: {report:#?}"
             );
+        }
+        if numbers(&bench.state) == given {
+            let used = bench
+                .state
+                .endpoints
+                .values()
+                .flat_map(|endpoint| [endpoint.ingress_policy, endpoint.egress_policy]);
+            for policy in used.chain(bench.state.policies.keys().copied()) {
+                prop_assert!(
+                    policy == POLICY_DENY || policy < given.1,
+                    "seed {seed}: policy {policy} was not stored as given"
+                );
+            }
         }
         let (_, plan) = bench.plan(&after);
         bench.apply(plan);

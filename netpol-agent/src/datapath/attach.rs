@@ -107,6 +107,12 @@ impl Attacher {
     /// [`AttachError::Gone`] if the interface vanished or the name is another's by now. After an error a program that was attached
     /// before still is.
     pub fn attach(&mut self, ebpf: &mut Ebpf, index: u32, name: &str) -> Result<(), AttachError> {
+        // Someone may have removed it: a link that cannot be pinned again would end with its descriptor.
+        std::fs::create_dir_all(&self.folder).map_err(|source| AttachError::Folder {
+            attempt: "make the folder",
+            path: self.folder.clone(),
+            source,
+        })?;
         for hook in Hook::ALL {
             let program = program(ebpf, hook)?;
             let place = Place {

@@ -55,8 +55,11 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     let mut config = Config {
         abi_version: ABI_VERSION,
         events_per_second: desired.events_per_second,
-        next_endpoint: state.config.next_endpoint.max(1),
-        next_policy: state.config.next_policy.max(1),
+        next_endpoint: first_free(
+            state.config.next_endpoint,
+            state.endpoints.values().map(|endpoint| endpoint.id),
+        ),
+        next_policy: first_free(state.config.next_policy, policy_numbers(state)),
         ..state.config
     };
     let mut writes = Vec::new();
@@ -98,7 +101,7 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
             .copied()
             .map(Write::RemoveIdentity),
     );
-    if numbering.moves {
+    if numbering.moves || !memory.settled {
         config.epoch = config.epoch.wrapping_add(1);
         writes.push(Write::Config(config));
     }
@@ -140,6 +143,27 @@ fn take(next: &mut u32) -> u32 {
     let number = *next;
     *next = next.saturating_add(1);
     number
+}
+
+/// The next number by the counter in the kernel, or, should that have been lost, behind those in use.
+fn first_free(counter: u32, in_use: impl Iterator<Item = u32>) -> u32 {
+    in_use
+        .map(|number| number.saturating_add(1))
+        .fold(counter.max(1), u32::max)
+}
+
+/// Policy numbers that have entries or that an endpoint has.
+fn policy_numbers(state: &State) -> impl Iterator<Item = u32> {
+    let of_endpoints = state
+        .endpoints
+        .values()
+        .flat_map(|endpoint| [endpoint.ingress_policy, endpoint.egress_policy]);
+    state
+        .policies
+        .keys()
+        .copied()
+        .chain(of_endpoints)
+        .filter(|number| is_shareable(*number))
 }
 
 /// Policies that a pod with an interface has.
@@ -364,6 +388,7 @@ fn remember(memory: &Memory, desired: Desired<'_>, numbering: &Numbering) -> Mem
             .map(|(number, class)| (*number, compiled.classes[*class].clone()))
             .collect(),
         peers: compiled.peers.clone(),
+        settled: true,
         pods,
     }
 }
