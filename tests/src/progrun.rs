@@ -34,12 +34,15 @@ use crate::{frames, privilege};
 /// Entries of map `flows`: no more than one flow is looked at a time.
 const FLOW_CAPACITY: u32 = 64;
 
+/// Map `flows`.
+type Flows = HashMap<MapData, FlowKey, Flow>;
+
 /// The datapath of one node, over interfaces that nothing is behind.
 pub struct Bench {
     datapath: Datapath,
     state: State,
     memory: Memory,
-    flows: HashMap<MapData, FlowKey, Flow>,
+    flows: Flows,
     /// Interfaces for pods.
     interfaces: Vec<u32>,
     names: BTreeMap<u32, String>,
@@ -79,7 +82,7 @@ pub fn on_bench(suite: &str, pods: usize, test: impl FnOnce(&mut Bench) -> Resul
 }
 
 /// Opens the datapath, and its flows beside it.
-fn open(pin_path: &Path, flow_capacity: u32) -> Result<(Datapath, HashMap<MapData, FlowKey, Flow>)> {
+fn open(pin_path: &Path, flow_capacity: u32) -> Result<(Datapath, Flows)> {
     let datapath = Datapath::open(&Options {
         pin_path: pin_path.to_owned(),
         attach: Mode::Auto,
