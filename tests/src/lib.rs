@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod cases;
+pub mod cluster;
 pub mod demo;
 pub mod expectation;
 pub mod kernel;
@@ -13,8 +14,11 @@ pub mod manifests;
 pub mod netns;
 pub mod node;
 pub mod objects;
+pub mod overlay;
 pub mod privilege;
 pub mod probe;
+pub mod proxy;
 pub mod random;
 pub mod scenario;
 pub mod server;
+pub mod services;

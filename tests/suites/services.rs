@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Services on two nodes with kube-proxy's rules, real packets and an agent on each node. A test is named by the rule that it proves and
+//! by kube-proxy's mode.
+
+#[path = "services/egress.rs"]
+mod egress;
+#[path = "services/ingress.rs"]
+mod ingress;
+#[path = "services/mechanics.rs"]
+mod mechanics;
+#[path = "services/shared.rs"]
+mod shared;
+
+/// Makes a test for each mode of a function that takes a cluster.
+macro_rules! for_each_mode {
+    ($($name:ident),* $(,)?) => {$(
+        mod $name {
+            #[test]
+            fn iptables() {
+                crate::shared::run(netpol_tests::proxy::Mode::Iptables, super::$name);
+            }
+
+            #[test]
+            fn nftables() {
+                crate::shared::run(netpol_tests::proxy::Mode::Nftables, super::$name);
+            }
+        }
+    )*};
+}
+pub(crate) use for_each_mode;
