@@ -111,6 +111,9 @@ impl Cluster {
             node.netns().sysctl(&[
                 ("net/bridge/bridge-nf-call-iptables", called),
                 ("net/bridge/bridge-nf-call-ip6tables", called),
+                // kube-proxy's refusals are ICMP errors, of which the kernel sends one a second to a destination.
+                ("net/ipv4/icmp_ratelimit", "0"),
+                ("net/ipv6/icmp/ratelimit", "0"),
             ])?;
             servers.add(&node.site(), &PORTS)?;
             proxies.push(Proxy::install(world.mode, node)?);
