@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Two nodes with pods, Services and kube-proxy's rules, and an agent on each.
 
-use std::{collections::BTreeMap, fmt::Write, net::IpAddr};
+use std::{collections::BTreeMap, fmt::Write, net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use netpol_agent::watch::directory;
@@ -46,6 +46,9 @@ const SERVICES: [(&str, &[&str]); 12] = [
     ("headless", &["web-a", "web-b"]),
     ("leaving", &["-web-a", "!bad-a"]),
 ];
+
+/// A TCP socket that is still busy sending its first segment takes note of a refusal only when its second, a second later, meets one too.
+const UNTIL_REFUSED: Duration = Duration::from_millis(2500);
 
 const POLICIES: &str = "policies.yaml";
 
@@ -155,9 +158,7 @@ impl Cluster {
     pub fn with_agents(world: World) -> Result<Self> {
         let mut cluster = Self::new(world)?;
         for node in &cluster.nodes {
-            cluster
-                .agents
-                .push(Agent::start(node, cluster.manifests.path())?);
+            cluster.agents.push(Agent::start(node, cluster.manifests.path())?);
         }
         Ok(cluster)
     }
@@ -262,7 +263,11 @@ impl Cluster {
     /// If one is another, or there are no probes.
     #[track_caller]
     pub fn expect(&self, what: &str, probes: &[Probe], outcome: &Outcome) {
-        let outcomes = self.prober.probe(probes).expect("probes can be made");
+        let outcomes = match outcome {
+            Outcome::Refused => self.prober.probe_once(probes, UNTIL_REFUSED),
+            _ => self.prober.probe(probes),
+        };
+        let outcomes = outcomes.expect("probes can be made");
         let wrong: Vec<_> = probes
             .iter()
             .zip(&outcomes)
@@ -285,7 +290,10 @@ impl Cluster {
     /// # Errors
     /// If sockets cannot be made.
     pub fn repeated(&self, probes: &[Probe], times: usize) -> Result<Vec<(Outcome, usize)>> {
-        let many: Vec<Probe> = probes.iter().flat_map(|probe| vec![probe.clone(); times]).collect();
+        let many: Vec<Probe> = probes
+            .iter()
+            .flat_map(|probe| vec![probe.clone(); times])
+            .collect();
         let mut counts: Vec<(Outcome, usize)> = Vec::new();
         for outcome in self.prober.probe_once(&many, MORE_PATIENCE)? {
             match counts.iter_mut().find(|(known, _)| *known == outcome) {

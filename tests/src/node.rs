@@ -331,8 +331,9 @@ impl Node {
 fn outside(plan: &Plan, prefix: &str) -> Result<NetNs> {
     let outside = NetNs::create(&format!("{prefix}outside"))?;
     // A MAC address of its own: a bridge without one changes it with its ports.
-    let mut batch =
-        format!("link add {WIRE} address 02:00:c6:33:64:0a type bridge mcast_snooping 0\nlink set {WIRE} up\n");
+    let mut batch = format!(
+        "link add {WIRE} address 02:00:c6:33:64:0a type bridge mcast_snooping 0\nlink set {WIRE} up\n"
+    );
     for net in plan.uplink_networks() {
         writeln!(batch, "addr add {} dev {WIRE} nodad", member(net, 10))?;
     }

@@ -55,11 +55,7 @@ pub(super) fn base() -> String {
 }
 
 /// The rules for all ports, and the chains that they are in. `before` are the chains of the last time: those that are no longer needed go.
-pub(super) fn rules(
-    ports: &[Port],
-    family: Family,
-    before: &BTreeSet<String>,
-) -> (String, BTreeSet<String>) {
+pub(super) fn rules(ports: &[Port], family: Family, before: &BTreeSet<String>) -> (String, BTreeSet<String>) {
     let mut filter = String::new();
     let mut nat = String::new();
     let mut chains = BTreeSet::new();
@@ -82,11 +78,7 @@ pub(super) fn rules(
     let mut text = format!(
         "*filter\n{}{filter}COMMIT\n*nat\n{}{nat}",
         declared(&mut FILTER_CHAINS.into_iter()),
-        declared(
-            &mut NAT_CHAINS
-                .into_iter()
-                .chain(kept.collect::<BTreeSet<_>>())
-        ),
+        declared(&mut NAT_CHAINS.into_iter().chain(kept.collect::<BTreeSet<_>>())),
     );
     for name in before.difference(&chains) {
         let _ = writeln!(text, "-X {name}");

@@ -38,8 +38,16 @@ pub(super) fn rules(ports: &[Port], family: Family, primary: IpAddr) -> String {
     };
     let address_and_port = format!("type {kind} . inet_proto . inet_service : verdict");
     let port = "type inet_proto . inet_service : verdict";
-    set("set cluster-ips", &format!("type {kind}"), &Vec::from_iter(parts.cluster_ips));
-    set("set nodeport-ips", &format!("type {kind}"), &[primary.to_string()]);
+    set(
+        "set cluster-ips",
+        &format!("type {kind}"),
+        &Vec::from_iter(parts.cluster_ips),
+    );
+    set(
+        "set nodeport-ips",
+        &format!("type {kind}"),
+        &[primary.to_string()],
+    );
     set(
         "map no-endpoint-services",
         &address_and_port,
@@ -73,7 +81,13 @@ fn base(ip: &str, family: Family) -> String {
         hooked("filter-output", "filter", "output", 0, &[endpoints, ips]),
         hooked("nat-prerouting", "nat", "prerouting", -100, &["jump services"]),
         hooked("nat-output", "nat", "output", -100, &["jump services"]),
-        hooked("nat-postrouting", "nat", "postrouting", 100, &["jump masquerading"]),
+        hooked(
+            "nat-postrouting",
+            "nat",
+            "postrouting",
+            100,
+            &["jump masquerading"],
+        ),
     ];
     // A chain must be there before another one jumps to it.
     format!(

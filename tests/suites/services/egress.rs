@@ -12,7 +12,8 @@ use crate::{
     shared::{egress, policy},
 };
 
-const TO_WEB: &str = "{to: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 8080}, {port: 5353, protocol: UDP}]}";
+const TO_WEB: &str =
+    "{to: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 8080}, {port: 5353, protocol: UDP}]}";
 const NODES: [&str; 2] = ["node-a", "node-b"];
 
 /// Probes by the virtual addresses of every kind.

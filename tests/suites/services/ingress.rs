@@ -40,11 +40,7 @@ fn a3_a4_a_masqueraded_client_is_not_the_node(cluster: &mut Cluster) {
             closed.extend(cluster.to_node_port("outside", service, node, backend).unwrap());
         }
         for frontend in Frontend::ALL {
-            closed.extend(
-                cluster
-                    .to_service("outside", service, frontend, backend)
-                    .unwrap(),
-            );
+            closed.extend(cluster.to_service("outside", service, frontend, backend).unwrap());
         }
     }
     cluster.expect("clients outside", &closed, &Outcome::Silent);
@@ -57,11 +53,7 @@ fn a3_a4_a_masqueraded_client_is_not_the_node(cluster: &mut Cluster) {
         );
         ingress("web", &rule)
     };
-    let near_by = |node| {
-        cluster
-            .to_node_port("outside", "near", node, "web-a")
-            .unwrap()
-    };
+    let near_by = |node| cluster.to_node_port("outside", "near", node, "web-a").unwrap();
     let (by_own, by_other) = (near_by("node-a"), near_by("node-b"));
     cluster
         .set_policies(&[blocks(["10.244.0.1", "fd00:10:244::1"])])
@@ -81,11 +73,7 @@ fn a2_a4_a_node_reaches_its_own_pods_through_services_but_not_other_nodes_pods(c
     let mut own = Vec::new();
     let mut other = Vec::new();
     for frontend in Frontend::ALL {
-        own.extend(
-            cluster
-                .to_service("node-a", "near", frontend, "web-a")
-                .unwrap(),
-        );
+        own.extend(cluster.to_service("node-a", "near", frontend, "web-a").unwrap());
         own.extend(
             cluster
                 .to_service("node-b", "distant", frontend, "web-b")
@@ -96,11 +84,7 @@ fn a2_a4_a_node_reaches_its_own_pods_through_services_but_not_other_nodes_pods(c
                 .to_service("node-a", "distant", frontend, "web-b")
                 .unwrap(),
         );
-        other.extend(
-            cluster
-                .to_service("node-b", "near", frontend, "web-a")
-                .unwrap(),
-        );
+        other.extend(cluster.to_service("node-b", "near", frontend, "web-a").unwrap());
     }
     cluster.expect("a node and its own pods", &own, &Outcome::Reached);
     cluster.expect("a node and the other's pods", &other, &Outcome::Silent);
@@ -109,11 +93,7 @@ fn a2_a4_a_node_reaches_its_own_pods_through_services_but_not_other_nodes_pods(c
 fn a1_a_pod_behind_its_own_service_needs_both_directions(cluster: &mut Cluster) {
     let mut through = Vec::new();
     for frontend in Frontend::ALL {
-        through.extend(
-            cluster
-                .to_service("client", "mine", frontend, "client")
-                .unwrap(),
-        );
+        through.extend(cluster.to_service("client", "mine", frontend, "client").unwrap());
     }
     let own = [Service::Tcp(8080), Service::Udp(5353), Service::Echo];
     let directly = cluster.to_site("client", "client", &own).unwrap();

@@ -71,11 +71,7 @@ fn everything_is_reached(cluster: &Cluster) {
         .into_iter()
         .flat_map(|backend| cluster.to_site("client", backend, &ports).unwrap())
         .collect();
-    cluster.expect(
-        "the backends of a headless Service",
-        &headless,
-        &Outcome::Reached,
-    );
+    cluster.expect("the backends of a headless Service", &headless, &Outcome::Reached);
 }
 
 /// Each backend gets its share, whatever the number of slices and of target ports.
