@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fmt::Write, net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use netpol_agent::watch::directory;
+use netpol_agent::{model::Snapshot, watch::directory};
 use serde_json::{Value, json};
 
 use crate::{
@@ -187,7 +187,28 @@ impl Cluster {
         self.applied(|cluster| match cluster.policies.as_str() {
             "" => cluster.manifests.remove(POLICIES),
             text => cluster.manifests.write(POLICIES, text),
-        })
+        })?;
+        let snapshot = self.read()?;
+        ensure!(
+            snapshot.policies.len() == policies.len(),
+            "the agents read {} of {} policies",
+            snapshot.policies.len(),
+            policies.len()
+        );
+        Ok(())
+    }
+
+    /// Undoes [`Cluster::set_backends`] and [`Cluster::set_policies`].
+    ///
+    /// # Errors
+    /// If an agent does not apply it.
+    pub fn reset(&mut self) -> Result<()> {
+        for (service, backends) in SERVICES {
+            if self.service(service)?.backends != self.backends(service, backends)? {
+                self.set_backends(service, backends)?;
+            }
+        }
+        self.set_policies(&[])
     }
 
     /// A pod, a node (`node-a`, `node-b`) or `outside`.
@@ -332,15 +353,27 @@ impl Cluster {
     fn publish(&mut self) -> Result<()> {
         let objects: Vec<Value> = self.services.values().flat_map(Service::manifests).collect();
         self.manifests.write("services.yaml", &joined(&objects))?;
-        let snapshot = directory::load(self.manifests.path()).context("reading the manifests")?;
+        let snapshot = self.read()?;
         ensure!(
-            snapshot.diagnostics.is_empty() && snapshot.services.len() == self.services.len(),
-            "the agent reads other Services: {:?}",
-            snapshot.diagnostics
+            snapshot.services.len() == self.services.len(),
+            "the agents read {} of {} Services",
+            snapshot.services.len(),
+            self.services.len()
         );
         self.proxies
             .iter_mut()
             .try_for_each(|proxy| proxy.sync(&snapshot))
+    }
+
+    /// What the agents read.
+    fn read(&self) -> Result<Snapshot> {
+        let snapshot = directory::load(self.manifests.path()).context("reading the manifests")?;
+        ensure!(
+            snapshot.diagnostics.is_empty(),
+            "manifests are faulty: {:?}",
+            snapshot.diagnostics
+        );
+        Ok(snapshot)
     }
 
     fn applied(&mut self, change: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {

@@ -43,7 +43,7 @@ pub enum Readiness {
 }
 
 /// One backend of a Service.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backend {
     /// Its addresses.
     pub addresses: Vec<IpAddr>,

@@ -10,6 +10,8 @@ mod ingress;
 mod mechanics;
 #[path = "services/shared.rs"]
 mod shared;
+#[path = "services/worlds.rs"]
+mod worlds;
 
 /// Makes a test for each mode of a function that takes a cluster.
 macro_rules! for_each_mode {

@@ -12,7 +12,7 @@ use crate::{
     shared::{egress, policy},
 };
 
-const TO_WEB: &str =
+pub const TO_WEB: &str =
     "{to: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 8080}, {port: 5353, protocol: UDP}]}";
 const NODES: [&str; 2] = ["node-a", "node-b"];
 
@@ -25,7 +25,7 @@ fn virtual_ips(cluster: &Cluster, from: &str, service: &str, backend: &str) -> V
 }
 
 /// Probes by the virtual addresses and the node ports of both nodes.
-fn all_frontends(cluster: &Cluster, from: &str, service: &str, backend: &str) -> Vec<Probe> {
+pub fn all_frontends(cluster: &Cluster, from: &str, service: &str, backend: &str) -> Vec<Probe> {
     let node_ports = NODES
         .into_iter()
         .flat_map(|node| cluster.to_node_port(from, service, node, backend).unwrap());
@@ -36,7 +36,7 @@ fn all_frontends(cluster: &Cluster, from: &str, service: &str, backend: &str) ->
 
 /// Asks each address often, and holds that of the Service's backends only `allowed` ever answers, and the rest is silence.
 #[track_caller]
-fn only(cluster: &Cluster, from: &str, service: &str, allowed: &str) {
+pub fn only(cluster: &Cluster, from: &str, service: &str, allowed: &str) {
     for probe in all_frontends(cluster, from, service, allowed) {
         let found = cluster.repeated(std::slice::from_ref(&probe), 24).unwrap();
         let count = |wanted: &Outcome| {
@@ -146,7 +146,7 @@ fn a5_p5_a_block_that_holds_the_service_range_opens_no_way_to_an_excepted_pod(cl
     let abroad = all_frontends(cluster, "client", "abroad", "outside");
     cluster.expect("a backend in the block", &abroad, &Outcome::Reached);
 
-    // Half of the address space, with the Service range, around one pod on each node.
+    // A large block, the Service range in it, around one pod on each node.
     let [web_a, web_b] = ["web-a", "web-b"].map(|pod| cluster.site(pod).unwrap().addresses);
     let around = format!(
         "{{to: [{{ipBlock: {{cidr: 0.0.0.0/4, except: [{}/32, {}/32]}}}}, {{ipBlock: {{cidr: \"fd00::/8\", except: [\"{}/128\", \

@@ -90,11 +90,16 @@ fn a2_a4_a_node_reaches_its_own_pods_through_services_but_not_other_nodes_pods(c
     cluster.expect("a node and the other's pods", &other, &Outcome::Silent);
 }
 
-fn a1_a_pod_behind_its_own_service_needs_both_directions(cluster: &mut Cluster) {
+pub fn a1_a_pod_behind_its_own_service_needs_both_directions(cluster: &mut Cluster) {
     let mut through = Vec::new();
     for frontend in Frontend::ALL {
         through.extend(cluster.to_service("client", "mine", frontend, "client").unwrap());
     }
+    through.extend(
+        cluster
+            .to_node_port("client", "mine", "node-a", "client")
+            .unwrap(),
+    );
     let own = [Service::Tcp(8080), Service::Udp(5353), Service::Echo];
     let directly = cluster.to_site("client", "client", &own).unwrap();
     cluster.expect("no policy", &through, &Outcome::Reached);

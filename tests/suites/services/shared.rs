@@ -17,7 +17,7 @@ struct Clusters {
 
 static SHARED: Mutex<Weak<Clusters>> = Mutex::new(Weak::new());
 
-/// Runs a test on the cluster of a mode, without any policies at its start.
+/// Runs a test on the cluster of a mode, which is as new at its start, without any policies.
 pub fn run(mode: Mode, test: fn(&mut Cluster)) {
     if !can_enforce("services") {
         return;
@@ -36,7 +36,7 @@ pub fn run(mode: Mode, test: fn(&mut Cluster)) {
     };
     let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
     let cluster = slot.get_or_insert_with(|| Cluster::with_agents(World::usual(mode)).unwrap());
-    cluster.set_policies(&[]).unwrap();
+    cluster.reset().unwrap();
     test(cluster);
 }
 
@@ -45,7 +45,7 @@ pub fn policy(app: &str, types: &str, rules: &str) -> String {
     format!(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{namespace: shop, name: {app}-{}}}\nspec:\n  \
          podSelector: {{matchLabels: {{app: {app}}}}}\n  policyTypes: [{types}]\n  {rules}\n",
-        types.to_lowercase()
+        types.to_lowercase().replace(", ", "-")
     )
 }
 
