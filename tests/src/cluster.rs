@@ -325,6 +325,25 @@ impl Cluster {
         Ok(counts)
     }
 
+    /// Number of packets that a device of a node has sent.
+    ///
+    /// # Errors
+    /// If there is no node or device of a name.
+    pub fn sent(&self, node: &str, device: &str) -> Result<u64> {
+        let text = self.site(node)?.netns.run(|| {
+            let path = "/proc/thread-self/net/dev";
+            std::fs::read_to_string(path).with_context(|| format!("reading {path}"))
+        })?;
+        let line = text
+            .lines()
+            .find_map(|line| line.trim_start().strip_prefix(&format!("{device}:")));
+        let count = line.and_then(|line| line.split_whitespace().nth(9));
+        count
+            .with_context(|| format!("no device {device} on {node}"))?
+            .parse()
+            .context("reading a counter")
+    }
+
     fn service(&self, name: &str) -> Result<&Service> {
         let service = self.services.get(name);
         service.with_context(|| format!("no Service {name}"))

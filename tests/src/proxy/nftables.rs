@@ -89,7 +89,6 @@ fn base(ip: &str, family: Family) -> String {
             &["jump masquerading"],
         ),
     ];
-    // A chain must be there before another one jumps to it.
     format!(
         "  chain reject-chain {{ reject; }}\n\
          \x20 chain mark-for-masquerade {{ meta mark set meta mark or 0x4000; }}\n\

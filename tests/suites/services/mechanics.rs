@@ -93,11 +93,38 @@ fn backends_are_balanced(cluster: &Cluster) {
     }
 }
 
+/// The rules follow the slices, and leave nothing of before.
+fn backends_are_replaced(cluster: &mut Cluster) {
+    for (backends, expected) in [
+        (&["!web-a", "bad-a"][..], Outcome::Reached),
+        (&["!bad-a"], Outcome::Refused),
+        (&["-bad-a"], Outcome::Reached),
+    ] {
+        cluster.set_backends("near", backends).unwrap();
+        let probes = all_frontends(cluster, "client", "near", "bad-a");
+        cluster.expect(&format!("backends {backends:?}"), &probes, &expected);
+    }
+}
+
+fn vxlan_is_used(cluster: &Cluster) {
+    for node in NODES {
+        for device in ["flannel.1", "flannel-v6.1"] {
+            assert!(
+                cluster.sent(node, device).unwrap() > 100,
+                "{device} of {node} carried nothing"
+            );
+        }
+    }
+}
+
 #[test]
 fn iptables_over_vxlan() {
-    if let Some(cluster) = cluster(Mode::Iptables, Overlay::Vxlan, true) {
+    if let Some(mut cluster) = cluster(Mode::Iptables, Overlay::Vxlan, true) {
         everything_is_reached(&cluster);
         backends_are_balanced(&cluster);
+        vxlan_is_used(&cluster);
+        backends_are_replaced(&mut cluster);
+        cluster.reset().unwrap();
         let addresses = cluster.site("node-a").unwrap().addresses;
         let probes = cluster
             .probes("client", &addresses, &[Service::Tcp(30002)], "web-a")
@@ -113,9 +140,11 @@ fn iptables_over_vxlan() {
 
 #[test]
 fn nftables_over_vxlan() {
-    if let Some(cluster) = cluster(Mode::Nftables, Overlay::Vxlan, true) {
+    if let Some(mut cluster) = cluster(Mode::Nftables, Overlay::Vxlan, true) {
         everything_is_reached(&cluster);
         backends_are_balanced(&cluster);
+        vxlan_is_used(&cluster);
+        backends_are_replaced(&mut cluster);
     }
 }
 
