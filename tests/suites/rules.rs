@@ -112,6 +112,8 @@ fn named_tests() -> BTreeMap<String, BTreeSet<String>> {
                         is_test = false;
                     } else if line.starts_with("#[") && line.contains("test]") {
                         is_test = true;
+                    } else if line.starts_with("#[ignore") {
+                        is_test = false;
                     }
                 }
             }
