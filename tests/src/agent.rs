@@ -378,14 +378,15 @@ fn last_revision(lines: &[String]) -> u64 {
     lines.iter().rev().find_map(|line| applied(line)).unwrap_or(0)
 }
 
-/// The revision of a `revision applied` line that tells of no failed write.
+/// The revision of a `revision applied` line that tells of no failed write, and of no pod whose interface is still to be found.
 fn applied(line: &str) -> Option<u64> {
     let value: Value = serde_json::from_str(line).ok()?;
     let fields = value.get("fields")?;
     if fields.get("message")?.as_str()? != "revision applied" {
         return None;
     }
-    if fields.get("failures").and_then(Value::as_u64).unwrap_or(0) > 0 {
+    let is_open = |field: &str| fields.get(field).and_then(Value::as_u64).unwrap_or(0) > 0;
+    if is_open("failures") || is_open("waiting") {
         return None;
     }
     fields.get("revision")?.as_u64()
