@@ -27,7 +27,7 @@ pub struct Matrix {
     pub sites: Vec<Site>,
     /// What is asked in each cell; the letters of the legend, in this order.
     pub services: Vec<Service>,
-    probes: Vec<Probe>,
+    pub(super) probes: Vec<Probe>,
     cells: Vec<(usize, usize, usize)>,
 }
 

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -25,12 +26,14 @@ use crate::{
     netns,
     node::{Node, Plan, Site},
     privilege,
-    probe::Prober,
+    probe::{Outcome, PATIENCE, Prober},
     server::Servers,
 };
 
 /// How many wrong connections are listed in words.
 const MOST_LISTED: usize = 100;
+/// How long the network may take to come up.
+const SETTLING: Duration = Duration::from_secs(20);
 
 /// What the demo is asked to do.
 #[derive(Debug, Clone)]
@@ -114,6 +117,7 @@ fn play(options: &Options) -> Result<bool> {
         ManifestDir::new()?
     };
     manifests.write("pods.yaml", &scene.base)?;
+    settle(&matrix, &prober)?;
     let agent = Agent::start_at(&node, manifests.path(), &kept.pin_path)?;
     kept.watch_over(&agent);
     let nodes = [model::Node {
@@ -229,4 +233,28 @@ pub(super) fn listing(prefix: &str) -> String {
 /// The node's namespace of a prefix.
 pub(super) fn node_netns(prefix: &str) -> PathBuf {
     Path::new(netns::FOLDER).join(format!("{prefix}node-a"))
+}
+
+/// Waits until the network that was just made carries packets everywhere: nothing is enforced yet, and links come up one after another.
+fn settle(matrix: &Matrix, prober: &Prober) -> Result<()> {
+    let until = Instant::now() + SETTLING;
+    let mut waiting = matrix.probes.clone();
+    while !waiting.is_empty() {
+        let outcomes = prober.probe_once(&waiting, PATIENCE)?;
+        let mut outcomes = outcomes.iter();
+        waiting.retain(|_| {
+            outcomes
+                .next()
+                .is_some_and(|outcome| *outcome != Outcome::Reached)
+        });
+        if Instant::now() > until {
+            let first = waiting.first().map(ToString::to_string).unwrap_or_default();
+            ensure!(
+                waiting.is_empty(),
+                "without any agent, {} connections are not made after {SETTLING:?}, first {first}",
+                waiting.len()
+            );
+        }
+    }
+    Ok(())
 }
