@@ -25,9 +25,11 @@ use self::attach::{AttachError, Attacher};
 use crate::sync::{State, Write};
 
 /// Maps by the name that they have in the object and below the pin folder.
-pub const PINNED_MAPS: [&str; 8] = [
+pub const PINNED_MAPS: [&str; 10] = [
     "endpoints",
+    "local_pods",
     "identities",
+    "frontends",
     "policies",
     "flows",
     "events",

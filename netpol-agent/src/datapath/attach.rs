@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The two programs on each pod's host-side veth: attached so that they outlive the agent, and taken over by the next one in place,
+//! The two programs on each pod's host-side veth, and the one on the devices by which packets leave the node: attached so that they outlive the agent, and taken over by the next one in place,
 //! without a moment in which a packet meets none (rule B3).
 //!
-//! With TCX the links are pinned as `FOLDER/<ifindex>-from_pod` and `FOLDER/<ifindex>-to_pod`. Where the kernel has no TCX they are
+//! With TCX the links are pinned as `FOLDER/<ifindex>-from_pod`, `FOLDER/<ifindex>-to_pod` and `FOLDER/<ifindex>-to_network`. Where the kernel has no TCX they are
 //! filters of the `clsact` qdisc with a fixed priority and handle; a folder entry `<ifindex>-clsact` then says that
 //! the qdisc is ours too. Both run before the programs of others, and let those run on whatever they do not drop.
 
@@ -28,7 +28,7 @@ use tracing::debug;
 pub use self::{error::AttachError, hook::Hook};
 use self::{
     hook::Place,
-    pins::{ignore_missing, pin, unpin},
+    pins::{ignore_missing, pin, remove_pin, unpin},
 };
 
 /// How programs are attached, as asked for.
@@ -107,7 +107,25 @@ impl Attacher {
     /// [`AttachError::Gone`] if the interface vanished or the name is another's by now. After an error a program that was attached
     /// before still is.
     pub fn attach(&mut self, ebpf: &mut Ebpf, index: u32, name: &str) -> Result<(), AttachError> {
-        for hook in Hook::ALL {
+        self.attach_hooks(ebpf, index, name, &Hook::POD)
+    }
+
+    /// Attaches the program of a device by which pods' packets leave the node. As [`Attacher::attach`].
+    ///
+    /// # Errors
+    /// As [`Attacher::attach`].
+    pub fn attach_device(&mut self, ebpf: &mut Ebpf, index: u32, name: &str) -> Result<(), AttachError> {
+        self.attach_hooks(ebpf, index, name, &Hook::NETWORK)
+    }
+
+    fn attach_hooks(
+        &mut self,
+        ebpf: &mut Ebpf,
+        index: u32,
+        name: &str,
+        hooks: &[Hook],
+    ) -> Result<(), AttachError> {
+        for &hook in hooks {
             let program = program(ebpf, hook)?;
             let place = Place {
                 interface: name,
@@ -130,6 +148,11 @@ impl Attacher {
         match self.mechanism {
             Mechanism::Tcx => clsact::detach(index, &self.folder)?,
             Mechanism::Clsact => self.unpin(index)?,
+        }
+        // What the interface was before: a pod's veth, or a device of the network.
+        for hook in Hook::ALL.into_iter().filter(|hook| !hooks.contains(hook)) {
+            self.links.remove(&(index, hook));
+            remove_pin(&pin(&self.folder, index, hook))?;
         }
         debug!(interface = name, index, mechanism = %self.mechanism, "programs attached");
         Ok(())

@@ -340,6 +340,7 @@ fn add(a: &Counters, b: &Counters) -> Counters {
         fragment: sum(a.fragment, b.fragment),
         extension_headers: sum(a.extension_headers, b.extension_headers),
         no_endpoint: sum(a.no_endpoint, b.no_endpoint),
+        egress_backend: sum(a.egress_backend, b.egress_backend),
         flows_created: sum(a.flows_created, b.flows_created),
         flow_insert_failures: a.flow_insert_failures + b.flow_insert_failures,
     }

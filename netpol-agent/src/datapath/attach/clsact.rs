@@ -192,7 +192,7 @@ fn is_ours(message: &[u8], hook: Hook) -> bool {
 const fn parent(hook: Hook) -> u32 {
     match hook {
         Hook::FromPod => INGRESS,
-        Hook::ToPod => EGRESS,
+        Hook::ToPod | Hook::ToNetwork => EGRESS,
     }
 }
 
