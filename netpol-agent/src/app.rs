@@ -4,16 +4,17 @@
 mod bind;
 mod reconcile;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use self::reconcile::Reconciler;
 use crate::{
@@ -40,6 +41,8 @@ pub struct Options {
     pub events_per_second: u32,
     /// Where to serve metrics and health.
     pub listen: Option<SocketAddr>,
+    /// Where to answer `netpol explain`.
+    pub socket: Option<PathBuf>,
     /// Time between comparisons with the kernel.
     pub resync: Duration,
 }
@@ -50,6 +53,8 @@ pub struct Options {
 /// # Errors
 /// The stage that ended, and why.
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
+    raise_descriptor_limit();
+    let _lock = datapath::lock(&options.datapath.pin_path)?;
     let mut datapath = Datapath::open(&options.datapath).context("opening the datapath")?;
     let state = datapath
         .read()
@@ -99,6 +104,24 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
         ));
     }
 
+    if let Some(path) = &options.socket {
+        match observe::socket::bind(path).await {
+            Ok(listener) => {
+                let known = observe::socket::Known {
+                    node_name: options.node_name.clone(),
+                    snapshots: snapshots.clone(),
+                    interfaces: interfaces.clone(),
+                    status: status.clone(),
+                };
+                stages.spawn(stage(
+                    "socket",
+                    observe::socket::run(listener, known, stop.clone()),
+                ));
+            }
+            Err(error) => warn!(error = %anyhow::Error::from(error), "netpol explain cannot ask this agent"),
+        }
+    }
+
     let mut reconciler = Reconciler::new(datapath, state, &options, status_in);
     let mut resync = tokio::time::interval_at(Instant::now() + options.resync, options.resync);
     let mut retry = RETRY_FIRST;
@@ -122,6 +145,9 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
             _ = resync.tick() => reconciler.reread(),
             () = sleep_until(retry_at) => {}
         }
+        if stop.is_cancelled() {
+            break;
+        }
         let complete = tokio::task::block_in_place(|| reconciler.reconcile());
         retry_at = (!complete).then(|| Instant::now() + retry);
         retry = if complete {
@@ -137,6 +163,15 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     }
     info!("stopped");
     Ok(())
+}
+
+/// Two links are held open for each pod: the soft limit of descriptors, often 1024, is raised to the hard one.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!(%error, "raising the limit of open files");
+    }
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

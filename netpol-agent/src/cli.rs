@@ -3,9 +3,21 @@
 
 pub mod agent;
 pub mod cleanup;
+pub mod explain;
+pub mod matrix;
+mod read;
+
+use std::process::ExitCode;
+
+use std::io::IsTerminal;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
+
+/// Default of `--log`. The client library logs each failed request at its own level; the watch stage says once what it means.
+const LOG: &str = "info,kube_client=off,kube_runtime=off";
+/// Default of `--log` for commands whose answer goes to a terminal.
+const QUIET: &str = "error,kube_client=off,kube_runtime=off";
 
 /// Enforces Kubernetes NetworkPolicy on the pods of one node, with eBPF programs at their interfaces.
 #[derive(Debug, Parser)]
@@ -18,14 +30,9 @@ pub struct Cli {
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// What to log: a level (error, warn, info, debug, trace), or levels by module, e.g. `info,netpol_agent::sync=debug`.
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILTER",
-        default_value = "info",
-        env = "NETPOL_LOG"
-    )]
-    pub log: String,
+    /// Default: info for agent and cleanup, error for explain and matrix, each without the client library's own.
+    #[arg(long, global = true, value_name = "FILTER", env = "NETPOL_LOG")]
+    pub log: Option<String>,
 }
 
 /// The commands.
@@ -35,6 +42,10 @@ pub enum Command {
     Agent(agent::Arguments),
     /// Stop enforcing: remove the programs, links and maps that agents put on this node, and nothing else.
     Cleanup(cleanup::Arguments),
+    /// Tell whether two ends can connect, and why: the rule that allows it, or what is missing in each rule that does not.
+    Explain(explain::Arguments),
+    /// Show who reaches whom: every pair of pods.
+    Matrix(matrix::Arguments),
 }
 
 /// Form of the log lines.
@@ -50,18 +61,25 @@ pub enum LogFormat {
 ///
 /// # Errors
 /// Whatever made it fail, with what was attempted.
-pub fn run(cli: Cli) -> anyhow::Result<()> {
-    let filter =
-        EnvFilter::try_new(&cli.log).map_err(|error| anyhow::anyhow!("--log {:?}: {error}", cli.log))?;
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let default = match cli.command {
+        Command::Agent(_) | Command::Cleanup(_) => LOG,
+        Command::Explain(_) | Command::Matrix(_) => QUIET,
+    };
+    let log = cli.log.as_deref().unwrap_or(default);
+    let filter = EnvFilter::try_new(log).map_err(|error| anyhow::anyhow!("--log {log:?}: {error}"))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match cli.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
     }
     match cli.command {
-        Command::Agent(arguments) => agent::run(arguments),
-        Command::Cleanup(arguments) => cleanup::run(&arguments),
+        Command::Agent(arguments) => agent::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Cleanup(arguments) => cleanup::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Explain(arguments) => Ok(explain::run(arguments)),
+        Command::Matrix(arguments) => Ok(matrix::run(arguments)),
     }
 }

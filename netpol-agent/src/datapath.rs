@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The kernel side: programs, maps, links, and the interfaces they are attached to. Nothing outside of this module knows aya.
+//! The kernel side: programs, maps, links, and the interfaces they are attached to. Outside of this module only [`crate::observe`] knows aya: the ring buffers.
 
 pub mod attach;
 pub mod bpffs;
@@ -7,6 +7,7 @@ pub mod interfaces;
 mod maps;
 mod netlink;
 pub mod object;
+mod run;
 
 use std::{
     collections::BTreeMap,
@@ -90,6 +91,17 @@ pub enum DatapathError {
     /// The interface of a write is not known.
     #[error("interface {0} is gone")]
     NoInterface(u32),
+    /// A program cannot be run on a frame.
+    #[error("running program {hook} on a frame of {length} bytes")]
+    Run {
+        /// The program.
+        hook: attach::Hook,
+        /// Length of the frame.
+        length: usize,
+        /// What the kernel said.
+        #[source]
+        source: Box<aya::programs::ProgramError>,
+    },
     /// The programs' own log cannot be read.
     #[error("reading the log of the eBPF programs")]
     Log(#[from] aya_log::Error),
@@ -182,7 +194,14 @@ impl Datapath {
                     .names
                     .get(ifindex)
                     .ok_or(DatapathError::NoInterface(*ifindex))?;
-                Ok(self.attacher.attach(&mut self.ebpf, *ifindex, name)?)
+                match self.attacher.attach(&mut self.ebpf, *ifindex, name) {
+                    // Pods come and go: there is nothing left to enforce on, and the next reading of the interfaces says so.
+                    Err(error @ AttachError::Gone { .. }) => {
+                        tracing::debug!(%error, "an interface vanished while programs were attached to it");
+                        Ok(())
+                    }
+                    attached => Ok(attached?),
+                }
             }
             Write::Detach(ifindex) => Ok(self.attacher.detach(*ifindex)?),
             write => Ok(self.maps.write(write)?),
@@ -227,24 +246,68 @@ impl std::os::fd::AsRawFd for ProgramLog {
     }
 }
 
-/// Removes programs, links and maps: all that agents of this version put below `pin_path`, and nothing else. Returns the number of
+/// Takes the right to work on what is pinned below `pin_path`, making that folder if it is not there.
+///
+/// # Errors
+/// No bpffs, or another agent works there.
+pub fn lock(pin_path: &Path) -> Result<bpffs::Lock, DatapathError> {
+    bpffs::make_folder(pin_path)?;
+    Ok(bpffs::lock(pin_path)?)
+}
+
+/// Removes programs, links and maps: all that agents of any version put below `pin_path`, and nothing else. Returns the number of
 /// interfaces that had programs.
 ///
 /// # Errors
-/// The first that occurred.
+/// An agent works there, or the first thing that cannot be removed.
 pub fn cleanup(pin_path: &Path) -> Result<usize, DatapathError> {
-    let folder = pin_folder(pin_path);
-    let interfaces = if links_folder(pin_path).exists() {
-        attach::cleanup(&links_folder(pin_path))?
+    let _lock = bpffs::lock(pin_path)?;
+    let mut interfaces = 0;
+    for folder in version_folders(pin_path)? {
+        interfaces += remove_version(&folder)?;
+    }
+    bpffs::remove(pin_path)?;
+    Ok(interfaces)
+}
+
+/// Removes what agents of other ABI versions left, once this one enforces.
+///
+/// # Errors
+/// The first thing that cannot be removed.
+pub fn remove_other_versions(pin_path: &Path) -> Result<(), DatapathError> {
+    for folder in version_folders(pin_path)? {
+        if folder != pin_folder(pin_path) {
+            let interfaces = remove_version(&folder)?;
+            tracing::info!(path = %folder.display(), interfaces, "removed what another version of netpol left");
+        }
+    }
+    Ok(())
+}
+
+fn remove_version(folder: &Path) -> Result<usize, DatapathError> {
+    let links = folder.join("links");
+    let interfaces = if links.exists() {
+        attach::cleanup(&links)?
     } else {
         0
     };
-    for pin in maps::pins(&folder) {
+    for pin in bpffs::list(folder)? {
         bpffs::remove(&pin)?;
     }
-    bpffs::remove(&folder)?;
-    bpffs::remove(pin_path)?;
+    bpffs::remove(folder)?;
     Ok(interfaces)
+}
+
+/// Folders of pins: `v` and a number.
+fn version_folders(pin_path: &Path) -> Result<Vec<PathBuf>, DatapathError> {
+    let is_version = |path: &PathBuf| {
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .and_then(|name| name.strip_prefix('v'));
+        name.is_some_and(|number| number.parse::<u32>().is_ok())
+    };
+    Ok(bpffs::list(pin_path)?.into_iter().filter(is_version).collect())
 }
 
 /// The packet counters, summed over CPUs.

@@ -14,7 +14,10 @@ use crate::model::{Direction, NetworkPolicy, Node, ObjectKey, Pod, Rule, Snapsho
 
 mod peer;
 mod port;
+mod reasons;
 mod selector;
+
+pub use reasons::{Missing, Unmatched, UnmatchedRule, unmatched};
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,8 @@ pub mod cli;
 pub mod compile;
 pub mod datapath;
 pub mod evaluate;
+pub mod explain;
+pub mod matrix;
 pub mod model;
 pub mod observe;
 pub mod sync;

@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The binary `netpol`.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 
-fn main() -> anyhow::Result<()> {
-    netpol_agent::cli::run(netpol_agent::cli::Cli::parse())
+fn main() -> ExitCode {
+    netpol_agent::cli::run(netpol_agent::cli::Cli::parse()).unwrap_or_else(|error| {
+        // The causes, not a backtrace, whatever the environment asks for: these are for operators.
+        eprintln!("Error: {error:#}");
+        ExitCode::FAILURE
+    })
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What people and monitoring see: events of dropped packets, metrics, health.
+//! What people and monitoring see: events of dropped packets, metrics, health, and answers to `netpol explain`.
 
 pub mod events;
 pub mod http;
 pub mod metrics;
 pub mod program_log;
+pub mod socket;
 pub mod status;

@@ -63,6 +63,8 @@ pub struct Memory {
     pub meanings: BTreeMap<u32, Class>,
     /// The peers that were in force.
     pub peers: BTreeSet<String>,
+    /// All writes of the last plan were made by this process. If not, an identity may have changed without the epoch: it is raised.
+    pub settled: bool,
     /// The pod (and its uid) behind each interface.
     pub pods: BTreeMap<u32, (ObjectKey, String)>,
 }
@@ -157,8 +159,8 @@ fn longest_match<V: Copy>(map: &BTreeMap<IpNet, V>, prefix: IpNet) -> Option<V> 
         .find_map(|length| map.get(&IpNet::new(prefix.addr(), length).ok()?.trunc()).copied())
 }
 
-/// The two addresses of an endpoint, zeros where it has none of a family.
-fn endpoint_addresses(addresses: &[IpAddr]) -> ([u8; 4], [u8; 16]) {
+/// The two addresses of an endpoint as the kernel holds them, zeros where it has none of a family.
+pub fn endpoint_addresses(addresses: &[IpAddr]) -> ([u8; 4], [u8; 16]) {
     let mut ipv4 = [0; 4];
     let mut ipv6 = [0; 16];
     for address in addresses {

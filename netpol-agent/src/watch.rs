@@ -15,7 +15,7 @@ pub mod directory;
 mod kube;
 mod object;
 mod publish;
-mod syntax;
+pub(crate) mod syntax;
 pub mod wire;
 
 /// Where objects come from.
@@ -23,7 +23,7 @@ pub mod wire;
 pub enum Source {
     /// A Kubernetes API server.
     Kube {
-        /// The kubeconfig to use; without one, `$KUBECONFIG`, `~/.kube/config`, then the service account of the pod.
+        /// The kubeconfig to use; without one, `~/.kube/config`, then the service account of the pod.
         kubeconfig: Option<PathBuf>,
     },
     /// A folder of manifests: see [`directory`].
@@ -91,6 +91,47 @@ pub enum WatchError {
         /// Why it cannot be used.
         reason: String,
     },
+}
+
+/// No snapshot for a command that needs one.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The source cannot be read.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// The API server did not give a complete list of every kind in time.
+    #[error("no complete list of all kinds from the API server after {} s; --log warn shows why", .0.as_secs())]
+    TimedOut(std::time::Duration),
+}
+
+/// One complete reading of `source`, for what needs no agent; an API server has `patience` to give it.
+///
+/// # Errors
+/// See [`LoadError`].
+pub async fn load(source: Source, patience: std::time::Duration) -> Result<Arc<Snapshot>, LoadError> {
+    if let Source::Directory(path) = &source {
+        return Ok(Arc::new(directory::load(path)?));
+    }
+    let (sender, mut snapshots) = tokio::sync::watch::channel(None);
+    let stop = CancellationToken::new();
+    let watching = run(source, sender, stop);
+    let complete = async {
+        match snapshots.wait_for(Option::is_some).await {
+            Ok(snapshot) => snapshot.clone(),
+            Err(_) => None,
+        }
+    };
+    let first = async {
+        tokio::select! {
+            ended = watching => ended.map(|()| None),
+            snapshot = complete => Ok(snapshot),
+        }
+    };
+    match tokio::time::timeout(patience, first).await {
+        Ok(Ok(Some(snapshot))) => Ok(snapshot),
+        Ok(Err(error)) => Err(error.into()),
+        Ok(Ok(None)) | Err(_) => Err(LoadError::TimedOut(patience)),
+    }
 }
 
 fn listed(diagnostics: &[Diagnostic]) -> String {

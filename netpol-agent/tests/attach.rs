@@ -17,7 +17,10 @@ use aya::{
     programs::{LinkOrder, SchedClassifier, TcAttachType, loaded_links, tc::TcAttachOptions},
 };
 use namespaces::{Pod, enter_new, ip, not_run, privileged, run};
-use netpol_agent::datapath::attach::{AttachError, Attacher, Hook, Mechanism, Mode, cleanup};
+use netpol_agent::datapath::{
+    attach::{AttachError, Attacher, Hook, Mechanism, Mode, cleanup},
+    object::EBPF_OBJECT,
+};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     net::if_::if_nametoindex,
@@ -30,15 +33,9 @@ const HOOKS: [(Hook, TcAttachType); 2] = [
     (Hook::ToPod, TcAttachType::Egress),
 ];
 
-/// The eBPF object, with programs `from_pod` and `to_pod`.
-fn object() -> Option<Vec<u8>> {
-    let path = std::env::var_os("NETPOL_TEST_OBJECT")?;
-    Some(std::fs::read(path).unwrap())
-}
-
 /// A node with a bpffs.
 struct Node {
-    object: Vec<u8>,
+    object: &'static [u8],
     bpffs: tempfile::TempDir,
 }
 
@@ -46,7 +43,7 @@ impl Node {
     fn load(&self) -> Ebpf {
         EbpfLoader::new()
             .default_map_pin_directory(self.bpffs.path())
-            .load(&self.object)
+            .load(self.object)
             .unwrap()
     }
 
@@ -76,8 +73,8 @@ fn on_a_node(test: impl FnOnce(&Node) + Send) {
     if !privileged(SUITE) {
         return;
     }
-    let Some(object) = object() else {
-        return not_run(SUITE, "there is no eBPF object");
+    let Some(object) = EBPF_OBJECT else {
+        return not_run(SUITE, "this build has no eBPF programs");
     };
     std::thread::scope(|scope| {
         let node = scope.spawn(|| {

@@ -2,6 +2,8 @@
 //! The verdict on a packet, over a trait of lookups: the kernel's maps there, ordinary maps in tests.
 
 mod judge;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     abi::{
@@ -59,7 +61,7 @@ pub struct Place {
 impl Place {
     /// Whether the node itself made the packet.
     #[inline(always)]
-    const fn from_node(&self) -> bool {
+    const fn is_by_node(self) -> bool {
         matches!(self.direction, Direction::Ingress) && self.ingress_ifindex == 0
     }
 }
@@ -99,7 +101,7 @@ pub fn decide(
         Parsed::Neighbour => return Verdict::Forward,
         Parsed::Unjudged(reason) => {
             let isolated = endpoint.policy(direction) != POLICY_NONE;
-            if !isolated || place.from_node() {
+            if !isolated || place.is_by_node() {
                 return Verdict::Forward;
             }
             return Verdict::Drop(Drop {
@@ -110,7 +112,7 @@ pub fn decide(
         }
         Parsed::Packet => {}
     }
-    if place.from_node() {
+    if place.is_by_node() {
         return Verdict::Forward;
     }
     let key = flow_key(endpoint, direction, packet);
@@ -166,11 +168,7 @@ pub fn decide(
             }
             let own = own_address(packet, direction);
             // A pod that reaches itself through a Service is its own peer, whatever address masquerade put on the packet (rule A1).
-            let peer = if sender == place.ifindex {
-                &own
-            } else {
-                &key.remote
-            };
+            let peer = if sender == place.ifindex { own } else { &key.remote };
             let identity = tables.identity(peer).identity;
             if !judge::accepts(tables, policy, identity, packet.protocol, port) {
                 return denied(DropReason::Policy, policy, identity);

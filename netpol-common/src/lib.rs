@@ -4,6 +4,9 @@
 //! property tests, and under a fuzzer.
 #![no_std]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod abi;
 pub mod decide;
 pub mod flow;

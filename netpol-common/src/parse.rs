@@ -2,6 +2,9 @@
 //! From bytes to a [`Packet`]: Ethernet, ARP, IPv4 (RFC 791), IPv6 (RFC 8200) with its extension headers, TCP, UDP, SCTP, ICMP and
 //! ICMPv6. Nothing is skipped blindly: the port that policy tests is the one that the receiver will see (rule F3).
 
+#[cfg(test)]
+mod tests;
+
 use crate::abi::{Address, DropReason};
 
 /// IANA protocol numbers.
@@ -197,10 +200,14 @@ fn upper_layer(
     packet: &mut Packet,
 ) -> Result<bool, DropReason> {
     if packet.protocol == protocol::TCP {
-        read(frame, offset, &mut header[..14])?;
+        read(frame, offset, &mut header[..20])?;
+        if header[12] >> 4 < 5 {
+            return Err(DropReason::Malformed);
+        }
         packet.tcp_flags = header[13];
-    } else if packet.protocol == protocol::UDP || packet.protocol == protocol::SCTP || packet.protocol == icmp
-    {
+    } else if packet.protocol == protocol::SCTP {
+        read(frame, offset, &mut header[..12])?;
+    } else if packet.protocol == protocol::UDP || packet.protocol == icmp {
         read(frame, offset, &mut header[..8])?;
     } else {
         return Ok(false);

@@ -4,8 +4,8 @@
 use aya_ebpf::{bindings::BPF_ANY, btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_ns};
 use netpol_common::{
     abi::{
-        Address, Config, Counters, Flow, FlowKey, Frontend, IDENTITY_NONE, Identity, POLICY_NONE,
-        PolicyMatch, PolicyValue,
+        Address, Counters, Flow, FlowKey, Frontend, IDENTITY_NONE, Identity, POLICY_NONE, PolicyMatch,
+        PolicyValue,
     },
     decide::{FlowEntry, Tables},
     parse::Packet,
@@ -27,9 +27,9 @@ pub struct Scratch {
 const ADDRESS_BITS: u32 = 128;
 
 /// The maps, as one packet sees them.
-pub struct Maps<'a> {
-    /// Settings, read once.
-    pub config: &'a Config,
+pub struct Maps {
+    /// The epoch, read once.
+    pub epoch: u32,
     /// Where new flows are counted.
     pub counters: *mut Counters,
     /// Where keys and values are built.
@@ -38,7 +38,7 @@ pub struct Maps<'a> {
     pub length: u32,
 }
 
-impl Tables for Maps<'_> {
+impl Tables for Maps {
     type FlowEntry = Entry;
 
     #[inline(always)]
@@ -49,7 +49,7 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn epoch(&self) -> u32 {
-        self.config.epoch
+        self.epoch
     }
 
     #[inline(always)]

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use netpol_common::{
-    abi::{Counter, Direction, Endpoint, POLICY_NONE},
+    abi::{Config, Counter, Direction, DropReason, Endpoint, POLICY_DENY, POLICY_NONE},
     decide::{self, Place, Verdict},
     parse::{self, Packet, Parsed},
 };
@@ -22,7 +22,7 @@ use crate::{
 /// On to the next program of the hook; `TCX_NEXT` has the same number.
 const PASS: i32 = TC_ACT_UNSPEC;
 /// Dropped without an answer (rule A7); `TCX_DROP` has the same number.
-const DROP: i32 = TC_ACT_SHOT as i32;
+const DROP: i32 = TC_ACT_SHOT;
 
 /// The action for a packet at one of a pod's hooks.
 #[inline(always)]
@@ -33,20 +33,18 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
         return DROP;
     };
 
+    // Read once, before anything that it dates: what is judged by an identity of before a change carries the epoch of before.
+    // SAFETY: a valid reference; volatile, so that it is read here and nowhere else.
+    let epoch = unsafe { core::ptr::read_volatile(&raw const config.epoch) };
     let place = Place {
         direction,
         ifindex: packet::ifindex(ctx),
         ingress_ifindex: packet::ingress_ifindex(ctx),
     };
     let length = ctx.len();
-    // SAFETY: values are replaced as a whole, and stay readable until the program ends (RCU).
-    let Some(endpoint) = (unsafe { ENDPOINTS.get(place.ifindex) }) else {
-        // The agent writes the endpoint before it attaches, and detaches before it removes it: this is trouble, and fails closed.
-        // SAFETY: as below.
-        count(unsafe { &mut (*counters).no_endpoint }, length);
-        let from_node = matches!(direction, Direction::Ingress) && place.ingress_ifindex == 0;
-        return if from_node { PASS } else { DROP };
-    };
+    // An endpoint that the map does not know: the agent writes it before it attaches, and detaches before it removes it. This is trouble (a
+    // full map, a change by hand), and fails closed but for the node and neighbours (rules L1, A2, F1).
+    let (endpoint, known) = endpoint(place.ifindex);
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return DROP;
     };
@@ -55,18 +53,23 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
     *packet = Packet::default();
     let parsed = parse::parse(&Skb(ctx), packet);
     let maps = Maps {
-        config,
+        epoch,
         counters,
         scratch,
         length,
     };
-    match decide::decide(&maps, endpoint, place, parsed, packet, length) {
+    match decide::decide(&maps, &endpoint, place, parsed, packet, length) {
         Verdict::Forward => {
             // SAFETY: a per-CPU value that only this CPU writes, just looked up.
             count(unsafe { &mut (*counters).forwarded }, length);
             PASS
         }
-        Verdict::Drop(drop) => dropped(ctx, &maps, endpoint, direction, packet, &drop),
+        Verdict::Drop(mut drop) => {
+            if !known {
+                drop.reason = DropReason::NoEndpoint;
+            }
+            dropped(ctx, &maps, config, &endpoint, direction, packet, &drop)
+        }
     }
 }
 
@@ -78,6 +81,8 @@ pub fn leaving(ctx: &TcContext) -> i32 {
     let Some(counters) = COUNTERS.get_ptr_mut(Direction::Egress as u32) else {
         return DROP;
     };
+    // SAFETY: as at a pod's hook.
+    let epoch = unsafe { core::ptr::read_volatile(&raw const config.epoch) };
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return DROP;
     };
@@ -92,29 +97,46 @@ pub fn leaving(ctx: &TcContext) -> i32 {
     let Some(ifindex) = (unsafe { LOCAL_PODS.get(packet.source) }) else {
         return PASS;
     };
-    // SAFETY: as above.
-    let Some(endpoint) = (unsafe { ENDPOINTS.get(*ifindex) }) else {
-        return PASS;
-    };
-    if endpoint.egress_policy == POLICY_NONE {
+    let (endpoint, known) = endpoint(*ifindex);
+    if !known || endpoint.egress_policy == POLICY_NONE {
         return PASS;
     }
     let maps = Maps {
-        config,
+        epoch,
         counters,
         scratch,
         length: ctx.len(),
     };
-    match decide::decide_leaving(&maps, endpoint, packet, maps.length) {
+    match decide::decide_leaving(&maps, &endpoint, packet, maps.length) {
         Verdict::Forward => PASS,
-        Verdict::Drop(drop) => dropped(ctx, &maps, endpoint, Direction::Egress, packet, &drop),
+        Verdict::Drop(drop) => dropped(ctx, &maps, config, &endpoint, Direction::Egress, packet, &drop),
     }
+}
+
+/// The endpoint of an interface, and whether there is one; without, one that is closed. Copied at once: the kernel may use the place of
+/// a value that was replaced for another endpoint's.
+#[inline(always)]
+fn endpoint(ifindex: u32) -> (Endpoint, bool) {
+    // SAFETY: as the map says, the value is readable while this program runs.
+    let (id, ingress_policy, egress_policy, known) = match unsafe { ENDPOINTS.get(ifindex) } {
+        Some(endpoint) => (endpoint.id, endpoint.ingress_policy, endpoint.egress_policy, true),
+        None => (0, POLICY_DENY, POLICY_DENY, false),
+    };
+    let endpoint = Endpoint {
+        id,
+        ingress_policy,
+        egress_policy,
+        ipv4: [0; 4],
+        ipv6: [0; 16],
+    };
+    (endpoint, known)
 }
 
 #[inline(always)]
 fn dropped(
     ctx: &TcContext,
-    maps: &Maps<'_>,
+    maps: &Maps,
+    config: &Config,
     endpoint: &Endpoint,
     direction: Direction,
     packet: &Packet,
@@ -123,22 +145,11 @@ fn dropped(
     // SAFETY: a per-CPU value that only this CPU writes; checked for null where it was looked up.
     let counters = unsafe { &mut *maps.counters };
     count(counters.dropped(drop.reason), maps.length);
-    event::dropped(
-        ctx,
-        endpoint,
-        direction,
-        packet,
-        drop,
-        maps.config.events_per_second,
-    );
+    event::dropped(ctx, endpoint, direction, packet, drop, config.events_per_second);
+    // Few arguments: what the log macro keeps of them, and its own call, share a stack of 512 bytes with all the rest.
     debug!(
         ctx,
-        "endpoint {} {}: dropped, reason {} policy {} identity {}",
-        endpoint.id,
-        direction.name(),
-        drop.reason as u8,
-        drop.policy,
-        drop.identity
+        "endpoint {}: dropped, reason {} policy {}", endpoint.id, drop.reason as u8, drop.policy
     );
     DROP
 }

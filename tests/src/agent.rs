@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The agent as a child process in a node's network namespace, as it runs in production.
 
+mod launch;
+
 use std::{
     fs::File,
     io::{BufRead, BufReader},
@@ -28,6 +30,8 @@ use crate::{
     privilege,
 };
 
+pub use launch::Launch;
+
 /// How long a start or an applied revision may take before a wait for it fails. Far longer than either needs.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -36,12 +40,12 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 pub struct Agent {
     binary: PathBuf,
     netns: Arc<NetNs>,
-    node: String,
-    source: PathBuf,
+    launch: Launch,
     pin_path: PathBuf,
     child: Option<Child>,
     log: Arc<Log>,
     clean: bool,
+    deadline: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -68,10 +72,7 @@ impl Agent {
     /// # Errors
     /// With the agent's log, if it does not get there.
     pub fn start(node: &Node, source: &Path) -> Result<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let pin_path = format!("/sys/fs/bpf/netpol-test-{}-{number}", std::process::id());
-        Self::start_at(node, source, Path::new(&pin_path))
+        Self::start_at(node, source, &free_pin_path())
     }
 
     /// As [`Agent::start`], pinned to `pin_path`.
@@ -79,20 +80,49 @@ impl Agent {
     /// # Errors
     /// As [`Agent::start`].
     pub fn start_at(node: &Node, source: &Path, pin_path: &Path) -> Result<Self> {
+        let agent = Self::launch_at(node, Launch::new(source, &node.plan().name), pin_path)?;
+        agent.wait_for_revision_after(0)?;
+        Ok(agent)
+    }
+
+    /// Starts the agent as `launch` says, pinned to a folder named after this process, and waits for nothing.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn launch(node: &Node, launch: Launch) -> Result<Self> {
+        Self::launch_at(node, launch, &free_pin_path())
+    }
+
+    fn launch_at(node: &Node, launch: Launch, pin_path: &Path) -> Result<Self> {
         let binary = privilege::binary().with_context(|| format!("no agent: set {}", privilege::BINARY))?;
         let mut agent = Self {
             binary,
             netns: Arc::clone(node.netns()),
-            node: node.plan().name.clone(),
-            source: source.to_owned(),
+            launch,
             pin_path: pin_path.to_owned(),
             child: None,
             log: Arc::default(),
             clean: true,
+            deadline: DEADLINE,
         };
         agent.spawn()?;
-        agent.wait_for_revision_after(0)?;
         Ok(agent)
+    }
+
+    /// Lets waits take longer than [`DEADLINE`] before they fail.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Gives it an argument, or another value of one, from its next start on.
+    pub fn set_argument(&mut self, name: &str, value: &str) {
+        let arguments = &mut self.launch.arguments;
+        if let Some(at) = arguments.iter().position(|argument| argument == name) {
+            arguments.drain(at..at + 2);
+        }
+        arguments.extend([name.into(), value.into()]);
     }
 
     /// Starts it again after [`Agent::kill`] or [`Agent::stop`], and waits for its first revision.
@@ -100,10 +130,18 @@ impl Agent {
     /// # Errors
     /// If it still runs, or does not get there.
     pub fn restart(&mut self) -> Result<()> {
-        ensure!(self.child.is_none(), "the agent still runs");
-        self.spawn()?;
+        self.relaunch()?;
         self.wait_for_revision_after(0)?;
         Ok(())
+    }
+
+    /// Starts it again after [`Agent::kill`] or [`Agent::stop`], and waits for nothing.
+    ///
+    /// # Errors
+    /// If it still runs, or cannot be started.
+    pub fn relaunch(&mut self) -> Result<()> {
+        ensure!(self.child.is_none(), "the agent still runs");
+        self.spawn()
     }
 
     /// Kills it as a crash would (SIGKILL), and waits until it is gone.
@@ -131,6 +169,12 @@ impl Agent {
     /// Folder of its pins.
     pub fn pin_path(&self) -> &Path {
         &self.pin_path
+    }
+
+    /// Its socket, named after the folder of its pins.
+    pub fn socket(&self) -> PathBuf {
+        let name = self.pin_path.file_name().unwrap_or_default();
+        std::env::temp_dir().join(name).with_extension("sock")
     }
 
     /// Its process id, while it runs.
@@ -200,13 +244,12 @@ impl Agent {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.binary);
-        command.args(["agent", "--log-format", "json", "--node-name", &self.node]);
+        let mut command = self.launch.command(&self.binary);
         command
-            .arg("--source")
-            .arg(&self.source)
-            .arg("--pin-path")
-            .arg(&self.pin_path);
+            .args(["--log-format", "json", "--pin-path"])
+            .arg(&self.pin_path)
+            .arg("--socket")
+            .arg(self.socket());
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command
     }
@@ -241,7 +284,7 @@ impl Agent {
     }
 
     fn wait<T>(&self, what: &str, found: impl Fn(&[String]) -> Option<T>) -> Result<T> {
-        let until = Instant::now() + DEADLINE;
+        let until = Instant::now() + self.deadline;
         let mut lines = self.log.lock();
         loop {
             if let Some(value) = found(&lines.lines) {
@@ -279,6 +322,8 @@ impl Drop for Agent {
         if self.clean {
             return;
         }
+        // Left behind by an agent that was killed.
+        let _ = std::fs::remove_file(self.socket());
         if let Err(error) = self.cleanup() {
             assert!(thread::panicking(), "{error:#}");
             eprintln!("{error:#}");
@@ -321,6 +366,12 @@ pub fn cleanup(binary: &Path, netns: &Arc<NetNs>, pin_path: &Path) -> Result<()>
         pin_path.display()
     );
     Ok(())
+}
+
+fn free_pin_path() -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    PathBuf::from(format!("/sys/fs/bpf/netpol-test-{}-{number}", std::process::id()))
 }
 
 fn last_revision(lines: &[String]) -> u64 {

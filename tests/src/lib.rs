@@ -3,9 +3,13 @@
 //! corpus of cases, random clusters, and the demo. Everything that is made here is named after this process and removed when dropped.
 
 pub mod agent;
+pub mod apiserver;
 pub mod cases;
+pub mod cluster;
 pub mod demo;
+pub mod deploy;
 pub mod expectation;
+pub mod frames;
 pub mod kernel;
 pub mod lab;
 pub mod lookup;
@@ -13,8 +17,13 @@ pub mod manifests;
 pub mod netns;
 pub mod node;
 pub mod objects;
+pub mod overlay;
 pub mod privilege;
 pub mod probe;
+pub mod progrun;
+pub mod proxy;
 pub mod random;
 pub mod scenario;
 pub mod server;
+pub mod services;
+pub mod two_nodes;

@@ -117,24 +117,17 @@ impl NetNs {
     /// # Errors
     /// With what `ip` prints, if a line fails; lines before it are done.
     pub fn ip(&self, batch: &str) -> Result<()> {
-        let mut child = Command::new("ip")
-            .args(["-n", &self.name, "-batch", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("starting ip (package iproute2)")?;
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(batch.as_bytes()).context("writing to ip")?;
-        }
-        let output = child.wait_with_output().context("waiting for ip")?;
-        ensure!(
-            output.status.success(),
-            "ip -n {} -batch: {}\nof\n{batch}",
-            self.name,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-        Ok(())
+        let mut ip = Command::new("ip");
+        ip.args(["-n", &self.name, "-batch", "-"]);
+        feed(&mut ip, batch).context("package iproute2")
+    }
+
+    /// Runs a program in it, with `input` on its standard input.
+    ///
+    /// # Errors
+    /// With what the program prints, if it fails or cannot be started.
+    pub fn feed(&self, program: &str, arguments: &[&str], input: &str) -> Result<()> {
+        self.run(|| feed(Command::new(program).args(arguments), input))
     }
 
     /// Sets sysctls, as `(net/ipv4/ip_forward, 1)`.
@@ -206,6 +199,27 @@ pub fn sweep() {
             remove(&name);
         }
     }
+}
+
+fn feed(command: &mut Command, input: &str) -> Result<()> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("starting {command:?}"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin
+            .write_all(input.as_bytes())
+            .with_context(|| format!("writing to {command:?}"))?;
+    }
+    let output = child.wait_with_output().context("waiting for a program")?;
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}\nof\n{input}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
 }
 
 fn path_of(name: &str) -> PathBuf {

@@ -17,6 +17,9 @@ use ipnet::IpNet;
 
 use crate::netns::{self, NetNs};
 
+/// The outside's bridge, into which nodes are plugged.
+const WIRE: &str = "eth0";
+
 /// A place that probes start from and end at.
 #[derive(Debug, Clone)]
 pub struct Site {
@@ -38,7 +41,8 @@ impl Site {
     }
 }
 
-/// The address plan of a node: the bridge and the node's end of the uplink have host number 1, the outside has 10.
+/// The address plan of a node: its bridge has host number 1 in the pods' networks; in the networks of the uplink, which all nodes share,
+/// the first node has 1, the next 2, and the outside has 10.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The node's name, as in `spec.nodeName`.
@@ -65,13 +69,16 @@ impl Plan {
         ]
     }
 
-    /// The networks of the uplink.
+    /// The networks of the uplink, the same for all nodes.
     pub fn uplink_networks(&self) -> [IpNet; 2] {
-        let v6 = Ipv6Addr::new(0x2001, 0xdb8, 1, u16::from(self.index), 0, 0, 0, 0);
-        [
-            network(Ipv4Addr::new(198, 51, 100 + self.index, 0), 24),
-            network(v6, 64),
-        ]
+        let v6 = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0);
+        [network(Ipv4Addr::new(198, 51, 100, 0), 24), network(v6, 64)]
+    }
+
+    /// The node's addresses on the uplink, IPv4 first.
+    pub fn uplink_addresses(&self) -> [IpAddr; 2] {
+        let number = 1 + u16::from(self.index);
+        self.uplink_networks().map(|net| member(net, number).addr())
     }
 }
 
@@ -111,8 +118,21 @@ impl Node {
     /// As [`Node::new`].
     pub fn with_prefix(plan: Plan, prefix: String) -> Result<Self> {
         netns::sweep();
+        let outside = Arc::new(outside(&plan, &prefix)?);
+        Self::join(plan, prefix, outside)
+    }
+
+    /// Makes a node with the same outside, on the same wire, as this one has. Nothing routes to its pods but the outside: see
+    /// [`crate::overlay`].
+    ///
+    /// # Errors
+    /// As [`Node::new`], or if the plan has the index of a node that is there.
+    pub fn beside(&self, plan: Plan) -> Result<Self> {
+        Self::join(plan, self.prefix.clone(), Arc::clone(&self.outside))
+    }
+
+    fn join(plan: Plan, prefix: String, outside: Arc<NetNs>) -> Result<Self> {
         let netns = Arc::new(NetNs::create(&format!("{prefix}{}", plan.name))?);
-        let outside = Arc::new(NetNs::create(&format!("{prefix}outside"))?);
         netns.sysctl(&[
             ("net/ipv4/ip_forward", "1"),
             ("net/ipv4/conf/all/rp_filter", "0"),
@@ -121,35 +141,35 @@ impl Node {
             ("net/ipv6/conf/default/forwarding", "1"),
         ])?;
         let mut node = String::from("link add cni0 type bridge mcast_snooping 0\nlink set cni0 up\n");
+        let port = format!("port{}", plan.index);
         writeln!(
             node,
-            "link add uplink0 type veth peer name eth0 netns {}",
+            "link add uplink0 type veth peer name {port} netns {}",
             outside.name()
         )?;
         node.push_str("link set uplink0 up\n");
-        let mut far = String::from("link set eth0 up\n");
         for net in plan.pod_networks() {
             writeln!(node, "addr add {} dev cni0 nodad", member(net, 1))?;
         }
         let mut external = Vec::new();
-        for net in plan.uplink_networks() {
-            let host = member(net, 10);
-            writeln!(node, "addr add {} dev uplink0 nodad", member(net, 1))?;
-            writeln!(far, "addr add {host} dev eth0 nodad")?;
-            external.push(host.addr());
+        let mut far = format!("link set {port} master {WIRE} up\n");
+        let networks = plan.uplink_networks().into_iter().zip(plan.pod_networks());
+        for ((net, pods), own) in networks.zip(plan.uplink_addresses()) {
+            let host = member(net, 10).addr();
+            let length = net.prefix_len();
+            let everything = if own.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+            writeln!(node, "addr add {own}/{length} dev uplink0 nodad")?;
+            writeln!(node, "route add {everything} via {host}")?;
+            // The first node is the way to everything that is not another node's.
+            if plan.index == 0 {
+                writeln!(far, "route add {everything} via {own}")?;
+            } else {
+                writeln!(far, "route add {pods} via {own}")?;
+            }
+            external.push(host);
         }
         netns.ip(&node)?;
-        for net in plan.uplink_networks() {
-            let all = if net.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" };
-            writeln!(far, "route add {all} via {}", member(net, 1).addr())?;
-        }
         outside.ip(&far)?;
-        let mut routes = String::new();
-        for address in &external {
-            let all = if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
-            writeln!(routes, "route add {all} via {address}")?;
-        }
-        netns.ip(&routes)?;
         Ok(Self {
             plan,
             prefix,
@@ -185,15 +205,11 @@ impl Node {
 
     /// The node itself: addresses on the bridge, then on the uplink.
     pub fn site(&self) -> Site {
-        let networks = self
-            .plan
-            .pod_networks()
-            .into_iter()
-            .chain(self.plan.uplink_networks());
+        let bridge = self.plan.pod_networks().map(|net| member(net, 1).addr());
         Site {
             name: self.plan.name.clone(),
             netns: Arc::clone(&self.netns),
-            addresses: networks.map(|net| member(net, 1).addr()).collect(),
+            addresses: bridge.into_iter().chain(self.plan.uplink_addresses()).collect(),
         }
     }
 
@@ -219,7 +235,7 @@ impl Node {
         ensure!(!inside, "external address {address} belongs to the node");
         let length = if address.is_ipv4() { 32 } else { 128 };
         self.outside
-            .ip(&format!("addr add {address}/{length} dev eth0 nodad\n"))?;
+            .ip(&format!("addr add {address}/{length} dev {WIRE} nodad\n"))?;
         self.external.push(address);
         Ok(())
     }
@@ -309,6 +325,20 @@ impl Node {
         let pod = self.pods.get(name).with_context(|| format!("no pod {name}"))?;
         Ok(&pod.veth)
     }
+}
+
+/// A namespace that plays every host outside, and the switch that nodes plug into.
+fn outside(plan: &Plan, prefix: &str) -> Result<NetNs> {
+    let outside = NetNs::create(&format!("{prefix}outside"))?;
+    // A MAC address of its own: a bridge without one changes it with its ports.
+    let mut batch = format!(
+        "link add {WIRE} address 02:00:c6:33:64:0a type bridge mcast_snooping 0\nlink set {WIRE} up\n"
+    );
+    for net in plan.uplink_networks() {
+        writeln!(batch, "addr add {} dev {WIRE} nodad", member(net, 10))?;
+    }
+    outside.ip(&batch)?;
+    Ok(outside)
 }
 
 /// Host `number` of a network, with the network's prefix length.

@@ -1,8 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whether a suite with real packets can run here. One that cannot says so loudly, and fails where everything must run.
 
-use std::{env, fs::OpenOptions, io::Write, path::PathBuf, process::Command};
+use std::{
+    env,
+    fs::OpenOptions,
+    io::{self, Write},
+    path::PathBuf,
+    process::Command,
+};
 
+use netpol_agent::datapath::object::EBPF_OBJECT;
 use nix::unistd::geteuid;
 
 /// Names a file that collects a line for each suite that was not run.
@@ -11,6 +18,8 @@ pub const REPORT: &str = "NETPOL_TEST_REPORT";
 pub const REQUIRE_ALL: &str = "NETPOL_REQUIRE_ALL";
 /// Names the agent's binary.
 pub const BINARY: &str = "NETPOL_BIN";
+/// Names the folder of `kube-apiserver` and `etcd`, as for envtest.
+pub const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
 /// Whether `suite` can make namespaces; if not, says why on stderr and in the [`REPORT`].
 ///
@@ -25,9 +34,51 @@ pub fn can_make_nodes(suite: &str) -> bool {
 /// # Panics
 /// If it cannot, and [`REQUIRE_ALL`] is set.
 pub fn can_enforce(suite: &str) -> bool {
+    settle(suite, obstacle().or_else(no_agent))
+}
+
+/// Whether `suite` can make namespaces and run the agent and a Kubernetes API server in them. As [`can_make_nodes`].
+///
+/// # Panics
+/// If it cannot, and [`REQUIRE_ALL`] is set.
+pub fn can_use_api_server(suite: &str) -> bool {
+    settle(suite, obstacle().or_else(no_agent).or_else(|| api_server().err()))
+}
+
+/// The folder of `kube-apiserver` and `etcd`: what [`ASSETS`] names.
+///
+/// # Errors
+/// In words, if it names none, or lacks one of them.
+pub fn api_server() -> Result<PathBuf, String> {
+    let folder = env::var_os(ASSETS)
+        .filter(|folder| !folder.is_empty())
+        .map(PathBuf::from);
+    let folder = folder.ok_or_else(|| {
+        format!(
+            "no API server: {ASSETS} is not set; `tests/apiserver/build.sh DIR` makes one, then set it to DIR"
+        )
+    })?;
+    match ["kube-apiserver", "etcd"]
+        .iter()
+        .find(|name| !folder.join(name).is_file())
+    {
+        Some(name) => Err(format!(
+            "no API server: {ASSETS} is {}, where no {name} is",
+            folder.display()
+        )),
+        None => Ok(folder),
+    }
+}
+
+/// Whether `suite` can load the programs into the kernel. As [`can_make_nodes`].
+///
+/// # Panics
+/// If it cannot, and [`REQUIRE_ALL`] is set.
+pub fn can_load(suite: &str) -> bool {
     let missing = || {
-        let none = binary().is_none();
-        none.then(|| format!("no agent: {BINARY} names no file, and there is no netpol beside this program"))
+        EBPF_OBJECT
+            .is_none()
+            .then(|| "this build has no eBPF programs".to_owned())
     };
     settle(suite, obstacle().or_else(missing))
 }
@@ -46,6 +97,11 @@ pub fn binary() -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
+fn no_agent() -> Option<String> {
+    let none = binary().is_none();
+    none.then(|| format!("no agent: {BINARY} names no file, and there is no netpol beside this program"))
+}
+
 fn obstacle() -> Option<String> {
     if !geteuid().is_root() {
         return Some("not root: network namespaces cannot be made".to_owned());
@@ -56,9 +112,14 @@ fn obstacle() -> Option<String> {
     }
 }
 
-fn settle(suite: &str, obstacle: Option<String>) -> bool {
+/// Whether `suite` can run: nothing is in its way. If something is, says what on stderr and in the [`REPORT`].
+///
+/// # Panics
+/// If it cannot, and [`REQUIRE_ALL`] is set.
+pub fn settle(suite: &str, obstacle: Option<String>) -> bool {
     let Some(reason) = obstacle else { return true };
-    eprintln!("\n*** NOT RUN: {suite}: {reason} ***\n");
+    // Not by eprintln!: the test runner would swallow it.
+    let _ = writeln!(io::stderr(), "\n*** NOT RUN: {suite}: {reason} ***\n");
     if let Some(report) = env::var_os(REPORT) {
         let file = OpenOptions::new().create(true).append(true).open(&report);
         if let Err(error) = file.and_then(|mut file| writeln!(file, "not run: {suite}: {reason}")) {

@@ -138,7 +138,9 @@ pub enum Outcome {
     Refused,
     /// Nothing came back: what a denial looks like (rule A7).
     Silent,
-    /// Anything else, e.g. another site answered, or an ICMP error came. Never what it should be.
+    /// A site of another name answered: that of one of several backends, or a wrong one.
+    Answered(String),
+    /// Anything else, e.g. an ICMP error came. Never what it should be.
     Odd(String),
 }
 
@@ -148,7 +150,7 @@ impl Outcome {
         match self {
             Self::Reached | Self::Refused => Some(true),
             Self::Silent => Some(false),
-            Self::Odd(_) => None,
+            Self::Answered(_) | Self::Odd(_) => None,
         }
     }
 }

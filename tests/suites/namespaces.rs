@@ -4,12 +4,14 @@
 use std::{
     fs,
     path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
 use netpol_tests::{
+    agent::inside,
     lab::{DENY_ALL, Lab, SERVICES},
-    privilege::can_enforce,
+    privilege::{self, can_enforce},
     probe::{Outcome, PATIENCE, Service},
 };
 
@@ -145,6 +147,97 @@ fn b3_an_open_connection_outlives_a_restart() {
     ask("after kill -9");
     lab.agent.restart().unwrap();
     ask("after the restart");
+}
+
+/// Pins that someone removes, and interfaces that programs cannot be attached to: what was enforced stays.
+#[test]
+fn b3_trouble_with_links_ends_no_enforcement() {
+    let Some(mut lab) = lab(&[("deny.yaml", DENY_ALL)]) else {
+        return;
+    };
+    lab.agent.stop().unwrap();
+    lab.agent.set_argument("--resync", "1");
+    lab.agent.set_argument("--log", "info,netpol_agent::app=debug");
+    lab.agent.restart().unwrap();
+    lab.expect("shop/a", "outside", &Outcome::Silent);
+    let links = lab.agent.pin_path().join("v1/links");
+    let pins: Vec<_> = fs::read_dir(&links)
+        .unwrap()
+        .map(|pin| pin.unwrap().path())
+        .collect();
+    for pin in &pins {
+        fs::remove_file(pin).unwrap();
+    }
+    fs::remove_dir(&links).unwrap();
+    let seen = lab.agent.log_length();
+    lab.agent.wait_for_line(seen, "the maps were compared").unwrap();
+    lab.expect("shop/a", "outside", &Outcome::Silent);
+}
+
+/// Programs that cannot be replaced by another agent's stay.
+#[test]
+fn b3_a_failed_attach_leaves_what_was_attached() {
+    let Some(mut lab) = lab(&[]) else {
+        return;
+    };
+    lab.agent.stop().unwrap();
+    lab.agent.cleanup().unwrap();
+    lab.manifests.write("deny.yaml", DENY_ALL).unwrap();
+    lab.agent.set_argument("--attach", "clsact");
+    lab.agent.restart().unwrap();
+    lab.expect("shop/a", "outside", &Outcome::Silent);
+    lab.agent.kill().unwrap();
+
+    // A folder in the place of a pin: no TCX link can be pinned there.
+    let links = lab.agent.pin_path().join("v1/links");
+    let mut ip = Command::new("ip");
+    let listed = inside(
+        ip.args(["-o", "link", "show", "type", "veth", "master", "cni0"]),
+        lab.node.netns(),
+    )
+    .output()
+    .unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let veths: Vec<u32> = listed
+        .lines()
+        .map(|line| line.split(':').next().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(veths.len(), PODS.len());
+    for veth in &veths {
+        fs::create_dir(links.join(format!("{veth}-from_pod"))).unwrap();
+    }
+    lab.agent.set_argument("--attach", "tcx");
+    let seen = lab.agent.log_length();
+    lab.agent.relaunch().unwrap();
+    lab.agent.wait_for_line(seen, "a write failed").unwrap();
+    lab.agent.wait_for_line(seen, "revision applied").unwrap();
+    lab.expect("shop/a", "outside", &Outcome::Silent);
+    for veth in &veths {
+        fs::remove_dir(links.join(format!("{veth}-from_pod"))).unwrap();
+    }
+}
+
+/// Two agents on the same pins would undo each other's work.
+#[test]
+fn b3_a_second_agent_on_the_same_pins_is_refused() {
+    let Some(lab) = lab(&[("deny.yaml", DENY_ALL)]) else {
+        return;
+    };
+    let mut second = Command::new(privilege::binary().unwrap());
+    second
+        .args(["agent", "--node-name", "node-a", "--source"])
+        .arg(lab.manifests.path());
+    second
+        .arg("--pin-path")
+        .arg(lab.agent.pin_path())
+        .args(["--socket", "none"]);
+    let output = inside(&mut second, lab.node.netns()).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && error.contains("another netpol process"),
+        "{error}"
+    );
+    lab.expect("shop/a", "outside", &Outcome::Silent);
 }
 
 #[test]

@@ -12,13 +12,15 @@ use netpol_agent::{
     model::{Direction, Node, ObjectKey, Snapshot},
     sync::{Desired, Memory, Plan, State, Write, apply, plan},
 };
-use netpol_common::abi::IDENTITY_NONE;
+use netpol_common::abi::{IDENTITY_NONE, POLICY_DENY, POLICY_NONE};
 use netpol_tests::{
     kernel::{Probe, passes},
     lookup,
+    objects::snapshot,
     random::{Random, change, cluster, nodes, packet},
 };
 use proptest::{prelude::*, test_runner::TestRunner};
+use serde_json::json;
 
 const PROBES: usize = 60;
 
@@ -182,6 +184,62 @@ fn b4_every_prefix_of_a_plan_for_one_change_is_before_or_after() {
     });
 }
 
+/// What a flow is held against: the number of the policy it was judged under, and the epoch.
+fn judged_under(state: &State, probe: &Probe) -> Option<(u32, u32, u32)> {
+    let endpoint = state
+        .endpoints
+        .get(&probe.ifindex)
+        .filter(|_| state.attached.contains(&probe.ifindex))?;
+    let policy = match probe.direction {
+        Direction::Ingress => endpoint.ingress_policy,
+        Direction::Egress => endpoint.egress_policy,
+    };
+    Some((endpoint.id, policy, state.config.epoch))
+}
+
+/// A flow that was allowed and no longer is must not count as judged under what is in force, also when the plan is cut off anywhere and
+/// another agent goes on from there.
+#[test]
+fn c2_no_flow_outlives_the_verdict_that_let_it_in() {
+    run(250, |seed| {
+        let mut random = Random(seed);
+        let mut bench = Bench::new();
+        let mut before = cluster(&mut random);
+        let (_, first) = bench.plan(&before);
+        bench.apply(first);
+        for _ in 0..4 {
+            let after = change(&mut random, &before);
+            let (compiled, mut plan) = bench.plan(&after);
+            let probes = probes(&mut random, [&before, &after], &compiled);
+            let old: Vec<_> = probes
+                .iter()
+                .map(|probe| (passes(&bench.state, probe), judged_under(&bench.state, probe)))
+                .collect();
+            let crashes = random.below(3) == 0;
+            if crashes {
+                plan.writes.truncate(random.below(plan.writes.len() + 1));
+            }
+            bench.apply(plan);
+            if crashes {
+                bench.memory = Memory::default();
+                let (_, rest) = bench.plan(&after);
+                bench.apply(rest);
+            }
+            for (probe, (passed, under)) in probes.iter().zip(old) {
+                prop_assert!(
+                    !passed
+                        || under.is_none()
+                        || passes(&bench.state, probe)
+                        || judged_under(&bench.state, probe) != under,
+                    "seed {seed}: {probe:?} is denied now, and its flow is still taken for judged"
+                );
+            }
+            before = after;
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn what_is_written_says_what_was_compiled() {
     run(250, |seed| {
@@ -264,6 +322,54 @@ fn changes_one_by_one_end_where_a_fresh_start_does() {
     });
 }
 
+/// Pods and policies come and go, the agent is restarted now and then: a number in the kernel is given once.
+#[test]
+fn c3_numbers_are_never_given_twice() {
+    run(1000, |seed| {
+        let mut random = Random(seed);
+        let mut bench = Bench::new();
+        let mut snapshot = cluster(&mut random);
+        let mut pods: BTreeMap<u32, (u32, u32)> = BTreeMap::new();
+        let mut retired = BTreeSet::new();
+        for _ in 0..12 {
+            let (_, plan) = bench.plan(&snapshot);
+            bench.apply(plan);
+            for endpoint in bench.state.endpoints.values() {
+                prop_assert!(endpoint.id < bench.state.config.next_endpoint, "seed {seed}");
+                for policy in [endpoint.ingress_policy, endpoint.egress_policy] {
+                    prop_assert!(
+                        policy == POLICY_DENY || policy < bench.state.config.next_policy,
+                        "seed {seed}"
+                    );
+                    prop_assert!(!retired.contains(&policy), "seed {seed}: policy {policy} is back");
+                }
+            }
+            let now: BTreeMap<u32, (u32, u32)> = bench
+                .state
+                .endpoints
+                .values()
+                .map(|endpoint| (endpoint.id, (endpoint.ingress_policy, endpoint.egress_policy)))
+                .collect();
+            let in_use: BTreeSet<u32> = now
+                .values()
+                .flat_map(|(ingress, egress)| [*ingress, *egress])
+                .collect();
+            let left = pods.values().flat_map(|(ingress, egress)| [*ingress, *egress]);
+            retired.extend(
+                left.filter(|policy| {
+                    ![POLICY_NONE, POLICY_DENY].contains(policy) && !in_use.contains(policy)
+                }),
+            );
+            pods = now;
+            snapshot = change(&mut random, &snapshot);
+            if random.below(4) == 0 {
+                bench.memory = Memory::default();
+            }
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn l1_failed_writes_open_nothing_and_are_made_good() {
     run(250, |seed| {
@@ -278,11 +384,21 @@ fn l1_failed_writes_open_nothing_and_are_made_good() {
         let old: Vec<bool> = probes.iter().map(|probe| passes(&bench.state, probe)).collect();
         let mut done = bench.state.clone();
         plan.writes.iter().for_each(|write| done.record(write));
-        let full = random.below(3);
+        let full = random.below(6);
+        let mut left = random.below(plan.writes.len() + 1);
+        let numbers = |state: &State| (state.config.next_endpoint, state.config.next_policy);
+        let given = numbers(&bench.state);
         let report = apply(plan, &mut bench.state, &mut bench.memory, |write| {
             let fails = match (full, write) {
                 (0, Write::PutPolicy { .. }) | (1, Write::PutIdentity { .. }) => true,
                 (2, Write::PutPolicy { .. } | Write::PutIdentity { .. }) => random.below(3) == 0,
+                (3, Write::PutEndpoint { .. }) => random.below(2) == 0,
+                (4, Write::Config(_)) => true,
+                // Anything, from some write on.
+                (5, _) => {
+                    left = left.saturating_sub(1);
+                    left == 0
+                }
                 _ => false,
             };
             if fails {
@@ -298,6 +414,19 @@ fn l1_failed_writes_open_nothing_and_are_made_good() {
                 "seed {seed}: {probe:?} passes after failed writes: {report:#?}"
             );
         }
+        if numbers(&bench.state) == given {
+            let used = bench
+                .state
+                .endpoints
+                .values()
+                .flat_map(|endpoint| [endpoint.ingress_policy, endpoint.egress_policy]);
+            for policy in used.chain(bench.state.policies.keys().copied()) {
+                prop_assert!(
+                    policy == POLICY_DENY || policy < given.1,
+                    "seed {seed}: policy {policy} was not stored as given"
+                );
+            }
+        }
         let (_, plan) = bench.plan(&after);
         bench.apply(plan);
         for probe in &probes {
@@ -311,4 +440,79 @@ fn l1_failed_writes_open_nothing_and_are_made_good() {
         }
         Ok(())
     });
+}
+
+/// A pod of the bench's node that a policy isolates for ingress, a peer on the other node, and the policy's one rule.
+fn one_rule(rule: serde_json::Value, label_of_peer: &str) -> Snapshot {
+    let pod = |name: &str, node: &str, address: &str, label: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": "ns", "name": name, "labels": {"app": label}},
+            "spec": {"nodeName": node, "containers": [{"name": "c"}]},
+            "status": {"podIP": address, "podIPs": [{"ip": address}]}})
+    };
+    let [own, other] = [0, 1].map(|index| nodes()[index].name.clone());
+    let policy = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"namespace": "ns", "name": "p"},
+        "spec": {"podSelector": {"matchLabels": {"app": "own"}}, "ingress": [{"from": [rule]}]}});
+    let objects = [
+        pod("pod-1", &own, "10.244.0.9", "own"),
+        pod("pod-2", &other, "10.244.1.10", label_of_peer),
+        policy,
+    ];
+    snapshot(&objects).expect("the objects are right")
+}
+
+/// The verdict on TCP 80 from an address before and after a change, and whether a flow of before still counts as judged.
+fn flow_after(
+    before: &Snapshot,
+    after: &Snapshot,
+    remote: &str,
+    cut_off: impl Fn(&Write) -> bool,
+) -> (bool, bool, bool) {
+    let mut bench = Bench::new();
+    let (_, first) = bench.plan(before);
+    bench.apply(first);
+    let probe = Probe {
+        ifindex: 101,
+        direction: Direction::Ingress,
+        remote: remote.parse().expect("an address"),
+        protocol: 6,
+        port: 80,
+    };
+    let (passed, under) = (passes(&bench.state, &probe), judged_under(&bench.state, &probe));
+    let (_, mut plan) = bench.plan(after);
+    if let Some(last) = plan.writes.iter().position(cut_off) {
+        plan.writes.truncate(last + 1);
+        bench.apply(plan);
+        bench.memory = Memory::default();
+        plan = bench.plan(after).1;
+    }
+    bench.apply(plan);
+    (
+        passed,
+        passes(&bench.state, &probe),
+        judged_under(&bench.state, &probe) == under,
+    )
+}
+
+#[test]
+fn c2_an_exception_in_a_prefix_in_use_counts_for_open_flows() {
+    let block = |except: &[&str]| one_rule(json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": except}}), "x");
+    let uncut = |_: &Write| false;
+    assert_eq!(
+        flow_after(&block(&[]), &block(&["10.1.0.0/16"]), "10.1.0.1", uncut),
+        (true, false, false)
+    );
+}
+
+#[test]
+fn c2_a_plan_that_ends_before_the_epoch_is_made_good() {
+    let peer = |label| one_rule(json!({"podSelector": {"matchLabels": {"app": "peer"}}}), label);
+    let after_the_identity =
+        |write: &Write| matches!(write, Write::PutIdentity { .. } | Write::RemoveIdentity(_));
+    let (allowed, denied) = (peer("peer"), peer("other"));
+    assert_eq!(
+        flow_after(&allowed, &denied, "10.244.1.10", after_the_identity),
+        (true, false, false)
+    );
 }

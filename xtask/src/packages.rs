@@ -8,7 +8,12 @@ use anyhow::{Context as _, Result, bail};
 use crate::workspace::run;
 
 /// Program, and the package of it.
-const PROGRAMS: [(&str, &str); 2] = [("ip", "iproute2"), ("bpftool", "bpftool")];
+const PROGRAMS: [(&str, &str); 4] = [
+    ("ip", "iproute2"),
+    ("bpftool", "bpftool"),
+    ("iptables-restore", "iptables"),
+    ("nft", "nftables"),
+];
 
 /// Installs what is missing with apt-get: as root, on Debian and its kin.
 ///

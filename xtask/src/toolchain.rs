@@ -9,6 +9,7 @@
 mod debian;
 mod linker;
 mod rustc;
+mod rustup;
 mod source;
 mod sysroot;
 

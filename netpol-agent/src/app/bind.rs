@@ -6,18 +6,23 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
+use netpol_common::abi;
+
 use crate::{
     compile::{Compiled, Endpoint},
     datapath::interfaces::{Interfaces, PodInterface},
     model::ObjectKey,
+    sync::endpoint_addresses,
 };
 
-/// The pod of each interface. A pod that was behind an interface stays there while it has an address there: another pod that takes
-/// the address on its own interface does not become it.
+/// The pod of each interface. A pod that was behind an interface (`before`; after a restart: that has the addresses of the endpoint that
+/// the kernel `holds` for it) stays there while it has an address there: another pod that takes the address on its own interface
+/// does not become it.
 pub fn bind(
     compiled: &Compiled,
     interfaces: &Interfaces,
     before: &BTreeMap<u32, (ObjectKey, String)>,
+    holds: &BTreeMap<u32, abi::Endpoint>,
 ) -> BTreeMap<u32, ObjectKey> {
     let mut bound = BTreeMap::new();
     let mut placed = BTreeSet::new();
@@ -43,7 +48,9 @@ pub fn bind(
             .iter()
             .filter(|(ifindex, interface)| !bound.contains_key(ifindex) && shared(pod, interface) > 0)
             .min_by_key(|(ifindex, interface)| {
+                let held = holds.get(ifindex).map(|endpoint| (endpoint.ipv4, endpoint.ipv6));
                 (
+                    held != Some(endpoint_addresses(&pod.addresses)),
                     Reverse(shared(pod, interface)),
                     interface.addresses.len(),
                     **ifindex,

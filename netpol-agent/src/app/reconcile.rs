@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::Arc,
     time::Instant,
 };
@@ -13,7 +14,7 @@ use tracing::{debug, error, info, warn};
 use super::{Options, bind::bind};
 use crate::{
     compile::{Compiled, compile},
-    datapath::{Datapath, interfaces::Interfaces},
+    datapath::{self, Datapath, interfaces::Interfaces},
     model::{Diagnostic, Node, Snapshot},
     observe::status::Status,
     sync::{self, Desired, Memory, Report, State, Write},
@@ -25,11 +26,13 @@ pub struct Reconciler {
     state: State,
     memory: Memory,
     node_name: String,
+    pin_path: PathBuf,
     events_per_second: u32,
     snapshot: Option<Arc<Snapshot>>,
     interfaces: Option<Arc<Interfaces>>,
     reported: BTreeSet<Diagnostic>,
     applied: Option<u64>,
+    swept: bool,
     status: watch::Sender<Arc<Status>>,
 }
 
@@ -46,11 +49,13 @@ impl Reconciler {
             state,
             memory: Memory::default(),
             node_name: options.node_name.clone(),
+            pin_path: options.datapath.pin_path.clone(),
             events_per_second: options.events_per_second,
             snapshot: None,
             interfaces: None,
             reported: BTreeSet::new(),
             applied: None,
+            swept: false,
             status,
         }
     }
@@ -69,6 +74,7 @@ impl Reconciler {
     pub fn reread(&mut self) {
         match self.datapath.read() {
             Ok(found) => {
+                debug!(endpoints = found.endpoints.len(), "the maps were compared");
                 let expected = State {
                     attached: BTreeSet::new(),
                     ..std::mem::take(&mut self.state)
@@ -101,7 +107,7 @@ impl Reconciler {
         };
         let compiled = compile(&snapshot, &node);
         self.report_diagnostics(&compiled.diagnostics);
-        let pods = bind(&compiled, &interfaces, &self.memory.pods);
+        let pods = bind(&compiled, &interfaces, &self.memory.pods, &self.state.endpoints);
         let present = interfaces.pods.keys().copied().collect();
         let desired = Desired {
             compiled: &compiled,
@@ -121,15 +127,32 @@ impl Reconciler {
         let report = sync::apply(plan, &mut self.state, &mut self.memory, |write| {
             datapath.write(write)
         });
-        if self.applied.is_none()
-            && let Err(error) = self.datapath.retain(&self.state.attached)
-        {
-            error!(error = %anyhow::Error::from(error), "removing programs that an earlier agent left");
+        if !self.swept && report.failures.is_empty() {
+            self.sweep();
         }
         let waiting = compiled.endpoints.len() - pods.len();
-        self.log(&report, waiting, routine, started);
         self.publish(&compiled, &report, waiting, started);
+        self.log(&report, waiting, routine, started);
         report.failures.is_empty()
+    }
+
+    /// Removes what earlier agents left, once all of this agent's own is in place: what cannot be replaced stays.
+    fn sweep(&mut self) {
+        let wanted = self
+            .state
+            .endpoints
+            .keys()
+            .chain(&self.state.attached)
+            .copied()
+            .collect();
+        let swept = self
+            .datapath
+            .retain(&wanted)
+            .and_then(|()| datapath::remove_other_versions(&self.pin_path));
+        match swept {
+            Ok(()) => self.swept = true,
+            Err(error) => error!(error = %anyhow::Error::from(error), "removing what an earlier agent left"),
+        }
     }
 
     fn log(&mut self, report: &Report, waiting: usize, routine: bool, started: Instant) {
@@ -195,7 +218,7 @@ impl Reconciler {
         self.status.send_modify(|status| {
             let status = Arc::make_mut(status);
             status.revision = report.revision;
-            status.ready = true;
+            status.ready |= report.failures.is_empty();
             status.endpoints = endpoints;
             status.endpoints_waiting = waiting;
             status.endpoints_held_back = report.held_back.len();

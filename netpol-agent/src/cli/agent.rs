@@ -14,6 +14,9 @@ use crate::{app, datapath, datapath::attach, watch::Source};
 /// Default of `--pin-path`.
 pub const PIN_PATH: &str = "/sys/fs/bpf/netpol";
 
+/// Default of `--socket`.
+pub const SOCKET: &str = "/run/netpol/agent.sock";
+
 /// Arguments of `netpol agent`.
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -21,9 +24,9 @@ pub struct Arguments {
     /// Lists), which is watched for changes.
     #[arg(long, value_name = "kube|DIR", default_value = "kube", env = "NETPOL_SOURCE")]
     source: Source,
-    /// Configuration for `--source kube` outside of a cluster. Default: the service account of the pod that the agent runs in, else
-    /// what kubectl would use.
-    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    /// Configuration for `--source kube` outside of a cluster. Default: what kubectl would use (KUBECONFIG, ~/.kube/config) if there is any,
+    /// else the service account of the pod that the agent runs in.
+    #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// Name of this node, as in `spec.nodeName` of its pods.
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
@@ -44,6 +47,9 @@ pub struct Arguments {
     /// Where to serve /metrics (Prometheus), /healthz and /readyz; `none` to serve nothing.
     #[arg(long, value_name = "ADDR:PORT|none", default_value = "none")]
     listen: Listen,
+    /// Unix socket for `netpol explain`, for root only; `none` to have none. An agent that cannot have it warns, and goes on.
+    #[arg(long, value_name = "PATH|none", default_value = SOCKET, env = "NETPOL_SOCKET")]
+    socket: Socket,
     /// Seconds between comparisons of what the kernel holds with what it should hold; differences are repaired and reported.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     resync: u64,
@@ -64,6 +70,17 @@ impl FromStr for Listen {
         } else {
             text.parse().map(|address| Self(Some(address)))
         }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Socket(Option<PathBuf>);
+
+impl FromStr for Socket {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self((text != "none").then(|| text.into())))
     }
 }
 
@@ -96,6 +113,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         },
         events_per_second: arguments.events_per_second,
         listen: arguments.listen.0,
+        socket: arguments.socket.0,
         resync: Duration::from_secs(arguments.resync),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()

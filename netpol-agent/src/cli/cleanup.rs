@@ -21,13 +21,17 @@ pub struct Arguments {
 /// # Errors
 /// What could not be removed.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let folder = datapath::pin_folder(&arguments.pin_path);
+    let folder = &arguments.pin_path;
     if !folder.exists() {
         println!("nothing to remove: {} does not exist", folder.display());
         return Ok(());
     }
-    let interfaces = datapath::cleanup(&arguments.pin_path)
-        .with_context(|| format!("removing what is pinned below {}", folder.display()))?;
+    let interfaces = datapath::cleanup(folder).with_context(|| {
+        format!(
+            "removing what is pinned below {} (it takes root, and the node's network namespace)",
+            folder.display()
+        )
+    })?;
     println!(
         "removed the programs of {interfaces} interfaces and the maps below {}",
         folder.display()

@@ -38,6 +38,11 @@ impl<'a> CheckedPolicy<'a> {
         let selector = Selector::parse(&policy.pod_selector, "this policy isolates nothing")
             .map_err(|found| faults.extend(found.into_iter().map(|fault| fault.below("spec.podSelector"))))
             .ok();
+        let remarks = selector
+            .iter()
+            .flat_map(|parsed| parsed.remarks(&policy.pod_selector));
+        faults.extend(remarks.map(|fault| fault.below("spec.podSelector")));
+        faults.extend(check_types(policy));
         let namespace = &policy.key.namespace;
         let ingress = check_rules(&policy.ingress, namespace, ("spec.ingress", "from"), &mut faults);
         let egress = check_rules(&policy.egress, namespace, ("spec.egress", "to"), &mut faults);
@@ -76,6 +81,31 @@ fn applies(policy: &NetworkPolicy, direction: Direction) -> bool {
         Some(types) if !types.is_empty() => types.contains(&direction),
         _ => direction == Direction::Ingress || !policy.egress.is_empty(),
     }
+}
+
+/// Rules for a direction that the policy does not apply to, and directions that Kubernetes would refuse.
+fn check_types(policy: &NetworkPolicy) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for (direction, rules) in [
+        (Direction::Ingress, &policy.ingress),
+        (Direction::Egress, &policy.egress),
+    ] {
+        if !rules.is_empty() && !applies(policy, direction) {
+            let message = format!(
+                "spec.policyTypes does not name this direction; these rules allow nothing, and nothing is isolated for {direction}"
+            );
+            faults.push(Fault::new(
+                "rules-not-in-force",
+                format!("spec.{direction}"),
+                message,
+            ));
+        }
+    }
+    if policy.policy_types.as_ref().is_some_and(|types| types.len() > 2) {
+        let message = "more than two directions; each that is named counts once";
+        faults.push(Fault::new("policy-types-excess", "spec.policyTypes", message));
+    }
+    faults
 }
 
 fn check_rules(

@@ -64,7 +64,11 @@ impl PeerSpec {
     fn parse_selectors(peer: &Peer, namespace: &str) -> (Option<Self>, Vec<Fault>) {
         let mut faults = Vec::new();
         let mut parse = |selector, field| match Selector::parse(selector, MATCHES_NOTHING) {
-            Ok(selector) => Some(selector),
+            Ok(parsed) => {
+                let remarks = parsed.remarks(selector);
+                faults.extend(remarks.into_iter().map(|fault| fault.below(field)));
+                Some(parsed)
+            }
             Err(found) => {
                 faults.extend(found.into_iter().map(|fault| fault.below(field)));
                 None

@@ -4,7 +4,10 @@
 use std::{collections::BTreeMap, fmt};
 
 use super::{ProtocolMatch, fault::Fault};
-use crate::model::{Pod, PolicyPort, PortName, Protocol};
+use crate::{
+    model::{Pod, PolicyPort, PortName, Protocol},
+    watch::syntax,
+};
 
 /// What an invalid entry comes to.
 const MATCHES_NOTHING: &str = "this entry matches nothing";
@@ -73,7 +76,20 @@ impl Ports {
                 Ok(Item::Range(protocol, first, last)) => {
                     ranges.entry(protocol).or_default().push((first, last));
                 }
-                Ok(Item::Named(key)) => named.push((index, key)),
+                Ok(Item::Named(key)) => {
+                    if !syntax::is_port_name(&key.name) {
+                        let message = format!(
+                            "{:?} is no port name that Kubernetes accepts; it is used as written",
+                            key.name
+                        );
+                        faults.push(Fault::new(
+                            "port-name-invalid",
+                            format!(".ports[{index}].port"),
+                            message,
+                        ));
+                    }
+                    named.push((index, key));
+                }
                 Err(fault) => faults.push(fault.below(&format!(".ports[{index}]"))),
             }
         }

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Label selectors in normal form (rules I3, P3).
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use super::fault::Fault;
-use crate::model::{LabelExpression, LabelSelector, Labels};
+use crate::{
+    model::{LabelExpression, LabelSelector, Labels},
+    watch::syntax,
+};
 
 /// A valid label selector: its requirements are ANDed, sorted and without repetition. No requirement selects everything.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -59,6 +65,53 @@ impl Selector {
         }
     }
 
+    /// What is odd about a valid selector, which stays in force as written: labels that Kubernetes refuses, and requirements
+    /// that no object can meet together. `selector` is what this was parsed from.
+    pub(super) fn remarks(&self, selector: &LabelSelector) -> Vec<Fault> {
+        let mut remarks = label_remarks(selector);
+        for key in self.keys().collect::<BTreeSet<_>>() {
+            if self.contradicts_itself(key) {
+                remarks.push(Fault::new(
+                    "selector-matches-nothing",
+                    "",
+                    format!(
+                        "no value of label {key:?} meets all requirements on it; the selector selects nothing"
+                    ),
+                ));
+            }
+        }
+        remarks
+    }
+
+    /// Whether no value of a label, and not its absence either, meets every requirement on it.
+    fn contradicts_itself(&self, key: &str) -> bool {
+        let requirements = || self.0.iter().filter(|requirement| requirement.key == key);
+        let lists = || {
+            requirements().filter_map(|requirement| match &requirement.operator {
+                Operator::In(values) => Some(values),
+                _ => None,
+            })
+        };
+        let absent = BTreeMap::new();
+        if requirements().count() < 2 || self.meets(key, &absent) {
+            return false;
+        }
+        match lists().next() {
+            // Only the values of one list can be in all lists.
+            Some(values) => !values
+                .iter()
+                .any(|value| self.meets(key, &BTreeMap::from([(key.to_owned(), value.clone())]))),
+            // Without a list there are more values than any `NotIn` can name.
+            None => requirements().any(|requirement| requirement.operator == Operator::DoesNotExist),
+        }
+    }
+
+    /// Whether these labels meet every requirement on `key`.
+    fn meets(&self, key: &str, labels: &Labels) -> bool {
+        let requirements = self.0.iter().filter(|requirement| requirement.key == key);
+        Self(requirements.cloned().collect()).matches(labels)
+    }
+
     /// Whether the selector selects an object with these labels.
     pub(super) fn matches(&self, labels: &Labels) -> bool {
         self.0.iter().all(|requirement| {
@@ -76,6 +129,33 @@ impl Selector {
     pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|requirement| requirement.key.as_str())
     }
+}
+
+/// Keys and values that no object of a cluster can have.
+fn label_remarks(selector: &LabelSelector) -> Vec<Fault> {
+    let mut remarks = Vec::new();
+    let mut look = |field: &str, key: &str, values: &mut dyn Iterator<Item = &String>| {
+        if !syntax::is_label_key(key) {
+            let message =
+                format!("{key:?} is no label key that Kubernetes accepts; it is compared as written");
+            remarks.push(Fault::new("selector-label-invalid", field, message));
+        }
+        for value in values {
+            if !syntax::is_label_value(value) {
+                let message =
+                    format!("{value:?} is no label value that Kubernetes accepts; it is compared as written");
+                remarks.push(Fault::new("selector-label-invalid", field, message));
+            }
+        }
+    };
+    for (key, value) in &selector.match_labels {
+        look(&format!(".matchLabels[{key}]"), key, &mut std::iter::once(value));
+    }
+    for (index, expression) in selector.match_expressions.iter().enumerate() {
+        let field = format!(".matchExpressions[{index}]");
+        look(&field, &expression.key, &mut expression.values.iter());
+    }
+    remarks
 }
 
 impl Operator {

@@ -5,6 +5,8 @@ use self::build::*;
 use crate::model::*;
 
 mod build;
+mod codes;
+mod odd;
 mod properties;
 
 #[test]

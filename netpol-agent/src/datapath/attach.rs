@@ -125,6 +125,12 @@ impl Attacher {
         name: &str,
         hooks: &[Hook],
     ) -> Result<(), AttachError> {
+        // Someone may have removed it: a link that cannot be pinned again would end with its descriptor.
+        std::fs::create_dir_all(&self.folder).map_err(|source| AttachError::Folder {
+            attempt: "make the folder",
+            path: self.folder.clone(),
+            source,
+        })?;
         for &hook in hooks {
             let program = program(ebpf, hook)?;
             let place = Place {
@@ -229,7 +235,7 @@ pub fn load(ebpf: &mut Ebpf) -> Result<(), AttachError> {
     Ok(())
 }
 
-fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier, AttachError> {
+pub(super) fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier, AttachError> {
     let failed = |source| AttachError::Program { hook, source };
     let program = ebpf
         .program_mut(hook.name())

@@ -2,11 +2,13 @@
 //! The BPF file system, where maps and links outlive the agent.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
 use nix::{
+    fcntl::{Flock, FlockArg},
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
@@ -30,6 +32,12 @@ pub enum BpffsError {
         "{path} is not on bpffs, where maps and links are pinned: choose a --pin-path below {MOUNT_POINT}"
     )]
     NotBpffs {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Another process uses the pins.
+    #[error("another netpol process works on {path}: stop it first, or choose another --pin-path")]
+    InUse {
         /// The folder.
         path: PathBuf,
     },
@@ -78,8 +86,48 @@ pub fn make_folder(folder: &Path) -> Result<(), BpffsError> {
     })
 }
 
+/// The right to work on the pins below a folder. It ends with the process, however that ends.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "held, not read")] Flock<File>);
+
+/// Takes the right to work on the pins below a folder that is there.
+///
+/// # Errors
+/// Another process has it.
+pub fn lock(folder: &Path) -> Result<Lock, BpffsError> {
+    let file = File::open(folder).map_err(|error| BpffsError::Io {
+        what: "opening",
+        path: folder.to_owned(),
+        error,
+    })?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map(Lock)
+        .map_err(|(_, _)| BpffsError::InUse {
+            path: folder.to_owned(),
+        })
+}
+
 fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|statfs| statfs.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// What is in a folder, sorted.
+///
+/// # Errors
+/// It cannot be read.
+pub fn list(folder: &Path) -> Result<Vec<PathBuf>, BpffsError> {
+    let read = || -> io::Result<Vec<PathBuf>> {
+        let mut paths: Vec<PathBuf> = fs::read_dir(folder)?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<io::Result<_>>()?;
+        paths.sort();
+        Ok(paths)
+    };
+    read().map_err(|error| BpffsError::Io {
+        what: "reading",
+        path: folder.to_owned(),
+        error,
+    })
 }
 
 /// Removes a pin or, with what is in it, a folder of pins. One that is not there is fine.

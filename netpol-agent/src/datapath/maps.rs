@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The maps with their types: reading them back, writing to them.
 
-use std::{
-    io,
-    net::IpAddr,
-    path::{Path, PathBuf},
-};
+use std::{io, net::IpAddr, path::Path};
 
 use aya::{
     Ebpf,
@@ -344,9 +340,4 @@ fn add(a: &Counters, b: &Counters) -> Counters {
         flows_created: sum(a.flows_created, b.flows_created),
         flow_insert_failures: a.flow_insert_failures + b.flow_insert_failures,
     }
-}
-
-/// The pins of all maps, for removing them.
-pub fn pins(folder: &Path) -> impl Iterator<Item = PathBuf> {
-    super::PINNED_MAPS.into_iter().map(move |name| folder.join(name))
 }

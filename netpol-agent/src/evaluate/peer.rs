@@ -19,7 +19,7 @@ pub(super) fn selects_pod(snapshot: &Snapshot, namespace: &str, peer: &Peer, pod
 }
 
 /// The labels of a namespace, known or not, with the one that every namespace carries (rule P4).
-fn namespace_labels(snapshot: &Snapshot, name: &str) -> Labels {
+pub(super) fn namespace_labels(snapshot: &Snapshot, name: &str) -> Labels {
     let mut labels = snapshot
         .namespaces
         .get(name)
@@ -40,9 +40,7 @@ pub(super) fn block_holds(block: &IpBlock, address: IpAddr) -> bool {
     let mut excepted = false;
     for text in &block.except {
         match Cidr::parse(text) {
-            Some(except) if except.length >= cidr.length && cidr.holds(except.address) => {
-                excepted |= except.holds(address);
-            }
+            Some(except) if cidr.contains(&except) => excepted |= except.holds(address),
             _ => return false,
         }
     }
@@ -50,7 +48,7 @@ pub(super) fn block_holds(block: &IpBlock, address: IpAddr) -> bool {
 }
 
 /// An address and how many of its leading bits count. The others are ignored, not refused.
-struct Cidr {
+pub(super) struct Cidr {
     address: IpAddr,
     length: u32,
 }
@@ -58,7 +56,7 @@ struct Cidr {
 impl Cidr {
     /// Reads `ADDRESS/LENGTH`. An IPv4-mapped IPv6 CIDR (`::ffff:10.0.0.0/104`) is an IPv6 CIDR, as it is written: it
     /// holds no IPv4 address.
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let (address, length) = text.split_once('/')?;
         if length.is_empty() || !length.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
@@ -70,8 +68,13 @@ impl Cidr {
         (cidr.length <= bits(cidr.address).1).then_some(cidr)
     }
 
+    /// Whether every address of `inner` is in it.
+    pub(super) fn contains(&self, inner: &Self) -> bool {
+        inner.length >= self.length && self.holds(inner.address)
+    }
+
     /// Whether the leading bits of both are equal. Families never match each other.
-    fn holds(&self, address: IpAddr) -> bool {
+    pub(super) fn holds(&self, address: IpAddr) -> bool {
         let ((own, width), (other, other_width)) = (bits(self.address), bits(address));
         let ignored = width - self.length;
         width == other_width

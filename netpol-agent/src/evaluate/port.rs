@@ -42,7 +42,7 @@ fn in_range(packet: &Packet, first: i32, last: i32) -> bool {
 }
 
 /// The number that a pod gives a named port; its first container port of that name and protocol.
-fn number_of(pod: &Pod, name: &str, protocol: Protocol) -> Option<u16> {
+pub(super) fn number_of(pod: &Pod, name: &str, protocol: Protocol) -> Option<u16> {
     pod.named_ports
         .iter()
         .find(|port| port.name == name && port.protocol == protocol)

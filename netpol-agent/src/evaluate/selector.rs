@@ -20,7 +20,7 @@ pub(super) fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
 }
 
 /// Whether Kubernetes accepts the expression: `In` and `NotIn` need values, `Exists` and `DoesNotExist` must have none.
-fn is_valid(expression: &LabelExpression) -> bool {
+pub(super) fn is_valid(expression: &LabelExpression) -> bool {
     match expression.operator.as_str() {
         "In" | "NotIn" => !expression.values.is_empty(),
         "Exists" | "DoesNotExist" => expression.values.is_empty(),
@@ -29,7 +29,7 @@ fn is_valid(expression: &LabelExpression) -> bool {
 }
 
 /// Whether a valid expression is true of these labels. `NotIn` and `DoesNotExist` are true of an absent key.
-fn holds(expression: &LabelExpression, labels: &Labels) -> bool {
+pub(super) fn holds(expression: &LabelExpression, labels: &Labels) -> bool {
     let value = labels.get(&expression.key);
     let listed = value.is_some_and(|value| expression.values.contains(value));
     match expression.operator.as_str() {

@@ -3,7 +3,13 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use axum::{Router, extract::State, http::StatusCode, routing::get};
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::IntoResponse,
+    routing::get,
+};
 use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio::{net::TcpListener, sync::watch};
@@ -60,8 +66,12 @@ pub async fn run(
         .await
 }
 
-async fn serve_metrics(State(served): State<Served>) -> Result<String, StatusCode> {
-    metrics::text(&served.registry).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+/// The format that prometheus-client writes.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+async fn serve_metrics(State(served): State<Served>) -> Result<impl IntoResponse, StatusCode> {
+    let text = metrics::text(&served.registry).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    Ok(([(CONTENT_TYPE, OPENMETRICS)], text))
 }
 
 async fn serve_readiness(State(served): State<Served>) -> (StatusCode, String) {

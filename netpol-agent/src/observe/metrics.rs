@@ -134,13 +134,9 @@ impl Collector for PacketMetrics {
             failures.push((direction, counters.flow_insert_failures));
         }
         let kind = ConstCounter::new(0u64).metric_type();
-        let values: [(&str, &str, fn(&Counter) -> u64); 2] = [
-            ("packets", "Packets at pods, by verdict", |counter| {
-                counter.packets
-            }),
-            ("bytes", "Bytes at pods, by verdict", |counter| counter.bytes),
-        ];
-        for (name, help, value) in values {
+        let packets = ("packets", "Packets at pods, by verdict");
+        let bytes = ("bytes", "Bytes at pods, by verdict");
+        for (name, help) in [packets, bytes] {
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
             for (direction, verdict, reason, counter) in &samples {
                 let labels = [
@@ -148,7 +144,12 @@ impl Collector for PacketMetrics {
                     ("verdict", *verdict),
                     ("reason", *reason),
                 ];
-                ConstCounter::new(value(counter)).encode(family.encode_family(&labels)?)?;
+                let value = if name == bytes.0 {
+                    counter.bytes
+                } else {
+                    counter.packets
+                };
+                ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
             }
         }
         let help = "Flow entries that could not be written";

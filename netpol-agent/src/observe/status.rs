@@ -8,7 +8,7 @@ use crate::model::ObjectKey;
 /// The agent after its last turn.
 #[derive(Debug, Clone, Default)]
 pub struct Status {
-    /// The first complete revision is enforced.
+    /// A complete revision was enforced, without a write that failed.
     pub ready: bool,
     /// The last revision.
     pub revision: u64,

@@ -51,6 +51,7 @@ pub fn apply<E: std::error::Error>(
     // Something that must come before could not be written: addresses keep their identities, and numbers in use their entries.
     let mut frozen = false;
     let mut identities_incomplete = false;
+    let mut written: BTreeSet<u32> = BTreeSet::new();
     for planned in plan.writes {
         let planned = match planned {
             // Prefixes come most specific first: one that is missing must not leave its region to a wider one.
@@ -74,10 +75,14 @@ pub fn apply<E: std::error::Error>(
             }
             planned => planned,
         };
+        let is_config = matches!(planned, Write::Config(_));
         match write(&planned) {
             Ok(()) => {
                 report.writes += 1;
                 state.record(&planned);
+                if let Write::PutEndpoint { ifindex, .. } = planned {
+                    written.insert(ifindex);
+                }
             }
             Err(error) => {
                 match planned {
@@ -89,12 +94,18 @@ pub fn apply<E: std::error::Error>(
                         frozen = true;
                         identities_incomplete = true;
                     }
+                    // It keeps what it has, which must not be taken from under it.
+                    Write::PutEndpoint { .. } => frozen = true,
                     _ => {}
                 }
                 report.failures.push(Failure {
                     write: describe(&planned),
                     error: chain(&error),
                 });
+                // Numbers that are not stored as given, or an epoch that is not raised: nothing may go on.
+                if is_config {
+                    break;
+                }
             }
         }
     }
@@ -104,7 +115,13 @@ pub fn apply<E: std::error::Error>(
     } else {
         memory.meanings.clear();
         memory.peers.clear();
-        memory.pods = plan.memory.pods;
+        memory.settled = false;
+        memory.pods.extend(
+            plan.memory
+                .pods
+                .into_iter()
+                .filter(|(ifindex, _)| written.contains(ifindex)),
+        );
     }
     report
 }
@@ -112,7 +129,7 @@ pub fn apply<E: std::error::Error>(
 /// The endpoint with the policies that could not be written replaced by those it has, or closed.
 fn hold_back(wanted: &Endpoint, held: Option<&Endpoint>, failed: impl Fn(u32) -> bool) -> Endpoint {
     let keep = |wanted: u32, held: Option<u32>| {
-        if wanted == POLICY_NONE || !failed(wanted) {
+        if wanted == POLICY_NONE || wanted == POLICY_DENY || !failed(wanted) {
             return wanted;
         }
         held.filter(|policy| *policy != POLICY_NONE)

@@ -151,7 +151,12 @@ pub fn number(
         };
         labels.insert(*prefix, number);
         if current != Some(&identity) {
-            numbering.moves |= current.is_some();
+            // What the address had: an entry of its own, or that of the prefix around it.
+            let before = current
+                .copied()
+                .or_else(|| longest_match(&state.identities, *prefix));
+            numbering.moves |=
+                before.is_some_and(|before| current.is_some() || before.identity != IDENTITY_NONE);
             numbering.puts.push((*prefix, identity));
         }
     }
@@ -183,7 +188,7 @@ pub fn number(
     }
     numbering
         .puts
-        .sort_by_key(|(prefix, _)| (std::cmp::Reverse(prefix.prefix_len()), *prefix));
+        .sort_by_key(|(prefix, _)| (std::cmp::Reverse(mapped_length(prefix)), *prefix));
     numbering
         .early_removals
         .sort_by_key(|prefix| (mapped_length(prefix), *prefix));

@@ -39,6 +39,9 @@ pub struct Plan {
     pub memory: Memory,
 }
 
+/// The number of each desired policy, by its index.
+type Numbers = BTreeMap<usize, u32>;
+
 /// Compares what the kernel holds with what it should hold.
 pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     let compiled = desired.compiled;
@@ -52,8 +55,11 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     let mut config = Config {
         abi_version: ABI_VERSION,
         events_per_second: desired.events_per_second,
-        next_endpoint: state.config.next_endpoint.max(1),
-        next_policy: state.config.next_policy.max(1),
+        next_endpoint: first_free(
+            state.config.next_endpoint,
+            state.endpoints.values().map(|endpoint| endpoint.id),
+        ),
+        next_policy: first_free(state.config.next_policy, policy_numbers(state)),
         ..state.config
     };
     let mut writes = Vec::new();
@@ -64,12 +70,16 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     }
     let state = &unshared;
     let reused = policies::reusable(state, compiled, &slots, &classes);
-    let numbers: Vec<u32> = (0..compiled.policies.len())
+    let numbers: Numbers = used_policies(desired)
+        .into_iter()
         .map(|policy| {
-            reused
-                .get(&policy)
-                .copied()
-                .unwrap_or_else(|| take(&mut config.next_policy))
+            (
+                policy,
+                reused
+                    .get(&policy)
+                    .copied()
+                    .unwrap_or_else(|| take(&mut config.next_policy)),
+            )
         })
         .collect();
     let endpoints = endpoints(state, memory, desired, &numbers, &mut config.next_endpoint);
@@ -91,7 +101,7 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
             .copied()
             .map(Write::RemoveIdentity),
     );
-    if numbering.moves {
+    if numbering.moves || !memory.settled {
         config.epoch = config.epoch.wrapping_add(1);
         writes.push(Write::Config(config));
     }
@@ -128,11 +138,41 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     }
 }
 
+/// The next number. After four billion there is none left: then every policy is POLICY_DENY, which closes.
 fn take(next: &mut u32) -> u32 {
     let number = *next;
-    // The last number is POLICY_DENY; four billion changes are out of reach of a node's life, and a full stop is safer than a reuse.
-    *next = next.saturating_add(1).min(POLICY_DENY - 1);
+    *next = next.saturating_add(1);
     number
+}
+
+/// The next number by the counter in the kernel, or, should that have been lost, behind those in use.
+fn first_free(counter: u32, in_use: impl Iterator<Item = u32>) -> u32 {
+    in_use
+        .map(|number| number.saturating_add(1))
+        .fold(counter.max(1), u32::max)
+}
+
+/// Policy numbers that have entries or that an endpoint has.
+fn policy_numbers(state: &State) -> impl Iterator<Item = u32> {
+    let of_endpoints = state
+        .endpoints
+        .values()
+        .flat_map(|endpoint| [endpoint.ingress_policy, endpoint.egress_policy]);
+    state
+        .policies
+        .keys()
+        .copied()
+        .chain(of_endpoints)
+        .filter(|number| is_shareable(*number))
+}
+
+/// Policies that a pod with an interface has.
+fn used_policies(desired: Desired<'_>) -> BTreeSet<usize> {
+    let pods = desired
+        .pods
+        .values()
+        .filter_map(|key| desired.compiled.endpoints.get(key));
+    pods.flat_map(|pod| [pod.ingress, pod.egress]).flatten().collect()
 }
 
 /// A number that several endpoints share, and that different policies are to take the place of, becomes several of the same content: what
@@ -218,10 +258,10 @@ fn endpoints(
     state: &State,
     memory: &Memory,
     desired: Desired<'_>,
-    numbers: &[u32],
+    numbers: &Numbers,
     next_endpoint: &mut u32,
 ) -> BTreeMap<u32, Endpoint> {
-    let number = |policy: Option<usize>| policy.map_or(POLICY_NONE, |policy| numbers[policy]);
+    let number = |policy: Option<usize>| policy.map_or(POLICY_NONE, |policy| numbers[&policy]);
     let mut endpoints = BTreeMap::new();
     for (ifindex, key) in desired.pods {
         let Some(pod) = desired.compiled.endpoints.get(key) else {
@@ -274,7 +314,7 @@ fn write_policies(
     compiled: &Compiled,
     slots: &Slots,
     numbering: &Numbering,
-    numbers: &[u32],
+    numbers: &Numbers,
     writes: &mut Vec<Write>,
 ) {
     let mut put = |policy: u32, entries: super::Entries| {
@@ -285,10 +325,13 @@ fn write_policies(
             }
         }
     };
-    for (policy, number) in numbers.iter().enumerate() {
-        put(*number, policies::expand(compiled, policy, &numbering.classes));
+    for (policy, number) in numbers.iter().filter(|(_, number)| is_shareable(**number)) {
+        put(*number, policies::expand(compiled, *policy, &numbering.classes));
     }
-    for (policy, target) in slots.iter().filter(|(policy, _)| !numbers.contains(policy)) {
+    for (policy, target) in slots
+        .iter()
+        .filter(|(policy, _)| !numbers.values().any(|number| number == policy))
+    {
         for identity in &numbering.fresh {
             put(
                 *policy,
@@ -345,6 +388,7 @@ fn remember(memory: &Memory, desired: Desired<'_>, numbering: &Numbering) -> Mem
             .map(|(number, class)| (*number, compiled.classes[*class].clone()))
             .collect(),
         peers: compiled.peers.clone(),
+        settled: true,
         pods,
     }
 }

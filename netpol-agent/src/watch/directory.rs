@@ -12,7 +12,7 @@
 //!   last good version. At start, where there is none, both are errors: starting without a policy could allow what it denies,
 //!   and the kernel still enforces what the last run left in it;
 //! - a file that is being written is not read before it is closed;
-//! - a folder that vanishes, or is emptied and gone a moment later, changes nothing; one that comes back is read again.
+//! - a folder that vanishes, or is vanished and gone a moment later, changes nothing; one that comes back is read again.
 //!
 //! What an object says otherwise against the rules (its name, its labels, a second object of the same name) is reported, and
 //! the object goes on as written; of two with the same name the first counts, by path, then by place in the file.
@@ -42,8 +42,8 @@ use notices::Notices;
 
 /// How often the folder itself is looked for: it may have been replaced, or come back.
 const LOOK: Duration = Duration::from_millis(250);
-/// An emptied folder counts as such after this long: it may be on its way out.
-const EMPTIED: Duration = Duration::from_millis(500);
+/// A vanished file counts as such after this long: an editor may be about to put a new one.
+const VANISHED: Duration = Duration::from_millis(500);
 
 /// One reading of a folder, for what needs no agent.
 ///
@@ -67,7 +67,7 @@ pub(super) async fn run(
     publisher.publish(folder.objects(), folder.diagnostics());
 
     let mut burst = Burst::default();
-    let mut emptied: Option<Instant> = None;
+    let mut vanished: Option<Instant> = None;
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -79,23 +79,23 @@ pub(super) async fn run(
                 }
             }
             _ = look.tick() => {
-                let due = emptied.is_some_and(|since| since.elapsed() >= EMPTIED);
+                let due = vanished.is_some_and(|since| since.elapsed() >= VANISHED);
                 if notices.look() || due {
                     burst.touch(Instant::now());
                 }
             }
             () = burst.over() => {
-                let confirmed = emptied.is_some_and(|since| since.elapsed() >= EMPTIED);
+                let confirmed = vanished.is_some_and(|since| since.elapsed() >= VANISHED);
                 match folder.scan(&notices.being_written(), confirmed) {
                     Scan::Changed => publisher.publish(folder.objects(), folder.diagnostics()),
-                    Scan::Emptied => {
-                        emptied.get_or_insert_with(Instant::now);
+                    Scan::Vanished => {
+                        vanished.get_or_insert_with(Instant::now);
                         continue;
                     }
                     Scan::Same => {}
                     Scan::Gone(error) => tracing::debug!(directory = %dir.display(), %error, "manifest folder not read"),
                 }
-                emptied = None;
+                vanished = None;
             }
         }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Revisions, and the short wait that makes one snapshot of a burst of changes.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch::Sender, time::Instant};
 
@@ -18,7 +18,6 @@ const AT_MOST: Duration = Duration::from_millis(100);
 pub struct Publisher {
     snapshots: Sender<Option<Arc<Snapshot>>>,
     revision: u64,
-    logged: BTreeSet<Diagnostic>,
 }
 
 impl Publisher {
@@ -27,11 +26,10 @@ impl Publisher {
         Self {
             snapshots,
             revision: 0,
-            logged: BTreeSet::new(),
         }
     }
 
-    /// Publishes `objects` as the next revision, and logs what is newly wrong with them.
+    /// Publishes `objects` as the next revision. What is wrong with them is logged with what the compiler finds, once.
     pub fn publish(&mut self, objects: &Objects, diagnostics: &[Diagnostic]) {
         self.revision += 1;
         let snapshot = objects.snapshot(self.revision, diagnostics);
@@ -42,17 +40,6 @@ impl Publisher {
             policies = snapshot.policies.len(),
             "snapshot published"
         );
-        let found: BTreeSet<Diagnostic> = snapshot.diagnostics.iter().cloned().collect();
-        for new in found.difference(&self.logged) {
-            tracing::warn!(
-                code = new.code,
-                object = new.object,
-                field = new.field,
-                "{}",
-                new.message
-            );
-        }
-        self.logged = found;
         self.snapshots.send_replace(Some(Arc::new(snapshot)));
     }
 }

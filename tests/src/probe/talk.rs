@@ -81,8 +81,11 @@ fn judge(received: &[u8], expected: &[u8]) -> Outcome {
     if received == expected {
         return Outcome::Reached;
     }
-    let name = String::from_utf8_lossy(received.get(NONCE + 1..).unwrap_or_default());
-    Outcome::Odd(format!("answered by {name:?}"))
+    let name = received.get(NONCE + 1..).unwrap_or_default();
+    if received.get(..NONCE) != expected.get(..NONCE) {
+        return Outcome::Odd(format!("answered another request: {received:?}"));
+    }
+    Outcome::Answered(String::from_utf8_lossy(name).into_owned())
 }
 
 async fn connected(probe: &Probe, socket: OwnedFd) -> io::Result<UdpSocket> {

@@ -9,13 +9,13 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use super::{Rustc, debian, sysroot::is_library};
+use super::{Rustc, debian, rustup, sysroot::is_library};
 use crate::workspace::{Workspace, run};
 
 const VARIABLE: &str = "NETPOL_RUST_SRC";
 
 /// Returns a folder that is the `library/` of this compiler's version: unpacked by an earlier run, given by the user,
-/// or Debian's, in this order.
+/// rustup's, or Debian's, in this order.
 ///
 /// # Errors
 /// If there is none; the message says why each way failed and what to do.
@@ -32,17 +32,24 @@ pub fn find(workspace: &Workspace, folder: &Path, rustc: &Rustc) -> Result<PathB
     if let Some(given) = env::var_os(VARIABLE).filter(|given| !given.is_empty()) {
         return from_variable(workspace, &workspace.root.join(given), &unpacked);
     }
-    let obtained = debian::unpack(workspace, folder, rustc, &unpacked).and_then(|()| {
+    let whole = || {
         if is_library(&library) {
             Ok(())
         } else {
-            Err(anyhow!("the package has no library/"))
+            Err(anyhow!("there is no library/ in it"))
         }
-    });
-    match obtained {
+    };
+    let by_rustup = match rustup::unpack(workspace, folder, rustc, &unpacked).and_then(|()| whole()) {
+        Ok(()) => return Ok(library),
+        Err(error) => error,
+    };
+    println!("toolchain: rustup does not help: {by_rustup:#}");
+    match debian::unpack(workspace, folder, rustc, &unpacked).and_then(|()| whole()) {
         Ok(()) => Ok(library),
-        Err(error) => Err(anyhow!(
-            "the eBPF programs need the source of Rust's library, which this toolchain lacks; Debian's package does not help: {error:#}\n\
+        Err(by_debian) => Err(anyhow!(
+            "the eBPF programs need the source of Rust's library, which this toolchain lacks.\n\
+             rustup does not help: {by_rustup:#}\n\
+             Debian's package does not help: {by_debian:#}\n\
              Ways out, any one of them:\n  \
              1. rustup component add rust-src\n  \
              2. on Debian, a mirror that has the package rust-src {0}* in trixie-backports, trixie or sid\n  \

@@ -4,7 +4,7 @@
 use std::{error::Error, fmt};
 
 use aya::programs::{ProgramError, TcAttachType};
-use nix::net::if_::if_nametoindex;
+use nix::{errno::Errno, net::if_::if_nametoindex};
 
 use super::{AttachError, error::errno};
 
@@ -90,6 +90,10 @@ impl Place<'_> {
     }
 
     pub(super) fn is_there(self) -> bool {
-        if_nametoindex(self.interface) == Ok(self.index)
+        match if_nametoindex(self.interface) {
+            Ok(index) => index == self.index,
+            // Any other trouble (no descriptor left, say) shows, as what it is, at the next step.
+            Err(error) => error != Errno::ENODEV,
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::{
     net::IpAddr,
 };
 
+use nix::net::if_::if_nametoindex;
 use tracing::{debug, warn};
 
 use super::{Interfaces, InterfacesError, PodInterface};
@@ -81,10 +82,13 @@ impl Reader {
     }
 
     fn read_behind(&mut self, veths: &BTreeMap<u32, Veth>) -> Result<Interfaces, InterfacesError> {
+        // kube-proxy in IPVS mode keeps the virtual IPs of Services on an interface of its own: they are not the node (rule A5).
+        let virtual_ips = if_nametoindex("kube-ipvs0").ok();
         let node_addresses = self
             .addresses(None)?
-            .into_values()
-            .flatten()
+            .into_iter()
+            .filter(|(index, _)| Some(*index) != virtual_ips)
+            .flat_map(|(_, addresses)| addresses)
             .filter(|address| !address.is_loopback())
             .collect();
         let mut namespaces: BTreeMap<i32, Addresses> = BTreeMap::new();

@@ -32,8 +32,8 @@ pub enum Scan {
     Changed,
     /// The same.
     Same,
-    /// There were files, now there are none: not taken before it is confirmed.
-    Emptied,
+    /// A file is gone that was there: not taken before it is confirmed, as editors take files away before they put new ones.
+    Vanished,
     /// The folder cannot be read; everything stays.
     Gone(io::Error),
 }
@@ -106,14 +106,14 @@ impl Folder {
         self.files.len()
     }
 
-    /// Reads the folder again, but not the files in `being_written`. `confirmed` takes an empty folder for what it is.
+    /// Reads the folder again, but not the files in `being_written`. `confirmed` takes a vanished file for what it is.
     pub fn scan(&mut self, being_written: &BTreeSet<PathBuf>, confirmed: bool) -> Scan {
         let mut paths = BTreeSet::new();
         if let Err(error) = list(&self.dir, 0, &mut paths) {
             return Scan::Gone(error);
         }
-        if paths.is_empty() && !self.files.is_empty() && !confirmed {
-            return Scan::Emptied;
+        if self.files.keys().any(|path| !paths.contains(path)) && !confirmed {
+            return Scan::Vanished;
         }
         self.files.retain(|path, _| paths.contains(path));
         for path in paths {

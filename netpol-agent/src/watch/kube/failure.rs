@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a failed list or watch means.
 
+use std::error::Error;
+
 use kube::runtime::watcher;
 
 use crate::watch::object::Kind;
@@ -35,7 +37,7 @@ impl Failure {
     pub fn from_request(error: &kube::Error, verb: &'static str) -> Self {
         match error {
             kube::Error::Api(status) => Self::from_status(status, verb),
-            other => Self::Unavailable(other.to_string()),
+            other => Self::Unavailable(with_causes(other)),
         }
     }
 
@@ -77,6 +79,21 @@ impl Failure {
     pub fn is_like(&self, other: &Self) -> bool {
         matches!((self, other), (Self::Unavailable(_), Self::Unavailable(_))) || self == other
     }
+}
+
+/// An error with what caused it: a failed connection says why only there.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    text
 }
 
 #[cfg(test)]

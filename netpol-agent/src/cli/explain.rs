@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `netpol explain`.
+
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail, ensure};
+use clap::{Args, ValueEnum};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
+
+use super::read::{self, Reading};
+use crate::{
+    explain::{Answer, End, Family, Port, Request, explain},
+    watch::Source,
+};
+
+/// Longest wait for the agent's answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Arguments of `netpol explain`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+SRC and DST are namespace/pod, namespace/service, or an IP address. Where a pod and a Service have one name, the pod is meant; \
+pod:namespace/name and service:namespace/name tell them apart.
+
+Each pair of addresses of one family is judged on its own. A Service stands for its ready endpoints: as DST each backend is judged on \
+the port behind PORT, never on the virtual IP, and the address of a Service means that Service. NodePorts are not looked up.
+
+What is judged is the packet that opens a connection. Traffic between a pod and its own node is always allowed; which addresses a node \
+has is known from its hostNetwork pods, from --node, and to a running agent from its node's interfaces.
+
+Exit code: 0 if every pair that both ends share (of --family, if given) is allowed, 1 if one is denied or a Service has no ready \
+endpoints, 2 if there is no answer.
+
+Examples:
+  netpol explain --source ./manifests shop/web data/db 5432/TCP
+  netpol explain --source kube -o json shop/web 203.0.113.9 443/tcp
+  netpol explain shop/web data/db icmp --family ipv6")]
+pub struct Arguments {
+    /// Who opens the connection.
+    #[arg(value_name = "SRC")]
+    source_end: End,
+    /// To whom.
+    #[arg(value_name = "DST")]
+    destination: End,
+    /// Destination port by number, e.g. 5432/TCP (TCP, UDP or SCTP, in upper or lower case); icmp for echo; ip/NUMBER for another IP
+    /// protocol. Port names are not taken, as each pod may give a name another number.
+    #[arg(value_name = "PORT/PROTOCOL")]
+    port: Port,
+    /// Read the objects there, instead of asking the agent of this node: `kube` for a cluster's API server, or a folder of manifests.
+    #[arg(long, value_name = "kube|DIR")]
+    source: Option<Source>,
+    /// Socket of the agent that is asked if there is no --source.
+    #[arg(long, value_name = "PATH", default_value = super::agent::SOCKET, env = "NETPOL_SOCKET")]
+    socket: PathBuf,
+    /// Judge this address family only.
+    #[arg(long, value_name = "ipv4|ipv6")]
+    family: Option<Family>,
+    /// Form of the answer.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    #[command(flatten)]
+    reading: Reading,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// Answers, and tells by the exit code.
+pub fn run(arguments: Arguments) -> ExitCode {
+    read::exit(answer(arguments))
+}
+
+fn answer(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let request = Request {
+        source: arguments.source_end,
+        destination: arguments.destination,
+        port: arguments.port,
+        family: arguments.family,
+    };
+    let answer = match arguments.source {
+        Some(source) => {
+            let (snapshot, nodes) = arguments.reading.read(source)?;
+            explain(&snapshot, &nodes, &request)?
+        }
+        None => {
+            ensure!(
+                !arguments.reading.names_nodes(),
+                "--node goes with --source: an agent knows its node's addresses"
+            );
+            let asked = async { tokio::time::timeout(PATIENCE, ask(&arguments.socket, &request)).await };
+            let answered = read::runtime()?.block_on(asked);
+            answered.with_context(|| format!("no answer on {}", arguments.socket.display()))??
+        }
+    };
+    let text = match arguments.output {
+        Output::Text => answer.to_string(),
+        Output::Json => serde_json::to_string_pretty(&answer).context("writing JSON")? + "\n",
+    };
+    read::print(&text)?;
+    Ok(if answer.allowed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(1)
+    })
+}
+
+/// Asks the agent. HTTP/1.0, so that the answer ends with the connection and comes in one piece.
+async fn ask(socket: &Path, request: &Request) -> anyhow::Result<Answer> {
+    let shown = socket.display();
+    let mut stream = match UnixStream::connect(socket).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            let hint = match error.kind() {
+                ErrorKind::PermissionDenied => "only its user may ask the agent",
+                _ => "does an agent run here? --source kube or --source DIR needs none",
+            };
+            return Err(error).with_context(|| format!("asking the agent on {shown} ({hint})"));
+        }
+    };
+    let head = format!(
+        "GET /explain?{} HTTP/1.0\r\nHost: localhost\r\n\r\n",
+        request.to_query()
+    );
+    let mut answer = Vec::new();
+    stream.write_all(head.as_bytes()).await?;
+    stream.read_to_end(&mut answer).await?;
+    let answer = String::from_utf8(answer).context("the agent's answer is no text")?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .with_context(|| format!("what answers on {shown} is no agent"))?;
+    let status = head.split(' ').nth(1).unwrap_or_default();
+    if status != "200" {
+        bail!("the agent on {shown} says: {body}");
+    }
+    serde_json::from_str(body).with_context(|| format!("the agent on {shown} is of another version"))
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Objects for commands that judge without an agent.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use clap::Args;
+
+use crate::{
+    explain::{NodeAddresses, known_nodes},
+    model::{Node, Snapshot},
+    watch::{self, Source},
+};
+
+/// Exit code of a question that could not be answered.
+pub(super) const FAILED: u8 = 2;
+
+/// Where to read objects.
+#[derive(Debug, Args)]
+pub struct Reading {
+    /// Configuration for `--source kube`. Default: what kubectl would use, else the service account of the pod.
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+    /// Seconds that the API server has to list everything.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: u64,
+    /// Addresses of a node, as far as no hostNetwork pod tells them: traffic between a pod and its own node is always allowed. Can be
+    /// given for several nodes.
+    #[arg(long = "node", value_name = "NAME=ADDRESS[,ADDRESS]")]
+    nodes: Vec<NodeAddresses>,
+}
+
+impl Reading {
+    /// Whether an option was given that means something only for reading.
+    pub(super) fn names_nodes(&self) -> bool {
+        !self.nodes.is_empty()
+    }
+
+    /// The objects of `source`, and the nodes whose addresses are known.
+    pub(super) fn read(self, source: Source) -> anyhow::Result<(Arc<Snapshot>, Vec<Node>)> {
+        let source = match source {
+            Source::Kube { .. } => Source::Kube {
+                kubeconfig: self.kubeconfig,
+            },
+            folder => folder,
+        };
+        let runtime = runtime()?;
+        let snapshot = runtime.block_on(watch::load(source, Duration::from_secs(self.timeout)))?;
+        // Requests to the API server that still wait for an answer are not waited for.
+        runtime.shutdown_background();
+        let given: Vec<Node> = self.nodes.into_iter().map(|node| node.0).collect();
+        let nodes = known_nodes(&snapshot, &given);
+        Ok((snapshot, nodes))
+    }
+}
+
+pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the async runtime")
+}
+
+/// The exit code of a command, with its error on standard error.
+pub(super) fn exit(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(FAILED)
+    })
+}
+
+/// Writes to standard output; a reader that has seen enough is no error.
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::{ErrorKind, Write};
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("writing to standard output")
+        }
+        _ => Ok(()),
+    }
+}

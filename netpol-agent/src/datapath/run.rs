@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Runs a program on a frame that nobody sent (`BPF_PROG_TEST_RUN`), for tests and measurements.
+
+use aya::{TestRun as _, TestRunOptions};
+use zerocopy::IntoBytes as _;
+
+use super::{
+    Datapath, DatapathError,
+    attach::{self, Hook},
+};
+
+/// Places in `struct __sk_buff` (`linux/bpf.h`), counted in its 32-bit fields.
+const INGRESS_IFINDEX: usize = 9;
+const IFINDEX: usize = 10;
+
+impl Datapath {
+    /// Runs a hook's program on an Ethernet frame as if it were at interface `ifindex`, having come in by `ingress_ifindex`: 0 is
+    /// a frame that the node itself made. Returns the action: `TC_ACT_UNSPEC` (-1) passes it on, `TC_ACT_SHOT` (2) drops it. Flows,
+    /// counters and events are written as for any packet.
+    ///
+    /// # Errors
+    /// `ifindex` is no interface of the calling thread's network namespace, or the frame is shorter than an Ethernet header.
+    pub fn run(
+        &mut self,
+        hook: Hook,
+        frame: &[u8],
+        ifindex: u32,
+        ingress_ifindex: u32,
+    ) -> Result<i32, DatapathError> {
+        let mut context = [0u32; IFINDEX + 1];
+        context[IFINDEX] = ifindex;
+        context[INGRESS_IFINDEX] = ingress_ifindex;
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(context.as_bytes()),
+            ..TestRunOptions::default()
+        };
+        let result = attach::program(&mut self.ebpf, hook)?
+            .test_run(options)
+            .map_err(|error| DatapathError::Run {
+                hook,
+                length: frame.len(),
+                source: Box::new(error),
+            })?;
+        Ok(result.return_value.cast_signed())
+    }
+}

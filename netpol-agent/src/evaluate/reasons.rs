@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Why no rule of the policies that isolate a pod matches a packet, in words for people.
+
+use super::{Packet, Question, is_own_node, pods_with_address};
+use crate::model::{Direction, NetworkPolicy, Node, ObjectKey, Pod, Rule, Snapshot};
+
+mod peers;
+mod ports;
+mod selectors;
+
+/// A policy that isolates a pod and allows a packet by none of its rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unmatched {
+    /// The policy.
+    pub policy: ObjectKey,
+    /// All its rules for the direction, in order; none where it has none, and so allows nothing.
+    pub rules: Vec<UnmatchedRule>,
+}
+
+/// A rule that does not match a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnmatchedRule {
+    /// Index in `spec.ingress` or `spec.egress`.
+    pub index: usize,
+    /// What is missing for a match; never empty.
+    pub missing: Vec<Missing>,
+}
+
+/// One thing that is missing for a match.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// Path of the field below the rule, e.g. `from[1].podSelector`.
+    pub field: String,
+    /// What is missing.
+    pub message: String,
+}
+
+impl Missing {
+    fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// For a side that [`super::evaluate`] denies: the policies that isolate the pod, and what is missing in each of their rules.
+/// Empty for a side that it allows. Where several pods claim the address, they are those of the first that is denied.
+pub fn unmatched(
+    snapshot: &Snapshot,
+    nodes: &[Node],
+    packet: &Packet,
+    direction: Direction,
+) -> Vec<Unmatched> {
+    let sources = pods_with_address(snapshot, packet.source);
+    let destinations = pods_with_address(snapshot, packet.destination);
+    let same_pod = sources
+        .iter()
+        .any(|source| destinations.iter().any(|other| source.key == other.key));
+    if same_pod {
+        return Vec::new();
+    }
+    let (subjects, remotes, remote_address) = match direction {
+        Direction::Egress => (&sources, &destinations, packet.destination),
+        Direction::Ingress => (&destinations, &sources, packet.source),
+    };
+    let mut questions = subjects
+        .iter()
+        .filter(|subject| !is_own_node(nodes, subject, remote_address))
+        .map(|subject| Question {
+            snapshot,
+            packet,
+            direction,
+            subject,
+            remotes,
+            remote_address,
+        });
+    let denied = questions.find(|question| !question.answer().allowed);
+    denied.map_or_else(Vec::new, |question| question.unmatched())
+}
+
+impl Question<'_> {
+    fn unmatched(&self) -> Vec<Unmatched> {
+        let policies = self.snapshot.policies.values().map(AsRef::as_ref);
+        policies
+            .filter(|policy| self.isolates(policy))
+            .map(|policy| {
+                let rules = match self.direction {
+                    Direction::Ingress => &policy.ingress,
+                    Direction::Egress => &policy.egress,
+                };
+                let rules = rules.iter().enumerate().map(|(index, rule)| UnmatchedRule {
+                    index,
+                    missing: self.missing(policy, rule),
+                });
+                Unmatched {
+                    policy: policy.key.clone(),
+                    rules: rules.collect(),
+                }
+            })
+            .collect()
+    }
+
+    /// What is missing for one rule. If no peer matches, the ports are looked at too: both must be mended.
+    fn missing(&self, policy: &NetworkPolicy, rule: &Rule) -> Vec<Missing> {
+        let list = match self.direction {
+            Direction::Ingress => "from",
+            Direction::Egress => "to",
+        };
+        let mut missing = Vec::new();
+        let mut matched: Option<&[&Pod]> = rule.peers.is_empty().then_some(self.remotes);
+        for (index, peer) in rule.peers.iter().enumerate() {
+            let found = self.missing_for_peer(policy, peer, &format!("{list}[{index}]"));
+            if found.is_empty() {
+                // Of the peers that match, one that has pods says more about named ports.
+                let pods = if peer.ip_block.is_some() {
+                    &[]
+                } else {
+                    self.remotes
+                };
+                matched = Some(matched.filter(|before| !before.is_empty()).unwrap_or(pods));
+            }
+            missing.extend(found);
+        }
+        if matched.is_some() {
+            missing.clear();
+        }
+        let destinations = matched.unwrap_or(self.remotes);
+        if !self.ports_match(rule, destinations) {
+            missing.push(self.missing_for_ports(rule, destinations));
+        }
+        missing
+    }
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What to know beside the verdicts: nodes whose addresses are not known, and what is wrong with the objects involved.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{EndShown, Finding, Verdict};
+use crate::{
+    compile::compile,
+    model::{Diagnostic, Node, Pod, Snapshot},
+};
+
+/// An end that is no pod may be a node: its traffic with its own pods is always allowed (rule A2), which cannot be told if the
+/// node's addresses are not known.
+pub(super) fn note_unknown_nodes(
+    snapshot: &Snapshot,
+    nodes: &[Node],
+    verdicts: &[Verdict],
+    notes: &mut Vec<String>,
+) {
+    for verdict in verdicts.iter().filter(|verdict| !verdict.allowed) {
+        for (pod, other) in [
+            (&verdict.source, &verdict.destination),
+            (&verdict.destination, &verdict.source),
+        ] {
+            let Some(node) = pod_of(snapshot, pod).and_then(|pod| pod.node.as_deref()) else {
+                continue;
+            };
+            let known = nodes
+                .iter()
+                .any(|known| known.name == node && !known.addresses.is_empty());
+            if other.name.is_none() && !known {
+                notes.push(format!(
+                    "the addresses of node {node} are not known; if {} is one of them, it is allowed (give --node {node}={})",
+                    other.address, other.address
+                ));
+            }
+        }
+    }
+}
+
+fn pod_of<'a>(snapshot: &'a Snapshot, end: &EndShown) -> Option<&'a Pod> {
+    let name = end.name.as_deref()?;
+    let pods = snapshot.pods.values().map(AsRef::as_ref);
+    pods.into_iter().find(|pod: &&Pod| pod.key.to_string() == name)
+}
+
+/// What is wrong with the policies that isolate an end, with those of its namespace that would if their selector or policy types
+/// were right, and with the pods themselves.
+pub(super) fn diagnostics(snapshot: &Snapshot, nodes: &[Node], verdicts: &[Verdict]) -> Vec<Finding> {
+    let ends = verdicts
+        .iter()
+        .flat_map(|verdict| [&verdict.source, &verdict.destination]);
+    let pods: BTreeMap<_, &Pod> = ends
+        .filter_map(|end| pod_of(snapshot, end))
+        .map(|pod| (pod.key.clone(), pod))
+        .collect();
+    let of_nodes: BTreeSet<&str> = pods.values().filter_map(|pod| pod.node.as_deref()).collect();
+    let mut found: BTreeSet<Diagnostic> = BTreeSet::new();
+    for name in of_nodes {
+        let known = nodes.iter().find(|node| node.name == name).cloned();
+        let node = known.unwrap_or_else(|| Node {
+            name: name.to_owned(),
+            ..Node::default()
+        });
+        found.extend(compile(snapshot, &node).diagnostics);
+    }
+    let sides = verdicts
+        .iter()
+        .flat_map(|verdict| [&verdict.egress, &verdict.ingress]);
+    let involved: BTreeSet<String> = sides
+        .flat_map(|side| {
+            let isolating = side.isolating.iter().map(|policy| &policy.policy);
+            isolating.chain(&side.policy).cloned()
+        })
+        .collect();
+    let concerns = |diagnostic: &Diagnostic| match diagnostic.object.split_once(' ') {
+        Some(("NetworkPolicy", key)) => {
+            let of_an_end = pods
+                .keys()
+                .any(|pod| key.split('/').next() == Some(&pod.namespace));
+            let decides_isolation = ["spec.podSelector", "spec.policyTypes"]
+                .iter()
+                .any(|field| diagnostic.field.starts_with(field));
+            involved.contains(key) || of_an_end && decides_isolation
+        }
+        Some(("Pod", key)) => pods.keys().any(|pod| pod.to_string() == key),
+        _ => false,
+    };
+    found.into_iter().filter(concerns).map(Finding::from).collect()
+}

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is asked, and how it is written.
+
+use std::{fmt, net::IpAddr, str::FromStr};
+
+use thiserror::Error;
+
+use crate::model::{ObjectKey, Protocol};
+
+/// A question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Who opens the connection.
+    pub source: End,
+    /// To whom.
+    pub destination: End,
+    /// To which port.
+    pub port: Port,
+    /// Only this family; `None` is all that both ends share.
+    pub family: Option<Family>,
+}
+
+impl Request {
+    /// The query of a URL that says the same: `src=..&dst=..&port=..` and, if given, `&family=..`.
+    pub fn to_query(&self) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("src", &self.source.to_string());
+        query.append_pair("dst", &self.destination.to_string());
+        query.append_pair("port", &self.port.to_string());
+        if let Some(family) = self.family {
+            query.append_pair("family", family.name());
+        }
+        query.finish()
+    }
+
+    /// Reads what [`Request::to_query`] writes.
+    ///
+    /// # Errors
+    /// A part that is missing, unknown or not written as it should be.
+    pub fn from_query(query: &str) -> Result<Self, RequestError> {
+        let (mut source, mut destination, mut port, mut family) = (None, None, None, None);
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            match key.as_ref() {
+                "src" => source = Some(value.parse()?),
+                "dst" => destination = Some(value.parse()?),
+                "port" => port = Some(value.parse()?),
+                "family" => family = Some(value.parse()?),
+                other => return Err(RequestError::Key(other.to_owned())),
+            }
+        }
+        Ok(Self {
+            source: source.ok_or(RequestError::Missing("src"))?,
+            destination: destination.ok_or(RequestError::Missing("dst"))?,
+            port: port.ok_or(RequestError::Missing("port"))?,
+            family,
+        })
+    }
+}
+
+/// Part of a request that is not written as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum RequestError {
+    /// Neither an address nor `namespace/name`.
+    #[error(
+        "{0:?} is neither an IP address nor namespace/name (pod:namespace/name and service:namespace/name tell which of both)"
+    )]
+    End(String),
+    /// No port.
+    #[error(
+        "{0:?} is no port: expected NUMBER/TCP, NUMBER/UDP, NUMBER/SCTP (1 to 65535), icmp, or ip/NUMBER for another IP protocol"
+    )]
+    Port(String),
+    /// No family.
+    #[error("{0:?} is no address family: expected ipv4 or ipv6")]
+    Family(String),
+    /// A query without one of its parts.
+    #[error("the query has no {0}: expected src, dst, port, and family or not")]
+    Missing(&'static str),
+    /// A query with an unknown part.
+    #[error("the query has {0:?}: expected src, dst, port, and family or not")]
+    Key(String),
+}
+
+/// One end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// A pod, or if there is none a Service, of this key.
+    Named(ObjectKey),
+    /// A pod.
+    Pod(ObjectKey),
+    /// A Service.
+    Service(ObjectKey),
+    /// An address: a pod's, a Service's or any other.
+    Address(IpAddr),
+}
+
+impl FromStr for End {
+    type Err = RequestError;
+
+    fn from_str(text: &str) -> Result<Self, RequestError> {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self::Address(address.to_canonical()));
+        }
+        let (kind, name): (fn(ObjectKey) -> Self, _) = match text.split_once(':') {
+            Some(("pod", name)) => (Self::Pod, name),
+            Some(("service", name)) => (Self::Service, name),
+            _ => (Self::Named, text),
+        };
+        match name.split_once('/') {
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+                Ok(kind(ObjectKey::new(namespace, name)))
+            }
+            _ => Err(RequestError::End(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(key) => key.fmt(f),
+            Self::Pod(key) => write!(f, "pod:{key}"),
+            Self::Service(key) => write!(f, "service:{key}"),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
+
+/// A destination port, or a protocol that has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Port {
+    /// A port of a transport protocol.
+    Transport(Protocol, u16),
+    /// Echo of ICMP or ICMPv6, as the family is.
+    Icmp,
+    /// Another IP protocol, by its IANA number.
+    Ip(u8),
+}
+
+impl Port {
+    /// IANA protocol number and port in packets of a family.
+    pub const fn of_family(self, family: Family) -> (u8, Option<u16>) {
+        match (self, family) {
+            (Self::Transport(protocol, port), _) => (protocol.number(), Some(port)),
+            (Self::Icmp, Family::Ipv4) => (1, None),
+            (Self::Icmp, Family::Ipv6) => (58, None),
+            (Self::Ip(number), _) => (number, None),
+        }
+    }
+}
+
+impl FromStr for Port {
+    type Err = RequestError;
+
+    fn from_str(text: &str) -> Result<Self, RequestError> {
+        let refused = || RequestError::Port(text.to_owned());
+        if text.eq_ignore_ascii_case("icmp") {
+            return Ok(Self::Icmp);
+        }
+        let (first, second) = text.split_once('/').ok_or_else(refused)?;
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if first.eq_ignore_ascii_case("ip") && digits(second) {
+            let number: u8 = second.parse().map_err(|_| refused())?;
+            let has_ports = Protocol::ALL.iter().any(|protocol| protocol.number() == number);
+            return (!has_ports).then_some(Self::Ip(number)).ok_or_else(refused);
+        }
+        let protocol = Protocol::from_kubernetes(&second.to_ascii_uppercase()).ok_or_else(refused)?;
+        match first.parse::<u16>() {
+            Ok(port) if port > 0 && digits(first) => Ok(Self::Transport(protocol, port)),
+            _ => Err(refused()),
+        }
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Transport(protocol, port) => write!(f, "{port}/{protocol}"),
+            Self::Icmp => f.write_str("icmp"),
+            Self::Ip(number) => write!(f, "ip/{number}"),
+        }
+    }
+}
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+impl Family {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Ipv4, Self::Ipv6];
+
+    /// The family of an address.
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::Ipv4,
+            IpAddr::V6(_) => Self::Ipv6,
+        }
+    }
+
+    /// `IPv4` or `IPv6`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "IPv4",
+            Self::Ipv6 => "IPv6",
+        }
+    }
+}
+
+impl FromStr for Family {
+    type Err = RequestError;
+
+    fn from_str(text: &str) -> Result<Self, RequestError> {
+        let found = Self::ALL
+            .into_iter()
+            .find(|family| family.name().eq_ignore_ascii_case(text));
+        found.ok_or_else(|| RequestError::Family(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends() {
+        for (text, shown) in [
+            ("shop/web", "shop/web"),
+            ("service:shop/web", "service:shop/web"),
+            ("::1", "::1"),
+        ] {
+            assert_eq!(text.parse::<End>().unwrap().to_string(), shown);
+        }
+        let mapped = End::Address([10, 0, 0, 1].into());
+        assert_eq!("::ffff:10.0.0.1".parse(), Ok(mapped));
+        for bad in ["web", "a/b/c", "/web", "shop/", "node:a", "", "10.0.0.300"] {
+            let error = bad.parse::<End>().unwrap_err();
+            assert!(error.to_string().contains(&format!("{bad:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn queries_say_the_same_and_nothing_is_ignored() {
+        let request = Request {
+            source: End::Named(ObjectKey::new("shop", "we b&port=1")),
+            destination: "2001:db8::1".parse().unwrap(),
+            port: "icmp".parse().unwrap(),
+            family: Some(Family::Ipv6),
+        };
+        assert_eq!(Request::from_query(&request.to_query()), Ok(request));
+        let plain = "src=shop/web&dst=10.0.0.1&port=80/tcp";
+        assert_eq!(
+            Request::from_query(plain).unwrap().to_query(),
+            "src=shop%2Fweb&dst=10.0.0.1&port=80%2FTCP"
+        );
+        assert_eq!(
+            Request::from_query("src=a/b&dst=a/c"),
+            Err(RequestError::Missing("port"))
+        );
+        assert_eq!(
+            Request::from_query(&format!("{plain}&ports=1")),
+            Err(RequestError::Key("ports".to_owned()))
+        );
+    }
+
+    #[test]
+    fn ports() {
+        for (text, port) in [
+            ("80/tcp", Port::Transport(Protocol::Tcp, 80)),
+            ("65535/SCTP", Port::Transport(Protocol::Sctp, 65535)),
+            ("ICMP", Port::Icmp),
+            ("ip/47", Port::Ip(47)),
+        ] {
+            assert_eq!(text.parse(), Ok(port));
+        }
+        for bad in [
+            "80",
+            "0/TCP",
+            "65536/TCP",
+            "+80/TCP",
+            "http/TCP",
+            "80/ICMP",
+            "ip/6",
+            "ip/256",
+            "80/",
+            "",
+        ] {
+            assert_eq!(bad.parse::<Port>(), Err(RequestError::Port(bad.to_owned())));
+        }
+    }
+}

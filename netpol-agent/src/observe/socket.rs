@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The agent's unix socket: `/explain` answers from the objects that the agent holds now.
+
+use std::{
+    fs::{self, DirBuilder, Permissions},
+    io,
+    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use axum::{
+    Json, Router,
+    extract::{RawQuery, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use thiserror::Error;
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::watch,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::status::Status;
+use crate::{
+    datapath::interfaces::Interfaces,
+    explain::{Answer, Request, explain, known_nodes},
+    model::{Node, Snapshot},
+};
+
+/// The socket cannot be had.
+#[derive(Debug, Error)]
+pub enum BindError {
+    /// Another process answers there.
+    #[error("another agent answers on {} (--socket)", .0.display())]
+    Taken(PathBuf),
+    /// Something that is no socket has the name.
+    #[error("{} is no socket, and is left alone (--socket)", .0.display())]
+    NoSocket(PathBuf),
+    /// The system refuses.
+    #[error("listening on {} (--socket)", path.display())]
+    Refused {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+}
+
+/// A socket that listens. Its file is removed on drop, unless another has taken its place.
+#[derive(Debug)]
+pub struct Listener {
+    listener: UnixListener,
+    file: SocketFile,
+}
+
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Makes the socket, readable for the user of the agent only, and its folder. What a dead agent left there is replaced.
+///
+/// # Errors
+/// See [`BindError`].
+pub async fn bind(path: &Path) -> Result<Listener, BindError> {
+    let refused = |error| BindError::Refused {
+        path: path.to_owned(),
+        error,
+    };
+    if let Some(folder) = path.parent() {
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o755);
+        builder.create(folder).map_err(refused)?;
+    }
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => return Err(BindError::NoSocket(path.to_owned())),
+        Ok(_) if UnixStream::connect(path).await.is_ok() => return Err(BindError::Taken(path.to_owned())),
+        Ok(_) => fs::remove_file(path).map_err(refused)?,
+        Err(_) => {}
+    }
+    // Made under another name, so that nobody can connect before the permissions are set.
+    let mut hidden = path.as_os_str().to_owned();
+    hidden.push(format!(".{}", std::process::id()));
+    let hidden = PathBuf::from(hidden);
+    let make = || {
+        let listener = UnixListener::bind(&hidden)?;
+        fs::set_permissions(&hidden, Permissions::from_mode(0o600))?;
+        let inode = fs::symlink_metadata(&hidden)?.ino();
+        fs::rename(&hidden, path)?;
+        Ok((listener, inode))
+    };
+    let (listener, inode) = make().map_err(|error| {
+        let _ = fs::remove_file(&hidden);
+        refused(error)
+    })?;
+    let file = SocketFile {
+        path: path.to_owned(),
+        inode,
+    };
+    Ok(Listener { listener, file })
+}
+
+/// What answers are made from.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// The agent's node.
+    pub node_name: String,
+    /// The cluster's objects.
+    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// The node's interfaces, for its addresses.
+    pub interfaces: watch::Receiver<Option<Arc<Interfaces>>>,
+    /// What is enforced.
+    pub status: watch::Receiver<Arc<Status>>,
+}
+
+/// Answers until `stop`.
+///
+/// # Errors
+/// The listener failed.
+pub async fn run(listener: Listener, known: Known, stop: CancellationToken) -> io::Result<()> {
+    let Listener { listener, file } = listener;
+    info!(socket = %file.path.display(), "answering netpol explain");
+    let router = Router::new()
+        .route("/explain", get(serve_explain))
+        .with_state(known);
+    axum::serve(listener, router)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+}
+
+async fn serve_explain(State(known): State<Known>, RawQuery(query): RawQuery) -> Response {
+    let answered = tokio::task::spawn_blocking(move || known.answer(&query.unwrap_or_default())).await;
+    match answered {
+        Ok(Ok(answer)) => Json(answer).into_response(),
+        Ok(Err((status, message))) => (status, message).into_response(),
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made").into_response(),
+    }
+}
+
+impl Known {
+    fn answer(&self, query: &str) -> Result<Answer, (StatusCode, String)> {
+        let request =
+            Request::from_query(query).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
+        let snapshot = self.snapshots.borrow().clone();
+        let Some(snapshot) = snapshot else {
+            let message = "the agent waits for the first complete list of objects".to_owned();
+            return Err((StatusCode::SERVICE_UNAVAILABLE, message));
+        };
+        let interfaces = self.interfaces.borrow().clone();
+        let own = Node {
+            name: self.node_name.clone(),
+            addresses: interfaces.map_or_else(Default::default, |found| found.node_addresses.clone()),
+        };
+        let nodes = known_nodes(&snapshot, &[own]);
+        let mut answer = explain(&snapshot, &nodes, &request)
+            .map_err(|error| (StatusCode::NOT_FOUND, error.to_string()))?;
+        let status = self.status.borrow();
+        if !status.ready || status.revision != snapshot.revision {
+            answer.notes.push(format!(
+                "answered from revision {}, which node {} does not enforce yet",
+                snapshot.revision, self.node_name
+            ));
+        } else if status.endpoints_held_back > 0 {
+            answer.notes.push(format!(
+                "{} endpoints of node {} keep an older policy, as writes to the kernel failed",
+                status.endpoints_held_back, self.node_name
+            ));
+        }
+        Ok(answer)
+    }
+}

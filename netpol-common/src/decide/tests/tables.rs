@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The tables in memory, with longest-prefix matches done bit by bit.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    vec::Vec,
+};
+
+use zerocopy::{Immutable, IntoBytes};
+
+use super::*;
+
+/// An entry of a policy: bits that count, what it matches, what it says.
+pub type Entry = (u32, PolicyMatch, PolicyValue);
+
+/// Address, protocol and port.
+type Frontend = (Address, u8, u16);
+
+#[derive(Default)]
+pub struct Memory {
+    now: Cell<u64>,
+    epoch: Cell<u32>,
+    identities: RefCell<Vec<(u32, Address, Identity)>>,
+    pub policies: RefCell<Vec<Entry>>,
+    flows: RefCell<HashMap<FlowKey, Rc<RefCell<Flow>>>>,
+    /// Frontends by address, protocol and port.
+    pub frontends: RefCell<HashMap<Frontend, u32>>,
+    /// Local pods by address, and their egress policies, by interface.
+    pub pods: RefCell<HashMap<Address, (u32, u32)>>,
+}
+
+/// The entry of a policy for a protocol, port and leading bits of the port; `None` is every protocol.
+pub fn entry(policy: u32, identity: u32, part: Option<(u8, u16, u32)>, action: u32) -> Entry {
+    let (protocol, port, bits) = match part {
+        None => (0, 0, PolicyMatch::ALL_PROTOCOLS),
+        Some((protocol, port, bits)) => (protocol, port, PolicyMatch::ALL_PORTS + bits),
+    };
+    let key = PolicyMatch {
+        policy,
+        identity,
+        protocol,
+        port: port.to_be_bytes(),
+        pad: 0,
+    };
+    (bits, key, PolicyValue { action, rule: 0 })
+}
+
+impl Memory {
+    pub fn put_identity(&self, address: [u8; 4], identity: u32, flags: u32) {
+        let mut identities = self.identities.borrow_mut();
+        let address = Address::from_ipv4(address);
+        identities.retain(|(_, other, _)| *other != address);
+        identities.push((128, address, Identity { identity, flags }));
+    }
+
+    pub fn put_policy(&self, policy: u32, identity: u32, part: Option<(u8, u16, u32)>, action: u32) {
+        self.policies
+            .borrow_mut()
+            .push(entry(policy, identity, part, action));
+    }
+
+    pub fn raise_epoch(&self) {
+        self.epoch.set(self.epoch.get() + 1);
+    }
+
+    /// Lets time go by, nanoseconds.
+    pub fn wait(&self, time: u64) {
+        self.now.set(self.now.get() + time);
+    }
+
+    pub fn flow_count(&self) -> usize {
+        self.flows.borrow().len()
+    }
+
+    pub fn only_flow(&self) -> Flow {
+        let flows = self.flows.borrow();
+        assert_eq!(flows.len(), 1);
+        *flows.values().next().unwrap().borrow()
+    }
+}
+
+/// Whether the leading bits of both are equal.
+fn begins<T: IntoBytes + Immutable>(bits: u32, one: &T, other: &T) -> bool {
+    let bit = |of: &T, index: u32| of.as_bytes()[index as usize / 8] >> (7 - index % 8) & 1;
+    (0..bits).all(|index| bit(one, index) == bit(other, index))
+}
+
+fn longest<T: IntoBytes + Immutable, V: Copy>(entries: &[(u32, T, V)], key: &T) -> Option<V> {
+    let covering = entries
+        .iter()
+        .filter(|(bits, prefix, _)| begins(*bits, prefix, key));
+    covering.max_by_key(|(bits, ..)| *bits).map(|(.., value)| *value)
+}
+
+impl Tables for Memory {
+    type FlowEntry = Rc<RefCell<Flow>>;
+
+    fn now(&self) -> u64 {
+        self.now.get()
+    }
+
+    fn epoch(&self) -> u32 {
+        self.epoch.get()
+    }
+
+    fn identity(&self, address: &Address) -> Identity {
+        longest(&self.identities.borrow(), address).unwrap_or_default()
+    }
+
+    fn frontend(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
+        let key = (*address, protocol, u16::from_be_bytes(port));
+        self.frontends.borrow().get(&key).copied().unwrap_or_default()
+    }
+
+    fn node_port(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
+        self.frontend(&address.any(), protocol, port)
+    }
+
+    fn local_pod(&self, address: &Address) -> u32 {
+        self.pods.borrow().get(address).map_or(0, |(ifindex, _)| *ifindex)
+    }
+
+    fn egress_policy(&self, ifindex: u32) -> u32 {
+        let pods = self.pods.borrow();
+        pods.values()
+            .find(|(index, _)| *index == ifindex)
+            .map_or(POLICY_NONE, |(_, policy)| *policy)
+    }
+
+    fn policy(&self, key: &PolicyMatch) -> Option<PolicyValue> {
+        longest(&self.policies.borrow(), key)
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<Self::FlowEntry> {
+        self.flows.borrow().get(key).cloned()
+    }
+
+    fn insert_flow(&self, key: &FlowKey, flow: &Flow) {
+        self.flows.borrow_mut().insert(*key, Rc::new(RefCell::new(*flow)));
+    }
+}
+
+impl FlowEntry for Rc<RefCell<Flow>> {
+    fn with<R>(&self, change: impl FnOnce(&mut Flow) -> R) -> R {
+        change(&mut self.borrow_mut())
+    }
+}

@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Frames of all kinds: the packet that is read of them, whole and cut short.
+
+use etherparse::{PacketBuilder, PacketBuilderStep, TcpHeader, VlanId};
+use proptest::prelude::*;
+use std::{vec, vec::Vec};
+
+use super::*;
+use crate::flow::{ACK, SYN};
+
+mod frames;
+
+use frames::*;
+
+/// A frame in memory.
+struct Bytes<'a> {
+    bytes: &'a [u8],
+    vlan_tag: bool,
+}
+
+impl Frame for Bytes<'_> {
+    fn read(&self, offset: usize, into: &mut [u8]) -> bool {
+        let Some(found) = self.bytes.get(offset..offset + into.len()) else {
+            return false;
+        };
+        into.copy_from_slice(found);
+        true
+    }
+
+    fn vlan_tag(&self) -> bool {
+        self.vlan_tag
+    }
+}
+
+fn parse_bytes(bytes: &[u8]) -> (Parsed, Packet) {
+    let mut packet = Packet::default();
+    let vlan_tag = false;
+    (parse(&Bytes { bytes, vlan_tag }, &mut packet), packet)
+}
+
+/// What a frame that is to be judged says.
+fn packet(frame: &[u8]) -> Packet {
+    let (parsed, packet) = parse_bytes(frame);
+    assert_eq!(parsed, Parsed::Packet);
+    packet
+}
+
+fn unjudged(frame: &[u8]) -> DropReason {
+    match parse_bytes(frame).0 {
+        Parsed::Unjudged(reason) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn expected(version: u8, protocol: u8) -> Packet {
+    let (source, destination) = match version {
+        4 => (Address::from_ipv4(SOURCE), Address::from_ipv4(DESTINATION)),
+        _ => (Address::from_ipv6(SOURCE_V6), Address::from_ipv6(DESTINATION_V6)),
+    };
+    Packet {
+        source,
+        destination,
+        protocol,
+        ..Packet::default()
+    }
+}
+
+fn with_ports(version: u8, protocol: u8) -> Packet {
+    Packet {
+        source_port: SOURCE_PORT.to_be_bytes(),
+        destination_port: PORT.to_be_bytes(),
+        ..expected(version, protocol)
+    }
+}
+
+#[test]
+fn tcp_udp_and_sctp_have_ports_in_both_families() {
+    for version in [4, 6] {
+        let tcp = Packet {
+            tcp_flags: SYN,
+            ..with_ports(version, protocol::TCP)
+        };
+        assert_eq!(packet(&ip(version, protocol::TCP, &tcp_syn())), tcp);
+        for number in [protocol::UDP, protocol::SCTP] {
+            let frame = ip(version, number, &ports_and(8));
+            assert_eq!(packet(&frame), with_ports(version, number));
+        }
+    }
+}
+
+#[test]
+fn tcp_flags_are_those_of_the_header() {
+    let mut header = TcpHeader::new(SOURCE_PORT, PORT, 1, 1);
+    (header.syn, header.ack) = (true, true);
+    let frame = ip(4, protocol::TCP, &header.to_bytes());
+    assert_eq!(packet(&frame).tcp_flags, SYN | ACK);
+}
+
+#[test]
+fn f4_icmp_echo_has_its_identifier_and_no_ports() {
+    for (version, number, request, reply) in [(4, protocol::ICMP, 8, 0), (6, protocol::ICMPV6, 128, 129)] {
+        for (kind, role) in [(request, Role::EchoRequest), (reply, Role::EchoReply)] {
+            let found = packet(&ip(version, number, &[kind, 0, 0, 0, 0x12, 0x34, 0, 1]));
+            let source_port = [0x12, 0x34];
+            assert_eq!(
+                found,
+                Packet {
+                    source_port,
+                    role,
+                    ..expected(version, number)
+                }
+            );
+        }
+        // An error quotes a packet, whose ports are none of its own.
+        let error = ip(version, number, &[3, 4, 0, 0, 0, 0, 5, 0, 0, 80]);
+        let role = Role::Single;
+        assert_eq!(
+            packet(&error),
+            Packet {
+                role,
+                ..expected(version, number)
+            }
+        );
+    }
+}
+
+#[test]
+fn f4_other_protocols_have_no_ports() {
+    // ICMP of the other family is such a protocol too.
+    for (version, number) in [
+        (4, 47),
+        (6, 47),
+        (4, 50),
+        (6, 59),
+        (4, protocol::ICMPV6),
+        (6, protocol::ICMP),
+    ] {
+        assert_eq!(
+            packet(&ip(version, number, &[128, 0, 0, 80])),
+            expected(version, number)
+        );
+        assert_eq!(
+            packet(&ip(version, number, &[])),
+            expected(version, number),
+            "no payload"
+        );
+    }
+}
+
+#[test]
+fn f3_ipv4_options_are_walked() {
+    for words in 0..=10usize {
+        let options = vec![1; words * 4];
+        let frame = ipv4_with_options(&options, protocol::UDP, &ports_and(4));
+        assert_eq!(packet(&frame), with_ports(4, protocol::UDP), "{words} words");
+    }
+}
+
+#[test]
+fn f3_ipv6_extension_headers_are_walked() {
+    let kinds = [
+        protocol::HOP_BY_HOP,
+        protocol::ROUTING,
+        protocol::DESTINATION_OPTIONS,
+        protocol::MOBILITY,
+        protocol::HIP,
+        protocol::SHIM6,
+        protocol::AH,
+        protocol::FRAGMENT,
+    ];
+    for kind in kinds {
+        let frame = ipv6_chain(&[kind], protocol::UDP, &ports_and(4));
+        assert_eq!(packet(&frame), with_ports(6, protocol::UDP), "{kind}");
+    }
+    let all = ipv6_chain(&kinds, protocol::UDP, &ports_and(4));
+    assert_eq!(packet(&all), with_ports(6, protocol::UDP));
+}
+
+#[test]
+fn f3_more_extension_headers_than_are_walked() {
+    let chain = |length| {
+        ipv6_chain(
+            &vec![protocol::DESTINATION_OPTIONS; length],
+            protocol::UDP,
+            &ports_and(4),
+        )
+    };
+    assert_eq!(
+        packet(&chain(MAX_EXTENSION_HEADERS)),
+        with_ports(6, protocol::UDP)
+    );
+    assert_eq!(
+        unjudged(&chain(MAX_EXTENSION_HEADERS + 1)),
+        DropReason::ExtensionHeaders
+    );
+}
+
+#[test]
+fn c5_later_fragments_have_no_ports_to_judge() {
+    let mut frame = ip(4, protocol::UDP, &ports_and(4));
+    frame[14 + 6] = 0x20; // More fragments, offset 0: the first one.
+    assert_eq!(packet(&frame), with_ports(4, protocol::UDP));
+    frame[14 + 7] = 1;
+    assert_eq!(unjudged(&frame), DropReason::Fragment);
+    frame[14 + 6..14 + 8].copy_from_slice(&[0x1f, 0xff]);
+    assert_eq!(unjudged(&frame), DropReason::Fragment);
+
+    let mut frame = ipv6_chain(&[protocol::FRAGMENT], protocol::UDP, &ports_and(4));
+    frame[54 + 3] = 1; // More fragments, offset 0.
+    assert_eq!(packet(&frame), with_ports(6, protocol::UDP));
+    frame[54 + 3] = 8;
+    assert_eq!(unjudged(&frame), DropReason::Fragment);
+}
+
+#[test]
+fn f1_arp_and_neighbour_discovery() {
+    assert_eq!(
+        parse_bytes(&ethernet([0x08, 0x06], &[0; 28])).0,
+        Parsed::Neighbour
+    );
+    for kind in 133..=137 {
+        let mut frame = ip(6, protocol::ICMPV6, &[kind, 0, 0, 0, 0, 0, 0, 0]);
+        frame[14 + 7] = 255;
+        assert_eq!(parse_bytes(&frame).0, Parsed::Neighbour, "{kind}");
+        // RFC 4861: with another hop limit it was forwarded, and is not neighbour discovery.
+        for hop_limit in [0, 64, 254] {
+            frame[14 + 7] = hop_limit;
+            assert_eq!(packet(&frame).role, Role::Single, "{kind}, hop limit {hop_limit}");
+        }
+    }
+    for kind in [1, 128, 129, 130, 132, 138] {
+        let mut frame = ip(6, protocol::ICMPV6, &[kind, 0, 0, 0, 0, 0, 0, 0]);
+        frame[14 + 7] = 255;
+        packet(&frame);
+    }
+    let mut hidden = ipv6_chain(
+        &[protocol::DESTINATION_OPTIONS],
+        protocol::ICMPV6,
+        &[135, 0, 0, 0, 0, 0, 0, 0],
+    );
+    hidden[14 + 7] = 255;
+    packet(&hidden);
+}
+
+#[test]
+fn f2_vlan_and_unknown_ether_types() {
+    let builder = || PacketBuilder::ethernet2([2; 6], [4; 6]);
+    let write = |step: PacketBuilderStep<etherparse::VlanHeader>| {
+        let mut frame = Vec::new();
+        step.ipv4(SOURCE, DESTINATION, 64)
+            .udp(SOURCE_PORT, PORT)
+            .write(&mut frame, &[])
+            .unwrap();
+        frame
+    };
+    let id = VlanId::try_new(7).unwrap();
+    assert_eq!(unjudged(&write(builder().single_vlan(id))), DropReason::Vlan);
+    assert_eq!(unjudged(&write(builder().double_vlan(id, id))), DropReason::Vlan);
+    let bytes = ip(4, protocol::UDP, &ports_and(4));
+    let tagged = Bytes {
+        bytes: &bytes,
+        vlan_tag: true,
+    };
+    assert_eq!(
+        parse(&tagged, &mut Packet::default()),
+        Parsed::Unjudged(DropReason::Vlan)
+    );
+    for ether_type in [[0x88, 0x47], [0x88, 0xcc], [0, 0], [0xff, 0xff], [0x08, 0x01]] {
+        assert_eq!(
+            unjudged(&ethernet(ether_type, &[0; 60])),
+            DropReason::EtherType,
+            "{ether_type:?}"
+        );
+    }
+}
+
+#[test]
+fn f2_headers_that_contradict_themselves() {
+    for (version, wrong) in [
+        (4, 0x55),
+        (4, 0x65),
+        (4, 0x44),
+        (4, 0x40),
+        (6, 0x40),
+        (6, 0x50),
+        (6, 0x70),
+    ] {
+        let mut frame = ip(version, protocol::UDP, &ports_and(4));
+        frame[14] = wrong;
+        assert_eq!(unjudged(&frame), DropReason::Malformed, "{wrong:#x}");
+    }
+    let mut short = tcp_syn();
+    short[12] = 0x40;
+    assert_eq!(unjudged(&ip(4, protocol::TCP, &short)), DropReason::Malformed);
+}
+
+#[test]
+fn f2_headers_cut_short_at_every_byte() {
+    let frames = [
+        ip(4, protocol::TCP, &tcp_syn()),
+        ip(6, protocol::TCP, &tcp_syn()),
+        ip(4, protocol::UDP, &ports_and(4)),
+        ip(6, protocol::UDP, &ports_and(4)),
+        ip(4, protocol::SCTP, &ports_and(8)),
+        ip(4, protocol::ICMP, &[8, 0, 0, 0, 1, 2, 3, 4]),
+        ip(6, protocol::ICMPV6, &[128, 0, 0, 0, 1, 2, 3, 4]),
+        ipv4_with_options(&[1; 40], protocol::TCP, &tcp_syn()),
+        ipv6_chain(
+            &[protocol::HOP_BY_HOP, protocol::AH, protocol::FRAGMENT],
+            protocol::TCP,
+            &tcp_syn(),
+        ),
+    ];
+    for frame in frames {
+        packet(&frame);
+        for length in 0..frame.len() {
+            assert_eq!(
+                unjudged(&frame[..length]),
+                DropReason::Malformed,
+                "{length} of {frame:?}"
+            );
+        }
+    }
+}
+
+proptest! {
+    /// No frame, however wrong, makes the parser panic or read past its end; what follows the headers changes nothing.
+    #[test]
+    fn any_bytes(mut bytes in prop::collection::vec(any::<u8>(), 0..120), kind in 0..4usize, next in any::<u8>()) {
+        if bytes.len() > 34 {
+            let start: &[u8] = [&[0x08, 0x00, 0x45][..], &[0x86, 0xdd, 0x60], &[0x08, 0x00, 0x4f], &[0x08]][kind];
+            bytes[12..12 + start.len()].copy_from_slice(start);
+            bytes[if kind == 1 { 20 } else { 23 }] = next;
+        }
+        let (parsed, found) = parse_bytes(&bytes);
+        if parsed == Parsed::Packet {
+            bytes.extend([0xff; 40]);
+            prop_assert_eq!(parse_bytes(&bytes), (parsed, found));
+        }
+    }
+
+    /// F3: the ports are those of the real header, whatever chain of headers leads to it and whatever is in those.
+    #[test]
+    fn f3_ports_of_the_real_header(
+        chain in prop::collection::vec(prop::sample::select(&[0u8, 43, 51, 60, 135, 139, 140][..]), 0..=MAX_EXTENSION_HEADERS),
+        filling in any::<u8>(),
+        units in 0..4u8,
+        options in 0..=10usize,
+        ports in any::<[u8; 4]>(),
+    ) {
+        let upper = [&ports[..], &[0; 4]].concat();
+        for frame in [
+            ipv6_chain_of(&chain, units, filling, protocol::UDP, &upper),
+            ipv4_with_options(&vec![filling; options * 4], protocol::UDP, &upper),
+        ] {
+            let found = packet(&frame);
+            prop_assert_eq!(found.protocol, protocol::UDP);
+            prop_assert_eq!([found.source_port, found.destination_port].concat(), ports);
+        }
+    }
+}

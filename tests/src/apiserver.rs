@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A real kube-apiserver with its etcd, as envtest finds them: RBAC on, tokens of service accounts, no controllers and no kubelet.
+//!
+//! They run in the network namespace of a node and listen on its loopback, where the agent finds them and no port is taken.
+
+mod client;
+
+use std::{
+    ffi::OsString,
+    fmt,
+    fs::{self, File},
+    io::Read,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use kube::Client;
+use nix::sys::{prctl, signal::Signal};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use crate::{agent::inside, netns::NetNs, node::Node, privilege};
+
+/// How long a start may take before it has failed; on busy machines it takes seconds.
+const START: Duration = Duration::from_secs(120);
+/// Time between questions whether it answers.
+const ASK: Duration = Duration::from_millis(100);
+
+const PORT: u16 = 6443;
+const ETCD: &str = "http://127.0.0.1:2379";
+const ETCD_PEERS: &str = "http://127.0.0.1:2380";
+
+/// A running API server. Stopped on drop, and its folder removed.
+pub struct ApiServer {
+    netns: Arc<NetNs>,
+    assets: PathBuf,
+    folder: TempDir,
+    admin: String,
+    runtime: Runtime,
+    client: Option<Client>,
+    server: Option<Child>,
+    etcd: Option<Child>,
+}
+
+impl ApiServer {
+    /// Starts one in the node's network namespace, and waits until it is ready.
+    ///
+    /// # Errors
+    /// If there is none ([`privilege::api_server`]), or it does not get ready; with its log.
+    pub fn start(node: &Node) -> Result<Self> {
+        let assets = privilege::api_server().map_err(anyhow::Error::msg)?;
+        let folder = tempfile::Builder::new().prefix("netpol-apiserver-").tempdir()?;
+        let admin = random_token()?;
+        fs::write(
+            folder.path().join("tokens.csv"),
+            format!("{admin},admin,1,system:masters\n"),
+        )?;
+        let netns = Arc::clone(node.netns());
+        let runtime = client::runtime(&netns)?;
+        let mut server = Self {
+            netns,
+            assets,
+            folder,
+            admin,
+            runtime,
+            client: None,
+            server: None,
+            etcd: None,
+        };
+        server.etcd = Some(server.spawn_etcd()?);
+        server.restart()?;
+        Ok(server)
+    }
+
+    /// Kills the API server as a crash would; etcd keeps what it stored.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        self.client = None;
+        let mut server = self.server.take().context("the API server does not run")?;
+        end(&mut server)
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a server in another process tells nobody that it is ready"
+    )]
+    fn pause() {
+        std::thread::sleep(ASK);
+    }
+
+    /// Starts it again on the same objects and with the same certificate, and waits until it is ready.
+    ///
+    /// # Errors
+    /// If it runs, or does not get ready; with its log.
+    pub fn restart(&mut self) -> Result<()> {
+        ensure!(self.server.is_none(), "the API server still runs");
+        self.server = Some(self.spawn_server()?);
+        let until = Instant::now() + START;
+        loop {
+            let state = match self.ask() {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let ended = self.server.as_mut().map(Child::try_wait).transpose()?.flatten();
+            if ended.is_some() || Instant::now() > until {
+                bail!(
+                    "the API server is not ready ({ended:?}): {state:#}\n{}",
+                    self.log()
+                );
+            }
+            Self::pause();
+        }
+    }
+
+    /// A kubeconfig for a bearer token, as a file that goes with the server.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn kubeconfig(&self, name: &str, token: &str) -> Result<PathBuf> {
+        let path = self.folder.path().join(format!("kubeconfig-{name}"));
+        let text = serde_json::to_string_pretty(&self.config(token))?;
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// A folder as it is mounted into pods: token, certificate of the authority, namespace.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn service_account(&self, namespace: &str, token: &str) -> Result<PathBuf> {
+        let path = self.folder.path().join("serviceaccount");
+        fs::create_dir_all(&path)?;
+        fs::write(path.join("token"), token)?;
+        fs::write(path.join("namespace"), namespace)?;
+        fs::copy(self.authority(), path.join("ca.crt")).context("copying the authority's certificate")?;
+        Ok(path)
+    }
+
+    /// Environment that tells a pod where the API server is.
+    pub fn environment(&self) -> [(String, OsString); 2] {
+        [
+            ("KUBERNETES_SERVICE_HOST".to_owned(), "127.0.0.1".into()),
+            ("KUBERNETES_SERVICE_PORT".to_owned(), PORT.to_string().into()),
+        ]
+    }
+
+    /// The certificate that the server makes for itself, followed by that of its authority.
+    fn authority(&self) -> PathBuf {
+        self.folder.path().join("certs/apiserver.crt")
+    }
+
+    /// The end of what the API server and etcd logged.
+    pub fn log(&self) -> String {
+        let tail = |name: &str| {
+            let text = fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            lines[lines.len().saturating_sub(30)..].join("\n")
+        };
+        format!(
+            "kube-apiserver:\n{}\netcd:\n{}",
+            tail("apiserver.log"),
+            tail("etcd.log")
+        )
+    }
+
+    fn config(&self, token: &str) -> serde_json::Value {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "test", "cluster": {
+                "server": format!("https://127.0.0.1:{PORT}"),
+                "certificate-authority": self.authority(),
+            }}],
+            "users": [{"name": "test", "user": {"token": token}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+            "current-context": "test",
+        })
+    }
+
+    fn spawn_etcd(&self) -> Result<Child> {
+        let mut command = Command::new(self.assets.join("etcd"));
+        command.arg("--data-dir").arg(self.folder.path().join("etcd"));
+        command.args(["--listen-client-urls", ETCD, "--advertise-client-urls", ETCD]);
+        command.args([
+            "--listen-peer-urls",
+            ETCD_PEERS,
+            "--initial-advertise-peer-urls",
+            ETCD_PEERS,
+        ]);
+        command.args(["--initial-cluster", &format!("default={ETCD_PEERS}")]);
+        self.spawn(command, "etcd.log")
+    }
+
+    fn spawn_server(&self) -> Result<Child> {
+        let folder = self.folder.path();
+        let key = folder.join("certs/apiserver.key");
+        let mut command = Command::new(self.assets.join("kube-apiserver"));
+        command.args(["--etcd-servers", ETCD, "--bind-address", "127.0.0.1"]);
+        command.args([
+            "--secure-port",
+            &PORT.to_string(),
+            "--advertise-address",
+            "127.0.0.1",
+        ]);
+        command.arg("--cert-dir").arg(folder.join("certs"));
+        command.arg("--token-auth-file").arg(folder.join("tokens.csv"));
+        command.args([
+            "--authorization-mode",
+            "RBAC",
+            "--service-cluster-ip-range",
+            "10.96.0.0/16",
+        ]);
+        command.args(["--service-account-issuer", "https://kubernetes.default.svc"]);
+        command.arg("--service-account-key-file").arg(&key);
+        command.arg("--service-account-signing-key-file").arg(&key);
+        // Who would make the default service accounts, and their tokens, is the controller manager.
+        command.args(["--disable-admission-plugins", "ServiceAccount"]);
+        // Loopback is no address for the endpoints of the service `kubernetes`.
+        command.args(["--endpoint-reconciler-type", "none"]);
+        // Two addresses a pod: on by default since 1.21.
+        command.args(["--feature-gates", "IPv6DualStack=true"]);
+        self.spawn(command, "apiserver.log")
+    }
+
+    fn spawn(&self, mut command: Command, log: &str) -> Result<Child> {
+        let path = self.folder.path().join(log);
+        let log = File::options().create(true).append(true).open(&path)?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // SAFETY: between fork and exec this makes one system call and allocates nothing.
+        unsafe {
+            command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?));
+        }
+        let program = Path::new(command.get_program()).to_owned();
+        inside(&mut command, &self.netns)
+            .spawn()
+            .with_context(|| format!("starting {}", program.display()))
+    }
+}
+
+impl fmt::Debug for ApiServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiServer")
+            .field("folder", &self.folder)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+        for child in [&mut self.server, &mut self.etcd].into_iter().flatten() {
+            if let Err(error) = end(child) {
+                eprintln!("{error:#}");
+            }
+        }
+    }
+}
+
+fn end(child: &mut Child) -> Result<()> {
+    child.kill().context("killing a server")?;
+    child.wait().context("waiting for a server to end").map(|_| ())
+}
+
+fn random_token() -> Result<String> {
+    let mut bytes = [0_u8; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

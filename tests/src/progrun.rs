@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The real programs with the real maps in this kernel, on frames that nobody sent (`BPF_PROG_TEST_RUN`). The maps are written the way
+//! the agent writes them: compiled, planned, applied. A bench has a network namespace and a bpffs of its own, which end with it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    process::Command,
+    thread,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::maps::{HashMap, Map, MapData, MapInfo};
+use netpol_agent::{
+    compile::compile,
+    datapath::{
+        Datapath, Options,
+        attach::{Hook, Mode},
+        pin_folder,
+    },
+    evaluate::Packet,
+    model::{Direction, Node, ObjectKey, Snapshot},
+    sync::{Desired, Memory, State, Write, apply, plan},
+};
+use netpol_common::abi::{Flow, FlowKey};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    net::if_::if_nametoindex,
+    sched::{CloneFlags, unshare},
+};
+
+use crate::{frames, privilege};
+
+/// Entries of map `flows`: no more than one flow is looked at a time.
+const FLOW_CAPACITY: u32 = 64;
+
+/// Map `flows`.
+type Flows = HashMap<MapData, FlowKey, Flow>;
+
+/// The datapath of one node, over interfaces that nothing is behind.
+pub struct Bench {
+    datapath: Datapath,
+    state: State,
+    memory: Memory,
+    flows: Flows,
+    /// Interfaces for pods.
+    interfaces: Vec<u32>,
+    names: BTreeMap<u32, String>,
+    /// The interface that packets of other nodes and from outside come in by.
+    uplink: u32,
+    source_port: u16,
+    runs: usize,
+    // The last field: unmounted when all handles are closed.
+    folder: Bpffs,
+}
+
+/// A bpffs of its own.
+struct Bpffs(tempfile::TempDir);
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        let _ = umount2(self.0.path(), MntFlags::MNT_DETACH);
+    }
+}
+
+/// Runs `test` with a bench for up to `pods` pods, on a thread in namespaces of its own; not at all where it cannot.
+///
+/// # Panics
+/// If the bench cannot be made or `test` fails, or if it cannot run here and every suite has to run.
+pub fn on_bench(suite: &str, pods: usize, test: impl FnOnce(&mut Bench) -> Result<()> + Send) {
+    if !privilege::can_load(suite) {
+        return;
+    }
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| Bench::new(pods).and_then(|mut bench| test(&mut bench)));
+        match worker.join() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => panic!("{error:?}"),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    });
+}
+
+/// Opens the datapath, and its flows beside it.
+fn open(pin_path: &Path, flow_capacity: u32) -> Result<(Datapath, Flows)> {
+    let datapath = Datapath::open(&Options {
+        pin_path: pin_path.to_owned(),
+        attach: Mode::Auto,
+        flow_capacity: Some(flow_capacity),
+        log_level: 0,
+    })?;
+    let flows = MapData::from_pin(pin_folder(pin_path).join("flows"))?;
+    Ok((datapath, HashMap::try_from(Map::LruHashMap(flows))?))
+}
+
+impl Bench {
+    /// Moves the calling thread into namespaces of its own, for good.
+    fn new(pods: usize) -> Result<Self> {
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).context("making namespaces")?;
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("keeping mounts to itself")?;
+        let prefix = format!("netpol-progrun-{}-", std::process::id());
+        let folder = tempfile::Builder::new().prefix(&prefix).tempdir()?;
+        mount(
+            Some("bpf"),
+            folder.path(),
+            Some("bpf"),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .context("mounting bpffs")?;
+        let folder = Bpffs(folder);
+
+        let uplink = interface("uplink0")?;
+        let mut names = BTreeMap::new();
+        for pod in 0..pods {
+            let name = format!("pod{pod}");
+            names.insert(interface(&name)?, name);
+        }
+        let interfaces = names.keys().copied().collect();
+        let (mut datapath, flows) = open(folder.0.path(), FLOW_CAPACITY)?;
+        datapath.set_interfaces(names.clone());
+        Ok(Self {
+            names,
+            state: datapath.read()?,
+            datapath,
+            memory: Memory::default(),
+            flows,
+            interfaces,
+            uplink,
+            source_port: 0,
+            runs: 0,
+            folder,
+        })
+    }
+
+    /// A new agent takes over what is pinned, with a flow table of another capacity.
+    ///
+    /// # Errors
+    /// It cannot open the datapath.
+    pub fn restart(&mut self, flow_capacity: u32) -> Result<()> {
+        (self.datapath, self.flows) = open(self.folder.0.path(), flow_capacity)?;
+        self.datapath.set_interfaces(self.names.clone());
+        self.state = self.datapath.read()?;
+        self.memory = Memory::default();
+        Ok(())
+    }
+
+    /// Entries that map `flows` has room for.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn flow_capacity(&self) -> Result<u32> {
+        Ok(MapInfo::from_pin(pin_folder(self.pin_path()).join("flows"))?.max_entries())
+    }
+
+    /// Interfaces that pods can be behind.
+    pub fn interfaces(&self) -> &[u32] {
+        &self.interfaces
+    }
+
+    /// The interface that packets of other nodes and from outside come in by.
+    pub fn uplink(&self) -> u32 {
+        self.uplink
+    }
+
+    /// Folder on bpffs that holds the versioned folder of pins.
+    pub fn pin_path(&self) -> &Path {
+        self.folder.0.path()
+    }
+
+    /// How often a program was run.
+    pub fn runs(&self) -> usize {
+        self.runs
+    }
+
+    /// Makes the kernel enforce a snapshot as `node`, from whatever it enforced before. `pods`: those behind each interface.
+    ///
+    /// # Errors
+    /// A write that failed.
+    pub fn enforce(
+        &mut self,
+        snapshot: &Snapshot,
+        node: &Node,
+        pods: &BTreeMap<u32, ObjectKey>,
+    ) -> Result<()> {
+        let compiled = compile(snapshot, node);
+        let desired = Desired {
+            compiled: &compiled,
+            pods,
+            present: &self.interfaces.iter().copied().collect::<BTreeSet<_>>(),
+            events_per_second: 0,
+        };
+        let plan = plan(&self.state, &self.memory, desired);
+        let datapath = &mut self.datapath;
+        let report = apply(plan, &mut self.state, &mut self.memory, |write| {
+            datapath.write(write)
+        });
+        ensure!(report.failures.is_empty(), "failed writes: {:?}", report.failures);
+        Ok(())
+    }
+
+    /// Makes one write by hand. What is enforced then is not known to [`Bench::enforce`] any more.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn write(&mut self, write: &Write) -> Result<()> {
+        Ok(self.datapath.write(write)?)
+    }
+
+    /// Holds what the maps should hold against what they do hold.
+    ///
+    /// # Errors
+    /// They differ.
+    pub fn check_maps(&self) -> Result<()> {
+        let held = State {
+            attached: self.state.attached.clone(),
+            ..self.datapath.read()?
+        };
+        ensure!(
+            held == self.state,
+            "the maps hold {held:#?}\ninstead of {:#?}",
+            self.state
+        );
+        Ok(())
+    }
+
+    /// Whether a pod's hook passes a frame. `ingress_ifindex`: by which interface the frame came to the node; 0 if the node made it.
+    ///
+    /// # Errors
+    /// The program cannot be run, or says neither.
+    pub fn passes(
+        &mut self,
+        direction: Direction,
+        ifindex: u32,
+        ingress_ifindex: u32,
+        frame: &[u8],
+    ) -> Result<bool> {
+        const TC_ACT_UNSPEC: i32 = -1;
+        const TC_ACT_SHOT: i32 = 2;
+        let hook = match direction {
+            Direction::Ingress => Hook::ToPod,
+            Direction::Egress => Hook::FromPod,
+        };
+        self.runs += 1;
+        match self.datapath.run(hook, frame, ifindex, ingress_ifindex)? {
+            TC_ACT_UNSPEC => Ok(true),
+            TC_ACT_SHOT => Ok(false),
+            other => bail!("{hook} returned {other}"),
+        }
+    }
+
+    /// As [`Bench::passes`], for the packet that opens a connection which no flow is known of.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn opens(
+        &mut self,
+        direction: Direction,
+        ifindex: u32,
+        ingress_ifindex: u32,
+        packet: &Packet,
+    ) -> Result<bool> {
+        self.forget_flows()?;
+        self.source_port = self.source_port.wrapping_add(1);
+        let frame = frames::opening(packet, self.source_port);
+        self.passes(direction, ifindex, ingress_ifindex, &frame)
+    }
+
+    /// The flows that the programs made.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>> {
+        self.flows
+            .iter()
+            .map(|entry| entry.context("reading flows"))
+            .collect()
+    }
+
+    /// Empties map `flows`.
+    ///
+    /// # Errors
+    /// An entry cannot be removed.
+    pub fn forget_flows(&mut self) -> Result<()> {
+        let keys: Vec<FlowKey> = self.flows.keys().collect::<Result<_, _>>()?;
+        for key in keys {
+            self.flows.remove(&key)?;
+        }
+        Ok(())
+    }
+}
+
+fn interface(name: &str) -> Result<u32> {
+    let output = Command::new("ip")
+        .args(["link", "add", name, "type", "veth"])
+        .output()?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "adding interface {name}: {stderr}");
+    if_nametoindex(name).with_context(|| format!("the index of {name}"))
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The NAT rules that kube-proxy writes on a node, from the Services and EndpointSlices that the agent reads too. Session affinity, local
+//! traffic policies and source ranges are left out.
+
+mod iptables;
+mod nftables;
+mod ports;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use anyhow::Result;
+use netpol_agent::model::Snapshot;
+
+use crate::{
+    netns::NetNs,
+    node::{Node, Plan},
+    overlay::CLUSTER_NETWORKS,
+    services::SERVICE_NETWORKS,
+};
+
+/// kube-proxy's `--proxy-mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// `iptables`. A node port is open on every address of the node.
+    Iptables,
+    /// `nftables`. A node port is open on the node's primary addresses only.
+    Nftables,
+}
+
+/// kube-proxy on one node, as far as its rules go.
+#[derive(Debug)]
+pub struct Proxy {
+    mode: Mode,
+    plan: Plan,
+    netns: Arc<NetNs>,
+    chains: [BTreeSet<String>; 2],
+}
+
+/// What a family's rules are written from.
+#[derive(Debug, Clone, Copy)]
+struct Family {
+    ipv4: bool,
+    /// `--cluster-cidr`: traffic to a ClusterIP from elsewhere is masqueraded.
+    pods: &'static str,
+    /// The range of ClusterIPs.
+    services: &'static str,
+}
+
+const FAMILIES: [Family; 2] = [
+    Family {
+        ipv4: true,
+        pods: CLUSTER_NETWORKS[0],
+        services: SERVICE_NETWORKS[0],
+    },
+    Family {
+        ipv4: false,
+        pods: CLUSTER_NETWORKS[1],
+        services: SERVICE_NETWORKS[1],
+    },
+];
+
+impl Proxy {
+    /// Writes what does not depend on Services.
+    ///
+    /// # Errors
+    /// Without the packages iptables and nftables, or if the kernel refuses.
+    pub fn install(mode: Mode, node: &Node) -> Result<Self> {
+        let netns = Arc::clone(node.netns());
+        if mode == Mode::Iptables {
+            for family in FAMILIES {
+                netns.feed(iptables::program(family), &["--noflush"], &iptables::base())?;
+            }
+        }
+        Ok(Self {
+            mode,
+            plan: node.plan().clone(),
+            netns,
+            chains: [BTreeSet::new(), BTreeSet::new()],
+        })
+    }
+
+    /// Writes the rules for all Services and EndpointSlices, in place of those written before.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn sync(&mut self, snapshot: &Snapshot) -> Result<()> {
+        for (number, family) in FAMILIES.into_iter().enumerate() {
+            let ports = ports::ports(snapshot, family);
+            match self.mode {
+                Mode::Iptables => {
+                    let (rules, chains) = iptables::rules(&ports, family, &self.chains[number]);
+                    self.netns
+                        .feed(iptables::program(family), &["--noflush"], &rules)?;
+                    self.chains[number] = chains;
+                }
+                Mode::Nftables => {
+                    let primary = self.plan.uplink_addresses()[number];
+                    let rules = nftables::rules(&ports, family, primary);
+                    self.netns.feed("nft", &["-f", "-"], &rules)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `deploy/netpol.yaml` on a real API server: accepted whole, and it grants what the agent needs and nothing more.
+
+use netpol_tests::{
+    cluster::Cluster, deploy::Deployment, privilege::can_use_api_server, probe::Outcome::Reached,
+};
+use serde_json::{Value, json};
+
+/// Every field of `written` is in `stored`, as written.
+fn assert_kept(path: &str, written: &Value, stored: &Value) {
+    match written {
+        Value::Object(fields) => {
+            fields
+                .iter()
+                .for_each(|(key, value)| assert_kept(&format!("{path}.{key}"), value, &stored[key]));
+        }
+        Value::Array(items) => {
+            assert_eq!(stored.as_array().map(Vec::len), Some(items.len()), "{path}");
+            for (index, value) in items.iter().enumerate() {
+                assert_kept(&format!("{path}[{index}]"), value, &stored[index]);
+            }
+        }
+        scalar => assert_eq!(scalar, stored, "{path}"),
+    }
+}
+
+#[test]
+fn the_manifest_is_accepted_whole_and_grants_what_is_read() {
+    if !can_use_api_server("deploy") {
+        return;
+    }
+    let (cluster, deployment) = (Cluster::with_pods().unwrap(), Deployment::load().unwrap());
+    for object in &deployment.objects {
+        let stored = cluster.api.apply(object).unwrap();
+        assert_kept(object["kind"].as_str().unwrap(), object, &stored);
+    }
+    let kinds: Vec<_> = deployment
+        .objects
+        .iter()
+        .map(|object| object["kind"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        kinds,
+        ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DaemonSet"]
+    );
+    let mut granted = Vec::new();
+    let list = |value: &Value| serde_json::from_value::<Vec<String>>(value.clone()).unwrap();
+    for rule in deployment.object("ClusterRole").unwrap()["rules"]
+        .as_array()
+        .unwrap()
+    {
+        assert_eq!(rule["verbs"], json!(["list", "watch"]), "{rule}");
+        for group in list(&rule["apiGroups"]) {
+            let resources = list(&rule["resources"]);
+            granted.extend(resources.iter().map(|resource| format!("{group}/{resource}")));
+        }
+    }
+    granted.sort();
+    let read = [
+        "/namespaces",
+        "/pods",
+        "/services",
+        "discovery.k8s.io/endpointslices",
+        "networking.k8s.io/networkpolicies",
+    ];
+    assert_eq!(granted, read);
+
+    // What the DaemonSet's controller would make of it on a node is accepted too.
+    let mut spec = deployment.object("DaemonSet").unwrap()["spec"]["template"]["spec"].clone();
+    spec["nodeName"] = json!("node-a");
+    let metadata = json!({"namespace": "kube-system", "name": "netpol-x"});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
+    let stored = cluster.api.apply(&pod).unwrap();
+    assert_eq!(stored["spec"]["priority"], 2_000_001_000, "{stored}");
+
+    let agent = cluster.enforce(&deployment).unwrap();
+    assert!(!agent.log().contains("forbids"), "{}", agent.log());
+    assert!(!agent.log().contains("CAP_"), "{}", agent.log());
+    assert_eq!(
+        (
+            cluster.health("/healthz").unwrap(),
+            cluster.health("/readyz").unwrap()
+        ),
+        (200, 200)
+    );
+    cluster.expect("shop/b", "shop/a", &Reached);
+}
+
+#[test]
+fn each_capability_is_needed_and_no_other() {
+    if !can_use_api_server("deploy") {
+        return;
+    }
+    let (cluster, deployment) = (Cluster::with_pods().unwrap(), Deployment::load().unwrap());
+    drop(cluster.enforce(&deployment).unwrap());
+    let all = deployment.launch("node-a").unwrap().capabilities.unwrap();
+    let without = [
+        ("BPF", "create a BPF map"),
+        ("PERFMON", "load program"),
+        ("NET_ADMIN", "ot permitted"),
+        ("NET_BROADCAST", "CAP_NET_BROADCAST"),
+    ];
+    assert_eq!(all, without.map(|(capability, _)| capability));
+    for (capability, says) in without {
+        let mut less = deployment.clone();
+        let daemon_set = less
+            .objects
+            .iter_mut()
+            .find(|object| object["kind"] == "DaemonSet")
+            .unwrap();
+        let security = &mut daemon_set["spec"]["template"]["spec"]["containers"][0]["securityContext"];
+        let left: Vec<_> = all.iter().filter(|name| *name != capability).collect();
+        security["capabilities"]["add"] = json!(left);
+        let agent = cluster.launch(&less).unwrap();
+        agent.wait_for_line(0, says).unwrap();
+    }
+}

@@ -1,0 +1,452 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The real programs and maps in this kernel, packet by packet: against the corpus, and against the evaluator on random clusters.
+//! `NETPOL_CASES` is the number of packets, `NETPOL_SEED` repeats a run.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, ensure};
+use netpol_agent::{
+    datapath::CounterReader,
+    evaluate::{Evaluation, Packet, Side, Why, evaluate},
+    model::{Direction, Node, ObjectKey, Snapshot},
+};
+use netpol_common::abi::{self, DropReason};
+use netpol_tests::{
+    cases::{Case, load_all},
+    frames,
+    progrun::{Bench, on_bench},
+    random::{Random, cluster, nodes, packet},
+};
+
+const SUITE: &str = "progrun";
+const PACKETS_A_CLUSTER: usize = 300;
+
+/// The pods that the node enforces on, by address, with their interfaces.
+fn local_pods(
+    snapshot: &Snapshot,
+    node: &Node,
+    interface: impl Fn(&ObjectKey) -> u32,
+) -> (BTreeMap<u32, ObjectKey>, BTreeMap<IpAddr, u32>) {
+    let (mut pods, mut addresses) = (BTreeMap::new(), BTreeMap::new());
+    for pod in snapshot.pods.values() {
+        if pod.node.as_ref() == Some(&node.name) && !pod.host_network && !pod.terminal {
+            let ifindex = interface(&pod.key);
+            pods.insert(ifindex, pod.key.clone());
+            addresses.extend(pod.addresses.iter().map(|address| (*address, ifindex)));
+        }
+    }
+    (pods, addresses)
+}
+
+/// By which interface a packet came to the node; 0 where the node made it.
+fn came_in_by(bench: &Bench, node: &Node, addresses: &BTreeMap<IpAddr, u32>, packet: &Packet) -> u32 {
+    let from_pod = addresses.get(&packet.source);
+    match from_pod {
+        Some(ifindex) => *ifindex,
+        None if node.addresses.contains(&packet.source) => 0,
+        None => bench.uplink(),
+    }
+}
+
+/// What the two hooks of a node say to the packet that opens a connection; `None` where it passes no hook of this node.
+fn hooks(
+    bench: &mut Bench,
+    node: &Node,
+    addresses: &BTreeMap<IpAddr, u32>,
+    packet: &Packet,
+) -> Result<[(Direction, Option<bool>); 2]> {
+    let mut verdicts = [(Direction::Egress, None), (Direction::Ingress, None)];
+    let ends = [packet.source, packet.destination].map(|address| addresses.get(&address).copied());
+    if ends[0].is_some() && ends[0] == ends[1] {
+        return Ok(verdicts); // A1: such a packet never leaves the pod.
+    }
+    for ((direction, verdict), ifindex) in verdicts.iter_mut().zip(ends) {
+        let Some(ifindex) = ifindex else { continue };
+        let ingress_ifindex = match direction {
+            Direction::Egress => ifindex,
+            Direction::Ingress => came_in_by(bench, node, addresses, packet),
+        };
+        *verdict = Some(bench.opens(*direction, ifindex, ingress_ifindex, packet)?);
+    }
+    Ok(verdicts)
+}
+
+/// Plays a case on each of its nodes, through all of its steps; returns what is not as expected.
+fn play(bench: &mut Bench, case: &Case, interfaces: &mut BTreeMap<ObjectKey, u32>) -> Result<Vec<String>> {
+    let mut dropped: BTreeMap<(usize, usize), Vec<String>> = BTreeMap::new();
+    for node in &case.nodes {
+        for (index, step) in case.steps.iter().enumerate() {
+            for key in step.snapshot.pods.keys() {
+                let next = interfaces.len();
+                let all = bench.interfaces();
+                interfaces
+                    .entry(key.clone())
+                    .or_insert_with(|| all[next % all.len()]);
+            }
+            let (pods, addresses) = local_pods(&step.snapshot, node, |key| interfaces[key]);
+            bench.enforce(&step.snapshot, node, &pods)?;
+            for (line, expectation) in step.expectations.iter().enumerate() {
+                let packet = step.packet(&case.nodes, expectation)?;
+                for (direction, passes) in hooks(bench, node, &addresses, &packet)? {
+                    if passes == Some(false) {
+                        let by = format!("{direction} at {}", node.name);
+                        dropped.entry((index, line)).or_default().push(by);
+                    }
+                }
+            }
+        }
+    }
+    let mut wrong = Vec::new();
+    for (index, step) in case.steps.iter().enumerate() {
+        for (line, expectation) in step.expectations.iter().enumerate() {
+            let by = dropped.get(&(index, line));
+            if by.is_none() != expectation.allowed {
+                let (name, rules) = (&case.name, case.rules.join(" "));
+                let wanted = if expectation.allowed { "allowed" } else { "denied" };
+                wrong.push(format!(
+                    "{name} ({rules}) step {index}: {expectation} must be {wanted}: {by:?}"
+                ));
+            }
+        }
+    }
+    Ok(wrong)
+}
+
+#[test]
+fn corpus() {
+    on_bench(SUITE, 16, |bench| {
+        let (mut wrong, mut interfaces) = (Vec::new(), BTreeMap::new());
+        for case in load_all()? {
+            let pods: BTreeSet<_> = case
+                .steps
+                .iter()
+                .flat_map(|step| step.snapshot.pods.keys())
+                .collect();
+            let seats = bench.interfaces().len();
+            ensure!(pods.len() <= seats, "{}: more than {seats} pods", case.name);
+            if interfaces.len() + pods.len() > seats {
+                interfaces.clear();
+            }
+            wrong.extend(play(bench, &case, &mut interfaces).context(case.name.clone())?);
+            bench.check_maps()?;
+        }
+        assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+        ensure!(bench.runs() > 100, "only {} packets", bench.runs());
+        Ok(())
+    });
+}
+
+/// Holds one hook's verdict against its side of the evaluation.
+fn compare(
+    snapshot: &Snapshot,
+    packet: &Packet,
+    direction: Direction,
+    passes: bool,
+    side: &Side,
+) -> Result<()> {
+    ensure!(
+        passes == side.allowed,
+        "{direction} of {packet:?}: the kernel {}, the evaluator says {side:?}\n{:#?}\n{:#?}\n{:#?}",
+        if passes { "passes it" } else { "drops it" },
+        snapshot.namespaces,
+        snapshot.pods,
+        snapshot.policies
+    );
+    Ok(())
+}
+
+/// Random packets on a cluster that is enforced, at the hooks of one node.
+fn differ(bench: &mut Bench, random: &mut Random, snapshot: &Snapshot, node: &Node) -> Result<()> {
+    let (pods, addresses) = local_pods(snapshot, node, |key| {
+        let number: usize = key.name.trim_start_matches("pod-").parse().expect("pod-N");
+        bench.interfaces()[number]
+    });
+    bench.enforce(snapshot, node, &pods)?;
+    let strangers: Vec<Node> = nodes()
+        .into_iter()
+        .filter(|other| other.name != node.name)
+        .collect();
+    for _ in 0..PACKETS_A_CLUSTER {
+        let packet = packet(random, snapshot);
+        let Evaluation { egress, ingress } = evaluate(snapshot, &nodes(), &packet);
+        // Where the packet is received, the policy of a pod of this node that sent it is asked again (rule A5).
+        let received = if addresses.contains_key(&packet.source) && !egress.allowed {
+            &egress
+        } else {
+            &ingress
+        };
+        let sides = [&egress, received];
+        for ((direction, passes), side) in hooks(bench, node, &addresses, &packet)?.into_iter().zip(sides) {
+            let Some(passes) = passes else { continue };
+            ensure!(
+                side.why != Why::NotEnforced,
+                "{direction} of {packet:?} is at a hook, but {side:?}"
+            );
+            compare(snapshot, &packet, direction, passes, side)?;
+        }
+        // A3: what the node only forwards is judged as anyone's, even when it carries the node's address.
+        if let Some(&ifindex) = addresses.get(&packet.destination)
+            && node.addresses.contains(&packet.source)
+        {
+            let passes = bench.opens(Direction::Ingress, ifindex, bench.uplink(), &packet)?;
+            let side = evaluate(snapshot, &strangers, &packet).ingress;
+            compare(snapshot, &packet, Direction::Ingress, passes, &side)?;
+        }
+    }
+    Ok(())
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable}: {text:?} is no number")),
+    )
+}
+
+#[test]
+fn kernel_says_what_the_evaluator_says() {
+    let packets = number("NETPOL_CASES").unwrap_or(100_000) as usize;
+    let of_clock = || {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.as_nanos() as u64)
+    };
+    let seed = number("NETPOL_SEED").unwrap_or_else(of_clock);
+    on_bench(SUITE, 10, |bench| {
+        let mut random = Random(seed);
+        let mut clusters = 0;
+        while bench.runs() < packets {
+            clusters += 1;
+            let snapshot = cluster(&mut random);
+            for node in nodes() {
+                differ(bench, &mut random, &snapshot, &node)
+                    .with_context(|| format!("NETPOL_SEED={seed}, cluster {clusters}, {}", node.name))?;
+            }
+            if clusters % 16 == 0 {
+                bench.check_maps()?;
+            }
+        }
+        println!("{} packets on {clusters} clusters, seed {seed}", bench.runs());
+        Ok(())
+    });
+}
+
+/// A case's first step, enforced as its first node.
+struct Stage {
+    snapshot: Snapshot,
+    node: Node,
+    pods: BTreeMap<u32, ObjectKey>,
+    /// The interfaces of its local pods.
+    addresses: BTreeMap<IpAddr, u32>,
+}
+
+impl Stage {
+    fn of(bench: &mut Bench, name: &str) -> Result<Self> {
+        let case = load_all()?
+            .into_iter()
+            .find(|case| case.name == name)
+            .context("no such case")?;
+        let (snapshot, node) = (case.steps[0].snapshot.clone(), case.nodes[0].clone());
+        let keys: Vec<ObjectKey> = snapshot.pods.keys().cloned().collect();
+        let seats = bench.interfaces().to_vec();
+        let position = |key: &ObjectKey| keys.iter().position(|other| other == key);
+        let (pods, addresses) = local_pods(&snapshot, &node, |key| {
+            seats[position(key).expect("a pod of the case")]
+        });
+        bench.enforce(&snapshot, &node, &pods)?;
+        Ok(Self {
+            snapshot,
+            node,
+            pods,
+            addresses,
+        })
+    }
+}
+
+fn tcp(source: &str, destination: &str) -> Packet {
+    let parse = |text: &str| text.parse().expect("an address");
+    Packet {
+        source: parse(source),
+        destination: parse(destination),
+        protocol: 6,
+        port: Some(80),
+    }
+}
+
+#[test]
+fn l1_an_interface_without_an_endpoint_is_closed_to_all_but_the_node() {
+    on_bench(SUITE, 1, |bench| {
+        let (ifindex, uplink) = (bench.interfaces()[0], bench.uplink());
+        let packet = tcp("10.244.0.11", "10.244.0.10");
+        assert!(!bench.opens(Direction::Ingress, ifindex, uplink, &packet)?);
+        assert!(!bench.opens(Direction::Egress, ifindex, ifindex, &packet)?);
+        assert!(bench.opens(Direction::Ingress, ifindex, 0, &packet)?);
+        Ok(())
+    });
+}
+
+#[test]
+fn c4_denied_packets_make_no_flow() {
+    on_bench(SUITE, 8, |bench| {
+        let Stage { addresses, .. } = Stage::of(bench, "deny-all-special")?;
+        let packet = tcp("10.244.0.20", "10.244.0.10");
+        let ifindex = addresses[&packet.destination];
+        assert!(!bench.opens(Direction::Ingress, ifindex, bench.uplink(), &packet)?);
+        assert_eq!(bench.flows()?, []);
+        Ok(())
+    });
+}
+
+#[test]
+fn c2_a_connection_is_judged_again_when_the_policy_changes() {
+    on_bench(SUITE, 8, |bench| {
+        let Stage {
+            snapshot,
+            node,
+            pods,
+            addresses,
+        } = Stage::of(bench, "ports")?;
+        let open = tcp("10.244.0.11", "10.244.0.10");
+        let (own, peer) = (addresses[&open.destination], addresses[&open.source]);
+        let syn = frames::opening(&open, 40_000);
+        let mut answer = frames::opening(&tcp("10.244.0.10", "10.244.0.11"), 80);
+        answer[36..38].copy_from_slice(&40_000u16.to_be_bytes());
+        answer[47] |= 0x10; // SYN and ACK.
+        assert!(bench.passes(Direction::Ingress, own, peer, &syn)?);
+        assert!(bench.passes(Direction::Egress, own, own, &answer)?);
+
+        let mut denied = snapshot.clone();
+        for policy in denied.policies.values_mut() {
+            std::sync::Arc::make_mut(policy).ingress.clear();
+        }
+        bench.enforce(&denied, &node, &pods)?;
+        for _ in 0..2 {
+            assert!(!bench.passes(Direction::Egress, own, own, &answer)?);
+        }
+        assert!(!bench.passes(Direction::Ingress, own, peer, &syn)?);
+
+        bench.enforce(&snapshot, &node, &pods)?;
+        assert!(bench.passes(Direction::Egress, own, own, &answer)?);
+        Ok(())
+    });
+}
+
+/// `--flow-capacity`: the table is made anew, what is in it stays.
+#[test]
+fn b3_a_flow_table_of_another_size_keeps_its_flows() {
+    on_bench(SUITE, 8, |bench| {
+        let Stage {
+            snapshot,
+            node,
+            pods,
+            addresses,
+        } = Stage::of(bench, "ports")?;
+        let open = tcp("10.244.0.11", "10.244.0.10");
+        let (own, peer) = (addresses[&open.destination], addresses[&open.source]);
+        assert!(bench.passes(Direction::Ingress, own, peer, &frames::opening(&open, 40_000))?);
+        let before = bench.flows()?;
+        assert_eq!((before.len(), bench.flow_capacity()?), (1, 64));
+        bench.restart(128)?;
+        assert_eq!((bench.flows()?, bench.flow_capacity()?), (before, 128));
+        bench.enforce(&snapshot, &node, &pods)?;
+        bench.check_maps()
+    });
+}
+
+#[test]
+fn f1_f2_c5_frames_that_are_no_packets() {
+    let ethernet = |ether_type: [u8; 2], payload: &[u8]| [&[2; 12][..], &ether_type, payload].concat();
+    let udp = |source: &str, destination: &str, protocol| {
+        let packet = Packet {
+            protocol,
+            ..tcp(source, destination)
+        };
+        frames::opening(&packet, 40_000)
+    };
+    let (v4, v6) = (
+        ["10.244.0.20", "10.244.0.10"],
+        ["fd00:10:244::20", "fd00:10:244::10"],
+    );
+    let mut solicitation = udp(v6[0], v6[1], 58);
+    (solicitation[14 + 7], solicitation[14 + 40]) = (255, 135);
+    let neighbour = [ethernet([0x08, 0x06], &[0; 28]), solicitation];
+    let mut fragment = udp(v4[0], v4[1], 17);
+    fragment[14 + 7] = 1;
+    let mut options = udp(v4[0], v4[1], 17);
+    options[14] = 0x4f; // More options than there are bytes.
+    let mut chain = udp(v6[0], v6[1], 60);
+    chain.extend([0; 80]);
+    let unjudged = [
+        (DropReason::Malformed, options),
+        (DropReason::Malformed, ethernet([0x08, 0x00], &[0x44; 40])),
+        (
+            DropReason::Malformed,
+            udp(v4[0], v4[1], 6)[..14 + 20 + 19].to_vec(),
+        ),
+        (
+            DropReason::Malformed,
+            udp(v6[0], v6[1], 17)[..14 + 40 + 7].to_vec(),
+        ),
+        (DropReason::EtherType, ethernet([0x88, 0x47], &[0; 40])),
+        (DropReason::Vlan, ethernet([0x81, 0x00], &[0; 40])),
+        (DropReason::Fragment, fragment),
+        (DropReason::ExtensionHeaders, chain),
+    ];
+    on_bench(SUITE, 8, |bench| {
+        let Stage { addresses, .. } = Stage::of(bench, "deny-all-special")?;
+        let [open, closed] = v4.map(|address| addresses[&address.parse::<IpAddr>().expect("an address")]);
+        let counters = CounterReader::open(bench.pin_path())?;
+        for (direction, side) in [
+            (Direction::Ingress, abi::Direction::Ingress),
+            (Direction::Egress, abi::Direction::Egress),
+        ] {
+            for frame in &neighbour {
+                assert!(bench.passes(direction, closed, bench.uplink(), frame)?);
+            }
+            for (reason, frame) in &unjudged {
+                let count = || anyhow::Ok(counters.read(side)?.dropped(*reason).packets);
+                let before = count()?;
+                assert!(
+                    bench.passes(direction, open, bench.uplink(), frame)?,
+                    "{reason:?}"
+                );
+                assert_eq!(count()?, before, "{reason:?}");
+                assert!(
+                    !bench.passes(direction, closed, bench.uplink(), frame)?,
+                    "{reason:?}"
+                );
+                assert_eq!(count()?, before + 1, "{reason:?}");
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn c1_a_flow_is_of_one_pod() {
+    on_bench(SUITE, 8, |bench| {
+        let Stage { addresses, .. } = Stage::of(bench, "ports")?;
+        // Both pods of the shop ask one host outside from the same port; only what the first asked is answered.
+        let host = "198.51.100.7";
+        let answer = |to: &str| {
+            let mut frame = frames::opening(&tcp(host, to), 80);
+            frame[36..38].copy_from_slice(&40_000u16.to_be_bytes());
+            frame[47] |= 0x10; // SYN and ACK.
+            frame
+        };
+        let web = addresses[&"10.244.0.10".parse::<IpAddr>()?];
+        let api = addresses[&"10.244.0.11".parse::<IpAddr>()?];
+        let asked = frames::opening(&tcp("10.244.0.11", host), 40_000);
+        assert!(bench.passes(Direction::Egress, api, api, &asked)?);
+        assert!(!bench.passes(Direction::Ingress, web, bench.uplink(), &answer("10.244.0.10"))?);
+        let asked = frames::opening(&tcp("10.244.0.10", host), 40_000);
+        assert!(bench.passes(Direction::Egress, web, web, &asked)?);
+        assert!(bench.passes(Direction::Ingress, web, bench.uplink(), &answer("10.244.0.10"))?);
+        Ok(())
+    });
+}
