@@ -67,10 +67,12 @@ pub struct Attacher {
     folder: PathBuf,
     /// Kept open, so that a pin that someone removes does not end the enforcement while the agent runs.
     links: BTreeMap<(u32, Hook), PinnedLink>,
+    /// What this attacher attached.
+    hooks: BTreeMap<u32, &'static [Hook]>,
 }
 
 impl Attacher {
-    /// Decides between TCX and clsact by asking the kernel, and makes `folder` (`PIN_PATH/v1/links`, on bpffs).
+    /// Decides between TCX and clsact by asking the kernel, and makes `folder` (`PIN_PATH/v2/links`, on bpffs).
     ///
     /// # Errors
     /// TCX was asked for and is not there, the kernel does not answer, or the folder cannot be made.
@@ -92,6 +94,7 @@ impl Attacher {
             mechanism,
             folder,
             links: BTreeMap::new(),
+            hooks: BTreeMap::new(),
         })
     }
 
@@ -123,7 +126,7 @@ impl Attacher {
         ebpf: &mut Ebpf,
         index: u32,
         name: &str,
-        hooks: &[Hook],
+        hooks: &'static [Hook],
     ) -> Result<(), AttachError> {
         // Someone may have removed it: a link that cannot be pinned again would end with its descriptor.
         std::fs::create_dir_all(&self.folder).map_err(|source| AttachError::Folder {
@@ -159,7 +162,11 @@ impl Attacher {
         for hook in Hook::ALL.into_iter().filter(|hook| !hooks.contains(hook)) {
             self.links.remove(&(index, hook));
             remove_pin(&pin(&self.folder, index, hook))?;
+            if self.mechanism == Mechanism::Clsact {
+                clsact::remove(index, hook)?;
+            }
         }
+        self.hooks.insert(index, hooks);
         debug!(interface = name, index, mechanism = %self.mechanism, "programs attached");
         Ok(())
     }
@@ -169,8 +176,31 @@ impl Attacher {
     /// # Errors
     /// A pin or a filter that cannot be removed.
     pub fn detach(&mut self, index: u32) -> Result<(), AttachError> {
+        self.hooks.remove(&index);
         clsact::detach(index, &self.folder)?;
         self.unpin(index)
+    }
+
+    /// Removes the programs from a pod's veth, unless the interface is a device of the network by now.
+    ///
+    /// # Errors
+    /// A pin or a filter that cannot be removed.
+    pub fn detach_pod(&mut self, index: u32) -> Result<(), AttachError> {
+        match self.hooks.get(&index) {
+            Some(hooks) if **hooks != Hook::POD => Ok(()),
+            _ => self.detach(index),
+        }
+    }
+
+    /// Removes the program from a device, unless the interface is a pod's veth by now.
+    ///
+    /// # Errors
+    /// A pin or a filter that cannot be removed.
+    pub fn detach_device(&mut self, index: u32) -> Result<(), AttachError> {
+        match self.hooks.get(&index) {
+            Some(hooks) if **hooks != Hook::NETWORK => Ok(()),
+            _ => self.detach(index),
+        }
     }
 
     /// Removes the programs, and the pins, of all interfaces but the `wanted` ones: also those that an earlier agent left.
