@@ -10,13 +10,17 @@ use std::{
 
 use ipnet::IpNet;
 
-use self::{check::CheckedPolicy, classes::Classes, fault::Findings, force::Force, policy::Writer};
+use self::{
+    check::CheckedPolicy, classes::Classes, fault::Findings, force::Force, frontends::Frontends,
+    policy::Writer,
+};
 use crate::model::{Diagnostic, Direction, Node, ObjectKey, Pod, Snapshot};
 
 mod check;
 mod classes;
 mod fault;
 mod force;
+mod frontends;
 mod peer;
 mod policy;
 mod ports;
@@ -34,10 +38,13 @@ pub struct Compiled {
     pub endpoints: BTreeMap<ObjectKey, Endpoint>,
     /// The distinct sets of allowed traffic; endpoints refer to them by index.
     pub policies: Vec<Policy>,
-    /// The classes of addresses; addresses and policies refer to them by index. Index 0 is the class that matches no peer.
+    /// The classes of addresses, then those of frontends; addresses, frontends and policies refer to them by index. Index 0 is the class
+    /// of addresses that match no peer.
     pub classes: Vec<Class>,
     /// Which class an address has: longest prefix wins; an address that no prefix covers has class 0.
     pub addresses: BTreeMap<IpNet, Address>,
+    /// Which class each frontend of a Service has (rule A5).
+    pub frontends: BTreeMap<Frontend, usize>,
     /// Canonical text of every peer of the policies in force on this node, whether an address matches it or not.
     pub peers: BTreeSet<String>,
     /// Rules by the number that policy entries carry.
@@ -60,12 +67,60 @@ pub struct Endpoint {
 }
 
 /// What an address prefix stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Address {
     /// Index of its class.
     pub class: usize,
     /// An address of this node (rule A2).
     pub node: bool,
+    /// An address of a node that is on no interface of this one (rules A4, A5).
+    pub remote_node: bool,
+}
+
+/// Where a Service is reached, before translation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Frontend {
+    /// A virtual IP; the unspecified address of a family for a NodePort, which every address of every node has.
+    pub address: IpAddr,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// The Service's port or its NodePort.
+    pub port: u16,
+}
+
+/// What is behind a frontend.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Backends {
+    /// The source address is rewritten on the way.
+    pub masqueraded: bool,
+    /// The backends, as far as policy can tell them apart.
+    pub backends: BTreeSet<Backend>,
+}
+
+/// A backend: what policy can know of its address, and its port.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Backend {
+    /// As in [`Class`].
+    pub peers: BTreeSet<String>,
+    /// As in [`Class`].
+    pub named_ports: BTreeMap<String, u16>,
+    /// What has the address.
+    pub kind: BackendKind,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Target port.
+    pub port: u16,
+}
+
+/// What has the address of a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BackendKind {
+    /// This node: always open (rule A2).
+    Node,
+    /// A pod with a network of its own: a packet to it is met once more, at the pod or where it leaves the node.
+    Pod,
+    /// Anything else.
+    Other,
 }
 
 /// All addresses that match exactly the same peers of the policies in force on this node, and give the named ports that
@@ -76,6 +131,8 @@ pub struct Class {
     pub peers: BTreeSet<String>,
     /// `name/PROTOCOL` and number of each named port.
     pub named_ports: BTreeMap<String, u16>,
+    /// What is behind, for a class of frontends, which has nothing else; `None` for a class of addresses.
+    pub frontend: Option<Backends>,
 }
 
 /// What a policy allows, in normal form. The longest match decides; no match denies.
@@ -83,6 +140,17 @@ pub struct Class {
 pub struct Policy {
     /// Allowed traffic, and the number of the rule that allows it.
     pub entries: BTreeMap<Match, u32>,
+    /// What it says of the classes of frontends, for egress; nothing is denied (rule A5).
+    pub frontends: BTreeMap<usize, Passage>,
+}
+
+/// What a policy says of a frontend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Passage {
+    /// All backends are allowed, one of them by the rule of this number (0: none was needed).
+    Accept(u32),
+    /// Some backends are allowed: the packet is judged again where it is known which one it goes to.
+    Defer,
 }
 
 /// What one policy entry matches.
@@ -136,11 +204,12 @@ pub fn compile(snapshot: &Snapshot, node: &Node) -> Compiled {
         .collect();
     let force = Force::new(&checked, &pods);
     let classes = Classes::new(snapshot, node, &force, &mut findings);
+    let frontends = Frontends::new(snapshot, &classes, &mut findings);
     force.report_unresolved_ingress(&pods, &mut findings);
     policy::report_unresolved_egress(&force, &classes, &mut findings);
 
     let numbers = force.number_rules();
-    let mut writer = Writer::new(&force, &classes, &numbers);
+    let mut writer = Writer::new(&force, &classes, &frontends, &numbers);
     let mut endpoints = BTreeMap::new();
     for (index, &pod) in pods.iter().enumerate() {
         let mut isolation = |direction| {
@@ -163,7 +232,8 @@ pub fn compile(snapshot: &Snapshot, node: &Node) -> Compiled {
         policies,
         peers: force.peers.iter().map(|(text, _)| text.clone()).collect(),
         rules: numbers.iter().copied().zip(references).collect(),
-        classes: classes.list,
+        classes: [&classes.list[..], &frontends.written(&classes.list)].concat(),
+        frontends: frontends.classes,
         addresses: classes.addresses,
         diagnostics: findings.into_vec(),
     }

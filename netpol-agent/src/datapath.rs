@@ -26,9 +26,11 @@ use self::attach::{AttachError, Attacher};
 use crate::sync::{State, Write};
 
 /// Maps by the name that they have in the object and below the pin folder.
-pub const PINNED_MAPS: [&str; 8] = [
+pub const PINNED_MAPS: [&str; 10] = [
     "endpoints",
+    "local_pods",
     "identities",
+    "frontends",
     "policies",
     "flows",
     "events",
@@ -187,12 +189,17 @@ impl Datapath {
     /// What the kernel said, with the object it was said of.
     pub fn write(&mut self, write: &Write) -> Result<(), DatapathError> {
         match write {
-            Write::Attach(ifindex) => {
+            Write::Attach(ifindex) | Write::AttachDevice(ifindex) => {
                 let name = self
                     .names
                     .get(ifindex)
                     .ok_or(DatapathError::NoInterface(*ifindex))?;
-                match self.attacher.attach(&mut self.ebpf, *ifindex, name) {
+                let attached = if matches!(write, Write::Attach(_)) {
+                    self.attacher.attach(&mut self.ebpf, *ifindex, name)
+                } else {
+                    self.attacher.attach_device(&mut self.ebpf, *ifindex, name)
+                };
+                match attached {
                     // Pods come and go: there is nothing left to enforce on, and the next reading of the interfaces says so.
                     Err(error @ AttachError::Gone { .. }) => {
                         tracing::debug!(%error, "an interface vanished while programs were attached to it");
@@ -201,7 +208,8 @@ impl Datapath {
                     attached => Ok(attached?),
                 }
             }
-            Write::Detach(ifindex) => Ok(self.attacher.detach(*ifindex)?),
+            Write::DetachDevice(ifindex) => Ok(self.attacher.detach_device(*ifindex)?),
+            Write::Detach(ifindex) => Ok(self.attacher.detach_pod(*ifindex)?),
             write => Ok(self.maps.write(write)?),
         }
     }

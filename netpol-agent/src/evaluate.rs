@@ -2,7 +2,8 @@
 //! The reference evaluator: one question, answered from the objects by the text of the NetworkPolicy API, slow and obvious.
 //! It shares no code with [`crate::compile`] beyond the object types, so that each can be held against the other.
 //!
-//! It judges the packet that opens a connection; replies (rule C1) and Services (rule A5) are not its business.
+//! It judges the packet that opens a connection; replies (rule C1) are not its business. [`evaluate_service`] asks it of each backend of a
+//! Service.
 //!
 //! Where two live pods claim one address, as happens for a moment when an address is reused, nobody can tell from the
 //! objects whose packet it is. The answer is then the one that opens nothing by mistake: as a peer the address matches only
@@ -16,8 +17,10 @@ mod peer;
 mod port;
 mod reasons;
 mod selector;
+mod service;
 
 pub use reasons::{Missing, Unmatched, UnmatchedRule, unmatched};
+pub use service::evaluate_service;
 
 #[cfg(test)]
 mod tests;
@@ -88,11 +91,17 @@ pub enum Why {
 /// Judges a packet by the policies of the pods at both ends. `nodes` are the cluster's nodes with their addresses: only
 /// traffic between a pod and its own node is special (rule A2), every other node is outside (rule A4).
 pub fn evaluate(snapshot: &Snapshot, nodes: &[Node], packet: &Packet) -> Evaluation {
+    judge(snapshot, nodes, packet, false)
+}
+
+/// `through_service`: the packet goes this way by a Service, so that a pod can be its own peer (rule A1).
+fn judge(snapshot: &Snapshot, nodes: &[Node], packet: &Packet, through_service: bool) -> Evaluation {
     let sources = pods_with_address(snapshot, packet.source);
     let destinations = pods_with_address(snapshot, packet.destination);
-    let same_pod = sources
-        .iter()
-        .any(|source| destinations.iter().any(|other| source.key == other.key));
+    let same_pod = !through_service
+        && sources
+            .iter()
+            .any(|source| destinations.iter().any(|other| source.key == other.key));
 
     let side = |direction: Direction| {
         let (subjects, remotes, remote_address) = match direction {

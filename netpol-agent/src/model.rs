@@ -225,7 +225,7 @@ pub struct LabelExpression {
     pub values: Vec<String>,
 }
 
-/// A Service. Nothing below `watch` reads it yet: see rule A5.
+/// A Service (rule A5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     /// Namespace and name.
@@ -295,6 +295,8 @@ pub struct SliceEndpoint {
 pub struct Snapshot {
     /// Raised by one for each snapshot; goes through all stages, logs and metrics.
     pub revision: u64,
+    /// Nodes by name, with the addresses that their objects tell.
+    pub nodes: BTreeMap<String, Arc<Node>>,
     /// Namespaces by name. A namespace that is named by a pod or policy but not present counts as having no labels
     /// but `kubernetes.io/metadata.name`.
     pub namespaces: BTreeMap<String, Arc<Namespace>>,
@@ -310,12 +312,12 @@ pub struct Snapshot {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// The node that this agent runs on.
+/// A node: the one that this agent runs on, or another of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Node {
     /// Its name, as in `spec.nodeName` of its pods.
     pub name: String,
-    /// Addresses on its interfaces, read from netlink (rule A2).
+    /// Of the agent's own, the addresses on its interfaces, read from netlink (rule A2); of others, those of `status.addresses`.
     pub addresses: std::collections::BTreeSet<IpAddr>,
 }
 

@@ -12,6 +12,7 @@ mod apply;
 mod identities;
 mod plan;
 mod policies;
+mod second_look;
 
 pub use apply::{Failure, Report, apply};
 pub use plan::{Desired, Plan, plan};
@@ -25,7 +26,7 @@ use ipnet::IpNet;
 use netpol_common::abi::{Config, Endpoint, Identity, PolicyValue};
 
 use crate::{
-    compile::{Class, ProtocolMatch},
+    compile::{Class, Frontend, ProtocolMatch},
     model::ObjectKey,
 };
 
@@ -50,10 +51,16 @@ pub struct State {
     pub endpoints: BTreeMap<u32, Endpoint>,
     /// Map `identities`.
     pub identities: BTreeMap<IpNet, Identity>,
+    /// Map `frontends`.
+    pub frontends: BTreeMap<Frontend, Identity>,
+    /// Map `local_pods`: the interface of each pod, by address.
+    pub local_pods: BTreeMap<IpAddr, u32>,
     /// Map `policies`, by policy number. A number without entries is absent.
     pub policies: BTreeMap<u32, Entries>,
     /// Interfaces that carry this agent's programs.
     pub attached: BTreeSet<u32>,
+    /// Devices that carry this agent's program for packets that leave the node.
+    pub attached_devices: BTreeSet<u32>,
 }
 
 /// What the agent remembers of its last plan beside the kernel's state. Lost at a restart, which costs writes, never a verdict.
@@ -99,6 +106,24 @@ pub enum Write {
     },
     /// Leaves a prefix to the one that covers it.
     RemoveIdentity(IpNet),
+    /// Gives a Service's frontend its identity.
+    PutFrontend {
+        /// The frontend.
+        frontend: Frontend,
+        /// Its identity.
+        identity: Identity,
+    },
+    /// Leaves a frontend to the identity of its address.
+    RemoveFrontend(Frontend),
+    /// Tells the interface of the pod with an address.
+    PutLocalPod {
+        /// The address.
+        address: IpAddr,
+        /// Interface index.
+        ifindex: u32,
+    },
+    /// Forgets who has an address.
+    RemoveLocalPod(IpAddr),
     /// Gives an interface its endpoint, with both policies in one write.
     PutEndpoint {
         /// Interface index.
@@ -112,6 +137,10 @@ pub enum Write {
     Attach(u32),
     /// Takes them off.
     Detach(u32),
+    /// Attaches the program for packets that leave the node to a device.
+    AttachDevice(u32),
+    /// Takes it off.
+    DetachDevice(u32),
 }
 
 impl State {
@@ -136,6 +165,18 @@ impl State {
             Write::RemoveIdentity(prefix) => {
                 self.identities.remove(prefix);
             }
+            Write::PutFrontend { frontend, identity } => {
+                self.frontends.insert(*frontend, *identity);
+            }
+            Write::RemoveFrontend(frontend) => {
+                self.frontends.remove(frontend);
+            }
+            Write::PutLocalPod { address, ifindex } => {
+                self.local_pods.insert(*address, *ifindex);
+            }
+            Write::RemoveLocalPod(address) => {
+                self.local_pods.remove(address);
+            }
             Write::PutEndpoint { ifindex, endpoint } => {
                 self.endpoints.insert(*ifindex, *endpoint);
             }
@@ -147,6 +188,12 @@ impl State {
             }
             Write::Detach(ifindex) => {
                 self.attached.remove(ifindex);
+            }
+            Write::AttachDevice(ifindex) => {
+                self.attached_devices.insert(*ifindex);
+            }
+            Write::DetachDevice(ifindex) => {
+                self.attached_devices.remove(ifindex);
             }
         }
     }

@@ -256,6 +256,37 @@ fn an_interface_that_vanished_is_named() {
 }
 
 #[test]
+fn a_device_of_the_network_becomes_a_pods_veth_and_back() {
+    for mode in [Mode::Tcx, Mode::Clsact] {
+        on_a_node(move |node| {
+            let pod = Pod::new();
+            pod.connect("host0");
+            let index = index("host0");
+            let (mut ebpf, mut attacher) = (node.load(), node.attacher(mode));
+            let counts = || {
+                HOOKS.map(|(_, side)| match mode {
+                    Mode::Clsact => filters("host0", side).1,
+                    _ => tcx_programs("host0", side).len(),
+                })
+            };
+            attacher.attach_device(&mut ebpf, index, "host0").unwrap();
+            assert_eq!(counts(), [0, 1], "{mode:?}");
+            attacher.attach(&mut ebpf, index, "host0").unwrap();
+            attacher.detach_device(index).unwrap();
+            assert_eq!(counts(), [1, 1], "{mode:?}: a pod's veth stays one");
+            attacher.attach_device(&mut ebpf, index, "host0").unwrap();
+            assert_eq!(counts(), [0, 1], "{mode:?}");
+            attacher.detach_device(index).unwrap();
+            if mode == Mode::Tcx {
+                assert_eq!(counts(), [0, 0]);
+            }
+            assert!(!has_clsact("host0"));
+            assert_eq!(names(&node.links()), BTreeSet::new());
+        });
+    }
+}
+
+#[test]
 fn what_is_not_wanted_any_more_is_removed() {
     for mode in [Mode::Tcx, Mode::Clsact] {
         on_a_node(|node| {

@@ -7,7 +7,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of the layouts below; part of the pin path, so that agents of different layouts never share a map.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Policy id of an endpoint that is not isolated for a direction (rule I1).
 pub const POLICY_NONE: u32 = 0;
@@ -21,8 +21,15 @@ pub const IDENTITY_NONE: u32 = 0;
 /// [`Identity::flags`]: an address of this node (rule A2).
 pub const IDENTITY_NODE: u32 = 1;
 
+/// [`Identity::flags`]: an address of another node (rules A4, A5).
+pub const IDENTITY_REMOTE_NODE: u32 = 2;
+
 /// [`PolicyValue::action`]: let the packet pass.
 pub const ACTION_ACCEPT: u32 = 1;
+
+/// [`PolicyValue::action`]: some of a Service's backends are allowed. The packet passes here, and is judged again where it is known which
+/// of them it goes to (rule A5).
+pub const ACTION_DEFER: u32 = 2;
 
 macro_rules! abi {
     ($(#[$attr:meta])* pub struct $name:ident, $size:literal { $($(#[$field_attr:meta])* pub $field:ident: $ty:ty,)* }) => {
@@ -79,8 +86,23 @@ abi! {
     pub struct Identity, 8 {
         /// Number of the class, or [`IDENTITY_NONE`].
         pub identity: u32,
-        /// [`IDENTITY_NODE`] or nothing.
+        /// [`IDENTITY_NODE`], [`IDENTITY_REMOTE_NODE`] or nothing.
         pub flags: u32,
+    }
+}
+
+abi! {
+    /// Key of map `frontends`: where a Service is reached, before translation. The value is the [`Identity`] of its class of backends,
+    /// which is never [`IDENTITY_NONE`].
+    pub struct Frontend, 20 {
+        /// A virtual IP, or [`Address::any`] for a NodePort, which every address of every node has.
+        pub address: Address,
+        /// The Service's port or its NodePort, network byte order.
+        pub port: [u8; 2],
+        /// IANA protocol number.
+        pub protocol: u8,
+        /// Zero.
+        pub pad: u8,
     }
 }
 
@@ -112,7 +134,7 @@ impl PolicyMatch {
 abi! {
     /// Value of map `policies`.
     pub struct PolicyValue, 8 {
-        /// [`ACTION_ACCEPT`]; anything else drops.
+        /// [`ACTION_ACCEPT`] or, for the class of a frontend, [`ACTION_DEFER`]; anything else drops.
         pub action: u32,
         /// Number of the rule that says so.
         pub rule: u32,
@@ -155,7 +177,9 @@ abi! {
         /// A [`crate::flow::State`].
         pub state: u8,
         /// Zeros.
-        pub pad: [u8; 6],
+        pub pad: [u8; 2],
+        /// Interface index of the local pod that opened the connection, where the pod that received it knows; else 0 (rule A5).
+        pub sender: u32,
     }
 }
 
@@ -207,7 +231,7 @@ abi! {
 
 abi! {
     /// Value of map `counters`, per CPU, by [`Direction`].
-    pub struct Counters, 152 {
+    pub struct Counters, 168 {
         /// Passed.
         pub forwarded: Counter,
         /// Dropped: [`DropReason::Policy`].
@@ -224,6 +248,8 @@ abi! {
         pub extension_headers: Counter,
         /// Dropped: [`DropReason::NoEndpoint`].
         pub no_endpoint: Counter,
+        /// Dropped: [`DropReason::EgressBackend`].
+        pub egress_backend: Counter,
         /// Flow entries made (packets; bytes of their first packet).
         pub flows_created: Counter,
         /// Flow entries that could not be written; the connection is judged again, its replies may be dropped.
@@ -319,11 +345,13 @@ pub enum DropReason {
     ExtensionHeaders = 6,
     /// The programs are on an interface that map `endpoints` does not know: it was too full, or was changed by hand (rule L1).
     NoEndpoint = 7,
+    /// The pod that sent it is isolated for egress, and its policy does not allow the backend that a Service led to (rule A5).
+    EgressBackend = 8,
 }
 
 impl DropReason {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Policy,
         Self::Malformed,
         Self::EtherType,
@@ -331,6 +359,7 @@ impl DropReason {
         Self::Fragment,
         Self::ExtensionHeaders,
         Self::NoEndpoint,
+        Self::EgressBackend,
     ];
 
     /// Its name in logs and metrics.
@@ -343,6 +372,7 @@ impl DropReason {
             Self::Fragment => "fragment",
             Self::ExtensionHeaders => "extension_headers",
             Self::NoEndpoint => "no_endpoint",
+            Self::EgressBackend => "egress_backend",
         }
     }
 
@@ -364,6 +394,7 @@ impl Counters {
             DropReason::Fragment => &mut self.fragment,
             DropReason::ExtensionHeaders => &mut self.extension_headers,
             DropReason::NoEndpoint => &mut self.no_endpoint,
+            DropReason::EgressBackend => &mut self.egress_backend,
         }
     }
 }
@@ -385,6 +416,18 @@ impl Address {
     pub const fn from_ipv4(a: [u8; 4]) -> Self {
         Self {
             octets: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3]],
+        }
+    }
+
+    /// The zero address of this one's family.
+    #[inline(always)]
+    pub const fn any(&self) -> Self {
+        let o = &self.octets;
+        let zeros = o[0] | o[1] | o[2] | o[3] | o[4] | o[5] | o[6] | o[7] | o[8] | o[9];
+        if zeros == 0 && o[10] == 0xff && o[11] == 0xff {
+            Self::from_ipv4([0; 4])
+        } else {
+            Self { octets: [0; 16] }
         }
     }
 

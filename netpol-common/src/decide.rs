@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The verdict on a packet, over a trait of lookups: the kernel's maps there, ordinary maps in tests.
 
+mod judge;
 #[cfg(test)]
 mod tests;
 
 use crate::{
     abi::{
-        ACTION_ACCEPT, Address, Direction, DropReason, Endpoint, Flow, FlowKey, IDENTITY_NODE, IDENTITY_NONE,
+        ACTION_ACCEPT, ACTION_DEFER, Address, Direction, DropReason, Endpoint, Flow, FlowKey, IDENTITY_NONE,
         Identity, POLICY_NONE, PolicyMatch, PolicyValue,
     },
     flow::{self, ACK, RST, SYN, State},
@@ -24,6 +25,14 @@ pub trait Tables {
     fn epoch(&self) -> u32;
     /// The class of an address by longest prefix; [`IDENTITY_NONE`] where no prefix covers it.
     fn identity(&self, address: &Address) -> Identity;
+    /// The identity of a Service's frontend; [`IDENTITY_NONE`] where there is none.
+    fn frontend(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32;
+    /// The same of a NodePort, for the family of an address of some node.
+    fn node_port(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32;
+    /// Interface index of the local pod that has an address; 0 where none has.
+    fn local_pod(&self, address: &Address) -> u32;
+    /// The egress policy of the endpoint of an interface; [`POLICY_NONE`] where there is no endpoint.
+    fn egress_policy(&self, ifindex: u32) -> u32;
     /// The longest match of a policy.
     fn policy(&self, key: &PolicyMatch) -> Option<PolicyValue>;
     /// The entry of a flow, valid or not.
@@ -36,6 +45,25 @@ pub trait Tables {
 pub trait FlowEntry {
     /// Reads and changes the flow in place.
     fn with<R>(&self, change: impl FnOnce(&mut Flow) -> R) -> R;
+}
+
+/// Where a packet is met: one of an endpoint's hooks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The direction, seen from the pod.
+    pub direction: Direction,
+    /// Index of the pod's host-side veth.
+    pub ifindex: u32,
+    /// Index of the interface that the packet came by; 0 if the node itself made it (rules A2, A3). For ingress only.
+    pub ingress_ifindex: u32,
+}
+
+impl Place {
+    /// Whether the node itself made the packet.
+    #[inline(always)]
+    const fn is_by_node(self) -> bool {
+        matches!(self.direction, Direction::Ingress) && self.ingress_ifindex == 0
+    }
 }
 
 /// What happens to a packet.
@@ -58,26 +86,22 @@ pub struct Drop {
     pub identity: u32,
 }
 
-/// The verdict on a frame at one of an endpoint's hooks. `from_node`: the node itself made it (rule A2).
+/// The verdict on a frame at one of an endpoint's hooks.
 #[inline(always)]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "a structure of them would take room on a program's stack of 512 bytes"
-)]
 pub fn decide(
     tables: &impl Tables,
     endpoint: &Endpoint,
-    direction: Direction,
+    place: Place,
     parsed: Parsed,
     packet: &Packet,
     length: u32,
-    from_node: bool,
 ) -> Verdict {
+    let direction = place.direction;
     match parsed {
         Parsed::Neighbour => return Verdict::Forward,
         Parsed::Unjudged(reason) => {
             let isolated = endpoint.policy(direction) != POLICY_NONE;
-            if !isolated || from_node {
+            if !isolated || place.is_by_node() {
                 return Verdict::Forward;
             }
             return Verdict::Drop(Drop {
@@ -88,7 +112,7 @@ pub fn decide(
         }
         Parsed::Packet => {}
     }
-    if from_node {
+    if place.is_by_node() {
         return Verdict::Forward;
     }
     let key = flow_key(endpoint, direction, packet);
@@ -101,12 +125,14 @@ pub fn decide(
     let mut known = false;
     let mut current = false;
     let mut initiator = direction;
+    let mut sender = 0;
     if let Some(entry) = &entry {
         entry.with(|flow| {
             if flow::alive(flow, packet.protocol, tables.now()) {
                 known = true;
                 initiator = Direction::from_u8(flow.initiator);
                 current = flow.policy == endpoint.policy(initiator) && flow.epoch == tables.epoch();
+                sender = flow.sender;
             }
         });
     }
@@ -115,21 +141,45 @@ pub fn decide(
     // longer allowed stays in the table and is denied at each packet: without it a reply would open a connection of the other direction.
     let policy = endpoint.policy(initiator);
     let reply = initiator as u8 != direction as u8;
-    let mut node = false;
+    let mut to_node = false;
     if !current {
-        let identity = tables.identity(&key.remote);
-        node = identity.flags & IDENTITY_NODE != 0;
         let port = if reply {
             packet.source_port
         } else {
             packet.destination_port
         };
-        if !allowed(tables, policy, initiator, &identity, packet.protocol, port) {
-            return Verdict::Drop(Drop {
-                reason: DropReason::Policy,
+        if matches!(initiator, Direction::Egress) {
+            let opens = known || may_open(packet);
+            let egress = judge::egress(
+                tables,
                 policy,
-                identity: identity.identity,
-            });
+                remote_address(packet, direction),
+                packet.protocol,
+                port,
+                opens,
+            );
+            if !matches!(egress.action, ACTION_ACCEPT | ACTION_DEFER) {
+                return denied(DropReason::Policy, policy, egress.identity);
+            }
+            to_node = egress.to_node;
+        } else {
+            if !reply {
+                sender = judge::sender(tables, &place, &packet.source);
+            }
+            let own = own_address(packet, direction);
+            // A pod that reaches itself through a Service is its own peer, whatever address masquerade put on the packet (rule A1).
+            let peer = if sender == place.ifindex { own } else { &key.remote };
+            let identity = tables.identity(peer).identity;
+            if !judge::accepts(tables, policy, identity, packet.protocol, port) {
+                return denied(DropReason::Policy, policy, identity);
+            }
+            let egress = tables.egress_policy(sender);
+            if egress != POLICY_NONE {
+                let backend = tables.identity(own);
+                if !judge::accepts_backend(tables, egress, &backend, packet.protocol, port) {
+                    return denied(DropReason::EgressBackend, egress, backend.identity);
+                }
+            }
         }
     }
 
@@ -143,23 +193,96 @@ pub fn decide(
             flow.packets += 1;
             flow.bytes += u64::from(length);
             flow.state = flow::next_state(flow.state, packet.protocol, packet.tcp_flags, reply);
+            flow.sender = sender;
         });
-    } else if opens_flow(packet) && !node {
-        tables.insert_flow(
-            &key,
-            &Flow {
-                last_seen: tables.now(),
-                packets: 1,
-                bytes: u64::from(length),
-                policy,
-                epoch: tables.epoch(),
-                initiator: direction as u8,
-                state: State::Opening as u8,
-                pad: [0; 6],
-            },
-        );
+    } else if opens_flow(packet) && !to_node {
+        tables.insert_flow(&key, &new_flow(tables, policy, direction, sender, length));
     }
     Verdict::Forward
+}
+
+/// The verdict on a packet of a local pod that leaves the node, isolated for egress: what a Service translated is judged here, on the
+/// backend (rule A5). What `from_pod` judged already, under the same addresses, is found in the flow table.
+#[inline(always)]
+pub fn decide_leaving(tables: &impl Tables, endpoint: &Endpoint, packet: &Packet, length: u32) -> Verdict {
+    let policy = endpoint.policy(Direction::Egress);
+    let key = flow_key(endpoint, Direction::Egress, packet);
+    let entry = if matches!(packet.role, Role::Single) {
+        None
+    } else {
+        tables.flow(&key)
+    };
+    let mut known = false;
+    let mut judged = false;
+    if let Some(entry) = &entry {
+        entry.with(|flow| {
+            if flow::alive(flow, packet.protocol, tables.now()) {
+                known = matches!(Direction::from_u8(flow.initiator), Direction::Egress);
+                // A reply was let through a moment ago.
+                judged = if known {
+                    flow.policy == policy && flow.epoch == tables.epoch()
+                } else {
+                    continues_flow(packet)
+                };
+            }
+        });
+    }
+    if judged {
+        return Verdict::Forward;
+    }
+    let egress = judge::egress(
+        tables,
+        policy,
+        &packet.destination,
+        packet.protocol,
+        packet.destination_port,
+        known || may_open(packet),
+    );
+    if egress.action != ACTION_ACCEPT {
+        return denied(DropReason::EgressBackend, policy, egress.identity);
+    }
+    if let Some(entry) = &entry
+        && known
+    {
+        entry.with(|flow| {
+            flow.policy = policy;
+            flow.epoch = tables.epoch();
+            flow.last_seen = tables.now();
+        });
+    } else if opens_flow(packet) && !egress.to_node {
+        tables.insert_flow(&key, &new_flow(tables, policy, Direction::Egress, 0, length));
+    }
+    Verdict::Forward
+}
+
+#[inline(always)]
+const fn denied(reason: DropReason, policy: u32, identity: u32) -> Verdict {
+    Verdict::Drop(Drop {
+        reason,
+        policy,
+        identity,
+    })
+}
+
+#[inline(always)]
+fn new_flow(tables: &impl Tables, policy: u32, initiator: Direction, sender: u32, length: u32) -> Flow {
+    Flow {
+        last_seen: tables.now(),
+        packets: 1,
+        bytes: u64::from(length),
+        policy,
+        epoch: tables.epoch(),
+        initiator: initiator as u8,
+        state: State::Opening as u8,
+        pad: [0; 2],
+        sender,
+    }
+}
+
+/// Whether a packet of no known flow may be the first of a connection. Any packet but a TCP segment that continues one.
+#[inline(always)]
+const fn may_open(packet: &Packet) -> bool {
+    packet.protocol != protocol::TCP || packet.tcp_flags & (SYN | ACK | RST) == SYN
 }
 
 /// Whether the flow table may speak for the packet. A SYN opens a connection, whatever the table remembers of an older one.
@@ -177,44 +300,19 @@ const fn opens_flow(packet: &Packet) -> bool {
     !reset && matches!(packet.role, Role::Any | Role::EchoRequest)
 }
 
-/// What the endpoint's policy for one direction says about a connection opened in that direction.
-#[inline(always)]
-fn allowed(
-    tables: &impl Tables,
-    policy: u32,
-    direction: Direction,
-    identity: &Identity,
-    protocol: u8,
-    port: [u8; 2],
-) -> bool {
-    // To the node that it runs on: rule A2. From there it is told by where the packet was made, never by its address (rule A3).
-    let to_node = identity.flags & IDENTITY_NODE != 0 && matches!(direction, Direction::Egress);
-    if policy == POLICY_NONE || to_node {
-        return true;
-    }
-    let key = PolicyMatch {
-        policy,
-        identity: identity.identity,
-        protocol,
-        port,
-        pad: 0,
-    };
-    matches!(
-        tables.policy(&key),
-        Some(PolicyValue {
-            action: ACTION_ACCEPT,
-            ..
-        })
-    )
-}
-
 /// The address at the other side.
 #[inline(always)]
-fn remote_address(packet: &Packet, direction: Direction) -> Address {
+const fn remote_address(packet: &Packet, direction: Direction) -> &Address {
     match direction {
-        Direction::Ingress => packet.source,
-        Direction::Egress => packet.destination,
+        Direction::Ingress => &packet.source,
+        Direction::Egress => &packet.destination,
     }
+}
+
+/// The pod's own address.
+#[inline(always)]
+const fn own_address(packet: &Packet, direction: Direction) -> &Address {
+    remote_address(packet, direction.opposite())
 }
 
 /// The flow that a packet belongs to.
@@ -232,7 +330,7 @@ pub fn flow_key(endpoint: &Endpoint, direction: Direction, packet: &Packet) -> F
     };
     FlowKey {
         endpoint: endpoint.id,
-        remote: remote_address(packet, direction),
+        remote: *remote_address(packet, direction),
         local_port,
         remote_port,
         protocol: packet.protocol,

@@ -29,6 +29,12 @@ pub fn to_pod(ctx: TcContext) -> i32 {
     verdict::at_hook(&ctx, Direction::Ingress)
 }
 
+/// TC egress of a device by which pods' packets leave the node: what a Service led to a backend elsewhere (rule A5).
+#[classifier]
+pub fn to_network(ctx: TcContext) -> i32 {
+    verdict::leaving(&ctx)
+}
+
 /// Some helpers may only be called by programs whose licence the kernel takes as compatible with the GPL.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

@@ -2,16 +2,16 @@
 //! The maps. The sizes here are the defaults; the agent sets those of flows, identities and policies when it loads the object.
 
 use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
-use netpol_common::{
-    abi::{
-        Address, Config, Counters, Direction, Endpoint, Event, EventBudget, Flow, FlowKey, Identity,
-        PolicyMatch, PolicyValue,
-    },
-    parse::Packet,
+use netpol_common::abi::{
+    Address, Config, Counters, Direction, Endpoint, Event, EventBudget, Flow, FlowKey, Frontend, Identity,
+    PolicyMatch, PolicyValue,
 };
+
+use crate::tables::Scratch;
 
 /// Interface index of a pod's host-side veth to the pod's endpoint. Written by the agent.
 #[btf_map(name = "endpoints")]
@@ -20,6 +20,14 @@ pub static ENDPOINTS: HashMap<u32, Endpoint, 1024> = HashMap::new();
 /// Address to the class of peers it belongs to. Written by the agent.
 #[btf_map(name = "identities")]
 pub static IDENTITIES: LpmTrie<Address, Identity, 1048576> = LpmTrie::new();
+
+/// Where a Service is reached to the class of its backends. Written by the agent.
+#[btf_map(name = "frontends")]
+pub static FRONTENDS: HashMap<Frontend, Identity, 262144, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// Address of a local pod to the interface index of its host-side veth. Written by the agent.
+#[btf_map(name = "local_pods")]
+pub static LOCAL_PODS: HashMap<Address, u32, 2048> = HashMap::new();
 
 /// Policy, identity, protocol and port to what the policy says. Written by the agent.
 #[btf_map(name = "policies")]
@@ -45,6 +53,6 @@ pub static COUNTERS: PerCpuArray<Counters, { Direction::ALL.len() }> = PerCpuArr
 #[btf_map(name = "config")]
 pub static CONFIG: Array<Config, 1> = Array::new();
 
-/// The packet that a program works on: the stack of 512 bytes is for the rest. Neither pinned nor read by the agent.
+/// Where one run of a program builds what its stack does not hold. Programs of one CPU never run inside each other.
 #[btf_map(name = "scratch")]
-pub static SCRATCH: PerCpuArray<Packet, 1> = PerCpuArray::new();
+pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();

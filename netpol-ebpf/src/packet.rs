@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 //! The frame of an `__sk_buff`, for the parser.
 
-use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::TcContext};
+use aya_ebpf::{
+    bindings::bpf_hdr_start_off::BPF_HDR_START_NET,
+    helpers::generated::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative},
+    programs::TcContext,
+};
 use netpol_common::parse::Frame;
 
 /// A frame at a TC hook.
@@ -28,11 +32,47 @@ impl Frame for Skb<'_> {
     }
 }
 
-/// Whether the node itself made the packet: nothing was received that it came from (rules A2, A3). Only said at `to_pod`.
+/// A packet that leaves the node, by a device that may put no Ethernet header before it: the network header is found where the kernel
+/// says, and only the EtherType of the header before it is told.
+pub struct Leaving<'a>(pub &'a TcContext);
+
+const ETHERNET_LENGTH: usize = 14;
+
+impl Frame for Leaving<'_> {
+    #[inline(always)]
+    fn read(&self, offset: usize, into: &mut [u8]) -> bool {
+        if offset == 0 {
+            let Some(at) = into.get_mut(12..ETHERNET_LENGTH) else {
+                return false;
+            };
+            // SAFETY: the context pointer is valid for the run of the program; the verifier checks the access.
+            let ether_type = unsafe { (*self.0.skb.skb).protocol };
+            at.copy_from_slice(&(ether_type as u16).to_ne_bytes());
+            return true;
+        }
+        // SAFETY: as above; the helper writes `into.len()` bytes or fails.
+        unsafe {
+            bpf_skb_load_bytes_relative(
+                self.0.skb.skb.cast(),
+                offset.wrapping_sub(ETHERNET_LENGTH) as u32,
+                into.as_mut_ptr().cast(),
+                into.len() as u32,
+                BPF_HDR_START_NET,
+            ) == 0
+        }
+    }
+
+    #[inline(always)]
+    fn vlan_tag(&self) -> bool {
+        false
+    }
+}
+
+/// Index of the interface that the packet came by; at `to_pod` 0 if the node itself made it (rules A2, A3).
 #[inline(always)]
-pub fn from_node(ctx: &TcContext) -> bool {
+pub fn ingress_ifindex(ctx: &TcContext) -> u32 {
     // SAFETY: as above.
-    unsafe { (*ctx.skb.skb).ingress_ifindex == 0 }
+    unsafe { (*ctx.skb.skb).ingress_ifindex }
 }
 
 /// Index of the interface whose hook runs.

@@ -3,11 +3,25 @@
 
 use aya_ebpf::{bindings::BPF_ANY, btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_ns};
 use netpol_common::{
-    abi::{Address, Counters, Flow, FlowKey, Identity, PolicyMatch, PolicyValue},
+    abi::{
+        Address, Counters, Flow, FlowKey, Frontend, IDENTITY_NONE, Identity, POLICY_NONE, PolicyMatch,
+        PolicyValue,
+    },
     decide::{FlowEntry, Tables},
+    parse::Packet,
 };
 
-use crate::maps::{FLOWS, IDENTITIES, POLICIES};
+use crate::maps::{ENDPOINTS, FLOWS, FRONTENDS, IDENTITIES, LOCAL_PODS, POLICIES};
+
+/// What does not fit on the stack of a program, which is 512 bytes.
+pub struct Scratch {
+    /// The packet.
+    pub packet: Packet,
+    address: Key<Address>,
+    policy: Key<PolicyMatch>,
+    frontend: Frontend,
+    flow: Flow,
+}
 
 /// Prefix length of a whole address.
 const ADDRESS_BITS: u32 = 128;
@@ -18,6 +32,8 @@ pub struct Maps {
     pub epoch: u32,
     /// Where new flows are counted.
     pub counters: *mut Counters,
+    /// Where keys and values are built.
+    pub scratch: *mut Scratch,
     /// Length of the frame, bytes.
     pub length: u32,
 }
@@ -38,18 +54,62 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn identity(&self, address: &Address) -> Identity {
-        match IDENTITIES.get(&Key::new(ADDRESS_BITS, *address)) {
+        // SAFETY: a per-CPU value that only this run of the program uses; checked for null where it was looked up.
+        let key = unsafe { &mut (*self.scratch).address };
+        *key = Key::new(ADDRESS_BITS, *address);
+        match IDENTITIES.get(key) {
             Some(identity) => *identity,
             None => Identity {
-                identity: 0,
+                identity: IDENTITY_NONE,
                 flags: 0,
             },
         }
     }
 
     #[inline(always)]
+    fn frontend(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
+        // SAFETY: as above.
+        let key = unsafe { &mut (*self.scratch).frontend };
+        key.address = *address;
+        key.port = port;
+        key.protocol = protocol;
+        frontend(key)
+    }
+
+    #[inline(always)]
+    fn node_port(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
+        // SAFETY: as above.
+        let key = unsafe { &mut (*self.scratch).frontend };
+        key.address = address.any();
+        key.port = port;
+        key.protocol = protocol;
+        frontend(key)
+    }
+
+    #[inline(always)]
+    fn local_pod(&self, address: &Address) -> u32 {
+        // SAFETY: values are replaced as a whole, and stay readable until the program ends (RCU).
+        match unsafe { LOCAL_PODS.get(address) } {
+            Some(ifindex) => *ifindex,
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn egress_policy(&self, ifindex: u32) -> u32 {
+        // SAFETY: as above.
+        match unsafe { ENDPOINTS.get(ifindex) } {
+            Some(endpoint) => endpoint.egress_policy,
+            None => POLICY_NONE,
+        }
+    }
+
+    #[inline(always)]
     fn policy(&self, key: &PolicyMatch) -> Option<PolicyValue> {
-        POLICIES.get(&Key::new(PolicyMatch::ONE_PORT, *key)).copied()
+        // SAFETY: a per-CPU value that only this run of the program uses; checked for null where it was looked up.
+        let scratch = unsafe { &mut (*self.scratch).policy };
+        *scratch = Key::new(PolicyMatch::ONE_PORT, *key);
+        POLICIES.get(scratch).copied()
     }
 
     #[inline(always)]
@@ -59,7 +119,10 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn insert_flow(&self, key: &FlowKey, flow: &Flow) {
-        let inserted = FLOWS.insert(key, flow, BPF_ANY.into()).is_ok();
+        // SAFETY: as above.
+        let scratch = unsafe { &mut (*self.scratch).flow };
+        *scratch = *flow;
+        let inserted = FLOWS.insert(key, scratch, BPF_ANY.into()).is_ok();
         // SAFETY: a per-CPU value that only this CPU writes; checked for null where it was looked up.
         let counters = unsafe { &mut *self.counters };
         if inserted {
@@ -68,6 +131,15 @@ impl Tables for Maps {
         } else {
             counters.flow_insert_failures += 1;
         }
+    }
+}
+
+#[inline(always)]
+fn frontend(key: &Frontend) -> u32 {
+    // SAFETY: values are replaced as a whole, and stay readable until the program ends (RCU).
+    match unsafe { FRONTENDS.get(key) } {
+        Some(identity) => identity.identity,
+        None => IDENTITY_NONE,
     }
 }
 

@@ -7,15 +7,15 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use netpol_common::{
-    abi::{Counter, Direction, DropReason, Endpoint, POLICY_DENY},
-    decide::{self, Verdict},
-    parse::{self, Packet},
+    abi::{Config, Counter, Direction, DropReason, Endpoint, POLICY_DENY, POLICY_NONE},
+    decide::{self, Place, Verdict},
+    parse::{self, Packet, Parsed},
 };
 
 use crate::{
     event,
-    maps::{CONFIG, COUNTERS, ENDPOINTS, SCRATCH},
-    packet::{self, Skb},
+    maps::{CONFIG, COUNTERS, ENDPOINTS, LOCAL_PODS, SCRATCH},
+    packet::{self, Leaving, Skb},
     tables::Maps,
 };
 
@@ -36,13 +36,89 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
     // Read once, before anything that it dates: what is judged by an identity of before a change carries the epoch of before.
     // SAFETY: a valid reference; volatile, so that it is read here and nowhere else.
     let epoch = unsafe { core::ptr::read_volatile(&raw const config.epoch) };
-    let from_node = matches!(direction, Direction::Ingress) && packet::from_node(ctx);
+    let place = Place {
+        direction,
+        ifindex: packet::ifindex(ctx),
+        ingress_ifindex: packet::ingress_ifindex(ctx),
+    };
     let length = ctx.len();
     // An endpoint that the map does not know: the agent writes it before it attaches, and detaches before it removes it. This is trouble (a
     // full map, a change by hand), and fails closed but for the node and neighbours (rules L1, A2, F1).
-    // Copied at once: the kernel may use the place of a value that was replaced for another endpoint's.
+    let (endpoint, known) = endpoint(place.ifindex);
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return DROP;
+    };
+    // SAFETY: a per-CPU value that only this run of the program uses, just looked up.
+    let packet = unsafe { &mut (*scratch).packet };
+    *packet = Packet::default();
+    let parsed = parse::parse(&Skb(ctx), packet);
+    let maps = Maps {
+        epoch,
+        counters,
+        scratch,
+        length,
+    };
+    match decide::decide(&maps, &endpoint, place, parsed, packet, length) {
+        Verdict::Forward => {
+            // SAFETY: a per-CPU value that only this CPU writes, just looked up.
+            count(unsafe { &mut (*counters).forwarded }, length);
+            PASS
+        }
+        Verdict::Drop(mut drop) => {
+            if !known {
+                drop.reason = DropReason::NoEndpoint;
+            }
+            dropped(ctx, &maps, config, &endpoint, direction, packet, &drop)
+        }
+    }
+}
+
+/// The action for a packet that leaves the node. Only those of isolated local pods are looked at, and only drops are counted: they were
+/// counted where they left the pod.
+#[inline(always)]
+pub fn leaving(ctx: &TcContext) -> i32 {
+    let Some(config) = CONFIG.get(0) else { return DROP };
+    let Some(counters) = COUNTERS.get_ptr_mut(Direction::Egress as u32) else {
+        return DROP;
+    };
+    // SAFETY: as at a pod's hook.
+    let epoch = unsafe { core::ptr::read_volatile(&raw const config.epoch) };
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return DROP;
+    };
+    // SAFETY: a per-CPU value that only this run of the program uses, just looked up.
+    let packet = unsafe { &mut (*scratch).packet };
+    *packet = Packet::default();
+    // What is malformed was dropped where it left an isolated pod (rule F2).
+    let Parsed::Packet = parse::parse(&Leaving(ctx), packet) else {
+        return PASS;
+    };
+    // SAFETY: values are replaced as a whole, and stay readable until the program ends (RCU).
+    let Some(ifindex) = (unsafe { LOCAL_PODS.get(packet.source) }) else {
+        return PASS;
+    };
+    let (endpoint, known) = endpoint(*ifindex);
+    if !known || endpoint.egress_policy == POLICY_NONE {
+        return PASS;
+    }
+    let maps = Maps {
+        epoch,
+        counters,
+        scratch,
+        length: ctx.len(),
+    };
+    match decide::decide_leaving(&maps, &endpoint, packet, maps.length) {
+        Verdict::Forward => PASS,
+        Verdict::Drop(drop) => dropped(ctx, &maps, config, &endpoint, Direction::Egress, packet, &drop),
+    }
+}
+
+/// The endpoint of an interface, and whether there is one; without, one that is closed. Copied at once: the kernel may use the place of
+/// a value that was replaced for another endpoint's.
+#[inline(always)]
+fn endpoint(ifindex: u32) -> (Endpoint, bool) {
     // SAFETY: as the map says, the value is readable while this program runs.
-    let (id, ingress_policy, egress_policy, known) = match unsafe { ENDPOINTS.get(packet::ifindex(ctx)) } {
+    let (id, ingress_policy, egress_policy, known) = match unsafe { ENDPOINTS.get(ifindex) } {
         Some(endpoint) => (endpoint.id, endpoint.ingress_policy, endpoint.egress_policy, true),
         None => (0, POLICY_DENY, POLICY_DENY, false),
     };
@@ -53,41 +129,29 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
         ipv4: [0; 4],
         ipv6: [0; 16],
     };
-    let Some(packet) = SCRATCH.get_ptr_mut(0) else {
-        return DROP;
-    };
-    // SAFETY: a per-CPU value, just looked up; a run of a program is over before the next begins on its CPU.
-    let packet = unsafe { &mut *packet };
-    *packet = Packet::default();
-    let parsed = parse::parse(&Skb(ctx), packet);
-    let maps = Maps {
-        epoch,
-        counters,
-        length,
-    };
-    let verdict = decide::decide(&maps, &endpoint, direction, parsed, packet, length, from_node);
+    (endpoint, known)
+}
 
-    // SAFETY: a per-CPU value that only this CPU writes, just looked up.
-    let counters = unsafe { &mut *counters };
-    match verdict {
-        Verdict::Forward => {
-            count(&mut counters.forwarded, length);
-            PASS
-        }
-        Verdict::Drop(mut drop) => {
-            if !known {
-                drop.reason = DropReason::NoEndpoint;
-            }
-            count(counters.dropped(drop.reason), length);
-            event::dropped(ctx, &endpoint, direction, packet, &drop, config.events_per_second);
-            // Few arguments: what the log macro keeps of them, and its own call, share a stack of 512 bytes with all the rest.
-            debug!(
-                ctx,
-                "endpoint {}: dropped, reason {} policy {}", endpoint.id, drop.reason as u8, drop.policy
-            );
-            DROP
-        }
-    }
+#[inline(always)]
+fn dropped(
+    ctx: &TcContext,
+    maps: &Maps,
+    config: &Config,
+    endpoint: &Endpoint,
+    direction: Direction,
+    packet: &Packet,
+    drop: &decide::Drop,
+) -> i32 {
+    // SAFETY: a per-CPU value that only this CPU writes; checked for null where it was looked up.
+    let counters = unsafe { &mut *maps.counters };
+    count(counters.dropped(drop.reason), maps.length);
+    event::dropped(ctx, endpoint, direction, packet, drop, config.events_per_second);
+    // Few arguments: what the log macro keeps of them, and its own call, share a stack of 512 bytes with all the rest.
+    debug!(
+        ctx,
+        "endpoint {}: dropped, reason {} policy {}", endpoint.id, drop.reason as u8, drop.policy
+    );
+    DROP
 }
 
 #[inline(always)]

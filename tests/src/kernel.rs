@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the programs make of the maps, done slowly over [`State`]: for the plans, whose every prefix has a verdict.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use netpol_agent::{
+    compile::Frontend,
     model::{Direction, Protocol},
     sync::State,
 };
-use netpol_common::abi::{IDENTITY_NODE, POLICY_NONE};
+use netpol_common::abi::{IDENTITY_NODE, IDENTITY_REMOTE_NODE, POLICY_NONE};
 
 /// A packet that opens a connection at one interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,28 @@ pub fn passes(state: &State, probe: &Probe) -> bool {
         .max_by_key(|(prefix, _)| mapped(**prefix).prefix_len())
         .map(|(_, identity)| *identity)
         .unwrap_or_default();
+    let of = |address: IpAddr| {
+        let frontend = Frontend {
+            address,
+            protocol: probe.protocol,
+            port: probe.port,
+        };
+        state
+            .frontends
+            .get(&frontend)
+            .filter(|_| probe.direction == Direction::Egress)
+    };
+    let any = match probe.remote {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let of_some_node = identity.flags & (IDENTITY_NODE | IDENTITY_REMOTE_NODE) != 0;
+    let frontend = of(probe.remote).or_else(|| of(any).filter(|_| of_some_node));
+    if let Some(frontend) = frontend {
+        let entries = state.policies.get(&policy);
+        return policy == POLICY_NONE
+            || entries.is_some_and(|entries| entries.keys().any(|key| key.identity == frontend.identity));
+    }
     let to_node = identity.flags & IDENTITY_NODE != 0 && probe.direction == Direction::Egress;
     if policy == POLICY_NONE || to_node {
         return true;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the kernel makes of a compiled node, done slowly: longest prefix to a class, longest match in a policy.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use netpol_agent::{
-    compile::{Address, Compiled, Match, Policy},
+    compile::{Address, Compiled, Frontend, Match, Policy},
     evaluate::Packet,
     model::Direction,
 };
@@ -42,6 +42,24 @@ pub fn allows(compiled: &Compiled, direction: Direction, packet: &Packet) -> Opt
     }))
 }
 
+/// Which frontend of a Service a packet is for, if any: by its destination, or by a NodePort where that is an address of a node.
+pub fn frontend(compiled: &Compiled, packet: &Packet) -> Option<usize> {
+    let address = longest_prefix(compiled, packet.destination);
+    let of = |destination: IpAddr| {
+        let frontend = Frontend {
+            address: destination,
+            protocol: packet.protocol,
+            port: packet.port?,
+        };
+        compiled.frontends.get(&frontend).copied()
+    };
+    let any = match packet.destination {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    of(packet.destination).or_else(|| of(any).filter(|_| address.node || address.remote_node))
+}
+
 /// What the longest prefix that covers an address stands for; class 0 if none does.
 pub fn longest_prefix(compiled: &Compiled, address: IpAddr) -> Address {
     let covering = compiled
@@ -49,13 +67,7 @@ pub fn longest_prefix(compiled: &Compiled, address: IpAddr) -> Address {
         .iter()
         .filter(|(prefix, _)| covers(prefix, address));
     let longest = covering.max_by_key(|(prefix, _)| prefix.prefix_len());
-    longest.map_or(
-        Address {
-            class: 0,
-            node: false,
-        },
-        |(_, &address)| address,
-    )
+    longest.map(|(_, &address)| address).unwrap_or_default()
 }
 
 /// Families never cover each other.

@@ -189,6 +189,7 @@ impl Bench {
             compiled: &compiled,
             pods,
             present: &self.interfaces.iter().copied().collect::<BTreeSet<_>>(),
+            devices: &BTreeSet::new(),
             events_per_second: 0,
         };
         let plan = plan(&self.state, &self.memory, desired);

@@ -135,6 +135,10 @@ fn rule(random: &mut Random) -> Rule {
 pub fn cluster(random: &mut Random) -> Snapshot {
     let mut snapshot = Snapshot {
         revision: 1,
+        nodes: nodes()
+            .into_iter()
+            .map(|node| (node.name.clone(), Arc::new(node)))
+            .collect(),
         ..Snapshot::default()
     };
     for name in NAMESPACES {
@@ -175,6 +179,9 @@ pub fn cluster(random: &mut Random) -> Snapshot {
         };
         snapshot.pods.insert(pod.key.clone(), Arc::new(pod));
     }
+    for index in 0..random.below(4) {
+        add_service(random, &mut snapshot, index);
+    }
     for index in 0..1 + random.below(6) {
         let policy = NetworkPolicy {
             key: ObjectKey::new(random.pick(&NAMESPACES), format!("policy-{index}")),
@@ -195,6 +202,115 @@ pub fn cluster(random: &mut Random) -> Snapshot {
         snapshot.policies.insert(policy.key.clone(), Arc::new(policy));
     }
     snapshot
+}
+
+/// A Service in both families with up to three slices: pods, nodes and strangers in all states behind one or two ports. Two Services may
+/// share an external address.
+fn add_service(random: &mut Random, snapshot: &mut Snapshot, index: usize) {
+    let key = ObjectKey::new(random.pick(&NAMESPACES), format!("service-{index}"));
+    let parse = |text: &str| text.parse::<IpAddr>().unwrap();
+    let external = |random: &mut Random| {
+        let all = ["203.0.113.9", "203.0.113.10", "2001:db8:9::9"];
+        random.many(2, |random| parse(random.pick(&all)))
+    };
+    let names: &[&str] = if random.below(2) == 0 { &[""] } else { &["a", "b"] };
+    let protocols: Vec<Protocol> = names.iter().map(|_| Protocol::ALL[random.below(3)]).collect();
+    let service = Service {
+        key: key.clone(),
+        cluster_ips: if random.below(8) == 0 {
+            Vec::new()
+        } else {
+            vec![
+                parse(&format!("10.96.0.{index}")),
+                parse(&format!("fd00:96::{index}")),
+            ]
+        },
+        external_ips: external(random),
+        load_balancer_ips: external(random),
+        ports: names
+            .iter()
+            .zip(&protocols)
+            .enumerate()
+            .map(|(nth, (name, protocol))| ServicePort {
+                name: (*name).to_owned(),
+                protocol: *protocol,
+                port: 80 + nth as u16,
+                node_port: (random.below(2) == 0).then_some(30_000 + (2 * index + nth) as u16),
+            })
+            .collect(),
+    };
+    let pods: Vec<IpAddr> = snapshot
+        .pods
+        .values()
+        .flat_map(|pod| pod.addresses.clone())
+        .collect();
+    for slice in 0..random.below(4) {
+        let endpoints = random.many(4, |random| SliceEndpoint {
+            addresses: vec![if random.below(6) == 0 {
+                parse(random.pick(&["198.51.100.2", "10.244.0.1", "203.0.113.1", "2001:db8:1::7"]))
+            } else {
+                pods[random.below(pods.len())]
+            }],
+            ready: random.below(4) > 0,
+            serving: random.below(2) == 0,
+            terminating: random.below(2) == 0,
+        });
+        let ports: Vec<EndpointPort> = names
+            .iter()
+            .zip(&protocols)
+            .map(|(name, protocol)| EndpointPort {
+                name: (*name).to_owned(),
+                protocol: *protocol,
+                number: (random.below(12) > 0).then(|| PORTS[random.below(PORTS.len())] as u16),
+            })
+            .collect();
+        let slice = EndpointSlice {
+            key: ObjectKey::new(&key.namespace, format!("service-{index}-{slice}")),
+            service: (random.below(12) > 0).then(|| key.name.clone()),
+            ports,
+            endpoints,
+        };
+        snapshot
+            .endpoint_slices
+            .insert(slice.key.clone(), Arc::new(slice));
+    }
+    snapshot.services.insert(key, Arc::new(service));
+}
+
+/// A packet from a pod to where one of the Services is reached; `None` if there is nobody or nothing.
+pub fn service_packet(random: &mut Random, snapshot: &Snapshot) -> Option<Packet> {
+    let services: Vec<_> = snapshot.services.values().collect();
+    let pods: Vec<_> = snapshot.pods.values().filter(|pod| !pod.host_network).collect();
+    if services.is_empty() || pods.is_empty() {
+        return None;
+    }
+    let service = services[random.below(services.len())];
+    let service_port = &service.ports[random.below(service.ports.len())];
+    let node_port = service_port.node_port.filter(|_| random.below(3) == 0);
+    let mut all: Vec<IpAddr> = match node_port {
+        Some(_) => nodes().into_iter().flat_map(|node| node.addresses).collect(),
+        None => [
+            &service.cluster_ips,
+            &service.external_ips,
+            &service.load_balancer_ips,
+        ]
+        .into_iter()
+        .flatten()
+        .copied()
+        .collect(),
+    };
+    all.sort_unstable();
+    let destination = *all.get(random.below(all.len().max(1)))?;
+    let source = pods[random.below(pods.len())]
+        .addresses
+        .iter()
+        .find(|address| address.is_ipv4() == destination.is_ipv4())?;
+    Some(Packet {
+        source: *source,
+        destination,
+        protocol: service_port.protocol.number(),
+        port: Some(node_port.unwrap_or(service_port.port)),
+    })
 }
 
 /// A packet of one family, mostly between pods, to ports at and next to those in rules.
@@ -224,13 +340,25 @@ pub fn packet(random: &mut Random, snapshot: &Snapshot) -> Packet {
     }
 }
 
-/// The cluster after one change of one object: a policy added, changed or deleted, a pod added, relabelled or deleted, a namespace relabelled.
+/// The cluster after one change of one object: a policy added, changed or deleted, a pod added, relabelled or deleted, a namespace relabelled; or of
+/// all Services, or of what is behind them.
 pub fn change(random: &mut Random, before: &Snapshot) -> Snapshot {
     let mut after = before.clone();
     after.revision += 1;
     let other = cluster(random);
     let pick = |random: &mut Random, len: usize| random.below(len.max(1));
-    match random.below(8) {
+    match random.below(11) {
+        8 => {
+            after.services = other.services;
+        }
+        9 => {
+            after.endpoint_slices = other.endpoint_slices;
+        }
+        10 => {
+            if let Some(key) = before.services.keys().nth(pick(random, before.services.len())) {
+                after.services.remove(key);
+            }
+        }
         0 | 1 => {
             if let Some((key, policy)) = other.policies.iter().nth(pick(random, other.policies.len())) {
                 after.policies.insert(key.clone(), policy.clone());

@@ -147,6 +147,9 @@ impl Cluster {
         cluster
             .manifests
             .write("pods.yaml", &joined(&cluster.pod_manifests()?))?;
+        cluster
+            .manifests
+            .write("nodes.yaml", &joined(&cluster.node_manifests()))?;
         cluster.publish()?;
         Ok(cluster)
     }
@@ -402,6 +405,22 @@ impl Cluster {
             agent.wait_for_revision_after(revision)?;
         }
         Ok(())
+    }
+
+    fn node_manifests(&self) -> Vec<Value> {
+        let manifest = |node: &Node| {
+            let addresses = node.site().addresses;
+            let internal = addresses
+                .iter()
+                .map(|ip| json!({"type": "InternalIP", "address": ip}));
+            json!({
+                "apiVersion": "v1",
+                "kind": "Node",
+                "metadata": {"name": node.plan().name},
+                "status": {"addresses": internal.collect::<Vec<_>>()},
+            })
+        };
+        self.nodes.iter().map(manifest).collect()
     }
 
     fn pod_manifests(&self) -> Result<Vec<Value>> {

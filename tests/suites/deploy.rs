@@ -58,6 +58,7 @@ fn the_manifest_is_accepted_whole_and_grants_what_is_read() {
     granted.sort();
     let read = [
         "/namespaces",
+        "/nodes",
         "/pods",
         "/services",
         "discovery.k8s.io/endpointslices",

@@ -160,7 +160,7 @@ fn b3_trouble_with_links_ends_no_enforcement() {
     lab.agent.set_argument("--log", "info,netpol_agent::app=debug");
     lab.agent.restart().unwrap();
     lab.expect("shop/a", "outside", &Outcome::Silent);
-    let links = lab.agent.pin_path().join("v1/links");
+    let links = lab.agent.pin_path().join("v2/links");
     let pins: Vec<_> = fs::read_dir(&links)
         .unwrap()
         .map(|pin| pin.unwrap().path())
@@ -189,7 +189,7 @@ fn b3_a_failed_attach_leaves_what_was_attached() {
     lab.agent.kill().unwrap();
 
     // A folder in the place of a pin: no TCX link can be pinned there.
-    let links = lab.agent.pin_path().join("v1/links");
+    let links = lab.agent.pin_path().join("v2/links");
     let mut ip = Command::new("ip");
     let listed = inside(
         ip.args(["-o", "link", "show", "type", "veth", "master", "cni0"]),

@@ -39,7 +39,14 @@ const RING_BUFFER: (u64, &str) = (27, "ringbuf");
 type Map = (&'static str, (u64, &'static str), usize, usize);
 
 /// Every pinned map.
-const MAPS: [Map; 8] = [
+const MAPS: [Map; 10] = [
+    ("local_pods", HASH, size_of::<abi::Address>(), 4),
+    (
+        "frontends",
+        HASH,
+        size_of::<abi::Frontend>(),
+        size_of::<abi::Identity>(),
+    ),
     ("endpoints", HASH, 4, size_of::<abi::Endpoint>()),
     (
         "identities",
@@ -171,13 +178,13 @@ fn layouts_are_those_of_the_abi() {
             assert_eq!(size, Some(size_of::<abi::$name>() as u64), stringify!($name));
         )* };
     }
-    hold!(Endpoint Address Identity PolicyMatch PolicyValue FlowKey Flow Event Counter Counters Config EventBudget);
+    hold!(Endpoint Address Identity Frontend PolicyMatch PolicyValue FlowKey Flow Event Counter Counters Config EventBudget);
 }
 
 #[test]
 fn programs_and_maps_are_there() {
     let Some(btf) = Btf::of_object() else { return };
-    for program in ["from_pod", "to_pod"] {
+    for program in ["from_pod", "to_pod", "to_network"] {
         assert_eq!(btf.find("FUNC", program)["linkage"], "global");
     }
     let variables = btf.find("DATASEC", ".maps")["vars"].as_array().unwrap();

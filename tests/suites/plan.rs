@@ -17,12 +17,14 @@ use netpol_tests::{
     kernel::{Probe, passes},
     lookup,
     objects::snapshot,
-    random::{Random, change, cluster, nodes, packet},
+    random::{Random, change, cluster, nodes, packet, service_packet},
 };
 use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::json;
 
 const PROBES: usize = 60;
+/// The uplink.
+const DEVICE: u32 = 2;
 
 /// The kernel and the agent's memory of one node.
 struct Bench {
@@ -53,6 +55,7 @@ impl Bench {
             compiled: &compiled,
             pods: &pods,
             present: &present,
+            devices: &BTreeSet::from([DEVICE]),
             events_per_second: 100,
         };
         let plan = plan(&self.state, &self.memory, desired);
@@ -79,9 +82,21 @@ fn probes(random: &mut Random, snapshots: [&Snapshot; 2], compiled: &Compiled) -
     }
     (0..PROBES)
         .map(|index| {
+            let ifindex = interface(keys[random.below(keys.len())]);
+            if index % 4 < 2
+                && let Some(packet) = service_packet(random, snapshots[index % 2])
+            {
+                return Probe {
+                    ifindex,
+                    direction: Direction::Egress,
+                    remote: packet.destination,
+                    protocol: packet.protocol,
+                    port: packet.port.unwrap_or(0),
+                };
+            }
             let packet = packet(random, snapshots[index % 2]);
             Probe {
-                ifindex: interface(keys[random.below(keys.len())]),
+                ifindex,
                 direction: [Direction::Ingress, Direction::Egress][random.below(2)],
                 remote: packet.source,
                 protocol: packet.protocol,
@@ -121,7 +136,15 @@ fn canonical(state: &State) -> impl PartialEq + std::fmt::Debug {
                     .iter()
                     .filter(|(_, identity)| identity.identity == key.identity);
                 let world = (key.identity == IDENTITY_NONE).then_some(None);
-                let prefixes: Vec<_> = prefixes.map(|(prefix, _)| Some(*prefix)).chain(world).collect();
+                let frontends = state
+                    .frontends
+                    .iter()
+                    .filter(|(_, identity)| identity.identity == key.identity);
+                let prefixes: Vec<_> = prefixes
+                    .map(|(prefix, _)| Some(prefix.to_string()))
+                    .chain(world)
+                    .chain(frontends.map(|(frontend, _)| Some(format!("{frontend:?}"))))
+                    .collect();
                 prefixes
                     .into_iter()
                     .map(|prefix| (prefix, key.protocol, value.action, value.rule))
@@ -144,7 +167,15 @@ fn canonical(state: &State) -> impl PartialEq + std::fmt::Debug {
             )
         })
         .collect();
-    (identities, endpoints, state.attached.clone())
+    let frontends: Vec<_> = state.frontends.keys().copied().collect();
+    let attached = (state.attached.clone(), state.attached_devices.clone());
+    (
+        identities,
+        frontends,
+        endpoints,
+        state.local_pods.clone(),
+        attached,
+    )
 }
 
 #[test]
@@ -266,11 +297,16 @@ fn what_is_written_says_what_was_compiled() {
                     protocol: probe.protocol,
                     port: (probe.port > 0).then_some(probe.port),
                 };
-                let to_node = address.node && probe.direction == Direction::Egress;
-                let allowed = to_node
-                    || policy.is_none_or(|index| {
-                        lookup::longest_match(&compiled.policies[index], address.class, &packet).is_some()
-                    });
+                let egress = probe.direction == Direction::Egress;
+                let frontend = lookup::frontend(&compiled, &packet).filter(|_| egress);
+                let allowed = policy.is_none_or(|index| {
+                    let policy = &compiled.policies[index];
+                    match frontend {
+                        Some(class) => policy.frontends.contains_key(&class),
+                        None if egress && address.node => true,
+                        None => lookup::longest_match(policy, address.class, &packet).is_some(),
+                    }
+                });
                 prop_assert_eq!(
                     passes(&bench.state, &probe),
                     allowed,
@@ -392,6 +428,7 @@ fn l1_failed_writes_open_nothing_and_are_made_good() {
             let fails = match (full, write) {
                 (0, Write::PutPolicy { .. }) | (1, Write::PutIdentity { .. }) => true,
                 (2, Write::PutPolicy { .. } | Write::PutIdentity { .. }) => random.below(3) == 0,
+                (1 | 2, Write::PutFrontend { .. } | Write::PutLocalPod { .. }) => random.below(2) == 0,
                 (3, Write::PutEndpoint { .. }) => random.below(2) == 0,
                 (4, Write::Config(_)) => true,
                 // Anything, from some write on.

@@ -173,7 +173,13 @@ fn differ(bench: &mut Bench, random: &mut Random, snapshot: &Snapshot, node: &No
     for _ in 0..PACKETS_A_CLUSTER {
         let packet = packet(random, snapshot);
         let Evaluation { egress, ingress } = evaluate(snapshot, &nodes(), &packet);
-        let sides = [&egress, &ingress];
+        // Where the packet is received, the policy of a pod of this node that sent it is asked again (rule A5).
+        let received = if addresses.contains_key(&packet.source) && !egress.allowed {
+            &egress
+        } else {
+            &ingress
+        };
+        let sides = [&egress, received];
         for ((direction, passes), side) in hooks(bench, node, &addresses, &packet)?.into_iter().zip(sides) {
             let Some(passes) = passes else { continue };
             ensure!(

@@ -1,17 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Random clusters: the compiled node against the evaluator. `NETPOL_CASES` is the number of packets.
 
-use netpol_agent::{compile::compile, evaluate::evaluate, model::Direction};
+use std::net::IpAddr;
+
+use netpol_agent::{
+    compile::{Compiled, Passage, compile},
+    evaluate::{Evaluation, Packet, evaluate, evaluate_service},
+    model::{Direction, Snapshot},
+};
 use netpol_tests::{
     lookup,
-    random::{Random, cluster, nodes, packet},
+    random::{Random, cluster, nodes, packet, service_packet},
 };
 use proptest::{prelude::*, test_runner::TestRunner};
 
 const PACKETS_A_CLUSTER: u32 = 100;
 
-#[test]
-fn compiled_nodes_say_what_the_evaluator_says() {
+/// Runs `test` on random clusters, each compiled for both nodes.
+fn run(test: impl Fn(&mut Random, &Snapshot, &[Compiled]) -> Result<(), TestCaseError>) {
     let packets =
         std::env::var("NETPOL_CASES").map_or(100_000, |text| text.parse().expect("NETPOL_CASES: a number"));
     let cases = (packets / PACKETS_A_CLUSTER).max(1);
@@ -22,11 +28,21 @@ fn compiled_nodes_say_what_the_evaluator_says() {
     });
     let outcome = runner.run(&any::<u64>().no_shrink(), |seed| {
         let mut random = Random(seed);
-        let (snapshot, nodes) = (cluster(&mut random), nodes());
-        let compiled: Vec<_> = nodes.iter().map(|node| compile(&snapshot, node)).collect();
+        let snapshot = cluster(&mut random);
+        let compiled: Vec<_> = nodes().iter().map(|node| compile(&snapshot, node)).collect();
+        test(&mut random, &snapshot, &compiled)
+    });
+    if let Err(failure) = outcome {
+        panic!("{failure}");
+    }
+}
+
+#[test]
+fn compiled_nodes_say_what_the_evaluator_says() {
+    run(|random, snapshot, compiled| {
         for _ in 0..PACKETS_A_CLUSTER {
-            let packet = packet(&mut random, &snapshot);
-            let evaluation = evaluate(&snapshot, &nodes, &packet);
+            let packet = packet(random, snapshot);
+            let evaluation = evaluate(snapshot, &nodes(), &packet);
             let sides = [
                 (Direction::Egress, &evaluation.egress),
                 (Direction::Ingress, &evaluation.ingress),
@@ -47,7 +63,83 @@ fn compiled_nodes_say_what_the_evaluator_says() {
         }
         Ok(())
     });
-    if let Err(failure) = outcome {
-        panic!("{failure}");
+}
+
+/// What a policy must say of a frontend: all backends allowed, some, or none. Where some are, the second look must be able to tell:
+/// it knows the sender only behind a ClusterIP, and only packets to pods are met again.
+fn expected(
+    snapshot: &Snapshot,
+    packet: &Packet,
+    backends: &[(IpAddr, u16, Evaluation)],
+) -> &'static [&'static str] {
+    let masqueraded = !snapshot
+        .services
+        .values()
+        .any(|service| service.cluster_ips.contains(&packet.destination));
+    let is_pod = |address: &IpAddr| {
+        let mut owners = snapshot
+            .pods
+            .values()
+            .filter(|pod| !pod.terminal && pod.addresses.contains(address))
+            .peekable();
+        owners.peek().is_some() && owners.all(|pod| !pod.host_network)
+    };
+    let denied: Vec<_> = backends
+        .iter()
+        .filter(|(_, _, verdict)| !verdict.egress.allowed)
+        .collect();
+    let met_again = !masqueraded && denied.iter().all(|(address, _, _)| is_pod(address));
+    match (backends.len(), denied.len()) {
+        // Nothing to reach; a rule for everyone and everything needs no backend to say so.
+        (0, _) if masqueraded => &["deny", "accept"],
+        (0, _) => &["defer", "accept"],
+        (_, 0) => &["accept"],
+        (all, denied) if all == denied => &["deny"],
+        _ if met_again => &["defer"],
+        _ => &["deny"],
     }
+}
+
+#[test]
+fn a5_frontends_are_judged_by_all_their_backends() {
+    run(|random, snapshot, compiled| {
+        for _ in 0..PACKETS_A_CLUSTER {
+            let Some(packet) = service_packet(random, snapshot) else {
+                return Ok(());
+            };
+            let Some(backends) = evaluate_service(snapshot, &nodes(), &packet) else {
+                for compiled in compiled {
+                    prop_assert_eq!(lookup::frontend(compiled, &packet), None, "{:?}", packet);
+                }
+                continue;
+            };
+            for compiled in compiled {
+                let Some(class) = lookup::frontend(compiled, &packet) else {
+                    return Err(TestCaseError::fail(format!("{packet:?} is for a frontend")));
+                };
+                for endpoint in compiled.endpoints.values() {
+                    let Some(policy) = endpoint
+                        .egress
+                        .filter(|_| endpoint.addresses.contains(&packet.source))
+                    else {
+                        continue;
+                    };
+                    let said = match compiled.policies[policy].frontends.get(&class) {
+                        Some(Passage::Accept(_)) => "accept",
+                        Some(Passage::Defer) => "defer",
+                        None => "deny",
+                    };
+                    let expected = expected(snapshot, &packet, &backends);
+                    prop_assert!(
+                        expected.contains(&said),
+                        "{packet:?}: compiled {said}, expected {expected:?} of {backends:#?}\n{:#?}\n{:#?}\n{:#?}",
+                        snapshot.pods,
+                        snapshot.policies,
+                        snapshot.services
+                    );
+                }
+            }
+        }
+        Ok(())
+    });
 }

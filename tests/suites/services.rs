@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Services on two nodes with kube-proxy's rules, real packets and an agent on each node. A test is named by the rule that it proves and
 //! by kube-proxy's mode.
-//!
-//! Rules A5 and A1 are not built for Services yet (see the limits in the README): what they demand stands here as ignored tests, which fail today.
-//! `cargo test -p netpol-tests --test services -- --ignored` runs them.
 
 #[path = "services/egress.rs"]
 mod egress;

@@ -77,6 +77,7 @@ impl Reconciler {
                 debug!(endpoints = found.endpoints.len(), "the maps were compared");
                 let expected = State {
                     attached: BTreeSet::new(),
+                    attached_devices: BTreeSet::new(),
                     ..std::mem::take(&mut self.state)
                 };
                 if found != expected {
@@ -109,10 +110,12 @@ impl Reconciler {
         self.report_diagnostics(&compiled.diagnostics);
         let pods = bind(&compiled, &interfaces, &self.memory.pods, &self.state.endpoints);
         let present = interfaces.pods.keys().copied().collect();
+        let devices = interfaces.devices.keys().copied().collect();
         let desired = Desired {
             compiled: &compiled,
             pods: &pods,
             present: &present,
+            devices: &devices,
             events_per_second: self.events_per_second,
         };
         let plan = sync::plan(&self.state, &self.memory, desired);
@@ -120,9 +123,13 @@ impl Reconciler {
             .pods
             .iter()
             .map(|(index, interface)| (*index, interface.name.clone()))
+            .chain(interfaces.devices.clone())
             .collect();
         self.datapath.set_interfaces(names);
-        let routine = plan.writes.iter().all(|write| matches!(write, Write::Attach(_)));
+        let routine = plan
+            .writes
+            .iter()
+            .all(|write| matches!(write, Write::Attach(_) | Write::AttachDevice(_)));
         let datapath = &mut self.datapath;
         let report = sync::apply(plan, &mut self.state, &mut self.memory, |write| {
             datapath.write(write)
@@ -143,6 +150,7 @@ impl Reconciler {
             .endpoints
             .keys()
             .chain(&self.state.attached)
+            .chain(&self.state.attached_devices)
             .copied()
             .collect();
         let swept = self

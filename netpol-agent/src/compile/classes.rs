@@ -41,6 +41,8 @@ struct Mark {
     profile: usize,
     /// An address of this node.
     node: bool,
+    /// An address of another node.
+    remote_node: bool,
 }
 
 /// A class before it has its number: indices of the `ipBlock` peers (region) and of the profile.
@@ -52,6 +54,7 @@ struct Found {
     region: usize,
     key: Key,
     node: bool,
+    remote_node: bool,
 }
 
 impl Classes {
@@ -64,6 +67,11 @@ impl Classes {
         }
         for address in node.addresses.iter().map(IpAddr::to_canonical) {
             marks.entry(IpNet::from(address)).or_default().node = true;
+        }
+        let of_nodes = snapshot.nodes.values().flat_map(|node| &node.addresses);
+        for address in of_nodes.map(IpAddr::to_canonical) {
+            let mark = marks.entry(IpNet::from(address)).or_default();
+            mark.remote_node = !mark.node;
         }
         for (id, (_, spec)) in force.peers.iter().enumerate() {
             if let PeerSpec::Block { cidr, except } = spec {
@@ -88,9 +96,10 @@ fn walk(marks: &BTreeMap<IpNet, Mark>, regions: &mut Interner<BTreeSet<PeerId>>)
         while around.last().is_some_and(|outer| !outer.net.contains(&net)) {
             around.pop();
         }
-        let (outer_region, outer_key, outer_node) = around
-            .last()
-            .map_or((0, (0, 0), false), |outer| (outer.region, outer.key, outer.node));
+        let (outer_region, outer_key, outer_is) =
+            around.last().map_or((0, (0, 0), (false, false)), |outer| {
+                (outer.region, outer.key, (outer.node, outer.remote_node))
+            });
         let region = if mark.opens.is_empty() && mark.closes.is_empty() {
             outer_region
         } else {
@@ -102,12 +111,13 @@ fn walk(marks: &BTreeMap<IpNet, Mark>, regions: &mut Interner<BTreeSet<PeerId>>)
             regions.intern(peers)
         };
         let key = (region, mark.profile);
-        if (key, mark.node) != (outer_key, outer_node) {
+        if (key, (mark.node, mark.remote_node)) != (outer_key, outer_is) {
             kept.push(Found {
                 net,
                 region,
                 key,
                 node: mark.node,
+                remote_node: mark.remote_node,
             });
         }
         around.push(Found {
@@ -115,6 +125,7 @@ fn walk(marks: &BTreeMap<IpNet, Mark>, regions: &mut Interner<BTreeSet<PeerId>>)
             region,
             key,
             node: mark.node,
+            remote_node: mark.remote_node,
         });
     }
     kept
@@ -139,6 +150,7 @@ fn number(
             let class = Class {
                 peers: peers_of(key).map(|&peer| force.peers[peer].0.clone()).collect(),
                 named_ports: profiles.values[key.1].named_ports.clone(),
+                frontend: None,
             };
             (class, key)
         })
@@ -161,6 +173,7 @@ fn number(
             Address {
                 class,
                 node: found.node,
+                remote_node: found.remote_node,
             },
         )
     };

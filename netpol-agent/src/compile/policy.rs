@@ -7,10 +7,11 @@ use std::{
 };
 
 use super::{
-    Match, Policy, ProtocolMatch,
+    BackendKind, Match, Passage, Policy, ProtocolMatch,
     classes::Classes,
     fault::Findings,
     force::{Force, ForceRule},
+    frontends::{Frontends, Target, Targets},
     peer::PeerSpec,
     ports::{PortKey, Ports},
 };
@@ -23,6 +24,7 @@ type Inputs<'a> = (Direction, &'a [Range<usize>], BTreeMap<&'a PortKey, u16>);
 pub(super) struct Writer<'a> {
     force: &'a Force<'a>,
     classes: &'a Classes,
+    frontends: &'a Frontends,
     /// Number of each rule in force.
     numbers: &'a [u32],
     made: HashMap<Inputs<'a>, usize>,
@@ -31,10 +33,16 @@ pub(super) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     /// Of the rules in force, `numbers` has the number of each.
-    pub(super) fn new(force: &'a Force<'a>, classes: &'a Classes, numbers: &'a [u32]) -> Self {
+    pub(super) fn new(
+        force: &'a Force<'a>,
+        classes: &'a Classes,
+        frontends: &'a Frontends,
+        numbers: &'a [u32],
+    ) -> Self {
         Self {
             force,
             classes,
+            frontends,
             numbers,
             made: HashMap::new(),
             by_content: BTreeMap::new(),
@@ -112,9 +120,22 @@ impl<'a> Writer<'a> {
                 }
             }
         }
-        Policy {
-            entries: without_redundant(entries),
+        let entries = without_redundant(entries);
+        let mut frontends = BTreeMap::new();
+        if *direction == Direction::Egress {
+            let everything = lists.iter().cloned().flatten().find(|&rule| {
+                let rule = &self.force.rules[rule];
+                rule.peers.is_none() && *rule.ports == Ports::All
+            });
+            for (index, targets) in self.frontends.list.iter().enumerate() {
+                let passage = match everything {
+                    Some(rule) => Some(Passage::Accept(self.numbers[rule])),
+                    None => passage(&entries, targets),
+                };
+                frontends.extend(passage.map(|passage| (self.frontends.first + index, passage)));
+            }
         }
+        Policy { entries, frontends }
     }
 
     /// The classes that the peers of a rule match; all of them, class 0 too, for everyone (rule P1).
@@ -128,6 +149,47 @@ impl<'a> Writer<'a> {
                 .collect(),
         }
     }
+}
+
+/// What these entries say of a frontend (rule A5). Some backends allowed means a second look where the backend is known, which must know
+/// who sent the packet and be on its way: where it cannot, the frontend is closed. Without backends there is nothing to reach, and what
+/// kube-proxy answers may come.
+fn passage(entries: &BTreeMap<Match, u32>, targets: &Targets) -> Option<Passage> {
+    let mut allowed = None;
+    let (mut denied, mut elsewhere) = (false, false);
+    for target in &targets.backends {
+        let rule = match target.kind {
+            BackendKind::Node => Some(0),
+            BackendKind::Pod | BackendKind::Other => rule_for(entries, target),
+        };
+        match rule {
+            Some(rule) => allowed = allowed.max(Some(rule)),
+            None => {
+                denied = true;
+                elsewhere |= target.kind != BackendKind::Pod;
+            }
+        }
+    }
+    match (allowed, denied) {
+        (Some(rule), false) => Some(Passage::Accept(rule)),
+        (Some(_), true) => (!targets.masqueraded && !elsewhere).then_some(Passage::Defer),
+        (None, true) => None,
+        (None, false) => (!targets.masqueraded).then_some(Passage::Defer),
+    }
+}
+
+/// The rule that allows a backend, if any.
+fn rule_for(entries: &BTreeMap<Match, u32>, target: &Target) -> Option<u32> {
+    let block = |prefix_len: u8| ProtocolMatch {
+        protocol: target.protocol,
+        port: target.port & u16::MAX.checked_shl(16 - u32::from(prefix_len)).unwrap_or(0),
+        prefix_len,
+    };
+    let shorter = (0..=16).rev().map(|prefix_len| Some(block(prefix_len)));
+    shorter.chain([None]).find_map(|protocol| {
+        let class = target.class;
+        entries.get(&Match { class, protocol }).copied()
+    })
 }
 
 /// The classes that an egress rule matches by what pods they are, with the number that each gives a named port (rule T4).

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The two programs on each pod's host-side veth: attached so that they outlive the agent, and taken over by the next one in place,
+//! The two programs on each pod's host-side veth, and the one on the devices by which packets leave the node: attached so that they outlive the agent, and taken over by the next one in place,
 //! without a moment in which a packet meets none (rule B3).
 //!
-//! With TCX the links are pinned as `FOLDER/<ifindex>-from_pod` and `FOLDER/<ifindex>-to_pod`. Where the kernel has no TCX they are
+//! With TCX the links are pinned as `FOLDER/<ifindex>-from_pod`, `FOLDER/<ifindex>-to_pod` and `FOLDER/<ifindex>-to_network`. Where the kernel has no TCX they are
 //! filters of the `clsact` qdisc with a fixed priority and handle; a folder entry `<ifindex>-clsact` then says that
 //! the qdisc is ours too. Both run before the programs of others, and let those run on whatever they do not drop.
 
@@ -28,7 +28,7 @@ use tracing::debug;
 pub use self::{error::AttachError, hook::Hook};
 use self::{
     hook::Place,
-    pins::{ignore_missing, pin, unpin},
+    pins::{ignore_missing, pin, remove_pin, unpin},
 };
 
 /// How programs are attached, as asked for.
@@ -67,10 +67,12 @@ pub struct Attacher {
     folder: PathBuf,
     /// Kept open, so that a pin that someone removes does not end the enforcement while the agent runs.
     links: BTreeMap<(u32, Hook), PinnedLink>,
+    /// What this attacher attached.
+    hooks: BTreeMap<u32, &'static [Hook]>,
 }
 
 impl Attacher {
-    /// Decides between TCX and clsact by asking the kernel, and makes `folder` (`PIN_PATH/v1/links`, on bpffs).
+    /// Decides between TCX and clsact by asking the kernel, and makes `folder` (`PIN_PATH/v2/links`, on bpffs).
     ///
     /// # Errors
     /// TCX was asked for and is not there, the kernel does not answer, or the folder cannot be made.
@@ -92,6 +94,7 @@ impl Attacher {
             mechanism,
             folder,
             links: BTreeMap::new(),
+            hooks: BTreeMap::new(),
         })
     }
 
@@ -107,13 +110,31 @@ impl Attacher {
     /// [`AttachError::Gone`] if the interface vanished or the name is another's by now. After an error a program that was attached
     /// before still is.
     pub fn attach(&mut self, ebpf: &mut Ebpf, index: u32, name: &str) -> Result<(), AttachError> {
+        self.attach_hooks(ebpf, index, name, &Hook::POD)
+    }
+
+    /// Attaches the program of a device by which pods' packets leave the node. As [`Attacher::attach`].
+    ///
+    /// # Errors
+    /// As [`Attacher::attach`].
+    pub fn attach_device(&mut self, ebpf: &mut Ebpf, index: u32, name: &str) -> Result<(), AttachError> {
+        self.attach_hooks(ebpf, index, name, &Hook::NETWORK)
+    }
+
+    fn attach_hooks(
+        &mut self,
+        ebpf: &mut Ebpf,
+        index: u32,
+        name: &str,
+        hooks: &'static [Hook],
+    ) -> Result<(), AttachError> {
         // Someone may have removed it: a link that cannot be pinned again would end with its descriptor.
         std::fs::create_dir_all(&self.folder).map_err(|source| AttachError::Folder {
             attempt: "make the folder",
             path: self.folder.clone(),
             source,
         })?;
-        for hook in Hook::ALL {
+        for &hook in hooks {
             let program = program(ebpf, hook)?;
             let place = Place {
                 interface: name,
@@ -137,6 +158,15 @@ impl Attacher {
             Mechanism::Tcx => clsact::detach(index, &self.folder)?,
             Mechanism::Clsact => self.unpin(index)?,
         }
+        // What the interface was before: a pod's veth, or a device of the network.
+        for hook in Hook::ALL.into_iter().filter(|hook| !hooks.contains(hook)) {
+            self.links.remove(&(index, hook));
+            remove_pin(&pin(&self.folder, index, hook))?;
+            if self.mechanism == Mechanism::Clsact {
+                clsact::remove(index, hook)?;
+            }
+        }
+        self.hooks.insert(index, hooks);
         debug!(interface = name, index, mechanism = %self.mechanism, "programs attached");
         Ok(())
     }
@@ -146,8 +176,31 @@ impl Attacher {
     /// # Errors
     /// A pin or a filter that cannot be removed.
     pub fn detach(&mut self, index: u32) -> Result<(), AttachError> {
+        self.hooks.remove(&index);
         clsact::detach(index, &self.folder)?;
         self.unpin(index)
+    }
+
+    /// Removes the programs from a pod's veth, unless the interface is a device of the network by now.
+    ///
+    /// # Errors
+    /// A pin or a filter that cannot be removed.
+    pub fn detach_pod(&mut self, index: u32) -> Result<(), AttachError> {
+        match self.hooks.get(&index) {
+            Some(hooks) if **hooks != Hook::POD => Ok(()),
+            _ => self.detach(index),
+        }
+    }
+
+    /// Removes the program from a device, unless the interface is a pod's veth by now.
+    ///
+    /// # Errors
+    /// A pin or a filter that cannot be removed.
+    pub fn detach_device(&mut self, index: u32) -> Result<(), AttachError> {
+        match self.hooks.get(&index) {
+            Some(hooks) if **hooks != Hook::NETWORK => Ok(()),
+            _ => self.detach(index),
+        }
     }
 
     /// Removes the programs, and the pins, of all interfaces but the `wanted` ones: also those that an earlier agent left.

@@ -38,6 +38,9 @@ pub struct PodInterface {
 pub struct Interfaces {
     /// Veths that lead into another namespace, by interface index.
     pub pods: BTreeMap<u32, PodInterface>,
+    /// Names of all other interfaces by which packets can leave the node, by index: neither loopback nor a bridge, nor a port of a bridge
+    /// that leads into another namespace.
+    pub devices: BTreeMap<u32, String>,
     /// All addresses on the interfaces of this namespace (rule A2): a pod can reach the bridge's link-local address too, so those are
     /// in it. Loopback addresses are not.
     pub node_addresses: BTreeSet<IpAddr>,

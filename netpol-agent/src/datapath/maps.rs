@@ -12,7 +12,7 @@ use aya::{
 };
 use ipnet::IpNet;
 use netpol_common::abi::{
-    Address, Config, Counter, Counters, Direction, Endpoint, Flow, FlowKey, Identity, PolicyMatch,
+    self, Address, Config, Counter, Counters, Direction, Endpoint, Flow, FlowKey, Identity, PolicyMatch,
     PolicyValue,
 };
 use thiserror::Error;
@@ -20,7 +20,7 @@ use tracing::info;
 
 use super::DatapathError;
 use crate::{
-    compile::ProtocolMatch,
+    compile::{Frontend, ProtocolMatch},
     sync::{EntryKey, State, Write},
 };
 
@@ -54,7 +54,9 @@ impl<T> Named<T> for Result<T, aya::maps::MapError> {
 /// Handles of the maps that the agent reads and writes.
 pub struct Maps {
     endpoints: HashMap<MapData, u32, Endpoint>,
+    local_pods: HashMap<MapData, Address, u32>,
     identities: LpmTrie<MapData, Address, Identity>,
+    frontends: HashMap<MapData, abi::Frontend, Identity>,
     policies: LpmTrie<MapData, PolicyMatch, PolicyValue>,
     config: Array<MapData, Config>,
 }
@@ -76,6 +78,8 @@ impl Maps {
     /// Takes the maps out of a loaded object, after a look at whether what was pinned is what this build expects.
     pub fn take(ebpf: &mut Ebpf, folder: &Path) -> Result<Self, DatapathError> {
         check_layout::<u32, Endpoint>(&folder.join("endpoints"))?;
+        check_layout::<Address, u32>(&folder.join("local_pods"))?;
+        check_layout::<abi::Frontend, Identity>(&folder.join("frontends"))?;
         check_layout::<Key<Address>, Identity>(&folder.join("identities"))?;
         check_layout::<Key<PolicyMatch>, PolicyValue>(&folder.join("policies"))?;
         check_layout::<FlowKey, Flow>(&folder.join("flows"))?;
@@ -83,6 +87,8 @@ impl Maps {
         check_layout::<u32, Config>(&folder.join("config"))?;
         Ok(Self {
             endpoints: HashMap::try_from(map(ebpf, "endpoints")?).on("endpoints", "opening")?,
+            local_pods: HashMap::try_from(map(ebpf, "local_pods")?).on("local_pods", "opening")?,
+            frontends: HashMap::try_from(map(ebpf, "frontends")?).on("frontends", "opening")?,
             identities: LpmTrie::try_from(map(ebpf, "identities")?).on("identities", "opening")?,
             policies: LpmTrie::try_from(map(ebpf, "policies")?).on("policies", "opening")?,
             config: Array::try_from(map(ebpf, "config")?).on("config", "opening")?,
@@ -102,6 +108,14 @@ impl Maps {
         for entry in self.identities.iter() {
             let (key, identity) = entry.on("identities", "reading")?;
             state.identities.insert(prefix(&key), identity);
+        }
+        for entry in self.local_pods.iter() {
+            let (address, ifindex) = entry.on("local_pods", "reading")?;
+            state.local_pods.insert(ip(&address), ifindex);
+        }
+        for entry in self.frontends.iter() {
+            let (key, identity) = entry.on("frontends", "reading")?;
+            state.frontends.insert(frontend(&key), identity);
         }
         for entry in self.policies.iter() {
             let (key, value) = entry.on("policies", "reading")?;
@@ -136,7 +150,21 @@ impl Maps {
             Write::RemoveEndpoint(ifindex) => {
                 present(self.endpoints.remove(ifindex)).on("endpoints", "removing an entry")
             }
-            Write::Attach(_) | Write::Detach(_) => Ok(()),
+            Write::PutFrontend { frontend, identity } => self
+                .frontends
+                .insert(frontend_key(frontend), identity, 0)
+                .on("frontends", "writing"),
+            Write::RemoveFrontend(frontend) => {
+                present(self.frontends.remove(&frontend_key(frontend))).on("frontends", "removing an entry")
+            }
+            Write::PutLocalPod { address, ifindex } => self
+                .local_pods
+                .insert(mapped(*address), ifindex, 0)
+                .on("local_pods", "writing"),
+            Write::RemoveLocalPod(address) => {
+                present(self.local_pods.remove(&mapped(*address))).on("local_pods", "removing an entry")
+            }
+            Write::Attach(_) | Write::Detach(_) | Write::AttachDevice(_) | Write::DetachDevice(_) => Ok(()),
         })
     }
 }
@@ -231,6 +259,36 @@ pub fn restore_flows(ebpf: &mut Ebpf, flows: Vec<(FlowKey, Flow)>) -> Result<(),
         table.insert(key, flow, 0).on("flows", "copying")?;
     }
     Ok(())
+}
+
+/// An address as keys have it.
+fn mapped(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(address) => Address::from_ipv4(address.octets()),
+        IpAddr::V6(address) => Address::from_ipv6(address.octets()),
+    }
+}
+
+/// The address of a key.
+fn ip(address: &Address) -> IpAddr {
+    IpAddr::from(address.octets).to_canonical()
+}
+
+fn frontend_key(frontend: &Frontend) -> abi::Frontend {
+    abi::Frontend {
+        address: mapped(frontend.address),
+        port: frontend.port.to_be_bytes(),
+        protocol: frontend.protocol,
+        pad: 0,
+    }
+}
+
+fn frontend(key: &abi::Frontend) -> Frontend {
+    Frontend {
+        address: ip(&key.address),
+        protocol: key.protocol,
+        port: u16::from_be_bytes(key.port),
+    }
 }
 
 /// The key of a prefix.
@@ -336,6 +394,7 @@ fn add(a: &Counters, b: &Counters) -> Counters {
         fragment: sum(a.fragment, b.fragment),
         extension_headers: sum(a.extension_headers, b.extension_headers),
         no_endpoint: sum(a.no_endpoint, b.no_endpoint),
+        egress_backend: sum(a.egress_backend, b.egress_backend),
         flows_created: sum(a.flows_created, b.flows_created),
         flow_insert_failures: a.flow_insert_failures + b.flow_insert_failures,
     }

@@ -55,11 +55,13 @@ pub fn apply<E: std::error::Error>(
     for planned in plan.writes {
         let planned = match planned {
             // Prefixes come most specific first: one that is missing must not leave its region to a wider one.
-            Write::PutIdentity { .. } if frozen => {
+            Write::PutIdentity { .. } | Write::PutFrontend { .. } if frozen => {
                 identities_incomplete = true;
                 continue;
             }
-            Write::RemoveIdentity(_) | Write::RemovePolicy { .. } if frozen => continue,
+            Write::RemoveIdentity(_) | Write::RemoveFrontend(_) | Write::RemovePolicy { .. } if frozen => {
+                continue;
+            }
             Write::PutEndpoint { ifindex, endpoint } => {
                 let held = hold_back(&endpoint, state.endpoints.get(&ifindex), |policy| {
                     identities_incomplete || incomplete.contains(&policy)
@@ -90,7 +92,7 @@ pub fn apply<E: std::error::Error>(
                         incomplete.insert(policy);
                         frozen |= in_use(state, policy);
                     }
-                    Write::PutIdentity { .. } => {
+                    Write::PutIdentity { .. } | Write::PutFrontend { .. } | Write::PutLocalPod { .. } => {
                         frozen = true;
                         identities_incomplete = true;
                     }
@@ -170,6 +172,19 @@ fn describe(write: &Write) -> String {
             format!("writing endpoint {} of interface {ifindex}", endpoint.id)
         }
         Write::RemoveEndpoint(ifindex) => format!("removing the endpoint of interface {ifindex}"),
+        Write::PutFrontend { frontend, identity } => format!(
+            "giving frontend {}:{} identity {}",
+            frontend.address, frontend.port, identity.identity
+        ),
+        Write::RemoveFrontend(frontend) => {
+            format!("removing frontend {}:{}", frontend.address, frontend.port)
+        }
+        Write::PutLocalPod { address, ifindex } => {
+            format!("telling that the pod with {address} is behind interface {ifindex}")
+        }
+        Write::RemoveLocalPod(address) => format!("forgetting the pod with {address}"),
+        Write::AttachDevice(ifindex) => format!("attaching a program to device {ifindex}"),
+        Write::DetachDevice(ifindex) => format!("detaching a program from device {ifindex}"),
         Write::Attach(ifindex) => format!("attaching programs to interface {ifindex}"),
         Write::Detach(ifindex) => format!("detaching programs from interface {ifindex}"),
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which number stands for which class of addresses, and which prefix carries which number.
+//! Which number stands for which class, and which prefix and frontend carries which number.
 //!
 //! A class may have several numbers, a number has one class. An address only takes a number that is in use where every policy in
 //! force says of that number what it will say after the plan; otherwise it takes a new one, which no packet has met before.
@@ -7,20 +7,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use netpol_common::abi::{IDENTITY_NODE, IDENTITY_NONE, Identity};
+use netpol_common::abi::{IDENTITY_NODE, IDENTITY_NONE, IDENTITY_REMOTE_NODE, Identity};
 
 use super::{Memory, State, longest_match};
-use crate::compile::{Address, Class, Compiled};
+use crate::compile::{Address, Backend, Backends, Class, Compiled, Frontend};
 
 /// What each prefix shall stand for. The map holds IPv4 mapped into IPv6, where a wide IPv6 prefix would cover it: so IPv4 as a whole
 /// always has an entry of its own.
 pub fn desired_addresses(compiled: &Compiled) -> BTreeMap<IpNet, Address> {
     let mut addresses = compiled.addresses.clone();
     let all_of_ipv4 = IpNet::from(ipnet::Ipv4Net::default());
-    addresses.entry(all_of_ipv4).or_insert(Address {
-        class: 0,
-        node: false,
-    });
+    addresses.entry(all_of_ipv4).or_default();
     addresses
 }
 
@@ -41,7 +38,11 @@ pub struct Numbering {
     pub removals: Vec<IpNet>,
     /// Prefixes whose removal is the change of their identity: removed before, least specific first.
     pub early_removals: Vec<IpNet>,
-    /// An address that had an identity gets another.
+    /// What each frontend shall carry: those to be written.
+    pub frontend_puts: Vec<(Frontend, Identity)>,
+    /// Frontends that are no more.
+    pub frontend_removals: Vec<Frontend>,
+    /// An address that had an identity gets another, or a frontend comes, changes or goes.
     pub moves: bool,
 }
 
@@ -55,6 +56,15 @@ pub fn owners(state: &State, memory: &Memory, compiled: &Compiled) -> BTreeMap<u
             .or_default()
             .entry(desired_class(compiled, *prefix))
             .or_default() += 1;
+    }
+    for (frontend, identity) in &state.frontends {
+        if let Some(class) = compiled.frontends.get(frontend) {
+            *votes
+                .entry(identity.identity)
+                .or_default()
+                .entry(*class)
+                .or_default() += 1;
+        }
     }
     let mut owners: BTreeMap<u32, usize> = votes
         .into_iter()
@@ -74,9 +84,29 @@ pub fn owners(state: &State, memory: &Memory, compiled: &Compiled) -> BTreeMap<u
 /// Whether a class says what a number's former class said, as far as the same peers are in force.
 fn agree(meaning: &Class, memory: &Memory, compiled: &Compiled, class: usize) -> bool {
     let class = &compiled.classes[class];
-    let then = meaning.peers.iter().filter(|peer| compiled.peers.contains(*peer));
-    let now = class.peers.iter().filter(|peer| memory.peers.contains(*peer));
-    then.eq(now) && meaning.named_ports == class.named_ports
+    let same = |then: &BTreeSet<String>, now: &BTreeSet<String>| {
+        let then = then.iter().filter(|peer| compiled.peers.contains(*peer));
+        let now = now.iter().filter(|peer| memory.peers.contains(*peer));
+        then.eq(now)
+    };
+    match (&meaning.frontend, &class.frontend) {
+        (None, None) => same(&meaning.peers, &class.peers) && meaning.named_ports == class.named_ports,
+        (Some(then), Some(now)) => {
+            let within = |one: &Backends, other: &Backends, same: &dyn Fn(&Backend, &Backend) -> bool| {
+                let found = |backend| other.backends.iter().any(|other| same(backend, other));
+                one.backends.iter().all(found)
+            };
+            let alike = |then: &Backend, now: &Backend| {
+                (then.kind, then.protocol, then.port, &then.named_ports)
+                    == (now.kind, now.protocol, now.port, &now.named_ports)
+                    && same(&then.peers, &now.peers)
+            };
+            then.masqueraded == now.masqueraded
+                && within(then, now, &alike)
+                && within(now, then, &|now, then| alike(then, now))
+        }
+        _ => false,
+    }
 }
 
 /// The class that a prefix, or the region it leaves behind, will have.
@@ -84,7 +114,17 @@ fn desired_class(compiled: &Compiled, prefix: IpNet) -> usize {
     longest_match(&compiled.addresses, prefix).map_or(0, |address| address.class)
 }
 
-/// Gives every prefix its number. `stable` says whether all policies in force agree, before and after, on a number in use.
+fn flags(address: &Address) -> u32 {
+    match address {
+        Address { node: true, .. } => IDENTITY_NODE,
+        Address {
+            remote_node: true, ..
+        } => IDENTITY_REMOTE_NODE,
+        _ => 0,
+    }
+}
+
+/// Gives every prefix and every frontend its number. `stable` says whether all policies in force agree, before and after, on a number in use.
 pub fn number(
     state: &State,
     compiled: &Compiled,
@@ -95,6 +135,7 @@ pub fn number(
     let first_fresh = 1 + state
         .identities
         .values()
+        .chain(state.frontends.values())
         .map(|identity| identity.identity)
         .chain(
             state
@@ -111,6 +152,8 @@ pub fn number(
         puts: Vec::new(),
         removals: Vec::new(),
         early_removals: Vec::new(),
+        frontend_puts: Vec::new(),
+        frontend_removals: Vec::new(),
         moves: false,
     };
     let mut fresh_of: BTreeMap<usize, u32> = BTreeMap::new();
@@ -147,7 +190,7 @@ pub fn number(
         );
         let identity = Identity {
             identity: number,
-            flags: if address.node { IDENTITY_NODE } else { 0 },
+            flags: flags(address),
         };
         labels.insert(*prefix, number);
         if current != Some(&identity) {
@@ -182,6 +225,24 @@ pub fn number(
             ));
         }
         numbering.removals.push(*prefix);
+    }
+    for (frontend, class) in &compiled.frontends {
+        let current = state.frontends.get(frontend);
+        let current_number = current.map(|identity| identity.identity);
+        let identity = Identity {
+            identity: number_for(*class, current_number, &mut numbering),
+            flags: 0,
+        };
+        if current != Some(&identity) {
+            numbering.moves = true;
+            numbering.frontend_puts.push((*frontend, identity));
+        }
+    }
+    for frontend in state.frontends.keys() {
+        if !compiled.frontends.contains_key(frontend) {
+            numbering.moves = true;
+            numbering.frontend_removals.push(*frontend);
+        }
     }
     for (class, number) in fresh_of {
         numbering.classes.insert(number, class);

@@ -9,6 +9,7 @@ use super::{
     Memory, State, Write, endpoint_addresses,
     identities::{self, Numbering},
     policies::{self, Slots},
+    second_look::SecondLook,
 };
 use crate::{
     compile::{self, Compiled},
@@ -24,6 +25,8 @@ pub struct Desired<'a> {
     pub pods: &'a BTreeMap<u32, ObjectKey>,
     /// Interfaces that exist, whether a pod is known behind them or not.
     pub present: &'a BTreeSet<u32>,
+    /// Devices by which packets can leave the node.
+    pub devices: &'a BTreeSet<u32>,
     /// `events_per_second` of map `config`.
     pub events_per_second: u32,
 }
@@ -87,6 +90,9 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     if config != state.config {
         writes.insert(0, Write::Config(config));
     }
+    // Before anything leaves to them what a frontend leaves open.
+    let second = SecondLook::new(desired, &endpoints);
+    second.prepare(state, &mut writes);
     write_policies(state, compiled, &slots, &numbering, &numbers, &mut writes);
     for (prefix, identity) in &numbering.puts {
         writes.push(Write::PutIdentity {
@@ -94,6 +100,14 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
             identity: *identity,
         });
     }
+    for (frontend, identity) in &numbering.frontend_puts {
+        writes.push(Write::PutFrontend {
+            frontend: *frontend,
+            identity: *identity,
+        });
+    }
+    let frontend_removals = numbering.frontend_removals.iter().copied();
+    writes.extend(frontend_removals.map(Write::RemoveFrontend));
     writes.extend(
         numbering
             .early_removals
@@ -116,6 +130,11 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
             writes.push(Write::Attach(*ifindex));
         }
     }
+    // Connections that other endpoints received were judged under the policy of the pod that opened them, too (rules A5, C2).
+    if egress_changes(state, &endpoints) {
+        config.epoch = config.epoch.wrapping_add(1);
+        writes.push(Write::Config(config));
+    }
     let gone = state
         .endpoints
         .keys()
@@ -125,6 +144,7 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
         writes.push(Write::Detach(*ifindex));
         writes.push(Write::RemoveEndpoint(*ifindex));
     }
+    second.clear(state, &mut writes);
     if !numbering.removals.is_empty() {
         writes.extend(numbering.removals.iter().copied().map(Write::RemoveIdentity));
         config.epoch = config.epoch.wrapping_add(1);
@@ -136,6 +156,14 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
         writes,
         memory: remember(memory, desired, &numbering),
     }
+}
+
+/// Whether an endpoint gets another egress policy than it has.
+fn egress_changes(state: &State, endpoints: &BTreeMap<u32, Endpoint>) -> bool {
+    endpoints.iter().any(|(ifindex, endpoint)| {
+        let held = state.endpoints.get(ifindex);
+        held.map_or(POLICY_NONE, |held| held.egress_policy) != endpoint.egress_policy
+    })
 }
 
 /// The next number. After four billion there is none left: then every policy is POLICY_DENY, which closes.
@@ -354,6 +382,7 @@ fn sweep(state: &State, numbering: &Numbering, endpoints: &BTreeMap<u32, Endpoin
     let mut used_identities: BTreeSet<u32> = after
         .identities
         .values()
+        .chain(after.frontends.values())
         .map(|identity| identity.identity)
         .collect();
     used_identities.insert(netpol_common::abi::IDENTITY_NONE);

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netpol_common::abi::{ACTION_ACCEPT, PolicyValue};
+use netpol_common::abi::{ACTION_ACCEPT, ACTION_DEFER, PolicyValue};
 
 use super::{Entries, EntryKey, State};
-use crate::compile::{Compiled, Match};
+use crate::compile::{Compiled, Match, Passage};
 
 /// What a policy says of a class, for a number of that class. `None`, no policy, allows everything.
 pub fn entries_for(compiled: &Compiled, policy: Option<usize>, class: usize, identity: u32) -> Entries {
@@ -23,7 +23,16 @@ pub fn entries_for(compiled: &Compiled, policy: Option<usize>, class: usize, ide
             },
         )]);
     };
-    compiled.policies[policy]
+    let policy = &compiled.policies[policy];
+    if let Some(passage) = policy.frontends.get(&class) {
+        let (action, rule) = match passage {
+            Passage::Accept(rule) => (ACTION_ACCEPT, *rule),
+            Passage::Defer => (ACTION_DEFER, 0),
+        };
+        let protocol = None;
+        return Entries::from([(EntryKey { identity, protocol }, PolicyValue { action, rule })]);
+    }
+    policy
         .entries
         .range(
             Match {
@@ -78,8 +87,12 @@ pub type Slots = BTreeSet<(u32, Option<usize>)>;
 /// Whether every slot says of a number now what it will say then. The verdicts count, not the rules that give them.
 pub fn stable(state: &State, compiled: &Compiled, slots: &Slots, number: u32, class: usize) -> bool {
     slots.iter().all(|(policy, desired)| {
+        let says = |entries: Entries| -> Vec<_> {
+            let entries = entries.into_iter();
+            entries.map(|(key, value)| (key, value.action)).collect()
+        };
         let then = entries_for(compiled, *desired, class, number);
-        entries_of(state, *policy, number).keys().eq(then.keys())
+        says(entries_of(state, *policy, number)) == says(then)
     })
 }
 
@@ -92,11 +105,13 @@ pub fn reusable(
     slots: &Slots,
     classes: &BTreeMap<u32, usize>,
 ) -> BTreeMap<usize, u32> {
-    type Content = Vec<(EntryKey, u32)>;
+    type Content = Vec<(EntryKey, (u32, u32))>;
     let content_of = |number: u32| -> Content {
         let entries = state.policies.get(&number).into_iter().flatten();
         let known = entries.filter(|(key, _)| classes.contains_key(&key.identity));
-        known.map(|(key, value)| (*key, value.rule)).collect()
+        known
+            .map(|(key, value)| (*key, (value.action, value.rule)))
+            .collect()
     };
     let mut unused: BTreeMap<Content, u32> = BTreeMap::new();
     for number in state.policies.keys() {
@@ -112,7 +127,7 @@ pub fn reusable(
     for policy in 0..compiled.policies.len() {
         let wanted: Content = expand(compiled, policy, classes)
             .into_iter()
-            .map(|(key, value)| (key, value.rule))
+            .map(|(key, value)| (key, (value.action, value.rule)))
             .collect();
         let held = slots
             .iter()

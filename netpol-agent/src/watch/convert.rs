@@ -13,6 +13,7 @@ use crate::model::{Diagnostic, Labels, ObjectKey, Protocol};
 
 use super::object::{Id, Kind};
 
+mod node;
 mod pod;
 pub(super) mod policy;
 mod service;
@@ -23,7 +24,7 @@ const DEFAULT_NAMESPACE: &str = "default";
 /// The identity of an object. An absent name is empty: a source refuses such an object before it gets here.
 pub(super) fn id(kind: Kind, meta: &ObjectMeta) -> Id {
     let namespace = match kind {
-        Kind::Namespace => "",
+        kind if kind.is_cluster_wide() => "",
         _ => meta
             .namespace
             .as_deref()

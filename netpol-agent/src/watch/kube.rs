@@ -64,6 +64,7 @@ pub(super) async fn run(
     // Dropped with this function, and the tasks with it.
     let mut tasks = JoinSet::new();
     tasks.spawn(version::report(client.clone()));
+    tasks.spawn(kind::watch::<wire::Node>(client.clone(), sender.clone()));
     tasks.spawn(kind::watch::<wire::Namespace>(client.clone(), sender.clone()));
     tasks.spawn(kind::watch::<wire::Pod>(client.clone(), sender.clone()));
     tasks.spawn(kind::watch::<wire::NetworkPolicy>(client.clone(), sender.clone()));

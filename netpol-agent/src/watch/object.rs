@@ -7,11 +7,15 @@ use std::{
     sync::Arc,
 };
 
-use crate::model::{Diagnostic, EndpointSlice, Namespace, NetworkPolicy, ObjectKey, Pod, Service, Snapshot};
+use crate::model::{
+    Diagnostic, EndpointSlice, Namespace, NetworkPolicy, Node, ObjectKey, Pod, Service, Snapshot,
+};
 
 /// The kinds that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
+    /// `v1` Node.
+    Node,
     /// `v1` Namespace.
     Namespace,
     /// `v1` Pod.
@@ -26,7 +30,8 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
+        Self::Node,
         Self::Namespace,
         Self::Pod,
         Self::NetworkPolicy,
@@ -37,6 +42,7 @@ impl Kind {
     /// Its name, as in `kind`.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Node => "Node",
             Self::Namespace => "Namespace",
             Self::Pod => "Pod",
             Self::NetworkPolicy => "NetworkPolicy",
@@ -48,7 +54,7 @@ impl Kind {
     /// The `apiVersion` that is read.
     pub const fn api_version(self) -> &'static str {
         match self {
-            Self::Namespace | Self::Pod | Self::Service => "v1",
+            Self::Node | Self::Namespace | Self::Pod | Self::Service => "v1",
             Self::NetworkPolicy => "networking.k8s.io/v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
         }
@@ -57,12 +63,18 @@ impl Kind {
     /// Its name in URLs and in RBAC rules.
     pub const fn resource(self) -> &'static str {
         match self {
+            Self::Node => "nodes",
             Self::Namespace => "namespaces",
             Self::Pod => "pods",
             Self::NetworkPolicy => "networkpolicies",
             Self::Service => "services",
             Self::EndpointSlice => "endpointslices",
         }
+    }
+
+    /// Whether its objects are in no namespace.
+    pub const fn is_cluster_wide(self) -> bool {
+        matches!(self, Self::Node | Self::Namespace)
     }
 }
 
@@ -71,14 +83,14 @@ impl Kind {
 pub struct Id {
     /// Its kind.
     pub kind: Kind,
-    /// Namespace (empty for a Namespace) and name.
+    /// Namespace (empty for kinds that are in none) and name.
     pub key: ObjectKey,
 }
 
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
-            Kind::Namespace => write!(f, "Namespace {}", self.key.name),
+            kind if kind.is_cluster_wide() => write!(f, "{} {}", kind.name(), self.key.name),
             kind => write!(f, "{} {}", kind.name(), self.key),
         }
     }
@@ -87,6 +99,8 @@ impl fmt::Display for Id {
 /// An object of the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Object {
+    /// A Node.
+    Node(Arc<Node>),
     /// A Namespace.
     Namespace(Arc<Namespace>),
     /// A Pod.
@@ -103,6 +117,7 @@ impl Object {
     /// Its kind and key.
     pub fn id(&self) -> Id {
         let (kind, key) = match self {
+            Self::Node(o) => (Kind::Node, ObjectKey::new("", &o.name)),
             Self::Namespace(o) => (Kind::Namespace, ObjectKey::new("", &o.name)),
             Self::Pod(o) => (Kind::Pod, o.key.clone()),
             Self::NetworkPolicy(o) => (Kind::NetworkPolicy, o.key.clone()),
@@ -166,6 +181,7 @@ impl Objects {
         for entry in self.entries.values() {
             snapshot.diagnostics.extend(entry.diagnostics.iter().cloned());
             match &entry.object {
+                Object::Node(o) => drop(snapshot.nodes.insert(o.name.clone(), o.clone())),
                 Object::Namespace(o) => drop(snapshot.namespaces.insert(o.name.clone(), o.clone())),
                 Object::Pod(o) => drop(snapshot.pods.insert(o.key.clone(), o.clone())),
                 Object::NetworkPolicy(o) => drop(snapshot.policies.insert(o.key.clone(), o.clone())),

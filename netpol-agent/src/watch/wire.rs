@@ -12,10 +12,12 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use super::object::{Entry, Kind};
 
+mod node;
 mod pod;
 mod policy;
 mod service;
 
+pub use node::{Node, NodeAddress, NodeStatus};
 pub use pod::{Container, ContainerPort, Namespace, Pod, PodIp, PodSpec, PodStatus};
 pub use policy::{
     IpBlock, LabelSelector, LabelSelectorRequirement, NetworkPolicy, NetworkPolicyEgressRule,
@@ -89,6 +91,7 @@ macro_rules! resource {
     };
 }
 
+resource!(Node, Node, ClusterResourceScope, "");
 resource!(Namespace, Namespace, ClusterResourceScope, "");
 resource!(Pod, Pod, NamespaceResourceScope, "");
 resource!(
@@ -119,6 +122,7 @@ mod tests {
 
     #[test]
     fn resources_are_where_the_api_server_has_them() {
+        same::<Node>(Kind::Node, "/api/v1/nodes");
         same::<Namespace>(Kind::Namespace, "/api/v1/namespaces");
         same::<Pod>(Kind::Pod, "/api/v1/pods");
         same::<NetworkPolicy>(Kind::NetworkPolicy, "/apis/networking.k8s.io/v1/networkpolicies");

@@ -2,9 +2,13 @@
 //! Verdicts over tables in memory, rule by rule.
 
 use super::*;
-use crate::{abi::POLICY_DENY, flow::FIN};
+use crate::{
+    abi::{IDENTITY_NODE, POLICY_DENY},
+    flow::FIN,
+};
 
 mod properties;
+mod services;
 mod tables;
 
 use tables::*;
@@ -69,8 +73,27 @@ fn ping(role: Role, identifier: u16) -> Packet {
     }
 }
 
+/// Interface index of the pod whose hooks run.
+const OWN: u32 = 7;
+
+/// A hook of the pod, with a packet that came by the uplink or was made by the node.
+fn at(direction: Direction, from_node: bool) -> Place {
+    Place {
+        direction,
+        ifindex: OWN,
+        ingress_ifindex: if from_node { 0 } else { 2 },
+    }
+}
+
 fn passes(tables: &Memory, endpoint: &Endpoint, direction: Direction, packet: Packet) -> bool {
-    decide(tables, endpoint, direction, Parsed::Packet, &packet, 60, false) == Verdict::Forward
+    decide(
+        tables,
+        endpoint,
+        at(direction, false),
+        Parsed::Packet,
+        &packet,
+        60,
+    ) == Verdict::Forward
 }
 
 fn receives(tables: &Memory, endpoint: &Endpoint, packet: Packet) -> bool {
@@ -114,11 +137,10 @@ fn i4_what_no_rule_allows_is_dropped_with_its_reason() {
         decide(
             &tables,
             &pod,
-            Direction::Ingress,
+            at(Direction::Ingress, false),
             Parsed::Packet,
             &packet,
             60,
-            false,
         )
     };
     let reason = DropReason::Policy;
@@ -152,7 +174,7 @@ fn a2_what_the_node_makes_reaches_a_closed_pod_and_is_answered() {
         Parsed::Unjudged(DropReason::Malformed),
     ] {
         assert_eq!(
-            decide(&tables, &closed, Direction::Ingress, parsed, &probe, 60, true),
+            decide(&tables, &closed, at(Direction::Ingress, true), parsed, &probe, 60),
             Verdict::Forward
         );
     }
@@ -464,11 +486,10 @@ fn f1_neighbour_discovery_passes_at_a_closed_pod() {
         let verdict = decide(
             &tables,
             &closed,
-            direction,
+            at(direction, false),
             Parsed::Neighbour,
             &Packet::default(),
             60,
-            false,
         );
         assert_eq!(verdict, Verdict::Forward);
     }
@@ -483,11 +504,10 @@ fn f2_what_cannot_be_judged_is_dropped_at_an_isolated_pod_only() {
             decide(
                 &tables,
                 &one_way,
-                direction,
+                at(direction, false),
                 Parsed::Unjudged(reason),
                 &Packet::default(),
                 60,
-                false,
             )
         };
         let (policy, identity) = (POLICY_NONE, IDENTITY_NONE);

@@ -139,7 +139,4 @@ for_each_mode!(
     a2_a4_a_node_reaches_its_own_pods_through_services_but_not_other_nodes_pods,
 );
 
-for_each_mode!(
-    [ignore = "A1 is not built for Services yet"]
-    a1_a_pod_behind_its_own_service_needs_both_directions,
-);
+for_each_mode!(a1_a_pod_behind_its_own_service_needs_both_directions,);

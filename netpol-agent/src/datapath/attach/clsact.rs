@@ -69,16 +69,7 @@ pub(super) fn detach(index: u32, folder: &Path) -> Result<(), AttachError> {
     let mut requests = open()?;
     let mut others = false;
     for hook in Hook::ALL {
-        let found = filters(&mut requests, index, hook)?;
-        others |= found.others;
-        if found.ours {
-            let info = (u32::from(PRIORITY) << 16) | u32::from((libc::ETH_P_ALL as u16).to_be());
-            let message = tc_message(index, HANDLE.into(), parent(hook), info);
-            requests
-                .request(libc::RTM_DELTFILTER, 0, &message)
-                .or_else(ignore_gone)
-                .map_err(failed(|| format!("remove filter {hook} of interface {index}")))?;
-        }
+        others |= remove_from(&mut requests, index, hook)?;
     }
     let mark = mark(folder, index);
     if !mark.exists() {
@@ -99,6 +90,25 @@ pub(super) fn detach(index: u32, folder: &Path) -> Result<(), AttachError> {
         path: mark,
         source,
     })
+}
+
+/// Removes our filter of one hook from an interface.
+pub(super) fn remove(index: u32, hook: Hook) -> Result<(), AttachError> {
+    remove_from(&mut open()?, index, hook).map(drop)
+}
+
+/// As [`remove`]; whether others have filters there.
+fn remove_from(requests: &mut Requests, index: u32, hook: Hook) -> Result<bool, AttachError> {
+    let found = filters(requests, index, hook)?;
+    if found.ours {
+        let info = (u32::from(PRIORITY) << 16) | u32::from((libc::ETH_P_ALL as u16).to_be());
+        let message = tc_message(index, HANDLE.into(), parent(hook), info);
+        requests
+            .request(libc::RTM_DELTFILTER, 0, &message)
+            .or_else(ignore_gone)
+            .map_err(failed(|| format!("remove filter {hook} of interface {index}")))?;
+    }
+    Ok(found.others)
 }
 
 /// Indices of the interfaces of this network namespace that have filters of ours.
@@ -160,7 +170,7 @@ fn filters(requests: &mut Requests, index: u32, hook: Hook) -> Result<Filters, A
             }
             if is_ours(message, hook) {
                 found.ours = true;
-            } else {
+            } else if !Hook::ALL.into_iter().any(|hook| is_ours(message, hook)) {
                 found.others = true;
             }
         },
@@ -192,7 +202,7 @@ fn is_ours(message: &[u8], hook: Hook) -> bool {
 const fn parent(hook: Hook) -> u32 {
     match hook {
         Hook::FromPod => INGRESS,
-        Hook::ToPod => EGRESS,
+        Hook::ToPod | Hook::ToNetwork => EGRESS,
     }
 }
 

@@ -8,31 +8,38 @@ use nix::{errno::Errno, net::if_::if_nametoindex};
 
 use super::{AttachError, error::errno};
 
-/// A place at a veth where a program runs.
+/// A place at an interface where a program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hook {
     /// What the pod sends: TC ingress of the veth.
     FromPod,
     /// What the pod receives: TC egress of the veth.
     ToPod,
+    /// What leaves the node: TC egress of any other device (rule A5).
+    ToNetwork,
 }
 
 impl Hook {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::FromPod, Self::ToPod];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::FromPod, Self::ToPod, Self::ToNetwork];
+    /// Those of a pod's veth.
+    pub const POD: [Self; 2] = [Self::FromPod, Self::ToPod];
+    /// Those of a device by which packets leave the node.
+    pub const NETWORK: [Self; 1] = [Self::ToNetwork];
 
     /// Name of the hook, of its program in the object and of its pins.
     pub const fn name(self) -> &'static str {
         match self {
             Self::FromPod => "from_pod",
             Self::ToPod => "to_pod",
+            Self::ToNetwork => "to_network",
         }
     }
 
     pub(super) const fn attach_type(self) -> TcAttachType {
         match self {
             Self::FromPod => TcAttachType::Ingress,
-            Self::ToPod => TcAttachType::Egress,
+            Self::ToPod | Self::ToNetwork => TcAttachType::Egress,
         }
     }
 }

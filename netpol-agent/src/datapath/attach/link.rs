@@ -35,7 +35,7 @@ pub(super) fn device(path: &Path, hook: Hook) -> io::Result<Option<u32>> {
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut ask)? };
     let attach_type = match hook {
         Hook::FromPod => BPF_TCX_INGRESS,
-        Hook::ToPod => BPF_TCX_EGRESS,
+        Hook::ToPod | Hook::ToNetwork => BPF_TCX_EGRESS,
     };
     let ours = u32_at(&info, 0) == Some(BPF_LINK_TYPE_TCX) && u32_at(&info, 20) == Some(attach_type);
     Ok(ours.then(|| u32_at(&info, 16)).flatten())

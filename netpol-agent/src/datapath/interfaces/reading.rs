@@ -17,6 +17,7 @@ const INTERFACE_MESSAGE_BYTES: usize = 16;
 const ADDRESS_MESSAGE_BYTES: usize = 8;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_EXT_MASK: u16 = 29;
 const IFLA_LINK_NETNSID: u16 = 37;
@@ -36,6 +37,15 @@ struct Veth {
     namespace: i32,
     /// Index of the peer in its namespace.
     peer: u32,
+}
+
+/// What the links of this namespace are.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Links {
+    /// Veths that lead into another namespace.
+    veths: BTreeMap<u32, Veth>,
+    /// Names of the interfaces by which packets can leave the node.
+    devices: BTreeMap<u32, String>,
 }
 
 /// Addresses by index of the interface they are on.
@@ -60,28 +70,28 @@ impl Reader {
     /// Reads all. The links are read before and after the addresses: the id of a namespace that ended is soon another's, so the
     /// addresses found under an id are only a veth's if it led there all the time.
     pub(super) fn read(&mut self) -> Result<Interfaces, InterfacesError> {
-        let mut veths = self.veths()?;
+        let mut links = self.links()?;
         for _ in 1..ATTEMPTS {
-            let interfaces = self.read_behind(&veths)?;
-            let after = self.veths()?;
-            if after == veths {
+            let interfaces = self.read_behind(&links)?;
+            let after = self.links()?;
+            if after == links {
                 return Ok(interfaces);
             }
-            veths = after;
+            links = after;
         }
         debug!("interfaces keep changing while they are read");
         // Never an address that may be another pod's: those that moved during this last reading have none yet.
-        let mut interfaces = self.read_behind(&veths)?;
-        let after = self.veths()?;
+        let mut interfaces = self.read_behind(&links)?;
+        let after = self.links()?;
         for (index, interface) in &mut interfaces.pods {
-            if veths.get(index) != after.get(index) {
+            if links.veths.get(index) != after.veths.get(index) {
                 interface.addresses.clear();
             }
         }
         Ok(interfaces)
     }
 
-    fn read_behind(&mut self, veths: &BTreeMap<u32, Veth>) -> Result<Interfaces, InterfacesError> {
+    fn read_behind(&mut self, links: &Links) -> Result<Interfaces, InterfacesError> {
         // kube-proxy in IPVS mode keeps the virtual IPs of Services on an interface of its own: they are not the node (rule A5).
         let virtual_ips = if_nametoindex("kube-ipvs0").ok();
         let node_addresses = self
@@ -93,7 +103,7 @@ impl Reader {
             .collect();
         let mut namespaces: BTreeMap<i32, Addresses> = BTreeMap::new();
         let mut pods = BTreeMap::new();
-        for (&index, veth) in veths {
+        for (&index, veth) in &links.veths {
             let behind = match namespaces.entry(veth.namespace) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(new) => new.insert(self.addresses_behind(veth)?),
@@ -115,7 +125,11 @@ impl Reader {
                 },
             );
         }
-        Ok(Interfaces { pods, node_addresses })
+        Ok(Interfaces {
+            pods,
+            devices: links.devices.clone(),
+            node_addresses,
+        })
     }
 
     /// The addresses in the namespace that `veth` leads to: none if it ended, or may not be read.
@@ -139,7 +153,7 @@ impl Reader {
         }
     }
 
-    fn veths(&mut self) -> Result<BTreeMap<u32, Veth>, InterfacesError> {
+    fn links(&mut self) -> Result<Links, InterfacesError> {
         let mut request = vec![0; INTERFACE_MESSAGE_BYTES];
         push_attribute(
             &mut request,
@@ -150,9 +164,10 @@ impl Reader {
             libc::RTM_GETLINK,
             &request,
             || "the links of this network namespace".to_owned(),
-            |veths: &mut BTreeMap<_, _>, kind, message| {
+            |links: &mut Links, kind, message| {
                 if kind == libc::RTM_NEWLINK {
-                    veths.extend(veth(message));
+                    links.veths.extend(veth(message));
+                    links.devices.extend(device(message));
                 }
             },
         )
@@ -242,6 +257,29 @@ fn veth(message: &[u8]) -> Option<(u32, Veth)> {
             peer,
         },
     ))
+}
+
+/// Reads a link message; `None` if packets do not leave the node there, but to a pod. A bridge is passed on the way to its ports.
+fn device(message: &[u8]) -> Option<(u32, String)> {
+    let (index, flags) = (u32_at(message, 4)?, u32_at(message, 8)?);
+    let (mut name, mut kind, mut port, mut elsewhere) = (None, None, false, false);
+    for (attribute, value) in attributes(message.get(INTERFACE_MESSAGE_BYTES..)?) {
+        match attribute {
+            IFLA_IFNAME => name = Some(String::from_utf8_lossy(text(value)).into_owned()),
+            IFLA_MASTER => port = true,
+            IFLA_LINK_NETNSID => elsewhere = true,
+            IFLA_LINKINFO => {
+                kind = attributes(value)
+                    .find(|(attribute, _)| *attribute == IFLA_INFO_KIND)
+                    .map(|(_, value)| text(value).to_vec());
+            }
+            _ => {}
+        }
+    }
+    let loopback = flags & libc::IFF_LOOPBACK as u32 != 0;
+    let bridge = kind.as_deref() == Some(b"bridge");
+    let port_of_a_pod = port && elsewhere && kind.as_deref() == Some(b"veth");
+    (!loopback && !bridge && !port_of_a_pod).then_some((index, name?))
 }
 
 /// Reads an address message. One that does not carry the id of the namespace that was asked for is not from there: `None`.

@@ -46,7 +46,7 @@ const METADATA_FIELDS: [&str; 16] = [
     "uid",
 ];
 /// Kinds of the API groups that are read, which policy does not need.
-const OTHER_KINDS: [&str; 20] = [
+const OTHER_KINDS: [&str; 19] = [
     "Binding",
     "ComponentStatus",
     "ConfigMap",
@@ -56,7 +56,6 @@ const OTHER_KINDS: [&str; 20] = [
     "Ingress",
     "IngressClass",
     "LimitRange",
-    "Node",
     "PersistentVolume",
     "PersistentVolumeClaim",
     "PodTemplate",
@@ -191,6 +190,7 @@ type Refusal = (&'static str, String, String);
 
 fn read(kind: Kind, id: &Id, value: Value) -> Result<Entry, Refusal> {
     match kind {
+        Kind::Node => decode::<wire::Node>(id, &value).map(Wire::convert),
         Kind::Namespace => decode::<wire::Namespace>(id, &value).map(Wire::convert),
         Kind::Pod => decode::<wire::Pod>(id, &value).map(Wire::convert),
         Kind::Service => decode::<wire::Service>(id, &value).map(Wire::convert),
@@ -286,7 +286,7 @@ fn metadata_faults(id: &Id, object: &Object, value: &Value) -> Vec<Diagnostic> {
     let name = &id.key.name;
     let good = match id.kind {
         Kind::Namespace | Kind::Service => syntax::is_dns_label(name),
-        Kind::Pod | Kind::NetworkPolicy | Kind::EndpointSlice => syntax::is_dns_subdomain(name),
+        Kind::Node | Kind::Pod | Kind::NetworkPolicy | Kind::EndpointSlice => syntax::is_dns_subdomain(name),
     };
     if !good {
         report(
@@ -296,7 +296,7 @@ fn metadata_faults(id: &Id, object: &Object, value: &Value) -> Vec<Diagnostic> {
         );
     }
     let namespace = &id.key.namespace;
-    if id.kind != Kind::Namespace && !syntax::is_dns_label(namespace) {
+    if !id.kind.is_cluster_wide() && !syntax::is_dns_label(namespace) {
         let message = format!("`{namespace}` is not a name that Kubernetes accepts");
         report("name-invalid", "metadata.namespace".to_owned(), message);
     }

@@ -20,9 +20,9 @@ use crate::watch::{convert, object::Kind, wire::Wire};
 /// How long until a kind that the server does not have is asked for again: it comes with an upgrade.
 const MISSING_RETRY: Duration = Duration::from_secs(60);
 
-/// Kinds that enforcement can do without on an old server.
+/// Kinds that enforcement can do without on a server that does not have them.
 fn may_be_missing(kind: Kind) -> bool {
-    kind == Kind::EndpointSlice
+    matches!(kind, Kind::EndpointSlice | Kind::Node)
 }
 
 /// Watches all objects of a kind. Ends when the receiver is gone.

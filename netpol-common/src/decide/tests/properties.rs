@@ -146,12 +146,12 @@ proptest! {
         from_node in any::<bool>(),
     ) {
         let (tables, pod) = (tables(&entries), endpoint(ingress, egress));
-        let verdict = decide(&tables, &pod, direction, Parsed::Packet, &packet, 60, from_node);
+        let verdict = decide(&tables, &pod, at(direction, from_node), Parsed::Packet, &packet, 60);
         let (remote, policy) = match direction {
             Direction::Ingress => (packet.source, ingress),
             Direction::Egress => (packet.destination, egress),
         };
-        let allowed = from_node
+        let allowed = from_node && direction == Direction::Ingress
             || restated(&entries, policy, direction, remote, packet.protocol, packet.destination_port);
         prop_assert_eq!(verdict == Verdict::Forward, allowed);
         if !allowed {

@@ -15,6 +15,9 @@ use super::*;
 /// An entry of a policy: bits that count, what it matches, what it says.
 pub type Entry = (u32, PolicyMatch, PolicyValue);
 
+/// Address, protocol and port.
+type Frontend = (Address, u8, u16);
+
 #[derive(Default)]
 pub struct Memory {
     now: Cell<u64>,
@@ -22,6 +25,10 @@ pub struct Memory {
     identities: RefCell<Vec<(u32, Address, Identity)>>,
     pub policies: RefCell<Vec<Entry>>,
     flows: RefCell<HashMap<FlowKey, Rc<RefCell<Flow>>>>,
+    /// Frontends by address, protocol and port.
+    pub frontends: RefCell<HashMap<Frontend, u32>>,
+    /// Local pods by address, and their egress policies, by interface.
+    pub pods: RefCell<HashMap<Address, (u32, u32)>>,
 }
 
 /// The entry of a policy for a protocol, port and leading bits of the port; `None` is every protocol.
@@ -100,6 +107,26 @@ impl Tables for Memory {
 
     fn identity(&self, address: &Address) -> Identity {
         longest(&self.identities.borrow(), address).unwrap_or_default()
+    }
+
+    fn frontend(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
+        let key = (*address, protocol, u16::from_be_bytes(port));
+        self.frontends.borrow().get(&key).copied().unwrap_or_default()
+    }
+
+    fn node_port(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
+        self.frontend(&address.any(), protocol, port)
+    }
+
+    fn local_pod(&self, address: &Address) -> u32 {
+        self.pods.borrow().get(address).map_or(0, |(ifindex, _)| *ifindex)
+    }
+
+    fn egress_policy(&self, ifindex: u32) -> u32 {
+        let pods = self.pods.borrow();
+        pods.values()
+            .find(|(index, _)| *index == ifindex)
+            .map_or(POLICY_NONE, |(_, policy)| *policy)
     }
 
     fn policy(&self, key: &PolicyMatch) -> Option<PolicyValue> {

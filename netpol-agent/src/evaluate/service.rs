@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Services (rule A5): what a packet to a virtual IP or NodePort becomes, backend by backend.
+
+use std::net::IpAddr;
+
+use super::{Evaluation, Packet, judge};
+use crate::model::{EndpointSlice, Node, Protocol, Service, ServicePort, Snapshot};
+
+/// Judges a packet to where a Service is reached: for each backend that kube-proxy may choose, its address, its port and the verdict on the
+/// packet as it ends there. `None` if no Service is reached at this destination. A pod that reaches itself this way is subject to
+/// policy (rule A1).
+pub fn evaluate_service(
+    snapshot: &Snapshot,
+    nodes: &[Node],
+    packet: &Packet,
+) -> Option<Vec<(IpAddr, u16, Evaluation)>> {
+    let protocol = Protocol::ALL
+        .into_iter()
+        .find(|protocol| protocol.number() == packet.protocol)?;
+    let port = packet.port?;
+    let mut reached = false;
+    let mut backends = Vec::new();
+    for service in snapshot.services.values() {
+        for service_port in &service.ports {
+            let here = service_port.protocol == protocol
+                && (has_virtual_ip(service, service_port, packet.destination, port)
+                    || has_node_port(service, service_port, nodes, packet.destination, port));
+            if !here {
+                continue;
+            }
+            reached = true;
+            let slices = snapshot.endpoint_slices.values().filter(|slice| {
+                slice.key.namespace == service.key.namespace
+                    && slice.service.as_deref() == Some(service.key.name.as_str())
+            });
+            for slice in slices {
+                add_backends(slice, service_port, packet.destination.is_ipv4(), &mut backends);
+            }
+        }
+    }
+    backends.sort_unstable();
+    backends.dedup();
+    let judged = backends.into_iter().map(|(address, port)| {
+        let translated = Packet {
+            destination: address,
+            port: Some(port),
+            ..*packet
+        };
+        (address, port, judge(snapshot, nodes, &translated, true))
+    });
+    reached.then(|| judged.collect())
+}
+
+/// Headless Services are reached nowhere but at their pods.
+fn has_virtual_ip(service: &Service, service_port: &ServicePort, address: IpAddr, port: u16) -> bool {
+    let mut all = service.cluster_ips.clone();
+    if !all.is_empty() {
+        all.extend(&service.external_ips);
+        all.extend(&service.load_balancer_ips);
+    }
+    service_port.port == port && all.contains(&address)
+}
+
+/// Every address of every node counts, in the families of the Service.
+fn has_node_port(
+    service: &Service,
+    service_port: &ServicePort,
+    nodes: &[Node],
+    address: IpAddr,
+    port: u16,
+) -> bool {
+    service_port.node_port == Some(port)
+        && nodes.iter().any(|node| node.addresses.contains(&address))
+        && service
+            .cluster_ips
+            .iter()
+            .any(|ip| ip.is_ipv4() == address.is_ipv4())
+}
+
+/// Ready endpoints take traffic; those that still serve while they end take it when no other is left.
+fn add_backends(
+    slice: &EndpointSlice,
+    service_port: &ServicePort,
+    is_ipv4: bool,
+    backends: &mut Vec<(IpAddr, u16)>,
+) {
+    for port in &slice.ports {
+        let Some(number) = port.number else { continue };
+        if port.name != service_port.name || port.protocol != service_port.protocol {
+            continue;
+        }
+        for endpoint in &slice.endpoints {
+            if endpoint.ready || (endpoint.serving && endpoint.terminating) {
+                let addresses = endpoint.addresses.iter().copied();
+                let of_family = addresses.filter(|address| address.is_ipv4() == is_ipv4);
+                backends.extend(of_family.map(|address| (address, number)));
+            }
+        }
+    }
+}

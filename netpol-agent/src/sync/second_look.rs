@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the second look at a Service's backend needs (rule A5): who has an address of this node's pods, and the program on the devices by
+//! which packets leave the node.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use netpol_common::abi::{Endpoint, POLICY_NONE};
+
+use super::{Desired, State, Write};
+
+/// What there has to be.
+pub(super) struct SecondLook {
+    local_pods: BTreeMap<IpAddr, u32>,
+    devices: BTreeSet<u32>,
+}
+
+impl SecondLook {
+    /// For these endpoints. Of two pods that claim an address the one that is isolated has it. Devices only matter while there are Services
+    /// and a pod that policy keeps from something.
+    pub(super) fn new(desired: Desired<'_>, endpoints: &BTreeMap<u32, Endpoint>) -> Self {
+        let live = |isolated: bool| {
+            endpoints.iter().filter(move |(ifindex, endpoint)| {
+                desired.pods.contains_key(ifindex) && (endpoint.egress_policy != POLICY_NONE) == isolated
+            })
+        };
+        let mut local_pods = BTreeMap::new();
+        for (ifindex, endpoint) in live(true).chain(live(false)) {
+            let addresses = [IpAddr::from(endpoint.ipv4), IpAddr::from(endpoint.ipv6)];
+            for address in addresses.into_iter().filter(|address| !address.is_unspecified()) {
+                local_pods.entry(address).or_insert(*ifindex);
+            }
+        }
+        let needed = !desired.compiled.frontends.is_empty() && live(true).next().is_some();
+        let devices = desired.devices.iter().copied();
+        Self {
+            local_pods,
+            devices: devices
+                .filter(|device| needed && !endpoints.contains_key(device))
+                .collect(),
+        }
+    }
+
+    /// The writes that come before policies, identities and endpoints.
+    pub(super) fn prepare(&self, state: &State, writes: &mut Vec<Write>) {
+        for (address, ifindex) in &self.local_pods {
+            if state.local_pods.get(address) != Some(ifindex) {
+                writes.push(Write::PutLocalPod {
+                    address: *address,
+                    ifindex: *ifindex,
+                });
+            }
+        }
+        let missing = self.devices.difference(&state.attached_devices);
+        writes.extend(missing.copied().map(Write::AttachDevice));
+    }
+
+    /// The writes that come after endpoints.
+    pub(super) fn clear(&self, state: &State, writes: &mut Vec<Write>) {
+        for address in state.local_pods.keys() {
+            if !self.local_pods.contains_key(address) {
+                writes.push(Write::RemoveLocalPod(*address));
+            }
+        }
+        let superfluous = state.attached_devices.difference(&self.devices);
+        writes.extend(superfluous.copied().map(Write::DetachDevice));
+    }
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Node.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::{Faults, taken};
+use crate::{
+    model::Node,
+    watch::{
+        object::{Entry, Kind, Object},
+        wire::{self, Wire},
+    },
+};
+
+impl Wire for wire::Node {
+    const KIND: Kind = Kind::Node;
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn convert(self) -> Entry {
+        let (id, _, _) = taken(Self::KIND, self.metadata);
+        let mut faults = Faults::of(&id);
+        let mut addresses = BTreeSet::new();
+        let given = self
+            .status
+            .and_then(|status| status.addresses)
+            .unwrap_or_default();
+        for (index, given) in given.into_iter().enumerate() {
+            if matches!(given.kind.as_deref(), Some("InternalIP" | "ExternalIP")) {
+                let text = given.address.unwrap_or_default();
+                addresses.extend(faults.address(|| format!("status.addresses[{index}].address"), &text));
+            }
+        }
+        let node = Node {
+            name: id.key.name,
+            addresses,
+        };
+        Entry {
+            object: Object::Node(Arc::new(node)),
+            diagnostics: faults.found,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::watch::convert::{codes, converted};
+
+    #[test]
+    fn a4_a_node_has_its_addresses_and_no_names() {
+        let entry = converted::<wire::Node>(json!({
+            "metadata": {"name": "node-b"},
+            "status": {"addresses": [
+                {"type": "InternalIP", "address": "192.0.2.2"}, {"type": "InternalIP", "address": "2001:db8::2"},
+                {"type": "ExternalIP", "address": "x"}, {"type": "Hostname", "address": "node-b"},
+            ]},
+        }));
+        assert_eq!(
+            codes(&entry),
+            [("address-invalid", "status.addresses[2].address")]
+        );
+        let Object::Node(node) = &entry.object else {
+            panic!("not a node")
+        };
+        let addresses = ["192.0.2.2", "2001:db8::2"].map(|text| text.parse().unwrap());
+        assert_eq!(
+            (node.name.as_str(), &node.addresses),
+            ("node-b", &BTreeSet::from(addresses))
+        );
+        assert_eq!(entry.object.id().to_string(), "Node node-b");
+    }
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What policies say of a connection, and who sent a packet.
+
+use super::{Place, Tables};
+use crate::abi::{
+    ACTION_ACCEPT, Address, IDENTITY_NODE, IDENTITY_NONE, IDENTITY_REMOTE_NODE, Identity, POLICY_NONE,
+    PolicyMatch,
+};
+
+/// An action that drops.
+const DENY: u32 = 0;
+
+/// What a policy says of a connection that a pod opens.
+pub(super) struct Egress {
+    /// As in map `policies`.
+    pub(super) action: u32,
+    /// Identity that it was said of.
+    pub(super) identity: u32,
+    /// To the node that the pod runs on, and not to a Service there.
+    pub(super) to_node: bool,
+}
+
+/// Judges a connection by where the pod sends it. Frontends come first: a virtual IP is never matched against a CIDR, and a NodePort
+/// leads to its backends on every address of every node (rule A5). Else the pod's own node is always open (rule A2). A packet that does
+/// not open a connection (`opens`) is no NodePort's there: it may be a reply to the node itself.
+#[inline(always)]
+pub(super) fn egress(
+    tables: &impl Tables,
+    policy: u32,
+    remote: &Address,
+    protocol: u8,
+    port: [u8; 2],
+    opens: bool,
+) -> Egress {
+    let mut identity = tables.frontend(remote, protocol, port);
+    if identity == IDENTITY_NONE {
+        let class = tables.identity(remote);
+        let own_node = class.flags & IDENTITY_NODE != 0;
+        if own_node && opens || class.flags & IDENTITY_REMOTE_NODE != 0 {
+            identity = tables.node_port(remote, protocol, port);
+        }
+        if identity == IDENTITY_NONE {
+            if own_node {
+                return Egress {
+                    action: ACTION_ACCEPT,
+                    identity: class.identity,
+                    to_node: true,
+                };
+            }
+            identity = class.identity;
+        }
+    }
+    Egress {
+        action: action(tables, policy, identity, protocol, port),
+        identity,
+        to_node: false,
+    }
+}
+
+/// Whether a policy lets an identity pass, without a second look elsewhere. From the node is told by where a packet was made, never by
+/// an identity (rule A3).
+#[inline(always)]
+pub(super) fn accepts(tables: &impl Tables, policy: u32, identity: u32, protocol: u8, port: [u8; 2]) -> bool {
+    action(tables, policy, identity, protocol, port) == ACTION_ACCEPT
+}
+
+/// Whether an egress policy lets a connection pass that is known to end at an address of this identity.
+#[inline(always)]
+pub(super) fn accepts_backend(
+    tables: &impl Tables,
+    policy: u32,
+    backend: &Identity,
+    protocol: u8,
+    port: [u8; 2],
+) -> bool {
+    backend.flags & IDENTITY_NODE != 0 || accepts(tables, policy, backend.identity, protocol, port)
+}
+
+/// Interface index of the local pod that sent a packet which another, or the same, receives: by the interface that it came by, which
+/// masquerade does not change, else by its source address. 0 for everyone else.
+#[inline(always)]
+pub(super) fn sender(tables: &impl Tables, place: &Place, source: &Address) -> u32 {
+    let came_by = place.ingress_ifindex;
+    if came_by == place.ifindex || tables.egress_policy(came_by) != POLICY_NONE {
+        came_by
+    } else {
+        tables.local_pod(source)
+    }
+}
+
+#[inline(always)]
+fn action(tables: &impl Tables, policy: u32, identity: u32, protocol: u8, port: [u8; 2]) -> u32 {
+    if policy == POLICY_NONE {
+        return ACTION_ACCEPT;
+    }
+    let key = PolicyMatch {
+        policy,
+        identity,
+        protocol,
+        port,
+        pad: 0,
+    };
+    match tables.policy(&key) {
+        Some(value) => value.action,
+        None => DENY,
+    }
+}

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Services: judged by what is behind their frontends, and again where the backend is known.
+
+use super::*;
+use crate::abi::IDENTITY_REMOTE_NODE;
+
+const POD: [u8; 4] = [10, 244, 0, 10];
+const VIRTUAL: [u8; 4] = [10, 96, 0, 1];
+const ELSEWHERE: [u8; 4] = [192, 168, 0, 2];
+const CLIENT_IFINDEX: u32 = 11;
+const ANYONE: u32 = 20;
+const SERVICE: u32 = 30;
+const POD_CLASS: u32 = 40;
+const OPEN: u32 = 8;
+
+/// A pod whose egress policy allows everyone in every block, and says `action` of the Service.
+fn sender(action: u32) -> (Memory, Endpoint) {
+    let tables = Memory::default();
+    for (address, identity, flags) in [
+        (VIRTUAL, ANYONE, 0),
+        (NODE, 2, IDENTITY_NODE),
+        (ELSEWHERE, ANYONE, IDENTITY_REMOTE_NODE),
+    ] {
+        tables.put_identity(address, identity, flags);
+    }
+    tables.put_policy(OPEN, ANYONE, None, ACTION_ACCEPT);
+    tables.put_policy(OPEN, SERVICE, None, action);
+    for (address, port) in [(VIRTUAL, 80), ([0; 4], 30_080)] {
+        let key = (Address::from_ipv4(address), protocol::TCP, port);
+        tables.frontends.borrow_mut().insert(key, SERVICE);
+    }
+    (tables, endpoint(POLICY_NONE, OPEN))
+}
+
+fn to(address: [u8; 4], port: u16) -> Packet {
+    Packet {
+        source: Address::from_ipv4(POD),
+        destination: Address::from_ipv4(address),
+        ..from_client(protocol::TCP, port, SYN)
+    }
+}
+
+#[test]
+fn a5_a_frontend_is_judged_by_its_backends_and_by_no_block() {
+    for (action, passes) in [(ACTION_ACCEPT, true), (ACTION_DEFER, true), (0, false)] {
+        let (tables, pod) = sender(action);
+        for (address, port) in [(VIRTUAL, 80), (NODE, 30_080), (ELSEWHERE, 30_080)] {
+            assert_eq!(sends(&tables, &pod, to(address, port)), passes, "{address:?}");
+        }
+        for (address, port) in [
+            (VIRTUAL, 81),
+            (NODE, 30_081),
+            (ELSEWHERE, 30_081),
+            (VIRTUAL, 30_080),
+        ] {
+            assert!(
+                sends(&tables, &pod, to(address, port)),
+                "no frontend: {address:?}"
+            );
+        }
+        let udp = Packet {
+            protocol: protocol::UDP,
+            ..to(VIRTUAL, 80)
+        };
+        assert!(sends(&tables, &pod, udp), "another protocol is another frontend");
+    }
+}
+
+#[test]
+fn a2_replies_to_the_node_are_no_node_ports() {
+    let (tables, pod) = sender(0);
+    let reply = Packet {
+        tcp_flags: SYN | ACK,
+        ..to(NODE, 30_080)
+    };
+    assert!(sends(&tables, &pod, reply));
+    assert!(!sends(&tables, &pod, to(NODE, 30_080)));
+}
+
+#[test]
+fn c1_replies_of_a_node_port_pass_a_closed_pod() {
+    let (tables, pod) = sender(ACTION_ACCEPT);
+    let pod = Endpoint {
+        ingress_policy: POLICY_DENY,
+        ..pod
+    };
+    let request = to(NODE, 30_080);
+    assert!(sends(&tables, &pod, request));
+    assert!(receives(&tables, &pod, reversed(request, SYN | ACK)));
+    tables.raise_epoch();
+    assert!(receives(&tables, &pod, reversed(request, ACK)));
+}
+
+#[test]
+fn c2_a_service_that_is_no_longer_allowed_loses_its_connections() {
+    let (tables, pod) = sender(ACTION_DEFER);
+    let request = to(VIRTUAL, 80);
+    assert!(sends(&tables, &pod, request));
+    tables
+        .policies
+        .borrow_mut()
+        .retain(|(_, key, _)| key.identity != SERVICE);
+    tables.raise_epoch();
+    let more = Packet {
+        tcp_flags: ACK,
+        ..request
+    };
+    assert!(!sends(&tables, &pod, more));
+    assert!(!receives(&tables, &pod, reversed(request, ACK)));
+}
+
+/// A pod that takes everything, and a client on this node whose egress policy is `egress`: it allows the pod only on port 80.
+fn receiver(egress: u32) -> (Memory, Endpoint) {
+    let tables = Memory::default();
+    tables.put_identity(CLIENT, CLIENTS, 0);
+    tables.put_identity(POD, POD_CLASS, 0);
+    tables.put_identity(NODE, 2, IDENTITY_NODE);
+    tables.put_policy(OPEN, POD_CLASS, Some((protocol::TCP, 80, 16)), ACTION_ACCEPT);
+    // What frontends get is not enough where the backend is known.
+    tables.put_policy(OPEN, POD_CLASS, Some((protocol::TCP, 81, 16)), ACTION_DEFER);
+    tables
+        .pods
+        .borrow_mut()
+        .insert(Address::from_ipv4(CLIENT), (CLIENT_IFINDEX, egress));
+    (tables, endpoint(POLICY_NONE, POLICY_NONE))
+}
+
+/// The verdict at `to_pod` on a packet that came by an interface.
+fn came(tables: &Memory, pod: &Endpoint, by: u32, packet: Packet) -> Verdict {
+    let place = Place {
+        ingress_ifindex: by,
+        ..at(Direction::Ingress, false)
+    };
+    decide(tables, pod, place, Parsed::Packet, &packet, 60)
+}
+
+fn from(source: [u8; 4], port: u16) -> Packet {
+    Packet {
+        source: Address::from_ipv4(source),
+        ..from_client(protocol::TCP, port, SYN)
+    }
+}
+
+#[test]
+fn a5_the_backend_is_judged_by_the_policy_of_the_pod_that_sent() {
+    let (tables, pod) = receiver(OPEN);
+    // By its address behind a bridge, by its interface where masquerade wrote the node's address.
+    for (by, source) in [(2, CLIENT), (CLIENT_IFINDEX, CLIENT), (CLIENT_IFINDEX, NODE)] {
+        assert_eq!(came(&tables, &pod, by, from(source, 80)), Verdict::Forward);
+        for port in [81, 82] {
+            let dropped = Verdict::Drop(Drop {
+                reason: DropReason::EgressBackend,
+                policy: OPEN,
+                identity: POD_CLASS,
+            });
+            assert_eq!(came(&tables, &pod, by, from(source, port)), dropped);
+        }
+    }
+    assert_eq!(
+        came(&tables, &pod, 2, from(NODE, 82)),
+        Verdict::Forward,
+        "nobody's"
+    );
+    assert_eq!(came(&tables, &pod, 0, from(CLIENT, 82)), Verdict::Forward, "A2");
+    let (tables, pod) = receiver(POLICY_NONE);
+    assert_eq!(came(&tables, &pod, 2, from(CLIENT, 82)), Verdict::Forward, "I1");
+}
+
+#[test]
+fn c2_the_senders_policy_counts_for_open_connections_both_ways() {
+    for by in [2, CLIENT_IFINDEX] {
+        let (tables, pod) = receiver(OPEN);
+        let source = if by == 2 { CLIENT } else { NODE };
+        let request = from(source, 80);
+        assert_eq!(came(&tables, &pod, by, request), Verdict::Forward);
+        assert!(sends(&tables, &pod, reversed(request, SYN | ACK)));
+        tables.raise_epoch();
+        assert!(sends(&tables, &pod, reversed(request, ACK)), "still allowed");
+        tables.policies.borrow_mut().clear();
+        tables.raise_epoch();
+        assert!(
+            !sends(&tables, &pod, reversed(request, ACK)),
+            "a reply comes first"
+        );
+        let more = Packet {
+            tcp_flags: ACK,
+            ..request
+        };
+        assert!(matches!(came(&tables, &pod, by, more), Verdict::Drop(_)));
+    }
+}
+
+#[test]
+fn a1_a_pod_that_reaches_itself_through_a_service_is_its_own_peer() {
+    for (ingress, egress, passes) in [(true, true, true), (true, false, false), (false, true, false)] {
+        let tables = Memory::default();
+        tables.put_identity(POD, POD_CLASS, 0);
+        tables.put_identity(NODE, 2, IDENTITY_NODE);
+        let own = Endpoint {
+            ingress_policy: WEB,
+            ..endpoint(POLICY_NONE, OPEN)
+        };
+        for (policy, allows) in [(WEB, ingress), (OPEN, egress)] {
+            let identity = if allows { POD_CLASS } else { 2 };
+            tables.put_policy(policy, identity, None, ACTION_ACCEPT);
+        }
+        tables
+            .pods
+            .borrow_mut()
+            .insert(Address::from_ipv4(POD), (OWN, OPEN));
+        let request = from(NODE, 80);
+        assert_eq!(
+            came(&tables, &own, OWN, request) == Verdict::Forward,
+            passes,
+            "ingress {ingress} egress {egress}"
+        );
+        if passes {
+            tables.raise_epoch();
+            assert!(sends(&tables, &own, reversed(request, SYN | ACK)));
+        }
+    }
+}
+
+#[test]
+fn a5_what_leaves_the_node_is_judged_on_the_backend() {
+    let (tables, pod) = sender(ACTION_DEFER);
+    let (allowed, denied) = ([10, 244, 1, 9], [10, 244, 1, 10]);
+    tables.put_identity(allowed, ANYONE, 0);
+    tables.put_identity(denied, POD_CLASS, 0);
+    let leaves = |packet| decide_leaving(&tables, &pod, &packet, 60);
+    assert_eq!(leaves(to(allowed, 8080)), Verdict::Forward);
+    assert_eq!(
+        leaves(to(denied, 8080)),
+        Verdict::Drop(Drop {
+            reason: DropReason::EgressBackend,
+            policy: OPEN,
+            identity: POD_CLASS,
+        })
+    );
+    assert!(
+        matches!(leaves(to(VIRTUAL, 80)), Verdict::Drop(_)),
+        "nobody translated it, and nobody else judges it"
+    );
+    let more = Packet {
+        tcp_flags: ACK,
+        ..to(allowed, 8080)
+    };
+    assert_eq!(leaves(more), Verdict::Forward);
+    tables.policies.borrow_mut().clear();
+    assert_eq!(
+        leaves(more),
+        Verdict::Forward,
+        "judged under the same policy and epoch"
+    );
+    tables.raise_epoch();
+    assert!(matches!(leaves(more), Verdict::Drop(_)), "C2");
+}
+
+#[test]
+fn c1_replies_and_direct_connections_leave_as_from_pod_let_them() {
+    let (tables, pod) = sender(ACTION_DEFER);
+    tables.put_policy(OPEN, POD_CLASS, None, ACTION_ACCEPT);
+    tables.put_identity(CLIENT, 2, 0);
+    let request = from(CLIENT, 80);
+    assert_eq!(came(&tables, &pod, 2, request), Verdict::Forward);
+    let reply = reversed(request, SYN | ACK);
+    assert!(sends(&tables, &pod, reply));
+    let before = tables.only_flow();
+    assert_eq!(decide_leaving(&tables, &pod, &reply, 60), Verdict::Forward);
+    assert_eq!(tables.only_flow(), before, "not counted a second time");
+    let opened = reversed(request, SYN);
+    assert!(
+        matches!(decide_leaving(&tables, &pod, &opened, 60), Verdict::Drop(_)),
+        "a SYN answers nothing"
+    );
+}
