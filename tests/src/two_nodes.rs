@@ -114,9 +114,11 @@ impl Cluster {
             node.netns().sysctl(&[
                 ("net/bridge/bridge-nf-call-iptables", called),
                 ("net/bridge/bridge-nf-call-ip6tables", called),
-                // kube-proxy's refusals are ICMP errors, of which the kernel sends one a second to a destination.
+                // kube-proxy's refusals are ICMP errors, of which the kernel sends one a second to a destination, and few at once to all.
                 ("net/ipv4/icmp_ratelimit", "0"),
+                ("net/ipv4/icmp_ratemask", "0"),
                 ("net/ipv6/icmp/ratelimit", "0"),
+                ("net/ipv6/icmp/ratemask", "\n"),
             ])?;
             servers.add(&node.site(), &PORTS)?;
             proxies.push(Proxy::install(world.mode, node)?);
