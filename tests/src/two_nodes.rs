@@ -231,6 +231,15 @@ impl Cluster {
         pod.with_context(|| format!("no pod {name}"))
     }
 
+    /// Name of the node that a pod is on.
+    ///
+    /// # Errors
+    /// If there is no pod of that name.
+    pub fn node_of(&self, pod: &str) -> Result<&str> {
+        let node = self.nodes.iter().find(|node| node.pod(pod).is_ok());
+        Ok(&node.with_context(|| format!("no pod {pod}"))?.plan().name)
+    }
+
     /// Probes of a Service's virtual addresses of one kind, TCP and UDP, that `backend` must answer.
     ///
     /// # Errors
