@@ -320,23 +320,17 @@ impl Cluster {
         );
     }
 
-    /// Makes each probe `times` times, each from a new port, and gives how often which outcome came.
+    /// Makes each probe `times` times, each from a new port, all of them at once, and gives of each how often which outcome came.
     ///
     /// # Errors
     /// If sockets cannot be made.
-    pub fn repeated(&self, probes: &[Probe], times: usize) -> Result<Vec<(Outcome, usize)>> {
+    pub fn repeated(&self, probes: &[Probe], times: usize) -> Result<Vec<Vec<(Outcome, usize)>>> {
         let many: Vec<Probe> = probes
             .iter()
             .flat_map(|probe| vec![probe.clone(); times])
             .collect();
-        let mut counts: Vec<(Outcome, usize)> = Vec::new();
-        for outcome in self.prober.probe_once(&many, MORE_PATIENCE)? {
-            match counts.iter_mut().find(|(known, _)| *known == outcome) {
-                Some((_, count)) => *count += 1,
-                None => counts.push((outcome, 1)),
-            }
-        }
-        Ok(counts)
+        let outcomes = self.prober.probe_once(&many, MORE_PATIENCE)?;
+        Ok(outcomes.chunks(times).map(counted).collect())
     }
 
     /// Number of packets that a device of a node has sent.
@@ -469,4 +463,15 @@ fn http_port(pod: &str) -> u16 {
 fn joined(objects: &[Value]) -> String {
     let texts: Vec<String> = objects.iter().map(Value::to_string).collect();
     texts.join("\n---\n") + "\n"
+}
+
+fn counted(outcomes: &[Outcome]) -> Vec<(Outcome, usize)> {
+    let mut counts: Vec<(Outcome, usize)> = Vec::new();
+    for outcome in outcomes {
+        match counts.iter_mut().find(|(known, _)| known == outcome) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((outcome.clone(), 1)),
+        }
+    }
+    counts
 }

@@ -41,20 +41,13 @@ pub fn all_frontends(cluster: &Cluster, from: &str, service: &str, backend: &str
 pub fn only(cluster: &Cluster, from: &str, service: &str, allowed: &str) {
     let own = cluster.node_of(from).unwrap();
     let mut here = virtual_ips(cluster, from, service, allowed);
+    let mut elsewhere = Vec::new();
     for node in NODES {
         let probes = cluster.to_node_port(from, service, node, allowed).unwrap();
-        if node == own {
-            here.extend(probes);
-        } else {
-            let found = cluster.repeated(&probes, 8).unwrap();
-            assert!(
-                matches!(found[..], [(Outcome::Silent, _)]),
-                "{service}: the node ports of {node}: {found:?}"
-            );
-        }
+        if node == own { &mut here } else { &mut elsewhere }.extend(probes);
     }
-    for probe in here {
-        let found = cluster.repeated(std::slice::from_ref(&probe), 24).unwrap();
+    cluster.expect("the node ports of another node", &elsewhere, &Outcome::Silent);
+    for (probe, found) in here.iter().zip(cluster.repeated(&here, 24).unwrap()) {
         let count = |wanted: &Outcome| {
             let entry = found.iter().find(|(outcome, _)| outcome == wanted);
             entry.map_or(0, |(_, count)| *count)
@@ -119,25 +112,27 @@ fn a5_named_target_ports_are_the_backends_own(cluster: &mut Cluster) {
             .filter(|probe| matches!(probe.service, Service::Tcp(_)))
             .collect::<Vec<_>>()
     };
-    let found = cluster.repeated(&by_tcp(cluster), 24).unwrap();
-    assert!(
-        found.len() == 2
-            && found
-                .iter()
-                .all(|(outcome, _)| matches!(outcome, Outcome::Reached | Outcome::Silent)),
-        "only web-b has 9090 behind the Service: {found:?}"
-    );
+    for found in cluster.repeated(&by_tcp(cluster), 24).unwrap() {
+        assert!(
+            found.len() == 2
+                && found
+                    .iter()
+                    .all(|(outcome, _)| matches!(outcome, Outcome::Reached | Outcome::Silent)),
+            "only web-b has 9090 behind the Service: {found:?}"
+        );
+    }
     let rule = "{to: [{podSelector: {}}], ports: [{port: http}]}";
     cluster.set_policies(&[egress("client", rule)]).unwrap();
-    let found = cluster.repeated(&by_tcp(cluster), 24).unwrap();
     let answered = Outcome::Answered("web-a".to_owned());
-    assert!(
-        found.len() == 2
-            && found
-                .iter()
-                .all(|(outcome, _)| *outcome == Outcome::Reached || *outcome == answered),
-        "each backend has its own port of that name: {found:?}"
-    );
+    for found in cluster.repeated(&by_tcp(cluster), 24).unwrap() {
+        assert!(
+            found.len() == 2
+                && found
+                    .iter()
+                    .all(|(outcome, _)| *outcome == Outcome::Reached || *outcome == answered),
+            "each backend has its own port of that name: {found:?}"
+        );
+    }
 }
 
 fn a5_of_partial_backends_only_the_allowed_answer(cluster: &mut Cluster) {
