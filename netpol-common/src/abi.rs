@@ -4,6 +4,7 @@
 //!
 //! Integers are in host byte order, addresses and ports are byte arrays in network byte order.
 
+use crate::tag;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of the layouts below; part of the pin path, so that agents of different layouts never share a map.
@@ -23,11 +24,6 @@ pub const IDENTITY_NODE: u32 = 1;
 
 /// [`Identity::flags`]: an address of another node (rules A4, A5).
 pub const IDENTITY_REMOTE_NODE: u32 = 2;
-
-/// The lowest bit of the tag of a packet: [`ACTION_DEFER`] let it pass, and it is yet to be judged on its backend. The other bits are the
-/// [`Endpoint::number`] of its sender. Program `from_pod` writes the tag into `skb->tc_index`, where routing, address translation and
-/// masquerade leave it alone; 0 is what a packet has that no such program met, or whose tag someone overwrote.
-pub const TAG_DEFERRED: u16 = 1;
 
 /// Value of map `senders` for the number 0: pods are behind this bridge, but who sent an untagged packet is not known.
 pub const SENDER_UNTOLD: u32 = u32::MAX;
@@ -196,7 +192,7 @@ abi! {
         pub initiator: u8,
         /// A [`crate::flow::State`].
         pub state: u8,
-        /// The [tag](TAG_DEFERRED) of the packets of the side that opened the connection: as the pod's own get it or, where the pod
+        /// The [tag](crate::tag) of the packets of the side that opened the connection: as the pod's own get it or, where the pod
         /// received the first, as they had it.
         pub tag: u16,
         /// Interface index of the local pod that opened the connection, where the pod that received it knows; else 0 (rule A5).
@@ -429,17 +425,17 @@ impl Counters {
 }
 
 impl Endpoint {
-    /// The number that tags carry: the low 15 bits of [`Endpoint::id`]. The agent gives no id whose number a living endpoint has, or that
-    /// has the number 0.
+    /// The number that [tags](crate::tag) carry, from 1 on: of the low bits of [`Endpoint::id`]. The agent gives no id whose number a living
+    /// endpoint has.
     #[inline(always)]
     pub const fn number(&self) -> u16 {
-        (self.id & 0x7fff) as u16
+        (self.id % tag::MAX_NUMBER as u32) as u16 + 1
     }
 
     /// The tag of a packet that the pod sends.
     #[inline(always)]
     pub const fn tag(&self, deferred: bool) -> u16 {
-        self.number() << 1 | deferred as u16
+        tag::new(self.number(), deferred)
     }
 
     /// The policy of a direction.

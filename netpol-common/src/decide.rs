@@ -8,10 +8,11 @@ mod tests;
 use crate::{
     abi::{
         ACTION_ACCEPT, ACTION_DEFER, Address, Direction, DropReason, Endpoint, Flow, FlowKey, IDENTITY_NONE,
-        Identity, POLICY_NONE, PolicyMatch, PolicyValue, TAG_DEFERRED,
+        Identity, POLICY_NONE, PolicyMatch, PolicyValue,
     },
     flow::{self, ACK, RST, SYN, State},
     parse::{Packet, Parsed, Role, protocol},
+    tag,
 };
 
 /// What a decision looks up and writes.
@@ -46,7 +47,7 @@ pub trait Tables {
     fn flow(&self, key: &FlowKey) -> Option<Self::FlowEntry>;
     /// Writes a new flow or replaces one.
     fn insert_flow(&self, key: &FlowKey, flow: &Flow);
-    /// Gives the packet a [tag](TAG_DEFERRED).
+    /// Gives the packet a [tag](tag).
     fn put_tag(&self, tag: u16);
 }
 
@@ -65,7 +66,7 @@ pub struct Place {
     pub ifindex: u32,
     /// Index of the interface that the packet came by; 0 if the node itself made it (rules A2, A3). Not for what a pod sends.
     pub ingress_ifindex: u32,
-    /// The packet's [tag](TAG_DEFERRED). Not for what a pod sends.
+    /// The packet's [tag](tag). Not for what a pod sends.
     pub tag: u16,
 }
 
@@ -155,8 +156,8 @@ pub fn decide(
     let policy = endpoint.policy(initiator);
     let reply = initiator as u8 != direction as u8;
     // Behind masquerade one address and port may be one pod's today and another's tomorrow.
-    if matches!(initiator, Direction::Ingress) && !reply && tag != place.tag & !TAG_DEFERRED {
-        tag = place.tag & !TAG_DEFERRED;
+    if matches!(initiator, Direction::Ingress) && !reply && tag != tag::judged(place.tag) {
+        tag = tag::judged(place.tag);
         current = false;
     }
     let mut to_node = false;
@@ -232,7 +233,7 @@ pub fn decide(
 /// nobody's. What `from_pod` judged for good has a tag that says so, whatever headers it has meanwhile.
 #[inline(always)]
 pub fn sender_leaving(tables: &impl Tables, place: &Place, packet: &Packet) -> u32 {
-    let judged = place.tag > TAG_DEFERRED && place.tag & TAG_DEFERRED == 0;
+    let judged = tag::number(place.tag) != 0 && !tag::is_deferred(place.tag);
     if place.ingress_ifindex == 0 || judged {
         0
     } else {
@@ -268,13 +269,13 @@ pub fn decide_leaving(
                 judged = if known {
                     flow.policy == policy && flow.epoch == tables.epoch()
                 } else {
-                    place.tag & TAG_DEFERRED == 0 && continues_flow(packet)
+                    !tag::is_deferred(place.tag) && continues_flow(packet)
                 };
             }
         });
     }
     if judged {
-        tables.put_tag(place.tag & !TAG_DEFERRED);
+        tables.put_tag(tag::judged(place.tag));
         return Verdict::Forward;
     }
     let egress = judge::egress(
@@ -302,7 +303,7 @@ pub fn decide_leaving(
         tables.insert_flow(&key, &Flow { tag, ..flow });
     }
     // An encapsulated packet that leaves by a second device carries the tag of the one inside.
-    tables.put_tag(place.tag & !TAG_DEFERRED);
+    tables.put_tag(tag::judged(place.tag));
     Verdict::Forward
 }
 

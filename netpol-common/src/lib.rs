@@ -11,3 +11,4 @@ pub mod abi;
 pub mod decide;
 pub mod flow;
 pub mod parse;
+pub mod tag;

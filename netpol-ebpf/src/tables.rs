@@ -40,6 +40,8 @@ pub struct Maps {
     pub scratch: *mut Scratch,
     /// Length of the frame, bytes.
     pub length: u32,
+    /// The rate limit of events.
+    pub events_per_second: u32,
     /// The packet.
     pub skb: *mut __sk_buff,
 }
@@ -121,8 +123,7 @@ impl Tables for Maps {
         key.address = *backend;
         key.port = port;
         key.protocol = protocol;
-        // SAFETY: as above.
-        unsafe { GUARDED.get(&*key) }.is_some()
+        is_guarded(key)
     }
 
     #[inline(always)]
@@ -183,6 +184,12 @@ fn frontend(key: &Frontend) -> u32 {
         Some(identity) => identity.identity,
         None => IDENTITY_NONE,
     }
+}
+
+#[inline(always)]
+fn is_guarded(backend: &Frontend) -> bool {
+    // SAFETY: as above.
+    unsafe { GUARDED.get(backend) }.is_some()
 }
 
 /// A value of map `flows` in place. Two CPUs may write one flow at a time: the later write wins, which costs a count or a

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use netpol_common::{
-    abi::{Config, Counter, Direction, DropReason, Endpoint, IDENTITY_NONE, POLICY_DENY, POLICY_NONE},
+    abi::{Counter, Direction, DropReason, Endpoint, IDENTITY_NONE, POLICY_DENY, POLICY_NONE},
     decide::{self, Place, Verdict, judge::UNKNOWN},
     parse::{self, Packet, Parsed},
 };
@@ -58,6 +58,7 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
         counters,
         scratch,
         length,
+        events_per_second: config.events_per_second,
         skb: ctx.skb.skb,
     };
     match decide::decide(&maps, &endpoint, place, parsed, packet, length) {
@@ -70,7 +71,7 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
             if !known {
                 drop.reason = DropReason::NoEndpoint;
             }
-            dropped(ctx, &maps, config, &endpoint, direction, packet, &drop)
+            dropped(ctx, &maps, &endpoint, direction, packet, &drop)
         }
     }
 }
@@ -109,6 +110,7 @@ pub fn leaving(ctx: &TcContext) -> i32 {
         counters,
         scratch,
         length: ctx.len(),
+        events_per_second: config.events_per_second,
         skb: ctx.skb.skb,
     };
     let sender = decide::sender_leaving(&maps, &place, packet);
@@ -129,7 +131,7 @@ pub fn leaving(ctx: &TcContext) -> i32 {
     };
     match verdict {
         Verdict::Forward => PASS,
-        Verdict::Drop(drop) => dropped(ctx, &maps, config, &endpoint, Direction::Egress, packet, &drop),
+        Verdict::Drop(drop) => dropped(ctx, &maps, &endpoint, Direction::Egress, packet, &drop),
     }
 }
 
@@ -156,7 +158,6 @@ fn endpoint(ifindex: u32) -> (Endpoint, bool) {
 fn dropped(
     ctx: &TcContext,
     maps: &Maps,
-    config: &Config,
     endpoint: &Endpoint,
     direction: Direction,
     packet: &Packet,
@@ -165,7 +166,7 @@ fn dropped(
     // SAFETY: a per-CPU value that only this CPU writes; checked for null where it was looked up.
     let counters = unsafe { &mut *maps.counters };
     count(counters.dropped(drop.reason), maps.length);
-    event::dropped(ctx, endpoint, direction, packet, drop, config.events_per_second);
+    event::dropped(ctx, endpoint, direction, packet, drop, maps.events_per_second);
     // Few arguments: what the log macro keeps of them, and its own call, share a stack of 512 bytes with all the rest.
     debug!(
         ctx,

@@ -32,6 +32,7 @@ pub enum Mode {
 pub struct Proxy {
     mode: Mode,
     plan: Plan,
+    masquerade_all: bool,
     netns: Arc<NetNs>,
     chains: [BTreeSet<String>; 2],
 }
@@ -42,6 +43,8 @@ struct Family {
     ipv4: bool,
     /// `--cluster-cidr`: traffic to a ClusterIP from elsewhere is masqueraded.
     pods: &'static str,
+    /// `--masquerade-all`: all of it is.
+    masquerade_all: bool,
     /// The range of ClusterIPs.
     services: &'static str,
 }
@@ -50,21 +53,34 @@ const FAMILIES: [Family; 2] = [
     Family {
         ipv4: true,
         pods: CLUSTER_NETWORKS[0],
+        masquerade_all: false,
         services: SERVICE_NETWORKS[0],
     },
     Family {
         ipv4: false,
         pods: CLUSTER_NETWORKS[1],
+        masquerade_all: false,
         services: SERVICE_NETWORKS[1],
     },
 ];
 
+impl Family {
+    /// The part of a rule that says whose traffic to a ClusterIP is masqueraded; `not_from` is how it says that a source is outside a network.
+    fn masqueraded(self, not_from: &str) -> String {
+        if self.masquerade_all {
+            String::new()
+        } else {
+            format!("{not_from} {}", self.pods)
+        }
+    }
+}
+
 impl Proxy {
-    /// Writes what does not depend on Services.
+    /// Writes what does not depend on Services. `masquerade_all`: kube-proxy's option of that name.
     ///
     /// # Errors
     /// Without the packages iptables and nftables, or if the kernel refuses.
-    pub fn install(mode: Mode, node: &Node) -> Result<Self> {
+    pub fn install(mode: Mode, node: &Node, masquerade_all: bool) -> Result<Self> {
         let netns = Arc::clone(node.netns());
         if mode == Mode::Iptables {
             for family in FAMILIES {
@@ -74,6 +90,7 @@ impl Proxy {
         Ok(Self {
             mode,
             plan: node.plan().clone(),
+            masquerade_all,
             netns,
             chains: [BTreeSet::new(), BTreeSet::new()],
         })
@@ -85,6 +102,10 @@ impl Proxy {
     /// If the kernel refuses.
     pub fn sync(&mut self, snapshot: &Snapshot) -> Result<()> {
         for (number, family) in FAMILIES.into_iter().enumerate() {
+            let family = Family {
+                masquerade_all: self.masquerade_all,
+                ..family
+            };
             let ports = ports::ports(snapshot, family);
             match self.mode {
                 Mode::Iptables => {

@@ -61,6 +61,8 @@ pub struct World {
     pub overlay: Overlay,
     /// `net.bridge.bridge-nf-call-iptables`, and the same for IPv6: whether frames between pods of one node pass kube-proxy's rules.
     pub bridge_netfilter: bool,
+    /// kube-proxy's `--masquerade-all`.
+    pub masquerade_all: bool,
 }
 
 impl World {
@@ -70,6 +72,7 @@ impl World {
             mode,
             overlay: Overlay::Vxlan,
             bridge_netfilter: true,
+            masquerade_all: false,
         }
     }
 }
@@ -121,7 +124,7 @@ impl Cluster {
                 ("net/ipv6/icmp/ratemask", "\n"),
             ])?;
             servers.add(&node.site(), &PORTS)?;
-            proxies.push(Proxy::install(world.mode, node)?);
+            proxies.push(Proxy::install(world.mode, node, world.masquerade_all)?);
         }
         servers.add(&nodes[0].outside(), &PORTS)?;
         let mut cluster = Self {
@@ -229,6 +232,22 @@ impl Cluster {
         }
         let pod = self.nodes.iter().find_map(|node| node.pod(name).ok());
         pod.with_context(|| format!("no pod {name}"))
+    }
+
+    /// Puts a filter of someone else behind ours on what a pod sends: it lets every packet pass for good, with a class of its own.
+    ///
+    /// # Errors
+    /// If there is no such pod, or the kernel refuses.
+    pub fn overwrite_tags(&self, pod: &str) -> Result<()> {
+        let node = self.nodes.iter().find(|node| node.pod(pod).is_ok());
+        let node = node.with_context(|| format!("no pod {pod}"))?;
+        let veth = node.veth(pod)?;
+        let batch = [
+            "qdisc add dev {} clsact",
+            "filter add dev {} ingress bpf bytecode '1,6 0 0 4294967295,' flowid 1:2",
+        ];
+        let batch = batch.map(|line| line.replace("{}", veth)).join("\n");
+        node.netns().feed("tc", &["-force", "-batch", "-"], &batch)
     }
 
     /// Name of the node that a pod is on.

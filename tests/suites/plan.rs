@@ -13,6 +13,7 @@ use netpol_agent::{
     sync::{Desired, Memory, Plan, State, Write, apply, plan},
 };
 use netpol_common::abi::{ACTION_DEFER, Endpoint, IDENTITY_NONE, POLICY_DENY, POLICY_NONE, SENDER_UNTOLD};
+use netpol_common::tag;
 use netpol_tests::{
     kernel::{Probe, passes},
     lookup,
@@ -454,7 +455,7 @@ fn c3_numbers_are_never_given_twice() {
             if random.below(4) == 0 {
                 // Many pods came and went: the numbers in tags begin anew.
                 let next = &mut bench.state.config.next_endpoint;
-                *next = (*next).max(*next / 0x8000 * 0x8000 + 0x7ffe);
+                *next += u32::from(tag::MAX_NUMBER) - 2;
             }
         }
         Ok(())

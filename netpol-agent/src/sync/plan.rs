@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netpol_common::abi::{ABI_VERSION, Config, Endpoint, POLICY_DENY, POLICY_NONE};
+use netpol_common::{
+    abi::{ABI_VERSION, Config, Endpoint, POLICY_DENY, POLICY_NONE},
+    tag,
+};
 
 use super::{
     Memory, State, Write, endpoint_addresses,
@@ -175,7 +178,7 @@ fn take(next: &mut u32) -> u32 {
     number
 }
 
-/// The next number of an endpoint, whose part that tags carry is not 0 and no living endpoint's.
+/// The next number of an endpoint, whose part that tags carry is no living endpoint's.
 fn take_endpoint(next: &mut u32, taken: &mut BTreeSet<u16>) -> u32 {
     loop {
         let id = take(next);
@@ -184,8 +187,8 @@ fn take_endpoint(next: &mut u32, taken: &mut BTreeSet<u16>) -> u32 {
             ..Endpoint::default()
         }
         .number();
-        // The last number of all is given for ever; no node has as many pods as there are numbers.
-        if id == u32::MAX || number != 0 && taken.insert(number) {
+        // There are more numbers than map `endpoints` has places; the last id of all is given for ever.
+        if taken.insert(number) || taken.len() >= tag::MAX_NUMBER.into() || id == u32::MAX {
             return id;
         }
     }

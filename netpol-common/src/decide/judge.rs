@@ -8,6 +8,7 @@ use crate::{
         POLICY_NONE, PolicyMatch, SENDER_UNTOLD,
     },
     parse::Packet,
+    tag,
 };
 
 /// An action that drops.
@@ -98,7 +99,7 @@ pub(super) fn sender(tables: &impl Tables, place: &Place, packet: &Packet) -> u3
     if came_by == place.ifindex || tables.is_endpoint(came_by) {
         return came_by;
     }
-    let number = place.tag >> 1;
+    let number = tag::number(place.tag);
     let sender = tables.sender(came_by, number);
     if sender != SENDER_UNTOLD && (sender != 0 || number == 0 || tables.sender(came_by, 0) == 0) {
         return sender;

@@ -133,8 +133,8 @@ fn translate(nat: &mut String, chains: &mut BTreeSet<String>, port: &Port, famil
         let _ = writeln!(nat, "-A KUBE-SERVICES {matches} -j {to_backends}");
         let _ = writeln!(
             nat,
-            "-A {to_backends} {matches} ! -s {} -j KUBE-MARK-MASQ",
-            family.pods
+            "-A {to_backends} {matches} {} -j KUBE-MARK-MASQ",
+            family.masqueraded("! -s")
         );
     }
     for ip in &port.external_ips {

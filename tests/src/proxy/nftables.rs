@@ -161,8 +161,8 @@ impl Parts {
         for address in &port.cluster_ips {
             let _ = writeln!(
                 self.chains,
-                "    {ip} daddr {address} {ip} saddr != {} jump mark-for-masquerade",
-                family.pods
+                "    {ip} daddr {address} {} jump mark-for-masquerade",
+                family.masqueraded(&format!("{ip} saddr !="))
             );
         }
         let _ = writeln!(

@@ -47,7 +47,13 @@ pub fn only(cluster: &Cluster, from: &str, service: &str, allowed: &str) {
         if node == own { &mut here } else { &mut elsewhere }.extend(probes);
     }
     cluster.expect("the node ports of another node", &elsewhere, &Outcome::Silent);
-    for (probe, found) in here.iter().zip(cluster.repeated(&here, 24).unwrap()) {
+    answered_by(cluster, &here, allowed);
+}
+
+/// Asks often, and holds that the right site answers now and then, and nobody the rest of the time.
+#[track_caller]
+pub fn answered_by(cluster: &Cluster, probes: &[Probe], allowed: &str) {
+    for (probe, found) in probes.iter().zip(cluster.repeated(probes, 24).unwrap()) {
         let count = |wanted: &Outcome| {
             let entry = found.iter().find(|(outcome, _)| outcome == wanted);
             entry.map_or(0, |(_, count)| *count)
@@ -55,7 +61,7 @@ pub fn only(cluster: &Cluster, from: &str, service: &str, allowed: &str) {
         let (reached, silent) = (count(&Outcome::Reached), count(&Outcome::Silent));
         assert!(
             reached > 0 && silent > 0 && reached + silent == 24,
-            "{service}: {probe}: only {allowed} may answer, but {found:?}"
+            "{probe}: only {allowed} may answer, but {found:?}"
         );
     }
 }

@@ -20,6 +20,7 @@ fn cluster(mode: Mode, overlay: Overlay, bridge_netfilter: bool) -> Option<Clust
         mode,
         overlay,
         bridge_netfilter,
+        masquerade_all: false,
     };
     can_make_nodes("services").then(|| Cluster::new(world).unwrap())
 }

@@ -6,11 +6,12 @@ use netpol_tests::{
     privilege::can_enforce,
     probe::Outcome,
     proxy::Mode,
+    services::Frontend,
     two_nodes::{Cluster, World},
 };
 
 use crate::{
-    egress::{TO_WEB, all_frontends, only},
+    egress::{TO_WEB, all_frontends, answered_by, only},
     ingress::a1_a_pod_behind_its_own_service_needs_both_directions,
     shared::egress,
 };
@@ -28,17 +29,10 @@ fn backends_on_the_other_node(cluster: &mut Cluster) {
 
 #[test]
 fn a5_over_host_gateway() {
-    for mode in [Mode::Iptables, Mode::Nftables] {
-        if !can_enforce("services") {
-            return;
-        }
-        let mut cluster = Cluster::with_agents(World {
-            overlay: Overlay::HostGateway,
-            ..World::usual(mode)
-        })
-        .unwrap();
-        backends_on_the_other_node(&mut cluster);
-    }
+    in_worlds(backends_on_the_other_node, |world| World {
+        overlay: Overlay::HostGateway,
+        ..world
+    });
 }
 
 #[test]
@@ -52,15 +46,73 @@ fn a1_without_bridge_netfilter() {
 }
 
 fn without_bridge_netfilter(test: fn(&mut Cluster)) {
+    in_worlds(test, |world| World {
+        bridge_netfilter: false,
+        ..world
+    });
+}
+
+#[test]
+fn a5_with_everything_masqueraded() {
+    in_worlds(
+        |cluster| {
+            cluster.set_policies(&[egress("client", TO_WEB)]).unwrap();
+            only(cluster, "client", "mixed-near", "web-a");
+            only(cluster, "client", "mixed-distant", "web-b");
+        },
+        |world| World {
+            masquerade_all: true,
+            ..world
+        },
+    );
+}
+
+/// Someone else's filter takes the tag of what the client sends: by its address it is still known, and where masquerade hides that too,
+/// backends that are not everyone's are closed.
+#[test]
+fn a5_a_tag_that_is_lost_opens_nothing() {
+    in_worlds(
+        |cluster| {
+            cluster.set_policies(&[egress("client", TO_WEB)]).unwrap();
+            cluster.overwrite_tags("client").unwrap();
+            for (service, allowed) in [("mixed-near", "web-a"), ("mixed-distant", "web-b")] {
+                let by = |frontend| cluster.to_service("client", service, frontend, allowed).unwrap();
+                answered_by(cluster, &by(Frontend::ClusterIp), allowed);
+                let masqueraded = [by(Frontend::ExternalIp), by(Frontend::LoadBalancerIp)].concat();
+                for (probe, found) in masqueraded
+                    .iter()
+                    .zip(cluster.repeated(&masqueraded, 12).unwrap())
+                {
+                    let closed = |(outcome, _): &(Outcome, usize)| *outcome == Outcome::Silent;
+                    let by_interface = |(outcome, _): &(Outcome, usize)| *outcome == Outcome::Reached;
+                    // A bridge tells by which port a packet came, if the backend is behind another.
+                    let near = service == "mixed-near";
+                    assert!(
+                        found
+                            .iter()
+                            .all(|entry| closed(entry) || near && by_interface(entry)),
+                        "{probe}: {found:?}"
+                    );
+                }
+            }
+            let open = cluster.to_service("client", "distant", Frontend::ExternalIp, "web-b");
+            cluster.expect(
+                "a backend that another Service leads to in part",
+                &open.unwrap(),
+                &Outcome::Silent,
+            );
+        },
+        |world| world,
+    );
+}
+
+/// Runs a test in a world of each mode.
+fn in_worlds(test: fn(&mut Cluster), world: fn(World) -> World) {
     for mode in [Mode::Iptables, Mode::Nftables] {
         if !can_enforce("services") {
             return;
         }
-        let mut cluster = Cluster::with_agents(World {
-            bridge_netfilter: false,
-            ..World::usual(mode)
-        })
-        .unwrap();
+        let mut cluster = Cluster::with_agents(world(World::usual(mode))).unwrap();
         test(&mut cluster);
     }
 }

@@ -185,10 +185,11 @@ fn a5_the_backend_is_judged_by_the_policy_of_the_pod_that_sent() {
     for (by, tag, source) in [
         (CLIENT_IFINDEX, 0, CLIENT),
         (CLIENT_IFINDEX, 0, NODE),
-        (BRIDGE, CLIENT_NUMBER << 1, NODE),
-        (BRIDGE, CLIENT_NUMBER << 1 | TAG_DEFERRED, NODE),
+        (BRIDGE, tag::new(CLIENT_NUMBER, false), NODE),
+        (BRIDGE, tag::new(CLIENT_NUMBER, true), NODE),
         (BRIDGE, 0, CLIENT),
-        (BRIDGE, 99 << 1, CLIENT),
+        (BRIDGE, tag::new(99, false), CLIENT),
+        (BRIDGE, CLIENT_NUMBER << 1, CLIENT),
     ] {
         let came = |packet| tagged(&tables, &pod, (by, tag), packet);
         assert_eq!(came(from(source, 80)), Verdict::Forward);
@@ -336,20 +337,17 @@ fn a5_a_sender_that_nobody_knows_reaches_no_backend_that_is_not_everyones() {
         identity: IDENTITY_NONE,
     });
     // Its tag was overwritten, or is that of a pod that is gone.
-    for tag in [0, 99 << 1] {
+    for tag in [0, CLIENT_NUMBER << 1, tag::new(99, true)] {
         assert_eq!(tagged(&tables, &pod, (BRIDGE, tag), from(NODE, 82)), dropped);
         assert_eq!(
             tagged(&tables, &pod, (BRIDGE, tag), from(NODE, 83)),
             Verdict::Forward
         );
         let packet = from(NODE, 82);
-        assert_eq!(
-            sender_leaving(&tables, &leaving(tag | TAG_DEFERRED), &packet),
-            judge::UNKNOWN
-        );
+        assert_eq!(sender_leaving(&tables, &leaving(tag), &packet), judge::UNKNOWN);
     }
     let uplink = 4;
-    for tag in [0, CLIENT_NUMBER << 1, 99 << 1] {
+    for tag in [0, tag::new(CLIENT_NUMBER, false), tag::new(99, true)] {
         assert_eq!(
             tagged(&tables, &pod, (uplink, tag), from(NODE, 82)),
             Verdict::Forward,
@@ -362,13 +360,13 @@ fn a5_a_sender_that_nobody_knows_reaches_no_backend_that_is_not_everyones() {
 fn a5_only_what_from_pod_deferred_is_judged_where_it_leaves() {
     let (tables, _) = receiver(OPEN);
     let packet = from(NODE, 82);
-    let number = CLIENT_NUMBER << 1;
+    let [judged, deferred] = [false, true].map(|deferred| tag::new(CLIENT_NUMBER, deferred));
     for (came_by, tag, sender) in [
-        (BRIDGE, number | TAG_DEFERRED, CLIENT_IFINDEX),
-        (BRIDGE, number, 0),
-        (0, number | TAG_DEFERRED, 0),
-        (4, number | TAG_DEFERRED, 0),
-        (CLIENT_IFINDEX, number | TAG_DEFERRED, CLIENT_IFINDEX),
+        (BRIDGE, deferred, CLIENT_IFINDEX),
+        (BRIDGE, judged, 0),
+        (0, deferred, 0),
+        (4, deferred, 0),
+        (CLIENT_IFINDEX, deferred, CLIENT_IFINDEX),
         (CLIENT_IFINDEX, 0, CLIENT_IFINDEX),
     ] {
         let place = Place {
@@ -405,7 +403,7 @@ fn c3_one_senders_flow_is_not_anothers() {
         ..from(NODE, 80)
     };
     tables.put_policy(OPEN, POD_CLASS, Some((protocol::UDP, 80, 16)), ACTION_ACCEPT);
-    let by = |number: u16| tagged(&tables, &pod, (BRIDGE, number << 1), packet);
+    let by = |number: u16| tagged(&tables, &pod, (BRIDGE, tag::new(number, false)), packet);
     assert_eq!(by(CLIENT_NUMBER), Verdict::Forward);
     assert!(matches!(by(number), Verdict::Drop(_)));
     assert_eq!(by(CLIENT_NUMBER), Verdict::Forward);

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The tag of a packet: which pod of this node sent it, and whether it is yet to be judged on its backend (rule A5). Program `from_pod`
+//! writes it into `skb->tc_index`, which routing, address translation and masquerade leave alone. Whatever is not in the form of a tag
+//! counts as none: no such program met the packet, or someone overwrote it (a filter of another that lets a packet pass for
+//! good writes its class there).
+
+/// What the leading bits of every tag are.
+const FORM: u16 = 0xa000;
+const FORM_BITS: u16 = 0xf000;
+/// The lowest bit: [`crate::abi::ACTION_DEFER`] let the packet pass.
+const DEFERRED: u16 = 1;
+
+/// Numbers that a tag can carry: from 1 to this one.
+pub const MAX_NUMBER: u16 = !FORM_BITS >> 1;
+
+/// The tag of a packet of the sender with a number. A number that is too large has none.
+#[inline(always)]
+pub const fn new(number: u16, deferred: bool) -> u16 {
+    if number == 0 || number > MAX_NUMBER {
+        0
+    } else {
+        FORM | number << 1 | deferred as u16
+    }
+}
+
+/// Number of the sender; 0 if the packet has no tag.
+#[inline(always)]
+pub const fn number(tag: u16) -> u16 {
+    if tag & FORM_BITS == FORM {
+        (tag & !FORM_BITS) >> 1
+    } else {
+        0
+    }
+}
+
+/// Whether the packet is yet to be judged on its backend.
+#[inline(always)]
+pub const fn is_deferred(tag: u16) -> bool {
+    number(tag) != 0 && tag & DEFERRED != 0
+}
+
+/// The tag of the same sender for a packet that is judged.
+#[inline(always)]
+pub const fn judged(tag: u16) -> u16 {
+    new(number(tag), false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_has_its_number_and_nothing_else_has_one() {
+        for number in 1..=MAX_NUMBER {
+            for deferred in [false, true] {
+                let tag = new(number, deferred);
+                assert_eq!((self::number(tag), is_deferred(tag)), (number, deferred));
+                assert_eq!(judged(tag), new(number, false));
+            }
+        }
+        assert_eq!((new(0, true), new(MAX_NUMBER + 1, true)), (0, 0));
+        for foreign in [0, 1, 2, 3, 0x0fff, 0x9fff, 0xa000, 0xa001, 0xb000, 0xffff] {
+            assert_eq!(
+                (number(foreign), is_deferred(foreign), judged(foreign)),
+                (0, false, 0)
+            );
+        }
+    }
+}
