@@ -45,6 +45,8 @@ pub struct Compiled {
     pub addresses: BTreeMap<IpNet, Address>,
     /// Which class each frontend of a Service has (rule A5).
     pub frontends: BTreeMap<Frontend, usize>,
+    /// Backends of frontends that some policy lets pass in part only.
+    pub guarded: BTreeSet<Frontend>,
     /// Canonical text of every peer of the policies in force on this node, whether an address matches it or not.
     pub peers: BTreeSet<String>,
     /// Rules by the number that policy entries carry.
@@ -77,7 +79,7 @@ pub struct Address {
     pub remote_node: bool,
 }
 
-/// Where a Service is reached, before translation.
+/// Where a Service is reached, before translation; or one of its backends, behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Frontend {
     /// A virtual IP; the unspecified address of a family for a NodePort, which every address of every node has.
@@ -88,15 +90,6 @@ pub struct Frontend {
     pub port: u16,
 }
 
-/// What is behind a frontend.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Backends {
-    /// The source address is rewritten on the way.
-    pub masqueraded: bool,
-    /// The backends, as far as policy can tell them apart.
-    pub backends: BTreeSet<Backend>,
-}
-
 /// A backend: what policy can know of its address, and its port.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Backend {
@@ -104,23 +97,12 @@ pub struct Backend {
     pub peers: BTreeSet<String>,
     /// As in [`Class`].
     pub named_ports: BTreeMap<String, u16>,
-    /// What has the address.
-    pub kind: BackendKind,
+    /// This node has the address: always open (rule A2).
+    pub node: bool,
     /// IANA protocol number.
     pub protocol: u8,
     /// Target port.
     pub port: u16,
-}
-
-/// What has the address of a backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum BackendKind {
-    /// This node: always open (rule A2).
-    Node,
-    /// A pod with a network of its own: a packet to it is met once more, at the pod or where it leaves the node.
-    Pod,
-    /// Anything else.
-    Other,
 }
 
 /// All addresses that match exactly the same peers of the policies in force on this node, and give the named ports that
@@ -132,7 +114,7 @@ pub struct Class {
     /// `name/PROTOCOL` and number of each named port.
     pub named_ports: BTreeMap<String, u16>,
     /// What is behind, for a class of frontends, which has nothing else; `None` for a class of addresses.
-    pub frontend: Option<Backends>,
+    pub frontend: Option<BTreeSet<Backend>>,
 }
 
 /// What a policy allows, in normal form. The longest match decides; no match denies.
@@ -225,11 +207,13 @@ pub fn compile(snapshot: &Snapshot, node: &Node) -> Compiled {
         endpoints.insert(pod.key.clone(), endpoint);
     }
     let policies = writer.into_policies();
+    let guarded = frontends.guarded(&policies);
     let references = force.rules.iter().map(|rule| rule.reference.clone());
     Compiled {
         revision: snapshot.revision,
         endpoints,
         policies,
+        guarded,
         peers: force.peers.iter().map(|(text, _)| text.clone()).collect(),
         rules: numbers.iter().copied().zip(references).collect(),
         classes: [&classes.list[..], &frontends.written(&classes.list)].concat(),

@@ -26,9 +26,11 @@ use self::attach::{AttachError, Attacher};
 use crate::sync::{State, Write};
 
 /// Maps by the name that they have in the object and below the pin folder.
-pub const PINNED_MAPS: [&str; 10] = [
+pub const PINNED_MAPS: [&str; 12] = [
     "endpoints",
     "local_pods",
+    "senders",
+    "guarded",
     "identities",
     "frontends",
     "policies",

@@ -55,6 +55,10 @@ pub struct State {
     pub frontends: BTreeMap<Frontend, Identity>,
     /// Map `local_pods`: the interface of each pod, by address.
     pub local_pods: BTreeMap<IpAddr, u32>,
+    /// Map `senders`, by bridge and number.
+    pub senders: BTreeMap<(u32, u32), u32>,
+    /// Map `guarded`: address, protocol and port of backends.
+    pub guarded: BTreeSet<Frontend>,
     /// Map `policies`, by policy number. A number without entries is absent.
     pub policies: BTreeMap<u32, Entries>,
     /// Interfaces that carry this agent's programs.
@@ -124,6 +128,19 @@ pub enum Write {
     },
     /// Forgets who has an address.
     RemoveLocalPod(IpAddr),
+    /// Tells who sends packets with a number in their tag by a bridge.
+    PutSender {
+        /// Index of the bridge, and the number.
+        sender: (u32, u32),
+        /// Interface index of the sender.
+        ifindex: u32,
+    },
+    /// Forgets a number.
+    RemoveSender((u32, u32)),
+    /// Closes a backend to senders that nobody knows.
+    PutGuarded(Frontend),
+    /// Opens it to them.
+    RemoveGuarded(Frontend),
     /// Gives an interface its endpoint, with both policies in one write.
     PutEndpoint {
         /// Interface index.
@@ -176,6 +193,18 @@ impl State {
             }
             Write::RemoveLocalPod(address) => {
                 self.local_pods.remove(address);
+            }
+            Write::PutSender { sender, ifindex } => {
+                self.senders.insert(*sender, *ifindex);
+            }
+            Write::RemoveSender(sender) => {
+                self.senders.remove(sender);
+            }
+            Write::PutGuarded(backend) => {
+                self.guarded.insert(*backend);
+            }
+            Write::RemoveGuarded(backend) => {
+                self.guarded.remove(backend);
             }
             Write::PutEndpoint { ifindex, endpoint } => {
                 self.endpoints.insert(*ifindex, *endpoint);

@@ -24,6 +24,14 @@ pub const IDENTITY_NODE: u32 = 1;
 /// [`Identity::flags`]: an address of another node (rules A4, A5).
 pub const IDENTITY_REMOTE_NODE: u32 = 2;
 
+/// The lowest bit of the tag of a packet: [`ACTION_DEFER`] let it pass, and it is yet to be judged on its backend. The other bits are the
+/// [`Endpoint::number`] of its sender. Program `from_pod` writes the tag into `skb->tc_index`, where routing, address translation and
+/// masquerade leave it alone; 0 is what a packet has that no such program met, or whose tag someone overwrote.
+pub const TAG_DEFERRED: u16 = 1;
+
+/// Value of map `senders` for the number 0: pods are behind this bridge, but who sent an untagged packet is not known.
+pub const SENDER_UNTOLD: u32 = u32::MAX;
+
 /// [`PolicyValue::action`]: let the packet pass.
 pub const ACTION_ACCEPT: u32 = 1;
 
@@ -107,6 +115,18 @@ abi! {
 }
 
 abi! {
+    /// Key of map `senders`: a tagged packet by the device that brought it. The value is the interface index of the sender's host-side veth, or
+    /// [`SENDER_UNTOLD`]. A tag counts only where it comes by the bridge that its sender is behind: another node in the same kernel
+    /// may have tags of its own.
+    pub struct Sender, 8 {
+        /// Interface index of a bridge that pods are behind.
+        pub bridge: u32,
+        /// [`Endpoint::number`] of the sender; 0 for a packet without a tag.
+        pub number: u32,
+    }
+}
+
+abi! {
     /// Key of map `policies` behind its prefix length: what a policy says about an identity, protocol and port.
     pub struct PolicyMatch, 12 {
         /// Number of the policy.
@@ -176,8 +196,9 @@ abi! {
         pub initiator: u8,
         /// A [`crate::flow::State`].
         pub state: u8,
-        /// Zeros.
-        pub pad: [u8; 2],
+        /// The [tag](TAG_DEFERRED) of the packets of the side that opened the connection: as the pod's own get it or, where the pod
+        /// received the first, as they had it.
+        pub tag: u16,
         /// Interface index of the local pod that opened the connection, where the pod that received it knows; else 0 (rule A5).
         pub sender: u32,
     }
@@ -231,7 +252,7 @@ abi! {
 
 abi! {
     /// Value of map `counters`, per CPU, by [`Direction`].
-    pub struct Counters, 168 {
+    pub struct Counters, 184 {
         /// Passed.
         pub forwarded: Counter,
         /// Dropped: [`DropReason::Policy`].
@@ -250,6 +271,8 @@ abi! {
         pub no_endpoint: Counter,
         /// Dropped: [`DropReason::EgressBackend`].
         pub egress_backend: Counter,
+        /// Dropped: [`DropReason::UnknownSender`].
+        pub unknown_sender: Counter,
         /// Flow entries made (packets; bytes of their first packet).
         pub flows_created: Counter,
         /// Flow entries that could not be written; the connection is judged again, its replies may be dropped.
@@ -347,11 +370,14 @@ pub enum DropReason {
     NoEndpoint = 7,
     /// The pod that sent it is isolated for egress, and its policy does not allow the backend that a Service led to (rule A5).
     EgressBackend = 8,
+    /// A pod of this node sent it through a Service with masquerade, its tag was overwritten on the way, and not every pod may reach the
+    /// backend (rule A5).
+    UnknownSender = 9,
 }
 
 impl DropReason {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Policy,
         Self::Malformed,
         Self::EtherType,
@@ -360,6 +386,7 @@ impl DropReason {
         Self::ExtensionHeaders,
         Self::NoEndpoint,
         Self::EgressBackend,
+        Self::UnknownSender,
     ];
 
     /// Its name in logs and metrics.
@@ -373,6 +400,7 @@ impl DropReason {
             Self::ExtensionHeaders => "extension_headers",
             Self::NoEndpoint => "no_endpoint",
             Self::EgressBackend => "egress_backend",
+            Self::UnknownSender => "unknown_sender",
         }
     }
 
@@ -395,11 +423,25 @@ impl Counters {
             DropReason::ExtensionHeaders => &mut self.extension_headers,
             DropReason::NoEndpoint => &mut self.no_endpoint,
             DropReason::EgressBackend => &mut self.egress_backend,
+            DropReason::UnknownSender => &mut self.unknown_sender,
         }
     }
 }
 
 impl Endpoint {
+    /// The number that tags carry: the low 15 bits of [`Endpoint::id`]. The agent gives no id whose number a living endpoint has, or that
+    /// has the number 0.
+    #[inline(always)]
+    pub const fn number(&self) -> u16 {
+        (self.id & 0x7fff) as u16
+    }
+
+    /// The tag of a packet that the pod sends.
+    #[inline(always)]
+    pub const fn tag(&self, deferred: bool) -> u16 {
+        self.number() << 1 | deferred as u16
+    }
+
     /// The policy of a direction.
     #[inline(always)]
     pub const fn policy(&self, direction: Direction) -> u32 {

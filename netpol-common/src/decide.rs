@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The verdict on a packet, over a trait of lookups: the kernel's maps there, ordinary maps in tests.
 
-mod judge;
+pub mod judge;
 #[cfg(test)]
 mod tests;
 
 use crate::{
     abi::{
         ACTION_ACCEPT, ACTION_DEFER, Address, Direction, DropReason, Endpoint, Flow, FlowKey, IDENTITY_NONE,
-        Identity, POLICY_NONE, PolicyMatch, PolicyValue,
+        Identity, POLICY_NONE, PolicyMatch, PolicyValue, TAG_DEFERRED,
     },
     flow::{self, ACK, RST, SYN, State},
     parse::{Packet, Parsed, Role, protocol},
@@ -29,8 +29,15 @@ pub trait Tables {
     fn frontend(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32;
     /// The same of a NodePort, for the family of an address of some node.
     fn node_port(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32;
+    /// Interface index of the pod that sent a packet with a number in its tag by a bridge, or [`crate::abi::SENDER_UNTOLD`]; 0 where no
+    /// pod of that number is behind that device.
+    fn sender(&self, bridge: u32, number: u16) -> u32;
     /// Interface index of the local pod that has an address; 0 where none has.
     fn local_pod(&self, address: &Address) -> u32;
+    /// Whether a Service leads to a backend that not every pod of this node may reach.
+    fn guarded(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool;
+    /// Whether an interface is that of an endpoint.
+    fn is_endpoint(&self, ifindex: u32) -> bool;
     /// The egress policy of the endpoint of an interface; [`POLICY_NONE`] where there is no endpoint.
     fn egress_policy(&self, ifindex: u32) -> u32;
     /// The longest match of a policy.
@@ -39,6 +46,8 @@ pub trait Tables {
     fn flow(&self, key: &FlowKey) -> Option<Self::FlowEntry>;
     /// Writes a new flow or replaces one.
     fn insert_flow(&self, key: &FlowKey, flow: &Flow);
+    /// Gives the packet a [tag](TAG_DEFERRED).
+    fn put_tag(&self, tag: u16);
 }
 
 /// A place in the flow table.
@@ -47,15 +56,17 @@ pub trait FlowEntry {
     fn with<R>(&self, change: impl FnOnce(&mut Flow) -> R) -> R;
 }
 
-/// Where a packet is met: one of an endpoint's hooks.
+/// Where a packet is met: one of an endpoint's hooks, or where it leaves the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     /// The direction, seen from the pod.
     pub direction: Direction,
-    /// Index of the pod's host-side veth.
+    /// Index of the interface: a pod's host-side veth, or the device by which the packet leaves.
     pub ifindex: u32,
-    /// Index of the interface that the packet came by; 0 if the node itself made it (rules A2, A3). For ingress only.
+    /// Index of the interface that the packet came by; 0 if the node itself made it (rules A2, A3). Not for what a pod sends.
     pub ingress_ifindex: u32,
+    /// The packet's [tag](TAG_DEFERRED). Not for what a pod sends.
+    pub tag: u16,
 }
 
 impl Place {
@@ -126,6 +137,7 @@ pub fn decide(
     let mut current = false;
     let mut initiator = direction;
     let mut sender = 0;
+    let mut tag = 0;
     if let Some(entry) = &entry {
         entry.with(|flow| {
             if flow::alive(flow, packet.protocol, tables.now()) {
@@ -133,6 +145,7 @@ pub fn decide(
                 initiator = Direction::from_u8(flow.initiator);
                 current = flow.policy == endpoint.policy(initiator) && flow.epoch == tables.epoch();
                 sender = flow.sender;
+                tag = flow.tag;
             }
         });
     }
@@ -141,6 +154,11 @@ pub fn decide(
     // longer allowed stays in the table and is denied at each packet: without it a reply would open a connection of the other direction.
     let policy = endpoint.policy(initiator);
     let reply = initiator as u8 != direction as u8;
+    // Behind masquerade one address and port may be one pod's today and another's tomorrow.
+    if matches!(initiator, Direction::Ingress) && !reply && tag != place.tag & !TAG_DEFERRED {
+        tag = place.tag & !TAG_DEFERRED;
+        current = false;
+    }
     let mut to_node = false;
     if !current {
         let port = if reply {
@@ -162,9 +180,13 @@ pub fn decide(
                 return denied(DropReason::Policy, policy, egress.identity);
             }
             to_node = egress.to_node;
+            tag = endpoint.tag(egress.action == ACTION_DEFER);
         } else {
             if !reply {
-                sender = judge::sender(tables, &place, &packet.source);
+                sender = judge::sender(tables, &place, packet);
+                if sender == judge::UNKNOWN {
+                    return denied(DropReason::UnknownSender, POLICY_NONE, IDENTITY_NONE);
+                }
             }
             let own = own_address(packet, direction);
             // A pod that reaches itself through a Service is its own peer, whatever address masquerade put on the packet (rule A1).
@@ -194,17 +216,41 @@ pub fn decide(
             flow.bytes += u64::from(length);
             flow.state = flow::next_state(flow.state, packet.protocol, packet.tcp_flags, reply);
             flow.sender = sender;
+            flow.tag = tag;
         });
     } else if opens_flow(packet) && !to_node {
-        tables.insert_flow(&key, &new_flow(tables, policy, direction, sender, length));
+        let flow = new_flow(tables, policy, direction, length);
+        tables.insert_flow(&key, &Flow { sender, tag, ..flow });
+    }
+    if matches!(direction, Direction::Egress) {
+        tables.put_tag(if reply { endpoint.tag(false) } else { tag });
     }
     Verdict::Forward
 }
 
-/// The verdict on a packet of a local pod that leaves the node, isolated for egress: what a Service translated is judged here, on the
-/// backend (rule A5). What `from_pod` judged already, under the same addresses, is found in the flow table.
+/// Whose egress policy a packet that leaves the node is still to be judged by: the interface index of a pod, [`judge::UNKNOWN`] or 0 for
+/// nobody's. What `from_pod` judged for good has a tag that says so, whatever headers it has meanwhile.
 #[inline(always)]
-pub fn decide_leaving(tables: &impl Tables, endpoint: &Endpoint, packet: &Packet, length: u32) -> Verdict {
+pub fn sender_leaving(tables: &impl Tables, place: &Place, packet: &Packet) -> u32 {
+    let judged = place.tag > TAG_DEFERRED && place.tag & TAG_DEFERRED == 0;
+    if place.ingress_ifindex == 0 || judged {
+        0
+    } else {
+        judge::sender(tables, place, packet)
+    }
+}
+
+/// The verdict on a packet that leaves the node, with the endpoint of its [sender](sender_leaving), isolated for egress: what a Service
+/// translated is judged here, on the backend (rule A5). What `from_pod` judged already, under the same addresses, is found in the flow
+/// table.
+#[inline(always)]
+pub fn decide_leaving(
+    tables: &impl Tables,
+    endpoint: &Endpoint,
+    place: &Place,
+    packet: &Packet,
+    length: u32,
+) -> Verdict {
     let policy = endpoint.policy(Direction::Egress);
     let key = flow_key(endpoint, Direction::Egress, packet);
     let entry = if matches!(packet.role, Role::Single) {
@@ -218,16 +264,17 @@ pub fn decide_leaving(tables: &impl Tables, endpoint: &Endpoint, packet: &Packet
         entry.with(|flow| {
             if flow::alive(flow, packet.protocol, tables.now()) {
                 known = matches!(Direction::from_u8(flow.initiator), Direction::Egress);
-                // A reply was let through a moment ago.
+                // A reply was let through a moment ago; none is deferred.
                 judged = if known {
                     flow.policy == policy && flow.epoch == tables.epoch()
                 } else {
-                    continues_flow(packet)
+                    place.tag & TAG_DEFERRED == 0 && continues_flow(packet)
                 };
             }
         });
     }
     if judged {
+        tables.put_tag(place.tag & !TAG_DEFERRED);
         return Verdict::Forward;
     }
     let egress = judge::egress(
@@ -250,8 +297,12 @@ pub fn decide_leaving(tables: &impl Tables, endpoint: &Endpoint, packet: &Packet
             flow.last_seen = tables.now();
         });
     } else if opens_flow(packet) && !egress.to_node {
-        tables.insert_flow(&key, &new_flow(tables, policy, Direction::Egress, 0, length));
+        let flow = new_flow(tables, policy, Direction::Egress, length);
+        let tag = endpoint.tag(false);
+        tables.insert_flow(&key, &Flow { tag, ..flow });
     }
+    // An encapsulated packet that leaves by a second device carries the tag of the one inside.
+    tables.put_tag(place.tag & !TAG_DEFERRED);
     Verdict::Forward
 }
 
@@ -265,7 +316,7 @@ const fn denied(reason: DropReason, policy: u32, identity: u32) -> Verdict {
 }
 
 #[inline(always)]
-fn new_flow(tables: &impl Tables, policy: u32, initiator: Direction, sender: u32, length: u32) -> Flow {
+fn new_flow(tables: &impl Tables, policy: u32, initiator: Direction, length: u32) -> Flow {
     Flow {
         last_seen: tables.now(),
         packets: 1,
@@ -274,8 +325,8 @@ fn new_flow(tables: &impl Tables, policy: u32, initiator: Direction, sender: u32
         epoch: tables.epoch(),
         initiator: initiator as u8,
         state: State::Opening as u8,
-        pad: [0; 2],
-        sender,
+        tag: 0,
+        sender: 0,
     }
 }
 

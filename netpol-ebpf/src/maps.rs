@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use netpol_common::abi::{
     Address, Config, Counters, Direction, Endpoint, Event, EventBudget, Flow, FlowKey, Frontend, Identity,
-    PolicyMatch, PolicyValue,
+    PolicyMatch, PolicyValue, Sender,
 };
 
 use crate::tables::Scratch;
@@ -24,6 +24,14 @@ pub static IDENTITIES: LpmTrie<Address, Identity, 1048576> = LpmTrie::new();
 /// Where a Service is reached to the class of its backends. Written by the agent.
 #[btf_map(name = "frontends")]
 pub static FRONTENDS: HashMap<Frontend, Identity, 262144, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// Bridge and number in a packet's tag to the interface index of its sender's host-side veth. Written by the agent.
+#[btf_map(name = "senders")]
+pub static SENDERS: HashMap<Sender, u32, 2048> = HashMap::new();
+
+/// Backends that Services lead to and that not every pod of this node may reach; the value is 1. Written by the agent.
+#[btf_map(name = "guarded")]
+pub static GUARDED: HashMap<Frontend, u32, 262144, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 /// Address of a local pod to the interface index of its host-side veth. Written by the agent.
 #[btf_map(name = "local_pods")]

@@ -81,3 +81,10 @@ pub fn ifindex(ctx: &TcContext) -> u32 {
     // SAFETY: as above.
     unsafe { (*ctx.skb.skb).ifindex }
 }
+
+/// The tag that the packet has.
+#[inline(always)]
+pub fn tag(ctx: &TcContext) -> u16 {
+    // SAFETY: as above.
+    unsafe { (*ctx.skb.skb).tc_index as u16 }
+}

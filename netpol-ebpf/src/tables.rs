@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 //! The lookups of the decision, over the maps.
 
-use aya_ebpf::{bindings::BPF_ANY, btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_ns};
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_ANY},
+    btf_maps::lpm_trie::Key,
+    helpers::bpf_ktime_get_ns,
+};
 use netpol_common::{
     abi::{
         Address, Counters, Flow, FlowKey, Frontend, IDENTITY_NONE, Identity, POLICY_NONE, PolicyMatch,
-        PolicyValue,
+        PolicyValue, Sender,
     },
     decide::{FlowEntry, Tables},
     parse::Packet,
 };
 
-use crate::maps::{ENDPOINTS, FLOWS, FRONTENDS, IDENTITIES, LOCAL_PODS, POLICIES};
+use crate::maps::{ENDPOINTS, FLOWS, FRONTENDS, GUARDED, IDENTITIES, LOCAL_PODS, POLICIES, SENDERS};
 
 /// What does not fit on the stack of a program, which is 512 bytes.
 pub struct Scratch {
@@ -36,6 +40,8 @@ pub struct Maps {
     pub scratch: *mut Scratch,
     /// Length of the frame, bytes.
     pub length: u32,
+    /// The packet.
+    pub skb: *mut __sk_buff,
 }
 
 impl Tables for Maps {
@@ -93,6 +99,42 @@ impl Tables for Maps {
             Some(ifindex) => *ifindex,
             None => 0,
         }
+    }
+
+    #[inline(always)]
+    fn sender(&self, bridge: u32, number: u16) -> u32 {
+        let key = Sender {
+            bridge,
+            number: number.into(),
+        };
+        // SAFETY: as above.
+        match unsafe { SENDERS.get(key) } {
+            Some(ifindex) => *ifindex,
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn guarded(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool {
+        // SAFETY: a per-CPU value that only this run of the program uses; checked for null where it was looked up.
+        let key = unsafe { &mut (*self.scratch).frontend };
+        key.address = *backend;
+        key.port = port;
+        key.protocol = protocol;
+        // SAFETY: as above.
+        unsafe { GUARDED.get(&*key) }.is_some()
+    }
+
+    #[inline(always)]
+    fn is_endpoint(&self, ifindex: u32) -> bool {
+        // SAFETY: as above.
+        unsafe { ENDPOINTS.get(ifindex) }.is_some()
+    }
+
+    #[inline(always)]
+    fn put_tag(&self, tag: u16) {
+        // SAFETY: the context pointer is valid for the run of the program; the verifier checks the access.
+        unsafe { (*self.skb).tc_index = tag.into() };
     }
 
     #[inline(always)]

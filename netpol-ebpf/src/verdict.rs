@@ -7,14 +7,14 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use netpol_common::{
-    abi::{Config, Counter, Direction, DropReason, Endpoint, POLICY_DENY, POLICY_NONE},
-    decide::{self, Place, Verdict},
+    abi::{Config, Counter, Direction, DropReason, Endpoint, IDENTITY_NONE, POLICY_DENY, POLICY_NONE},
+    decide::{self, Place, Verdict, judge::UNKNOWN},
     parse::{self, Packet, Parsed},
 };
 
 use crate::{
     event,
-    maps::{CONFIG, COUNTERS, ENDPOINTS, LOCAL_PODS, SCRATCH},
+    maps::{CONFIG, COUNTERS, ENDPOINTS, SCRATCH},
     packet::{self, Leaving, Skb},
     tables::Maps,
 };
@@ -40,6 +40,7 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
         direction,
         ifindex: packet::ifindex(ctx),
         ingress_ifindex: packet::ingress_ifindex(ctx),
+        tag: packet::tag(ctx),
     };
     let length = ctx.len();
     // An endpoint that the map does not know: the agent writes it before it attaches, and detaches before it removes it. This is trouble (a
@@ -57,6 +58,7 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
         counters,
         scratch,
         length,
+        skb: ctx.skb.skb,
     };
     match decide::decide(&maps, &endpoint, place, parsed, packet, length) {
         Verdict::Forward => {
@@ -73,8 +75,8 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
     }
 }
 
-/// The action for a packet that leaves the node. Only those of isolated local pods are looked at, and only drops are counted: they were
-/// counted where they left the pod.
+/// The action for a packet that leaves the node. Only what is still to be judged for a pod of this node is looked at, and only drops are
+/// counted: packets were counted where they left the pod.
 #[inline(always)]
 pub fn leaving(ctx: &TcContext) -> i32 {
     let Some(config) = CONFIG.get(0) else { return DROP };
@@ -83,6 +85,15 @@ pub fn leaving(ctx: &TcContext) -> i32 {
     };
     // SAFETY: as at a pod's hook.
     let epoch = unsafe { core::ptr::read_volatile(&raw const config.epoch) };
+    let place = Place {
+        direction: Direction::Egress,
+        ifindex: packet::ifindex(ctx),
+        ingress_ifindex: packet::ingress_ifindex(ctx),
+        tag: packet::tag(ctx),
+    };
+    if place.ingress_ifindex == 0 {
+        return PASS;
+    }
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return DROP;
     };
@@ -93,21 +104,30 @@ pub fn leaving(ctx: &TcContext) -> i32 {
     let Parsed::Packet = parse::parse(&Leaving(ctx), packet) else {
         return PASS;
     };
-    // SAFETY: values are replaced as a whole, and stay readable until the program ends (RCU).
-    let Some(ifindex) = (unsafe { LOCAL_PODS.get(packet.source) }) else {
-        return PASS;
-    };
-    let (endpoint, known) = endpoint(*ifindex);
-    if !known || endpoint.egress_policy == POLICY_NONE {
-        return PASS;
-    }
     let maps = Maps {
         epoch,
         counters,
         scratch,
         length: ctx.len(),
+        skb: ctx.skb.skb,
     };
-    match decide::decide_leaving(&maps, &endpoint, packet, maps.length) {
+    let sender = decide::sender_leaving(&maps, &place, packet);
+    if sender == 0 {
+        return PASS;
+    }
+    let (endpoint, known) = endpoint(sender);
+    let verdict = if sender == UNKNOWN {
+        Verdict::Drop(decide::Drop {
+            reason: DropReason::UnknownSender,
+            policy: POLICY_NONE,
+            identity: IDENTITY_NONE,
+        })
+    } else if !known || endpoint.egress_policy == POLICY_NONE {
+        Verdict::Forward
+    } else {
+        decide::decide_leaving(&maps, &endpoint, &place, packet, maps.length)
+    };
+    match verdict {
         Verdict::Forward => PASS,
         Verdict::Drop(drop) => dropped(ctx, &maps, config, &endpoint, Direction::Egress, packet, &drop),
     }

@@ -9,7 +9,7 @@ use netpol_agent::{
     model::{Direction, Protocol},
     sync::State,
 };
-use netpol_common::abi::{IDENTITY_NODE, IDENTITY_REMOTE_NODE, POLICY_NONE};
+use netpol_common::abi::{ACTION_DEFER, IDENTITY_NODE, IDENTITY_REMOTE_NODE, POLICY_NONE};
 
 /// A packet that opens a connection at one interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +64,13 @@ pub fn passes(state: &State, probe: &Probe) -> bool {
     let frontend = of(probe.remote).or_else(|| of(any).filter(|_| of_some_node));
     if let Some(frontend) = frontend {
         let entries = state.policies.get(&policy);
+        let elsewhere = identity.flags & IDENTITY_REMOTE_NODE != 0 && of(probe.remote).is_none();
         return policy == POLICY_NONE
-            || entries.is_some_and(|entries| entries.keys().any(|key| key.identity == frontend.identity));
+            || entries.is_some_and(|entries| {
+                entries.iter().any(|(key, value)| {
+                    key.identity == frontend.identity && !(elsewhere && value.action == ACTION_DEFER)
+                })
+            });
     }
     let to_node = identity.flags & IDENTITY_NODE != 0 && probe.direction == Direction::Egress;
     if policy == POLICY_NONE || to_node {

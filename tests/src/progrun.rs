@@ -190,6 +190,7 @@ impl Bench {
             pods,
             present: &self.interfaces.iter().copied().collect::<BTreeSet<_>>(),
             devices: &BTreeSet::new(),
+            bridges: &BTreeMap::new(),
             events_per_second: 0,
         };
         let plan = plan(&self.state, &self.memory, desired);

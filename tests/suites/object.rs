@@ -25,7 +25,9 @@ const RING_BUFFER: (u64, &str) = (27, "ringbuf");
 type Map = (&'static str, (u64, &'static str), usize, usize);
 
 /// Every pinned map.
-const MAPS: [Map; 10] = [
+const MAPS: [Map; 12] = [
+    ("senders", HASH, size_of::<abi::Sender>(), 4),
+    ("guarded", HASH, size_of::<abi::Frontend>(), 4),
     ("local_pods", HASH, size_of::<abi::Address>(), 4),
     (
         "frontends",

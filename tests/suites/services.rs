@@ -13,28 +13,20 @@ mod shared;
 #[path = "services/worlds.rs"]
 mod worlds;
 
-/// Makes a test for each mode of a function that takes a cluster, with the attributes in brackets.
+/// Makes a test for each mode of functions that take a cluster.
 macro_rules! for_each_mode {
-    ($([$attribute:meta])? $($name:ident),* $(,)?) => {
-        $crate::for_each_mode!(@ [$($attribute)?] $($name)*);
-    };
-    (@ $attributes:tt $($name:ident)*) => {
-        $($crate::for_each_mode!(@one $attributes $name);)*
-    };
-    (@one [$($attribute:meta)?] $name:ident) => {
+    ($($name:ident),* $(,)?) => {$(
         mod $name {
             #[test]
-            $(#[$attribute])?
             fn iptables() {
                 crate::shared::run(netpol_tests::proxy::Mode::Iptables, super::$name);
             }
 
             #[test]
-            $(#[$attribute])?
             fn nftables() {
                 crate::shared::run(netpol_tests::proxy::Mode::Nftables, super::$name);
             }
         }
-    };
+    )*};
 }
 pub(crate) use for_each_mode;

@@ -111,11 +111,17 @@ impl Reconciler {
         let pods = bind(&compiled, &interfaces, &self.memory.pods, &self.state.endpoints);
         let present = interfaces.pods.keys().copied().collect();
         let devices = interfaces.devices.keys().copied().collect();
+        let bridges = interfaces
+            .pods
+            .iter()
+            .filter_map(|(ifindex, interface)| Some((*ifindex, interface.bridge?)))
+            .collect();
         let desired = Desired {
             compiled: &compiled,
             pods: &pods,
             present: &present,
             devices: &devices,
+            bridges: &bridges,
             events_per_second: self.events_per_second,
         };
         let plan = sync::plan(&self.state, &self.memory, desired);

@@ -11,7 +11,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Address, Backend, BackendKind, Backends, Class, Frontend,
+    Address, Backend, Class, Frontend, Passage, Policy,
     classes::Classes,
     fault::{Fault, Findings},
 };
@@ -22,22 +22,16 @@ use crate::model::{EndpointSlice, ObjectKey, Service, ServicePort, Snapshot};
 pub(super) struct Target {
     /// Index of the class of its address.
     pub(super) class: usize,
-    /// What has the address.
-    pub(super) kind: BackendKind,
+    /// This node has the address.
+    pub(super) node: bool,
     /// IANA protocol number.
     pub(super) protocol: u8,
     /// Target port.
     pub(super) port: u16,
 }
 
-/// What decides the class of a frontend.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(super) struct Targets {
-    /// The source address is rewritten on the way: the second look may not know who sent the packet.
-    pub(super) masqueraded: bool,
-    /// All backends that kube-proxy may choose.
-    pub(super) backends: BTreeSet<Target>,
-}
+/// What decides the class of a frontend: all backends that kube-proxy may choose.
+pub(super) type Targets = BTreeSet<Target>;
 
 /// The frontends of a compilation.
 #[derive(Debug, Default)]
@@ -48,6 +42,8 @@ pub(super) struct Frontends {
     pub(super) list: Vec<Targets>,
     /// Number of classes of addresses.
     pub(super) first: usize,
+    /// The backends of each class, with their addresses.
+    backends: Vec<BTreeSet<Frontend>>,
 }
 
 impl Frontends {
@@ -60,23 +56,17 @@ impl Frontends {
                 slices.entry(key).or_default().push(slice);
             }
         }
-        let mut backends = Resolver::new(snapshot, classes);
-        let mut found: BTreeMap<Frontend, (&ObjectKey, Targets)> = BTreeMap::new();
+        let mut resolver = Resolver::new(classes);
+        let mut found: BTreeMap<Frontend, (&ObjectKey, BTreeSet<Frontend>)> = BTreeMap::new();
         for service in snapshot.services.values().map(Arc::as_ref) {
             let key = (service.key.namespace.as_str(), service.key.name.as_str());
             let slices = slices.get(&key).map_or(&[][..], Vec::as_slice);
-            for (frontend, port, masqueraded) in frontends_of(service) {
-                let targets = Targets {
-                    masqueraded,
-                    backends: backends.targets(slices, port, frontend.address.is_ipv4()),
-                };
+            for (frontend, port) in frontends_of(service) {
+                let backends = backends(slices, port, frontend.address.is_ipv4());
                 let (first, known) = found
                     .entry(frontend)
-                    .or_insert_with(|| (&service.key, targets.clone()));
+                    .or_insert_with(|| (&service.key, BTreeSet::new()));
                 if *first != &service.key {
-                    // Whichever the proxy chooses: what is not allowed of one is not allowed.
-                    known.masqueraded |= targets.masqueraded;
-                    known.backends.extend(&targets.backends);
                     let message = format!(
                         "{}:{} is also reached by Service {first}; both count as one, with the backends of both",
                         frontend.address, frontend.port
@@ -87,21 +77,30 @@ impl Frontends {
                         Fault::new("frontend-conflict", "spec.ports", message),
                     );
                 }
+                // Whichever the proxy chooses: what is not allowed of one is not allowed.
+                known.extend(backends);
             }
         }
-        let distinct: BTreeSet<&Targets> = found.values().map(|(_, targets)| targets).collect();
-        let list: Vec<Targets> = distinct.into_iter().cloned().collect();
-        let index: BTreeMap<&Targets, usize> = list
-            .iter()
-            .enumerate()
-            .map(|(index, targets)| (targets, index))
-            .collect();
-        let first = classes.list.len();
-        let classes = found
-            .iter()
-            .map(|(frontend, (_, targets))| (*frontend, first + index[targets]))
-            .collect();
-        Self { classes, list, first }
+        let mut of_targets: BTreeMap<Targets, (Vec<Frontend>, BTreeSet<Frontend>)> = BTreeMap::new();
+        for (frontend, (_, backends)) in found {
+            let targets = backends.iter().map(|backend| resolver.target(backend)).collect();
+            let (frontends, known) = of_targets.entry(targets).or_default();
+            frontends.push(frontend);
+            known.extend(backends);
+        }
+        let mut frontends = Self {
+            first: classes.list.len(),
+            ..Self::default()
+        };
+        for (targets, (reached, backends)) in of_targets {
+            let class = frontends.first + frontends.list.len();
+            frontends.list.push(targets);
+            frontends.backends.push(backends);
+            frontends
+                .classes
+                .extend(reached.into_iter().map(|frontend| (frontend, class)));
+        }
+        frontends
     }
 
     /// The classes, written out.
@@ -109,41 +108,51 @@ impl Frontends {
         let backend = |target: &Target| Backend {
             peers: of_addresses[target.class].peers.clone(),
             named_ports: of_addresses[target.class].named_ports.clone(),
-            kind: target.kind,
+            node: target.node,
             protocol: target.protocol,
             port: target.port,
         };
         let class = |targets: &Targets| Class {
-            frontend: Some(Backends {
-                masqueraded: targets.masqueraded,
-                backends: targets.backends.iter().map(backend).collect(),
-            }),
+            frontend: Some(targets.iter().map(backend).collect()),
             ..Class::default()
         };
         self.list.iter().map(class).collect()
     }
+
+    /// The backends of frontends that some of these policies let pass in part.
+    pub(super) fn guarded(&self, policies: &[Policy]) -> BTreeSet<Frontend> {
+        let frontends = policies.iter().flat_map(|policy| &policy.frontends);
+        let partial: BTreeSet<usize> = frontends
+            .filter(|(_, passage)| **passage == Passage::Defer)
+            .map(|(class, _)| class - self.first)
+            .collect();
+        let backends = partial.into_iter().flat_map(|index| &self.backends[index]);
+        backends.copied().collect()
+    }
 }
 
-/// Where a Service is reached by each of its ports, and whether the source is rewritten on the way. A headless one has no frontends.
-fn frontends_of(service: &Service) -> Vec<(Frontend, &ServicePort, bool)> {
+/// Where a Service is reached by each of its ports. A headless one has no frontends.
+fn frontends_of(service: &Service) -> Vec<(Frontend, &ServicePort)> {
     let mut frontends = Vec::new();
     if service.cluster_ips.is_empty() {
         return frontends;
     }
+    let by_address = [
+        &service.cluster_ips,
+        &service.external_ips,
+        &service.load_balancer_ips,
+    ];
     for port in &service.ports {
-        let mut add = |address: IpAddr, number, masqueraded| {
+        let mut add = |address: IpAddr, number| {
             let frontend = Frontend {
-                address: address.to_canonical(),
+                address,
                 protocol: port.protocol.number(),
                 port: number,
             };
-            frontends.push((frontend, port, masqueraded));
+            frontends.push((frontend, port));
         };
-        for address in &service.cluster_ips {
-            add(*address, port.port, false);
-        }
-        for address in service.external_ips.iter().chain(&service.load_balancer_ips) {
-            add(*address, port.port, true);
+        for address in by_address.into_iter().flatten() {
+            add(address.to_canonical(), port.port);
         }
         if let Some(number) = port.node_port {
             for address in &service.cluster_ips {
@@ -151,79 +160,68 @@ fn frontends_of(service: &Service) -> Vec<(Frontend, &ServicePort, bool)> {
                     IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
                     IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
                 };
-                add(any, number, true);
+                add(any, number);
             }
         }
     }
     frontends
 }
 
-/// What stands behind the addresses of backends.
+/// The backends of a Service's port in one family that kube-proxy may choose: those that are ready, and those that still serve while they
+/// end, which it takes when no other is left.
+fn backends(slices: &[&EndpointSlice], port: &ServicePort, is_ipv4: bool) -> BTreeSet<Frontend> {
+    let mut backends = BTreeSet::new();
+    for slice in slices {
+        let numbers: Vec<u16> = slice
+            .ports
+            .iter()
+            .filter(|known| known.name == port.name && known.protocol == port.protocol)
+            .filter_map(|known| known.number)
+            .collect();
+        let chosen = slice
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.ready || endpoint.serving && endpoint.terminating);
+        for address in chosen.flat_map(|endpoint| &endpoint.addresses) {
+            let address = address.to_canonical();
+            if address.is_ipv4() == is_ipv4 {
+                backends.extend(numbers.iter().map(|&number| Frontend {
+                    address,
+                    protocol: port.protocol.number(),
+                    port: number,
+                }));
+            }
+        }
+    }
+    backends
+}
+
+/// The classes of backends' addresses.
 struct Resolver<'a> {
     classes: &'a Classes,
-    /// Addresses of pods that the second look can be at, and of others that share an address with the node.
-    pods: HashMap<IpAddr, bool>,
-    known: HashMap<IpAddr, (usize, BackendKind)>,
+    known: HashMap<IpAddr, Address>,
 }
 
 impl<'a> Resolver<'a> {
-    fn new(snapshot: &Snapshot, classes: &'a Classes) -> Self {
-        let mut pods = HashMap::new();
-        for pod in snapshot.pods.values().filter(|pod| !pod.terminal) {
-            for address in super::addresses_of(pod) {
-                *pods.entry(address).or_insert(true) &= !pod.host_network;
-            }
-        }
+    fn new(classes: &'a Classes) -> Self {
         Self {
             classes,
-            pods,
             known: HashMap::new(),
         }
     }
 
-    /// The backends of a Service's port in one family that kube-proxy may choose: those that are ready, and those that still serve while
-    /// they end, which it takes when no other is left.
-    fn targets(&mut self, slices: &[&EndpointSlice], port: &ServicePort, is_ipv4: bool) -> BTreeSet<Target> {
-        let mut targets = BTreeSet::new();
-        for slice in slices {
-            let numbers: Vec<u16> = slice
-                .ports
-                .iter()
-                .filter(|known| known.name == port.name && known.protocol == port.protocol)
-                .filter_map(|known| known.number)
-                .collect();
-            for endpoint in &slice.endpoints {
-                if !(endpoint.ready || endpoint.serving && endpoint.terminating) {
-                    continue;
-                }
-                let addresses = endpoint.addresses.iter().map(IpAddr::to_canonical);
-                for address in addresses.filter(|address| address.is_ipv4() == is_ipv4) {
-                    let (class, kind) = self.resolve(address);
-                    targets.extend(numbers.iter().map(|&port_number| Target {
-                        class,
-                        kind,
-                        protocol: port.protocol.number(),
-                        port: port_number,
-                    }));
-                }
-            }
+    fn target(&mut self, backend: &Frontend) -> Target {
+        let addresses = &self.classes.addresses;
+        let address = self
+            .known
+            .entry(backend.address)
+            .or_insert_with(|| address_at(addresses, backend.address));
+        Target {
+            class: address.class,
+            node: address.node,
+            protocol: backend.protocol,
+            port: backend.port,
         }
-        targets
-    }
-
-    fn resolve(&mut self, address: IpAddr) -> (usize, BackendKind) {
-        let Self { classes, pods, known } = self;
-        *known.entry(address).or_insert_with(|| {
-            let found = address_at(&classes.addresses, address);
-            let kind = if found.node {
-                BackendKind::Node
-            } else if pods.get(&address) == Some(&true) {
-                BackendKind::Pod
-            } else {
-                BackendKind::Other
-            };
-            (found.class, kind)
-        })
     }
 }
 

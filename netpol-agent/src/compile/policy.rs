@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    BackendKind, Match, Passage, Policy, ProtocolMatch,
+    Match, Passage, Policy, ProtocolMatch,
     classes::Classes,
     fault::Findings,
     force::{Force, ForceRule},
@@ -151,30 +151,24 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// What these entries say of a frontend (rule A5). Some backends allowed means a second look where the backend is known, which must know
-/// who sent the packet and be on its way: where it cannot, the frontend is closed. Without backends there is nothing to reach, and what
-/// kube-proxy answers may come.
+/// What these entries say of a frontend (rule A5). Where some backends are allowed, a second look follows where the backend is known. Without
+/// backends there is nothing to reach, and what kube-proxy answers may come.
 fn passage(entries: &BTreeMap<Match, u32>, targets: &Targets) -> Option<Passage> {
     let mut allowed = None;
-    let (mut denied, mut elsewhere) = (false, false);
-    for target in &targets.backends {
-        let rule = match target.kind {
-            BackendKind::Node => Some(0),
-            BackendKind::Pod | BackendKind::Other => rule_for(entries, target),
+    let mut denied = false;
+    for target in targets {
+        let rule = if target.node {
+            Some(0)
+        } else {
+            rule_for(entries, target)
         };
-        match rule {
-            Some(rule) => allowed = allowed.max(Some(rule)),
-            None => {
-                denied = true;
-                elsewhere |= target.kind != BackendKind::Pod;
-            }
-        }
+        allowed = allowed.max(rule);
+        denied |= rule.is_none();
     }
     match (allowed, denied) {
         (Some(rule), false) => Some(Passage::Accept(rule)),
-        (Some(_), true) => (!targets.masqueraded && !elsewhere).then_some(Passage::Defer),
         (None, true) => None,
-        (None, false) => (!targets.masqueraded).then_some(Passage::Defer),
+        (Some(_), true) | (None, false) => Some(Passage::Defer),
     }
 }
 

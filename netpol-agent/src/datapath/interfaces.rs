@@ -31,6 +31,8 @@ pub struct PodInterface {
     pub name: String,
     /// Addresses on the peer, inside the pod. Link-local and loopback ones are left out.
     pub addresses: BTreeSet<IpAddr>,
+    /// Index of the bridge that the veth is a port of.
+    pub bridge: Option<u32>,
 }
 
 /// The interfaces of this network namespace, as far as policy needs them.
@@ -38,8 +40,8 @@ pub struct PodInterface {
 pub struct Interfaces {
     /// Veths that lead into another namespace, by interface index.
     pub pods: BTreeMap<u32, PodInterface>,
-    /// Names of all other interfaces by which packets can leave the node, by index: neither loopback nor a bridge, nor a port of a bridge
-    /// that leads into another namespace.
+    /// Names of all interfaces by which packets can leave this namespace, by index: neither loopback nor a bridge. The veths in `pods` too:
+    /// until it is known which pod is behind one, it is a device like any other.
     pub devices: BTreeMap<u32, String>,
     /// All addresses on the interfaces of this namespace (rule A2): a pod can reach the bridge's link-local address too, so those are
     /// in it. Loopback addresses are not.

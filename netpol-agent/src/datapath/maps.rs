@@ -55,6 +55,8 @@ impl<T> Named<T> for Result<T, aya::maps::MapError> {
 pub struct Maps {
     endpoints: HashMap<MapData, u32, Endpoint>,
     local_pods: HashMap<MapData, Address, u32>,
+    senders: HashMap<MapData, abi::Sender, u32>,
+    guarded: HashMap<MapData, abi::Frontend, u32>,
     identities: LpmTrie<MapData, Address, Identity>,
     frontends: HashMap<MapData, abi::Frontend, Identity>,
     policies: LpmTrie<MapData, PolicyMatch, PolicyValue>,
@@ -79,6 +81,8 @@ impl Maps {
     pub fn take(ebpf: &mut Ebpf, folder: &Path) -> Result<Self, DatapathError> {
         check_layout::<u32, Endpoint>(&folder.join("endpoints"))?;
         check_layout::<Address, u32>(&folder.join("local_pods"))?;
+        check_layout::<abi::Sender, u32>(&folder.join("senders"))?;
+        check_layout::<abi::Frontend, u32>(&folder.join("guarded"))?;
         check_layout::<abi::Frontend, Identity>(&folder.join("frontends"))?;
         check_layout::<Key<Address>, Identity>(&folder.join("identities"))?;
         check_layout::<Key<PolicyMatch>, PolicyValue>(&folder.join("policies"))?;
@@ -88,6 +92,8 @@ impl Maps {
         Ok(Self {
             endpoints: HashMap::try_from(map(ebpf, "endpoints")?).on("endpoints", "opening")?,
             local_pods: HashMap::try_from(map(ebpf, "local_pods")?).on("local_pods", "opening")?,
+            senders: HashMap::try_from(map(ebpf, "senders")?).on("senders", "opening")?,
+            guarded: HashMap::try_from(map(ebpf, "guarded")?).on("guarded", "opening")?,
             frontends: HashMap::try_from(map(ebpf, "frontends")?).on("frontends", "opening")?,
             identities: LpmTrie::try_from(map(ebpf, "identities")?).on("identities", "opening")?,
             policies: LpmTrie::try_from(map(ebpf, "policies")?).on("policies", "opening")?,
@@ -112,6 +118,14 @@ impl Maps {
         for entry in self.local_pods.iter() {
             let (address, ifindex) = entry.on("local_pods", "reading")?;
             state.local_pods.insert(ip(&address), ifindex);
+        }
+        for entry in self.senders.iter() {
+            let (key, ifindex) = entry.on("senders", "reading")?;
+            state.senders.insert((key.bridge, key.number), ifindex);
+        }
+        for entry in self.guarded.iter() {
+            let (key, _) = entry.on("guarded", "reading")?;
+            state.guarded.insert(frontend(&key));
         }
         for entry in self.frontends.iter() {
             let (key, identity) = entry.on("frontends", "reading")?;
@@ -163,6 +177,20 @@ impl Maps {
                 .on("local_pods", "writing"),
             Write::RemoveLocalPod(address) => {
                 present(self.local_pods.remove(&mapped(*address))).on("local_pods", "removing an entry")
+            }
+            Write::PutSender { sender, ifindex } => self
+                .senders
+                .insert(sender_key(*sender), ifindex, 0)
+                .on("senders", "writing"),
+            Write::RemoveSender(sender) => {
+                present(self.senders.remove(&sender_key(*sender))).on("senders", "removing an entry")
+            }
+            Write::PutGuarded(backend) => self
+                .guarded
+                .insert(frontend_key(backend), 1, 0)
+                .on("guarded", "writing"),
+            Write::RemoveGuarded(backend) => {
+                present(self.guarded.remove(&frontend_key(backend))).on("guarded", "removing an entry")
             }
             Write::Attach(_) | Write::Detach(_) | Write::AttachDevice(_) | Write::DetachDevice(_) => Ok(()),
         })
@@ -272,6 +300,10 @@ fn mapped(address: IpAddr) -> Address {
 /// The address of a key.
 fn ip(address: &Address) -> IpAddr {
     IpAddr::from(address.octets).to_canonical()
+}
+
+fn sender_key((bridge, number): (u32, u32)) -> abi::Sender {
+    abi::Sender { bridge, number }
 }
 
 fn frontend_key(frontend: &Frontend) -> abi::Frontend {
@@ -395,6 +427,7 @@ fn add(a: &Counters, b: &Counters) -> Counters {
         extension_headers: sum(a.extension_headers, b.extension_headers),
         no_endpoint: sum(a.no_endpoint, b.no_endpoint),
         egress_backend: sum(a.egress_backend, b.egress_backend),
+        unknown_sender: sum(a.unknown_sender, b.unknown_sender),
         flows_created: sum(a.flows_created, b.flows_created),
         flow_insert_failures: a.flow_insert_failures + b.flow_insert_failures,
     }

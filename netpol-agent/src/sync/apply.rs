@@ -59,7 +59,15 @@ pub fn apply<E: std::error::Error>(
                 identities_incomplete = true;
                 continue;
             }
-            Write::RemoveIdentity(_) | Write::RemoveFrontend(_) | Write::RemovePolicy { .. } if frozen => {
+            Write::RemoveIdentity(_)
+            | Write::RemoveFrontend(_)
+            | Write::RemovePolicy { .. }
+            | Write::RemoveLocalPod(_)
+            | Write::RemoveSender(_)
+            | Write::RemoveGuarded(_)
+            | Write::DetachDevice(_)
+                if frozen =>
+            {
                 continue;
             }
             Write::PutEndpoint { ifindex, endpoint } => {
@@ -92,7 +100,12 @@ pub fn apply<E: std::error::Error>(
                         incomplete.insert(policy);
                         frozen |= in_use(state, policy);
                     }
-                    Write::PutIdentity { .. } | Write::PutFrontend { .. } | Write::PutLocalPod { .. } => {
+                    Write::PutIdentity { .. }
+                    | Write::PutFrontend { .. }
+                    | Write::PutLocalPod { .. }
+                    | Write::PutSender { .. }
+                    | Write::PutGuarded(_)
+                    | Write::AttachDevice(_) => {
                         frozen = true;
                         identities_incomplete = true;
                     }
@@ -183,6 +196,15 @@ fn describe(write: &Write) -> String {
             format!("telling that the pod with {address} is behind interface {ifindex}")
         }
         Write::RemoveLocalPod(address) => format!("forgetting the pod with {address}"),
+        Write::PutSender {
+            sender: (bridge, number),
+            ifindex,
+        } => format!("telling that number {number} by bridge {bridge} is the pod behind interface {ifindex}"),
+        Write::RemoveSender((bridge, number)) => format!("forgetting number {number} by bridge {bridge}"),
+        Write::PutGuarded(backend) => format!("guarding backend {}:{}", backend.address, backend.port),
+        Write::RemoveGuarded(backend) => {
+            format!("no longer guarding backend {}:{}", backend.address, backend.port)
+        }
         Write::AttachDevice(ifindex) => format!("attaching a program to device {ifindex}"),
         Write::DetachDevice(ifindex) => format!("detaching a program from device {ifindex}"),
         Write::Attach(ifindex) => format!("attaching programs to interface {ifindex}"),

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use netpol_common::abi::{IDENTITY_NODE, IDENTITY_NONE, IDENTITY_REMOTE_NODE, Identity};
 
 use super::{Memory, State, longest_match};
-use crate::compile::{Address, Backend, Backends, Class, Compiled, Frontend};
+use crate::compile::{Address, Backend, Class, Compiled, Frontend};
 
 /// What each prefix shall stand for. The map holds IPv4 mapped into IPv6, where a wide IPv6 prefix would cover it: so IPv4 as a whole
 /// always has an entry of its own.
@@ -92,18 +92,14 @@ fn agree(meaning: &Class, memory: &Memory, compiled: &Compiled, class: usize) ->
     match (&meaning.frontend, &class.frontend) {
         (None, None) => same(&meaning.peers, &class.peers) && meaning.named_ports == class.named_ports,
         (Some(then), Some(now)) => {
-            let within = |one: &Backends, other: &Backends, same: &dyn Fn(&Backend, &Backend) -> bool| {
-                let found = |backend| other.backends.iter().any(|other| same(backend, other));
-                one.backends.iter().all(found)
-            };
             let alike = |then: &Backend, now: &Backend| {
-                (then.kind, then.protocol, then.port, &then.named_ports)
-                    == (now.kind, now.protocol, now.port, &now.named_ports)
+                (then.node, then.protocol, then.port, &then.named_ports)
+                    == (now.node, now.protocol, now.port, &now.named_ports)
                     && same(&then.peers, &now.peers)
             };
-            then.masqueraded == now.masqueraded
-                && within(then, now, &alike)
-                && within(now, then, &|now, then| alike(then, now))
+            let known = |then: &Backend| now.iter().any(|now| alike(then, now));
+            let held = |now: &Backend| then.iter().any(|then| alike(then, now));
+            then.iter().all(known) && now.iter().all(held)
         }
         _ => false,
     }

@@ -25,8 +25,10 @@ pub struct Desired<'a> {
     pub pods: &'a BTreeMap<u32, ObjectKey>,
     /// Interfaces that exist, whether a pod is known behind them or not.
     pub present: &'a BTreeSet<u32>,
-    /// Devices by which packets can leave the node.
+    /// Devices by which packets can leave the node; those of pods may be among them.
     pub devices: &'a BTreeSet<u32>,
+    /// The bridge of each interface that is a port of one.
+    pub bridges: &'a BTreeMap<u32, u32>,
     /// `events_per_second` of map `config`.
     pub events_per_second: u32,
 }
@@ -173,6 +175,22 @@ fn take(next: &mut u32) -> u32 {
     number
 }
 
+/// The next number of an endpoint, whose part that tags carry is not 0 and no living endpoint's.
+fn take_endpoint(next: &mut u32, taken: &mut BTreeSet<u16>) -> u32 {
+    loop {
+        let id = take(next);
+        let number = Endpoint {
+            id,
+            ..Endpoint::default()
+        }
+        .number();
+        // The last number of all is given for ever; no node has as many pods as there are numbers.
+        if id == u32::MAX || number != 0 && taken.insert(number) {
+            return id;
+        }
+    }
+}
+
 /// The next number by the counter in the kernel, or, should that have been lost, behind those in use.
 fn first_free(counter: u32, in_use: impl Iterator<Item = u32>) -> u32 {
     in_use
@@ -291,6 +309,7 @@ fn endpoints(
 ) -> BTreeMap<u32, Endpoint> {
     let number = |policy: Option<usize>| policy.map_or(POLICY_NONE, |policy| numbers[&policy]);
     let mut endpoints = BTreeMap::new();
+    let mut taken = state.endpoints.values().map(Endpoint::number).collect();
     for (ifindex, key) in desired.pods {
         let Some(pod) = desired.compiled.endpoints.get(key) else {
             continue;
@@ -303,7 +322,10 @@ fn endpoints(
                 .is_none_or(|(k, uid)| k == key && *uid == pod.uid);
             same_pod && endpoint.ipv4 == ipv4 && endpoint.ipv6 == ipv6
         });
-        let id = known.map_or_else(|| take(next_endpoint), |endpoint| endpoint.id);
+        let id = known.map_or_else(
+            || take_endpoint(next_endpoint, &mut taken),
+            |endpoint| endpoint.id,
+        );
         let (ingress_policy, egress_policy) = (number(pod.ingress), number(pod.egress));
         endpoints.insert(
             *ifindex,

@@ -1,26 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the second look at a Service's backend needs (rule A5): who has an address of this node's pods, and the program on the devices by
-//! which packets leave the node.
+//! What the second look at a Service's backend needs (rule A5): who sends packets with which tag, who has an address of this node's pods,
+//! the backends that are not everyone's, and the program on the devices by which packets leave the node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
-use netpol_common::abi::{Endpoint, POLICY_NONE};
+use netpol_common::abi::{Endpoint, POLICY_NONE, SENDER_UNTOLD};
 
 use super::{Desired, State, Write};
+use crate::compile::Frontend;
 
 /// What there has to be.
-pub(super) struct SecondLook {
+pub(super) struct SecondLook<'a> {
     local_pods: BTreeMap<IpAddr, u32>,
+    senders: BTreeMap<(u32, u32), u32>,
+    guarded: &'a BTreeSet<Frontend>,
     devices: BTreeSet<u32>,
 }
 
-impl SecondLook {
+impl<'a> SecondLook<'a> {
     /// For these endpoints. Of two pods that claim an address the one that is isolated has it. Devices only matter while there are Services
     /// and a pod that policy keeps from something.
-    pub(super) fn new(desired: Desired<'_>, endpoints: &BTreeMap<u32, Endpoint>) -> Self {
+    pub(super) fn new(desired: Desired<'a>, endpoints: &BTreeMap<u32, Endpoint>) -> Self {
         let live = |isolated: bool| {
             endpoints.iter().filter(move |(ifindex, endpoint)| {
                 desired.pods.contains_key(ifindex) && (endpoint.egress_policy != POLICY_NONE) == isolated
@@ -33,10 +36,19 @@ impl SecondLook {
                 local_pods.entry(address).or_insert(*ifindex);
             }
         }
+        let mut senders = BTreeMap::new();
+        for (ifindex, endpoint) in endpoints {
+            if let Some(bridge) = desired.bridges.get(ifindex) {
+                senders.insert((*bridge, 0), SENDER_UNTOLD);
+                senders.insert((*bridge, endpoint.number().into()), *ifindex);
+            }
+        }
         let needed = !desired.compiled.frontends.is_empty() && live(true).next().is_some();
         let devices = desired.devices.iter().copied();
         Self {
             local_pods,
+            senders,
+            guarded: &desired.compiled.guarded,
             devices: devices
                 .filter(|device| needed && !endpoints.contains_key(device))
                 .collect(),
@@ -53,6 +65,16 @@ impl SecondLook {
                 });
             }
         }
+        for (sender, ifindex) in &self.senders {
+            if state.senders.get(sender) != Some(ifindex) {
+                writes.push(Write::PutSender {
+                    sender: *sender,
+                    ifindex: *ifindex,
+                });
+            }
+        }
+        let unguarded = self.guarded.difference(&state.guarded);
+        writes.extend(unguarded.copied().map(Write::PutGuarded));
         let missing = self.devices.difference(&state.attached_devices);
         writes.extend(missing.copied().map(Write::AttachDevice));
     }
@@ -64,6 +86,11 @@ impl SecondLook {
                 writes.push(Write::RemoveLocalPod(*address));
             }
         }
+        let senders = state.senders.keys();
+        let gone = senders.filter(|sender| !self.senders.contains_key(sender));
+        writes.extend(gone.copied().map(Write::RemoveSender));
+        let guarded = state.guarded.difference(self.guarded);
+        writes.extend(guarded.copied().map(Write::RemoveGuarded));
         let superfluous = state.attached_devices.difference(&self.devices);
         writes.extend(superfluous.copied().map(Write::DetachDevice));
     }

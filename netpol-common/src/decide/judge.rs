@@ -2,13 +2,19 @@
 //! What policies say of a connection, and who sent a packet.
 
 use super::{Place, Tables};
-use crate::abi::{
-    ACTION_ACCEPT, Address, IDENTITY_NODE, IDENTITY_NONE, IDENTITY_REMOTE_NODE, Identity, POLICY_NONE,
-    PolicyMatch,
+use crate::{
+    abi::{
+        ACTION_ACCEPT, ACTION_DEFER, Address, IDENTITY_NODE, IDENTITY_NONE, IDENTITY_REMOTE_NODE, Identity,
+        POLICY_NONE, PolicyMatch, SENDER_UNTOLD,
+    },
+    parse::Packet,
 };
 
 /// An action that drops.
 const DENY: u32 = 0;
+
+/// The sender of a packet whose backend not every pod may reach, and of which nothing tells which pod sent it.
+pub const UNKNOWN: u32 = SENDER_UNTOLD;
 
 /// What a policy says of a connection that a pod opens.
 pub(super) struct Egress {
@@ -33,10 +39,12 @@ pub(super) fn egress(
     opens: bool,
 ) -> Egress {
     let mut identity = tables.frontend(remote, protocol, port);
+    let mut elsewhere = false;
     if identity == IDENTITY_NONE {
         let class = tables.identity(remote);
         let own_node = class.flags & IDENTITY_NODE != 0;
-        if own_node && opens || class.flags & IDENTITY_REMOTE_NODE != 0 {
+        elsewhere = class.flags & IDENTITY_REMOTE_NODE != 0;
+        if own_node && opens || elsewhere {
             identity = tables.node_port(remote, protocol, port);
         }
         if identity == IDENTITY_NONE {
@@ -50,8 +58,13 @@ pub(super) fn egress(
             identity = class.identity;
         }
     }
+    let mut action = action(tables, policy, identity, protocol, port);
+    // Another node chooses the backend, where nobody knows whose the packet is.
+    if elsewhere && action == ACTION_DEFER {
+        action = DENY;
+    }
     Egress {
-        action: action(tables, policy, identity, protocol, port),
+        action,
         identity,
         to_node: false,
     }
@@ -76,15 +89,29 @@ pub(super) fn accepts_backend(
     backend.flags & IDENTITY_NODE != 0 || accepts(tables, policy, backend.identity, protocol, port)
 }
 
-/// Interface index of the local pod that sent a packet which another, or the same, receives: by the interface that it came by, which
-/// masquerade does not change, else by its source address. 0 for everyone else.
+/// Interface index of the local pod that sent a packet which another, or the same, receives, or that leaves the node; 0 for everyone
+/// else. It is told by the interface that the packet came by, or by its tag, neither of which masquerade changes; where someone overwrote
+/// the tag by its source address, else it is [`UNKNOWN`] if that matters.
 #[inline(always)]
-pub(super) fn sender(tables: &impl Tables, place: &Place, source: &Address) -> u32 {
+pub(super) fn sender(tables: &impl Tables, place: &Place, packet: &Packet) -> u32 {
     let came_by = place.ingress_ifindex;
-    if came_by == place.ifindex || tables.egress_policy(came_by) != POLICY_NONE {
-        came_by
+    if came_by == place.ifindex || tables.is_endpoint(came_by) {
+        return came_by;
+    }
+    let number = place.tag >> 1;
+    let sender = tables.sender(came_by, number);
+    if sender != SENDER_UNTOLD && (sender != 0 || number == 0 || tables.sender(came_by, 0) == 0) {
+        return sender;
+    }
+    let by_address = tables.local_pod(&packet.source);
+    if by_address != 0 {
+        return by_address;
+    }
+    let masqueraded = tables.identity(&packet.source).flags & IDENTITY_NODE != 0;
+    if masqueraded && tables.guarded(&packet.destination, packet.protocol, packet.destination_port) {
+        UNKNOWN
     } else {
-        tables.local_pod(source)
+        0
     }
 }
 

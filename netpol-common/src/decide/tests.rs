@@ -82,6 +82,7 @@ fn at(direction: Direction, from_node: bool) -> Place {
         direction,
         ifindex: OWN,
         ingress_ifindex: if from_node { 0 } else { 2 },
+        tag: 0,
     }
 }
 

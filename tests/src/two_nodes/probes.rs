@@ -31,6 +31,15 @@ impl Cluster {
         pod.with_context(|| format!("no pod {name}"))
     }
 
+    /// Name of the node that a pod is on.
+    ///
+    /// # Errors
+    /// If there is no pod of that name.
+    pub fn node_of(&self, pod: &str) -> Result<&str> {
+        let node = self.nodes.iter().find(|node| node.pod(pod).is_ok());
+        Ok(&node.with_context(|| format!("no pod {pod}"))?.plan().name)
+    }
+
     /// Probes of a Service's virtual addresses of one kind, TCP and UDP, that `backend` must answer.
     ///
     /// # Errors
@@ -97,23 +106,17 @@ impl Cluster {
         hold(what, probes, &outcomes, outcome);
     }
 
-    /// Makes each probe `times` times, each from a new port, and gives how often which outcome came.
+    /// Makes each probe `times` times, each from a new port, all of them at once, and gives of each how often which outcome came.
     ///
     /// # Errors
     /// If sockets cannot be made.
-    pub fn repeated(&self, probes: &[Probe], times: usize) -> Result<Vec<(Outcome, usize)>> {
+    pub fn repeated(&self, probes: &[Probe], times: usize) -> Result<Vec<Vec<(Outcome, usize)>>> {
         let many: Vec<Probe> = probes
             .iter()
             .flat_map(|probe| vec![probe.clone(); times])
             .collect();
-        let mut counts: Vec<(Outcome, usize)> = Vec::new();
-        for outcome in self.prober.probe_once(&many, MORE_PATIENCE)? {
-            match counts.iter_mut().find(|(known, _)| *known == outcome) {
-                Some((_, count)) => *count += 1,
-                None => counts.push((outcome, 1)),
-            }
-        }
-        Ok(counts)
+        let outcomes = self.prober.probe_once(&many, MORE_PATIENCE)?;
+        Ok(outcomes.chunks(times).map(counted).collect())
     }
 
     /// Number of packets that a device of a node has sent.
@@ -134,4 +137,15 @@ impl Cluster {
             .parse()
             .context("reading a counter")
     }
+}
+
+fn counted(outcomes: &[Outcome]) -> Vec<(Outcome, usize)> {
+    let mut counts: Vec<(Outcome, usize)> = Vec::new();
+    for outcome in outcomes {
+        match counts.iter_mut().find(|(known, _)| known == outcome) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((outcome.clone(), 1)),
+        }
+    }
+    counts
 }

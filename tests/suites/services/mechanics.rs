@@ -80,8 +80,7 @@ fn backends_are_balanced(cluster: &Cluster) {
         let probes = cluster
             .to_service("client", service, Frontend::ClusterIp, "client")
             .unwrap();
-        for probe in probes {
-            let found = cluster.repeated(std::slice::from_ref(&probe), 32).unwrap();
+        for (probe, found) in probes.iter().zip(cluster.repeated(&probes, 32).unwrap()) {
             let only_answers = found
                 .iter()
                 .all(|(outcome, _)| matches!(outcome, Outcome::Answered(_)));

@@ -37,6 +37,8 @@ struct Veth {
     namespace: i32,
     /// Index of the peer in its namespace.
     peer: u32,
+    /// Index of the bridge, or other device, that it is a port of.
+    bridge: Option<u32>,
 }
 
 /// What the links of this namespace are.
@@ -122,6 +124,7 @@ impl Reader {
                     index,
                     name,
                     addresses,
+                    bridge: veth.bridge,
                 },
             );
         }
@@ -235,12 +238,13 @@ impl Reader {
 /// Reads a link message; `None` if it is no veth that leads into another namespace.
 fn veth(message: &[u8]) -> Option<(u32, Veth)> {
     let index = u32_at(message, 4)?;
-    let (mut name, mut peer, mut namespace, mut is_veth) = (None, None, None, false);
+    let (mut name, mut peer, mut namespace, mut bridge, mut is_veth) = (None, None, None, None, false);
     for (kind, value) in attributes(message.get(INTERFACE_MESSAGE_BYTES..)?) {
         match kind {
             IFLA_IFNAME => name = Some(String::from_utf8_lossy(text(value)).into_owned()),
             IFLA_LINK => peer = u32_at(value, 0),
             IFLA_LINK_NETNSID => namespace = u32_at(value, 0).map(u32::cast_signed),
+            IFLA_MASTER => bridge = u32_at(value, 0),
             IFLA_LINKINFO => {
                 is_veth =
                     attributes(value).any(|(kind, value)| kind == IFLA_INFO_KIND && text(value) == b"veth");
@@ -255,31 +259,27 @@ fn veth(message: &[u8]) -> Option<(u32, Veth)> {
             name,
             namespace,
             peer,
+            bridge,
         },
     ))
 }
 
-/// Reads a link message; `None` if packets do not leave the node there, but to a pod. A bridge is passed on the way to its ports.
+/// Reads a link message; `None` if packets do not leave the node there. A bridge is passed on the way to its ports.
 fn device(message: &[u8]) -> Option<(u32, String)> {
     let (index, flags) = (u32_at(message, 4)?, u32_at(message, 8)?);
-    let (mut name, mut kind, mut port, mut elsewhere) = (None, None, false, false);
+    let (mut name, mut is_bridge) = (None, false);
     for (attribute, value) in attributes(message.get(INTERFACE_MESSAGE_BYTES..)?) {
         match attribute {
             IFLA_IFNAME => name = Some(String::from_utf8_lossy(text(value)).into_owned()),
-            IFLA_MASTER => port = true,
-            IFLA_LINK_NETNSID => elsewhere = true,
             IFLA_LINKINFO => {
-                kind = attributes(value)
-                    .find(|(attribute, _)| *attribute == IFLA_INFO_KIND)
-                    .map(|(_, value)| text(value).to_vec());
+                is_bridge = attributes(value)
+                    .any(|(attribute, value)| attribute == IFLA_INFO_KIND && text(value) == b"bridge");
             }
             _ => {}
         }
     }
     let loopback = flags & libc::IFF_LOOPBACK as u32 != 0;
-    let bridge = kind.as_deref() == Some(b"bridge");
-    let port_of_a_pod = port && elsewhere && kind.as_deref() == Some(b"veth");
-    (!loopback && !bridge && !port_of_a_pod).then_some((index, name?))
+    (!loopback && !is_bridge).then_some((index, name?))
 }
 
 /// Reads an address message. One that does not carry the id of the namespace that was asked for is not from there: `None`.

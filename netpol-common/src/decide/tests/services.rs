@@ -2,12 +2,13 @@
 //! Services: judged by what is behind their frontends, and again where the backend is known.
 
 use super::*;
-use crate::abi::IDENTITY_REMOTE_NODE;
+use crate::abi::{IDENTITY_REMOTE_NODE, SENDER_UNTOLD};
 
 const POD: [u8; 4] = [10, 244, 0, 10];
 const VIRTUAL: [u8; 4] = [10, 96, 0, 1];
 const ELSEWHERE: [u8; 4] = [192, 168, 0, 2];
 const CLIENT_IFINDEX: u32 = 11;
+const CLIENT_NUMBER: u16 = 5;
 const ANYONE: u32 = 20;
 const SERVICE: u32 = 30;
 const POD_CLASS: u32 = 40;
@@ -44,9 +45,22 @@ fn to(address: [u8; 4], port: u16) -> Packet {
 fn a5_a_frontend_is_judged_by_its_backends_and_by_no_block() {
     for (action, passes) in [(ACTION_ACCEPT, true), (ACTION_DEFER, true), (0, false)] {
         let (tables, pod) = sender(action);
-        for (address, port) in [(VIRTUAL, 80), (NODE, 30_080), (ELSEWHERE, 30_080)] {
+        for (address, port) in [(VIRTUAL, 80), (NODE, 30_080)] {
             assert_eq!(sends(&tables, &pod, to(address, port)), passes, "{address:?}");
+            assert_eq!(
+                tables.tag.take(),
+                if passes {
+                    pod.tag(action == ACTION_DEFER)
+                } else {
+                    0
+                }
+            );
         }
+        // Another node chooses the backend.
+        assert_eq!(
+            sends(&tables, &pod, to(ELSEWHERE, 30_080)),
+            action == ACTION_ACCEPT
+        );
         for (address, port) in [
             (VIRTUAL, 81),
             (NODE, 30_081),
@@ -109,6 +123,19 @@ fn c2_a_service_that_is_no_longer_allowed_loses_its_connections() {
     assert!(!receives(&tables, &pod, reversed(request, ACK)));
 }
 
+/// Index of the bridge that the pods are behind.
+const BRIDGE: u32 = 2;
+
+/// A device by which packets leave, with one that came by the bridge.
+fn leaving(tag: u16) -> Place {
+    Place {
+        direction: Direction::Egress,
+        ifindex: 3,
+        ingress_ifindex: BRIDGE,
+        tag,
+    }
+}
+
 /// A pod that takes everything, and a client on this node whose egress policy is `egress`: it allows the pod only on port 80.
 fn receiver(egress: u32) -> (Memory, Endpoint) {
     let tables = Memory::default();
@@ -122,13 +149,23 @@ fn receiver(egress: u32) -> (Memory, Endpoint) {
         .pods
         .borrow_mut()
         .insert(Address::from_ipv4(CLIENT), (CLIENT_IFINDEX, egress));
+    tables.senders.borrow_mut().extend([
+        ((BRIDGE, 0), SENDER_UNTOLD),
+        ((BRIDGE, CLIENT_NUMBER), CLIENT_IFINDEX),
+    ]);
     (tables, endpoint(POLICY_NONE, POLICY_NONE))
 }
 
 /// The verdict at `to_pod` on a packet that came by an interface.
 fn came(tables: &Memory, pod: &Endpoint, by: u32, packet: Packet) -> Verdict {
+    tagged(tables, pod, (by, 0), packet)
+}
+
+/// The verdict at `to_pod` on a packet that came by an interface with a tag.
+fn tagged(tables: &Memory, pod: &Endpoint, (by, tag): (u32, u16), packet: Packet) -> Verdict {
     let place = Place {
         ingress_ifindex: by,
+        tag,
         ..at(Direction::Ingress, false)
     };
     decide(tables, pod, place, Parsed::Packet, &packet, 60)
@@ -144,16 +181,24 @@ fn from(source: [u8; 4], port: u16) -> Packet {
 #[test]
 fn a5_the_backend_is_judged_by_the_policy_of_the_pod_that_sent() {
     let (tables, pod) = receiver(OPEN);
-    // By its address behind a bridge, by its interface where masquerade wrote the node's address.
-    for (by, source) in [(2, CLIENT), (CLIENT_IFINDEX, CLIENT), (CLIENT_IFINDEX, NODE)] {
-        assert_eq!(came(&tables, &pod, by, from(source, 80)), Verdict::Forward);
+    // By its interface or its tag, whatever masquerade wrote on it; where the tag is lost by its address.
+    for (by, tag, source) in [
+        (CLIENT_IFINDEX, 0, CLIENT),
+        (CLIENT_IFINDEX, 0, NODE),
+        (BRIDGE, CLIENT_NUMBER << 1, NODE),
+        (BRIDGE, CLIENT_NUMBER << 1 | TAG_DEFERRED, NODE),
+        (BRIDGE, 0, CLIENT),
+        (BRIDGE, 99 << 1, CLIENT),
+    ] {
+        let came = |packet| tagged(&tables, &pod, (by, tag), packet);
+        assert_eq!(came(from(source, 80)), Verdict::Forward);
         for port in [81, 82] {
             let dropped = Verdict::Drop(Drop {
                 reason: DropReason::EgressBackend,
                 policy: OPEN,
                 identity: POD_CLASS,
             });
-            assert_eq!(came(&tables, &pod, by, from(source, port)), dropped);
+            assert_eq!(came(from(source, port)), dropped);
         }
     }
     assert_eq!(
@@ -227,7 +272,7 @@ fn a5_what_leaves_the_node_is_judged_on_the_backend() {
     let (allowed, denied) = ([10, 244, 1, 9], [10, 244, 1, 10]);
     tables.put_identity(allowed, ANYONE, 0);
     tables.put_identity(denied, POD_CLASS, 0);
-    let leaves = |packet| decide_leaving(&tables, &pod, &packet, 60);
+    let leaves = |packet| decide_leaving(&tables, &pod, &leaving(pod.tag(true)), &packet, 60);
     assert_eq!(leaves(to(allowed, 8080)), Verdict::Forward);
     assert_eq!(
         leaves(to(denied, 8080)),
@@ -266,11 +311,121 @@ fn c1_replies_and_direct_connections_leave_as_from_pod_let_them() {
     let reply = reversed(request, SYN | ACK);
     assert!(sends(&tables, &pod, reply));
     let before = tables.only_flow();
-    assert_eq!(decide_leaving(&tables, &pod, &reply, 60), Verdict::Forward);
+    let leaves = |packet, tag| decide_leaving(&tables, &pod, &leaving(tag), packet, 60);
+    assert_eq!(leaves(&reply, 0), Verdict::Forward);
     assert_eq!(tables.only_flow(), before, "not counted a second time");
     let opened = reversed(request, SYN);
     assert!(
-        matches!(decide_leaving(&tables, &pod, &opened, 60), Verdict::Drop(_)),
+        matches!(leaves(&opened, 0), Verdict::Drop(_)),
         "a SYN answers nothing"
     );
+    assert!(
+        matches!(leaves(&reply, pod.tag(true)), Verdict::Drop(_)),
+        "what a Service translated is no reply"
+    );
+}
+
+#[test]
+fn a5_a_sender_that_nobody_knows_reaches_no_backend_that_is_not_everyones() {
+    let (tables, pod) = receiver(OPEN);
+    let key = (Address::from_ipv4(POD), protocol::TCP, 82);
+    tables.guarded.borrow_mut().push(key);
+    let dropped = Verdict::Drop(Drop {
+        reason: DropReason::UnknownSender,
+        policy: POLICY_NONE,
+        identity: IDENTITY_NONE,
+    });
+    // Its tag was overwritten, or is that of a pod that is gone.
+    for tag in [0, 99 << 1] {
+        assert_eq!(tagged(&tables, &pod, (BRIDGE, tag), from(NODE, 82)), dropped);
+        assert_eq!(
+            tagged(&tables, &pod, (BRIDGE, tag), from(NODE, 83)),
+            Verdict::Forward
+        );
+        let packet = from(NODE, 82);
+        assert_eq!(
+            sender_leaving(&tables, &leaving(tag | TAG_DEFERRED), &packet),
+            judge::UNKNOWN
+        );
+    }
+    let uplink = 4;
+    for tag in [0, CLIENT_NUMBER << 1, 99 << 1] {
+        assert_eq!(
+            tagged(&tables, &pod, (uplink, tag), from(NODE, 82)),
+            Verdict::Forward,
+            "from outside, whatever another node in this kernel wrote"
+        );
+    }
+}
+
+#[test]
+fn a5_only_what_from_pod_deferred_is_judged_where_it_leaves() {
+    let (tables, _) = receiver(OPEN);
+    let packet = from(NODE, 82);
+    let number = CLIENT_NUMBER << 1;
+    for (came_by, tag, sender) in [
+        (BRIDGE, number | TAG_DEFERRED, CLIENT_IFINDEX),
+        (BRIDGE, number, 0),
+        (0, number | TAG_DEFERRED, 0),
+        (4, number | TAG_DEFERRED, 0),
+        (CLIENT_IFINDEX, number | TAG_DEFERRED, CLIENT_IFINDEX),
+        (CLIENT_IFINDEX, 0, CLIENT_IFINDEX),
+    ] {
+        let place = Place {
+            ingress_ifindex: came_by,
+            ..leaving(tag)
+        };
+        assert_eq!(sender_leaving(&tables, &place, &packet), sender, "{place:?}");
+    }
+    let (tables, pod) = sender(ACTION_DEFER);
+    tables.put_identity([10, 244, 1, 9], ANYONE, 0);
+    let place = leaving(pod.tag(true));
+    let passed = decide_leaving(&tables, &pod, &place, &to([10, 244, 1, 9], 8080), 60);
+    assert_eq!(
+        (passed, tables.tag.get()),
+        (Verdict::Forward, pod.tag(false)),
+        "judged"
+    );
+}
+
+/// Masquerade gives a port that is free again to the next who asks.
+#[test]
+fn c3_one_senders_flow_is_not_anothers() {
+    let (tables, pod) = receiver(OPEN);
+    let (other, number) = ([10, 244, 0, 12], CLIENT_NUMBER + 1);
+    let pods = &tables.pods;
+    pods.borrow_mut()
+        .insert(Address::from_ipv4(other), (CLIENT_IFINDEX + 1, POLICY_DENY));
+    tables
+        .senders
+        .borrow_mut()
+        .insert((BRIDGE, number), CLIENT_IFINDEX + 1);
+    let packet = Packet {
+        protocol: protocol::UDP,
+        ..from(NODE, 80)
+    };
+    tables.put_policy(OPEN, POD_CLASS, Some((protocol::UDP, 80, 16)), ACTION_ACCEPT);
+    let by = |number: u16| tagged(&tables, &pod, (BRIDGE, number << 1), packet);
+    assert_eq!(by(CLIENT_NUMBER), Verdict::Forward);
+    assert!(matches!(by(number), Verdict::Drop(_)));
+    assert_eq!(by(CLIENT_NUMBER), Verdict::Forward);
+}
+
+#[test]
+fn a5_a_connection_keeps_its_tag_and_its_replies_have_none_to_judge() {
+    let (tables, pod) = sender(ACTION_DEFER);
+    let request = to(VIRTUAL, 80);
+    assert!(sends(&tables, &pod, request));
+    let more = Packet {
+        tcp_flags: ACK,
+        ..request
+    };
+    tables.tag.set(0);
+    assert!(sends(&tables, &pod, more));
+    assert_eq!(tables.tag.get(), pod.tag(true));
+    tables.put_identity(CLIENT, ANYONE, 0);
+    let asked = reversed(to(CLIENT, 80), SYN);
+    assert_eq!(came(&tables, &pod, 4, asked), Verdict::Forward);
+    assert!(sends(&tables, &pod, reversed(asked, SYN | ACK)));
+    assert_eq!(tables.tag.get(), pod.tag(false));
 }

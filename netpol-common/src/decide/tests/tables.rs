@@ -29,6 +29,12 @@ pub struct Memory {
     pub frontends: RefCell<HashMap<Frontend, u32>>,
     /// Local pods by address, and their egress policies, by interface.
     pub pods: RefCell<HashMap<Address, (u32, u32)>>,
+    /// Senders by bridge and number.
+    pub senders: RefCell<HashMap<(u32, u16), u32>>,
+    /// Backends that not every pod may reach.
+    pub guarded: RefCell<Vec<Frontend>>,
+    /// The tag that a packet got last.
+    pub tag: Cell<u16>,
 }
 
 /// The entry of a policy for a protocol, port and leading bits of the port; `None` is every protocol.
@@ -120,6 +126,25 @@ impl Tables for Memory {
 
     fn local_pod(&self, address: &Address) -> u32 {
         self.pods.borrow().get(address).map_or(0, |(ifindex, _)| *ifindex)
+    }
+
+    fn sender(&self, bridge: u32, number: u16) -> u32 {
+        let senders = self.senders.borrow();
+        senders.get(&(bridge, number)).copied().unwrap_or_default()
+    }
+
+    fn guarded(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool {
+        let key = (*backend, protocol, u16::from_be_bytes(port));
+        self.guarded.borrow().contains(&key)
+    }
+
+    fn is_endpoint(&self, ifindex: u32) -> bool {
+        let pods = self.pods.borrow();
+        pods.values().any(|(index, _)| *index == ifindex)
+    }
+
+    fn put_tag(&self, tag: u16) {
+        self.tag.set(tag);
     }
 
     fn egress_policy(&self, ifindex: u32) -> u32 {
