@@ -1,36 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The agent as a child process in a node's network namespace, as it runs in production.
 
+mod command;
 mod launch;
+mod log;
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader},
-    os::{fd::AsFd, unix::process::CommandExt},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU32, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::{
-    sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask},
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::Value;
 
-use crate::{
-    netns::{self, NetNs},
-    node::Node,
-    privilege,
-};
+use crate::{netns::NetNs, node::Node, privilege};
 
+pub use command::{cleanup, inside};
 pub use launch::Launch;
+
+use log::Log;
 
 /// How long a start or an applied revision may take before a wait for it fails. Far longer than either needs.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -46,24 +45,6 @@ pub struct Agent {
     log: Arc<Log>,
     clean: bool,
     deadline: Duration,
-}
-
-#[derive(Debug, Default)]
-struct Log {
-    lines: Mutex<Lines>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Lines {
-    lines: Vec<String>,
-    ended: bool,
-}
-
-impl Log {
-    fn lock(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Agent {
@@ -184,7 +165,7 @@ impl Agent {
 
     /// The last revision that it said it applied since it was last started; 0 if none.
     pub fn revision(&self) -> u64 {
-        last_revision(&self.log.lock().lines)
+        self.log.revision()
     }
 
     /// Waits until it has applied a revision above `revision`, and gives that.
@@ -192,9 +173,7 @@ impl Agent {
     /// # Errors
     /// With its log, if it ends or [`DEADLINE`] passes before.
     pub fn wait_for_revision_after(&self, revision: u64) -> Result<u64> {
-        self.wait(&format!("a revision after {revision}"), |lines| {
-            Some(last_revision(lines)).filter(|&last| last > revision)
-        })
+        self.log.wait_for_revision_after(revision, self.deadline)
     }
 
     /// Waits for a log line that contains `text` among those after the first `seen` ones (see [`Agent::log_length`]).
@@ -202,19 +181,17 @@ impl Agent {
     /// # Errors
     /// As [`Agent::wait_for_revision_after`].
     pub fn wait_for_line(&self, seen: usize, text: &str) -> Result<String> {
-        self.wait(&format!("a log line with {text:?}"), |lines| {
-            lines.iter().skip(seen).find(|line| line.contains(text)).cloned()
-        })
+        self.log.wait_for_line(seen, text, self.deadline)
     }
 
     /// Number of log lines up to now.
     pub fn log_length(&self) -> usize {
-        self.log.lock().lines.len()
+        self.log.length()
     }
 
     /// What it logged since it was last started.
     pub fn log(&self) -> String {
-        self.log.lock().lines.join("\n")
+        self.log.text()
     }
 
     /// Runs `netpol cleanup` in the node's namespace, and looks whether the pins are gone.
@@ -262,16 +239,8 @@ impl Agent {
             .context("starting the agent")?;
         self.clean = false;
         self.log = Arc::default();
-        let log = Arc::clone(&self.log);
         if let Some(stderr) = child.stderr.take() {
-            thread::spawn(move || {
-                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                    log.lock().lines.push(line);
-                    log.changed.notify_all();
-                }
-                log.lock().ended = true;
-                log.changed.notify_all();
-            });
+            Log::follow(&self.log, stderr);
         }
         self.child = Some(child);
         Ok(())
@@ -281,31 +250,6 @@ impl Agent {
         let mut child = self.child.take().context("the agent does not run")?;
         kill(Pid::from_raw(child.id().cast_signed()), signal).context("signalling the agent")?;
         child.wait().context("waiting for the agent to end")
-    }
-
-    fn wait<T>(&self, what: &str, found: impl Fn(&[String]) -> Option<T>) -> Result<T> {
-        let until = Instant::now() + self.deadline;
-        let mut lines = self.log.lock();
-        loop {
-            if let Some(value) = found(&lines.lines) {
-                return Ok(value);
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if lines.ended || left.is_zero() {
-                let why = if lines.ended {
-                    "the agent ended"
-                } else {
-                    "time is up"
-                };
-                bail!("waiting for {what}: {why}; its log:\n{}", lines.lines.join("\n"));
-            }
-            lines = self
-                .log
-                .changed
-                .wait_timeout(lines, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
     }
 }
 
@@ -331,84 +275,8 @@ impl Drop for Agent {
     }
 }
 
-/// Lets `command` start inside the namespace, with no signal blocked.
-pub fn inside<'a>(command: &'a mut Command, netns: &Arc<NetNs>) -> &'a mut Command {
-    let netns = Arc::clone(netns);
-    // SAFETY: between fork and exec this makes two system calls and allocates nothing.
-    unsafe {
-        command.pre_exec(move || {
-            netns::enter(netns.as_fd())?;
-            sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-            Ok(())
-        })
-    }
-}
-
-/// Runs `netpol cleanup` in the namespace, and looks whether the pins are gone.
-///
-/// # Errors
-/// If it fails, or leaves pins behind.
-pub fn cleanup(binary: &Path, netns: &Arc<NetNs>, pin_path: &Path) -> Result<()> {
-    let mut command = Command::new(binary);
-    command.arg("cleanup").arg("--pin-path").arg(pin_path);
-    let output = inside(&mut command, netns)
-        .output()
-        .context("starting netpol cleanup")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.success(),
-        "netpol cleanup ended with {}: {said}",
-        output.status
-    );
-    ensure!(
-        !pin_path.exists(),
-        "netpol cleanup left {} behind: {said}",
-        pin_path.display()
-    );
-    Ok(())
-}
-
 fn free_pin_path() -> PathBuf {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     PathBuf::from(format!("/sys/fs/bpf/netpol-test-{}-{number}", std::process::id()))
-}
-
-fn last_revision(lines: &[String]) -> u64 {
-    lines.iter().rev().find_map(|line| applied(line)).unwrap_or(0)
-}
-
-/// The revision of a `revision applied` line that tells of no failed write, and of no pod whose interface is still to be found.
-fn applied(line: &str) -> Option<u64> {
-    let value: Value = serde_json::from_str(line).ok()?;
-    let fields = value.get("fields")?;
-    if fields.get("message")?.as_str()? != "revision applied" {
-        return None;
-    }
-    let is_open = |field: &str| fields.get(field).and_then(Value::as_u64).unwrap_or(0) > 0;
-    if is_open("failures") || is_open("waiting") {
-        return None;
-    }
-    fields.get("revision")?.as_u64()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_applied_revision_counts() {
-        let line =
-            |message, revision| format!(r#"{{"fields":{{"message":"{message}","revision":{revision}}}}}"#);
-        let lines = [
-            line("revision applied", 3),
-            line("revision applied", 4),
-            line("other", 9),
-            "text".to_owned(),
-        ];
-        assert_eq!(last_revision(&lines), 4);
-        assert_eq!(last_revision(&lines[2..]), 0);
-        let failed = r#"{"fields":{"message":"revision applied","revision":7,"failures":1}}"#;
-        assert_eq!(last_revision(&[failed.to_owned()]), 0);
-    }
 }

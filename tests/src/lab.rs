@@ -9,7 +9,7 @@ use crate::{
     agent::Agent,
     manifests::ManifestDir,
     node::{Node, Plan, Site, member},
-    probe::{Outcome, Probe, Prober, Service},
+    probe::{Outcome, Probe, Prober, Service, hold},
     server::Servers,
 };
 
@@ -155,19 +155,7 @@ impl Lab {
     pub fn expect(&self, from: &str, to: &str, outcome: &Outcome) {
         let probes = self.probes(from, to, &SERVICES).expect("the sites exist");
         let outcomes = self.prober.probe(&probes).expect("probes can be made");
-        let wrong: Vec<_> = probes
-            .iter()
-            .zip(&outcomes)
-            .filter(|(_, found)| *found != outcome)
-            .collect();
-        let mut text = String::new();
-        for (probe, found) in &wrong {
-            let _ = writeln!(text, "  {probe}: {found:?}");
-        }
-        assert!(
-            wrong.is_empty() && !probes.is_empty(),
-            "{from} -> {to}: expected {outcome:?}, but\n{text}"
-        );
+        hold(&format!("{from} -> {to}"), &probes, &outcomes, outcome);
     }
 }
 

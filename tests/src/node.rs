@@ -2,20 +2,26 @@
 //! A node as Flannel makes it, and its pods: a bridge with both families, forwarding, a veth pair a pod with the host's end on the
 //! bridge, and an uplink to a namespace that plays every host outside.
 
+mod plan;
+mod pods;
+
 use std::{
     collections::BTreeMap,
     fmt::Write,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
 };
 
-use anyhow::{Context, Result, ensure};
-use ipnet::IpNet;
+use anyhow::{Result, ensure};
 
 use crate::netns::{self, NetNs};
+
+pub use plan::{Plan, member};
+
+use pods::Pod;
 
 /// The outside's bridge, into which nodes are plugged.
 const WIRE: &str = "eth0";
@@ -41,47 +47,6 @@ impl Site {
     }
 }
 
-/// The address plan of a node: its bridge has host number 1 in the pods' networks; in the networks of the uplink, which all nodes share,
-/// the first node has 1, the next 2, and the outside has 10.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// The node's name, as in `spec.nodeName`.
-    pub name: String,
-    /// Number of the node, from 0: the third byte of its pods' IPv4 addresses.
-    pub index: u8,
-}
-
-impl Plan {
-    /// The plan of the only, or first, node.
-    pub fn first(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            index: 0,
-        }
-    }
-
-    /// The pods' IPv4 and IPv6 networks.
-    pub fn pod_networks(&self) -> [IpNet; 2] {
-        let v6 = Ipv6Addr::new(0xfd00, 0x10, 0x244, u16::from(self.index), 0, 0, 0, 0);
-        [
-            network(Ipv4Addr::new(10, 244, self.index, 0), 24),
-            network(v6, 64),
-        ]
-    }
-
-    /// The networks of the uplink, the same for all nodes.
-    pub fn uplink_networks(&self) -> [IpNet; 2] {
-        let v6 = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0);
-        [network(Ipv4Addr::new(198, 51, 100, 0), 24), network(v6, 64)]
-    }
-
-    /// The node's addresses on the uplink, IPv4 first.
-    pub fn uplink_addresses(&self) -> [IpAddr; 2] {
-        let number = 1 + u16::from(self.index);
-        self.uplink_networks().map(|net| member(net, number).addr())
-    }
-}
-
 /// A node with its pods and its outside. Everything is removed on drop.
 #[derive(Debug)]
 pub struct Node {
@@ -92,12 +57,6 @@ pub struct Node {
     external: Vec<IpAddr>,
     pods: BTreeMap<String, Pod>,
     next_pod: u32,
-}
-
-#[derive(Debug)]
-struct Pod {
-    site: Site,
-    veth: String,
 }
 
 impl Node {
@@ -239,92 +198,6 @@ impl Node {
         self.external.push(address);
         Ok(())
     }
-
-    /// Makes one pod.
-    ///
-    /// # Errors
-    /// As [`Node::add_pods`].
-    pub fn add_pod(&mut self, name: &str, addresses: &[IpAddr]) -> Result<Site> {
-        self.add_pods(&[(name.to_owned(), addresses.to_vec())])?;
-        self.pod(name)
-    }
-
-    /// Makes pods of the given names (`namespace/name`) and addresses.
-    ///
-    /// # Errors
-    /// If an address is not in the node's pod networks, a name is taken, or the kernel refuses.
-    pub fn add_pods(&mut self, pods: &[(String, Vec<IpAddr>)]) -> Result<()> {
-        let networks = self.plan.pod_networks();
-        let mut node = String::new();
-        let mut made = Vec::new();
-        for (name, addresses) in pods {
-            ensure!(!self.pods.contains_key(name), "pod {name} exists already");
-            let netns = NetNs::create(&format!("{}{}", self.prefix, name.replace('/', "-")))?;
-            let veth = format!("veth{:08x}", self.next_pod);
-            self.next_pod += 1;
-            writeln!(
-                node,
-                "link add {veth} type veth peer name eth0 netns {}",
-                netns.name()
-            )?;
-            writeln!(node, "link set {veth} master cni0")?;
-            writeln!(node, "link set {veth} type bridge_slave hairpin on")?;
-            writeln!(node, "link set {veth} up")?;
-            let site = Site {
-                name: name.clone(),
-                netns: Arc::new(netns),
-                addresses: addresses.clone(),
-            };
-            made.push(Pod { site, veth });
-        }
-        self.netns.ip(&node)?;
-        for pod in made {
-            let mut batch = String::from("link set eth0 up\n");
-            for address in &pod.site.addresses {
-                let net = networks.iter().find(|net| net.contains(address));
-                let net =
-                    net.with_context(|| format!("{address} of pod {} is in no pod network", pod.site.name))?;
-                writeln!(batch, "addr add {address}/{} dev eth0 nodad", net.prefix_len())?;
-                let all = if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
-                writeln!(batch, "route replace {all} via {}", member(*net, 1).addr())?;
-            }
-            pod.site.netns.ip(&batch)?;
-            self.pods.insert(pod.site.name.clone(), pod);
-        }
-        Ok(())
-    }
-
-    /// Removes a pod: its veth pair and its namespace, as a CNI plugin does.
-    ///
-    /// # Errors
-    /// If there is no such pod.
-    pub fn remove_pod(&mut self, name: &str) -> Result<()> {
-        let pod = self.pods.remove(name).with_context(|| format!("no pod {name}"))?;
-        self.netns.ip(&format!("link del {}\n", pod.veth))
-    }
-
-    /// A pod by name.
-    ///
-    /// # Errors
-    /// If there is no such pod.
-    pub fn pod(&self, name: &str) -> Result<Site> {
-        let pod = self.pods.get(name).with_context(|| format!("no pod {name}"))?;
-        Ok(pod.site.clone())
-    }
-
-    /// All pods, in the order of their names.
-    pub fn pods(&self) -> Vec<Site> {
-        self.pods.values().map(|pod| pod.site.clone()).collect()
-    }
-
-    /// Name of the host's end of a pod's veth pair.
-    ///
-    /// # Errors
-    /// If there is no such pod.
-    pub fn veth(&self, name: &str) -> Result<&str> {
-        let pod = self.pods.get(name).with_context(|| format!("no pod {name}"))?;
-        Ok(&pod.veth)
-    }
 }
 
 /// A namespace that plays every host outside, and the switch that nodes plug into.
@@ -339,17 +212,4 @@ fn outside(plan: &Plan, prefix: &str) -> Result<NetNs> {
     }
     outside.ip(&batch)?;
     Ok(outside)
-}
-
-/// Host `number` of a network, with the network's prefix length.
-pub fn member(net: IpNet, number: u16) -> IpNet {
-    let address: IpAddr = match net.network() {
-        IpAddr::V4(base) => Ipv4Addr::from_bits(base.to_bits() | u32::from(number)).into(),
-        IpAddr::V6(base) => Ipv6Addr::from_bits(base.to_bits() | u128::from(number)).into(),
-    };
-    network(address, net.prefix_len())
-}
-
-fn network(address: impl Into<IpAddr>, prefix_len: u8) -> IpNet {
-    IpNet::new_assert(address.into(), prefix_len)
 }

@@ -1,31 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Probes: real TCP connections, UDP requests and ICMP echo requests between namespaces, many at once.
 
+mod outcome;
+mod socket;
 mod talk;
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    net::{IpAddr, SocketAddr},
-    os::fd::OwnedFd,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use nix::sys::{
-    resource::{Resource, getrlimit, setrlimit},
-    socket::{AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, socket},
-};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::{runtime::Runtime, sync::Semaphore};
 
-use crate::{
-    netns::{self, NetNs},
-    node::Site,
-};
+use crate::{netns::NetNs, node::Site};
 
+pub use outcome::{Outcome, hold};
 pub use talk::Conversation;
+
+use socket::sockets;
 
 /// How long silence must last to count as a denial, the first time. The kernel answers a handshake and an echo request by itself,
 /// in microseconds.
@@ -129,32 +121,6 @@ impl fmt::Display for Probe {
     }
 }
 
-/// What came of a probe.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// The right site answered.
-    Reached,
-    /// The destination's kernel refused: the packet arrived, and nobody listens.
-    Refused,
-    /// Nothing came back: what a denial looks like (rule A7).
-    Silent,
-    /// A site of another name answered: that of one of several backends, or a wrong one.
-    Answered(String),
-    /// Anything else, e.g. an ICMP error came. Never what it should be.
-    Odd(String),
-}
-
-impl Outcome {
-    /// Whether the packets passed; `None` where that cannot be said.
-    pub fn allowed(&self) -> Option<bool> {
-        match self {
-            Self::Reached | Self::Refused => Some(true),
-            Self::Silent => Some(false),
-            Self::Answered(_) | Self::Odd(_) => None,
-        }
-    }
-}
-
 /// Makes probes.
 #[derive(Debug)]
 pub struct Prober {
@@ -241,57 +207,4 @@ impl Prober {
         let socket = sockets(std::slice::from_ref(probe))?.remove(0);
         Conversation::open(&self.runtime, probe, socket)
     }
-}
-
-/// A bound socket for each probe, each made in its namespace.
-fn sockets(probes: &[Probe]) -> Result<Vec<OwnedFd>> {
-    let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for (index, probe) in probes.iter().enumerate() {
-        places.entry(probe.netns.name()).or_default().push(index);
-    }
-    let made = std::thread::scope(|scope| {
-        scope
-            .spawn(|| {
-                let mut made = BTreeMap::new();
-                for indexes in places.values() {
-                    let netns = &probes[indexes[0]].netns;
-                    netns::enter(std::os::fd::AsFd::as_fd(netns.as_ref()))
-                        .with_context(|| format!("entering network namespace {}", netns.name()))?;
-                    for &index in indexes {
-                        let probe = &probes[index];
-                        let socket = bound(probe).with_context(|| format!("making a socket for {probe}"))?;
-                        made.insert(index, socket);
-                    }
-                }
-                Ok(made)
-            })
-            .join()
-    });
-    let made: Result<BTreeMap<usize, OwnedFd>> =
-        made.unwrap_or_else(|_| anyhow::bail!("making sockets panicked"));
-    Ok(made?.into_values().collect())
-}
-
-fn bound(probe: &Probe) -> nix::Result<OwnedFd> {
-    let ipv4 = probe.source.is_ipv4();
-    let family = if ipv4 {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    };
-    let (kind, protocol) = match probe.service {
-        Service::Tcp(_) => (SockType::Stream, SockProtocol::Tcp),
-        Service::Udp(_) => (SockType::Datagram, SockProtocol::Udp),
-        Service::Echo if ipv4 => (SockType::Datagram, SockProtocol::Icmp),
-        Service::Echo => (SockType::Datagram, SockProtocol::IcmpV6),
-    };
-    let socket = socket(
-        family,
-        kind,
-        SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
-        protocol,
-    )?;
-    let address = SockaddrStorage::from(SocketAddr::new(probe.source, 0));
-    bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &address)?;
-    Ok(socket)
 }

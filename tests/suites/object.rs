@@ -2,28 +2,14 @@
 //! The embedded object: its BTF against the layouts that the agent uses, its programs and maps, and what `bpftool` shows of them once
 //! they are in the kernel.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    net::{IpAddr, Ipv4Addr},
-    path::Path,
-    process::Command,
-};
+#[path = "object/btf.rs"]
+mod btf;
+#[path = "object/dump.rs"]
+mod dump;
 
-use anyhow::{Context, Result, ensure};
-use netpol_agent::{
-    compile::ProtocolMatch,
-    datapath::{object::EBPF_OBJECT, pin_folder},
-    evaluate::Packet,
-    model::Direction,
-    sync::{EntryKey, Write},
-};
-use netpol_common::abi::{self, ABI_VERSION, ACTION_ACCEPT};
-use netpol_tests::{
-    privilege,
-    progrun::{Bench, on_bench},
-};
-use serde_json::Value;
+use netpol_common::abi;
+
+use btf::Btf;
 
 const SUITE: &str = "object";
 
@@ -74,98 +60,6 @@ const MAPS: [Map; 12] = [
     ("config", ARRAY, 4, size_of::<abi::Config>()),
 ];
 
-/// Runs `bpftool` and reads the JSON that it prints.
-fn bpftool(arguments: &[&str]) -> Result<Value> {
-    let output = Command::new("bpftool").arg("-j").args(arguments).output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    ensure!(output.status.success(), "bpftool {arguments:?}: {text}");
-    serde_json::from_str(&text).with_context(|| format!("bpftool {arguments:?} printed {text}"))
-}
-
-/// The types of the embedded object by their number.
-struct Btf(BTreeMap<u64, Value>);
-
-impl Btf {
-    /// `None` where they cannot be read, which is said.
-    fn of_object() -> Option<Self> {
-        let no_bpftool = Command::new("bpftool").arg("version").output().is_err();
-        let obstacle = if no_bpftool {
-            Some("no bpftool: install it")
-        } else if EBPF_OBJECT.is_none() {
-            Some("this build has no eBPF programs")
-        } else {
-            None
-        };
-        if !privilege::settle(SUITE, obstacle.map(str::to_owned)) {
-            return None;
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("object");
-        fs::write(&path, EBPF_OBJECT.unwrap()).unwrap();
-        let dump = bpftool(&["btf", "dump", "file", path.to_str().unwrap()]).unwrap();
-        let types = dump["types"].as_array().unwrap().iter();
-        Some(Self(
-            types
-                .map(|entry| (entry["id"].as_u64().unwrap(), entry.clone()))
-                .collect(),
-        ))
-    }
-
-    fn find(&self, kind: &str, name: &str) -> &Value {
-        let mut found = self
-            .0
-            .values()
-            .filter(|entry| entry["kind"] == kind && entry["name"] == name);
-        let first = found.next().unwrap_or_else(|| panic!("no {kind} {name}"));
-        assert!(
-            found.next().is_none(),
-            "the object has more than one {kind} {name}"
-        );
-        first
-    }
-
-    fn at(&self, id: &Value) -> &Value {
-        &self.0[&id.as_u64().expect("a type's number")]
-    }
-
-    /// Size of a type in bytes.
-    fn size(&self, id: &Value) -> usize {
-        let entry = self.at(id);
-        match entry["kind"].as_str().unwrap() {
-            "ARRAY" => entry["nr_elems"].as_u64().unwrap() as usize * self.size(&entry["type_id"]),
-            "TYPEDEF" | "CONST" => self.size(&entry["type_id"]),
-            _ => entry["size"]
-                .as_u64()
-                .unwrap_or_else(|| panic!("no size: {entry}")) as usize,
-        }
-    }
-
-    /// Name, offset and size of each member of a structure.
-    fn layout(&self, name: &str) -> Vec<(String, usize, usize)> {
-        let members = self.find("STRUCT", name)["members"].as_array().unwrap().iter();
-        members
-            .map(|member| {
-                let bits = member["bits_offset"].as_u64().unwrap() as usize;
-                assert_eq!(bits % 8, 0, "{member}");
-                (
-                    member["name"].as_str().unwrap().to_owned(),
-                    bits / 8,
-                    self.size(&member["type_id"]),
-                )
-            })
-            .collect()
-    }
-
-    /// What a member of a map's definition points at.
-    fn pointee(&self, definition: &Value, member: &str) -> Option<&Value> {
-        let mut members = definition["members"].as_array().unwrap().iter();
-        let found = members.find(|entry| entry["name"] == member)?;
-        let pointer = self.at(&found["type_id"]);
-        assert_eq!(pointer["kind"], "PTR", "{member}");
-        Some(&pointer["type_id"])
-    }
-}
-
 #[test]
 fn layouts_are_those_of_the_abi() {
     let Some(btf) = Btf::of_object() else { return };
@@ -210,134 +104,4 @@ fn programs_and_maps_are_there() {
             }
         }
     }
-}
-
-/// The entries of a pinned map as `bpftool map dump` prints them.
-fn dump(folder: &Path, map: &str) -> Result<Vec<Value>> {
-    let path = folder.join(map);
-    let dump = bpftool(&["map", "dump", "pinned", path.to_str().context("a path in UTF-8")?])?;
-    let entries = dump.as_array().cloned().unwrap_or_default();
-    ensure!(!entries.is_empty(), "map {map} is empty");
-    Ok(entries)
-}
-
-/// An entry of each map, through the ways that write it.
-fn fill(bench: &mut Bench, ifindex: u32) -> Result<()> {
-    let peer = Ipv4Addr::new(10, 244, 0, 11);
-    let endpoint = abi::Endpoint {
-        id: 7,
-        ingress_policy: 3,
-        egress_policy: 4,
-        ipv4: [10, 244, 0, 10],
-        ipv6: [0; 16],
-    };
-    let port = ProtocolMatch {
-        protocol: 6,
-        port: 8080,
-        prefix_len: 16,
-    };
-    for write in [
-        Write::Config(abi::Config {
-            abi_version: ABI_VERSION,
-            epoch: 9,
-            events_per_second: 0,
-            next_endpoint: 8,
-            next_policy: 5,
-        }),
-        Write::PutPolicy {
-            policy: 3,
-            key: EntryKey {
-                identity: 2,
-                protocol: Some(port),
-            },
-            value: abi::PolicyValue {
-                action: ACTION_ACCEPT,
-                rule: 1,
-            },
-        },
-        Write::PutIdentity {
-            prefix: IpAddr::V4(peer).into(),
-            identity: abi::Identity {
-                identity: 2,
-                flags: 0,
-            },
-        },
-        Write::PutEndpoint { ifindex, endpoint },
-    ] {
-        bench.write(&write)?;
-    }
-    let packet = Packet {
-        source: peer.into(),
-        destination: Ipv4Addr::new(10, 244, 0, 10).into(),
-        protocol: 6,
-        port: Some(8080),
-    };
-    let uplink = bench.uplink();
-    ensure!(
-        bench.opens(Direction::Ingress, ifindex, uplink, &packet)?,
-        "the entries allow it"
-    );
-    Ok(())
-}
-
-#[test]
-fn maps_dump_with_named_fields() {
-    if Btf::of_object().is_none() {
-        return;
-    }
-    on_bench(SUITE, 1, |bench| {
-        let folder = pin_folder(bench.pin_path());
-        for (name, (_, kind), key, value) in MAPS {
-            let path = folder.join(name);
-            let shown = bpftool(&["map", "show", "pinned", path.to_str().context("a path in UTF-8")?])?;
-            assert_eq!(shown["type"], kind, "{name}");
-            assert_eq!(
-                [&shown["bytes_key"], &shown["bytes_value"]],
-                [key, value],
-                "{name}"
-            );
-        }
-
-        let ifindex = bench.interfaces()[0];
-        fill(bench, ifindex)?;
-        let entry = |map: &str, value: &str| -> Result<[Value; 2]> {
-            let formatted = &dump(&folder, map)?[0]["formatted"];
-            Ok([formatted["key"].clone(), formatted[value].clone()])
-        };
-        let [key, endpoint] = entry("endpoints", "value")?;
-        assert_eq!(key, ifindex);
-        assert_eq!(
-            [
-                &endpoint["id"],
-                &endpoint["ingress_policy"],
-                &endpoint["egress_policy"]
-            ],
-            [7, 3, 4]
-        );
-        let [key, identity] = entry("identities", "value")?;
-        assert!(key.to_string().contains("octets"), "{key}");
-        assert_eq!([&identity["identity"], &identity["flags"]], [2, 0]);
-        let [key, value] = entry("policies", "value")?;
-        for field in ["policy", "identity", "protocol", "port"] {
-            assert!(
-                key.to_string().contains(&format!("\"{field}\":")),
-                "{field}: {key}"
-            );
-        }
-        assert_eq!([&value["action"], &value["rule"]], [ACTION_ACCEPT, 1]);
-        let [key, flow] = entry("flows", "value")?;
-        assert_eq!([&key["endpoint"], &key["protocol"]], [7, 6]);
-        assert_eq!(key["remote"]["octets"].as_array().map(Vec::len), Some(16));
-        assert_eq!([&flow["packets"], &flow["policy"], &flow["epoch"]], [1, 3, 9]);
-        let [_, config] = entry("config", "value")?;
-        assert_eq!([&config["epoch"], &config["next_policy"]], [9, 5]);
-        let [_, counters] = entry("counters", "values")?;
-        let packets = |counter: &str| -> u64 {
-            let cpus = counters.as_array().into_iter().flatten();
-            cpus.map(|cpu| cpu["value"][counter]["packets"].as_u64().unwrap())
-                .sum()
-        };
-        assert_eq!([packets("forwarded"), packets("flows_created")], [1, 1]);
-        Ok(())
-    });
 }

@@ -7,6 +7,7 @@
 use k8s_openapi::{
     ClusterResourceScope, NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
+use kube::Resource;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -29,12 +30,9 @@ pub use service::{
 };
 
 /// A kind that is read.
-pub(crate) trait Wire: DeserializeOwned {
+pub(crate) trait Wire: Resource<DynamicType = ()> + DeserializeOwned {
     /// Which one.
     const KIND: Kind;
-
-    /// Its metadata.
-    fn metadata(&self) -> &ObjectMeta;
 
     /// The object of the model, and what of it could not be represented.
     fn convert(self) -> Entry;
@@ -65,7 +63,7 @@ fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Err
 
 macro_rules! resource {
     ($type:ty, $kind:ident, $scope:ty, $group:literal) => {
-        impl kube::Resource for $type {
+        impl Resource for $type {
             type DynamicType = ();
             type Scope = $scope;
 
@@ -110,8 +108,6 @@ resource!(
 
 #[cfg(test)]
 mod tests {
-    use kube::Resource;
-
     use super::*;
 
     fn same<T: Resource<DynamicType = ()>>(kind: Kind, path: &str) {

@@ -76,12 +76,7 @@ fn play(options: &Options) -> Result<bool> {
     let mut node = Node::with_prefix(plan.clone(), kept.prefix.clone())?;
     node.add_pods(&scene.pods)?;
 
-    let rehearsal = ManifestDir::new()?;
-    rehearsal.write("pods.yaml", &scene.base)?;
-    for act in &scene.policies {
-        rehearsal.write(&act.file, &act.text)?;
-    }
-    let whole = directory::load(rehearsal.path()).context("loading the manifests")?;
+    let whole = rehearsed(&scene)?;
     let (services, left_out) = stage::services(&whole);
     let externals = stage::externals(&whole, &plan);
     let matrix = Matrix::new(sites(&mut node, &externals)?, services);
@@ -91,26 +86,7 @@ fn play(options: &Options) -> Result<bool> {
         servers.add(site, &matrix.services)?;
     }
 
-    println!(
-        "netpol demo: {} pods on one node, policies of {}",
-        scene.pods.len(),
-        options.folder.display()
-    );
-    for note in &scene.notes {
-        println!("note: {note}");
-    }
-    if left_out > 0 {
-        println!("note: {left_out} more ports are named by policies and not asked");
-    }
-    for diagnostic in &whole.diagnostics {
-        println!("note: {diagnostic}");
-    }
-    println!(
-        "{} connections are made for each matrix, IPv4 and IPv6.\n\n{}\n",
-        matrix.len(),
-        matrix.legend()
-    );
-
+    introduce(options, &scene, &whole, left_out, &matrix);
     let manifests = if options.keep {
         ManifestDir::kept(&kept.manifests)?
     } else {
@@ -161,6 +137,47 @@ fn play(options: &Options) -> Result<bool> {
     }
     println!("\nAll policies\n{}\n", matrix.table(&answers));
 
+    conclude(&differences);
+    if options.keep {
+        drop(servers);
+        kept.leave(&node, &matrix, agent)?;
+    }
+    Ok(differences.is_empty())
+}
+
+/// What the objects are with all policies in force.
+fn rehearsed(scene: &Scene) -> Result<model::Snapshot> {
+    let rehearsal = ManifestDir::new()?;
+    rehearsal.write("pods.yaml", &scene.base)?;
+    for act in &scene.policies {
+        rehearsal.write(&act.file, &act.text)?;
+    }
+    directory::load(rehearsal.path()).context("loading the manifests")
+}
+
+fn introduce(options: &Options, scene: &Scene, whole: &model::Snapshot, left_out: usize, matrix: &Matrix) {
+    println!(
+        "netpol demo: {} pods on one node, policies of {}",
+        scene.pods.len(),
+        options.folder.display()
+    );
+    for note in &scene.notes {
+        println!("note: {note}");
+    }
+    if left_out > 0 {
+        println!("note: {left_out} more ports are named by policies and not asked");
+    }
+    for diagnostic in &whole.diagnostics {
+        println!("note: {diagnostic}");
+    }
+    println!(
+        "{} connections are made for each matrix, IPv4 and IPv6.\n\n{}\n",
+        matrix.len(),
+        matrix.legend()
+    );
+}
+
+fn conclude(differences: &[String]) {
     if differences.is_empty() {
         println!("Every cell, at every step, is what the policies say.");
     } else {
@@ -175,11 +192,6 @@ fn play(options: &Options) -> Result<bool> {
             println!("  and {} more", differences.len() - MOST_LISTED);
         }
     }
-    if options.keep {
-        drop(servers);
-        kept.leave(&node, &matrix, agent)?;
-    }
-    Ok(differences.is_empty())
 }
 
 /// Pods, then the node by its address on the bridge, then the outside's addresses.

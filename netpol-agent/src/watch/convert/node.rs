@@ -3,8 +3,6 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-
 use super::{Faults, taken};
 use crate::{
     model::Node,
@@ -16,10 +14,6 @@ use crate::{
 
 impl Wire for wire::Node {
     const KIND: Kind = Kind::Node;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
 
     fn convert(self) -> Entry {
         let (id, _, _) = taken(Self::KIND, self.metadata);

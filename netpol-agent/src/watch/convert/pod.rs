@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Namespace and Pod.
 
-use std::sync::Arc;
+#[cfg(test)]
+mod tests;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use std::sync::Arc;
 
 use crate::model::{NamedPort, Namespace, Pod};
 
@@ -19,10 +20,6 @@ const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 impl Wire for wire::Namespace {
     const KIND: Kind = Kind::Namespace;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
 
     fn convert(self) -> Entry {
         let (id, _, mut labels) = taken(Self::KIND, self.metadata);
@@ -42,10 +39,6 @@ impl Wire for wire::Namespace {
 
 impl Wire for wire::Pod {
     const KIND: Kind = Kind::Pod;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
 
     fn convert(self) -> Entry {
         let (id, uid, labels) = taken(Self::KIND, self.metadata);
@@ -155,173 +148,4 @@ fn addresses(faults: &mut Faults, status: &wire::PodStatus) -> Vec<std::net::IpA
         addresses.extend(faults.address(|| "status.podIP".to_owned(), text));
     }
     addresses
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::{
-        model::Protocol,
-        watch::convert::{codes, converted},
-    };
-
-    fn pod(value: Value) -> (Pod, Entry) {
-        let entry = converted::<wire::Pod>(value);
-        match &entry.object {
-            Object::Pod(pod) => (Pod::clone(pod), entry.clone()),
-            other => panic!("not a pod: {other:?}"),
-        }
-    }
-
-    fn namespace(value: Value) -> Namespace {
-        match converted::<wire::Namespace>(value).object {
-            Object::Namespace(namespace) => Namespace::clone(&namespace),
-            other => panic!("not a namespace: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn p4_a_namespace_has_its_name_as_a_label() {
-        let shop = namespace(json!({"metadata": {"name": "shop", "labels": {"team": "a"}}}));
-        assert_eq!(shop.labels[NAME_LABEL], "shop");
-        assert_eq!(shop.labels["team"], "a");
-        let given = namespace(json!({"metadata": {"name": "shop", "labels": {NAME_LABEL: "other"}}}));
-        assert_eq!(
-            given.labels[NAME_LABEL], "other",
-            "what an API server says is not changed"
-        );
-    }
-
-    #[test]
-    fn p6_all_addresses_count_and_pod_ip_is_the_fallback() {
-        let meta = json!({"name": "a", "namespace": "shop", "uid": "u"});
-        let status = json!({"podIP": "10.0.0.9", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]});
-        let (both, entry) = pod(json!({"metadata": meta, "status": status}));
-        assert_eq!(
-            both.addresses,
-            [
-                "10.0.0.1".parse::<std::net::IpAddr>().unwrap(),
-                "fd00::1".parse().unwrap()
-            ]
-        );
-        assert_eq!((both.uid.as_str(), entry.diagnostics.len()), ("u", 0));
-        let (old, _) = pod(json!({"metadata": meta, "status": {"podIP": "10.0.0.9"}}));
-        assert_eq!(old.addresses, ["10.0.0.9".parse::<std::net::IpAddr>().unwrap()]);
-        let (mapped, _) = pod(json!({"metadata": meta, "status": {"podIP": "::ffff:10.0.0.9"}}));
-        assert_eq!(mapped.addresses, old.addresses);
-    }
-
-    #[test]
-    fn a_bad_address_is_reported_and_the_others_stay() {
-        let ips = json!([{"ip": "10.0.0.300"}, {"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}, {"ip": "10.0.0.1"}]);
-        let (pod, entry) = pod(json!({"metadata": {"name": "a"}, "status": {"podIPs": ips}}));
-        assert_eq!(pod.addresses.len(), 2);
-        assert_eq!(
-            codes(&entry),
-            [
-                ("address-invalid", "status.podIPs[0].ip"),
-                ("address-family-duplicate", "status.podIPs[2].ip")
-            ]
-        );
-        assert_eq!(entry.diagnostics[0].object, "Pod default/a");
-    }
-
-    #[test]
-    fn a_pod_without_address_is_reported_unless_that_is_right() {
-        for (phase, host_network, reported) in [
-            ("Running", false, true),
-            ("", false, true),
-            ("Pending", false, false),
-            ("Failed", false, false),
-            ("Running", true, false),
-        ] {
-            let spec = json!({"hostNetwork": host_network});
-            let value = json!({"metadata": {"name": "a"}, "spec": spec, "status": {"phase": phase}});
-            let (_, entry) = pod(value);
-            let found = codes(&entry);
-            assert_eq!(
-                found == [("pod-without-address", "status.podIPs")],
-                reported,
-                "{phase} {found:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn i6_i7_host_network_and_terminal_phases() {
-        for (phase, terminal) in [
-            ("Succeeded", true),
-            ("Failed", true),
-            ("Running", false),
-            ("Unknown", false),
-        ] {
-            let value = json!({"metadata": {"name": "a"}, "spec": {"hostNetwork": true, "nodeName": "n1"},
-                               "status": {"phase": phase, "podIP": "10.0.0.1"}});
-            let (pod, _) = pod(value);
-            assert_eq!(
-                (pod.terminal, pod.host_network, pod.node.as_deref()),
-                (terminal, true, Some("n1"))
-            );
-        }
-    }
-
-    #[test]
-    fn t4_named_ports_of_containers_and_restartable_init_containers() {
-        let (pod, entry) = pod(json!({
-            "metadata": {"name": "a"}, "status": {"podIP": "10.0.0.1"},
-            "spec": {
-                "containers": [{"ports": [
-                    {"name": "http", "containerPort": 80},
-                    {"name": "dns", "containerPort": 53, "protocol": "UDP"},
-                    {"containerPort": 9},
-                ]}],
-                "initContainers": [
-                    {"ports": [{"name": "once", "containerPort": 1}]},
-                    {"restartPolicy": "Always", "ports": [{"name": "side", "containerPort": 2}]},
-                ],
-            },
-        }));
-        let ports: Vec<_> = pod
-            .named_ports
-            .iter()
-            .map(|p| (p.name.as_str(), p.protocol, p.number))
-            .collect();
-        assert_eq!(
-            ports,
-            [
-                ("http", Protocol::Tcp, 80),
-                ("dns", Protocol::Udp, 53),
-                ("side", Protocol::Tcp, 2)
-            ]
-        );
-        assert_eq!(codes(&entry), []);
-    }
-
-    #[test]
-    fn bad_container_ports_are_left_out_and_reported() {
-        let (pod, entry) = pod(json!({
-            "metadata": {"name": "a"}, "status": {"podIP": "10.0.0.1"},
-            "spec": {"containers": [{"ports": [
-                {"name": "a", "containerPort": 65536}, {"name": "b", "containerPort": 0}, {"name": "c"},
-                {"name": "d", "containerPort": 1, "protocol": "tcp"}, {"name": "E", "containerPort": 2},
-            ]}]},
-        }));
-        assert_eq!(pod.named_ports.len(), 1);
-        let at = |index: usize, name: &str| format!("spec.containers[0].ports[{index}].{name}");
-        let expected = [
-            ("port-number-invalid", at(0, "containerPort")),
-            ("port-number-invalid", at(1, "containerPort")),
-            ("port-number-invalid", at(2, "containerPort")),
-            ("port-protocol-invalid", at(3, "protocol")),
-            ("port-name-invalid", at(4, "name")),
-        ];
-        let found: Vec<_> = entry
-            .diagnostics
-            .iter()
-            .map(|d| (d.code, d.field.clone()))
-            .collect();
-        assert_eq!(found, expected);
-    }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::model::{
     Direction, IpBlock, LabelExpression, LabelSelector, NetworkPolicy, Peer, PolicyPort, PortName, Rule,
@@ -26,10 +26,6 @@ pub(in crate::watch) fn direction(word: &str) -> Option<Direction> {
 
 impl Wire for wire::NetworkPolicy {
     const KIND: Kind = Kind::NetworkPolicy;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
 
     fn convert(self) -> Entry {
         let (id, _, _) = taken(Self::KIND, self.metadata);

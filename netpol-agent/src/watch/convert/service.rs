@@ -3,8 +3,6 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-
 use crate::model::{EndpointPort, EndpointSlice, Service, ServicePort, SliceEndpoint};
 
 use super::{Faults, taken};
@@ -28,10 +26,6 @@ fn addresses(faults: &mut Faults, field: &str, texts: &[String]) -> Vec<IpAddr> 
 
 impl Wire for wire::Service {
     const KIND: Kind = Kind::Service;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
 
     fn convert(self) -> Entry {
         let (id, _, _) = taken(Self::KIND, self.metadata);
@@ -93,10 +87,6 @@ impl Wire for wire::Service {
 
 impl Wire for wire::EndpointSlice {
     const KIND: Kind = Kind::EndpointSlice;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
 
     fn convert(self) -> Entry {
         let (id, _, mut labels) = taken(Self::KIND, self.metadata);

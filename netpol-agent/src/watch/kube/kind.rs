@@ -5,7 +5,7 @@ use std::{fmt::Debug, pin::pin, time::Duration};
 
 use futures::StreamExt;
 use kube::{
-    Api, Client, Resource,
+    Api, Client,
     api::ListParams,
     runtime::{
         utils::Backoff,
@@ -28,7 +28,7 @@ fn may_be_missing(kind: Kind) -> bool {
 /// Watches all objects of a kind. Ends when the receiver is gone.
 pub(super) async fn watch<T>(client: Client, updates: Sender<(Kind, Update)>)
 where
-    T: Wire + Resource<DynamicType = ()> + Clone + Debug + Send + 'static,
+    T: Wire + Clone + Debug + Send + 'static,
 {
     let kind = T::KIND;
     let api = Api::<T>::all(client);
@@ -47,7 +47,7 @@ where
                     Event::InitApply(object) => Update::Listed(Box::new(object.convert())),
                     Event::InitDone => Update::ListDone,
                     Event::Apply(object) => Update::Changed(Box::new(object.convert())),
-                    Event::Delete(object) => Update::Deleted(convert::id(kind, object.metadata())),
+                    Event::Delete(object) => Update::Deleted(convert::id(kind, object.meta())),
                 }
             }
             Err(error) => {
@@ -92,7 +92,7 @@ fn recovered(kind: Kind, failing: &mut Option<Failure>) {
 /// relist is silent until something changes.
 async fn retry<T>(api: &Api<T>, missing: bool, backoff: &mut DefaultBackoff, failing: &mut Option<Failure>)
 where
-    T: Wire + Resource<DynamicType = ()> + Clone + Debug,
+    T: Wire + Clone + Debug,
 {
     loop {
         let delay = if missing {

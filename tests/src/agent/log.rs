@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What an agent logs, line by line as it comes, and waits for what it says.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+
+/// The log of one run of an agent.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    lines: Mutex<Lines>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    lines: Vec<String>,
+    ended: bool,
+}
+
+impl Log {
+    /// Reads lines in a thread of its own until they end.
+    pub(super) fn follow(log: &Arc<Self>, output: impl Read + Send + 'static) {
+        let log = Arc::clone(log);
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                log.lock().lines.push(line);
+                log.changed.notify_all();
+            }
+            log.lock().ended = true;
+            log.changed.notify_all();
+        });
+    }
+
+    /// Number of lines up to now.
+    pub(super) fn length(&self) -> usize {
+        self.lock().lines.len()
+    }
+
+    /// All lines up to now.
+    pub(super) fn text(&self) -> String {
+        self.lock().lines.join("\n")
+    }
+
+    /// The last applied revision; 0 if none.
+    pub(super) fn revision(&self) -> u64 {
+        last_revision(&self.lock().lines)
+    }
+
+    /// Waits for an applied revision above `revision`, and gives that; with the log, if it does not come.
+    pub(super) fn wait_for_revision_after(&self, revision: u64, deadline: Duration) -> Result<u64> {
+        self.wait(deadline, &format!("a revision after {revision}"), |lines| {
+            Some(last_revision(lines)).filter(|&last| last > revision)
+        })
+    }
+
+    /// Waits for a line that contains `text`, after the first `seen` ones; with the log, if it does not come.
+    pub(super) fn wait_for_line(&self, seen: usize, text: &str, deadline: Duration) -> Result<String> {
+        self.wait(deadline, &format!("a log line with {text:?}"), |lines| {
+            lines.iter().skip(seen).find(|line| line.contains(text)).cloned()
+        })
+    }
+
+    fn wait<T>(&self, deadline: Duration, what: &str, found: impl Fn(&[String]) -> Option<T>) -> Result<T> {
+        let until = Instant::now() + deadline;
+        let mut lines = self.lock();
+        loop {
+            if let Some(value) = found(&lines.lines) {
+                return Ok(value);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if lines.ended || left.is_zero() {
+                let why = if lines.ended {
+                    "the agent ended"
+                } else {
+                    "time is up"
+                };
+                bail!("waiting for {what}: {why}; its log:\n{}", lines.lines.join("\n"));
+            }
+            lines = self
+                .changed
+                .wait_timeout(lines, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn last_revision(lines: &[String]) -> u64 {
+    lines.iter().rev().find_map(|line| applied(line)).unwrap_or(0)
+}
+
+/// The revision of a `revision applied` line that tells of no failed write, and of no pod whose interface is still to be found.
+fn applied(line: &str) -> Option<u64> {
+    let value: Value = serde_json::from_str(line).ok()?;
+    let fields = value.get("fields")?;
+    if fields.get("message")?.as_str()? != "revision applied" {
+        return None;
+    }
+    let is_open = |field: &str| fields.get(field).and_then(Value::as_u64).unwrap_or(0) > 0;
+    if is_open("failures") || is_open("waiting") {
+        return None;
+    }
+    fields.get("revision")?.as_u64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_applied_revision_counts() {
+        let line =
+            |message, revision| format!(r#"{{"fields":{{"message":"{message}","revision":{revision}}}}}"#);
+        let lines = [
+            line("revision applied", 3),
+            line("revision applied", 4),
+            line("other", 9),
+            "text".to_owned(),
+        ];
+        assert_eq!(last_revision(&lines), 4);
+        assert_eq!(last_revision(&lines[2..]), 0);
+        let failed = r#"{"fields":{"message":"revision applied","revision":7,"failures":1}}"#;
+        assert_eq!(last_revision(&[failed.to_owned()]), 0);
+    }
+}
