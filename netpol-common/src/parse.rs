@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From bytes to a [`Packet`]: Ethernet, ARP, IPv4 (RFC 791), IPv6 (RFC 8200) with its extension headers, TCP, UDP, SCTP, ICMP and
-//! ICMPv6. Nothing is skipped blindly: the port that policy tests is the one that the receiver will see (rule F3).
+//! ICMPv6. Nothing is skipped blindly: the port that policy tests is the one that the receiver will see (rule F3). A packet ends where
+//! its IP header says, not where the frame does: the receiver cuts off the rest, and takes no packet that claims more than there is.
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,9 @@ pub mod protocol {
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 
 const ETHERNET_LENGTH: usize = 14;
+const IPV6_LENGTH: usize = 40;
+/// The greatest number in a length field of IP and UDP. Above it (segments that the kernel carries as one packet, RFC 2675) the field is 0.
+const MAX_LENGTH: usize = 0xffff;
 
 /// A frame that headers are read from.
 pub trait Frame {
@@ -36,6 +40,8 @@ pub trait Frame {
     fn read(&self, offset: usize, into: &mut [u8]) -> bool;
     /// Whether a VLAN tag was taken off the frame and is kept beside it.
     fn vlan_tag(&self) -> bool;
+    /// Bytes of the frame, from the link layer header to the end of all its segments.
+    fn length(&self) -> usize;
 }
 
 /// What a frame is.
@@ -82,6 +88,46 @@ pub enum Role {
     Single,
 }
 
+/// A packet within its frame.
+struct Bounded<'a, F> {
+    frame: &'a F,
+    /// Where the packet ends, counted as the frame's bytes are.
+    end: usize,
+}
+
+impl<'a, F: Frame> Bounded<'a, F> {
+    /// A packet whose first `before` bytes are there, and whose header says of the rest that it has `field` bytes.
+    #[inline(always)]
+    fn new(frame: &'a F, before: usize, field: u16) -> Result<Self, DropReason> {
+        let length = frame.length();
+        let mut end = before + usize::from(field);
+        if field == 0 && length > before + MAX_LENGTH {
+            end = length;
+        }
+        if end > length {
+            return Err(DropReason::Malformed);
+        }
+        Ok(Self { frame, end })
+    }
+}
+
+impl<F: Frame> Frame for Bounded<'_, F> {
+    #[inline(always)]
+    fn read(&self, offset: usize, into: &mut [u8]) -> bool {
+        offset + into.len() <= self.end && self.frame.read(offset, into)
+    }
+
+    #[inline(always)]
+    fn vlan_tag(&self) -> bool {
+        self.frame.vlan_tag()
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.end
+    }
+}
+
 /// The header being read. One for all, because the stack of a program is 512 bytes.
 type Buffer = [u8; 40];
 
@@ -115,9 +161,18 @@ fn ipv4(frame: &impl Frame, header: &mut Buffer, packet: &mut Packet) -> Result<
     if header[0] >> 4 != 4 || header_length < 20 {
         return Err(DropReason::Malformed);
     }
+    let frame = &Bounded::new(
+        frame,
+        ETHERNET_LENGTH,
+        u16::from_be_bytes([header[2], header[3]]),
+    )?;
+    if frame.length() < ETHERNET_LENGTH + header_length {
+        return Err(DropReason::Malformed);
+    }
     if u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0 {
         return Err(DropReason::Fragment);
     }
+    let continued = header[6] & 0x20 != 0;
     packet.source = Address::from_ipv4([header[12], header[13], header[14], header[15]]);
     packet.destination = Address::from_ipv4([header[16], header[17], header[18], header[19]]);
     packet.protocol = header[9];
@@ -125,6 +180,7 @@ fn ipv4(frame: &impl Frame, header: &mut Buffer, packet: &mut Packet) -> Result<
         frame,
         ETHERNET_LENGTH + header_length,
         protocol::ICMP,
+        continued,
         header,
         packet,
     )?;
@@ -133,17 +189,18 @@ fn ipv4(frame: &impl Frame, header: &mut Buffer, packet: &mut Packet) -> Result<
 
 #[inline(always)]
 fn ipv6(frame: &impl Frame, header: &mut Buffer, packet: &mut Packet) -> Result<Parsed, DropReason> {
-    read(frame, ETHERNET_LENGTH, &mut header[..40])?;
+    read(frame, ETHERNET_LENGTH, &mut header[..IPV6_LENGTH])?;
     if header[0] >> 4 != 6 {
         return Err(DropReason::Malformed);
     }
+    let first = ETHERNET_LENGTH + IPV6_LENGTH;
+    let frame = &Bounded::new(frame, first, u16::from_be_bytes([header[4], header[5]]))?;
     let hop_limit = header[7];
     packet.protocol = header[6];
     packet.source.octets.copy_from_slice(&header[8..24]);
     packet.destination.octets.copy_from_slice(&header[24..40]);
-    let first = ETHERNET_LENGTH + 40;
-    let offset = skip_extension_headers(frame, first, header, packet)?;
-    let neighbour_discovery = upper_layer(frame, offset, protocol::ICMPV6, header, packet)?;
+    let (offset, continued) = skip_extension_headers(frame, first, header, packet)?;
+    let neighbour_discovery = upper_layer(frame, offset, protocol::ICMPV6, continued, header, packet)?;
     // RFC 4861: neighbour discovery is never forwarded (hop limit 255), and no extension header comes before it.
     if neighbour_discovery && hop_limit == 255 && offset == first {
         Ok(Parsed::Neighbour)
@@ -152,14 +209,15 @@ fn ipv6(frame: &impl Frame, header: &mut Buffer, packet: &mut Packet) -> Result<
     }
 }
 
-/// Walks from `packet.protocol` to the upper layer, and returns where that begins.
+/// Walks from `packet.protocol` to the upper layer. Returns where that begins, and whether other fragments continue it.
 #[inline(always)]
 fn skip_extension_headers(
     frame: &impl Frame,
     mut offset: usize,
     header: &mut Buffer,
     packet: &mut Packet,
-) -> Result<usize, DropReason> {
+) -> Result<(usize, bool), DropReason> {
+    let mut continued = false;
     for _ in 0..=MAX_EXTENSION_HEADERS {
         match packet.protocol {
             protocol::HOP_BY_HOP
@@ -180,28 +238,31 @@ fn skip_extension_headers(
                 if u16::from_be_bytes([header[2], header[3]]) & 0xfff8 != 0 {
                     return Err(DropReason::Fragment);
                 }
+                continued |= header[3] & 1 != 0;
                 offset += 8;
             }
-            _ => return Ok(offset),
+            _ => return Ok((offset, continued)),
         }
         packet.protocol = header[0];
     }
     Err(DropReason::ExtensionHeaders)
 }
 
-/// Reads ports, flags and role. `icmp` is the family's ICMP: the other family's is a protocol without ports. Returns whether it is
-/// neighbour discovery (ICMPv6 types 133 to 137).
+/// Reads ports, flags and role. `icmp` is the family's ICMP: the other family's is a protocol without ports. `continued`: a UDP datagram
+/// goes on in other fragments. Returns whether it is neighbour discovery (ICMPv6 types 133 to 137).
 #[inline(always)]
 fn upper_layer(
     frame: &impl Frame,
     offset: usize,
     icmp: u8,
+    continued: bool,
     header: &mut Buffer,
     packet: &mut Packet,
 ) -> Result<bool, DropReason> {
     if packet.protocol == protocol::TCP {
         read(frame, offset, &mut header[..20])?;
-        if header[12] >> 4 < 5 {
+        let header_length = usize::from(header[12] >> 4) * 4;
+        if header_length < 20 || offset + header_length > frame.length() {
             return Err(DropReason::Malformed);
         }
         packet.tcp_flags = header[13];
@@ -211,6 +272,13 @@ fn upper_layer(
         read(frame, offset, &mut header[..8])?;
     } else {
         return Ok(false);
+    }
+    if packet.protocol == protocol::UDP {
+        let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
+        let huge = length == 0 && frame.length() > offset + MAX_LENGTH;
+        if length < 8 && !huge || offset + length > frame.length() && !continued {
+            return Err(DropReason::Malformed);
+        }
     }
     if packet.protocol == icmp {
         packet.role = match (icmp, header[0]) {

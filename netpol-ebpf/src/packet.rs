@@ -30,6 +30,11 @@ impl Frame for Skb<'_> {
         // SAFETY: the context pointer is valid for the run of the program; the verifier checks the access.
         unsafe { (*self.0.skb.skb).vlan_present != 0 }
     }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.0.len() as usize
+    }
 }
 
 /// A packet that leaves the node, by a device that may put no Ethernet header before it: the network header is found where the kernel
@@ -65,6 +70,12 @@ impl Frame for Leaving<'_> {
     #[inline(always)]
     fn vlan_tag(&self) -> bool {
         false
+    }
+
+    /// Not less than it is: nothing tells whether the kernel counts a header before the network header.
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.0.len() as usize + ETHERNET_LENGTH
     }
 }
 

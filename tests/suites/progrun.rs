@@ -380,6 +380,7 @@ fn f1_f2_c5_frames_that_are_no_packets() {
     let mut options = udp(v4[0], v4[1], 17);
     options[14] = 0x4f; // More options than there are bytes.
     let mut chain = udp(v6[0], v6[1], 60);
+    chain[14 + 5] += 80;
     chain.extend([0; 80]);
     let unjudged = [
         (DropReason::Malformed, options),

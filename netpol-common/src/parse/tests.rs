@@ -9,6 +9,7 @@ use super::*;
 use crate::flow::{ACK, SYN};
 
 mod frames;
+mod lengths;
 
 use frames::*;
 
@@ -29,6 +30,10 @@ impl Frame for Bytes<'_> {
 
     fn vlan_tag(&self) -> bool {
         self.vlan_tag
+    }
+
+    fn length(&self) -> usize {
+        self.bytes.len()
     }
 }
 
@@ -348,7 +353,7 @@ proptest! {
         options in 0..=10usize,
         ports in any::<[u8; 4]>(),
     ) {
-        let upper = [&ports[..], &[0; 4]].concat();
+        let upper = [&ports[..], &[0, 8, 0, 0]].concat();
         for frame in [
             ipv6_chain_of(&chain, units, filling, protocol::UDP, &upper),
             ipv4_with_options(&vec![filling; options * 4], protocol::UDP, &upper),

@@ -35,6 +35,7 @@ pub fn ip(version: u8, number: u8, upper: &[u8]) -> Vec<u8> {
 pub fn ipv4_with_options(options: &[u8], number: u8, upper: &[u8]) -> Vec<u8> {
     let mut header = Ipv4Header::new(upper.len() as u16, 64, IpNumber(number), SOURCE, DESTINATION).unwrap();
     header.options = Ipv4Options::try_from(options).unwrap();
+    header.set_payload_len(upper.len()).unwrap();
     ethernet([0x08, 0x00], &[&header.to_bytes()[..], upper].concat())
 }
 
@@ -80,9 +81,11 @@ pub fn tcp_syn() -> Vec<u8> {
     header.to_bytes().to_vec()
 }
 
-/// Both ports and as many bytes more.
+/// Both ports and as many bytes more, the first two of which are the length that UDP has there.
 pub fn ports_and(more: usize) -> Vec<u8> {
-    let mut header = [SOURCE_PORT.to_be_bytes(), PORT.to_be_bytes()].concat();
-    header.resize(4 + more, 0);
+    let length = 4 + more;
+    let words = [SOURCE_PORT, PORT, length as u16];
+    let mut header: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
+    header.resize(length, 0);
     header
 }
