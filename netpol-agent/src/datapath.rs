@@ -26,7 +26,7 @@ use self::attach::{AttachError, Attacher};
 use crate::sync::{State, Write};
 
 /// Maps by the name that they have in the object and below the pin folder.
-pub const PINNED_MAPS: [&str; 12] = [
+pub const PINNED_MAPS: [&str; 13] = [
     "endpoints",
     "local_pods",
     "senders",
@@ -35,6 +35,7 @@ pub const PINNED_MAPS: [&str; 12] = [
     "frontends",
     "policies",
     "flows",
+    "fragments",
     "events",
     "event_budget",
     "counters",

@@ -201,6 +201,44 @@ abi! {
 }
 
 abi! {
+    /// Key of map `fragments`: a fragmented packet as its endpoint sees it (rule C5).
+    pub struct FragmentKey, 44 {
+        /// [`Endpoint::id`].
+        pub endpoint: u32,
+        /// The number that all fragments share.
+        pub identification: u32,
+        /// Source address.
+        pub source: Address,
+        /// Destination address.
+        pub destination: Address,
+        /// IANA protocol number as the IP or fragment header has it.
+        pub protocol: u8,
+        /// A [`Direction`].
+        pub direction: u8,
+        /// Zeros.
+        pub pad: [u8; 2],
+    }
+}
+
+abi! {
+    /// Value of map `fragments`: what only the first fragment tells.
+    pub struct Fragment, 16 {
+        /// When the first fragment passed: nanoseconds of the monotonic clock.
+        pub seen: u64,
+        /// Source port, or the identifier of an ICMP echo.
+        pub source_port: [u8; 2],
+        /// Destination port.
+        pub destination_port: [u8; 2],
+        /// IANA protocol number of the upper layer.
+        pub protocol: u8,
+        /// A [`crate::parse::Role`].
+        pub role: u8,
+        /// Zeros.
+        pub pad: [u8; 2],
+    }
+}
+
+abi! {
     /// Record of the ring buffer `events`: one dropped packet.
     pub struct Event, 72 {
         /// Nanoseconds of the monotonic clock.
@@ -248,7 +286,7 @@ abi! {
 
 abi! {
     /// Value of map `counters`, per CPU, by [`Direction`].
-    pub struct Counters, 184 {
+    pub struct Counters, 200 {
         /// Passed.
         pub forwarded: Counter,
         /// Dropped: [`DropReason::Policy`].
@@ -269,6 +307,8 @@ abi! {
         pub egress_backend: Counter,
         /// Dropped: [`DropReason::UnknownSender`].
         pub unknown_sender: Counter,
+        /// Dropped: [`DropReason::Spoofed`].
+        pub spoofed: Counter,
         /// Flow entries made (packets; bytes of their first packet).
         pub flows_created: Counter,
         /// Flow entries that could not be written; the connection is judged again, its replies may be dropped.
@@ -358,7 +398,7 @@ pub enum DropReason {
     EtherType = 3,
     /// VLAN tagged (rule F2).
     Vlan = 4,
-    /// A fragment whose first fragment is not known (rule C5).
+    /// A fragment whose first fragment was not seen, or did not pass (rule C5).
     Fragment = 5,
     /// More IPv6 extension headers than are walked (rule F3).
     ExtensionHeaders = 6,
@@ -369,11 +409,13 @@ pub enum DropReason {
     /// A pod of this node sent it through a Service with masquerade, its tag was overwritten on the way, and not every pod may reach the
     /// backend (rule A5).
     UnknownSender = 9,
+    /// The pod sent it with a source address that is not the pod's (rule A6).
+    Spoofed = 10,
 }
 
 impl DropReason {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Policy,
         Self::Malformed,
         Self::EtherType,
@@ -383,6 +425,7 @@ impl DropReason {
         Self::NoEndpoint,
         Self::EgressBackend,
         Self::UnknownSender,
+        Self::Spoofed,
     ];
 
     /// Its name in logs and metrics.
@@ -397,6 +440,7 @@ impl DropReason {
             Self::NoEndpoint => "no_endpoint",
             Self::EgressBackend => "egress_backend",
             Self::UnknownSender => "unknown_sender",
+            Self::Spoofed => "spoofed",
         }
     }
 
@@ -420,6 +464,7 @@ impl Counters {
             DropReason::NoEndpoint => &mut self.no_endpoint,
             DropReason::EgressBackend => &mut self.egress_backend,
             DropReason::UnknownSender => &mut self.unknown_sender,
+            DropReason::Spoofed => &mut self.spoofed,
         }
     }
 }

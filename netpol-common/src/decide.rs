@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The verdict on a packet, over a trait of lookups: the kernel's maps there, ordinary maps in tests.
 
+mod fragments;
 pub mod judge;
 #[cfg(test)]
 mod tests;
 
 use crate::{
     abi::{
-        ACTION_ACCEPT, ACTION_DEFER, Address, Direction, DropReason, Endpoint, Flow, FlowKey, IDENTITY_NONE,
-        Identity, POLICY_NONE, PolicyMatch, PolicyValue,
+        ACTION_ACCEPT, ACTION_DEFER, Address, Direction, DropReason, Endpoint, Flow, FlowKey, Fragment,
+        FragmentKey, IDENTITY_NONE, Identity, POLICY_NONE, PolicyMatch, PolicyValue,
     },
     flow::{self, ACK, RST, SYN, State},
     parse::{Packet, Parsed, Role, protocol},
@@ -47,6 +48,10 @@ pub trait Tables {
     fn flow(&self, key: &FlowKey) -> Option<Self::FlowEntry>;
     /// Writes a new flow or replaces one.
     fn insert_flow(&self, key: &FlowKey, flow: &Flow);
+    /// What the first fragment of a packet told.
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment>;
+    /// Remembers what the first fragment of a packet told.
+    fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment);
     /// Gives the packet a [tag](tag).
     fn put_tag(&self, tag: u16);
 }
@@ -98,37 +103,51 @@ pub struct Drop {
     pub identity: u32,
 }
 
-/// The verdict on a frame at one of an endpoint's hooks.
+/// The verdict on a frame at one of an endpoint's hooks. `packet` and `quoted` as [`crate::parse::parse`] leaves them; a later fragment gets
+/// the ports of the first.
 #[inline(always)]
 pub fn decide(
     tables: &impl Tables,
     endpoint: &Endpoint,
     place: Place,
     parsed: Parsed,
-    packet: &Packet,
+    packet: &mut Packet,
+    quoted: &Packet,
     length: u32,
 ) -> Verdict {
     let direction = place.direction;
-    match parsed {
-        Parsed::Neighbour => return Verdict::Forward,
-        Parsed::Unjudged(reason) => {
-            let isolated = endpoint.policy(direction) != POLICY_NONE;
-            if !isolated || place.is_by_node() {
-                return Verdict::Forward;
-            }
-            return Verdict::Drop(Drop {
-                reason,
-                policy: POLICY_NONE,
-                identity: IDENTITY_NONE,
-            });
-        }
-        Parsed::Packet => {}
+    if matches!(parsed, Parsed::Neighbour) {
+        return Verdict::Forward;
+    }
+    let sends = matches!(direction, Direction::Egress);
+    if sends && is_spoofed(endpoint, packet) {
+        return denied(DropReason::Spoofed, POLICY_NONE, IDENTITY_NONE);
     }
     if place.is_by_node() {
         return Verdict::Forward;
     }
-    let key = flow_key(endpoint, direction, packet);
-    let entry = if continues_flow(packet) {
+    let unjudged = match parsed {
+        Parsed::Unjudged(reason) => Some(reason),
+        _ if !fragments::restore(tables, endpoint, direction, packet) => Some(DropReason::Fragment),
+        _ => None,
+    };
+    if let Some(reason) = unjudged {
+        if endpoint.policy(direction) != POLICY_NONE || !sends && judge::is_kept(tables, &place, packet) {
+            return denied(reason, POLICY_NONE, IDENTITY_NONE);
+        }
+        if sends {
+            tables.put_tag(endpoint.tag(false));
+        }
+        return Verdict::Forward;
+    }
+    // An ICMP error belongs to the connection of what it quotes, a packet of the other direction (rule C1).
+    let quotes = matches!(packet.role, Role::Error) && is_about(packet, quoted, direction);
+    let key = if quotes {
+        flow_key(endpoint, direction.opposite(), quoted)
+    } else {
+        flow_key(endpoint, direction, packet)
+    };
+    let entry = if quotes || continues_flow(packet) {
         tables.flow(&key)
     } else {
         None
@@ -141,7 +160,7 @@ pub fn decide(
     let mut tag = 0;
     if let Some(entry) = &entry {
         entry.with(|flow| {
-            if flow::alive(flow, packet.protocol, tables.now()) {
+            if flow::alive(flow, key.protocol, tables.now()) {
                 known = true;
                 initiator = Direction::from_u8(flow.initiator);
                 current = flow.policy == endpoint.policy(initiator) && flow.epoch == tables.epoch();
@@ -154,58 +173,66 @@ pub fn decide(
     // What is known of the connection is judged in the direction that opened it, its replies too (rules C1, C2). A flow that is no
     // longer allowed stays in the table and is denied at each packet: without it a reply would open a connection of the other direction.
     let policy = endpoint.policy(initiator);
-    let reply = initiator as u8 != direction as u8;
+    let is_error = quotes && known;
+    let view = if is_error { quoted } else { &*packet };
+    let reply = (initiator as u8 != direction as u8) != is_error;
     // Behind masquerade one address and port may be one pod's today and another's tomorrow.
-    if matches!(initiator, Direction::Ingress) && !reply && tag != tag::judged(place.tag) {
+    let opened_here = matches!(initiator, Direction::Ingress) && !reply && !is_error;
+    if opened_here && tag != tag::judged(place.tag) {
         tag = tag::judged(place.tag);
         current = false;
     }
     let mut to_node = false;
     if !current {
         let port = if reply {
-            packet.source_port
+            view.source_port
         } else {
-            packet.destination_port
+            view.destination_port
+        };
+        let own = own_address(packet, direction);
+        let remote = if is_error {
+            &key.remote
+        } else {
+            remote_address(packet, direction)
         };
         if matches!(initiator, Direction::Egress) {
             let opens = known || may_open(packet);
-            let egress = judge::egress(
-                tables,
-                policy,
-                remote_address(packet, direction),
-                packet.protocol,
-                port,
-                opens,
-            );
+            let egress = judge::egress(tables, policy, remote, view.protocol, port, opens);
             if !matches!(egress.action, ACTION_ACCEPT | ACTION_DEFER) {
                 return denied(DropReason::Policy, policy, egress.identity);
             }
             to_node = egress.to_node;
             tag = endpoint.tag(egress.action == ACTION_DEFER);
         } else {
-            if !reply {
+            if opened_here {
                 sender = judge::sender(tables, &place, packet);
                 if sender == judge::UNKNOWN {
                     return denied(DropReason::UnknownSender, POLICY_NONE, IDENTITY_NONE);
                 }
             }
-            let own = own_address(packet, direction);
             // A pod that reaches itself through a Service is its own peer, whatever address masquerade put on the packet (rule A1).
-            let peer = if sender == place.ifindex { own } else { &key.remote };
+            let peer = if sender == place.ifindex { own } else { remote };
             let identity = tables.identity(peer).identity;
-            if !judge::accepts(tables, policy, identity, packet.protocol, port) {
+            if !judge::accepts(tables, policy, identity, view.protocol, port) {
                 return denied(DropReason::Policy, policy, identity);
             }
             let egress = tables.egress_policy(sender);
             if egress != POLICY_NONE {
                 let backend = tables.identity(own);
-                if !judge::accepts_backend(tables, egress, &backend, packet.protocol, port) {
+                if !judge::accepts_backend(tables, egress, &backend, view.protocol, port) {
                     return denied(DropReason::EgressBackend, egress, backend.identity);
                 }
             }
         }
     }
 
+    if is_error {
+        // It keeps nothing alive: anyone can send one.
+        if sends {
+            tables.put_tag(endpoint.tag(false));
+        }
+        return Verdict::Forward;
+    }
     if let Some(entry) = &entry
         && known
     {
@@ -223,7 +250,8 @@ pub fn decide(
         let flow = new_flow(tables, policy, direction, length);
         tables.insert_flow(&key, &Flow { sender, tag, ..flow });
     }
-    if matches!(direction, Direction::Egress) {
+    fragments::remember(tables, endpoint, direction, packet);
+    if sends {
         tables.put_tag(if reply { endpoint.tag(false) } else { tag });
     }
     Verdict::Forward
@@ -249,12 +277,15 @@ pub fn decide_leaving(
     tables: &impl Tables,
     endpoint: &Endpoint,
     place: &Place,
-    packet: &Packet,
+    packet: &mut Packet,
     length: u32,
 ) -> Verdict {
     let policy = endpoint.policy(Direction::Egress);
+    if !fragments::restore(tables, endpoint, Direction::Egress, packet) {
+        return denied(DropReason::Fragment, POLICY_NONE, IDENTITY_NONE);
+    }
     let key = flow_key(endpoint, Direction::Egress, packet);
-    let entry = if matches!(packet.role, Role::Single) {
+    let entry = if matches!(packet.role, Role::Single | Role::Error) {
         None
     } else {
         tables.flow(&key)
@@ -275,6 +306,7 @@ pub fn decide_leaving(
         });
     }
     if judged {
+        fragments::remember(tables, endpoint, Direction::Egress, packet);
         tables.put_tag(tag::judged(place.tag));
         return Verdict::Forward;
     }
@@ -302,6 +334,7 @@ pub fn decide_leaving(
         let tag = endpoint.tag(false);
         tables.insert_flow(&key, &Flow { tag, ..flow });
     }
+    fragments::remember(tables, endpoint, Direction::Egress, packet);
     // An encapsulated packet that leaves by a second device carries the tag of the one inside.
     tables.put_tag(tag::judged(place.tag));
     Verdict::Forward
@@ -331,6 +364,28 @@ fn new_flow(tables: &impl Tables, policy: u32, initiator: Direction, length: u32
     }
 }
 
+/// Whether a pod sends with an address that is not its own (rule A6). Its link-local address nobody tells, and before it has one it sends
+/// ICMPv6 without any (RFC 4291, 2.5.2). An endpoint that is not known has number 0, and is closed anyway; a frame that is no IP packet has no source.
+#[inline(always)]
+fn is_spoofed(endpoint: &Endpoint, packet: &Packet) -> bool {
+    let source = &packet.source;
+    let none = source.octets == [0; 16];
+    let link_local = source.octets[0] == 0xfe && source.octets[1] & 0xc0 == 0x80;
+    let own = *source == Address::from_ipv4(endpoint.ipv4) || *source == Address::from_ipv6(endpoint.ipv6);
+    let nameless = none && matches!(packet.protocol, protocol::ICMPV6 | 0);
+    endpoint.id != 0 && !(own && !none || link_local || nameless)
+}
+
+/// Whether an ICMP error is about a packet of its receiver's, or sender's, own: its quote names the same pod, and an error that the pod
+/// sends goes to whom it is about. What a router on the way sends has an address of its own.
+#[inline(always)]
+fn is_about(packet: &Packet, quoted: &Packet, direction: Direction) -> bool {
+    match direction {
+        Direction::Ingress => packet.destination == quoted.source,
+        Direction::Egress => packet.source == quoted.destination && packet.destination == quoted.source,
+    }
+}
+
 /// Whether a packet of no known flow may be the first of a connection. Any packet but a TCP segment that continues one.
 #[inline(always)]
 const fn may_open(packet: &Packet) -> bool {
@@ -341,7 +396,7 @@ const fn may_open(packet: &Packet) -> bool {
 #[inline(always)]
 const fn continues_flow(packet: &Packet) -> bool {
     let syn = packet.protocol == protocol::TCP && packet.tcp_flags & (SYN | ACK | RST) == SYN;
-    !syn && !matches!(packet.role, Role::Single)
+    !syn && !matches!(packet.role, Role::Single | Role::Error)
 }
 
 /// Whether packets can follow that belong to this one. To the node no flow is made: that way is open anyway (rule A2), and a flow would let
@@ -373,7 +428,7 @@ pub fn flow_key(endpoint: &Endpoint, direction: Direction, packet: &Packet) -> F
     let requests = match packet.role {
         Role::EchoRequest => Some(direction),
         Role::EchoReply => Some(direction.opposite()),
-        Role::Any | Role::Single => None,
+        Role::Any | Role::Single | Role::Error => None,
     };
     let (local_port, remote_port) = match (requests, direction) {
         (Some(requests), _) => (packet.source_port, [0, requests as u8]),

@@ -31,6 +31,9 @@ pub const MAX_EXTENSION_HEADERS: usize = 8;
 
 const ETHERNET_LENGTH: usize = 14;
 const IPV6_LENGTH: usize = 40;
+const ICMP_LENGTH: usize = 8;
+/// The least offset of a fragment that is not the first, in units of 8 bytes: behind the longest of the headers that are read.
+const MIN_FRAGMENT_EIGHTHS: u16 = 3;
 /// The greatest number in a length field of IP and UDP. Above it (segments that the kernel carries as one packet, RFC 2675) the field is 0.
 const MAX_LENGTH: usize = 0xffff;
 
@@ -72,20 +75,54 @@ pub struct Packet {
     pub tcp_flags: u8,
     /// What it is to connection tracking.
     pub role: Role,
+    /// Which part of a fragmented packet it is.
+    pub part: Part,
+    /// Protocol number that all fragments of the packet carry, 0 for [`Part::Whole`].
+    pub fragment_protocol: u8,
+    /// The number that all fragments of the packet share, 0 for [`Part::Whole`].
+    pub identification: u32,
+}
+
+/// A part of a packet (rule C5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Part {
+    /// All of it.
+    #[default]
+    Whole,
+    /// The first fragment, with the whole header of the upper layer.
+    First,
+    /// Another fragment: ports, flags and role are not known.
+    Later,
 }
 
 /// What a packet is to connection tracking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
 pub enum Role {
     /// Opens or continues a connection; the first one seen tells who opened it.
     #[default]
-    Any,
+    Any = 0,
     /// ICMP echo request.
-    EchoRequest,
+    EchoRequest = 1,
     /// ICMP echo reply.
-    EchoReply,
+    EchoReply = 2,
     /// Belongs to no connection: other ICMP.
-    Single,
+    Single = 3,
+    /// An ICMP error that quotes a packet of a connection (rule C1).
+    Error = 4,
+}
+
+impl Role {
+    /// From its number; any other number is [`Role::Single`], which no connection lets pass.
+    #[inline(always)]
+    pub const fn from_u8(number: u8) -> Self {
+        match number {
+            0 => Self::Any,
+            1 => Self::EchoRequest,
+            2 => Self::EchoReply,
+            _ => Self::Single,
+        }
+    }
 }
 
 /// A packet within its frame.
@@ -131,9 +168,10 @@ impl<F: Frame> Frame for Bounded<'_, F> {
 /// The header being read. One for all, because the stack of a program is 512 bytes.
 type Buffer = [u8; 40];
 
-/// Parses the headers of a frame into `packet`, which means something for [`Parsed::Packet`] only; it must come in as its default.
+/// Parses the headers of a frame into `packet`, which means something for [`Parsed::Packet`] only, and what an ICMP error quotes into
+/// `quoted`, which does for [`Role::Error`] only. Both must come in as their default.
 #[inline(always)]
-pub fn parse(frame: &impl Frame, packet: &mut Packet) -> Parsed {
+pub fn parse(frame: &impl Frame, packet: &mut Packet, quoted: &mut Packet) -> Parsed {
     let mut header: Buffer = [0; 40];
     if !frame.read(0, &mut header[..ETHERNET_LENGTH]) {
         return Parsed::Unjudged(DropReason::Malformed);
@@ -142,8 +180,8 @@ pub fn parse(frame: &impl Frame, packet: &mut Packet) -> Parsed {
         return Parsed::Unjudged(DropReason::Vlan);
     }
     let parsed = match [header[12], header[13]] {
-        [0x08, 0x00] => ipv4(frame, &mut header, packet),
-        [0x86, 0xdd] => ipv6(frame, &mut header, packet),
+        [0x08, 0x00] => ipv4(frame, &mut header, packet, quoted),
+        [0x86, 0xdd] => ipv6(frame, &mut header, packet, quoted),
         [0x08, 0x06] => return Parsed::Neighbour,
         [0x81, 0x00] | [0x88, 0xa8] => return Parsed::Unjudged(DropReason::Vlan),
         _ => return Parsed::Unjudged(DropReason::EtherType),
@@ -155,40 +193,69 @@ pub fn parse(frame: &impl Frame, packet: &mut Packet) -> Parsed {
 }
 
 #[inline(always)]
-fn ipv4(frame: &impl Frame, header: &mut Buffer, packet: &mut Packet) -> Result<Parsed, DropReason> {
+fn ipv4(
+    frame: &impl Frame,
+    header: &mut Buffer,
+    packet: &mut Packet,
+    quoted: &mut Packet,
+) -> Result<Parsed, DropReason> {
     read(frame, ETHERNET_LENGTH, &mut header[..20])?;
     let header_length = usize::from(header[0] & 0x0f) * 4;
     if header[0] >> 4 != 4 || header_length < 20 {
         return Err(DropReason::Malformed);
     }
-    let frame = &Bounded::new(
-        frame,
-        ETHERNET_LENGTH,
-        u16::from_be_bytes([header[2], header[3]]),
-    )?;
+    let frame = &Bounded::new(frame, ETHERNET_LENGTH, u16::from_be_bytes([header[2], header[3]]))?;
     if frame.length() < ETHERNET_LENGTH + header_length {
         return Err(DropReason::Malformed);
-    }
-    if u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0 {
-        return Err(DropReason::Fragment);
     }
     let continued = header[6] & 0x20 != 0;
     packet.source = Address::from_ipv4([header[12], header[13], header[14], header[15]]);
     packet.destination = Address::from_ipv4([header[16], header[17], header[18], header[19]]);
     packet.protocol = header[9];
-    upper_layer(
-        frame,
-        ETHERNET_LENGTH + header_length,
-        protocol::ICMP,
-        continued,
-        header,
-        packet,
-    )?;
+    let eighths = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
+    fragment(packet, eighths, continued, [0, 0, header[4], header[5]])?;
+    if eighths != 0 {
+        return Ok(Parsed::Packet);
+    }
+    let offset = ETHERNET_LENGTH + header_length;
+    upper_layer(frame, offset, protocol::ICMP, header, packet)?;
+    if packet.role == Role::Single && matches!(header[0], 3 | 4 | 11 | 12) {
+        let is_quoted = quoted_ipv4(frame, offset + ICMP_LENGTH, header, quoted).is_ok();
+        if is_quoted {
+            packet.role = Role::Error;
+        }
+    }
     Ok(Parsed::Packet)
 }
 
+/// Takes note that a packet is a part of one.
 #[inline(always)]
-fn ipv6(frame: &impl Frame, header: &mut Buffer, packet: &mut Packet) -> Result<Parsed, DropReason> {
+fn fragment(
+    packet: &mut Packet,
+    eighths: u16,
+    continued: bool,
+    identification: [u8; 4],
+) -> Result<(), DropReason> {
+    if eighths == 0 && !continued {
+        return Ok(());
+    }
+    // No link is so narrow. Such a fragment is there to write over the header that was judged (RFC 3128).
+    if eighths != 0 && eighths < MIN_FRAGMENT_EIGHTHS {
+        return Err(DropReason::Malformed);
+    }
+    packet.part = if eighths == 0 { Part::First } else { Part::Later };
+    packet.fragment_protocol = packet.protocol;
+    packet.identification = u32::from_be_bytes(identification);
+    Ok(())
+}
+
+#[inline(always)]
+fn ipv6(
+    frame: &impl Frame,
+    header: &mut Buffer,
+    packet: &mut Packet,
+    quoted: &mut Packet,
+) -> Result<Parsed, DropReason> {
     read(frame, ETHERNET_LENGTH, &mut header[..IPV6_LENGTH])?;
     if header[0] >> 4 != 6 {
         return Err(DropReason::Malformed);
@@ -199,25 +266,106 @@ fn ipv6(frame: &impl Frame, header: &mut Buffer, packet: &mut Packet) -> Result<
     packet.protocol = header[6];
     packet.source.octets.copy_from_slice(&header[8..24]);
     packet.destination.octets.copy_from_slice(&header[24..40]);
-    let (offset, continued) = skip_extension_headers(frame, first, header, packet)?;
-    let neighbour_discovery = upper_layer(frame, offset, protocol::ICMPV6, continued, header, packet)?;
+    let offset = skip_extension_headers(frame, first, header, packet)?;
+    if packet.part == Part::Later {
+        return Ok(Parsed::Packet);
+    }
+    let neighbour_discovery = upper_layer(frame, offset, protocol::ICMPV6, header, packet)?;
     // RFC 4861: neighbour discovery is never forwarded (hop limit 255), and no extension header comes before it.
     if neighbour_discovery && hop_limit == 255 && offset == first {
-        Ok(Parsed::Neighbour)
-    } else {
-        Ok(Parsed::Packet)
+        return Ok(Parsed::Neighbour);
+    }
+    if packet.role == Role::Single && matches!(header[0], 1..=4) {
+        let is_quoted = quoted_ipv6(frame, offset + ICMP_LENGTH, header, quoted).is_ok();
+        if is_quoted {
+            packet.role = Role::Error;
+        }
+    }
+    Ok(Parsed::Packet)
+}
+
+/// Reads what an ICMP error quotes: the header, and the first eight bytes of what follows it (RFC 792).
+#[inline(always)]
+fn quoted_ipv4(
+    frame: &impl Frame,
+    offset: usize,
+    header: &mut Buffer,
+    quoted: &mut Packet,
+) -> Result<(), DropReason> {
+    read(frame, offset, &mut header[..20])?;
+    let header_length = usize::from(header[0] & 0x0f) * 4;
+    let later = u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0;
+    if header[0] >> 4 != 4 || header_length < 20 || later {
+        return Err(DropReason::Malformed);
+    }
+    quoted.source = Address::from_ipv4([header[12], header[13], header[14], header[15]]);
+    quoted.destination = Address::from_ipv4([header[16], header[17], header[18], header[19]]);
+    quoted.protocol = header[9];
+    quoted_ports(frame, offset + header_length, protocol::ICMP, header, quoted)
+}
+
+/// As [`quoted_ipv4`]; what has extension headers counts as not quoted.
+#[inline(always)]
+fn quoted_ipv6(
+    frame: &impl Frame,
+    offset: usize,
+    header: &mut Buffer,
+    quoted: &mut Packet,
+) -> Result<(), DropReason> {
+    read(frame, offset, &mut header[..IPV6_LENGTH])?;
+    if header[0] >> 4 != 6 {
+        return Err(DropReason::Malformed);
+    }
+    quoted.protocol = header[6];
+    quoted.source.octets.copy_from_slice(&header[8..24]);
+    quoted.destination.octets.copy_from_slice(&header[24..40]);
+    quoted_ports(frame, offset + IPV6_LENGTH, protocol::ICMPV6, header, quoted)
+}
+
+#[inline(always)]
+fn quoted_ports(
+    frame: &impl Frame,
+    offset: usize,
+    icmp: u8,
+    header: &mut Buffer,
+    quoted: &mut Packet,
+) -> Result<(), DropReason> {
+    read(frame, offset, &mut header[..8])?;
+    if quoted.protocol == icmp {
+        quoted.role = echo(icmp, header[0]);
+        quoted.source_port = [header[4], header[5]];
+        // An error about an error is no answer to a connection.
+        return if quoted.role == Role::Single {
+            Err(DropReason::Malformed)
+        } else {
+            Ok(())
+        };
+    }
+    if matches!(quoted.protocol, protocol::TCP | protocol::UDP | protocol::SCTP) {
+        quoted.source_port = [header[0], header[1]];
+        quoted.destination_port = [header[2], header[3]];
+    }
+    Ok(())
+}
+
+/// The role of an ICMP message by its type.
+#[inline(always)]
+const fn echo(icmp: u8, kind: u8) -> Role {
+    match (icmp, kind) {
+        (protocol::ICMP, 8) | (protocol::ICMPV6, 128) => Role::EchoRequest,
+        (protocol::ICMP, 0) | (protocol::ICMPV6, 129) => Role::EchoReply,
+        _ => Role::Single,
     }
 }
 
-/// Walks from `packet.protocol` to the upper layer. Returns where that begins, and whether other fragments continue it.
+/// Walks from `packet.protocol` to the upper layer, or to the header of a fragment that is not the first, and returns where that begins.
 #[inline(always)]
 fn skip_extension_headers(
     frame: &impl Frame,
     mut offset: usize,
     header: &mut Buffer,
     packet: &mut Packet,
-) -> Result<(usize, bool), DropReason> {
-    let mut continued = false;
+) -> Result<usize, DropReason> {
     for _ in 0..=MAX_EXTENSION_HEADERS {
         match packet.protocol {
             protocol::HOP_BY_HOP
@@ -235,27 +383,37 @@ fn skip_extension_headers(
             }
             protocol::FRAGMENT => {
                 read(frame, offset, &mut header[..8])?;
-                if u16::from_be_bytes([header[2], header[3]]) & 0xfff8 != 0 {
-                    return Err(DropReason::Fragment);
+                // A fragment of a fragment is none.
+                if packet.part != Part::Whole {
+                    return Err(DropReason::Malformed);
                 }
-                continued |= header[3] & 1 != 0;
+                let field = u16::from_be_bytes([header[2], header[3]]);
+                packet.protocol = header[0];
+                fragment(
+                    packet,
+                    field >> 3,
+                    field & 1 != 0,
+                    [header[4], header[5], header[6], header[7]],
+                )?;
+                if packet.part == Part::Later {
+                    return Ok(offset);
+                }
                 offset += 8;
             }
-            _ => return Ok((offset, continued)),
+            _ => return Ok(offset),
         }
         packet.protocol = header[0];
     }
     Err(DropReason::ExtensionHeaders)
 }
 
-/// Reads ports, flags and role. `icmp` is the family's ICMP: the other family's is a protocol without ports. `continued`: a UDP datagram
-/// goes on in other fragments. Returns whether it is neighbour discovery (ICMPv6 types 133 to 137).
+/// Reads ports, flags and role. `icmp` is the family's ICMP: the other family's is a protocol without ports. Returns whether it is neighbour
+/// discovery (ICMPv6 types 133 to 137).
 #[inline(always)]
 fn upper_layer(
     frame: &impl Frame,
     offset: usize,
     icmp: u8,
-    continued: bool,
     header: &mut Buffer,
     packet: &mut Packet,
 ) -> Result<bool, DropReason> {
@@ -276,16 +434,12 @@ fn upper_layer(
     if packet.protocol == protocol::UDP {
         let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
         let huge = length == 0 && frame.length() > offset + MAX_LENGTH;
-        if length < 8 && !huge || offset + length > frame.length() && !continued {
+        if length < 8 && !huge || offset + length > frame.length() && packet.part == Part::Whole {
             return Err(DropReason::Malformed);
         }
     }
     if packet.protocol == icmp {
-        packet.role = match (icmp, header[0]) {
-            (protocol::ICMP, 8) | (protocol::ICMPV6, 128) => Role::EchoRequest,
-            (protocol::ICMP, 0) | (protocol::ICMPV6, 129) => Role::EchoReply,
-            _ => Role::Single,
-        };
+        packet.role = echo(icmp, header[0]);
         if !matches!(packet.role, Role::Single) {
             packet.source_port = [header[4], header[5]];
         }

@@ -7,8 +7,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use netpol_common::abi::{
-    Address, Config, Counters, Direction, Endpoint, Event, EventBudget, Flow, FlowKey, Frontend, Identity,
-    PolicyMatch, PolicyValue, Sender,
+    Address, Config, Counters, Direction, Endpoint, Event, EventBudget, Flow, FlowKey, Fragment, FragmentKey,
+    Frontend, Identity, PolicyMatch, PolicyValue, Sender,
 };
 
 use crate::tables::Scratch;
@@ -44,6 +44,10 @@ pub static POLICIES: LpmTrie<PolicyMatch, PolicyValue, 4194304> = LpmTrie::new()
 /// Connections. Written by the programs.
 #[btf_map(name = "flows")]
 pub static FLOWS: LruHashMap<FlowKey, Flow, 65536> = LruHashMap::new();
+
+/// What the first fragments of packets told. Written by the programs.
+#[btf_map(name = "fragments")]
+pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 8192> = LruHashMap::new();
 
 /// Dropped packets. Read by the agent.
 #[btf_map(name = "events")]

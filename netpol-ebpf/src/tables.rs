@@ -8,19 +8,23 @@ use aya_ebpf::{
 };
 use netpol_common::{
     abi::{
-        Address, Counters, Flow, FlowKey, Frontend, IDENTITY_NONE, Identity, POLICY_NONE, PolicyMatch,
-        PolicyValue, Sender,
+        Address, Counters, Flow, FlowKey, Fragment, FragmentKey, Frontend, IDENTITY_NONE, Identity,
+        POLICY_NONE, PolicyMatch, PolicyValue, Sender,
     },
     decide::{FlowEntry, Tables},
     parse::Packet,
 };
 
-use crate::maps::{ENDPOINTS, FLOWS, FRONTENDS, GUARDED, IDENTITIES, LOCAL_PODS, POLICIES, SENDERS};
+use crate::maps::{
+    ENDPOINTS, FLOWS, FRAGMENTS, FRONTENDS, GUARDED, IDENTITIES, LOCAL_PODS, POLICIES, SENDERS,
+};
 
 /// What does not fit on the stack of a program, which is 512 bytes.
 pub struct Scratch {
     /// The packet.
     pub packet: Packet,
+    /// What it quotes.
+    pub quoted: Packet,
     address: Key<Address>,
     policy: Key<PolicyMatch>,
     frontend: Frontend,
@@ -130,6 +134,18 @@ impl Tables for Maps {
     fn is_endpoint(&self, ifindex: u32) -> bool {
         // SAFETY: as above.
         unsafe { ENDPOINTS.get(ifindex) }.is_some()
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        // SAFETY: values are replaced as a whole, and stay readable until the program ends (RCU).
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        // A full map makes room itself; what is not written is a fragment whose first was not seen.
+        let _ = FRAGMENTS.insert(key, fragment, BPF_ANY.into());
     }
 
     #[inline(always)]

@@ -50,9 +50,10 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
         return DROP;
     };
     // SAFETY: a per-CPU value that only this run of the program uses, just looked up.
-    let packet = unsafe { &mut (*scratch).packet };
+    let (packet, quoted) = unsafe { (&mut (*scratch).packet, &mut (*scratch).quoted) };
     *packet = Packet::default();
-    let parsed = parse::parse(&Skb(ctx), packet);
+    *quoted = Packet::default();
+    let parsed = parse::parse(&Skb(ctx), packet, quoted);
     let maps = Maps {
         epoch,
         counters,
@@ -61,7 +62,7 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
         events_per_second: config.events_per_second,
         skb: ctx.skb.skb,
     };
-    match decide::decide(&maps, &endpoint, place, parsed, packet, length) {
+    match decide::decide(&maps, &endpoint, place, parsed, packet, quoted, length) {
         Verdict::Forward => {
             // SAFETY: a per-CPU value that only this CPU writes, just looked up.
             count(unsafe { &mut (*counters).forwarded }, length);
@@ -99,10 +100,11 @@ pub fn leaving(ctx: &TcContext) -> i32 {
         return DROP;
     };
     // SAFETY: a per-CPU value that only this run of the program uses, just looked up.
-    let packet = unsafe { &mut (*scratch).packet };
+    let (packet, quoted) = unsafe { (&mut (*scratch).packet, &mut (*scratch).quoted) };
     *packet = Packet::default();
+    *quoted = Packet::default();
     // What is malformed was dropped where it left an isolated pod (rule F2).
-    let Parsed::Packet = parse::parse(&Leaving(ctx), packet) else {
+    let Parsed::Packet = parse::parse(&Leaving(ctx), packet, quoted) else {
         return PASS;
     };
     let maps = Maps {
@@ -140,18 +142,19 @@ pub fn leaving(ctx: &TcContext) -> i32 {
 #[inline(always)]
 fn endpoint(ifindex: u32) -> (Endpoint, bool) {
     // SAFETY: as the map says, the value is readable while this program runs.
-    let (id, ingress_policy, egress_policy, known) = match unsafe { ENDPOINTS.get(ifindex) } {
-        Some(endpoint) => (endpoint.id, endpoint.ingress_policy, endpoint.egress_policy, true),
-        None => (0, POLICY_DENY, POLICY_DENY, false),
-    };
-    let endpoint = Endpoint {
-        id,
-        ingress_policy,
-        egress_policy,
-        ipv4: [0; 4],
-        ipv6: [0; 16],
-    };
-    (endpoint, known)
+    match unsafe { ENDPOINTS.get(ifindex) } {
+        Some(endpoint) => (*endpoint, true),
+        None => {
+            let closed = Endpoint {
+                id: 0,
+                ingress_policy: POLICY_DENY,
+                egress_policy: POLICY_DENY,
+                ipv4: [0; 4],
+                ipv6: [0; 16],
+            };
+            (closed, false)
+        }
+    }
 }
 
 #[inline(always)]

@@ -25,7 +25,7 @@ const RING_BUFFER: (u64, &str) = (27, "ringbuf");
 type Map = (&'static str, (u64, &'static str), usize, usize);
 
 /// Every pinned map.
-const MAPS: [Map; 12] = [
+const MAPS: [Map; 13] = [
     ("senders", HASH, size_of::<abi::Sender>(), 4),
     ("guarded", HASH, size_of::<abi::Frontend>(), 4),
     ("local_pods", HASH, size_of::<abi::Address>(), 4),
@@ -53,6 +53,12 @@ const MAPS: [Map; 12] = [
         LRU_HASH,
         size_of::<abi::FlowKey>(),
         size_of::<abi::Flow>(),
+    ),
+    (
+        "fragments",
+        LRU_HASH,
+        size_of::<abi::FragmentKey>(),
+        size_of::<abi::Fragment>(),
     ),
     ("events", RING_BUFFER, 0, 0),
     ("event_budget", PER_CPU_ARRAY, 4, size_of::<abi::EventBudget>()),

@@ -87,6 +87,7 @@ impl Maps {
         check_layout::<Key<Address>, Identity>(&folder.join("identities"))?;
         check_layout::<Key<PolicyMatch>, PolicyValue>(&folder.join("policies"))?;
         check_layout::<FlowKey, Flow>(&folder.join("flows"))?;
+        check_layout::<abi::FragmentKey, abi::Fragment>(&folder.join("fragments"))?;
         check_layout::<u32, Counters>(&folder.join("counters"))?;
         check_layout::<u32, Config>(&folder.join("config"))?;
         Ok(Self {
@@ -428,6 +429,7 @@ fn add(a: &Counters, b: &Counters) -> Counters {
         no_endpoint: sum(a.no_endpoint, b.no_endpoint),
         egress_backend: sum(a.egress_backend, b.egress_backend),
         unknown_sender: sum(a.unknown_sender, b.unknown_sender),
+        spoofed: sum(a.spoofed, b.spoofed),
         flows_created: sum(a.flows_created, b.flows_created),
         flow_insert_failures: a.flow_insert_failures + b.flow_insert_failures,
     }

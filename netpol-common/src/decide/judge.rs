@@ -90,6 +90,12 @@ pub(super) fn accepts_backend(
     backend.flags & IDENTITY_NODE != 0 || accepts(tables, policy, backend.identity, protocol, port)
 }
 
+/// Whether policy keeps the pod of this node that sent a packet from something: what cannot be judged is not let to others then.
+#[inline(always)]
+pub(super) fn is_kept(tables: &impl Tables, place: &Place, packet: &Packet) -> bool {
+    tables.egress_policy(sender(tables, place, packet)) != POLICY_NONE
+}
+
 /// Interface index of the local pod that sent a packet which another, or the same, receives, or that leaves the node; 0 for everyone
 /// else. It is told by the interface that the packet came by, or by its tag, neither of which masquerade changes; where someone overwrote
 /// the tag by its source address, else it is [`UNKNOWN`] if that matters.

@@ -7,8 +7,11 @@ use crate::{
     flow::FIN,
 };
 
+mod errors;
+mod fragments;
 mod properties;
 mod services;
+mod spoofing;
 mod tables;
 
 use tables::*;
@@ -35,8 +38,28 @@ fn endpoint(ingress_policy: u32, egress_policy: u32) -> Endpoint {
         id: 3,
         ingress_policy,
         egress_policy,
+        ipv4: [10, 244, 0, 10],
         ..Endpoint::default()
     }
+}
+
+/// The verdict on a frame that quotes nothing.
+fn decided(
+    tables: &Memory,
+    endpoint: &Endpoint,
+    place: Place,
+    parsed: Parsed,
+    mut packet: Packet,
+) -> Verdict {
+    decide(
+        tables,
+        endpoint,
+        place,
+        parsed,
+        &mut packet,
+        &Packet::default(),
+        60,
+    )
 }
 
 /// A packet of the client, port 40000, to a port of the pod.
@@ -48,7 +71,7 @@ fn from_client(protocol: u8, port: u16, tcp_flags: u8) -> Packet {
         destination_port: port.to_be_bytes(),
         protocol,
         tcp_flags,
-        role: Role::Any,
+        ..Packet::default()
     }
 }
 
@@ -87,14 +110,7 @@ fn at(direction: Direction, from_node: bool) -> Place {
 }
 
 fn passes(tables: &Memory, endpoint: &Endpoint, direction: Direction, packet: Packet) -> bool {
-    decide(
-        tables,
-        endpoint,
-        at(direction, false),
-        Parsed::Packet,
-        &packet,
-        60,
-    ) == Verdict::Forward
+    decided(tables, endpoint, at(direction, false), Parsed::Packet, packet) == Verdict::Forward
 }
 
 fn receives(tables: &Memory, endpoint: &Endpoint, packet: Packet) -> bool {
@@ -114,11 +130,12 @@ const PACKET_KINDS: [(u8, u8); 4] = [
 
 #[test]
 fn i1_a_pod_that_is_not_isolated_allows_everything() {
-    let tables = Memory::default();
     for (protocol, flags) in PACKET_KINDS {
         let packet = from_client(protocol, 80, flags);
-        assert!(receives(&tables, &endpoint(POLICY_NONE, POLICY_DENY), packet));
-        assert!(sends(&tables, &endpoint(POLICY_DENY, POLICY_NONE), packet));
+        let (tables, open) = (Memory::default(), endpoint(POLICY_NONE, POLICY_DENY));
+        assert!(receives(&tables, &open, packet));
+        let (tables, open) = (Memory::default(), endpoint(POLICY_DENY, POLICY_NONE));
+        assert!(sends(&tables, &open, reversed(packet, flags)));
     }
 }
 
@@ -127,7 +144,11 @@ fn i1_directions_are_isolated_on_their_own() {
     for (protocol, flags) in PACKET_KINDS {
         let (tables, packet) = (Memory::default(), from_client(protocol, 80, flags));
         assert!(!receives(&tables, &endpoint(POLICY_DENY, POLICY_NONE), packet));
-        assert!(!sends(&tables, &endpoint(POLICY_NONE, POLICY_DENY), packet));
+        assert!(!sends(
+            &tables,
+            &endpoint(POLICY_NONE, POLICY_DENY),
+            reversed(packet, flags)
+        ));
     }
 }
 
@@ -135,13 +156,12 @@ fn i1_directions_are_isolated_on_their_own() {
 fn i4_what_no_rule_allows_is_dropped_with_its_reason() {
     let (tables, pod) = web();
     let dropped = |packet| {
-        decide(
+        decided(
             &tables,
             &pod,
             at(Direction::Ingress, false),
             Parsed::Packet,
-            &packet,
-            60,
+            packet,
         )
     };
     let reason = DropReason::Policy;
@@ -175,7 +195,7 @@ fn a2_what_the_node_makes_reaches_a_closed_pod_and_is_answered() {
         Parsed::Unjudged(DropReason::Malformed),
     ] {
         assert_eq!(
-            decide(&tables, &closed, at(Direction::Ingress, true), parsed, &probe, 60),
+            decided(&tables, &closed, at(Direction::Ingress, true), parsed, probe),
             Verdict::Forward
         );
     }
@@ -228,9 +248,11 @@ fn c1_replies_pass_whatever_the_other_direction_says() {
         assert!(sends(&tables, &receiver, reply));
 
         let tables = Memory::default();
-        assert!(!receives(&tables, &sender, reply), "nothing was asked yet");
-        assert!(sends(&tables, &sender, first));
-        assert!(receives(&tables, &sender, reply));
+        let asked = reversed(first, syn);
+        let answered = reversed(asked, answer);
+        assert!(!receives(&tables, &sender, answered), "nothing was asked yet");
+        assert!(sends(&tables, &sender, asked));
+        assert!(receives(&tables, &sender, answered));
     }
 }
 
@@ -484,13 +506,12 @@ fn c4_resets_errors_and_unasked_echo_replies_make_no_flow() {
 fn f1_neighbour_discovery_passes_at_a_closed_pod() {
     let (tables, closed) = (Memory::default(), endpoint(POLICY_DENY, POLICY_DENY));
     for direction in Direction::ALL {
-        let verdict = decide(
+        let verdict = decided(
             &tables,
             &closed,
             at(direction, false),
             Parsed::Neighbour,
-            &Packet::default(),
-            60,
+            Packet::default(),
         );
         assert_eq!(verdict, Verdict::Forward);
     }
@@ -502,13 +523,12 @@ fn f2_what_cannot_be_judged_is_dropped_at_an_isolated_pod_only() {
     let one_way = endpoint(POLICY_DENY, POLICY_NONE);
     for reason in DropReason::ALL {
         let verdict = |direction| {
-            decide(
+            decided(
                 &tables,
                 &one_way,
                 at(direction, false),
                 Parsed::Unjudged(reason),
-                &Packet::default(),
-                60,
+                Packet::default(),
             )
         };
         let (policy, identity) = (POLICY_NONE, IDENTITY_NONE);

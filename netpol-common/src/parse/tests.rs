@@ -40,7 +40,10 @@ impl Frame for Bytes<'_> {
 fn parse_bytes(bytes: &[u8]) -> (Parsed, Packet) {
     let mut packet = Packet::default();
     let vlan_tag = false;
-    (parse(&Bytes { bytes, vlan_tag }, &mut packet), packet)
+    (
+        parse(&Bytes { bytes, vlan_tag }, &mut packet, &mut Packet::default()),
+        packet,
+    )
 }
 
 /// What a frame that is to be judged says.
@@ -201,20 +204,69 @@ fn f3_more_extension_headers_than_are_walked() {
 }
 
 #[test]
-fn c5_later_fragments_have_no_ports_to_judge() {
+fn c5_fragments_tell_which_packet_they_are_of() {
     let mut frame = ip(4, protocol::UDP, &ports_and(4));
+    frame[14 + 4..14 + 6].copy_from_slice(&[0x12, 0x34]);
     frame[14 + 6] = 0x20; // More fragments, offset 0: the first one.
-    assert_eq!(packet(&frame), with_ports(4, protocol::UDP));
-    frame[14 + 7] = 1;
-    assert_eq!(unjudged(&frame), DropReason::Fragment);
-    frame[14 + 6..14 + 8].copy_from_slice(&[0x1f, 0xff]);
-    assert_eq!(unjudged(&frame), DropReason::Fragment);
+    let part_of = |packet: Packet, part, identification| Packet {
+        part,
+        fragment_protocol: protocol::UDP,
+        identification,
+        ..packet
+    };
+    assert_eq!(
+        packet(&frame),
+        part_of(with_ports(4, protocol::UDP), Part::First, 0x1234)
+    );
+    let without_ports = |version| Packet {
+        source_port: [0; 2],
+        destination_port: [0; 2],
+        ..with_ports(version, protocol::UDP)
+    };
+    for offset in [[0x20, 3], [0, 3], [0x1f, 0xff]] {
+        frame[14 + 6..14 + 8].copy_from_slice(&offset);
+        assert_eq!(packet(&frame), part_of(without_ports(4), Part::Later, 0x1234));
+    }
 
     let mut frame = ipv6_chain(&[protocol::FRAGMENT], protocol::UDP, &ports_and(4));
+    frame[54 + 4..54 + 8].copy_from_slice(&[1, 2, 3, 4]);
+    assert_eq!(
+        packet(&frame),
+        with_ports(6, protocol::UDP),
+        "not fragmented (RFC 6946)"
+    );
     frame[54 + 3] = 1; // More fragments, offset 0.
-    assert_eq!(packet(&frame), with_ports(6, protocol::UDP));
-    frame[54 + 3] = 8;
-    assert_eq!(unjudged(&frame), DropReason::Fragment);
+    assert_eq!(
+        packet(&frame),
+        part_of(with_ports(6, protocol::UDP), Part::First, 0x0102_0304)
+    );
+    frame[54 + 3] = 3 << 3;
+    assert_eq!(
+        packet(&frame),
+        part_of(without_ports(6), Part::Later, 0x0102_0304)
+    );
+}
+
+/// Such a fragment would write over the ports or flags that were judged.
+#[test]
+fn c5_a_fragment_that_begins_within_the_first_header_is_malformed() {
+    let mut frame = ip(4, protocol::TCP, &ports_and(40));
+    for offset in [1, 2] {
+        frame[14 + 7] = offset;
+        assert_eq!(unjudged(&frame), DropReason::Malformed);
+    }
+    let mut frame = ipv6_chain(&[protocol::FRAGMENT], protocol::TCP, &ports_and(40));
+    for offset in [1, 2] {
+        frame[54 + 3] = offset << 3;
+        assert_eq!(unjudged(&frame), DropReason::Malformed);
+    }
+    let mut twice = ipv6_chain(&[protocol::FRAGMENT; 2], protocol::UDP, &ports_and(4));
+    twice[54 + 3] = 1;
+    assert_eq!(
+        unjudged(&twice),
+        DropReason::Malformed,
+        "a fragment of a fragment"
+    );
 }
 
 #[test]
@@ -267,7 +319,7 @@ fn f2_vlan_and_unknown_ether_types() {
         vlan_tag: true,
     };
     assert_eq!(
-        parse(&tagged, &mut Packet::default()),
+        parse(&tagged, &mut Packet::default(), &mut Packet::default()),
         Parsed::Unjudged(DropReason::Vlan)
     );
     for ether_type in [[0x88, 0x47], [0x88, 0xcc], [0, 0], [0xff, 0xff], [0x08, 0x01]] {

@@ -62,7 +62,7 @@ fn packets() -> impl Strategy<Value = Packet> {
                 destination_port: port(destination),
                 protocol,
                 tcp_flags,
-                role: Role::Any,
+                ..Packet::default()
             }
         },
     )
@@ -135,6 +135,17 @@ fn moments() -> impl Strategy<Value = Vec<Moment>> {
     prop::collection::vec(moment, 0..60)
 }
 
+/// The packet with the pod's own address where the pod sends it (rule A6).
+fn honest(direction: Direction, packet: Packet) -> Packet {
+    match direction {
+        Direction::Ingress => packet,
+        Direction::Egress => Packet {
+            source: Address::from_ipv4(endpoint(0, 0).ipv4),
+            ..packet
+        },
+    }
+}
+
 proptest! {
     #[test]
     fn a_first_packet_gets_what_the_policy_says(
@@ -146,7 +157,8 @@ proptest! {
         from_node in any::<bool>(),
     ) {
         let (tables, pod) = (tables(&entries), endpoint(ingress, egress));
-        let verdict = decide(&tables, &pod, at(direction, from_node), Parsed::Packet, &packet, 60);
+        let packet = honest(direction, packet);
+        let verdict = decided(&tables, &pod, at(direction, from_node), Parsed::Packet, packet);
         let (remote, policy) = match direction {
             Direction::Ingress => (packet.source, ingress),
             Direction::Egress => (packet.destination, egress),
@@ -168,7 +180,7 @@ proptest! {
         let mut passed: Vec<(Direction, Packet)> = Vec::new();
         for moment in moments {
             let (direction, packet) = match moment {
-                Moment::Packet(direction, packet) => (direction, packet),
+                Moment::Packet(direction, packet) => (direction, honest(direction, packet)),
                 Moment::Policies(ingress, egress) => {
                     pod = endpoint(ingress, egress);
                     continue;

@@ -168,7 +168,7 @@ fn tagged(tables: &Memory, pod: &Endpoint, (by, tag): (u32, u16), packet: Packet
         tag,
         ..at(Direction::Ingress, false)
     };
-    decide(tables, pod, place, Parsed::Packet, &packet, 60)
+    decided(tables, pod, place, Parsed::Packet, packet)
 }
 
 fn from(source: [u8; 4], port: u16) -> Packet {
@@ -273,7 +273,7 @@ fn a5_what_leaves_the_node_is_judged_on_the_backend() {
     let (allowed, denied) = ([10, 244, 1, 9], [10, 244, 1, 10]);
     tables.put_identity(allowed, ANYONE, 0);
     tables.put_identity(denied, POD_CLASS, 0);
-    let leaves = |packet| decide_leaving(&tables, &pod, &leaving(pod.tag(true)), &packet, 60);
+    let leaves = |packet: Packet| decide_leaving(&tables, &pod, &leaving(pod.tag(true)), &mut { packet }, 60);
     assert_eq!(leaves(to(allowed, 8080)), Verdict::Forward);
     assert_eq!(
         leaves(to(denied, 8080)),
@@ -312,7 +312,7 @@ fn c1_replies_and_direct_connections_leave_as_from_pod_let_them() {
     let reply = reversed(request, SYN | ACK);
     assert!(sends(&tables, &pod, reply));
     let before = tables.only_flow();
-    let leaves = |packet, tag| decide_leaving(&tables, &pod, &leaving(tag), packet, 60);
+    let leaves = |packet: &Packet, tag| decide_leaving(&tables, &pod, &leaving(tag), &mut { *packet }, 60);
     assert_eq!(leaves(&reply, 0), Verdict::Forward);
     assert_eq!(tables.only_flow(), before, "not counted a second time");
     let opened = reversed(request, SYN);
@@ -378,7 +378,7 @@ fn a5_only_what_from_pod_deferred_is_judged_where_it_leaves() {
     let (tables, pod) = sender(ACTION_DEFER);
     tables.put_identity([10, 244, 1, 9], ANYONE, 0);
     let place = leaving(pod.tag(true));
-    let passed = decide_leaving(&tables, &pod, &place, &to([10, 244, 1, 9], 8080), 60);
+    let passed = decide_leaving(&tables, &pod, &place, &mut to([10, 244, 1, 9], 8080), 60);
     assert_eq!(
         (passed, tables.tag.get()),
         (Verdict::Forward, pod.tag(false)),
@@ -426,4 +426,44 @@ fn a5_a_connection_keeps_its_tag_and_its_replies_have_none_to_judge() {
     assert_eq!(came(&tables, &pod, 4, asked), Verdict::Forward);
     assert!(sends(&tables, &pod, reversed(asked, SYN | ACK)));
     assert_eq!(tables.tag.get(), pod.tag(false));
+}
+
+#[test]
+fn c5_fragments_of_what_a_service_translated_follow_their_first() {
+    use crate::parse::Part;
+    let (tables, pod) = receiver(OPEN);
+    let part = |part, port| Packet {
+        part,
+        identification: u32::from(port),
+        fragment_protocol: protocol::TCP,
+        ..from(NODE, port)
+    };
+    let later = |port| Packet {
+        source_port: [0; 2],
+        destination_port: [0; 2],
+        ..part(Part::Later, port)
+    };
+    let by = (BRIDGE, tag::new(CLIENT_NUMBER, true));
+    let comes = |packet| tagged(&tables, &pod, by, packet) == Verdict::Forward;
+    assert!(
+        !comes(later(80)),
+        "of an isolated pod, and nobody knows what it is"
+    );
+    assert!(comes(part(Part::First, 80)));
+    assert!(comes(later(80)));
+    assert!(!comes(part(Part::First, 82)));
+    assert!(!comes(later(82)));
+    let outsider = (4, 0);
+    assert_eq!(tagged(&tables, &pod, outsider, later(83)), Verdict::Forward);
+
+    let (tables, pod) = sender(ACTION_DEFER);
+    tables.put_identity([10, 244, 1, 9], ANYONE, 0);
+    let place = leaving(pod.tag(true));
+    let leaves = |mut packet: Packet| {
+        packet.destination = Address::from_ipv4([10, 244, 1, 9]);
+        decide_leaving(&tables, &pod, &place, &mut packet, 60) == Verdict::Forward
+    };
+    assert!(!leaves(later(80)));
+    assert!(leaves(part(Part::First, 80)));
+    assert!(leaves(later(80)));
 }

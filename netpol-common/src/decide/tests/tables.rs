@@ -33,6 +33,8 @@ pub struct Memory {
     pub senders: RefCell<HashMap<(u32, u16), u32>>,
     /// Backends that not every pod may reach.
     pub guarded: RefCell<Vec<Frontend>>,
+    /// First fragments.
+    fragments: RefCell<HashMap<FragmentKey, Fragment>>,
     /// The tag that a packet got last.
     pub tag: Cell<u16>,
 }
@@ -141,6 +143,14 @@ impl Tables for Memory {
     fn is_endpoint(&self, ifindex: u32) -> bool {
         let pods = self.pods.borrow();
         pods.values().any(|(index, _)| *index == ifindex)
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        self.fragments.borrow_mut().insert(*key, *fragment);
     }
 
     fn put_tag(&self, tag: u16) {

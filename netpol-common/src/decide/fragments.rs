@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Fragments (rule C5): only the first one tells ports, so what it told is remembered, and the others are judged as if they told it too.
+
+use super::Tables;
+use crate::{
+    abi::{Direction, Endpoint, Fragment, FragmentKey},
+    flow::ACK,
+    parse::{Packet, Part, Role},
+};
+
+/// How long the first fragment speaks for others, nanoseconds. Receivers wait for 30 (IPv4) or 60 seconds (RFC 8200, 4.5).
+const LIFETIME: u64 = 60_000_000_000;
+
+/// Gives a later fragment what its first told; false if that is not known.
+#[inline(always)]
+pub(super) fn restore(
+    tables: &impl Tables,
+    endpoint: &Endpoint,
+    direction: Direction,
+    packet: &mut Packet,
+) -> bool {
+    if !matches!(packet.part, Part::Later) {
+        return true;
+    }
+    let Some(first) = tables.fragment(&key(endpoint, direction, packet)) else {
+        return false;
+    };
+    if tables.now().saturating_sub(first.seen) > LIFETIME {
+        return false;
+    }
+    packet.source_port = first.source_port;
+    packet.destination_port = first.destination_port;
+    packet.protocol = first.protocol;
+    packet.role = Role::from_u8(first.role);
+    // Flags are the first fragment's own affair: what follows never opens, ends or resets a connection.
+    packet.tcp_flags = ACK;
+    true
+}
+
+/// Remembers a first fragment that passed. Where it did not, the others do not either.
+#[inline(always)]
+pub(super) fn remember(tables: &impl Tables, endpoint: &Endpoint, direction: Direction, packet: &Packet) {
+    if !matches!(packet.part, Part::First) {
+        return;
+    }
+    let first = Fragment {
+        seen: tables.now(),
+        source_port: packet.source_port,
+        destination_port: packet.destination_port,
+        protocol: packet.protocol,
+        role: packet.role as u8,
+        pad: [0; 2],
+    };
+    tables.insert_fragment(&key(endpoint, direction, packet), &first);
+}
+
+#[inline(always)]
+fn key(endpoint: &Endpoint, direction: Direction, packet: &Packet) -> FragmentKey {
+    FragmentKey {
+        endpoint: endpoint.id,
+        identification: packet.identification,
+        source: packet.source,
+        destination: packet.destination,
+        protocol: packet.fragment_protocol,
+        direction: direction as u8,
+        pad: [0; 2],
+    }
+}
