@@ -375,29 +375,31 @@ fn f1_f2_c5_frames_that_are_no_packets() {
     let mut solicitation = udp(v6[0], v6[1], 58);
     (solicitation[14 + 7], solicitation[14 + 40]) = (255, 135);
     let neighbour = [ethernet([0x08, 0x06], &[0; 28]), solicitation];
-    let mut fragment = udp(v4[0], v4[1], 17);
-    fragment[14 + 7] = 1;
-    let mut options = udp(v4[0], v4[1], 17);
-    options[14] = 0x4f; // More options than there are bytes.
-    let mut chain = udp(v6[0], v6[1], 60);
-    chain[14 + 5] += 80;
-    chain.extend([0; 80]);
-    let unjudged = [
-        (DropReason::Malformed, options),
-        (DropReason::Malformed, ethernet([0x08, 0x00], &[0x44; 40])),
-        (
-            DropReason::Malformed,
-            udp(v4[0], v4[1], 6)[..14 + 20 + 19].to_vec(),
-        ),
-        (
-            DropReason::Malformed,
-            udp(v6[0], v6[1], 17)[..14 + 40 + 7].to_vec(),
-        ),
-        (DropReason::EtherType, ethernet([0x88, 0x47], &[0; 40])),
-        (DropReason::Vlan, ethernet([0x81, 0x00], &[0; 40])),
-        (DropReason::Fragment, fragment),
-        (DropReason::ExtensionHeaders, chain),
-    ];
+    let unjudged = |v4: [&str; 2], v6: [&str; 2]| {
+        let mut fragment = udp(v4[0], v4[1], 17);
+        fragment[14 + 7] = 3;
+        let mut options = udp(v4[0], v4[1], 17);
+        options[14] = 0x4f; // More options than there are bytes.
+        let mut chain = udp(v6[0], v6[1], 60);
+        chain[14 + 5] += 80;
+        chain.extend([0; 80]);
+        vec![
+            (DropReason::Malformed, options),
+            (DropReason::Malformed, ethernet([0x08, 0x00], &[0x44; 40])),
+            (
+                DropReason::Malformed,
+                udp(v4[0], v4[1], 6)[..14 + 20 + 19].to_vec(),
+            ),
+            (
+                DropReason::Malformed,
+                udp(v6[0], v6[1], 17)[..14 + 40 + 7].to_vec(),
+            ),
+            (DropReason::EtherType, ethernet([0x88, 0x47], &[0; 40])),
+            (DropReason::Vlan, ethernet([0x81, 0x00], &[0; 40])),
+            (DropReason::Fragment, fragment),
+            (DropReason::ExtensionHeaders, chain),
+        ]
+    };
     on_bench(SUITE, 8, |bench| {
         let Stage { addresses, .. } = Stage::of(bench, "deny-all-special")?;
         let [open, closed] = v4.map(|address| addresses[&address.parse::<IpAddr>().expect("an address")]);
@@ -409,16 +411,22 @@ fn f1_f2_c5_frames_that_are_no_packets() {
             for frame in &neighbour {
                 assert!(bench.passes(direction, closed, bench.uplink(), frame)?);
             }
-            for (reason, frame) in &unjudged {
-                let count = || anyhow::Ok(counters.read(side)?.dropped(*reason).packets);
+            // A pod sends with its own address.
+            let turned = |pair: [&'static str; 2]| match direction {
+                Direction::Ingress => pair,
+                Direction::Egress => [pair[1], pair[0]],
+            };
+            let frames = unjudged(v4, v6).into_iter().zip(unjudged(turned(v4), turned(v6)));
+            for ((reason, of_open), (_, of_closed)) in frames {
+                let count = || anyhow::Ok(counters.read(side)?.dropped(reason).packets);
                 let before = count()?;
                 assert!(
-                    bench.passes(direction, open, bench.uplink(), frame)?,
+                    bench.passes(direction, open, bench.uplink(), &of_open)?,
                     "{reason:?}"
                 );
                 assert_eq!(count()?, before, "{reason:?}");
                 assert!(
-                    !bench.passes(direction, closed, bench.uplink(), frame)?,
+                    !bench.passes(direction, closed, bench.uplink(), &of_closed)?,
                     "{reason:?}"
                 );
                 assert_eq!(count()?, before + 1, "{reason:?}");
