@@ -161,11 +161,7 @@ fn ipv4(frame: &impl Frame, header: &mut Buffer, packet: &mut Packet) -> Result<
     if header[0] >> 4 != 4 || header_length < 20 {
         return Err(DropReason::Malformed);
     }
-    let frame = &Bounded::new(
-        frame,
-        ETHERNET_LENGTH,
-        u16::from_be_bytes([header[2], header[3]]),
-    )?;
+    let frame = &Bounded::new(frame, ETHERNET_LENGTH, u16::from_be_bytes([header[2], header[3]]))?;
     if frame.length() < ETHERNET_LENGTH + header_length {
         return Err(DropReason::Malformed);
     }

@@ -29,3 +29,4 @@ pub mod server;
 pub mod services;
 pub mod tables;
 pub mod two_nodes;
+pub mod wire;

@@ -129,13 +129,7 @@ impl Mirror {
 
 /// A flow as both sides must have it: without its clock, under a key that sorts.
 pub fn plain(key: FlowKey, flow: Flow) -> (String, Flow) {
-    (
-        format!("{key:?}"),
-        Flow {
-            last_seen: 0,
-            ..flow
-        },
-    )
+    (format!("{key:?}"), Flow { last_seen: 0, ..flow })
 }
 
 fn mapped(address: std::net::IpAddr) -> Address {

@@ -18,7 +18,10 @@ pub fn behind_ip(frame: &[u8]) -> usize {
     if is_ipv6(frame) {
         ETHERNET + IPV6
     } else {
-        ETHERNET + frame.get(ETHERNET).map_or(20, |first| usize::from(first & 0x0f) * 4)
+        ETHERNET
+            + frame
+                .get(ETHERNET)
+                .map_or(20, |first| usize::from(first & 0x0f) * 4)
     }
 }
 

@@ -207,11 +207,7 @@ impl Scene {
             (_, 0) => 0,
             (_, 1) => any(random),
             (Direction::Egress, _) => ifindex,
-            (Direction::Ingress, _) => self
-                .addresses
-                .get(&packet.source)
-                .copied()
-                .unwrap_or(self.uplink),
+            (Direction::Ingress, _) => self.addresses.get(&packet.source).copied().unwrap_or(self.uplink),
         };
         Place {
             direction,

@@ -37,9 +37,7 @@ const PROTOCOLS: [u8; 18] = [
     0, 1, 2, 4, 6, 17, 41, 43, 44, 47, 50, 51, 58, 59, 60, 132, 135, 140,
 ];
 /// Numbers that length checks may be wrong about.
-const EDGES: [u16; 14] = [
-    0, 1, 7, 8, 12, 19, 20, 21, 28, 40, 60, 0x7fff, 0xfffe, 0xffff,
-];
+const EDGES: [u16; 14] = [0, 1, 7, 8, 12, 19, 20, 21, 28, 40, 60, 0x7fff, 0xfffe, 0xffff];
 
 fn any_byte(random: &mut Random) -> u8 {
     random.below(256) as u8

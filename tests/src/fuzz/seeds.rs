@@ -63,10 +63,7 @@ pub fn save(seeds: &Seeds) -> Result<()> {
 pub fn built() -> Seeds {
     let mut seeds = Seeds::new();
     let mut add = |name: &str, frame: Vec<u8>| drop(seeds.insert(name.to_owned(), frame));
-    for (family, ends, icmp) in [
-        ("ipv4", V4, protocol::ICMP),
-        ("ipv6", V6, protocol::ICMPV6),
-    ] {
+    for (family, ends, icmp) in [("ipv4", V4, protocol::ICMP), ("ipv6", V6, protocol::ICMPV6)] {
         let of = |number, port: u16| {
             let [source, destination] = ends.map(|text| text.parse().expect("an address"));
             let packet = Packet {

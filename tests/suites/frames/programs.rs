@@ -221,7 +221,12 @@ fn f2_frames_cut_short_at_every_byte() {
             headers::fit(&mut frames[2]);
             for frame in frames {
                 let chained = if headers::is_ipv6(&frame) {
-                    with_extensions(&frame, &[protocol::HOP_BY_HOP, protocol::AH, protocol::FRAGMENT], 1, 0)
+                    with_extensions(
+                        &frame,
+                        &[protocol::HOP_BY_HOP, protocol::AH, protocol::FRAGMENT],
+                        1,
+                        0,
+                    )
                 } else {
                     with_options(&frame, &[1; 40])
                 };
@@ -295,10 +300,7 @@ fn f2_tags_and_unknown_ether_types() {
                     let tagged = with_tag(&frame, outer);
                     pods.expect(&tagged, Some(DropReason::Vlan))?;
                     for inner in [[0x81, 0x00], [0x88, 0xa8]] {
-                        pods.expect(
-                            &with_tag(&with_tag(&frame, inner), outer),
-                            Some(DropReason::Vlan),
-                        )?;
+                        pods.expect(&with_tag(&with_tag(&frame, inner), outer), Some(DropReason::Vlan))?;
                     }
                 }
                 // A tag is none before an unknown EtherType; nor is what Linux does not take for one.
@@ -328,7 +330,7 @@ fn f2_tags_and_unknown_ether_types() {
 fn f3_large_packets() {
     Pods::run(|pods| {
         for family in Family::both() {
-            for more in [1400, 1500, 3000] {
+            for more in [1400, 1500, 3000, 3600] {
                 let frame = headers::with_payload(&family.frame(protocol::UDP, 53), more);
                 pods.expect(&frame, None)?;
                 let frame = headers::with_payload(&family.frame(protocol::UDP, 54), more);

@@ -67,9 +67,7 @@ fn manifests(folder: &Path) -> Vec<(String, Vec<u8>)> {
 fn manifests_through_the_entry_of_the_fuzz_target() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let seeds = manifests(&root.join("fuzz/seeds/manifest"));
-    let (good, broken): (Vec<_>, Vec<_>) = seeds
-        .into_iter()
-        .partition(|(name, _)| !name.contains("broken-"));
+    let (good, broken): (Vec<_>, Vec<_>) = seeds.into_iter().partition(|(name, _)| !name.contains("broken-"));
     for (name, bytes) in manifests(&root.join("deploy/examples")).iter().chain(&good) {
         if name.ends_with(".yaml") || name.ends_with(".json") {
             assert!(entry::manifest(bytes) > 0, "{name} holds objects");
