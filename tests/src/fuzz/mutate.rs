@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Small damage to frames. None of it keeps a frame well formed on purpose.
+#![expect(clippy::ptr_arg, reason = "all kinds of damage have one signature")]
 
 use netpol_common::parse::protocol;
 
