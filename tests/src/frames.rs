@@ -7,6 +7,31 @@ use etherparse::{
     EtherType, Ethernet2Header, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader, UdpHeader,
 };
 use netpol_agent::evaluate::Packet;
+use netpol_common::parse::Frame;
+
+pub mod headers;
+
+/// A frame in memory, as the parser reads it.
+#[derive(Debug, Clone, Copy)]
+pub struct Bytes<'a>(pub &'a [u8]);
+
+impl Frame for Bytes<'_> {
+    fn read(&self, offset: usize, into: &mut [u8]) -> bool {
+        let Some(found) = self.0.get(offset..offset + into.len()) else {
+            return false;
+        };
+        into.copy_from_slice(found);
+        true
+    }
+
+    fn vlan_tag(&self) -> bool {
+        false
+    }
+
+    fn length(&self) -> usize {
+        self.0.len()
+    }
+}
 
 /// The frame of a packet that opens a connection: a TCP SYN, an SCTP INIT, an ICMP or ICMPv6 echo request of the address family, and
 /// anything elsewhere. `source_port` is the identifier of an echo request.

@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     path::Path,
     process::Command,
     thread,
@@ -79,6 +80,23 @@ pub fn on_bench(suite: &str, pods: usize, test: impl FnOnce(&mut Bench) -> Resul
             Err(panic) => std::panic::resume_unwind(panic),
         }
     });
+}
+
+/// The pods that a node enforces on: by interface, and their interfaces by address.
+pub fn local_pods(
+    snapshot: &Snapshot,
+    node: &Node,
+    interface: impl Fn(&ObjectKey) -> u32,
+) -> (BTreeMap<u32, ObjectKey>, BTreeMap<IpAddr, u32>) {
+    let (mut pods, mut addresses) = (BTreeMap::new(), BTreeMap::new());
+    for pod in snapshot.pods.values() {
+        if pod.node.as_ref() == Some(&node.name) && !pod.host_network && !pod.terminal {
+            let ifindex = interface(&pod.key);
+            pods.insert(ifindex, pod.key.clone());
+            addresses.extend(pod.addresses.iter().map(|address| (*address, ifindex)));
+        }
+    }
+    (pods, addresses)
 }
 
 /// Opens the datapath, and its flows beside it.
@@ -225,6 +243,14 @@ impl Bench {
             self.state
         );
         Ok(())
+    }
+
+    /// What the maps hold.
+    ///
+    /// # Errors
+    /// A map that cannot be read.
+    pub fn read(&self) -> Result<State> {
+        Ok(self.datapath.read()?)
     }
 
     /// Whether a pod's hook passes a frame. `ingress_ifindex`: by which interface the frame came to the node; 0 if the node made it.

@@ -18,29 +18,12 @@ use netpol_common::abi::{self, DropReason};
 use netpol_tests::{
     cases::{Case, load_all},
     frames,
-    progrun::{Bench, on_bench},
+    progrun::{Bench, local_pods, on_bench},
     random::{Random, cluster, nodes, packet},
 };
 
 const SUITE: &str = "progrun";
 const PACKETS_A_CLUSTER: usize = 300;
-
-/// The pods that the node enforces on, by address, with their interfaces.
-fn local_pods(
-    snapshot: &Snapshot,
-    node: &Node,
-    interface: impl Fn(&ObjectKey) -> u32,
-) -> (BTreeMap<u32, ObjectKey>, BTreeMap<IpAddr, u32>) {
-    let (mut pods, mut addresses) = (BTreeMap::new(), BTreeMap::new());
-    for pod in snapshot.pods.values() {
-        if pod.node.as_ref() == Some(&node.name) && !pod.host_network && !pod.terminal {
-            let ifindex = interface(&pod.key);
-            pods.insert(ifindex, pod.key.clone());
-            addresses.extend(pod.addresses.iter().map(|address| (*address, ifindex)));
-        }
-    }
-    (pods, addresses)
-}
 
 /// By which interface a packet came to the node; 0 where the node made it.
 fn came_in_by(bench: &Bench, node: &Node, addresses: &BTreeMap<IpAddr, u32>, packet: &Packet) -> u32 {

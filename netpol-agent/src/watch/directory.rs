@@ -25,10 +25,11 @@ use std::{
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::model::Snapshot;
+use crate::model::{Diagnostic, Snapshot};
 
 use super::{
     WatchError,
+    object::Objects,
     publish::{Burst, Publisher},
 };
 
@@ -38,6 +39,7 @@ mod manifest;
 mod notices;
 
 use folder::{Folder, Scan};
+use manifest::Outcome;
 use notices::Notices;
 
 /// How often the folder itself is looked for: it may have been replaced, or come back.
@@ -52,6 +54,21 @@ const VANISHED: Duration = Duration::from_millis(500);
 pub fn load(dir: &Path) -> Result<Snapshot, WatchError> {
     let folder = Folder::open(dir)?;
     Ok(folder.objects().snapshot(1, folder.diagnostics()))
+}
+
+/// One file's objects as a snapshot, for what has no folder. `name` is the file's name: its ending tells JSON from YAML.
+///
+/// # Errors
+/// What a folder with this file alone would be refused for at the start.
+pub fn decode(name: &str, bytes: &[u8]) -> Result<Snapshot, Diagnostic> {
+    let mut objects = Objects::default();
+    for item in manifest::read_bytes(name, bytes)? {
+        match item.outcome {
+            Outcome::Read(entry) => drop(objects.put(*entry)),
+            Outcome::Refused(_, fault) => return Err(fault),
+        }
+    }
+    Ok(objects.snapshot(1, &[]))
 }
 
 pub(super) async fn run(

@@ -191,16 +191,7 @@ impl File {
             return;
         }
         self.digest = digest;
-        let read = match std::str::from_utf8(bytes) {
-            Ok(text) => manifest::read(name, text),
-            Err(error) => Err(Diagnostic {
-                code: "manifest-unparseable",
-                object: name.to_owned(),
-                field: String::new(),
-                message: format!("not UTF-8: {error}; the objects that the file had stay in force"),
-            }),
-        };
-        match read {
+        match manifest::read_bytes(name, bytes) {
             Ok(items) => {
                 self.items = items;
                 self.fault = None;

@@ -38,6 +38,20 @@ impl Item {
     }
 }
 
+/// As [`read`], of the bytes on the disk.
+///
+/// # Errors
+/// As there, and if they are no text.
+pub fn read_bytes(name: &str, bytes: &[u8]) -> Result<Vec<Item>, Diagnostic> {
+    let text = std::str::from_utf8(bytes).map_err(|error| Diagnostic {
+        code: "manifest-unparseable",
+        object: name.to_owned(),
+        field: String::new(),
+        message: format!("not UTF-8: {error}; the objects that the file had stay in force"),
+    })?;
+    read(name, text)
+}
+
 /// Reads a file. `name` is its path as diagnostics show it.
 ///
 /// # Errors

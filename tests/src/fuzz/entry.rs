@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the fuzz targets call with arbitrary bytes, and ordinary tests with their seeds. A property that does not hold is a panic.
+
+use std::cell::Cell;
+
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use netpol_agent::{compile::compile, evaluate::evaluate, model::Node, watch::directory};
+use netpol_common::{
+    abi::Address,
+    parse::{Frame, Packet, Parsed, parse},
+};
+
+use crate::frames::Bytes;
+
+/// A frame that remembers how far it was read.
+struct Watched<'a> {
+    bytes: &'a [u8],
+    /// What the parser is told of the length.
+    end: Cell<usize>,
+}
+
+impl Frame for Watched<'_> {
+    fn read(&self, offset: usize, into: &mut [u8]) -> bool {
+        let read = Bytes(self.bytes).read(offset, into);
+        if read {
+            self.end.set(self.end.get().max(offset + into.len()));
+        }
+        read
+    }
+
+    fn vlan_tag(&self) -> bool {
+        false
+    }
+
+    fn length(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// The header parser on any bytes: it ends, reads nothing behind the end, says the same whatever follows the packet, and reads the
+/// ports that another parser reads. Returns what it says.
+///
+/// # Panics
+/// If one of that does not hold.
+pub fn frame(bytes: &[u8]) -> Parsed {
+    let mut packet = Packet::default();
+    let watched = Watched {
+        bytes,
+        end: Cell::new(0),
+    };
+    let parsed = parse(&watched, &mut packet);
+    assert!(watched.end.get() <= bytes.len(), "read past the end");
+    if parsed != Parsed::Packet {
+        return parsed;
+    }
+    // The headers are what was read: whatever is in the rest changes nothing.
+    let mut other = bytes.to_vec();
+    for byte in &mut other[watched.end.get()..] {
+        *byte ^= 0xff;
+    }
+    let mut again = Packet::default();
+    assert_eq!((parse(&Bytes(&other), &mut again), again), (parsed, packet));
+    if let Ok(sliced) = SlicedPacket::from_ethernet(bytes) {
+        agrees(&packet, &sliced);
+    }
+    parsed
+}
+
+/// Holds what was read against what etherparse reads, which must not fail where it gets as far as ports.
+fn agrees(packet: &Packet, sliced: &SlicedPacket<'_>) {
+    let addresses = match &sliced.net {
+        Some(NetSlice::Ipv4(ip)) => (
+            Address::from_ipv4(ip.header().source()),
+            Address::from_ipv4(ip.header().destination()),
+        ),
+        Some(NetSlice::Ipv6(ip)) => (
+            Address::from_ipv6(ip.header().source()),
+            Address::from_ipv6(ip.header().destination()),
+        ),
+        _ => panic!("{packet:?} is no IP packet: {sliced:?}"),
+    };
+    assert_eq!((packet.source, packet.destination), addresses);
+    let (number, ports) = match &sliced.transport {
+        Some(TransportSlice::Tcp(tcp)) => (6, (tcp.source_port(), tcp.destination_port())),
+        Some(TransportSlice::Udp(udp)) => (17, (udp.source_port(), udp.destination_port())),
+        _ => return,
+    };
+    // It takes an authentication header of IPv4 for an extension header, as IPv6 has it: there it is a protocol without ports.
+    if packet.protocol == 51 {
+        return;
+    }
+    let found = [packet.source_port, packet.destination_port].map(u16::from_be_bytes);
+    assert_eq!((packet.protocol, found), (number, [ports.0, ports.1]));
+}
+
+/// The manifest decoder on any bytes. Whatever it reads compiles, twice to the same, and can be evaluated. Returns the number of objects.
+///
+/// # Panics
+/// If not.
+pub fn manifest(bytes: &[u8]) -> usize {
+    let mut objects = 0;
+    for name in ["manifest.yaml", "manifest.json"] {
+        let Ok(snapshot) = directory::decode(name, bytes) else {
+            continue;
+        };
+        objects += snapshot.namespaces.len() + snapshot.pods.len() + snapshot.policies.len();
+        let named: Option<Node> = snapshot.pods.values().find_map(|pod| {
+            Some(Node {
+                name: pod.node.clone()?,
+                addresses: Default::default(),
+            })
+        });
+        let nodes: Vec<Node> = snapshot
+            .nodes
+            .values()
+            .map(|node| Node::clone(node))
+            .chain(named)
+            .collect();
+        for node in nodes.iter().take(3) {
+            let compiled = compile(&snapshot, node);
+            assert_eq!(
+                compiled,
+                compile(&snapshot, node),
+                "the same input, the same output"
+            );
+        }
+        let addresses: Vec<_> = snapshot
+            .pods
+            .values()
+            .flat_map(|pod| &pod.addresses)
+            .take(4)
+            .collect();
+        for source in &addresses {
+            for destination in &addresses {
+                if source.is_ipv4() == destination.is_ipv4() {
+                    let packet = netpol_agent::evaluate::Packet {
+                        source: **source,
+                        destination: **destination,
+                        protocol: 6,
+                        port: Some(80),
+                    };
+                    evaluate(&snapshot, &nodes, &packet);
+                }
+            }
+        }
+    }
+    objects
+}

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Steps out of a seed: well-formed frames between the pods of a random cluster and others, and what is left of them after some damage.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use anyhow::Result;
+use netpol_agent::{
+    evaluate::{Evaluation, Packet, evaluate},
+    model::{Node, Snapshot},
+};
+use netpol_common::{abi::Direction, decide::Place, parse::protocol};
+
+use super::{
+    mutate::{self, Donor},
+    play::{Step, Tally},
+};
+use crate::{
+    frames::{self, headers},
+    progrun::{Bench, local_pods},
+    random::{Random, cluster, nodes, packet, service_packet},
+};
+
+/// `BPF_PROG_TEST_RUN` takes no frame without an Ethernet header.
+pub const SHORTEST: usize = headers::ETHERNET;
+/// What `BPF_PROG_TEST_RUN` takes is somewhat less than a page.
+pub const LONGEST: usize = 3000;
+
+/// Bytes that `BPF_PROG_TEST_RUN` wants at least: no IP header that is cut short. (Real ones are, in `tests/suites/frames`.)
+pub fn shortest(frame: &[u8]) -> usize {
+    match frame.get(12..14) {
+        Some([0x08, 0x00]) => SHORTEST + 20,
+        Some([0x86, 0xdd]) => SHORTEST + headers::IPV6,
+        _ => SHORTEST,
+    }
+}
+
+/// A node with pods, enforced.
+#[derive(Debug)]
+pub struct Scene {
+    snapshot: Snapshot,
+    node: Node,
+    addresses: BTreeMap<IpAddr, u32>,
+    interfaces: Vec<u32>,
+    uplink: u32,
+    port: u16,
+}
+
+impl Scene {
+    /// Makes the kernel enforce a random cluster as one of its nodes. The bench has room for ten pods.
+    ///
+    /// # Errors
+    /// A write that failed.
+    pub fn new(bench: &mut Bench, random: &mut Random) -> Result<Self> {
+        let snapshot = cluster(random);
+        let node = nodes().swap_remove(random.below(2));
+        let interfaces = bench.interfaces().to_vec();
+        let (pods, addresses) = local_pods(&snapshot, &node, |key| {
+            let number: usize = key.name.trim_start_matches("pod-").parse().unwrap_or_default();
+            interfaces[number]
+        });
+        bench.enforce(&snapshot, &node, &pods)?;
+        let uplink = bench.uplink();
+        Ok(Self {
+            snapshot,
+            node,
+            addresses,
+            interfaces,
+            uplink,
+            port: 0,
+        })
+    }
+
+    /// Steps, well-formed and damaged; `tally` counts how each was made.
+    pub fn steps(
+        &mut self,
+        random: &mut Random,
+        seeds: &[Vec<u8>],
+        count: usize,
+        tally: &mut Tally,
+    ) -> Vec<Step> {
+        let mut steps: Vec<Step> = Vec::with_capacity(count + 1);
+        while steps.len() < count {
+            // What goes to a Service has no truth of its own here: its backend is not chosen at these hooks.
+            let to_service = match random.below(6) {
+                0 => service_packet(random, &self.snapshot),
+                _ => None,
+            };
+            let judged = to_service.is_none();
+            let packet = to_service.unwrap_or_else(|| packet(random, &self.snapshot));
+            let frame = self.well_formed(random, &packet);
+            if judged && random.below(3) == 0 {
+                let made = self.at_both_hooks(&packet, frame);
+                *tally.entry("well-formed").or_default() += made.len() as u64;
+                steps.extend(made);
+                continue;
+            }
+            let mut frame = match random.below(4) {
+                0 if !seeds.is_empty() => seeds[random.below(seeds.len())].clone(),
+                1 if !steps.is_empty() => steps[random.below(steps.len())].frame.clone(),
+                _ => frame,
+            };
+            let donor = match steps.last() {
+                Some(last) => last.frame.clone(),
+                None => frame.clone(),
+            };
+            for _ in 0..random.below(4) {
+                let (name, change) = mutate::ALL[random.below(mutate::ALL.len())];
+                change(random, &mut frame, Donor(&donor));
+                *tally.entry(name).or_default() += 1;
+            }
+            frame.truncate(LONGEST);
+            let length = frame.len().max(shortest(&frame));
+            frame.resize(length, 0);
+            let length = frame.len().max(shortest(&frame));
+            frame.resize(length, 0);
+            let place = self.place(random, &packet);
+            steps.push(Step {
+                place,
+                frame,
+                truth: None,
+            });
+        }
+        steps.truncate(count);
+        steps
+    }
+
+    /// The packet's frame, with options, extension headers, payload or padding that change nothing about its verdict.
+    fn well_formed(&mut self, random: &mut Random, packet: &Packet) -> Vec<u8> {
+        const KINDS: [u8; 7] = [
+            protocol::HOP_BY_HOP,
+            protocol::ROUTING,
+            protocol::DESTINATION_OPTIONS,
+            protocol::AH,
+            protocol::MOBILITY,
+            protocol::HIP,
+            protocol::FRAGMENT,
+        ];
+        self.port = self.port.wrapping_add(1);
+        let mut frame = frames::opening(packet, self.port);
+        if random.below(4) == 0 {
+            frame = headers::with_payload(&frame, random.below(1400));
+        }
+        if random.below(2) == 0 {
+            let filling = random.below(256) as u8;
+            frame = if headers::is_ipv6(&frame) {
+                let kinds: Vec<u8> = (0..random.below(9))
+                    .map(|_| KINDS[random.below(KINDS.len())])
+                    .collect();
+                headers::with_extensions(&frame, &kinds, random.below(4) as u8, filling)
+            } else {
+                headers::with_options(&frame, &vec![filling; random.below(11) * 4])
+            };
+        }
+        if random.below(4) == 0 {
+            frame.resize(frame.len() + random.below(46), 0xff);
+        }
+        frame
+    }
+
+    /// The hooks of this node that a packet meets, with what the evaluator says there.
+    fn at_both_hooks(&self, packet: &Packet, frame: Vec<u8>) -> Vec<Step> {
+        let ends = [packet.source, packet.destination].map(|address| self.addresses.get(&address).copied());
+        if ends[0].is_some() && ends[0] == ends[1] {
+            return Vec::new(); // A1: such a packet never leaves the pod.
+        }
+        let Evaluation { egress, ingress } = evaluate(&self.snapshot, &nodes(), packet);
+        let mut steps = Vec::new();
+        if let Some(ifindex) = ends[0] {
+            let place = Place {
+                direction: Direction::Egress,
+                ifindex,
+                ingress_ifindex: ifindex,
+            };
+            let (frame, truth) = (frame.clone(), Some(egress.allowed));
+            steps.push(Step { place, frame, truth });
+        }
+        if let Some(ifindex) = ends[1] {
+            let by_node = self.node.addresses.contains(&packet.source);
+            let ingress_ifindex = ends[0].unwrap_or(if by_node { 0 } else { self.uplink });
+            let place = Place {
+                direction: Direction::Ingress,
+                ifindex,
+                ingress_ifindex,
+            };
+            // The policy of a pod of this node that sent it is asked again where it is received (rule A5).
+            let truth = Some(ingress.allowed && (ends[0].is_none() || egress.allowed));
+            steps.push(Step { place, frame, truth });
+        }
+        steps
+    }
+
+    /// Where a frame is met: mostly where its packet would be, sometimes anywhere.
+    fn place(&self, random: &mut Random, packet: &Packet) -> Place {
+        let direction = Direction::ALL[random.below(2)];
+        let address = match direction {
+            Direction::Egress => packet.source,
+            Direction::Ingress => packet.destination,
+        };
+        let any = |random: &mut Random| self.interfaces[random.below(self.interfaces.len())];
+        let ifindex = match self.addresses.get(&address) {
+            Some(&ifindex) if random.below(4) > 0 => ifindex,
+            // Never an endpoint.
+            _ if random.below(8) == 0 => self.uplink,
+            _ => any(random),
+        };
+        let ingress_ifindex = match (direction, random.below(8)) {
+            (_, 0) => 0,
+            (_, 1) => any(random),
+            (Direction::Egress, _) => ifindex,
+            (Direction::Ingress, _) => self.addresses.get(&packet.source).copied().unwrap_or(self.uplink),
+        };
+        Place {
+            direction,
+            ifindex,
+            ingress_ifindex,
+        }
+    }
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Frames at the hooks of one node, in order, in the kernel and in the [`Mirror`].
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use netpol_agent::{datapath::CounterReader, model};
+use netpol_common::{
+    abi::{Counter, Counters, Direction, DropReason, Flow},
+    decide::Place,
+    flow,
+};
+
+use super::to_hex;
+use crate::{
+    progrun::Bench,
+    tables::{Mirror, plain},
+};
+
+/// The kernel's clock runs, the mirror's does not: what takes longer than the shortest lifetime of a flow is not compared.
+const PATIENCE: Duration = Duration::from_nanos(flow::lifetime(6, flow::State::Closed as u8));
+
+/// A frame at a hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The hook.
+    pub place: Place,
+    /// The frame, of 14 bytes or more.
+    pub frame: Vec<u8>,
+    /// Whether the evaluator lets it pass there, if no flow is known.
+    pub truth: Option<bool>,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Place {
+            direction,
+            ifindex,
+            ingress_ifindex,
+        } = self.place;
+        let frame = to_hex(&self.frame);
+        let name = direction.name();
+        write!(f, "{name} of {ifindex}, came by {ingress_ifindex}: {frame}")
+    }
+}
+
+/// What became of frames, by verdict.
+pub type Tally = BTreeMap<&'static str, u64>;
+
+/// Both sides, with no flows.
+pub struct Pair<'a> {
+    /// The kernel's.
+    pub bench: &'a mut Bench,
+    /// The mirror of its maps.
+    pub mirror: &'a mut Mirror,
+    counters: CounterReader,
+}
+
+impl<'a> Pair<'a> {
+    /// A bench and the mirror of what its maps hold.
+    ///
+    /// # Errors
+    /// The counters cannot be opened.
+    pub fn new(bench: &'a mut Bench, mirror: &'a mut Mirror) -> Result<Self> {
+        let counters = CounterReader::open(bench.pin_path())?;
+        Ok(Self {
+            bench,
+            mirror,
+            counters,
+        })
+    }
+
+    /// Plays steps from empty flow tables on; returns the first difference.
+    ///
+    /// # Errors
+    /// The kernel does not run a program, or the machine is too slow to compare anything.
+    pub fn play(&mut self, steps: &[Step], tally: &mut Tally) -> Result<Option<String>> {
+        for _ in 0..3 {
+            let started = Instant::now();
+            let mut met = Tally::new();
+            let difference = self.play_once(steps, &mut met)?;
+            if started.elapsed() < PATIENCE {
+                for (verdict, count) in met {
+                    *tally.entry(verdict).or_default() += count;
+                }
+                return Ok(difference);
+            }
+        }
+        ensure!(
+            false,
+            "{} frames took longer than {PATIENCE:?}, three times",
+            steps.len()
+        );
+        Ok(None)
+    }
+
+    fn play_once(&mut self, steps: &[Step], tally: &mut Tally) -> Result<Option<String>> {
+        self.mirror.reset();
+        self.bench.forget_flows()?;
+        let before = self.counted()?;
+        for (index, step) in steps.iter().enumerate() {
+            let direction = match step.place.direction {
+                Direction::Ingress => model::Direction::Ingress,
+                Direction::Egress => model::Direction::Egress,
+            };
+            let Place {
+                ifindex,
+                ingress_ifindex,
+                ..
+            } = step.place;
+            let passes = self
+                .bench
+                .passes(direction, ifindex, ingress_ifindex, &step.frame)?;
+            let reason = self.mirror.run(step.place, &step.frame);
+            *tally
+                .entry(reason.map_or("forwarded", DropReason::name))
+                .or_default() += 1;
+            if passes != reason.is_none() {
+                let kernel = if passes { "passes it" } else { "drops it" };
+                let what = format!("frame {index}: the kernel {kernel}, userspace says {reason:?}");
+                return Ok(Some(what));
+            }
+            if let Some(allowed) = step.truth
+                && !self.mirror.flow_met()
+                && allowed != passes
+            {
+                let what =
+                    format!("frame {index}: the evaluator allows it: {allowed}, the programs say {reason:?}");
+                return Ok(Some(what));
+            }
+        }
+        let after = self.counted()?;
+        for direction in Direction::ALL {
+            let [after, before] = [after, before].map(|counted| counted[direction as usize]);
+            let kernel = difference(after, before);
+            let mirror = self.mirror.counters(direction);
+            if kernel != mirror {
+                let name = direction.name();
+                return Ok(Some(format!(
+                    "{name}: the kernel counted {kernel:?}, userspace {mirror:?}"
+                )));
+            }
+        }
+        let kernel: BTreeMap<_, _> = self
+            .bench
+            .flows()?
+            .into_iter()
+            .map(|(key, flow)| plain(key, flow))
+            .collect();
+        let mirror = self.mirror.flows();
+        if kernel != mirror {
+            let only = |one: &BTreeMap<String, Flow>, other: &BTreeMap<String, Flow>| -> Vec<String> {
+                one.iter()
+                    .filter(|(key, flow)| other.get(*key) != Some(flow))
+                    .map(|(key, flow)| format!("{key}: {flow:?}"))
+                    .collect()
+            };
+            return Ok(Some(format!(
+                "flows of the kernel only: {:#?}, of userspace only: {:#?}",
+                only(&kernel, &mirror),
+                only(&mirror, &kernel)
+            )));
+        }
+        Ok(None)
+    }
+
+    fn counted(&self) -> Result<[Counters; 2]> {
+        let mut counted = [Counters::default(); 2];
+        for direction in Direction::ALL {
+            counted[direction as usize] = self.counters.read(direction)?;
+        }
+        Ok(counted)
+    }
+}
+
+/// What was counted since.
+fn difference(mut after: Counters, mut before: Counters) -> Counters {
+    let less = |after: &mut Counter, before: Counter| {
+        after.packets -= before.packets;
+        after.bytes -= before.bytes;
+    };
+    for reason in DropReason::ALL {
+        less(after.dropped(reason), *before.dropped(reason));
+    }
+    less(&mut after.forwarded, before.forwarded);
+    less(&mut after.flows_created, before.flows_created);
+    after.flow_insert_failures -= before.flow_insert_failures;
+    after
+}

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The programs in userspace: the same parser and the same decision as in the kernel, over what the maps hold. Lookups are done slowly
+//! and plainly. Time stands still, so that a flow never ends here; kernel and mirror are compared before one does there.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+};
+
+use ipnet::IpNet;
+use netpol_agent::sync::State;
+use netpol_common::{
+    abi::{
+        Address, Counter, Counters, Direction, DropReason, Endpoint, Flow, FlowKey, Identity, POLICY_DENY,
+        PolicyMatch, PolicyValue,
+    },
+    decide::{FlowEntry, Place, Tables, Verdict, decide},
+    parse::{Packet, parse},
+};
+
+use crate::frames::Bytes;
+
+/// What the programs would say and write.
+#[derive(Debug)]
+pub struct Mirror {
+    state: State,
+    /// Identities by prefix, longest first.
+    prefixes: Vec<(u32, Address, Identity)>,
+    flows: RefCell<HashMap<FlowKey, Entry>>,
+    flow_met: Cell<bool>,
+    made: RefCell<Counter>,
+    counters: [Counters; 2],
+}
+
+/// A place in the flow table.
+#[derive(Debug, Clone)]
+pub struct Entry(Rc<RefCell<Flow>>);
+
+impl FlowEntry for Entry {
+    fn with<R>(&self, change: impl FnOnce(&mut Flow) -> R) -> R {
+        change(&mut self.0.borrow_mut())
+    }
+}
+
+impl Mirror {
+    /// Of maps that hold this, with no flows and no counts.
+    pub fn new(state: State) -> Self {
+        let mut prefixes: Vec<_> = state
+            .identities
+            .iter()
+            .map(|(prefix, identity)| {
+                let bits = match prefix {
+                    IpNet::V4(prefix) => 96 + u32::from(prefix.prefix_len()),
+                    IpNet::V6(prefix) => u32::from(prefix.prefix_len()),
+                };
+                (bits, mapped(prefix.network()), *identity)
+            })
+            .collect();
+        prefixes.sort_by_key(|(bits, ..)| std::cmp::Reverse(*bits));
+        Self {
+            state,
+            prefixes,
+            flows: RefCell::default(),
+            flow_met: Cell::new(false),
+            made: RefCell::default(),
+            counters: Default::default(),
+        }
+    }
+
+    /// Forgets flows and counts.
+    pub fn reset(&mut self) {
+        self.flows.borrow_mut().clear();
+        self.counters = Default::default();
+    }
+
+    /// The flows, with the clock left out.
+    pub fn flows(&self) -> BTreeMap<String, Flow> {
+        let flows = self.flows.borrow();
+        flows
+            .iter()
+            .map(|(key, flow)| plain(*key, *flow.0.borrow()))
+            .collect()
+    }
+
+    /// The counts of a direction.
+    pub fn counters(&self, direction: Direction) -> Counters {
+        self.counters[direction as usize]
+    }
+
+    /// Whether the table held a flow of the packet of the last frame.
+    pub fn flow_met(&self) -> bool {
+        self.flow_met.get()
+    }
+
+    /// The verdict on a frame at a pod's hook: why it is dropped, or nothing.
+    pub fn run(&mut self, place: Place, frame: &[u8]) -> Option<DropReason> {
+        let known = self.state.endpoints.get(&place.ifindex).copied();
+        let endpoint = known.unwrap_or(Endpoint {
+            ingress_policy: POLICY_DENY,
+            egress_policy: POLICY_DENY,
+            ..Endpoint::default()
+        });
+        self.flow_met.set(false);
+        *self.made.borrow_mut() = Counter::default();
+        let length = frame.len() as u32;
+        let mut packet = Packet::default();
+        let parsed = parse(&Bytes(frame), &mut packet);
+        let verdict = decide(self, &endpoint, place, parsed, &packet, length);
+        let counters = &mut self.counters[place.direction as usize];
+        let made = *self.made.borrow();
+        counters.flows_created.packets += made.packets;
+        counters.flows_created.bytes += made.packets * u64::from(length);
+        let (counter, reason) = match verdict {
+            Verdict::Forward => (&mut counters.forwarded, None),
+            Verdict::Drop(drop) => {
+                let reason = match known {
+                    Some(_) => drop.reason,
+                    None => DropReason::NoEndpoint,
+                };
+                (counters.dropped(reason), Some(reason))
+            }
+        };
+        counter.packets += 1;
+        counter.bytes += u64::from(length);
+        reason
+    }
+}
+
+/// A flow as both sides must have it: without its clock, under a key that sorts.
+pub fn plain(key: FlowKey, flow: Flow) -> (String, Flow) {
+    (format!("{key:?}"), Flow { last_seen: 0, ..flow })
+}
+
+fn mapped(address: std::net::IpAddr) -> Address {
+    match address {
+        std::net::IpAddr::V4(address) => Address::from_ipv4(address.octets()),
+        std::net::IpAddr::V6(address) => Address::from_ipv6(address.octets()),
+    }
+}
+
+fn begins(bits: u32, one: &Address, other: &Address) -> bool {
+    let difference = u128::from_be_bytes(one.octets) ^ u128::from_be_bytes(other.octets);
+    difference.leading_zeros() >= bits
+}
+
+impl Tables for Mirror {
+    type FlowEntry = Entry;
+
+    fn now(&self) -> u64 {
+        0
+    }
+
+    fn epoch(&self) -> u32 {
+        self.state.config.epoch
+    }
+
+    fn identity(&self, address: &Address) -> Identity {
+        let mut covering = self.prefixes.iter();
+        let longest = covering.find(|(bits, prefix, _)| begins(*bits, prefix, address));
+        longest.map(|(.., identity)| *identity).unwrap_or_default()
+    }
+
+    fn frontend(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
+        let found = self.state.frontends.iter().find(|(frontend, _)| {
+            mapped(frontend.address) == *address
+                && frontend.protocol == protocol
+                && frontend.port == u16::from_be_bytes(port)
+        });
+        found.map_or(0, |(_, identity)| identity.identity)
+    }
+
+    fn node_port(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
+        self.frontend(&address.any(), protocol, port)
+    }
+
+    fn local_pod(&self, address: &Address) -> u32 {
+        let pods = &self.state.local_pods;
+        let found = pods.iter().find(|(of, _)| mapped(**of) == *address);
+        found.map_or(0, |(_, ifindex)| *ifindex)
+    }
+
+    fn egress_policy(&self, ifindex: u32) -> u32 {
+        let endpoint = self.state.endpoints.get(&ifindex);
+        endpoint.map_or(0, |endpoint| endpoint.egress_policy)
+    }
+
+    fn policy(&self, key: &PolicyMatch) -> Option<PolicyValue> {
+        let port = u16::from_be_bytes(key.port);
+        let entries = self.state.policies.get(&key.policy)?;
+        let matching = entries.iter().filter(|(entry, _)| {
+            entry.identity == key.identity
+                && entry.protocol.is_none_or(|part| {
+                    let ignored = 16 - u32::from(part.prefix_len);
+                    part.protocol == key.protocol
+                        && u32::from(part.port) >> ignored == u32::from(port) >> ignored
+                })
+        });
+        matching
+            .max_by_key(|(entry, _)| entry.protocol.map(|part| part.prefix_len))
+            .map(|(_, value)| *value)
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<Self::FlowEntry> {
+        let found = self.flows.borrow().get(key).cloned();
+        self.flow_met.set(self.flow_met.get() || found.is_some());
+        found
+    }
+
+    fn insert_flow(&self, key: &FlowKey, flow: &Flow) {
+        self.made.borrow_mut().packets += 1;
+        self.flows
+            .borrow_mut()
+            .insert(*key, Entry(Rc::new(RefCell::new(*flow))));
+    }
+}

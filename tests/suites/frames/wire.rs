@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Frames on the interfaces of real pods: cut in the IP header, with a tag beside them, in parts. `shop/a` is isolated both ways and may use
+//! UDP 53 and TCP 80, `shop/b` and `other/c` are not isolated.
+
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use netpol_agent::{datapath::CounterReader, evaluate::Packet};
+use netpol_common::{
+    abi::{Counters, Direction, DropReason},
+    parse::protocol,
+};
+use netpol_tests::{
+    frames::{
+        headers::{self, ETHERNET, with_tag},
+        opening,
+    },
+    lab::Lab,
+    privilege::can_enforce,
+    wire::Wire,
+};
+
+const SUITE: &str = "frames";
+const POLICY: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: a}
+spec:
+  podSelector: {matchLabels: {app: a}}
+  policyTypes: [Ingress, Egress]
+  ingress: [{ports: [{port: 80}, {protocol: UDP, port: 53}]}]
+  egress: [{ports: [{port: 80}, {protocol: UDP, port: 53}]}]
+";
+
+struct Wires {
+    a: Wire,
+    b: Wire,
+    c: Wire,
+    counters: CounterReader,
+    /// Of the next frame: every frame has a source MAC address of its own.
+    next: u32,
+    lab: Lab,
+}
+
+fn wires() -> Option<Wires> {
+    can_enforce(SUITE).then(|| Wires::new().unwrap())
+}
+
+impl Wires {
+    fn new() -> Result<Self> {
+        let pods = [("shop/a", "app: a"), ("shop/b", "app: b"), ("other/c", "app: c")];
+        let lab = Lab::new(&pods, &[("a.yaml", POLICY)])?;
+        // What is malformed is the business of the pods' hooks here, not of netfilter on the bridge.
+        let settings = ["iptables", "ip6tables"].map(|of| format!("net/bridge/bridge-nf-call-{of}"));
+        for setting in &settings {
+            lab.node.netns().sysctl(&[(setting, "0")])?;
+        }
+        let mut batch = "link set cni0 mtu 9000\n".to_owned();
+        for (name, _) in pods {
+            batch += &format!("link set {} mtu 9000\n", lab.node.veth(name)?);
+            let netns = lab.node.pod(name)?.netns;
+            netns.ip("link set eth0 mtu 9000\n")?;
+        }
+        lab.node.netns().ip(&batch)?;
+        let open = |name| Wire::open(&lab.node.pod(name)?.netns, "eth0");
+        let (a, b, c) = (open("shop/a")?, open("shop/b")?, open("other/c")?);
+        let counters = CounterReader::open(lab.agent.pin_path())?;
+        let next = 0;
+        Ok(Self {
+            a,
+            b,
+            c,
+            counters,
+            next,
+            lab,
+        })
+    }
+
+    fn address(&self, pod: &str, ipv4: bool) -> IpAddr {
+        let addresses = self.lab.node.pod(pod).unwrap().addresses;
+        addresses
+            .into_iter()
+            .find(|address| address.is_ipv4() == ipv4)
+            .unwrap()
+    }
+
+    /// The packet that opens a connection from one pod to another.
+    fn frame(&self, from: &str, to: &str, ipv4: bool, number: u8, port: u16) -> Vec<u8> {
+        let packet = Packet {
+            source: self.address(from, ipv4),
+            destination: self.address(to, ipv4),
+            protocol: number,
+            port: Some(port),
+        };
+        opening(&packet, 40_000)
+    }
+
+    /// The frame with MAC addresses: the receiver's, and one that no other frame has as its source.
+    fn addressed(&mut self, frame: &[u8], to: [u8; 6]) -> (Vec<u8>, [u8; 6]) {
+        self.next += 1;
+        let [one, two, three, four] = self.next.to_be_bytes();
+        let mac = [2, 0x66, one, two, three, four];
+        let mut frame = frame.to_vec();
+        frame[..6].copy_from_slice(&to);
+        frame[6..12].copy_from_slice(&mac);
+        (frame, mac)
+    }
+
+    fn counted(&self, direction: Direction, reason: DropReason) -> u64 {
+        let mut counters: Counters = self.counters.read(direction).unwrap();
+        counters.dropped(reason).packets
+    }
+
+    /// Waits until so many were dropped for a reason.
+    fn await_drops(&self, direction: Direction, reason: DropReason, wanted: u64) {
+        let started = Instant::now();
+        loop {
+            let found = self.counted(direction, reason);
+            if found == wanted {
+                return;
+            }
+            assert!(
+                found < wanted && started.elapsed() < Duration::from_secs(10),
+                "{direction:?} {reason:?}: {found} instead of {wanted}"
+            );
+            std::thread::yield_now();
+        }
+    }
+
+    /// Each frame must be dropped for a reason where `shop/a` sends it and where it would receive it, and reach `shop/b` from `other/c`.
+    fn expect_dropped(&mut self, frames: &[Vec<u8>], reason: DropReason) {
+        let before = Direction::ALL.map(|direction| self.counted(direction, reason));
+        let (a, b, c) = (self.a.mac, self.b.mac, self.c.mac);
+        for frame in frames {
+            let (frame, _) = self.addressed(frame, c);
+            self.a.send(&frame).unwrap();
+        }
+        for frame in frames {
+            let (frame, _) = self.addressed(frame, a);
+            self.c.send(&frame).unwrap();
+        }
+        for (direction, before) in Direction::ALL.into_iter().zip(before) {
+            self.await_drops(direction, reason, before + frames.len() as u64);
+        }
+        for frame in frames {
+            let (frame, mac) = self.addressed(frame, b);
+            self.c.send(&frame).unwrap();
+            self.b.receive_from(mac).unwrap();
+        }
+    }
+}
+
+#[test]
+fn f2_frames_cut_short_at_every_byte_on_the_wire() {
+    let Some(mut wires) = wires() else { return };
+    let mut cut = Vec::new();
+    for ipv4 in [true, false] {
+        for (number, port) in [(protocol::UDP, 53), (protocol::TCP, 80)] {
+            let frame = wires.frame("other/c", "shop/a", ipv4, number, port);
+            cut.extend((ETHERNET..frame.len()).map(|length| frame[..length].to_vec()));
+        }
+    }
+    wires.expect_dropped(&cut, DropReason::Malformed);
+}
+
+/// The kernel takes the outer tag off a frame that it receives, before the hooks, and keeps it beside the frame.
+#[test]
+fn f2_tagged_frames_on_the_wire() {
+    let Some(mut wires) = wires() else { return };
+    let udp = wires.frame("other/c", "shop/a", true, protocol::UDP, 53);
+    let arp = [&[2; 12][..], &[0x08, 0x06], &[0; 28]].concat();
+    let mut tagged = vec![with_tag(&udp, [0x81, 0x00]), with_tag(&udp, [0x88, 0xa8])];
+    tagged.push(with_tag(&tagged[0], [0x88, 0xa8]));
+    tagged.push(with_tag(&tagged[0], [0x81, 0x00]));
+    tagged.push(with_tag(&arp, [0x81, 0x00]));
+    wires.expect_dropped(&tagged, DropReason::Vlan);
+    let unknown = [[0x88, 0x47], [0x88, 0xcc], [0x12, 0x34]].map(|ether_type| with_tag(&udp, ether_type));
+    wires.expect_dropped(&unknown, DropReason::EtherType);
+}
+
+/// Packets whose IP header is not in the linear part of their buffer: jumbo frames, and segments that are still one packet.
+#[test]
+fn f3_headers_behind_the_linear_part() {
+    let Some(mut wires) = wires() else { return };
+    let long = |wires: &Wires, from, to, ipv4, port| {
+        let frame = wires.frame(from, to, ipv4, protocol::UDP, port);
+        headers::with_payload(&frame, 8000)
+    };
+    let segments = |wires: &Wires, from, to, port| {
+        let mut frame = wires.frame(from, to, true, protocol::TCP, port);
+        frame[ETHERNET + 20 + 13] = 0x10; // ACK: segments of a SYN are none.
+        headers::with_payload(&frame, 30_000)
+    };
+    for (from, to, direction) in [
+        ("other/c", "shop/a", Direction::Ingress),
+        ("shop/a", "other/c", Direction::Egress),
+    ] {
+        let frames = |wires: &Wires, udp, tcp| {
+            [
+                (long(wires, from, to, true, udp), None),
+                (long(wires, from, to, false, udp), None),
+                (segments(wires, from, to, tcp), Some(1000)),
+            ]
+        };
+        let malformed = wires.counted(direction, DropReason::Malformed);
+        for (frame, segment) in frames(&wires, 53, 80) {
+            let receiver = if to == "shop/a" { wires.a.mac } else { wires.c.mac };
+            let (frame, mac) = wires.addressed(&frame, receiver);
+            let (sender, receiver) = if to == "shop/a" {
+                (&wires.c, &wires.a)
+            } else {
+                (&wires.a, &wires.c)
+            };
+            sender.send_scattered(&frame, segment).unwrap();
+            assert_eq!(receiver.receive_from(mac).unwrap(), frame.len());
+        }
+        for (frame, segment) in frames(&wires, 54, 81) {
+            let receiver = if to == "shop/a" { wires.a.mac } else { wires.c.mac };
+            let sender = if to == "shop/a" { &wires.c } else { &wires.a };
+            let before = wires.counters.read(direction).unwrap().policy;
+            let mut mine = frame.clone();
+            mine[..6].copy_from_slice(&receiver);
+            sender.send_scattered(&mine, segment).unwrap();
+            // Others are dropped meanwhile, but none so large.
+            let started = Instant::now();
+            while wires.counters.read(direction).unwrap().policy.bytes < before.bytes + frame.len() as u64 {
+                assert!(
+                    started.elapsed() < Duration::from_secs(10),
+                    "{direction:?}: not dropped"
+                );
+                std::thread::yield_now();
+            }
+        }
+        assert_eq!(wires.counted(direction, DropReason::Malformed), malformed);
+    }
+}
