@@ -4,7 +4,13 @@
 //!
 //! Expectations are written by hand from the text of the NetworkPolicy API, never by a program.
 
-use std::{collections::BTreeSet, fs, net::IpAddr, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use netpol_agent::{
@@ -14,7 +20,7 @@ use netpol_agent::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{expectation, objects};
+use crate::{expectation, objects, proxy};
 
 pub use crate::expectation::{End, Expectation, Family};
 
@@ -187,23 +193,27 @@ fn step(
     allowed: &[String],
     denied: &[String],
 ) -> Result<Step> {
-    let snapshot = objects::snapshot(&objects)?;
+    let mut snapshot = objects::snapshot(&objects)?;
+    for node in nodes {
+        snapshot.nodes.insert(node.name.clone(), Arc::new(node.clone()));
+    }
     let mut expectations = Vec::new();
     for (lines, verdict) in [(allowed, true), (denied, false)] {
         for line in lines {
             let before = expectations.len();
             for (expectation, is_family_given) in expectation::parse(line, verdict)? {
-                let ends = [&expectation.from, &expectation.to];
-                let addresses = ends.map(|end| address(&snapshot, nodes, end, expectation.family));
-                for (end, address) in ends.iter().zip(addresses) {
+                let ends = [&expectation.from, &expectation.to].into_iter();
+                let mut has_addresses = true;
+                for end in ends.chain(&expectation.via) {
+                    let has_address = address(&snapshot, nodes, end, expectation.family)?.is_some();
                     ensure!(
-                        address?.is_some() || !is_family_given,
+                        has_address || !is_family_given,
                         "{line:?}: {end} has no {} address",
                         expectation.family
                     );
+                    has_addresses &= has_address;
                 }
-                let addresses = ends.map(|end| address(&snapshot, nodes, end, expectation.family));
-                if let [Ok(Some(_)), Ok(Some(_))] = addresses {
+                if has_addresses {
                     expectations.push(expectation);
                 }
             }
@@ -214,16 +224,24 @@ fn step(
         }
     }
     ensure!(!expectations.is_empty(), "step {description:?} expects nothing");
-    Ok(Step {
+    let step = Step {
         description,
         objects,
         snapshot,
         expectations,
-    })
+    };
+    for expectation in step
+        .expectations
+        .iter()
+        .filter(|expectation| expectation.via.is_some())
+    {
+        step.translated(nodes, expectation)?;
+    }
+    Ok(step)
 }
 
 impl Step {
-    /// The packet that opens the expectation's connection, with the ends' first addresses of its family.
+    /// The packet that opens the expectation's connection, with the ends' first addresses of its family; for one by a Service, to the frontend.
     ///
     /// # Errors
     /// None for the expectations of this step, as loading checked them.
@@ -239,6 +257,94 @@ impl Step {
             port: expectation.port,
         })
     }
+
+    /// The address of the backend of an expectation by a Service.
+    ///
+    /// # Errors
+    /// The expectation is by none.
+    pub fn via_address(&self, nodes: &[Node], expectation: &Expectation) -> Result<IpAddr> {
+        let backend = expectation.via.as_ref().context("it goes by no Service")?;
+        let found = address(&self.snapshot, nodes, backend, expectation.family)?;
+        found.with_context(|| format!("{backend} has no address"))
+    }
+
+    /// What kube-proxy makes of the packet of an expectation by a Service. `None` if it never leads to the backend.
+    ///
+    /// # Errors
+    /// No Service is reached there. None for the expectations of this step, as loading checked them.
+    pub fn translated(&self, nodes: &[Node], expectation: &Expectation) -> Result<Option<Translated>> {
+        let packet = self.packet(nodes, expectation)?;
+        let backend = self.via_address(nodes, expectation)?;
+        let found = proxy::backends(&self.snapshot, nodes, &packet);
+        let (backends, masqueraded) = found.with_context(|| format!("{expectation}: there is no Service"))?;
+        let chosen: Vec<SocketAddr> = backends
+            .into_iter()
+            .filter(|chosen| chosen.ip() == backend)
+            .collect();
+        ensure!(chosen.len() < 2, "{expectation}: the backend has two ports");
+        Ok(chosen.first().map(|chosen| Translated {
+            packet: Packet {
+                destination: chosen.ip(),
+                port: Some(chosen.port()),
+                ..packet
+            },
+            seen: if masqueraded || chosen.ip() == packet.source {
+                self.masquerade(nodes, expectation, &packet).unwrap_or(packet.source)
+            } else {
+                packet.source
+            },
+        }))
+    }
+
+    /// The address that masquerade writes: one of the node whose node port is asked, else of the node that the sender is on.
+    fn masquerade(&self, nodes: &[Node], expectation: &Expectation, packet: &Packet) -> Option<IpAddr> {
+        let asked = nodes
+            .iter()
+            .find(|node| node.addresses.contains(&packet.destination));
+        let sender = match &expectation.from {
+            End::Pod(key) => self.snapshot.pods.get(key)?.node.as_ref(),
+            _ => None,
+        };
+        let node = asked.or_else(|| nodes.iter().find(|node| sender == Some(&node.name)))?;
+        let mut addresses = node.addresses.iter().copied();
+        addresses.find(|address| Family::of(address) == expectation.family)
+    }
+
+    /// Whether the enforced verdict of an allowed expectation is a denial, which every tier that enforces checks: of the backends some are
+    /// denied, and where the backend is known the sender is not, because its address is rewritten on the way or the denied backend is no
+    /// pod. The Service is then closed as a whole.
+    ///
+    /// # Errors
+    /// As [`Step::translated`].
+    pub fn is_closed_as_a_whole(&self, nodes: &[Node], expectation: &Expectation) -> Result<bool> {
+        if expectation.via.is_none() || !expectation.allowed {
+            return Ok(false);
+        }
+        let packet = self.packet(nodes, expectation)?;
+        let clusters = self.snapshot.services.values();
+        let masqueraded = !clusters
+            .into_iter()
+            .any(|service| service.cluster_ips.contains(&packet.destination));
+        for other in &self.expectations {
+            let denied = other.via.is_some() && !other.allowed && self.packet(nodes, other)? == packet;
+            if denied
+                && (masqueraded || !matches!(other.via, Some(End::Pod(_))))
+                && self.translated(nodes, other)?.is_some()
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// What a packet to a Service's frontend becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Translated {
+    /// The packet to the backend, still with its source address.
+    pub packet: Packet,
+    /// The source address that it has there: one of a node, if it is masqueraded.
+    pub seen: IpAddr,
 }
 
 /// An end's first address of a family, if it has one.
@@ -260,6 +366,11 @@ fn address(snapshot: &Snapshot, nodes: &[Node], end: &End, family: Family) -> Re
                 .find(is_right)
         }
         End::Address(address) => Some(address).filter(is_right),
+        End::Service(key) => {
+            let service = snapshot.services.get(key);
+            let service = service.with_context(|| format!("there is no {end}"))?;
+            service.cluster_ips.iter().find(is_right)
+        }
     };
     if let End::Address(address) = end
         && snapshot.pods.values().any(|pod| pod.addresses.contains(address))

@@ -16,7 +16,7 @@ use netpol_agent::{
 };
 use netpol_common::abi::{self, DropReason};
 use netpol_tests::{
-    cases::{Case, load_all},
+    cases::{Case, Expectation, Step, Translated, load_all},
     frames,
     progrun::{Bench, on_bench},
     random::{Random, cluster, nodes, packet},
@@ -75,6 +75,38 @@ fn hooks(
     Ok(verdicts)
 }
 
+/// By what an expectation by a Service is dropped at a node's hooks: on its way to the frontend, or to the backend.
+fn by_service(
+    bench: &mut Bench,
+    case: &Case,
+    step: &Step,
+    node: &Node,
+    addresses: &BTreeMap<IpAddr, u32>,
+    expectation: &Expectation,
+) -> Result<Option<String>> {
+    let packet = step.packet(&case.nodes, expectation)?;
+    let sender = addresses.get(&packet.source).copied();
+    if let Some(ifindex) = sender
+        && !bench.opens(Direction::Egress, ifindex, ifindex, &packet)?
+    {
+        return Ok(Some(format!("egress at {}", node.name)));
+    }
+    let Some(Translated { packet, seen }) = step.translated(&case.nodes, expectation)? else {
+        return Ok(Some("no way there".to_owned()));
+    };
+    let Some(&ifindex) = addresses.get(&packet.destination) else {
+        return Ok(None);
+    };
+    let of_other_node = case
+        .nodes
+        .iter()
+        .any(|other| other != node && other.addresses.contains(&seen));
+    let came_by = sender.filter(|_| !of_other_node).unwrap_or(bench.uplink());
+    let arrives = Packet { source: seen, ..packet };
+    let passes = bench.opens(Direction::Ingress, ifindex, came_by, &arrives)?;
+    Ok((!passes).then(|| format!("ingress at {}", node.name)))
+}
+
 /// Plays a case on each of its nodes, through all of its steps; returns what is not as expected.
 fn play(bench: &mut Bench, case: &Case, interfaces: &mut BTreeMap<ObjectKey, u32>) -> Result<Vec<String>> {
     let mut dropped: BTreeMap<(usize, usize), Vec<String>> = BTreeMap::new();
@@ -91,6 +123,11 @@ fn play(bench: &mut Bench, case: &Case, interfaces: &mut BTreeMap<ObjectKey, u32
             bench.enforce(&step.snapshot, node, &pods)?;
             for (line, expectation) in step.expectations.iter().enumerate() {
                 let packet = step.packet(&case.nodes, expectation)?;
+                if expectation.via.is_some() {
+                    let by = by_service(bench, case, step, node, &addresses, expectation)?;
+                    dropped.entry((index, line)).or_default().extend(by);
+                    continue;
+                }
                 for (direction, passes) in hooks(bench, node, &addresses, &packet)? {
                     if passes == Some(false) {
                         let by = format!("{direction} at {}", node.name);
@@ -103,10 +140,15 @@ fn play(bench: &mut Bench, case: &Case, interfaces: &mut BTreeMap<ObjectKey, u32
     let mut wrong = Vec::new();
     for (index, step) in case.steps.iter().enumerate() {
         for (line, expectation) in step.expectations.iter().enumerate() {
-            let by = dropped.get(&(index, line));
-            if by.is_none() != expectation.allowed {
+            let by = dropped.get(&(index, line)).filter(|by| !by.is_empty());
+            let closed = step.is_closed_as_a_whole(&case.nodes, expectation)?;
+            if by.is_none() != (expectation.allowed && !closed) {
                 let (name, rules) = (&case.name, case.rules.join(" "));
-                let wanted = if expectation.allowed { "allowed" } else { "denied" };
+                let wanted = match (expectation.allowed, closed) {
+                    (_, true) => "closed as a whole",
+                    (true, false) => "allowed",
+                    (false, false) => "denied",
+                };
                 wrong.push(format!(
                     "{name} ({rules}) step {index}: {expectation} must be {wanted}: {by:?}"
                 ));
