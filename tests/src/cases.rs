@@ -235,7 +235,7 @@ fn step(
         .iter()
         .filter(|expectation| expectation.via.is_some())
     {
-        step.translated(nodes, expectation)?;
+        step.every_backend_is_named(nodes, expectation)?;
     }
     Ok(step)
 }
@@ -294,6 +294,25 @@ impl Step {
                 packet.source
             },
         }))
+    }
+
+    /// So that who else answers at a frontend is wrong.
+    fn every_backend_is_named(&self, nodes: &[Node], expectation: &Expectation) -> Result<()> {
+        let packet = self.packet(nodes, expectation)?;
+        self.translated(nodes, expectation)?;
+        let mut named = BTreeSet::new();
+        for other in self.expectations.iter().filter(|other| other.via.is_some()) {
+            if self.packet(nodes, other)? == packet {
+                named.insert(self.via_address(nodes, other)?);
+            }
+        }
+        let (backends, _) = proxy::backends(&self.snapshot, nodes, &packet).unwrap_or_default();
+        let missing = backends.iter().find(|backend| !named.contains(&backend.ip()));
+        ensure!(
+            missing.is_none(),
+            "{expectation}: nothing is expected of its backend {missing:?}"
+        );
+        Ok(())
     }
 
     /// The address that masquerade writes: one of the node whose node port is asked, else of the node that the sender is on.

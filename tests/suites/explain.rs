@@ -86,6 +86,7 @@ fn end_of(case: &Case, end: &End, family: Family) -> String {
             let address = addresses.find(|address| Family::of(address) == family).unwrap();
             address.to_string()
         }
+        End::Service(key) => format!("service:{key}"),
         other => other.to_string(),
     }
 }
@@ -123,6 +124,10 @@ fn explain_gives_the_verdict_of_every_expectation() {
                 arguments.extend([from.as_str(), &to, &port]);
                 arguments.extend(nodes.iter().map(String::as_str));
                 let output = netpol(&arguments);
+                if expectation.via.is_some() {
+                    wrong.extend(odd_backend(case, step, expectation, &output));
+                    continue;
+                }
                 let code = if expectation.allowed { 0 } else { 1 };
                 let place = format!("{} step {index}: {expectation}", case.name);
                 if output.status.code() != Some(code) {
@@ -145,12 +150,47 @@ fn explain_gives_the_verdict_of_every_expectation() {
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// What is wrong with the answer to an expectation by a Service: the backend must be among the verdicts with the right one, and what all of
+/// them come to must be the exit code.
+fn odd_backend(case: &Case, step: &Step, expectation: &Expectation, output: &Output) -> Option<String> {
+    let answer = json(output);
+    let verdicts = answer["verdicts"].as_array().unwrap();
+    let allowed = verdicts.iter().filter(|verdict| verdict["allowed"] == true).count();
+    let (code, outcome) = match allowed {
+        0 => (1, "denied"),
+        all if all == verdicts.len() => (0, "allowed"),
+        _ => (3, "partly"),
+    };
+    let backend = step.via_address(&case.nodes, expectation).unwrap().to_string();
+    let frontend = step.packet(&case.nodes, expectation).unwrap().destination.to_string();
+    let found = verdicts.iter().find(|verdict| verdict["destination"]["address"] == *backend);
+    let odd = if output.status.code() != Some(code) || answer["outcome"] != outcome {
+        Some("another outcome than the verdicts come to")
+    } else if verdicts.iter().any(|verdict| verdict["frontend"] != *frontend) {
+        Some("another frontend")
+    } else {
+        match found {
+            None => expectation.allowed.then_some("the backend is missing"),
+            Some(verdict) => odd_verdict(verdict, expectation.allowed),
+        }
+    };
+    odd.map(|odd| format!("{}: {expectation}: {odd}: {} {answer}", case.name, output.status))
+}
+
 /// What in an answer does not go with its verdict.
 fn odd_answer(answer: &Value, allowed: bool) -> Option<&'static str> {
-    if answer["allowed"] != allowed || answer["verdicts"][0]["allowed"] != allowed {
-        return Some("another verdict than the exit code");
+    let outcome = if allowed { "allowed" } else { "denied" };
+    if answer["outcome"] != outcome {
+        return Some("another outcome than the exit code");
     }
-    let sides = ["egress", "ingress"].map(|side| &answer["verdicts"][0][side]);
+    odd_verdict(&answer["verdicts"][0], allowed)
+}
+
+fn odd_verdict(verdict: &Value, allowed: bool) -> Option<&'static str> {
+    if verdict["allowed"] != allowed {
+        return Some("the wrong verdict");
+    }
+    let sides = ["egress", "ingress"].map(|side| &verdict[side]);
     for side in sides {
         let isolating = side["isolating"].as_array()?;
         let denied = side["allowed"] == false;
@@ -187,7 +227,23 @@ fn matrix_lists_every_pair_with_the_evaluator_s_verdict() {
                 "-o",
                 "json",
             ];
-            let ports: Vec<String> = step.expectations.iter().map(port_of).collect();
+            // A Service's backend is a pod like any other, at its own port.
+            let at_backend = |expectation: &Expectation| -> Option<Expectation> {
+                let Some(backend) = expectation.via.clone() else {
+                    return Some(expectation.clone());
+                };
+                let translated = step.translated(&case.nodes, expectation).unwrap()?;
+                Some(Expectation {
+                    to: backend,
+                    port: translated.packet.port,
+                    ..expectation.clone()
+                })
+            };
+            let expectations: Vec<Expectation> = step.expectations.iter().filter_map(at_backend).collect();
+            if expectations.is_empty() {
+                continue; // Nothing is led to any pod.
+            }
+            let ports: Vec<String> = expectations.iter().map(port_of).collect();
             arguments.extend(ports.iter().flat_map(|port| ["--port", port]));
             arguments.extend(nodes.iter().map(String::as_str));
             let output = netpol(&arguments);
@@ -230,7 +286,7 @@ fn matrix_lists_every_pair_with_the_evaluator_s_verdict() {
                 "{} step {index}",
                 case.name
             );
-            for expectation in &step.expectations {
+            for expectation in &expectations {
                 let is_listed = |end: &End| pods.iter().any(|pod| *end == End::Pod(pod.key.clone()));
                 if !is_listed(&expectation.from)
                     || !is_listed(&expectation.to)
@@ -268,6 +324,9 @@ fn every_rule_that_does_not_match_says_why() {
     for case in load_all().unwrap() {
         for step in &case.steps {
             for expectation in &step.expectations {
+                if expectation.via.is_some() {
+                    continue; // Looked at in the answers of the command.
+                }
                 let packet = step.packet(&case.nodes, expectation).unwrap();
                 let evaluation = evaluate(&step.snapshot, &case.nodes, &packet);
                 for (direction, side) in [
@@ -326,7 +385,25 @@ status: {phase: Pending}
 apiVersion: v1
 kind: Service
 metadata: {namespace: data, name: sql}
-spec: {clusterIP: 10.96.0.7, clusterIPs: [10.96.0.7], ports: [{name: sql, port: 5432, targetPort: 15432}]}
+spec: {clusterIP: 10.96.0.7, clusterIPs: [10.96.0.7], externalIPs: [203.0.113.50], ports: [{name: sql, port: 5432, targetPort: 15432, nodePort: 30432}]}
+status: {loadBalancer: {ingress: [{ip: 203.0.113.51}]}}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: b}
+status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {namespace: data, name: bare}
+spec: {clusterIP: None, clusterIPs: [None], ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {namespace: data, name: bare-1, labels: {kubernetes.io/service-name: bare}}
+addressType: IPv4
+ports: [{port: 80, protocol: TCP}]
+endpoints: [{addresses: [10.244.0.21]}]
 ---
 apiVersion: v1
 kind: Service
@@ -506,30 +583,75 @@ fn exit_codes_and_errors_that_name_what_is_wrong() {
 }
 
 #[test]
-fn a_service_stands_for_its_ready_backends() {
+fn a5_each_backend_of_a_service_has_a_verdict() {
     let folder = cluster();
-    for end in ["data/sql", "10.96.0.7"] {
-        let (code, text, _) = explain_in(folder.path(), &["-o", "json", "shop/web", end, "5432/TCP"]);
-        assert_eq!(code, Some(0), "{text}");
-        let answer: Value = serde_json::from_str(&text).unwrap();
-        let backends: Vec<_> = answer["verdicts"]
-            .as_array()
-            .unwrap()
+    let answer = |ends: [&str; 2], port: &str| {
+        let (code, text, error) = explain_in(folder.path(), &["-o", "json", ends[0], ends[1], port]);
+        let answer: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{error}"));
+        let verdicts = answer["verdicts"].as_array().unwrap();
+        let backends: Vec<_> = verdicts
             .iter()
-            .map(|verdict| (verdict["destination"]["name"].as_str(), verdict["port"].as_str()))
+            .map(|verdict| {
+                let text = |value: &Value| value.as_str().unwrap().to_owned();
+                (text(&verdict["destination"]["name"]), text(&verdict["port"]), verdict["allowed"] == true)
+            })
             .collect();
-        let port = Some("15432/TCP");
-        assert_eq!(backends, [(Some("data/db"), port), (Some("data/spare"), port)]);
+        (code.unwrap(), answer["outcome"].as_str().unwrap().to_owned(), backends)
+    };
+    let backend = |name: &str, allowed| (format!("data/{name}"), "15432/TCP".to_owned(), allowed);
+    let (db, spare) = (backend("db", true), backend("spare", true));
+    for (end, port) in [
+        ("data/sql", "5432/TCP"),
+        ("service:data/sql", "5432/tcp"),
+        ("10.96.0.7", "5432/TCP"),
+        ("203.0.113.50", "5432/TCP"),
+        ("203.0.113.51", "5432/TCP"),
+        ("192.0.2.1", "30432/TCP"),
+    ] {
+        let expected = (0, "allowed".to_owned(), vec![db.clone(), spare.clone()]);
+        assert_eq!(answer(["shop/web", end], port), expected, "{end} {port}");
     }
+    // From a pod that is a backend itself: its own way counts, and the other denies.
+    let expected = (3, "partly".to_owned(), vec![backend("db", false), spare]);
+    assert_eq!(answer(["data/spare", "data/sql"], "5432/TCP"), expected);
+    assert_eq!(answer(["data/db", "data/empty"], "80/TCP"), (1, "denied".to_owned(), vec![]));
+
     let (code, text, _) = explain_in(folder.path(), &["data/spare", "data/sql", "5432/TCP"]);
-    assert_eq!(code, Some(1), "one of two backends denies: {text}");
-    assert!(text.contains("data/spare is itself a backend"), "{text}");
+    assert_eq!(code, Some(3));
+    for line in [
+        "data/spare -> data/sql 5432/TCP: partly: 1 of 2 are allowed",
+        "IPv4: data/spare (10.244.0.21) -> 10.96.0.7 -> data/db (10.244.0.20) 15432/TCP: denied",
+        "IPv4: data/spare (10.244.0.21) -> 10.96.0.7 -> data/spare (10.244.0.21) 15432/TCP: allowed",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line:?} is not in\n{text}");
+    }
     let (code, text, _) = explain_in(folder.path(), &["shop/web", "data/empty", "80/TCP"]);
     assert_eq!(code, Some(1));
-    assert!(
-        text.contains("Service data/empty has no ready endpoints"),
-        "{text}"
-    );
+    assert!(text.contains("has no ready endpoints"), "{text}");
+    // A headless Service is its pods, on whatever port.
+    let (code, text, _) = explain_in(folder.path(), &["shop/web", "data/bare", "9999/TCP"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("-> data/spare (10.244.0.21) 9999/TCP: allowed"), "{text}");
+    // Beside its Service's port an ExternalIP is an address like any other, and so is a node's.
+    for end in ["203.0.113.50", "192.0.2.1"] {
+        let (code, text, _) = explain_in(folder.path(), &["-o", "json", "shop/web", end, "80/TCP"]);
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((code, &answer["verdicts"][0]["frontend"]), (Some(0), &Value::Null), "{text}");
+    }
+}
+
+#[test]
+fn a1_a_pod_behind_its_own_service_is_told_what_it_lacks() {
+    let folder = cluster();
+    let isolated = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: data, name: spare}\n\
+                    spec: {podSelector: {matchLabels: {app: spare}}, ingress: [{from: [{podSelector: {matchLabels: {app: db}}}]}]}\n";
+    folder.write("spare.yaml", isolated).unwrap();
+    let (code, text, _) = explain_in(folder.path(), &["data/spare", "data/sql", "5432/TCP"]);
+    assert_eq!(code, Some(1), "{text}");
+    let missing = "from[0].podSelector.matchLabels: label `app` of pod `data/spare` is `spare`; the rule wants `db`";
+    assert!(text.contains(missing), "{text}");
+    let (code, text, _) = explain_in(folder.path(), &["data/spare", "data/spare", "15432/TCP"]);
+    assert_eq!(code, Some(0), "directly: {text}");
 }
 
 #[test]
