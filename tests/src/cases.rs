@@ -4,13 +4,9 @@
 //!
 //! Expectations are written by hand from the text of the NetworkPolicy API, never by a program.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    net::{IpAddr, SocketAddr},
-    path::Path,
-    sync::Arc,
-};
+mod by_service;
+
+use std::{collections::BTreeSet, fs, net::IpAddr, path::Path, sync::Arc};
 
 use anyhow::{Context, Result, bail, ensure};
 use netpol_agent::{
@@ -20,8 +16,9 @@ use netpol_agent::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{expectation, objects, proxy};
+use crate::{expectation, objects};
 
+pub use self::by_service::Translated;
 pub use crate::expectation::{End, Expectation, Family};
 
 /// One file of the corpus.
@@ -230,12 +227,8 @@ fn step(
         snapshot,
         expectations,
     };
-    for expectation in step
-        .expectations
-        .iter()
-        .filter(|expectation| expectation.via.is_some())
-    {
-        step.every_backend_is_named(nodes, expectation)?;
+    for expectation in &step.expectations {
+        step.check_backends(nodes, expectation)?;
     }
     Ok(step)
 }
@@ -257,113 +250,6 @@ impl Step {
             port: expectation.port,
         })
     }
-
-    /// The address of the backend of an expectation by a Service.
-    ///
-    /// # Errors
-    /// The expectation is by none.
-    pub fn via_address(&self, nodes: &[Node], expectation: &Expectation) -> Result<IpAddr> {
-        let backend = expectation.via.as_ref().context("it goes by no Service")?;
-        let found = address(&self.snapshot, nodes, backend, expectation.family)?;
-        found.with_context(|| format!("{backend} has no address"))
-    }
-
-    /// What kube-proxy makes of the packet of an expectation by a Service. `None` if it never leads to the backend.
-    ///
-    /// # Errors
-    /// No Service is reached there. None for the expectations of this step, as loading checked them.
-    pub fn translated(&self, nodes: &[Node], expectation: &Expectation) -> Result<Option<Translated>> {
-        let packet = self.packet(nodes, expectation)?;
-        let backend = self.via_address(nodes, expectation)?;
-        let found = proxy::backends(&self.snapshot, nodes, &packet);
-        let (backends, masqueraded) = found.with_context(|| format!("{expectation}: there is no Service"))?;
-        let chosen: Vec<SocketAddr> = backends
-            .into_iter()
-            .filter(|chosen| chosen.ip() == backend)
-            .collect();
-        ensure!(chosen.len() < 2, "{expectation}: the backend has two ports");
-        Ok(chosen.first().map(|chosen| Translated {
-            packet: Packet {
-                destination: chosen.ip(),
-                port: Some(chosen.port()),
-                ..packet
-            },
-            seen: if masqueraded || chosen.ip() == packet.source {
-                self.masquerade(nodes, expectation, &packet).unwrap_or(packet.source)
-            } else {
-                packet.source
-            },
-        }))
-    }
-
-    /// So that who else answers at a frontend is wrong.
-    fn every_backend_is_named(&self, nodes: &[Node], expectation: &Expectation) -> Result<()> {
-        let packet = self.packet(nodes, expectation)?;
-        self.translated(nodes, expectation)?;
-        let mut named = BTreeSet::new();
-        for other in self.expectations.iter().filter(|other| other.via.is_some()) {
-            if self.packet(nodes, other)? == packet {
-                named.insert(self.via_address(nodes, other)?);
-            }
-        }
-        let (backends, _) = proxy::backends(&self.snapshot, nodes, &packet).unwrap_or_default();
-        let missing = backends.iter().find(|backend| !named.contains(&backend.ip()));
-        ensure!(
-            missing.is_none(),
-            "{expectation}: nothing is expected of its backend {missing:?}"
-        );
-        Ok(())
-    }
-
-    /// The address that masquerade writes: one of the node whose node port is asked, else of the node that the sender is on.
-    fn masquerade(&self, nodes: &[Node], expectation: &Expectation, packet: &Packet) -> Option<IpAddr> {
-        let asked = nodes
-            .iter()
-            .find(|node| node.addresses.contains(&packet.destination));
-        let sender = match &expectation.from {
-            End::Pod(key) => self.snapshot.pods.get(key)?.node.as_ref(),
-            _ => None,
-        };
-        let node = asked.or_else(|| nodes.iter().find(|node| sender == Some(&node.name)))?;
-        let mut addresses = node.addresses.iter().copied();
-        addresses.find(|address| Family::of(address) == expectation.family)
-    }
-
-    /// Whether the enforced verdict of an allowed expectation is a denial, which every tier that enforces checks: of the backends some are
-    /// denied, and where the backend is known the sender is not, because its address is rewritten on the way or the denied backend is no
-    /// pod. The Service is then closed as a whole.
-    ///
-    /// # Errors
-    /// As [`Step::translated`].
-    pub fn is_closed_as_a_whole(&self, nodes: &[Node], expectation: &Expectation) -> Result<bool> {
-        if expectation.via.is_none() || !expectation.allowed {
-            return Ok(false);
-        }
-        let packet = self.packet(nodes, expectation)?;
-        let clusters = self.snapshot.services.values();
-        let masqueraded = !clusters
-            .into_iter()
-            .any(|service| service.cluster_ips.contains(&packet.destination));
-        for other in &self.expectations {
-            let denied = other.via.is_some() && !other.allowed && self.packet(nodes, other)? == packet;
-            if denied
-                && (masqueraded || !matches!(other.via, Some(End::Pod(_))))
-                && self.translated(nodes, other)?.is_some()
-            {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-}
-
-/// What a packet to a Service's frontend becomes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Translated {
-    /// The packet to the backend, still with its source address.
-    pub packet: Packet,
-    /// The source address that it has there: one of a node, if it is masqueraded.
-    pub seen: IpAddr,
 }
 
 /// An end's first address of a family, if it has one.

@@ -100,7 +100,9 @@ impl fmt::Display for Expectation {
 /// also for the way back. The flag tells whether it named a family.
 pub(crate) fn parse(line: &str, allowed: bool) -> Result<Vec<(Expectation, bool)>> {
     let context = || {
-        format!("expected `FROM[, FROM] -> TO[, TO] PORT[, PORT] [via END[, END]] [ipv4|ipv6]`, found {line:?}")
+        format!(
+            "expected `FROM[, FROM] -> TO[, TO] PORT[, PORT] [via END[, END]] [ipv4|ipv6]`, found {line:?}"
+        )
     };
     let (rest, families) = match line.rsplit_once(' ') {
         Some((rest, "ipv4")) => (rest, vec![Family::Ipv4]),

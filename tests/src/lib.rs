@@ -12,6 +12,7 @@ pub mod expectation;
 pub mod frames;
 pub mod kernel;
 pub mod lab;
+pub mod looks;
 pub mod lookup;
 pub mod manifests;
 pub mod netns;

@@ -70,7 +70,9 @@ fn add(snapshot: &mut Snapshot, object: &Value) -> Result<()> {
         }
         Some("EndpointSlice") => {
             let slice = service::slice(serde_json::from_value(object.clone())?)?;
-            snapshot.endpoint_slices.insert(slice.key.clone(), Arc::new(slice));
+            snapshot
+                .endpoint_slices
+                .insert(slice.key.clone(), Arc::new(slice));
         }
         kind => bail!("a case cannot hold kind {kind:?}"),
     }

@@ -139,9 +139,9 @@ pub fn play(scenario: &Scenario) -> Result<Vec<String>> {
             let found = explained::differs(agent, wanted.source, wanted.destination, wanted.service, passed)?;
             wrong.extend(found.map(|found| place(number) + &found));
         }
+        let found = by_service::ask(&step.by_services, &prober, &sites)?;
+        wrong.extend(found.into_iter().map(|found| place(number) + &found));
         for wanted in &step.by_services {
-            let found = wanted.ask(&prober, &sites)?;
-            wrong.extend(found.map(|found| place(number) + &found));
             let found = explained::differs_by_service(agent, wanted)?;
             wrong.extend(found.map(|found| place(number) + &found));
         }

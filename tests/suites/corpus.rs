@@ -131,5 +131,9 @@ fn a5_every_kind_of_frontend_has_both_verdicts() {
             }
         }
     }
-    assert_eq!(found.len(), 16, "four kinds, two families, two verdicts: {found:?}");
+    assert_eq!(
+        found.len(),
+        16,
+        "four kinds, two families, two verdicts: {found:?}"
+    );
 }

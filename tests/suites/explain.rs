@@ -155,15 +155,24 @@ fn explain_gives_the_verdict_of_every_expectation() {
 fn odd_backend(case: &Case, step: &Step, expectation: &Expectation, output: &Output) -> Option<String> {
     let answer = json(output);
     let verdicts = answer["verdicts"].as_array().unwrap();
-    let allowed = verdicts.iter().filter(|verdict| verdict["allowed"] == true).count();
+    let allowed = verdicts
+        .iter()
+        .filter(|verdict| verdict["allowed"] == true)
+        .count();
     let (code, outcome) = match allowed {
         0 => (1, "denied"),
         all if all == verdicts.len() => (0, "allowed"),
         _ => (3, "partly"),
     };
     let backend = step.via_address(&case.nodes, expectation).unwrap().to_string();
-    let frontend = step.packet(&case.nodes, expectation).unwrap().destination.to_string();
-    let found = verdicts.iter().find(|verdict| verdict["destination"]["address"] == *backend);
+    let frontend = step
+        .packet(&case.nodes, expectation)
+        .unwrap()
+        .destination
+        .to_string();
+    let found = verdicts
+        .iter()
+        .find(|verdict| verdict["destination"]["address"] == *backend);
     let odd = if output.status.code() != Some(code) || answer["outcome"] != outcome {
         Some("another outcome than the verdicts come to")
     } else if verdicts.iter().any(|verdict| verdict["frontend"] != *frontend) {
@@ -593,10 +602,18 @@ fn a5_each_backend_of_a_service_has_a_verdict() {
             .iter()
             .map(|verdict| {
                 let text = |value: &Value| value.as_str().unwrap().to_owned();
-                (text(&verdict["destination"]["name"]), text(&verdict["port"]), verdict["allowed"] == true)
+                (
+                    text(&verdict["destination"]["name"]),
+                    text(&verdict["port"]),
+                    verdict["allowed"] == true,
+                )
             })
             .collect();
-        (code.unwrap(), answer["outcome"].as_str().unwrap().to_owned(), backends)
+        (
+            code.unwrap(),
+            answer["outcome"].as_str().unwrap().to_owned(),
+            backends,
+        )
     };
     let backend = |name: &str, allowed| (format!("data/{name}"), "15432/TCP".to_owned(), allowed);
     let (db, spare) = (backend("db", true), backend("spare", true));
@@ -614,7 +631,10 @@ fn a5_each_backend_of_a_service_has_a_verdict() {
     // From a pod that is a backend itself: its own way counts, and the other denies.
     let expected = (3, "partly".to_owned(), vec![backend("db", false), spare]);
     assert_eq!(answer(["data/spare", "data/sql"], "5432/TCP"), expected);
-    assert_eq!(answer(["data/db", "data/empty"], "80/TCP"), (1, "denied".to_owned(), vec![]));
+    assert_eq!(
+        answer(["data/db", "data/empty"], "80/TCP"),
+        (1, "denied".to_owned(), vec![])
+    );
 
     let (code, text, _) = explain_in(folder.path(), &["data/spare", "data/sql", "5432/TCP"]);
     assert_eq!(code, Some(3));
@@ -623,7 +643,10 @@ fn a5_each_backend_of_a_service_has_a_verdict() {
         "IPv4: data/spare (10.244.0.21) -> 10.96.0.7 -> data/db (10.244.0.20) 15432/TCP: denied",
         "IPv4: data/spare (10.244.0.21) -> 10.96.0.7 -> data/spare (10.244.0.21) 15432/TCP: allowed",
     ] {
-        assert!(text.lines().any(|found| found == line), "{line:?} is not in\n{text}");
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line:?} is not in\n{text}"
+        );
     }
     let (code, text, _) = explain_in(folder.path(), &["shop/web", "data/empty", "80/TCP"]);
     assert_eq!(code, Some(1));
@@ -631,12 +654,19 @@ fn a5_each_backend_of_a_service_has_a_verdict() {
     // A headless Service is its pods, on whatever port.
     let (code, text, _) = explain_in(folder.path(), &["shop/web", "data/bare", "9999/TCP"]);
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("-> data/spare (10.244.0.21) 9999/TCP: allowed"), "{text}");
+    assert!(
+        text.contains("-> data/spare (10.244.0.21) 9999/TCP: allowed"),
+        "{text}"
+    );
     // Beside its Service's port an ExternalIP is an address like any other, and so is a node's.
     for end in ["203.0.113.50", "192.0.2.1"] {
         let (code, text, _) = explain_in(folder.path(), &["-o", "json", "shop/web", end, "80/TCP"]);
         let answer: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((code, &answer["verdicts"][0]["frontend"]), (Some(0), &Value::Null), "{text}");
+        assert_eq!(
+            (code, &answer["verdicts"][0]["frontend"]),
+            (Some(0), &Value::Null),
+            "{text}"
+        );
     }
 }
 
@@ -648,7 +678,8 @@ fn a1_a_pod_behind_its_own_service_is_told_what_it_lacks() {
     folder.write("spare.yaml", isolated).unwrap();
     let (code, text, _) = explain_in(folder.path(), &["data/spare", "data/sql", "5432/TCP"]);
     assert_eq!(code, Some(1), "{text}");
-    let missing = "from[0].podSelector.matchLabels: label `app` of pod `data/spare` is `spare`; the rule wants `db`";
+    let missing =
+        "from[0].podSelector.matchLabels: label `app` of pod `data/spare` is `spare`; the rule wants `db`";
     assert!(text.contains(missing), "{text}");
     let (code, text, _) = explain_in(folder.path(), &["data/spare", "data/spare", "15432/TCP"]);
     assert_eq!(code, Some(0), "directly: {text}");

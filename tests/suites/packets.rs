@@ -67,7 +67,10 @@ fn every_case_holds_with_real_packets() {
     );
     assert!(made > 0 && frontends > 0, "the corpus makes no connection");
     for why in LeftOut::ALL {
-        assert!(skipped.contains_key(&why), "nothing is left out for {why:?} any more");
+        assert!(
+            skipped.contains_key(&why),
+            "nothing is left out for {why:?} any more"
+        );
     }
     assert!(
         wrong.is_empty(),

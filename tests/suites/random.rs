@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Random clusters: the compiled node against the evaluator. `NETPOL_CASES` is the number of packets.
 
-use std::net::IpAddr;
-
 use netpol_agent::{
     compile::{Compiled, Passage, compile},
-    evaluate::{Evaluation, Packet, evaluate, evaluate_service},
+    evaluate::{Packet, evaluate, evaluate_service},
     model::{Direction, Snapshot},
 };
 use netpol_tests::{
+    looks::first_look,
     lookup,
     random::{Random, cluster, nodes, packet, service_packet},
 };
@@ -65,41 +64,6 @@ fn compiled_nodes_say_what_the_evaluator_says() {
     });
 }
 
-/// What a policy must say of a frontend: all backends allowed, some, or none. Where some are, the second look must be able to tell:
-/// it knows the sender only behind a ClusterIP, and only packets to pods are met again.
-fn expected(
-    snapshot: &Snapshot,
-    packet: &Packet,
-    backends: &[(IpAddr, u16, Evaluation)],
-) -> &'static [&'static str] {
-    let masqueraded = !snapshot
-        .services
-        .values()
-        .any(|service| service.cluster_ips.contains(&packet.destination));
-    let is_pod = |address: &IpAddr| {
-        let mut owners = snapshot
-            .pods
-            .values()
-            .filter(|pod| !pod.terminal && pod.addresses.contains(address))
-            .peekable();
-        owners.peek().is_some() && owners.all(|pod| !pod.host_network)
-    };
-    let denied: Vec<_> = backends
-        .iter()
-        .filter(|(_, _, verdict)| !verdict.egress.allowed)
-        .collect();
-    let met_again = !masqueraded && denied.iter().all(|(address, _, _)| is_pod(address));
-    match (backends.len(), denied.len()) {
-        // Nothing to reach; a rule for everyone and everything needs no backend to say so.
-        (0, _) if masqueraded => &["deny", "accept"],
-        (0, _) => &["defer", "accept"],
-        (_, 0) => &["accept"],
-        (all, denied) if all == denied => &["deny"],
-        _ if met_again => &["defer"],
-        _ => &["deny"],
-    }
-}
-
 #[test]
 fn a5_frontends_are_judged_by_all_their_backends() {
     run(|random, snapshot, compiled| {
@@ -129,7 +93,7 @@ fn a5_frontends_are_judged_by_all_their_backends() {
                         Some(Passage::Defer) => "defer",
                         None => "deny",
                     };
-                    let expected = expected(snapshot, &packet, &backends);
+                    let expected = first_look(snapshot, &packet, &backends);
                     prop_assert!(
                         expected.contains(&said),
                         "{packet:?}: compiled {said}, expected {expected:?} of {backends:#?}\n{:#?}\n{:#?}\n{:#?}",
@@ -138,6 +102,23 @@ fn a5_frontends_are_judged_by_all_their_backends() {
                         snapshot.services
                     );
                 }
+            }
+            for (address, port, evaluation) in &backends {
+                let translated = Packet {
+                    destination: *address,
+                    port: Some(*port),
+                    ..packet
+                };
+                let mut verdicts = compiled
+                    .iter()
+                    .filter_map(|compiled| lookup::second_look(compiled, &translated, packet.source));
+                let allowed = verdicts.all(|verdict| verdict);
+                prop_assert!(
+                    allowed == evaluation.allowed(),
+                    "{translated:?}: compiled {allowed}, evaluated {evaluation:?}\n{:#?}\n{:#?}",
+                    snapshot.pods,
+                    snapshot.policies
+                );
             }
         }
         Ok(())

@@ -133,7 +133,9 @@ fn destination(
     let family = Family::of(address);
     let is_frontend = evaluate_service(snapshot, nodes, &packet(&candidate, &candidate, family)).is_some();
     if is_frontend {
-        notes.push(format!("a Service is reached at {address} {port}: its backends are judged"));
+        notes.push(format!(
+            "a Service is reached at {address} {port}: its backends are judged"
+        ));
     } else {
         let mut services = snapshot.services.values();
         if let Some(service) = services.find(|service| service.cluster_ips.contains(&address)) {

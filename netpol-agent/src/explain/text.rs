@@ -63,7 +63,8 @@ impl fmt::Display for Verdict {
             f,
             "{}: {source} -> {}{destination} {}: {verdict}",
             self.family,
-            self.frontend.map_or_else(String::new, |address| format!("{address} -> ")),
+            self.frontend
+                .map_or_else(String::new, |address| format!("{address} -> ")),
             self.port
         )?;
         let sides = [

@@ -44,17 +44,9 @@ impl ByService {
         }
     }
 
-    /// Asks, and gives what is not as it must be, in words.
-    ///
-    /// # Errors
-    /// If nobody has an address, or sockets cannot be made.
-    pub fn ask(&self, prober: &Prober, sites: &[Site]) -> Result<Option<String>> {
-        let at = |address: &IpAddr| {
-            let site = sites.iter().find(|site| site.addresses.contains(address));
-            site.with_context(|| format!("nobody has address {address}"))
-        };
-        let from = at(&self.source)?;
-        let answering = self.answering();
+    /// The connections to make: so many that every backend is met. The flag tells that each must be answered.
+    fn probes(&self, sites: &[Site]) -> Result<(Vec<Probe>, bool)> {
+        let from = at(sites, &self.source)?;
         let probe = Probe {
             from: from.name.clone(),
             netns: from.netns.clone(),
@@ -63,25 +55,23 @@ impl ByService {
             destination: self.destination,
             service: self.service,
         };
+        let answering = self.answering();
         let (all, none) = (answering == self.backends, answering.is_empty());
-        let times = if all && self.backends.len() < 2 || none {
-            SELDOM
-        } else {
-            OFTEN
-        };
-        let probes = vec![probe.clone(); times];
-        let outcomes = if all && !none {
-            prober.probe(&probes)?
-        } else {
-            prober.probe_once(&probes, MORE_PATIENCE)?
-        };
+        let one_verdict = none || all && self.backends.len() < 2;
+        let times = if one_verdict { SELDOM } else { OFTEN };
+        Ok((vec![probe; times], all && !none))
+    }
+
+    /// What is not as it must be, in words.
+    fn odd(&self, sites: &[Site], outcomes: &[Outcome]) -> Result<Option<String>> {
+        let answering = self.answering();
         let mut wanted = BTreeSet::new();
         for backend in &answering {
-            wanted.insert(at(backend)?.name.clone());
+            wanted.insert(at(sites, backend)?.name.clone());
         }
         let mut found = BTreeSet::new();
         let (mut silent, mut refused, mut odd) = (false, false, false);
-        for outcome in &outcomes {
+        for outcome in outcomes {
             match outcome {
                 Outcome::Answered(name) => drop(found.insert(name.clone())),
                 Outcome::Silent => silent = true,
@@ -90,9 +80,48 @@ impl ByService {
             }
         }
         // Without backends kube-proxy refuses, or netpol says nothing (rule A5); a denied backend is silence (rule A7).
-        let silence_fits = self.backends.is_empty() || silent != all;
+        let silence_fits = self.backends.is_empty() || silent == (answering != self.backends);
         let refusal_fits = !refused || self.backends.is_empty();
         let right = found == wanted && silence_fits && refusal_fits && !odd;
-        Ok((!right).then(|| format!("{probe}: {outcomes:?}, must be answered by exactly {wanted:?}")))
+        let Self {
+            source,
+            destination,
+            service,
+            ..
+        } = self;
+        Ok((!right).then(|| {
+            format!(
+                "{source} -> {destination} {service}: {outcomes:?}, must be answered by exactly {wanted:?}"
+            )
+        }))
     }
+}
+
+fn at<'a>(sites: &'a [Site], address: &IpAddr) -> Result<&'a Site> {
+    let site = sites.iter().find(|site| site.addresses.contains(address));
+    site.with_context(|| format!("nobody has address {address}"))
+}
+
+/// Asks all of them at once, and gives what is not as it must be, in words.
+///
+/// # Errors
+/// If nobody has an address, or sockets cannot be made.
+pub fn ask(all: &[ByService], prober: &Prober, sites: &[Site]) -> Result<Vec<String>> {
+    // Silence counts once where some of the connections must meet it; elsewhere it is asked for again.
+    let (mut certain, mut others) = (Vec::new(), Vec::new());
+    let mut places = Vec::new();
+    for wanted in all {
+        let (probes, each_answered) = wanted.probes(sites)?;
+        let part = if each_answered { &mut certain } else { &mut others };
+        places.push((each_answered, part.len()..part.len() + probes.len()));
+        part.extend(probes);
+    }
+    let certain = prober.probe(&certain)?;
+    let others = prober.probe_once(&others, MORE_PATIENCE)?;
+    let mut wrong = Vec::new();
+    for (wanted, (each_answered, place)) in all.iter().zip(places) {
+        let outcomes = if each_answered { &certain } else { &others };
+        wrong.extend(wanted.odd(sites, &outcomes[place])?);
+    }
+    Ok(wrong)
 }

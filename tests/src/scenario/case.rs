@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use netpol_agent::{
     evaluate::Packet,
     model::{Pod, Snapshot},
@@ -31,34 +31,27 @@ pub enum LeftOut {
     Multicast,
     /// A pod that is gone has no interface.
     Gone,
-    /// It touches no pod of the node.
-    Elsewhere,
     /// The node port of another node, where no kube-proxy is.
     OtherNodePort,
 }
 
 impl LeftOut {
     /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::Protocol,
-        Self::Multicast,
-        Self::Gone,
-        Self::Elsewhere,
-        Self::OtherNodePort,
-    ];
+    pub const ALL: [Self; 4] = [Self::Protocol, Self::Multicast, Self::Gone, Self::OtherNodePort];
 }
 
 /// The scenario of a case, and how many of its expectations it leaves out for which reason.
 ///
 /// # Errors
-/// If an object cannot be written as YAML.
+/// If an object cannot be written as YAML, or an expectation is between others than pods of the node.
 pub fn scenario(case: &Case) -> Result<(Scenario, BTreeMap<LeftOut, usize>)> {
     let plan = Plan::first(NODE);
     let of_node = |own: bool| {
         let nodes = case.nodes.iter().filter(move |node| (node.name == NODE) == own);
         nodes.flat_map(|node| node.addresses.iter().copied())
     };
-    let (own, others): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = (of_node(true).collect(), of_node(false).collect());
+    let (own, others): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) =
+        (of_node(true).collect(), of_node(false).collect());
     let mut externals = BTreeSet::new();
     let mut left_out = BTreeMap::new();
     let mut steps = Vec::new();
@@ -77,7 +70,6 @@ pub fn scenario(case: &Case) -> Result<(Scenario, BTreeMap<LeftOut, usize>)> {
                 None => Err(LeftOut::Protocol),
                 Some(_) if ends.iter().any(IpAddr::is_multicast) => Err(LeftOut::Multicast),
                 Some(_) if ends.iter().any(is_gone) => Err(LeftOut::Gone),
-                Some(_) if !ends.iter().any(|end| local.contains(end)) => Err(LeftOut::Elsewhere),
                 Some(service) => Ok(service),
             };
             let service = match service {
@@ -87,6 +79,11 @@ pub fn scenario(case: &Case) -> Result<(Scenario, BTreeMap<LeftOut, usize>)> {
                     continue;
                 }
             };
+            ensure!(
+                ends.iter().any(|end| local.contains(end)),
+                "{}: {expectation}: no pod of {NODE} is at its ends",
+                case.name
+            );
             let outside = |end: &IpAddr| !local.contains(end) && !own.contains(end);
             externals.extend(ends.into_iter().filter(outside));
             let [source, destination] = ends;
@@ -133,7 +130,9 @@ fn by_services(
         let asked = service(packet.protocol, packet.port);
         let why = match asked {
             None => Some(LeftOut::Protocol),
-            Some(_) => others.contains(&packet.destination).then_some(LeftOut::OtherNodePort),
+            Some(_) => others
+                .contains(&packet.destination)
+                .then_some(LeftOut::OtherNodePort),
         };
         let (Some(asked), None) = (asked, why) else {
             *left_out.entry(why.unwrap_or(LeftOut::Protocol)).or_default() += 1;
@@ -149,7 +148,9 @@ fn by_services(
             closed: false,
         });
         if let Some(translated) = step.translated(&case.nodes, expectation)? {
-            let Packet { destination, port, .. } = translated.packet;
+            let Packet {
+                destination, port, ..
+            } = translated.packet;
             wanted.backends.insert(destination);
             wanted.targets.extend(service(packet.protocol, port));
         }

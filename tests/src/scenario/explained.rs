@@ -44,7 +44,8 @@ pub fn differs(
     let (code, answer) = explain(agent, source, destination, service)?;
     let said = (code == 0, answer["outcome"] == "allowed");
     let right = passed.is_some_and(|passed| said == (passed, passed) && code < 2);
-    let what = || format!("{source} -> {destination} {service}: passed {passed:?}, explained with {code}: {answer}");
+    let what =
+        || format!("{source} -> {destination} {service}: passed {passed:?}, explained with {code}: {answer}");
     Ok((!right).then(what))
 }
 
