@@ -76,6 +76,7 @@ pub fn explain(snapshot: &Snapshot, nodes: &[Node], request: &Request) -> Result
         });
     }
     findings::note_unknown_nodes(snapshot, nodes, &verdicts, &mut notes);
+    findings::note_masquerade(snapshot, &verdicts, &mut notes);
     notes.sort();
     notes.dedup();
     Ok(Answer {

@@ -651,6 +651,12 @@ fn a5_each_backend_of_a_service_has_a_verdict() {
     let (code, text, _) = explain_in(folder.path(), &["shop/web", "data/empty", "80/TCP"]);
     assert_eq!(code, Some(1));
     assert!(text.contains("has no ready endpoints"), "{text}");
+    // Beside the ClusterIP the backend does not see the pod's address.
+    for (end, is_told) in [("203.0.113.50", true), ("10.96.0.7", false)] {
+        let (_, text, _) = explain_in(folder.path(), &["shop/web", end, "5432/TCP"]);
+        let note = "note: ingress of data/db is judged here from 10.244.0.10; by 203.0.113.50";
+        assert_eq!(text.contains(note), is_told, "{text}");
+    }
     // A headless Service is its pods, on whatever port.
     let (code, text, _) = explain_in(folder.path(), &["shop/web", "data/bare", "9999/TCP"]);
     assert_eq!(code, Some(0), "{text}");
