@@ -19,7 +19,7 @@ mod reasons;
 mod selector;
 mod service;
 
-pub use reasons::{Missing, Unmatched, UnmatchedRule, unmatched};
+pub use reasons::{Missing, Unmatched, UnmatchedRule, unmatched, unmatched_by_service};
 pub use service::evaluate_service;
 
 #[cfg(test)]

@@ -2,8 +2,11 @@
 //! Why two ends can or cannot connect: the reference evaluator's verdict of each direction, with the rule that allowed it, or the
 //! policies that isolate and what is missing in each of their rules.
 
-use self::sides::judge;
-use crate::model::{Node, Snapshot};
+use self::{ends::Candidate, sides::judge};
+use crate::{
+    evaluate::evaluate_service,
+    model::{Node, Snapshot},
+};
 
 mod answer;
 mod ends;
@@ -13,15 +16,17 @@ mod request;
 mod sides;
 mod text;
 
-pub use answer::{Answer, EndShown, Finding, MissingShown, PolicyShown, RuleShown, SideShown, Verdict};
+pub use answer::{
+    Answer, EndShown, Finding, MissingShown, Outcome, PolicyShown, RuleShown, SideShown, Verdict,
+};
 pub use ends::EndError;
 pub use nodes::{NodeAddresses, known_nodes};
 pub use request::{End, Family, Port, Request, RequestError};
 
 /// Answers a request.
 ///
-/// An end that is a pod has all its addresses, one that is a Service those of its ready endpoints; each pair of one family is
-/// judged on its own (rule A5 for Services: on the backend and the target port). The answer is allowed if all pairs are.
+/// An end that is a pod has all its addresses; each pair of one family is judged on its own. For the frontend of a Service each of its
+/// backends is judged, on the target port (rules A1, A5).
 ///
 /// `nodes` are the nodes whose addresses are known: see [`known_nodes`].
 ///
@@ -29,10 +34,17 @@ pub use request::{End, Family, Port, Request, RequestError};
 /// An end that is not there, has no address, or shares no family with the other.
 pub fn explain(snapshot: &Snapshot, nodes: &[Node], request: &Request) -> Result<Answer, EndError> {
     let mut notes = Vec::new();
+    let with_node_ports = nodes::of_node_ports(snapshot, nodes);
     let sources = ends::sources(snapshot, &request.source, &mut notes)?;
-    let destinations = ends::destinations(snapshot, &request.destination, request.port, &mut notes)?;
+    let destinations = ends::destinations(
+        snapshot,
+        &with_node_ports,
+        &request.destination,
+        request.port,
+        &mut notes,
+    )?;
     let mut verdicts = Vec::new();
-    let mut hairpin = false;
+    let mut no_pair = true;
     for source in &sources {
         for destination in &destinations {
             let family = Family::of(source.address);
@@ -40,18 +52,22 @@ pub fn explain(snapshot: &Snapshot, nodes: &[Node], request: &Request) -> Result
             if !wanted || Family::of(destination.address) != family {
                 continue;
             }
-            if destination.is_backend && source.name.is_some() && source.name == destination.name {
-                notes.push(format!(
-                    "{} is itself a backend of the Service; the way from it to itself through the Service is not judged here",
-                    source.shown()
-                ));
-                hairpin = true;
+            no_pair = false;
+            if !destination.is_frontend {
+                verdicts.push(judge(snapshot, nodes, source, destination, family, None));
                 continue;
             }
-            verdicts.push(judge(snapshot, nodes, source, destination, family));
+            let found = judge_backends(snapshot, &with_node_ports, source, destination);
+            notes.extend(found.is_empty().then(|| {
+                format!(
+                    "the Service at {} {} has no ready endpoints, so nothing answers",
+                    destination.address, request.port
+                )
+            }));
+            verdicts.extend(found);
         }
     }
-    if verdicts.is_empty() && !hairpin && !sources.is_empty() && !destinations.is_empty() {
+    if no_pair && !sources.is_empty() && !destinations.is_empty() {
         let family = request.family.map_or("no", Family::name);
         return Err(EndError::NoCommonFamily {
             source_end: request.source.to_string(),
@@ -60,6 +76,7 @@ pub fn explain(snapshot: &Snapshot, nodes: &[Node], request: &Request) -> Result
         });
     }
     findings::note_unknown_nodes(snapshot, nodes, &verdicts, &mut notes);
+    findings::note_masquerade(snapshot, &verdicts, &mut notes);
     notes.sort();
     notes.dedup();
     Ok(Answer {
@@ -67,9 +84,32 @@ pub fn explain(snapshot: &Snapshot, nodes: &[Node], request: &Request) -> Result
         destination: request.destination.to_string(),
         port: request.port.to_string(),
         revision: snapshot.revision,
-        allowed: !verdicts.is_empty() && verdicts.iter().all(|verdict| verdict.allowed),
+        allowed: Outcome::of(&verdicts).is_allowed(),
+        outcome: Outcome::of(&verdicts),
         diagnostics: findings::diagnostics(snapshot, nodes, &verdicts),
         verdicts,
         notes,
     })
+}
+
+/// A verdict for each backend behind a frontend.
+fn judge_backends(
+    snapshot: &Snapshot,
+    nodes: &[Node],
+    source: &Candidate,
+    frontend: &Candidate,
+) -> Vec<Verdict> {
+    let family = Family::of(frontend.address);
+    let packet = sides::packet(source, frontend, family);
+    let backends = evaluate_service(snapshot, nodes, &packet).unwrap_or_default();
+    let verdict = |(address, port, evaluation)| {
+        let port = match frontend.port {
+            Port::Transport(protocol, _) => Port::Transport(protocol, port),
+            other => other,
+        };
+        let backend = ends::at(snapshot, address, port);
+        let by_service = Some((frontend.address, evaluation));
+        judge(snapshot, nodes, source, &backend, family, by_service)
+    };
+    backends.into_iter().map(verdict).collect()
 }

@@ -4,7 +4,9 @@
 //!
 //! Expectations are written by hand from the text of the NetworkPolicy API, never by a program.
 
-use std::{collections::BTreeSet, fs, net::IpAddr, path::Path};
+mod by_service;
+
+use std::{collections::BTreeSet, fs, net::IpAddr, path::Path, sync::Arc};
 
 use anyhow::{Context, Result, bail, ensure};
 use netpol_agent::{
@@ -16,6 +18,7 @@ use serde_json::Value;
 
 use crate::{expectation, objects};
 
+pub use self::by_service::Translated;
 pub use crate::expectation::{End, Expectation, Family};
 
 /// One file of the corpus.
@@ -187,23 +190,27 @@ fn step(
     allowed: &[String],
     denied: &[String],
 ) -> Result<Step> {
-    let snapshot = objects::snapshot(&objects)?;
+    let mut snapshot = objects::snapshot(&objects)?;
+    for node in nodes {
+        snapshot.nodes.insert(node.name.clone(), Arc::new(node.clone()));
+    }
     let mut expectations = Vec::new();
     for (lines, verdict) in [(allowed, true), (denied, false)] {
         for line in lines {
             let before = expectations.len();
             for (expectation, is_family_given) in expectation::parse(line, verdict)? {
-                let ends = [&expectation.from, &expectation.to];
-                let addresses = ends.map(|end| address(&snapshot, nodes, end, expectation.family));
-                for (end, address) in ends.iter().zip(addresses) {
+                let ends = [&expectation.from, &expectation.to].into_iter();
+                let mut has_addresses = true;
+                for end in ends.chain(&expectation.via) {
+                    let has_address = address(&snapshot, nodes, end, expectation.family)?.is_some();
                     ensure!(
-                        address?.is_some() || !is_family_given,
+                        has_address || !is_family_given,
                         "{line:?}: {end} has no {} address",
                         expectation.family
                     );
+                    has_addresses &= has_address;
                 }
-                let addresses = ends.map(|end| address(&snapshot, nodes, end, expectation.family));
-                if let [Ok(Some(_)), Ok(Some(_))] = addresses {
+                if has_addresses {
                     expectations.push(expectation);
                 }
             }
@@ -214,16 +221,20 @@ fn step(
         }
     }
     ensure!(!expectations.is_empty(), "step {description:?} expects nothing");
-    Ok(Step {
+    let step = Step {
         description,
         objects,
         snapshot,
         expectations,
-    })
+    };
+    for expectation in &step.expectations {
+        step.check_backends(nodes, expectation)?;
+    }
+    Ok(step)
 }
 
 impl Step {
-    /// The packet that opens the expectation's connection, with the ends' first addresses of its family.
+    /// The packet that opens the expectation's connection, with the ends' first addresses of its family; for one by a Service, to the frontend.
     ///
     /// # Errors
     /// None for the expectations of this step, as loading checked them.
@@ -260,6 +271,11 @@ fn address(snapshot: &Snapshot, nodes: &[Node], end: &End, family: Family) -> Re
                 .find(is_right)
         }
         End::Address(address) => Some(address).filter(is_right),
+        End::Service(key) => {
+            let service = snapshot.services.get(key);
+            let service = service.with_context(|| format!("there is no {end}"))?;
+            service.cluster_ips.iter().find(is_right)
+        }
     };
     if let End::Address(address) = end
         && snapshot.pods.values().any(|pod| pod.addresses.contains(address))

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Lines of the corpus: `shop/web, node:node-a -> shop/api 80/TCP, icmp`.
+//! Lines of the corpus: `shop/web, node:node-a -> shop/api 80/TCP, icmp`, or by a Service `shop/web -> svc:shop/api 80/TCP via shop/api-0`.
 
 use std::{fmt, net::IpAddr};
 
@@ -19,6 +19,8 @@ pub struct Expectation {
     pub port: Option<u16>,
     /// Address family.
     pub family: Family,
+    /// The backend that it must or must not end at, where it goes to a Service's frontend.
+    pub via: Option<End>,
     /// Whether it must arrive.
     pub allowed: bool,
 }
@@ -30,8 +32,10 @@ pub enum End {
     Pod(ObjectKey),
     /// A node of the case, written `node:name`.
     Node(String),
-    /// A host outside the cluster, written as its address.
+    /// A host outside the cluster, written as its address; or a virtual IP, before `via`.
     Address(IpAddr),
+    /// The ClusterIPs of a Service, written `svc:namespace/name`.
+    Service(ObjectKey),
 }
 
 /// An address family.
@@ -68,6 +72,7 @@ impl fmt::Display for End {
             Self::Pod(key) => key.fmt(f),
             Self::Node(name) => write!(f, "node:{name}"),
             Self::Address(address) => address.fmt(f),
+            Self::Service(key) => write!(f, "svc:{key}"),
         }
     }
 }
@@ -84,18 +89,32 @@ impl fmt::Display for Expectation {
             (Some(protocol), Some(port)) => write!(f, "{port}/{protocol}")?,
             _ => write!(f, "ip/{}", self.protocol)?,
         }
+        if let Some(backend) = &self.via {
+            write!(f, " via {backend}")?;
+        }
         write!(f, " {}", self.family)
     }
 }
 
-/// Reads a line. It stands for every pair of its ends, each of its ports, and both families where it names none; with `<->`
+/// Reads a line. It stands for every pair of its ends, each of its ports and backends, and both families where it names none; with `<->`
 /// also for the way back. The flag tells whether it named a family.
 pub(crate) fn parse(line: &str, allowed: bool) -> Result<Vec<(Expectation, bool)>> {
-    let context = || format!("expected `FROM[, FROM] -> TO[, TO] PORT[, PORT] [ipv4|ipv6]`, found {line:?}");
+    let context = || {
+        format!(
+            "expected `FROM[, FROM] -> TO[, TO] PORT[, PORT] [via END[, END]] [ipv4|ipv6]`, found {line:?}"
+        )
+    };
     let (rest, families) = match line.rsplit_once(' ') {
         Some((rest, "ipv4")) => (rest, vec![Family::Ipv4]),
         Some((rest, "ipv6")) => (rest, vec![Family::Ipv6]),
         _ => (line, vec![Family::Ipv4, Family::Ipv6]),
+    };
+    let (rest, backends) = match rest.split_once(" via ") {
+        None => (rest, vec![None]),
+        Some((rest, backends)) => {
+            let backends = backends.split(',').map(|word| Ok(Some(end(word.trim())?)));
+            (rest, backends.collect::<Result<_>>()?)
+        }
     };
     let (from, both_ways, to) = match rest.split_once(" <-> ") {
         Some((from, to)) => (from, true, to),
@@ -121,6 +140,18 @@ pub(crate) fn parse(line: &str, allowed: bool) -> Result<Vec<(Expectation, bool)
         .split(',')
         .map(|word| end(word.trim()))
         .collect::<Result<Vec<_>>>()?;
+    let is_service = |end: &End| matches!(end, End::Service(_));
+    match backends[0] {
+        None => ensure!(!to_ends.iter().any(is_service), "{line:?}: by which backend?"),
+        Some(_) => ensure!(
+            !both_ways && from_ends.iter().all(|end| matches!(end, End::Pod(_))),
+            "{line:?}: Services are asked by pods, one way"
+        ),
+    }
+    ensure!(
+        !from_ends.iter().chain(backends.iter().flatten()).any(is_service),
+        "{line:?}: a Service opens nothing, and is behind nothing"
+    );
     let mut expectations = Vec::new();
     for from in &from_ends {
         for to in &to_ends {
@@ -129,16 +160,16 @@ pub(crate) fn parse(line: &str, allowed: bool) -> Result<Vec<(Expectation, bool)
                     let (protocol, port) = protocol_and_port(port, family)?;
                     let ways = [(from, to), (to, from)];
                     for (from, to) in ways.into_iter().take(if both_ways { 2 } else { 1 }) {
-                        let (from, to) = (from.clone(), to.clone());
-                        let expectation = Expectation {
-                            from,
-                            to,
+                        let by = |via: &Option<End>| Expectation {
+                            from: from.clone(),
+                            to: to.clone(),
                             protocol,
                             port,
                             family,
+                            via: via.clone(),
                             allowed,
                         };
-                        expectations.push((expectation, families.len() == 1));
+                        expectations.extend(backends.iter().map(|via| (by(via), families.len() == 1)));
                     }
                 }
             }
@@ -150,6 +181,9 @@ pub(crate) fn parse(line: &str, allowed: bool) -> Result<Vec<(Expectation, bool)
 fn end(word: &str) -> Result<End> {
     if let Some(name) = word.strip_prefix("node:") {
         return Ok(End::Node(name.to_owned()));
+    }
+    if let Some((namespace, name)) = word.strip_prefix("svc:").and_then(|key| key.split_once('/')) {
+        return Ok(End::Service(ObjectKey::new(namespace, name)));
     }
     if let Ok(address) = word.parse() {
         return Ok(End::Address(address));

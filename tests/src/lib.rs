@@ -13,6 +13,7 @@ pub mod frames;
 pub mod fuzz;
 pub mod kernel;
 pub mod lab;
+pub mod looks;
 pub mod lookup;
 pub mod manifests;
 pub mod netns;

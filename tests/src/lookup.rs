@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use netpol_agent::{
-    compile::{Address, Compiled, Frontend, Match, Policy},
+    compile::{Address, Compiled, Endpoint, Frontend, Match, Policy},
     evaluate::Packet,
     model::Direction,
 };
@@ -17,11 +17,7 @@ pub fn allows(compiled: &Compiled, direction: Direction, packet: &Packet) -> Opt
         Direction::Ingress => (packet.destination, packet.source),
         Direction::Egress => (packet.source, packet.destination),
     };
-    let endpoints: Vec<_> = compiled
-        .endpoints
-        .values()
-        .filter(|endpoint| endpoint.addresses.contains(&own))
-        .collect();
+    let endpoints = endpoints_at(compiled, own);
     if endpoints.is_empty() {
         return None;
     }
@@ -40,6 +36,41 @@ pub fn allows(compiled: &Compiled, direction: Direction, packet: &Packet) -> Opt
             Some(index) => longest_match(&compiled.policies[index], address.class, packet).is_some(),
         }
     }))
+}
+
+fn endpoints_at(compiled: &Compiled, address: IpAddr) -> Vec<&Endpoint> {
+    let all = compiled.endpoints.values();
+    all.filter(|endpoint| endpoint.addresses.contains(&address))
+        .collect()
+}
+
+/// The first look at a packet to a frontend (rule A5): what the sender's egress policy says of the frontend; `None` where the sender is no
+/// endpoint of the node.
+pub fn first_look(compiled: &Compiled, packet: &Packet) -> Option<bool> {
+    let senders = endpoints_at(compiled, packet.source);
+    let class = frontend(compiled, packet);
+    let passes = |endpoint: &&Endpoint| match (endpoint.egress, class) {
+        (None, _) => true,
+        (Some(policy), Some(class)) => compiled.policies[policy].frontends.contains_key(&class),
+        (Some(_), None) => false,
+    };
+    (!senders.is_empty()).then(|| senders.iter().all(passes))
+}
+
+/// The second look at the packet to the backend (rule A5): the sender's egress policy on the backend, and the backend's ingress policy,
+/// which sees the source address `seen`, or the pod itself where it reaches itself (rule A1). `None` where neither is an endpoint of the node.
+pub fn second_look(compiled: &Compiled, packet: &Packet, seen: IpAddr) -> Option<bool> {
+    let own = packet.destination;
+    let seen = if packet.source == own { own } else { seen };
+    let (senders, receivers) = (endpoints_at(compiled, packet.source), endpoints_at(compiled, own));
+    let backend = longest_prefix(compiled, own);
+    let accepts = |policy: Option<usize>, address: Address| {
+        policy.is_none_or(|policy| longest_match(&compiled.policies[policy], address.class, packet).is_some())
+    };
+    let sent = |endpoint: &&Endpoint| backend.node || accepts(endpoint.egress, backend);
+    let received = |endpoint: &&Endpoint| accepts(endpoint.ingress, longest_prefix(compiled, seen));
+    let judged = !senders.is_empty() || !receivers.is_empty();
+    judged.then(|| senders.iter().all(sent) && receivers.iter().all(received))
 }
 
 /// Which frontend of a Service a packet is for, if any: by its destination, or by a NodePort where that is an address of a node.

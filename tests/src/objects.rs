@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Manifests of the corpus as the agent's own types, without the agent's `watch` stage: a case holds well-formed objects only.
 
+mod service;
+
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -28,7 +30,7 @@ pub(crate) fn title(object: &Value) -> String {
     }
 }
 
-/// Converts manifests of Namespaces, Pods and NetworkPolicies.
+/// Converts manifests of Namespaces, Pods, NetworkPolicies, Services and EndpointSlices.
 ///
 /// # Errors
 /// An object of another kind, or one that does not decode.
@@ -61,6 +63,16 @@ fn add(snapshot: &mut Snapshot, object: &Value) -> Result<()> {
         Some("NetworkPolicy") => {
             let policy = policy(serde_json::from_value(object.clone())?)?;
             snapshot.policies.insert(policy.key.clone(), Arc::new(policy));
+        }
+        Some("Service") => {
+            let service = service::service(serde_json::from_value(object.clone())?)?;
+            snapshot.services.insert(service.key.clone(), Arc::new(service));
+        }
+        Some("EndpointSlice") => {
+            let slice = service::slice(serde_json::from_value(object.clone())?)?;
+            snapshot
+                .endpoint_slices
+                .insert(slice.key.clone(), Arc::new(slice));
         }
         kind => bail!("a case cannot hold kind {kind:?}"),
     }

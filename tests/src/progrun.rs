@@ -23,7 +23,7 @@ use netpol_agent::{
     model::{Direction, Node, ObjectKey, Snapshot},
     sync::{Desired, Memory, State, Write, apply, plan},
 };
-use netpol_common::abi::{Flow, FlowKey};
+use netpol_common::abi::{Flow, FlowKey, Fragment, FragmentKey};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     net::if_::if_nametoindex,
@@ -35,15 +35,18 @@ use crate::{frames, privilege};
 /// Entries of map `flows`: no more than one flow is looked at a time.
 const FLOW_CAPACITY: u32 = 64;
 
-/// Map `flows`.
-type Flows = HashMap<MapData, FlowKey, Flow>;
+/// Maps that the programs write to: `flows` and `fragments`.
+type Written = (
+    HashMap<MapData, FlowKey, Flow>,
+    HashMap<MapData, FragmentKey, Fragment>,
+);
 
 /// The datapath of one node, over interfaces that nothing is behind.
 pub struct Bench {
     datapath: Datapath,
     state: State,
     memory: Memory,
-    flows: Flows,
+    written: Written,
     /// Interfaces for pods.
     interfaces: Vec<u32>,
     names: BTreeMap<u32, String>,
@@ -99,16 +102,21 @@ pub fn local_pods(
     (pods, addresses)
 }
 
-/// Opens the datapath, and its flows beside it.
-fn open(pin_path: &Path, flow_capacity: u32) -> Result<(Datapath, Flows)> {
+/// Opens the datapath, and what its programs write beside it.
+fn open(pin_path: &Path, flow_capacity: u32) -> Result<(Datapath, Written)> {
     let datapath = Datapath::open(&Options {
         pin_path: pin_path.to_owned(),
         attach: Mode::Auto,
         flow_capacity: Some(flow_capacity),
         log_level: 0,
     })?;
-    let flows = MapData::from_pin(pin_folder(pin_path).join("flows"))?;
-    Ok((datapath, HashMap::try_from(Map::LruHashMap(flows))?))
+    let map = |name: &str| {
+        anyhow::Ok(Map::LruHashMap(MapData::from_pin(
+            pin_folder(pin_path).join(name),
+        )?))
+    };
+    let written = (map("flows")?.try_into()?, map("fragments")?.try_into()?);
+    Ok((datapath, written))
 }
 
 impl Bench {
@@ -136,14 +144,14 @@ impl Bench {
             names.insert(interface(&name)?, name);
         }
         let interfaces = names.keys().copied().collect();
-        let (mut datapath, flows) = open(folder.0.path(), FLOW_CAPACITY)?;
+        let (mut datapath, written) = open(folder.0.path(), FLOW_CAPACITY)?;
         datapath.set_interfaces(names.clone());
         Ok(Self {
             names,
             state: datapath.read()?,
             datapath,
             memory: Memory::default(),
-            flows,
+            written,
             interfaces,
             uplink,
             source_port: 0,
@@ -157,7 +165,7 @@ impl Bench {
     /// # Errors
     /// It cannot open the datapath.
     pub fn restart(&mut self, flow_capacity: u32) -> Result<()> {
-        (self.datapath, self.flows) = open(self.folder.0.path(), flow_capacity)?;
+        (self.datapath, self.written) = open(self.folder.0.path(), flow_capacity)?;
         self.datapath.set_interfaces(self.names.clone());
         self.state = self.datapath.read()?;
         self.memory = Memory::default();
@@ -264,12 +272,16 @@ impl Bench {
         ingress_ifindex: u32,
         frame: &[u8],
     ) -> Result<bool> {
-        const TC_ACT_UNSPEC: i32 = -1;
-        const TC_ACT_SHOT: i32 = 2;
         let hook = match direction {
             Direction::Ingress => Hook::ToPod,
             Direction::Egress => Hook::FromPod,
         };
+        self.runs_hook(hook, ifindex, ingress_ifindex, frame)
+    }
+
+    fn runs_hook(&mut self, hook: Hook, ifindex: u32, ingress_ifindex: u32, frame: &[u8]) -> Result<bool> {
+        const TC_ACT_UNSPEC: i32 = -1;
+        const TC_ACT_SHOT: i32 = 2;
         self.runs += 1;
         match self.datapath.run(hook, frame, ifindex, ingress_ifindex)? {
             TC_ACT_UNSPEC => Ok(true),
@@ -295,26 +307,37 @@ impl Bench {
         self.passes(direction, ifindex, ingress_ifindex, &frame)
     }
 
+    /// Whether a packet of the pod behind an interface may leave the node, where no tag and no flow tells what was said of it before.
+    ///
+    /// # Errors
+    /// As [`Bench::passes`].
+    pub fn leaves(&mut self, came_by: u32, packet: &Packet) -> Result<bool> {
+        self.forget_flows()?;
+        self.source_port = self.source_port.wrapping_add(1);
+        let frame = frames::opening(packet, self.source_port);
+        let device = self.uplink;
+        self.runs_hook(Hook::ToNetwork, device, came_by, &frame)
+    }
+
     /// The flows that the programs made.
     ///
     /// # Errors
     /// The map cannot be read.
     pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>> {
-        self.flows
-            .iter()
-            .map(|entry| entry.context("reading flows"))
-            .collect()
+        let (flows, _) = &self.written;
+        flows.iter().map(|entry| entry.context("reading flows")).collect()
     }
 
-    /// Empties map `flows`.
+    /// Empties maps `flows` and `fragments`.
     ///
     /// # Errors
     /// An entry cannot be removed.
     pub fn forget_flows(&mut self) -> Result<()> {
-        let keys: Vec<FlowKey> = self.flows.keys().collect::<Result<_, _>>()?;
-        for key in keys {
-            self.flows.remove(&key)?;
-        }
+        let (flows, fragments) = &mut self.written;
+        let keys: Vec<FlowKey> = flows.keys().collect::<Result<_, _>>()?;
+        keys.iter().try_for_each(|key| flows.remove(key))?;
+        let keys: Vec<FragmentKey> = fragments.keys().collect::<Result<_, _>>()?;
+        keys.iter().try_for_each(|key| fragments.remove(key))?;
         Ok(())
     }
 }

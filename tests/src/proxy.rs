@@ -6,10 +6,13 @@ mod iptables;
 mod nftables;
 mod ports;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use anyhow::Result;
-use netpol_agent::model::Snapshot;
+use netpol_agent::{
+    evaluate::Packet,
+    model::{Node as Known, Protocol, Snapshot},
+};
 
 use crate::{
     netns::NetNs,
@@ -73,6 +76,29 @@ impl Family {
             format!("{not_from} {}", self.pods)
         }
     }
+}
+
+/// Where kube-proxy sends a packet of a pod, and whether with another source address; `None` if it is for no Service. A node port is on every
+/// address of every node.
+pub fn backends(
+    snapshot: &Snapshot,
+    nodes: &[Known],
+    packet: &Packet,
+) -> Option<(BTreeSet<SocketAddr>, bool)> {
+    let family = FAMILIES[usize::from(!packet.destination.is_ipv4())];
+    let protocol = Protocol::ALL
+        .into_iter()
+        .find(|protocol| protocol.number() == packet.protocol)?;
+    let is_node = nodes
+        .iter()
+        .any(|node| node.addresses.contains(&packet.destination));
+    let number = packet.port?;
+    let all = ports::ports(snapshot, family);
+    let port = all.into_iter().find(|port| {
+        port.protocol == ports::protocol(protocol) && port.is_at(packet.destination, number, is_node)
+    })?;
+    let masqueraded = !port.cluster_ips.contains(&packet.destination);
+    Some((port.backends, masqueraded))
 }
 
 impl Proxy {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A case of the corpus, played with real packets: objects in steps, and after each step who reaches whom, by address.
 
+pub mod by_service;
 pub mod case;
+mod explained;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,12 +11,15 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use netpol_agent::model::Snapshot;
 
+use self::by_service::ByService;
 use crate::{
     agent::Agent,
     manifests::ManifestDir,
     node::{Node, Plan, Site},
     probe::{Probe, Prober, Service},
+    proxy::{Mode, Proxy},
     server::Servers,
 };
 
@@ -40,6 +45,10 @@ pub struct Step {
     pub pods: BTreeMap<String, Vec<IpAddr>>,
     /// Who must reach whom.
     pub expectations: Vec<Expectation>,
+    /// Which backends must answer at which frontends.
+    pub by_services: Vec<ByService>,
+    /// The same objects for kube-proxy.
+    pub snapshot: Snapshot,
 }
 
 /// One connection and its verdict.
@@ -64,12 +73,15 @@ pub fn play(scenario: &Scenario) -> Result<Vec<String>> {
     for &address in &scenario.externals {
         node.add_external(address)?;
     }
-    let services: BTreeSet<Service> = scenario
+    let by_services = || scenario.steps.iter().flat_map(|step| &step.by_services);
+    let mut services: BTreeSet<Service> = scenario
         .steps
         .iter()
         .flat_map(|step| &step.expectations)
         .map(|wanted| wanted.service)
         .collect();
+    services.extend(by_services().flat_map(|wanted| &wanted.targets));
+    let mut proxy = by_services().next().map(|_| proxy(&node)).transpose()?;
     let services: Vec<Service> = services.into_iter().collect();
     let servers = Servers::new()?;
     servers.add(&node.site(), &services)?;
@@ -78,14 +90,21 @@ pub fn play(scenario: &Scenario) -> Result<Vec<String>> {
     let manifests = ManifestDir::new()?;
     let mut agent: Option<Agent> = None;
     let mut wrong = Vec::new();
+    let place = |number: usize| format!("{} step {}: ", scenario.name, number + 1);
     for (number, step) in scenario.steps.iter().enumerate() {
         change_pods(&mut node, &step.pods, &servers, &services)?;
+        if let Some(proxy) = &mut proxy {
+            proxy.sync(&step.snapshot)?;
+        }
         let revision = agent.as_ref().map_or(0, Agent::revision);
         manifests.write("objects.yaml", &step.manifests)?;
-        match &agent {
-            Some(agent) => agent.wait_for_revision_after(revision).map(|_| ())?,
-            None => agent = Some(Agent::start(&node, manifests.path())?),
-        }
+        let agent = match &agent {
+            Some(agent) => {
+                agent.wait_for_revision_after(revision)?;
+                agent
+            }
+            None => agent.insert(Agent::start(&node, manifests.path())?),
+        };
         let sites: Vec<Site> = node
             .pods()
             .into_iter()
@@ -114,15 +133,29 @@ pub fn play(scenario: &Scenario) -> Result<Vec<String>> {
         for ((probe, wanted), outcome) in probes.iter().zip(&step.expectations).zip(prober.probe(&probes)?) {
             if outcome.allowed() != Some(wanted.allowed) {
                 let verb = if wanted.allowed { "allowed" } else { "denied" };
-                wrong.push(format!(
-                    "{} step {}: {probe}: {outcome:?}, must be {verb}",
-                    scenario.name,
-                    number + 1
-                ));
+                wrong.push(format!("{}{probe}: {outcome:?}, must be {verb}", place(number)));
             }
+            let passed = outcome.allowed();
+            let found = explained::differs(agent, wanted.source, wanted.destination, wanted.service, passed)?;
+            wrong.extend(found.map(|found| place(number) + &found));
+        }
+        let found = by_service::ask(&step.by_services, &prober, &sites)?;
+        wrong.extend(found.into_iter().map(|found| place(number) + &found));
+        for wanted in &step.by_services {
+            let found = explained::differs_by_service(agent, wanted)?;
+            wrong.extend(found.map(|found| place(number) + &found));
         }
     }
     Ok(wrong)
+}
+
+/// kube-proxy on the node, whose bridge hands frames between pods to it, as kubeadm sets it up.
+fn proxy(node: &Node) -> Result<Proxy> {
+    node.netns().sysctl(&[
+        ("net/bridge/bridge-nf-call-iptables", "1"),
+        ("net/bridge/bridge-nf-call-ip6tables", "1"),
+    ])?;
+    Proxy::install(Mode::Iptables, node, false)
 }
 
 /// Removes pods that are no more, or have other addresses, and makes those that are new.

@@ -12,8 +12,8 @@ use ipnet::IpNet;
 use netpol_agent::sync::State;
 use netpol_common::{
     abi::{
-        Address, Counter, Counters, Direction, DropReason, Endpoint, Flow, FlowKey, Identity, POLICY_DENY,
-        PolicyMatch, PolicyValue,
+        Address, Counter, Counters, Direction, DropReason, Endpoint, Flow, FlowKey, Fragment, FragmentKey,
+        Identity, POLICY_DENY, PolicyMatch, PolicyValue,
     },
     decide::{FlowEntry, Place, Tables, Verdict, decide},
     parse::{Packet, parse},
@@ -28,6 +28,7 @@ pub struct Mirror {
     /// Identities by prefix, longest first.
     prefixes: Vec<(u32, Address, Identity)>,
     flows: RefCell<HashMap<FlowKey, Entry>>,
+    fragments: RefCell<HashMap<FragmentKey, Fragment>>,
     flow_met: Cell<bool>,
     made: RefCell<Counter>,
     counters: [Counters; 2],
@@ -62,15 +63,17 @@ impl Mirror {
             state,
             prefixes,
             flows: RefCell::default(),
+            fragments: RefCell::default(),
             flow_met: Cell::new(false),
             made: RefCell::default(),
             counters: Default::default(),
         }
     }
 
-    /// Forgets flows and counts.
+    /// Forgets flows, fragments and counts.
     pub fn reset(&mut self) {
         self.flows.borrow_mut().clear();
+        self.fragments.borrow_mut().clear();
         self.counters = Default::default();
     }
 
@@ -104,9 +107,9 @@ impl Mirror {
         self.flow_met.set(false);
         *self.made.borrow_mut() = Counter::default();
         let length = frame.len() as u32;
-        let mut packet = Packet::default();
-        let parsed = parse(&Bytes(frame), &mut packet);
-        let verdict = decide(self, &endpoint, place, parsed, &packet, length);
+        let (mut packet, mut quoted) = (Packet::default(), Packet::default());
+        let parsed = parse(&Bytes(frame), &mut packet, &mut quoted);
+        let verdict = decide(self, &endpoint, place, parsed, &mut packet, &quoted, length);
         let counters = &mut self.counters[place.direction as usize];
         let made = *self.made.borrow();
         counters.flows_created.packets += made.packets;
@@ -179,6 +182,34 @@ impl Tables for Mirror {
         let found = pods.iter().find(|(of, _)| mapped(**of) == *address);
         found.map_or(0, |(_, ifindex)| *ifindex)
     }
+
+    fn sender(&self, bridge: u32, number: u16) -> u32 {
+        let found = self.state.senders.get(&(bridge, number.into()));
+        found.copied().unwrap_or_default()
+    }
+
+    fn guarded(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool {
+        self.state.guarded.iter().any(|guarded| {
+            mapped(guarded.address) == *backend
+                && guarded.protocol == protocol
+                && guarded.port == u16::from_be_bytes(port)
+        })
+    }
+
+    fn is_endpoint(&self, ifindex: u32) -> bool {
+        self.state.endpoints.contains_key(&ifindex)
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        self.fragments.borrow_mut().insert(*key, *fragment);
+    }
+
+    /// A program that is run on a single frame has nobody to tell.
+    fn put_tag(&self, _: u16) {}
 
     fn egress_policy(&self, ifindex: u32) -> u32 {
         let endpoint = self.state.endpoints.get(&ifindex);

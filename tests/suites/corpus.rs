@@ -1,22 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The corpus of cases against the evaluator and against the compiler.
 
-use netpol_agent::{compile::compile, evaluate::evaluate, model::Direction};
+use netpol_agent::{
+    compile::{Compiled, compile},
+    evaluate::{evaluate, evaluate_service},
+    model::Direction,
+};
 use netpol_tests::{
-    cases::{Case, Step, load_all},
+    cases::{Case, Expectation, Step, load_all},
     lookup,
 };
 
-/// Asks every expectation of the corpus; the answer is the verdict and why.
-fn check(answer: impl Fn(&Case, &Step, &netpol_agent::evaluate::Packet) -> (bool, String)) {
+/// Asks every expectation of the corpus; the answer is the verdict and why. With `enforced`, a Service that is closed as a whole must be
+/// closed: the limit that this is has to be taken back in [`Step::is_closed_as_a_whole`] when it is gone.
+fn check(enforced: bool, answer: impl Fn(&Case, &Step, &Expectation) -> (bool, String)) {
     let mut wrong = Vec::new();
     for case in load_all().unwrap() {
         for (index, step) in case.steps.iter().enumerate() {
             for expectation in &step.expectations {
-                let packet = step.packet(&case.nodes, expectation).unwrap();
-                let (allowed, why) = answer(&case, step, &packet);
-                if allowed != expectation.allowed {
-                    let expected = if expectation.allowed { "allowed" } else { "denied" };
+                let closed = enforced && step.is_closed_as_a_whole(&case.nodes, expectation).unwrap();
+                let (allowed, why) = answer(&case, step, expectation);
+                if allowed != (expectation.allowed && !closed) {
+                    let expected = match (expectation.allowed, closed) {
+                        (_, true) => "closed as a whole",
+                        (true, false) => "allowed",
+                        (false, false) => "denied",
+                    };
                     let (name, rules) = (&case.name, case.rules.join(" "));
                     wrong.push(format!(
                         "{name} ({rules}) step {index}: {expectation} must be {expected}: {why}"
@@ -30,20 +39,39 @@ fn check(answer: impl Fn(&Case, &Step, &netpol_agent::evaluate::Packet) -> (bool
 
 #[test]
 fn evaluator() {
-    check(|case, step, packet| {
-        let evaluation = evaluate(&step.snapshot, &case.nodes, packet);
-        (evaluation.allowed(), format!("{evaluation:?}"))
+    check(false, |case, step, expectation| {
+        let packet = step.packet(&case.nodes, expectation).unwrap();
+        if expectation.via.is_none() {
+            let evaluation = evaluate(&step.snapshot, &case.nodes, &packet);
+            return (evaluation.allowed(), format!("{evaluation:?}"));
+        }
+        let backends = evaluate_service(&step.snapshot, &case.nodes, &packet).expect("a Service is there");
+        let wanted = step.via_address(&case.nodes, expectation).unwrap();
+        let mut found = backends
+            .iter()
+            .filter(|(address, _, _)| *address == wanted)
+            .peekable();
+        let allowed = found.peek().is_some() && found.all(|(_, _, evaluation)| evaluation.allowed());
+        (allowed, format!("{backends:?}"))
     });
 }
 
 #[test]
 fn compiler() {
-    check(|case, step, packet| {
+    check(true, |case, step, expectation| {
+        let compiled: Vec<Compiled> = case
+            .nodes
+            .iter()
+            .map(|node| compile(&step.snapshot, node))
+            .collect();
+        let packet = step.packet(&case.nodes, expectation).unwrap();
+        if expectation.via.is_some() {
+            return by_service(case, step, expectation, &compiled);
+        }
         let (mut allowed, mut why) = (true, String::new());
-        for node in &case.nodes {
-            let compiled = compile(&step.snapshot, node);
+        for (node, compiled) in case.nodes.iter().zip(&compiled) {
             for direction in [Direction::Egress, Direction::Ingress] {
-                let verdict = lookup::allows(&compiled, direction, packet);
+                let verdict = lookup::allows(compiled, direction, &packet);
                 allowed &= verdict.unwrap_or(true);
                 why += &format!("{} {direction} {verdict:?}; ", node.name);
             }
@@ -52,10 +80,26 @@ fn compiler() {
     });
 }
 
+/// The first look, where the packet is sent to the frontend, and the second, where it is sent on to the backend.
+fn by_service(case: &Case, step: &Step, expectation: &Expectation, compiled: &[Compiled]) -> (bool, String) {
+    let packet = step.packet(&case.nodes, expectation).unwrap();
+    let Some(translated) = step.translated(&case.nodes, expectation).unwrap() else {
+        return (false, "kube-proxy does not lead there".to_owned());
+    };
+    let (mut allowed, mut why) = (true, String::new());
+    for (node, compiled) in case.nodes.iter().zip(compiled) {
+        let first = lookup::first_look(compiled, &packet);
+        let second = lookup::second_look(compiled, &translated.packet, translated.seen);
+        allowed &= first.unwrap_or(true) && second.unwrap_or(true);
+        why += &format!("{}: first look {first:?}, second {second:?}; ", node.name);
+    }
+    (allowed, why)
+}
+
 #[test]
 fn every_rule_has_a_case() {
     let cases = load_all().unwrap();
-    let rules = "I1 I2 I3 I4 I5 I6 I7 P1 P2 P3 P4 P5 P6 P7 T1 T2 T3 T4 T5 A1 A2 A4 F4 F5";
+    let rules = "I1 I2 I3 I4 I5 I6 I7 P1 P2 P3 P4 P5 P6 P7 T1 T2 T3 T4 T5 A1 A2 A4 A5 A7 F4 F5";
     for rule in rules.split(' ') {
         assert!(
             cases
@@ -64,4 +108,32 @@ fn every_rule_has_a_case() {
             "no case proves {rule}"
         );
     }
+}
+
+#[test]
+fn a5_every_kind_of_frontend_has_both_verdicts() {
+    let mut found = std::collections::BTreeSet::new();
+    for case in load_all().unwrap() {
+        for step in &case.steps {
+            for expectation in step.expectations.iter().filter(|wanted| wanted.via.is_some()) {
+                let to = step.packet(&case.nodes, expectation).unwrap().destination;
+                let services = || step.snapshot.services.values();
+                let kind = if services().any(|service| service.cluster_ips.contains(&to)) {
+                    "ClusterIP"
+                } else if services().any(|service| service.external_ips.contains(&to)) {
+                    "ExternalIP"
+                } else if services().any(|service| service.load_balancer_ips.contains(&to)) {
+                    "LoadBalancer IP"
+                } else {
+                    "NodePort"
+                };
+                found.insert((kind, to.is_ipv4(), expectation.allowed));
+            }
+        }
+    }
+    assert_eq!(
+        found.len(),
+        16,
+        "four kinds, two families, two verdicts: {found:?}"
+    );
 }

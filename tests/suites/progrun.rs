@@ -10,16 +10,18 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use netpol_agent::{
+    compile::{Compiled, compile},
     datapath::CounterReader,
-    evaluate::{Evaluation, Packet, Side, Why, evaluate},
+    evaluate::{Evaluation, Packet, Side, Why, evaluate, evaluate_service},
     model::{Direction, Node, ObjectKey, Snapshot},
 };
 use netpol_common::abi::{self, DropReason};
 use netpol_tests::{
-    cases::{Case, load_all},
+    cases::{Case, Expectation, Step, Translated, load_all},
     frames,
+    looks::{chooses_elsewhere, first_look},
     progrun::{Bench, local_pods, on_bench},
-    random::{Random, cluster, nodes, packet},
+    random::{Random, cluster, nodes, packet, service_packet},
 };
 
 const SUITE: &str = "progrun";
@@ -58,6 +60,49 @@ fn hooks(
     Ok(verdicts)
 }
 
+/// By what an expectation by a Service is dropped at a node's hooks: on its way to the frontend, or to the backend.
+fn by_service(
+    bench: &mut Bench,
+    case: &Case,
+    step: &Step,
+    node: &Node,
+    addresses: &BTreeMap<IpAddr, u32>,
+    expectation: &Expectation,
+) -> Result<Option<String>> {
+    let packet = step.packet(&case.nodes, expectation)?;
+    let sender = addresses.get(&packet.source).copied();
+    if let Some(ifindex) = sender
+        && !bench.opens(Direction::Egress, ifindex, ifindex, &packet)?
+    {
+        return Ok(Some(format!("egress at {}", node.name)));
+    }
+    let Some(Translated { packet, seen }) = step.translated(&case.nodes, expectation)? else {
+        return Ok(Some("no way there".to_owned()));
+    };
+    let Some(&ifindex) = addresses.get(&packet.destination) else {
+        let Some(came_by) = sender.filter(|_| !node.addresses.contains(&packet.destination)) else {
+            return Ok(None);
+        };
+        let leaving = Packet {
+            source: seen,
+            ..packet
+        };
+        let passes = bench.leaves(came_by, &leaving)?;
+        return Ok((!passes).then(|| format!("leaving {}", node.name)));
+    };
+    let of_other_node = case
+        .nodes
+        .iter()
+        .any(|other| other != node && other.addresses.contains(&seen));
+    let came_by = sender.filter(|_| !of_other_node).unwrap_or(bench.uplink());
+    let arrives = Packet {
+        source: seen,
+        ..packet
+    };
+    let passes = bench.opens(Direction::Ingress, ifindex, came_by, &arrives)?;
+    Ok((!passes).then(|| format!("ingress at {}", node.name)))
+}
+
 /// Plays a case on each of its nodes, through all of its steps; returns what is not as expected.
 fn play(bench: &mut Bench, case: &Case, interfaces: &mut BTreeMap<ObjectKey, u32>) -> Result<Vec<String>> {
     let mut dropped: BTreeMap<(usize, usize), Vec<String>> = BTreeMap::new();
@@ -74,6 +119,11 @@ fn play(bench: &mut Bench, case: &Case, interfaces: &mut BTreeMap<ObjectKey, u32
             bench.enforce(&step.snapshot, node, &pods)?;
             for (line, expectation) in step.expectations.iter().enumerate() {
                 let packet = step.packet(&case.nodes, expectation)?;
+                if expectation.via.is_some() {
+                    let by = by_service(bench, case, step, node, &addresses, expectation)?;
+                    dropped.entry((index, line)).or_default().extend(by);
+                    continue;
+                }
                 for (direction, passes) in hooks(bench, node, &addresses, &packet)? {
                     if passes == Some(false) {
                         let by = format!("{direction} at {}", node.name);
@@ -86,10 +136,15 @@ fn play(bench: &mut Bench, case: &Case, interfaces: &mut BTreeMap<ObjectKey, u32
     let mut wrong = Vec::new();
     for (index, step) in case.steps.iter().enumerate() {
         for (line, expectation) in step.expectations.iter().enumerate() {
-            let by = dropped.get(&(index, line));
-            if by.is_none() != expectation.allowed {
+            let by = dropped.get(&(index, line)).filter(|by| !by.is_empty());
+            let closed = step.is_closed_as_a_whole(&case.nodes, expectation)?;
+            if by.is_none() != (expectation.allowed && !closed) {
                 let (name, rules) = (&case.name, case.rules.join(" "));
-                let wanted = if expectation.allowed { "allowed" } else { "denied" };
+                let wanted = match (expectation.allowed, closed) {
+                    (_, true) => "closed as a whole",
+                    (true, false) => "allowed",
+                    (false, false) => "denied",
+                };
                 wrong.push(format!(
                     "{name} ({rules}) step {index}: {expectation} must be {wanted}: {by:?}"
                 ));
@@ -143,12 +198,15 @@ fn compare(
 }
 
 /// Random packets on a cluster that is enforced, at the hooks of one node.
-fn differ(bench: &mut Bench, random: &mut Random, snapshot: &Snapshot, node: &Node) -> Result<()> {
+/// Gives the number of looks at frontends and at backends.
+fn differ(bench: &mut Bench, random: &mut Random, snapshot: &Snapshot, node: &Node) -> Result<[usize; 2]> {
     let (pods, addresses) = local_pods(snapshot, node, |key| {
         let number: usize = key.name.trim_start_matches("pod-").parse().expect("pod-N");
         bench.interfaces()[number]
     });
     bench.enforce(snapshot, node, &pods)?;
+    let compiled = compile(snapshot, node);
+    let mut looks = [0; 2];
     let strangers: Vec<Node> = nodes()
         .into_iter()
         .filter(|other| other.name != node.name)
@@ -171,6 +229,10 @@ fn differ(bench: &mut Bench, random: &mut Random, snapshot: &Snapshot, node: &No
             );
             compare(snapshot, &packet, direction, passes, side)?;
         }
+        if let Some(packet) = service_packet(random, snapshot) {
+            let more = differ_by_service(bench, snapshot, node, &compiled, &addresses, &packet)?;
+            looks = [looks[0] + more[0], looks[1] + more[1]];
+        }
         // A3: what the node only forwards is judged as anyone's, even when it carries the node's address.
         if let Some(&ifindex) = addresses.get(&packet.destination)
             && node.addresses.contains(&packet.source)
@@ -180,7 +242,97 @@ fn differ(bench: &mut Bench, random: &mut Random, snapshot: &Snapshot, node: &No
             compare(snapshot, &packet, Direction::Ingress, passes, &side)?;
         }
     }
-    Ok(())
+    Ok(looks)
+}
+
+/// A packet to where a Service is reached: both looks at it, at the frontend and at each backend that is a pod of the node.
+fn differ_by_service(
+    bench: &mut Bench,
+    snapshot: &Snapshot,
+    node: &Node,
+    compiled: &Compiled,
+    addresses: &BTreeMap<IpAddr, u32>,
+    packet: &Packet,
+) -> Result<[usize; 2]> {
+    let mut looks = [0; 2];
+    let Some(backends) = evaluate_service(snapshot, &nodes(), packet) else {
+        return Ok(looks); // A headless Service.
+    };
+    let sender = addresses.get(&packet.source).copied();
+    if let Some(ifindex) = sender {
+        let passes = bench.opens(Direction::Egress, ifindex, ifindex, packet)?;
+        let mut endpoints = compiled.endpoints.values();
+        looks[0] += 1;
+        let isolated = endpoints
+            .any(|endpoint| endpoint.addresses.contains(&packet.source) && endpoint.egress.is_some());
+        let said = first_look(&backends);
+        let elsewhere = chooses_elsewhere(&nodes(), node, packet);
+        let lets = |said: &&str| *said == "accept" || *said == "defer" && !elsewhere;
+        ensure!(
+            if isolated {
+                said.iter().any(|said| lets(said) == passes)
+            } else {
+                passes
+            },
+            "{packet:?}: the kernel {} it, isolated {isolated}, expected {said:?} of {backends:#?}\n{:#?}\n{:#?}\n{:#?}",
+            if passes { "passes" } else { "drops" },
+            snapshot.pods,
+            snapshot.policies,
+            snapshot.services
+        );
+    }
+    let mut services = snapshot.services.values();
+    let is_cluster_ip = services.any(|service| service.cluster_ips.contains(&packet.destination));
+    let own = |address: &&IpAddr| address.is_ipv4() == packet.source.is_ipv4();
+    let masquerade = *node
+        .addresses
+        .iter()
+        .find(own)
+        .context("a node without an address")?;
+    let strangers: Vec<Node> = nodes()
+        .into_iter()
+        .filter(|other| other.name != node.name)
+        .collect();
+    for (address, port, evaluation) in &backends {
+        let Some(&ifindex) = addresses.get(address) else {
+            continue;
+        };
+        let hairpin = *address == packet.source;
+        if sender.is_none() && !is_cluster_ip {
+            continue; // Another node masquerades it.
+        }
+        let arrives = Packet {
+            source: if hairpin || !is_cluster_ip {
+                masquerade
+            } else {
+                packet.source
+            },
+            destination: *address,
+            port: Some(*port),
+            ..*packet
+        };
+        let ingress = if hairpin || is_cluster_ip {
+            evaluation.ingress.clone()
+        } else {
+            evaluate(snapshot, &strangers, &arrives).ingress
+        };
+        let sides = [
+            Some(&evaluation.egress).filter(|_| sender.is_some()),
+            Some(&ingress),
+        ];
+        let denied = sides.into_iter().flatten().find(|side| !side.allowed);
+        let came_by = sender.unwrap_or(bench.uplink());
+        let passes = bench.opens(Direction::Ingress, ifindex, came_by, &arrives)?;
+        compare(
+            snapshot,
+            &arrives,
+            Direction::Ingress,
+            passes,
+            denied.unwrap_or(&ingress),
+        )?;
+        looks[1] += 1;
+    }
+    Ok(looks)
 }
 
 fn number(variable: &str) -> Option<u64> {
@@ -202,19 +354,27 @@ fn kernel_says_what_the_evaluator_says() {
     let seed = number("NETPOL_SEED").unwrap_or_else(of_clock);
     on_bench(SUITE, 10, |bench| {
         let mut random = Random(seed);
-        let mut clusters = 0;
+        let (mut clusters, mut looks) = (0, [0; 2]);
         while bench.runs() < packets {
             clusters += 1;
             let snapshot = cluster(&mut random);
             for node in nodes() {
-                differ(bench, &mut random, &snapshot, &node)
+                let more = differ(bench, &mut random, &snapshot, &node)
                     .with_context(|| format!("NETPOL_SEED={seed}, cluster {clusters}, {}", node.name))?;
+                looks = [looks[0] + more[0], looks[1] + more[1]];
             }
             if clusters % 16 == 0 {
                 bench.check_maps()?;
             }
         }
-        println!("{} packets on {clusters} clusters, seed {seed}", bench.runs());
+        println!(
+            "{} packets on {clusters} clusters, of them {looks:?} at frontends and behind them, seed {seed}",
+            bench.runs()
+        );
+        ensure!(
+            looks.iter().all(|count| count * 20 > packets),
+            "only {looks:?} of {packets} packets are by Services"
+        );
         Ok(())
     });
 }

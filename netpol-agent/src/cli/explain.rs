@@ -30,18 +30,22 @@ const PATIENCE: Duration = Duration::from_secs(30);
 SRC and DST are namespace/pod, namespace/service, or an IP address. Where a pod and a Service have one name, the pod is meant; \
 pod:namespace/name and service:namespace/name tell them apart.
 
-Each pair of addresses of one family is judged on its own. A Service stands for its ready endpoints: as DST each backend is judged on \
-the port behind PORT, never on the virtual IP, and the address of a Service means that Service. NodePorts are not looked up.
+Each pair of addresses of one family is judged on its own. Where DST and PORT are a Service's (its name, its ClusterIP, ExternalIP or \
+LoadBalancer IP, or the address of a node with a NodePort), each of its backends is judged on the port behind PORT, never on the virtual \
+IP: ready endpoints, and those that still serve while they end. A headless Service is its ready pods, and PORT is theirs. As SRC a Service \
+is its ready pods.
 
 What is judged is the packet that opens a connection. Traffic between a pod and its own node is always allowed; which addresses a node \
 has is known from its hostNetwork pods, from --node, and to a running agent from its node's interfaces.
 
-Exit code: 0 if every pair that both ends share (of --family, if given) is allowed, 1 if one is denied or a Service has no ready \
-endpoints, 2 if there is no answer.
+Exit code: 0 if every pair and every backend (of --family, if given) is allowed; 1 if one is not, or a Service has no ready endpoints; 2 if \
+there is no answer. With -o json `outcome` tells more: allowed, denied, or partly if some are allowed and some are not: of a Service, \
+connections then fail now and then.
 
 Examples:
   netpol explain --source ./manifests shop/web data/db 5432/TCP
   netpol explain --source kube -o json shop/web 203.0.113.9 443/tcp
+  netpol explain shop/web service:data/sql 5432/TCP
   netpol explain shop/web data/db icmp --family ipv6")]
 pub struct Arguments {
     /// Who opens the connection.
@@ -110,11 +114,7 @@ fn answer(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Output::Json => serde_json::to_string_pretty(&answer).context("writing JSON")? + "\n",
     };
     read::print(&text)?;
-    Ok(if answer.allowed {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(1)
-    })
+    Ok(ExitCode::from(answer.outcome.exit_code()))
 }
 
 /// Asks the agent. HTTP/1.0, so that the answer ends with the connection and comes in one piece.

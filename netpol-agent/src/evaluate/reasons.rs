@@ -60,6 +60,18 @@ pub fn unmatched(
     if same_pod {
         return Vec::new();
     }
+    unmatched_by_service(snapshot, nodes, packet, direction)
+}
+
+/// The same for a packet as it ends at a backend that [`super::evaluate_service`] denies: a pod can be its own peer (rule A1).
+pub fn unmatched_by_service(
+    snapshot: &Snapshot,
+    nodes: &[Node],
+    packet: &Packet,
+    direction: Direction,
+) -> Vec<Unmatched> {
+    let sources = pods_with_address(snapshot, packet.source);
+    let destinations = pods_with_address(snapshot, packet.destination);
     let (subjects, remotes, remote_address) = match direction {
         Direction::Egress => (&sources, &destinations, packet.destination),
         Direction::Ingress => (&destinations, &sources, packet.source),

@@ -18,14 +18,53 @@ pub struct Answer {
     pub port: String,
     /// Revision of the objects that it was answered from.
     pub revision: u64,
-    /// Whether every verdict is allowed, and there is one.
+    /// Whether all verdicts allow it, and there is one: the exit code.
     pub allowed: bool,
-    /// A verdict for each pair of addresses.
+    /// What the verdicts come to.
+    pub outcome: Outcome,
+    /// A verdict for each pair of addresses, and for a Service for each of its backends.
     pub verdicts: Vec<Verdict>,
     /// What to know about the answer.
     pub notes: Vec<String>,
     /// What is wrong with the policies and pods involved.
     pub diagnostics: Vec<Finding>,
+}
+
+/// What verdicts come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// All are allowed, and there is one.
+    Allowed,
+    /// None is allowed.
+    Denied,
+    /// Some are allowed: of a Service's backends, so that some connections are made and others not, or of the address families.
+    Partly,
+}
+
+impl Outcome {
+    /// Of these verdicts.
+    pub fn of(verdicts: &[Verdict]) -> Self {
+        let allowed = verdicts.iter().filter(|verdict| verdict.allowed).count();
+        match allowed {
+            0 => Self::Denied,
+            all if all == verdicts.len() => Self::Allowed,
+            _ => Self::Partly,
+        }
+    }
+
+    /// Exit code of `netpol explain`.
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Allowed => 0,
+            Self::Denied | Self::Partly => 1,
+        }
+    }
+
+    /// Whether nothing is denied.
+    pub fn is_allowed(self) -> bool {
+        self == Self::Allowed
+    }
 }
 
 /// The verdict for one pair of addresses.
@@ -35,6 +74,8 @@ pub struct Verdict {
     pub family: String,
     /// Where the packet comes from.
     pub source: EndShown,
+    /// The address of the Service that it is sent to, if it is one.
+    pub frontend: Option<IpAddr>,
     /// Where it goes; for a Service, the backend.
     pub destination: EndShown,
     /// The port at the destination; for a Service, the backend's.

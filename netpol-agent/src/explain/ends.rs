@@ -5,8 +5,11 @@ use std::net::IpAddr;
 
 use thiserror::Error;
 
-use super::{End, EndShown, Family, Port};
-use crate::model::{EndpointSlice, ObjectKey, Pod, Service, Snapshot};
+use super::{End, EndShown, Family, Port, sides::packet};
+use crate::{
+    evaluate::evaluate_service,
+    model::{EndpointSlice, Node, ObjectKey, Pod, Service, ServicePort, Snapshot},
+};
 
 /// An end that cannot be judged.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -54,8 +57,8 @@ pub(super) struct Candidate {
     pub(super) address: IpAddr,
     /// The port at this address; for a source it means nothing.
     pub(super) port: Port,
-    /// It was reached through a Service.
-    pub(super) is_backend: bool,
+    /// A Service is reached there: its backends are judged in its place.
+    pub(super) is_frontend: bool,
 }
 
 impl Candidate {
@@ -64,12 +67,6 @@ impl Candidate {
             name: self.name.as_ref().map(ToString::to_string),
             address: self.address,
         }
-    }
-
-    pub(super) fn shown(&self) -> String {
-        self.name
-            .as_ref()
-            .map_or_else(|| self.address.to_string(), ToString::to_string)
     }
 
     /// Why no pod of its own stands behind the address (rules I6, I7).
@@ -91,55 +88,84 @@ pub(super) fn sources(
 ) -> Result<Vec<Candidate>, EndError> {
     match object(snapshot, end)? {
         Found::Pod(pod) => pod_addresses(pod, Port::Icmp, notes),
-        Found::Address(address) => Ok(vec![at(snapshot, address, Port::Icmp, false)]),
-        Found::Service(service) => {
-            let slices = slices(snapshot, &service.key);
-            let mut addresses: Vec<IpAddr> = slices.flat_map(ready_addresses).collect();
-            addresses.sort_unstable();
-            addresses.dedup();
-            notes.extend(addresses.is_empty().then(|| no_endpoints(service)));
-            let candidates = addresses
-                .into_iter()
-                .map(|address| at(snapshot, address, Port::Icmp, false));
-            Ok(candidates.collect())
-        }
+        Found::Address(address) => Ok(vec![at(snapshot, address, Port::Icmp)]),
+        Found::Service(service) => ready_candidates(snapshot, service, Port::Icmp, notes),
     }
 }
 
-/// The addresses of a destination, each with the port that a packet for `port` has there.
+/// The addresses of a destination: a Service's frontends, or where there is none, the ends themselves.
 pub(super) fn destinations(
     snapshot: &Snapshot,
+    nodes: &[Node],
     end: &End,
     port: Port,
     notes: &mut Vec<String>,
 ) -> Result<Vec<Candidate>, EndError> {
     let service = match object(snapshot, end)? {
         Found::Pod(pod) => return pod_addresses(pod, port, notes),
-        Found::Address(address) => match service_at(snapshot, address) {
-            None => return Ok(vec![at(snapshot, address, port, false)]),
-            Some(service) => {
-                notes.push(format!(
-                    "{address} is an address of Service {}: its backends are judged",
-                    service.key
-                ));
-                service
-            }
-        },
+        Found::Address(address) => return Ok(vec![destination(snapshot, nodes, address, port, notes)?]),
         Found::Service(service) => service,
     };
-    let mut found = backends(snapshot, service, port)?;
-    if let End::Address(address) = end {
-        found.retain(|backend| Family::of(backend.address) == Family::of(*address));
+    if service.cluster_ips.is_empty() {
+        notes.push(format!(
+            "Service {} is headless: its pods are judged, and {port} is their port",
+            service.key
+        ));
+        return ready_candidates(snapshot, service, port, notes);
     }
-    notes.extend(found.is_empty().then(|| no_endpoints(service)));
-    Ok(found)
+    has_port(service, port)?;
+    let frontend = |address: &IpAddr| Candidate {
+        is_frontend: true,
+        ..at(snapshot, *address, port)
+    };
+    Ok(service.cluster_ips.iter().map(frontend).collect())
 }
 
-fn no_endpoints(service: &Service) -> String {
-    format!(
-        "Service {} has no ready endpoints, so nothing answers",
-        service.key
-    )
+/// An address: a frontend, or what has it. A ClusterIP has nothing but the ports of its Service.
+fn destination(
+    snapshot: &Snapshot,
+    nodes: &[Node],
+    address: IpAddr,
+    port: Port,
+    notes: &mut Vec<String>,
+) -> Result<Candidate, EndError> {
+    let candidate = at(snapshot, address, port);
+    let family = Family::of(address);
+    let is_frontend = evaluate_service(snapshot, nodes, &packet(&candidate, &candidate, family)).is_some();
+    if is_frontend {
+        notes.push(format!(
+            "a Service is reached at {address} {port}: its backends are judged"
+        ));
+    } else {
+        let mut services = snapshot.services.values();
+        if let Some(service) = services.find(|service| service.cluster_ips.contains(&address)) {
+            has_port(service, port)?;
+        }
+    }
+    Ok(Candidate {
+        is_frontend,
+        ..candidate
+    })
+}
+
+/// The ready endpoints of a Service, as they are.
+fn ready_candidates(
+    snapshot: &Snapshot,
+    service: &Service,
+    port: Port,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Candidate>, EndError> {
+    let slices = slices(snapshot, &service.key);
+    let mut addresses: Vec<IpAddr> = slices.flat_map(ready_addresses).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    notes.extend(
+        addresses
+            .is_empty()
+            .then(|| format!("Service {} has no ready endpoints", service.key)),
+    );
+    let candidates = addresses.into_iter().map(|address| at(snapshot, address, port));
+    Ok(candidates.collect())
 }
 
 enum Found<'a> {
@@ -203,13 +229,13 @@ fn pod_addresses(pod: &Pod, port: Port, notes: &mut Vec<String>) -> Result<Vec<C
         name: Some(pod.key.clone()),
         address: *address,
         port,
-        is_backend: false,
+        is_frontend: false,
     };
     Ok(pod.addresses.iter().map(candidate).collect())
 }
 
 /// An address, with the pod that has it.
-fn at(snapshot: &Snapshot, address: IpAddr, port: Port, is_backend: bool) -> Candidate {
+pub(super) fn at(snapshot: &Snapshot, address: IpAddr, port: Port) -> Candidate {
     let mut pods = snapshot
         .pods
         .values()
@@ -219,20 +245,8 @@ fn at(snapshot: &Snapshot, address: IpAddr, port: Port, is_backend: bool) -> Can
         name: pod.map(|pod| pod.key.clone()),
         address,
         port,
-        is_backend,
+        is_frontend: false,
     }
-}
-
-fn service_at(snapshot: &Snapshot, address: IpAddr) -> Option<&Service> {
-    let services = snapshot.services.values().map(AsRef::as_ref);
-    services.into_iter().find(|service: &&Service| {
-        let lists = [
-            &service.cluster_ips,
-            &service.external_ips,
-            &service.load_balancer_ips,
-        ];
-        lists.iter().any(|list| list.contains(&address))
-    })
 }
 
 fn slices<'a>(snapshot: &'a Snapshot, service: &'a ObjectKey) -> impl Iterator<Item = &'a EndpointSlice> {
@@ -250,39 +264,19 @@ fn ready_addresses(slice: &EndpointSlice) -> impl Iterator<Item = IpAddr> {
     ready.flat_map(|endpoint| endpoint.addresses.iter().copied())
 }
 
-/// The ready endpoints behind a port of a Service, with the port that each has there (rule A5).
-fn backends(snapshot: &Snapshot, service: &Service, port: Port) -> Result<Vec<Candidate>, EndError> {
-    let is_asked =
-        |candidate: &&crate::model::ServicePort| Port::Transport(candidate.protocol, candidate.port) == port;
-    let Some(service_port) = service.ports.iter().find(is_asked) else {
-        let ports: Vec<String> = service
-            .ports
-            .iter()
-            .map(|port| format!("{}/{}", port.port, port.protocol))
-            .collect();
-        return Err(EndError::NoServicePort {
-            service: service.key.clone(),
-            port,
-            ports: if ports.is_empty() {
-                "none".to_owned()
-            } else {
-                ports.join(", ")
-            },
-        });
-    };
-    let mut found = Vec::new();
-    for slice in slices(snapshot, &service.key) {
-        let matching = slice
-            .ports
-            .iter()
-            .filter(|port| port.name == service_port.name && port.protocol == service_port.protocol);
-        for target in matching {
-            let number = target.number.unwrap_or(service_port.port);
-            let target = Port::Transport(target.protocol, number);
-            found.extend(ready_addresses(slice).map(|address| at(snapshot, address, target, true)));
-        }
+fn has_port(service: &Service, port: Port) -> Result<(), EndError> {
+    let known = |port: &ServicePort| Port::Transport(port.protocol, port.port);
+    if service.ports.iter().any(|candidate| known(candidate) == port) {
+        return Ok(());
     }
-    found.sort_by_key(|candidate| (candidate.address, candidate.port));
-    found.dedup();
-    Ok(found)
+    let ports: Vec<String> = service.ports.iter().map(|port| known(port).to_string()).collect();
+    Err(EndError::NoServicePort {
+        service: service.key.clone(),
+        port,
+        ports: if ports.is_empty() {
+            "none".to_owned()
+        } else {
+            ports.join(", ")
+        },
+    })
 }

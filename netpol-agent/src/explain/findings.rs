@@ -38,6 +38,30 @@ pub(super) fn note_unknown_nodes(
     }
 }
 
+/// Beside ClusterIPs, kube-proxy writes a node's address over the source: the ingress policy of the backend meets that one (rule A3), but
+/// for a pod that reaches itself (rule A1).
+pub(super) fn note_masquerade(snapshot: &Snapshot, verdicts: &[Verdict], notes: &mut Vec<String>) {
+    for verdict in verdicts {
+        let mut services = snapshot.services.values();
+        let Some(frontend) = verdict.frontend else {
+            continue;
+        };
+        let isolated = matches!(
+            verdict.ingress.reason.as_str(),
+            "allowed-by-rule" | "no-rule-matches"
+        );
+        let is_cluster_ip = services.any(|service| service.cluster_ips.contains(&frontend));
+        if isolated && !is_cluster_ip && verdict.source.name != verdict.destination.name {
+            let end = &verdict.destination;
+            let shown = end.name.clone().unwrap_or_else(|| end.address.to_string());
+            notes.push(format!(
+                "ingress of {shown} is judged here from {}; by {frontend} the packet arrives with an address of a node, which counts there",
+                verdict.source.address
+            ));
+        }
+    }
+}
+
 fn pod_of<'a>(snapshot: &'a Snapshot, end: &EndShown) -> Option<&'a Pod> {
     let name = end.name.as_deref()?;
     let pods = snapshot.pods.values().map(AsRef::as_ref);

@@ -57,6 +57,12 @@ pub fn known_nodes(snapshot: &Snapshot, given: &[Node]) -> Vec<Node> {
         .collect()
 }
 
+/// The same with the addresses of Node objects: a node port is reached at each of them (rule A5).
+pub(super) fn of_node_ports(snapshot: &Snapshot, known: &[Node]) -> Vec<Node> {
+    let objects: Vec<Node> = snapshot.nodes.values().map(|node| Node::clone(node)).collect();
+    known_nodes(snapshot, &[known, &objects].concat())
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

@@ -1,28 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The verdict for one pair of addresses, and each side's reason in words.
 
+use std::net::IpAddr;
+
 use super::{Family, MissingShown, PolicyShown, RuleShown, SideShown, Verdict, ends::Candidate};
 use crate::{
-    evaluate::{Packet, Side, Unmatched, Why, evaluate, unmatched},
+    evaluate::{Evaluation, Packet, Side, Unmatched, Why, evaluate, unmatched, unmatched_by_service},
     model::{Direction, Node, Snapshot},
 };
 
-/// Judges the packet from one address to the other; both are of `family`.
+/// The packet from one address to the other; both are of `family`.
+pub(super) fn packet(source: &Candidate, destination: &Candidate, family: Family) -> Packet {
+    let (protocol, port) = destination.port.of_family(family);
+    Packet {
+        source: source.address,
+        destination: destination.address,
+        protocol,
+        port,
+    }
+}
+
+/// Judges the packet from one address to the other; both are of `family`. One that comes by a Service's `frontend` was judged already.
 pub(super) fn judge(
     snapshot: &Snapshot,
     nodes: &[Node],
     source: &Candidate,
     destination: &Candidate,
     family: Family,
+    by_service: Option<(IpAddr, Evaluation)>,
 ) -> Verdict {
-    let (protocol, port) = destination.port.of_family(family);
-    let packet = Packet {
-        source: source.address,
-        destination: destination.address,
-        protocol,
-        port,
-    };
-    let evaluation = evaluate(snapshot, nodes, &packet);
+    let packet = packet(source, destination, family);
+    let (frontend, evaluation) = by_service.unzip();
+    let evaluation = evaluation.unwrap_or_else(|| evaluate(snapshot, nodes, &packet));
     let side = |side: &Side, direction| {
         let (own, other) = match direction {
             Direction::Egress => (source, destination),
@@ -34,7 +43,10 @@ pub(super) fn judge(
             _ => None,
         };
         let (policy, field) = rule.unzip();
-        let isolating = unmatched(snapshot, nodes, &packet, direction);
+        let isolating = match frontend {
+            None => unmatched(snapshot, nodes, &packet, direction),
+            Some(_) => unmatched_by_service(snapshot, nodes, &packet, direction),
+        };
         SideShown {
             allowed: side.allowed,
             reason: reason.to_owned(),
@@ -50,6 +62,7 @@ pub(super) fn judge(
     Verdict {
         family: family.name().to_owned(),
         source: source.end_shown(),
+        frontend,
         destination: destination.end_shown(),
         port: destination.port.to_string(),
         allowed: evaluation.allowed(),

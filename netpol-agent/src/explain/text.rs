@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::{Answer, EndShown, SideShown, Verdict};
+use super::{Answer, EndShown, Outcome, SideShown, Verdict};
 
 fn word(allowed: bool) -> &'static str {
     if allowed { "allowed" } else { "denied" }
@@ -20,14 +20,19 @@ impl fmt::Display for EndShown {
 
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{} -> {} {}: {}",
-            self.source,
-            self.destination,
-            self.port,
-            word(self.allowed)
-        )?;
+        let Self {
+            source,
+            destination,
+            port,
+            ..
+        } = self;
+        write!(f, "{source} -> {destination} {port}: ")?;
+        let allowed = self.verdicts.iter().filter(|verdict| verdict.allowed).count();
+        match self.outcome {
+            Outcome::Allowed => f.write_str("allowed\n")?,
+            Outcome::Denied => f.write_str("denied\n")?,
+            Outcome::Partly => writeln!(f, "partly: {allowed} of {} are allowed", self.verdicts.len())?,
+        }
         for verdict in &self.verdicts {
             write!(f, "\n{verdict}")?;
         }
@@ -56,8 +61,11 @@ impl fmt::Display for Verdict {
         let verdict = word(self.allowed);
         writeln!(
             f,
-            "{}: {source} -> {destination} {}: {verdict}",
-            self.family, self.port
+            "{}: {source} -> {}{destination} {}: {verdict}",
+            self.family,
+            self.frontend
+                .map_or_else(String::new, |address| format!("{address} -> ")),
+            self.port
         )?;
         let sides = [
             ("egress", "source", source, &self.egress),

@@ -170,6 +170,7 @@ impl Scene {
                 direction: Direction::Egress,
                 ifindex,
                 ingress_ifindex: ifindex,
+                tag: 0,
             };
             let (frame, truth) = (frame.clone(), Some(egress.allowed));
             steps.push(Step { place, frame, truth });
@@ -181,6 +182,7 @@ impl Scene {
                 direction: Direction::Ingress,
                 ifindex,
                 ingress_ifindex,
+                tag: 0,
             };
             // The policy of a pod of this node that sent it is asked again where it is received (rule A5).
             let truth = Some(ingress.allowed && (ends[0].is_none() || egress.allowed));
@@ -213,6 +215,7 @@ impl Scene {
             direction,
             ifindex,
             ingress_ifindex,
+            tag: 0,
         }
     }
 }

@@ -41,6 +41,7 @@ impl fmt::Display for Step {
             direction,
             ifindex,
             ingress_ifindex,
+            tag: _,
         } = self.place;
         let frame = to_hex(&self.frame);
         let name = direction.name();

@@ -80,6 +80,7 @@ mod tests {
                 direction: Direction::Ingress,
                 ifindex: 1,
                 ingress_ifindex: 2,
+                tag: 0,
             },
             frame: frame.to_vec(),
             truth: None,

@@ -29,6 +29,12 @@ pub(super) struct Port {
 }
 
 impl Port {
+    /// Whether a packet to this address and port is for it.
+    pub fn is_at(&self, address: IpAddr, port: u16, is_node: bool) -> bool {
+        let virtual_ip = self.cluster_ips.contains(&address) || self.external_ips.contains(&address);
+        virtual_ip && self.port == port || is_node && self.node_port == Some(port)
+    }
+
     /// Whether it can be reached from outside of the cluster.
     pub fn is_external(&self) -> bool {
         self.node_port.is_some() || !self.external_ips.is_empty()
@@ -102,7 +108,7 @@ fn backends(
     ready
 }
 
-fn protocol(protocol: Protocol) -> &'static str {
+pub(super) fn protocol(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Tcp => "tcp",
         Protocol::Udp => "udp",

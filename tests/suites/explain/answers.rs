@@ -66,28 +66,101 @@ fn denial_says_what_is_missing_per_rule_and_peer() {
 }
 
 #[test]
-fn a_service_stands_for_its_ready_backends() {
+fn a5_each_backend_of_a_service_has_a_verdict() {
     let folder = cluster();
-    for end in ["data/sql", "10.96.0.7"] {
-        let (code, text, _) = explain_in(folder.path(), &["-o", "json", "shop/web", end, "5432/TCP"]);
-        assert_eq!(code, Some(0), "{text}");
-        let answer: Value = serde_json::from_str(&text).unwrap();
-        let backends: Vec<_> = answer["verdicts"]
-            .as_array()
-            .unwrap()
+    let answer = |ends: [&str; 2], port: &str| {
+        let (code, text, error) = explain_in(folder.path(), &["-o", "json", ends[0], ends[1], port]);
+        let answer: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{error}"));
+        let verdicts = answer["verdicts"].as_array().unwrap();
+        let backends: Vec<_> = verdicts
             .iter()
-            .map(|verdict| (verdict["destination"]["name"].as_str(), verdict["port"].as_str()))
+            .map(|verdict| {
+                let text = |value: &Value| value.as_str().unwrap().to_owned();
+                (
+                    text(&verdict["destination"]["name"]),
+                    text(&verdict["port"]),
+                    verdict["allowed"] == true,
+                )
+            })
             .collect();
-        let port = Some("15432/TCP");
-        assert_eq!(backends, [(Some("data/db"), port), (Some("data/spare"), port)]);
+        (
+            code.unwrap(),
+            answer["outcome"].as_str().unwrap().to_owned(),
+            backends,
+        )
+    };
+    let backend = |name: &str, allowed| (format!("data/{name}"), "15432/TCP".to_owned(), allowed);
+    let (db, spare) = (backend("db", true), backend("spare", true));
+    for (end, port) in [
+        ("data/sql", "5432/TCP"),
+        ("service:data/sql", "5432/tcp"),
+        ("10.96.0.7", "5432/TCP"),
+        ("203.0.113.50", "5432/TCP"),
+        ("203.0.113.51", "5432/TCP"),
+        ("192.0.2.1", "30432/TCP"),
+    ] {
+        let expected = (0, "allowed".to_owned(), vec![db.clone(), spare.clone()]);
+        assert_eq!(answer(["shop/web", end], port), expected, "{end} {port}");
     }
+    // From a pod that is a backend itself: its own way counts, and the other denies.
+    let expected = (1, "partly".to_owned(), vec![backend("db", false), spare]);
+    assert_eq!(answer(["data/spare", "data/sql"], "5432/TCP"), expected);
+    assert_eq!(
+        answer(["data/db", "data/empty"], "80/TCP"),
+        (1, "denied".to_owned(), vec![])
+    );
+
     let (code, text, _) = explain_in(folder.path(), &["data/spare", "data/sql", "5432/TCP"]);
-    assert_eq!(code, Some(1), "one of two backends denies: {text}");
-    assert!(text.contains("data/spare is itself a backend"), "{text}");
+    assert_eq!(code, Some(1));
+    for line in [
+        "data/spare -> data/sql 5432/TCP: partly: 1 of 2 are allowed",
+        "IPv4: data/spare (10.244.0.21) -> 10.96.0.7 -> data/db (10.244.0.20) 15432/TCP: denied",
+        "IPv4: data/spare (10.244.0.21) -> 10.96.0.7 -> data/spare (10.244.0.21) 15432/TCP: allowed",
+    ] {
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line:?} is not in\n{text}"
+        );
+    }
     let (code, text, _) = explain_in(folder.path(), &["shop/web", "data/empty", "80/TCP"]);
     assert_eq!(code, Some(1));
+    assert!(text.contains("has no ready endpoints"), "{text}");
+    // Beside the ClusterIP the backend does not see the pod's address.
+    for (end, is_told) in [("203.0.113.50", true), ("10.96.0.7", false)] {
+        let (_, text, _) = explain_in(folder.path(), &["shop/web", end, "5432/TCP"]);
+        let note = "note: ingress of data/db is judged here from 10.244.0.10; by 203.0.113.50";
+        assert_eq!(text.contains(note), is_told, "{text}");
+    }
+    // A headless Service is its pods, on whatever port.
+    let (code, text, _) = explain_in(folder.path(), &["shop/web", "data/bare", "9999/TCP"]);
+    assert_eq!(code, Some(0), "{text}");
     assert!(
-        text.contains("Service data/empty has no ready endpoints"),
+        text.contains("-> data/spare (10.244.0.21) 9999/TCP: allowed"),
         "{text}"
     );
+    // Beside its Service's port an ExternalIP is an address like any other, and so is a node's.
+    for end in ["203.0.113.50", "192.0.2.1"] {
+        let (code, text, _) = explain_in(folder.path(), &["-o", "json", "shop/web", end, "80/TCP"]);
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            (code, &answer["verdicts"][0]["frontend"]),
+            (Some(0), &Value::Null),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a1_a_pod_behind_its_own_service_is_told_what_it_lacks() {
+    let folder = cluster();
+    let isolated = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: data, name: spare}\n\
+                    spec: {podSelector: {matchLabels: {app: spare}}, ingress: [{from: [{podSelector: {matchLabels: {app: db}}}]}]}\n";
+    folder.write("spare.yaml", isolated).unwrap();
+    let (code, text, _) = explain_in(folder.path(), &["data/spare", "data/sql", "5432/TCP"]);
+    assert_eq!(code, Some(1), "{text}");
+    let missing =
+        "from[0].podSelector.matchLabels: label `app` of pod `data/spare` is `spare`; the rule wants `db`";
+    assert!(text.contains(missing), "{text}");
+    let (code, text, _) = explain_in(folder.path(), &["data/spare", "data/spare", "15432/TCP"]);
+    assert_eq!(code, Some(0), "directly: {text}");
 }

@@ -54,6 +54,7 @@ fn end_of(case: &Case, end: &End, family: Family) -> String {
             let address = addresses.find(|address| Family::of(address) == family).unwrap();
             address.to_string()
         }
+        End::Service(key) => format!("service:{key}"),
         other => other.to_string(),
     }
 }
@@ -91,6 +92,10 @@ fn explain_gives_the_verdict_of_every_expectation() {
                 arguments.extend([from.as_str(), &to, &port]);
                 arguments.extend(nodes.iter().map(String::as_str));
                 let output = netpol(&arguments);
+                if expectation.via.is_some() {
+                    wrong.extend(odd_backend(case, step, expectation, &output));
+                    continue;
+                }
                 let code = if expectation.allowed { 0 } else { 1 };
                 let place = format!("{} step {index}: {expectation}", case.name);
                 if output.status.code() != Some(code) {
@@ -113,12 +118,56 @@ fn explain_gives_the_verdict_of_every_expectation() {
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// What is wrong with the answer to an expectation by a Service: the backend must be among the verdicts with the right one, and what all of
+/// them come to must be the exit code.
+fn odd_backend(case: &Case, step: &Step, expectation: &Expectation, output: &Output) -> Option<String> {
+    let answer = json(output);
+    let verdicts = answer["verdicts"].as_array().unwrap();
+    let allowed = verdicts
+        .iter()
+        .filter(|verdict| verdict["allowed"] == true)
+        .count();
+    let (code, outcome) = match allowed {
+        0 => (1, "denied"),
+        all if all == verdicts.len() => (0, "allowed"),
+        _ => (1, "partly"),
+    };
+    let backend = step.via_address(&case.nodes, expectation).unwrap().to_string();
+    let frontend = step
+        .packet(&case.nodes, expectation)
+        .unwrap()
+        .destination
+        .to_string();
+    let found = verdicts
+        .iter()
+        .find(|verdict| verdict["destination"]["address"] == *backend);
+    let odd = if output.status.code() != Some(code) || answer["outcome"] != outcome {
+        Some("another outcome than the verdicts come to")
+    } else if verdicts.iter().any(|verdict| verdict["frontend"] != *frontend) {
+        Some("another frontend")
+    } else {
+        match found {
+            None => expectation.allowed.then_some("the backend is missing"),
+            Some(verdict) => odd_verdict(verdict, expectation.allowed),
+        }
+    };
+    odd.map(|odd| format!("{}: {expectation}: {odd}: {} {answer}", case.name, output.status))
+}
+
 /// What in an answer does not go with its verdict.
 fn odd_answer(answer: &Value, allowed: bool) -> Option<&'static str> {
-    if answer["allowed"] != allowed || answer["verdicts"][0]["allowed"] != allowed {
-        return Some("another verdict than the exit code");
+    let outcome = if allowed { "allowed" } else { "denied" };
+    if answer["outcome"] != outcome || answer["allowed"] != allowed {
+        return Some("another outcome than the exit code");
     }
-    let sides = ["egress", "ingress"].map(|side| &answer["verdicts"][0][side]);
+    odd_verdict(&answer["verdicts"][0], allowed)
+}
+
+fn odd_verdict(verdict: &Value, allowed: bool) -> Option<&'static str> {
+    if verdict["allowed"] != allowed {
+        return Some("the wrong verdict");
+    }
+    let sides = ["egress", "ingress"].map(|side| &verdict[side]);
     for side in sides {
         let isolating = side["isolating"].as_array()?;
         let denied = side["allowed"] == false;
@@ -155,7 +204,23 @@ fn matrix_lists_every_pair_with_the_evaluator_s_verdict() {
                 "-o",
                 "json",
             ];
-            let ports: Vec<String> = step.expectations.iter().map(port_of).collect();
+            // A Service's backend is a pod like any other, at its own port.
+            let at_backend = |expectation: &Expectation| -> Option<Expectation> {
+                let Some(backend) = expectation.via.clone() else {
+                    return Some(expectation.clone());
+                };
+                let translated = step.translated(&case.nodes, expectation).unwrap()?;
+                Some(Expectation {
+                    to: backend,
+                    port: translated.packet.port,
+                    ..expectation.clone()
+                })
+            };
+            let expectations: Vec<Expectation> = step.expectations.iter().filter_map(at_backend).collect();
+            if expectations.is_empty() {
+                continue; // Nothing is led to any pod.
+            }
+            let ports: Vec<String> = expectations.iter().map(port_of).collect();
             arguments.extend(ports.iter().flat_map(|port| ["--port", port]));
             arguments.extend(nodes.iter().map(String::as_str));
             let output = netpol(&arguments);
@@ -186,7 +251,7 @@ fn matrix_lists_every_pair_with_the_evaluator_s_verdict() {
                 "{} step {index}",
                 case.name
             );
-            for expectation in &step.expectations {
+            for expectation in &expectations {
                 let is_listed = |end: &End| pods.iter().any(|pod| *end == End::Pod(pod.key.clone()));
                 if !is_listed(&expectation.from)
                     || !is_listed(&expectation.to)
@@ -242,6 +307,9 @@ fn every_rule_that_does_not_match_says_why() {
     for case in load_all().unwrap() {
         for step in &case.steps {
             for expectation in &step.expectations {
+                if expectation.via.is_some() {
+                    continue; // Looked at in the answers of the command.
+                }
                 let packet = step.packet(&case.nodes, expectation).unwrap();
                 let evaluation = evaluate(&step.snapshot, &case.nodes, &packet);
                 for (direction, side) in [

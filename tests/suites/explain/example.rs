@@ -43,7 +43,25 @@ status: {phase: Pending}
 apiVersion: v1
 kind: Service
 metadata: {namespace: data, name: sql}
-spec: {clusterIP: 10.96.0.7, clusterIPs: [10.96.0.7], ports: [{name: sql, port: 5432, targetPort: 15432}]}
+spec: {clusterIP: 10.96.0.7, clusterIPs: [10.96.0.7], externalIPs: [203.0.113.50], ports: [{name: sql, port: 5432, targetPort: 15432, nodePort: 30432}]}
+status: {loadBalancer: {ingress: [{ip: 203.0.113.51}]}}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: b}
+status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {namespace: data, name: bare}
+spec: {clusterIP: None, clusterIPs: [None], ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {namespace: data, name: bare-1, labels: {kubernetes.io/service-name: bare}}
+addressType: IPv4
+ports: [{port: 80, protocol: TCP}]
+endpoints: [{addresses: [10.244.0.21]}]
 ---
 apiVersion: v1
 kind: Service
