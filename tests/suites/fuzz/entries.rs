@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use netpol_common::parse::Parsed;
+use netpol_common::{abi::DropReason, parse::Parsed};
 use netpol_tests::{
     fuzz::{
         entry,
@@ -45,11 +45,16 @@ fn f3_frames_of_the_corpus_through_the_entry_of_the_fuzz_target() {
             entry::frame(&damaged);
         }
     }
-    let packet = format!("{:?}", Parsed::Packet);
-    assert!(
-        kinds.contains(&packet) && kinds.len() >= 6,
-        "the corpus holds every kind: {kinds:?}"
-    );
+    let unjudged = [
+        DropReason::EtherType,
+        DropReason::ExtensionHeaders,
+        DropReason::Vlan,
+    ];
+    let every = [Parsed::Packet, Parsed::Neighbour]
+        .into_iter()
+        .chain(unjudged.map(Parsed::Unjudged));
+    let every: BTreeSet<String> = every.map(|kind| format!("{kind:?}")).collect();
+    assert_eq!(kinds, every, "the corpus holds every kind of whole frames");
 }
 
 fn manifests(folder: &Path) -> Vec<(String, Vec<u8>)> {
