@@ -3,6 +3,7 @@
 
 pub mod attach;
 pub mod bpffs;
+mod conntrack;
 pub mod interfaces;
 mod maps;
 mod netlink;
@@ -10,8 +11,9 @@ pub mod object;
 mod run;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -19,8 +21,10 @@ use aya::{Ebpf, EbpfLoader, maps::RingBuf};
 use netpol_common::abi::{ABI_VERSION, Counters, Direction};
 use thiserror::Error;
 
+pub use conntrack::Seeded;
+use conntrack::Seeder;
 pub use maps::MapError;
-use maps::Maps;
+use maps::{FlowTable, Maps};
 
 use self::attach::{AttachError, Attacher};
 use crate::sync::{State, Write};
@@ -112,6 +116,7 @@ pub struct Datapath {
     ebpf: Ebpf,
     maps: Maps,
     attacher: Attacher,
+    seeder: Seeder,
     /// Names of interfaces by index, for attaching.
     names: BTreeMap<u32, String>,
 }
@@ -161,6 +166,7 @@ impl Datapath {
             ebpf,
             maps,
             attacher,
+            seeder: Seeder::default(),
             names: BTreeMap::new(),
         })
     }
@@ -183,6 +189,26 @@ impl Datapath {
         self.names = names;
     }
 
+    /// A turn's writes follow, on what the maps hold. `node`: the node's addresses. Without it no connection that was open before a pod's
+    /// programs is known (rule C6).
+    pub fn begin(&mut self, state: &State, writes: &[Write], node: &BTreeSet<IpAddr>) {
+        let planned = writes.iter().filter_map(|write| match write {
+            Write::PutEndpoint { ifindex, endpoint } => Some((*ifindex, *endpoint)),
+            _ => None,
+        });
+        self.seeder.begin(&state.endpoints, &planned.collect(), node);
+    }
+
+    /// The turn's writes are made: connections that were opened while programs were attached are looked for. Returns what became of
+    /// all of them since the start.
+    ///
+    /// # Errors
+    /// Map `flows` cannot be written.
+    pub fn finish(&mut self) -> Result<Seeded, DatapathError> {
+        self.seeder.finish(&mut FlowTable::open(&mut self.ebpf)?)?;
+        Ok(self.seeder.seeded())
+    }
+
     /// Makes one write.
     ///
     /// # Errors
@@ -190,6 +216,9 @@ impl Datapath {
     pub fn write(&mut self, write: &Write) -> Result<(), DatapathError> {
         match write {
             Write::Attach(ifindex) | Write::AttachDevice(ifindex) => {
+                if matches!(write, Write::Attach(_)) {
+                    self.seed(*ifindex);
+                }
                 let name = self
                     .names
                     .get(ifindex)
@@ -210,7 +239,27 @@ impl Datapath {
             }
             Write::DetachDevice(ifindex) => Ok(self.attacher.detach_device(*ifindex)?),
             Write::Detach(ifindex) => Ok(self.attacher.detach_pod(*ifindex)?),
-            write => Ok(self.maps.write(write)?),
+            write => {
+                if let Write::RemoveEndpoint(ifindex) = write {
+                    self.seeder.removing(*ifindex);
+                }
+                Ok(self.maps.write(write)?)
+            }
+        }
+    }
+
+    /// Before programs are attached. Trouble here does not keep them away: connections that were open are then judged as new.
+    fn seed(&mut self, ifindex: u32) {
+        let seeded = self.attacher.is_attached(ifindex).map_err(DatapathError::from);
+        let seeded = seeded.and_then(|attached| {
+            if !attached {
+                self.seeder
+                    .attaching(ifindex, &mut FlowTable::open(&mut self.ebpf)?)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = seeded {
+            tracing::error!(ifindex, error = %anyhow::Error::from(error), "looking for open connections");
         }
     }
 
@@ -218,7 +267,7 @@ impl Datapath {
     ///
     /// # Errors
     /// The first that occurred.
-    pub fn retain(&mut self, wanted: &std::collections::BTreeSet<u32>) -> Result<(), DatapathError> {
+    pub fn retain(&mut self, wanted: &BTreeSet<u32>) -> Result<(), DatapathError> {
         Ok(self.attacher.retain(wanted)?)
     }
 

@@ -130,10 +130,18 @@ impl Reconciler {
             .writes
             .iter()
             .all(|write| matches!(write, Write::Attach(_) | Write::AttachDevice(_)));
+        self.datapath
+            .begin(&self.state, &plan.writes, &interfaces.node_addresses);
         let datapath = &mut self.datapath;
         let report = sync::apply(plan, &mut self.state, &mut self.memory, |write| {
             datapath.write(write)
         });
+        match self.datapath.finish() {
+            Ok(seeded) => self
+                .status
+                .send_modify(|status| Arc::make_mut(status).seeded = seeded),
+            Err(error) => error!(error = %anyhow::Error::from(error), "looking for open connections"),
+        }
         if !self.swept && report.failures.is_empty() {
             self.sweep();
         }

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::model::ObjectKey;
+use crate::{datapath::Seeded, model::ObjectKey};
 
 /// The agent after its last turn.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +30,8 @@ pub struct Status {
     pub write_failures: u64,
     /// Times that the maps were found other than written.
     pub drifts: u64,
+    /// Flows of connections that were open before a pod's programs were there.
+    pub seeded: Seeded,
     /// How long the last turn took.
     pub last_duration: Duration,
 }
