@@ -7,6 +7,8 @@
 //! were there all the time gets none. Neither does a connection of a pod that had the address before (rule C3), as far as this agent saw
 //! that pod go. Zones and marks of the connection tracking are not looked at.
 
+#[cfg(test)]
+mod captured;
 mod message;
 mod seed;
 
