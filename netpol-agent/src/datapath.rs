@@ -3,7 +3,9 @@
 
 pub mod attach;
 pub mod bpffs;
+mod capacity;
 mod conntrack;
+mod expiry;
 pub mod interfaces;
 mod maps;
 mod netlink;
@@ -23,6 +25,8 @@ use thiserror::Error;
 
 pub use conntrack::Seeded;
 use conntrack::Seeder;
+pub use expiry::Expired;
+use expiry::Expiry;
 pub use maps::MapError;
 use maps::{FlowTable, Maps};
 
@@ -50,7 +54,7 @@ pub struct Options {
     pub pin_path: PathBuf,
     /// How programs are attached.
     pub attach: attach::Mode,
-    /// Entries of map `flows`; `None` keeps what is pinned, or the object's default.
+    /// Entries of map `flows`; `None` keeps what is pinned, else goes by the machine's memory.
     pub flow_capacity: Option<u32>,
     /// Level of the programs' own log: 0 is off, 1 errors to 5 trace.
     pub log_level: u8,
@@ -106,6 +110,9 @@ pub enum DatapathError {
         #[source]
         source: Box<aya::programs::ProgramError>,
     },
+    /// Flows past their lifetime cannot be removed.
+    #[error("removing flows that are past their lifetime")]
+    Expiry(#[source] io::Error),
     /// The programs' own log cannot be read.
     #[error("reading the log of the eBPF programs")]
     Log(#[from] aya_log::Error),
@@ -117,6 +124,7 @@ pub struct Datapath {
     maps: Maps,
     attacher: Attacher,
     seeder: Seeder,
+    expiry: Expiry,
     /// Names of interfaces by index, for attaching.
     names: BTreeMap<u32, String>,
 }
@@ -150,6 +158,9 @@ impl Datapath {
             loader.map_pin_path(name, path);
         }
         let mut flows = Vec::new();
+        if options.flow_capacity.is_none() && !folder.join("flows").exists() {
+            loader.map_max_entries("flows", capacity::of_this_machine());
+        }
         if let Some(capacity) = options.flow_capacity {
             flows = maps::unpin_flows_of_other_capacity(&folder.join("flows"), capacity)?;
             loader.map_max_entries("flows", capacity);
@@ -167,6 +178,7 @@ impl Datapath {
             maps,
             attacher,
             seeder: Seeder::default(),
+            expiry: Expiry::default(),
             names: BTreeMap::new(),
         })
     }
@@ -207,6 +219,16 @@ impl Datapath {
     pub fn finish(&mut self) -> Result<Seeded, DatapathError> {
         self.seeder.finish(&mut FlowTable::open(&mut self.ebpf)?)?;
         Ok(self.seeder.seeded())
+    }
+
+    /// Removes flows that are past their lifetime from a part of the table (rule C3). Returns what became of all of them since the start.
+    ///
+    /// # Errors
+    /// Map `flows` cannot be read or written.
+    pub fn expire_flows(&mut self) -> Result<Expired, DatapathError> {
+        let table = FlowTable::open(&mut self.ebpf)?;
+        let expired = self.expiry.turn(table.descriptor(), conntrack::now());
+        expired.map_err(DatapathError::Expiry)
     }
 
     /// Makes one write.

@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -14,13 +14,18 @@ use netpol_agent::{
     evaluate::{Evaluation, Packet, Side, Why, evaluate},
     model::{Direction, Node, ObjectKey, Snapshot},
 };
-use netpol_common::abi::{self, DropReason};
+use netpol_common::{
+    abi::{self, DropReason, Flow, FlowKey},
+    flow::{self, State},
+};
 use netpol_tests::{
     cases::{Case, load_all},
     frames,
     progrun::{Bench, on_bench},
     random::{Random, cluster, nodes, packet},
 };
+
+use nix::time::{ClockId, clock_gettime};
 
 const SUITE: &str = "progrun";
 const PACKETS_A_CLUSTER: usize = 300;
@@ -355,6 +360,45 @@ fn b3_a_flow_table_of_another_size_keeps_its_flows() {
         assert_eq!((bench.flows()?, bench.flow_capacity()?), (before, 128));
         bench.enforce(&snapshot, &node, &pods)?;
         bench.check_maps()
+    });
+}
+
+/// Flows past their lifetime leave the table, a part of it at a time; those that live stay as they are.
+#[test]
+fn c3_flows_past_their_lifetime_are_removed_in_parts() {
+    const FLOWS: u32 = 40_000;
+    const PART: u64 = 16_384;
+    on_bench(SUITE, 1, |bench| {
+        bench.restart(131_072)?;
+        let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?).as_nanos() as u64;
+        let lifetime = flow::lifetime(17, State::Opening as u8);
+        let dead = now
+            .checked_sub(lifetime + 1)
+            .context("the machine has only just started")?;
+        for number in 0..FLOWS {
+            let key = FlowKey {
+                endpoint: number,
+                protocol: 17,
+                ..FlowKey::default()
+            };
+            let last_seen = if number % 2 == 0 { dead } else { now };
+            let flow = Flow {
+                last_seen,
+                ..Flow::default()
+            };
+            bench.put_flow(&key, &flow)?;
+        }
+        assert_eq!(bench.flows()?.len(), FLOWS as usize);
+        let first = bench.expire_flows()?;
+        assert!(0 < first && first <= PART, "{first} flows in one turn");
+        for _ in 1..u64::from(FLOWS).div_ceil(PART) {
+            bench.expire_flows()?;
+        }
+        assert_eq!(bench.expire_flows()?, u64::from(FLOWS / 2));
+        let left = bench.flows()?;
+        assert_eq!(left.len(), (FLOWS / 2) as usize);
+        assert!(left.iter().all(|(_, flow)| flow.last_seen == now));
+        Ok(())
     });
 }
 

@@ -95,6 +95,16 @@ impl Reconciler {
         }
     }
 
+    /// Removes a part of the flows that are past their lifetime.
+    pub fn expire_flows(&mut self) {
+        match self.datapath.expire_flows() {
+            Ok(expired) => self
+                .status
+                .send_modify(|status| Arc::make_mut(status).expired = expired),
+            Err(error) => warn!(error = %anyhow::Error::from(error), "looking for flows past their lifetime"),
+        }
+    }
+
     /// Brings the kernel to what is known. Nothing changes before both the cluster and the interfaces are known (rule B1). Returns
     /// whether all writes succeeded.
     pub fn reconcile(&mut self) -> bool {

@@ -37,8 +37,9 @@ pub struct Arguments {
     /// How programs are attached: TCX links where the kernel has them (6.6 and later), else filters of a clsact qdisc.
     #[arg(long, value_enum, default_value_t = attach::Mode::Auto)]
     attach: attach::Mode,
-    /// Connections that the flow table holds; the least recently used make room. Default: what is pinned, else 65536. A table of another
-    /// size is replaced, its flows are copied.
+    /// Connections that the flow table holds; the least recently used make room. Default: what is pinned, else one for each 16 KiB of the
+    /// node's memory, down to a power of two, at least 16384 and at most 262144. Each takes 136 bytes. A table of another size is
+    /// replaced, its flows are copied.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..))]
     flow_capacity: Option<u32>,
     /// Events of dropped packets that each CPU may report in a second; 0 turns them off. Counters always count.

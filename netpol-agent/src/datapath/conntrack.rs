@@ -274,7 +274,7 @@ fn addresses(endpoint: &Endpoint) -> impl Iterator<Item = IpAddr> + use<> {
 }
 
 /// The clock of the programs: nanoseconds.
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
     now.map_or(0, |now| now.as_nanos() as u64)
 }

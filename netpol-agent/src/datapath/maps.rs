@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The maps with their types: reading them back, writing to them.
 
-use std::{io, net::IpAddr, path::Path};
+use std::{
+    io,
+    net::IpAddr,
+    os::fd::{AsFd as _, BorrowedFd},
+    path::Path,
+};
 
 use aya::{
     Ebpf,
@@ -270,6 +275,11 @@ impl<'a> FlowTable<'a> {
     pub fn capacity(&self) -> Result<u32, MapError> {
         let info = self.0.map().info().on("flows", "asking for its capacity")?;
         Ok(info.max_entries())
+    }
+
+    /// Its descriptor.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.0.map().fd().as_fd()
     }
 
     /// Adds a flow, unless there is one that still lives at `now`. Whether it was added.

@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::{datapath::Seeded, model::ObjectKey};
+use crate::{
+    datapath::{Expired, Seeded},
+    model::ObjectKey,
+};
 
 /// The agent after its last turn.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +35,8 @@ pub struct Status {
     pub drifts: u64,
     /// Flows of connections that were open before a pod's programs were there.
     pub seeded: Seeded,
+    /// Flows past their lifetime.
+    pub expired: Expired,
     /// How long the last turn took.
     pub last_duration: Duration,
 }
