@@ -7,6 +7,7 @@ mod reconcile;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use netpol_common::abi::Lifetimes;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     sync::{Notify, watch},
@@ -41,6 +42,8 @@ pub struct Options {
     pub datapath: datapath::Options,
     /// Events that each CPU may report in a second.
     pub events_per_second: u32,
+    /// How long flows may be silent; 0 is the default.
+    pub lifetimes: Lifetimes,
     /// Where to serve metrics and health.
     pub listen: Option<SocketAddr>,
     /// Where to answer `netpol explain`.

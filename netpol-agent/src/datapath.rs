@@ -20,7 +20,7 @@ use std::{
 };
 
 use aya::{Ebpf, EbpfLoader, maps::RingBuf};
-use netpol_common::abi::{ABI_VERSION, Counters, Direction};
+use netpol_common::abi::{ABI_VERSION, Counters, Direction, Lifetimes};
 use thiserror::Error;
 
 pub use conntrack::Seeded;
@@ -125,6 +125,8 @@ pub struct Datapath {
     attacher: Attacher,
     seeder: Seeder,
     expiry: Expiry,
+    /// Of flows, as in map `config`.
+    lifetimes: Lifetimes,
     /// Names of interfaces by index, for attaching.
     names: BTreeMap<u32, String>,
 }
@@ -179,6 +181,7 @@ impl Datapath {
             attacher,
             seeder: Seeder::default(),
             expiry: Expiry::default(),
+            lifetimes: Lifetimes::default(),
             names: BTreeMap::new(),
         })
     }
@@ -208,7 +211,9 @@ impl Datapath {
             Write::PutEndpoint { ifindex, endpoint } => Some((*ifindex, *endpoint)),
             _ => None,
         });
-        self.seeder.begin(&state.endpoints, &planned.collect(), node);
+        self.lifetimes = state.config.lifetimes;
+        self.seeder
+            .begin(&state.endpoints, &planned.collect(), node, self.lifetimes);
     }
 
     /// The turn's writes are made: connections that were opened while programs were attached are looked for. Returns what became of
@@ -227,7 +232,9 @@ impl Datapath {
     /// Map `flows` cannot be read or written.
     pub fn expire_flows(&mut self) -> Result<Expired, DatapathError> {
         let table = FlowTable::open(&mut self.ebpf)?;
-        let expired = self.expiry.turn(table.descriptor(), conntrack::now());
+        let expired = self
+            .expiry
+            .turn(table.descriptor(), conntrack::now(), &self.lifetimes);
         expired.map_err(DatapathError::Expiry)
     }
 

@@ -8,7 +8,7 @@ mod tests;
 use crate::{
     abi::{
         ACTION_ACCEPT, ACTION_DEFER, Address, Direction, DropReason, Endpoint, Flow, FlowKey, IDENTITY_NONE,
-        Identity, POLICY_NONE, PolicyMatch, PolicyValue,
+        Identity, Lifetimes, POLICY_NONE, PolicyMatch, PolicyValue,
     },
     flow::{self, ACK, RST, SYN, State},
     parse::{Packet, Parsed, Role, protocol},
@@ -21,6 +21,10 @@ pub trait Tables {
 
     /// Nanoseconds of the monotonic clock.
     fn now(&self) -> u64;
+    /// How long flows may be silent.
+    fn lifetimes(&self) -> &Lifetimes {
+        &flow::DEFAULTS
+    }
     /// The current epoch.
     fn epoch(&self) -> u32;
     /// The class of an address by longest prefix; [`IDENTITY_NONE`] where no prefix covers it.
@@ -128,7 +132,7 @@ pub fn decide(
     let mut sender = 0;
     if let Some(entry) = &entry {
         entry.with(|flow| {
-            if flow::alive(flow, packet.protocol, tables.now()) {
+            if flow::alive(flow, packet.protocol, tables.now(), tables.lifetimes()) {
                 known = true;
                 initiator = Direction::from_u8(flow.initiator);
                 current = flow.policy == endpoint.policy(initiator) && flow.epoch == tables.epoch();
@@ -216,7 +220,7 @@ pub fn decide_leaving(tables: &impl Tables, endpoint: &Endpoint, packet: &Packet
     let mut judged = false;
     if let Some(entry) = &entry {
         entry.with(|flow| {
-            if flow::alive(flow, packet.protocol, tables.now()) {
+            if flow::alive(flow, packet.protocol, tables.now(), tables.lifetimes()) {
                 known = matches!(Direction::from_u8(flow.initiator), Direction::Egress);
                 // A reply was let through a moment ago.
                 judged = if known {

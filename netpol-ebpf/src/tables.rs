@@ -4,8 +4,8 @@
 use aya_ebpf::{bindings::BPF_ANY, btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_ns};
 use netpol_common::{
     abi::{
-        Address, Counters, Flow, FlowKey, Frontend, IDENTITY_NONE, Identity, POLICY_NONE, PolicyMatch,
-        PolicyValue,
+        Address, Counters, Flow, FlowKey, Frontend, IDENTITY_NONE, Identity, Lifetimes, POLICY_NONE,
+        PolicyMatch, PolicyValue,
     },
     decide::{FlowEntry, Tables},
     parse::Packet,
@@ -30,6 +30,8 @@ const ADDRESS_BITS: u32 = 128;
 pub struct Maps {
     /// The epoch, read once.
     pub epoch: u32,
+    /// In map `config`.
+    pub lifetimes: &'static Lifetimes,
     /// Where new flows are counted.
     pub counters: *mut Counters,
     /// Where keys and values are built.
@@ -45,6 +47,11 @@ impl Tables for Maps {
     fn now(&self) -> u64 {
         // SAFETY: takes nothing, always allowed.
         unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn lifetimes(&self) -> &Lifetimes {
+        self.lifetimes
     }
 
     #[inline(always)]

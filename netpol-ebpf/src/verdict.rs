@@ -54,6 +54,7 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
     let parsed = parse::parse(&Skb(ctx), packet);
     let maps = Maps {
         epoch,
+        lifetimes: &config.lifetimes,
         counters,
         scratch,
         length,
@@ -103,6 +104,7 @@ pub fn leaving(ctx: &TcContext) -> i32 {
     }
     let maps = Maps {
         epoch,
+        lifetimes: &config.lifetimes,
         counters,
         scratch,
         length: ctx.len(),

@@ -178,7 +178,7 @@ fn layouts_are_those_of_the_abi() {
             assert_eq!(size, Some(size_of::<abi::$name>() as u64), stringify!($name));
         )* };
     }
-    hold!(Endpoint Address Identity Frontend PolicyMatch PolicyValue FlowKey Flow Event Counter Counters Config EventBudget);
+    hold!(Endpoint Address Identity Frontend PolicyMatch PolicyValue FlowKey Flow Event Counter Counters Config Lifetimes EventBudget);
 }
 
 #[test]
@@ -241,6 +241,7 @@ fn fill(bench: &mut Bench, ifindex: u32) -> Result<()> {
             events_per_second: 0,
             next_endpoint: 8,
             next_policy: 5,
+            lifetimes: abi::Lifetimes::default(),
         }),
         Write::PutPolicy {
             policy: 3,

@@ -7,7 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netpol_agent::watch::directory;
+use aya::maps::{Array, Map, MapData};
+use netpol_agent::{datapath::pin_folder, watch::directory};
+use netpol_common::abi::{Config, Lifetimes};
 use netpol_tests::{
     agent::{Agent, DEADLINE},
     manifests::ManifestDir,
@@ -406,6 +408,31 @@ fn c6_a_half_open_connection_that_policy_denies_is_not_let_in() {
         assert!(opened.is_err(), "a denied connection was opened: {opened:?}");
     }
     assert!(sent(&client.netns) > before, "no segment was sent again");
+}
+
+/// The lifetimes that the agent is told are in the kernel, at once and after a restart with others; what is not told is the default.
+#[test]
+fn c3_lifetimes_are_those_that_the_agent_was_told() {
+    if !can_enforce(SUITE) {
+        return;
+    }
+    let world = World::new(true);
+    let mut agent = world.start();
+    let held = |agent: &Agent| {
+        let pin = pin_folder(agent.pin_path()).join("config");
+        let map = Map::Array(MapData::from_pin(pin).unwrap());
+        let config: Config = Array::try_from(map).unwrap().get(&0, 0).unwrap();
+        config.lifetimes
+    };
+    assert_eq!(held(&agent), Lifetimes::default());
+    agent.stop().unwrap();
+    agent.set_argument("--flow-lifetime", "udp-established=77");
+    agent.restart().unwrap();
+    let told = Lifetimes {
+        udp_established: 77,
+        ..Lifetimes::default()
+    };
+    assert_eq!(held(&agent), told);
 }
 
 /// A new pod with the address of one that is gone: its own connections go on, those of the other are not its.

@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::lifetimes::{self, Lifetime};
 use crate::{app, datapath, datapath::attach, watch::Source};
 
 /// Default of `--pin-path`.
@@ -42,6 +43,11 @@ pub struct Arguments {
     /// replaced, its flows are copied.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..))]
     flow_capacity: Option<u32>,
+    /// How long a connection may be silent before its packets are judged as new, e.g. `tcp-established=86400`. Once for each of tcp-opening,
+    /// tcp-established, tcp-closing, tcp-closed, udp-opening, udp-established, sctp-opening, sctp-established, icmp and other. Default:
+    /// those of nf_conntrack.
+    #[arg(long, value_name = "STATE=SECONDS")]
+    flow_lifetime: Vec<Lifetime>,
     /// Events of dropped packets that each CPU may report in a second; 0 turns them off. Counters always count.
     #[arg(long, value_name = "N", default_value_t = 100)]
     events_per_second: u32,
@@ -113,6 +119,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             log_level: arguments.program_log as u8,
         },
         events_per_second: arguments.events_per_second,
+        lifetimes: lifetimes::all(&arguments.flow_lifetime),
         listen: arguments.listen.0,
         socket: arguments.socket.0,
         resync: Duration::from_secs(arguments.resync),

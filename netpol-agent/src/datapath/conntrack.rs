@@ -21,7 +21,7 @@ use std::{
 
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netpol_common::{
-    abi::{Endpoint, FlowKey},
+    abi::{Endpoint, FlowKey, Lifetimes},
     flow::State,
 };
 use nix::time::{ClockId, clock_gettime};
@@ -69,12 +69,14 @@ pub(super) struct Seeder {
 }
 
 impl Seeder {
-    /// A turn begins: with the endpoints that there are, and those that will be written. `node`: the node's addresses.
+    /// A turn begins: with the endpoints that there are, and those that will be written. `node`: the node's addresses; `lifetimes`: those of
+    /// flows.
     pub(super) fn begin(
         &mut self,
         held: &BTreeMap<u32, Endpoint>,
         planned: &BTreeMap<u32, Endpoint>,
         node: &BTreeSet<IpAddr>,
+        lifetimes: Lifetimes,
     ) {
         self.endpoints.clone_from(held);
         self.before = None;
@@ -88,6 +90,7 @@ impl Seeder {
         self.places = Places {
             pods: claims(&self.endpoints),
             node: node.clone(),
+            lifetimes,
         };
     }
 
@@ -196,7 +199,7 @@ impl Seeder {
                     endpoint: endpoint.id,
                     ..seed.key
                 };
-                if table.add(&key, &seed.flow, now())? {
+                if table.add(&key, &seed.flow, now(), &self.places.lifetimes)? {
                     self.room -= 1;
                     flows += 1;
                 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use netpol_common::{
-    abi::{Flow, FlowKey},
+    abi::{Flow, FlowKey, Lifetimes},
     flow,
 };
 use zerocopy::{Immutable, IntoBytes, KnownLayout};
@@ -65,7 +65,7 @@ pub(super) struct Expiry {
 
 impl Expiry {
     /// Looks at the next part of the table, and removes what is past its lifetime at `now`.
-    pub(super) fn turn(&mut self, table: impl AsFd, now: u64) -> io::Result<Expired> {
+    pub(super) fn turn(&mut self, table: impl AsFd, now: u64, lifetimes: &Lifetimes) -> io::Result<Expired> {
         let map = table.as_fd().as_raw_fd().cast_unsigned();
         let mut keys = vec![FlowKey::default(); BATCH];
         let mut values = vec![Flow::default(); BATCH];
@@ -93,7 +93,7 @@ impl Expiry {
             }
         };
         for (key, flow) in keys.iter().zip(&values).take(batch.count as usize) {
-            if !flow::alive(flow, key.protocol, now) && remove(map, key, now)? {
+            if !flow::alive(flow, key.protocol, now, lifetimes) && remove(map, key, now, lifetimes)? {
                 self.expired.flows += 1;
             }
         }
@@ -102,7 +102,7 @@ impl Expiry {
 }
 
 /// Removes a flow; one that a packet began anew since it was read is put back. Whether it was past its lifetime.
-fn remove(map: u32, key: &FlowKey, now: u64) -> io::Result<bool> {
+fn remove(map: u32, key: &FlowKey, now: u64, lifetimes: &Lifetimes) -> io::Result<bool> {
     let mut flow = Flow::default();
     let mut element = Element {
         map,
@@ -116,7 +116,7 @@ fn remove(map: u32, key: &FlowKey, now: u64) -> io::Result<bool> {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(false),
         result => result?,
     }
-    if !flow::alive(&flow, key.protocol, now) {
+    if !flow::alive(&flow, key.protocol, now, lifetimes) {
         return Ok(true);
     }
     element.flags = BPF_NOEXIST;

@@ -18,8 +18,8 @@ use aya::{
 use ipnet::IpNet;
 use netpol_common::{
     abi::{
-        self, Address, Config, Counter, Counters, Direction, Endpoint, Flow, FlowKey, Identity, PolicyMatch,
-        PolicyValue,
+        self, Address, Config, Counter, Counters, Direction, Endpoint, Flow, FlowKey, Identity, Lifetimes,
+        PolicyMatch, PolicyValue,
     },
     flow,
 };
@@ -283,9 +283,15 @@ impl<'a> FlowTable<'a> {
     }
 
     /// Adds a flow, unless there is one that still lives at `now`. Whether it was added.
-    pub fn add(&mut self, key: &FlowKey, flow: &Flow, now: u64) -> Result<bool, MapError> {
+    pub fn add(
+        &mut self,
+        key: &FlowKey,
+        flow: &Flow,
+        now: u64,
+        lifetimes: &Lifetimes,
+    ) -> Result<bool, MapError> {
         match self.0.get(key, 0) {
-            Ok(held) if flow::alive(&held, key.protocol, now) => return Ok(false),
+            Ok(held) if flow::alive(&held, key.protocol, now, lifetimes) => return Ok(false),
             Ok(_) | Err(aya::maps::MapError::KeyNotFound) => {}
             Err(error) => return Err(error).on("flows", "reading"),
         }

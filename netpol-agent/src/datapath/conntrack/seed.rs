@@ -7,7 +7,7 @@ use std::{
 };
 
 use netpol_common::{
-    abi::{Direction, Flow, FlowKey, POLICY_NONE},
+    abi::{Direction, Flow, FlowKey, Lifetimes, POLICY_NONE},
     flow::{self, State},
     parse::protocol,
 };
@@ -29,6 +29,8 @@ pub(super) struct Places {
     pub pods: BTreeMap<IpAddr, Option<u32>>,
     /// The node's own addresses.
     pub node: BTreeSet<IpAddr>,
+    /// How long flows may be silent.
+    pub lifetimes: Lifetimes,
 }
 
 /// A flow for the pod that has `address`. The key lacks the endpoint's number.
@@ -61,7 +63,7 @@ pub(super) fn seeds(connection: &Connection, places: &Places, now: u64) -> Vec<S
         return Vec::new();
     };
     let flow = |initiator: Direction| {
-        let lifetime = flow::lifetime(original.protocol, state as u8);
+        let lifetime = flow::lifetime(original.protocol, state as u8, &places.lifetimes);
         let left = connection
             .timeout
             .map_or(lifetime, |seconds| u64::from(seconds) * NANOSECONDS);

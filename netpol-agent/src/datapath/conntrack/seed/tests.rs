@@ -25,6 +25,7 @@ fn places() -> Places {
         .map(|(text, ifindex)| (address(text), ifindex))
         .into(),
         node: ["10.244.0.1", "198.51.100.1"].map(address).into(),
+        lifetimes: Lifetimes::default(),
     }
 }
 
@@ -89,7 +90,7 @@ fn c6_each_end_sees_its_side_of_the_translation() {
     for seed in [opener, opened] {
         assert_eq!(seed.flow.state, State::Established as u8);
         assert_eq!(seed.flow.epoch, 0, "an epoch that is never the current one");
-        assert!(flow::alive(&seed.flow, protocol::TCP, NOW));
+        assert!(flow::alive(&seed.flow, protocol::TCP, NOW, &flow::DEFAULTS));
     }
 }
 
@@ -100,8 +101,8 @@ fn c6_c3_a_seed_lives_no_longer_than_the_kernels_own_entry() {
     };
     assert_eq!(seed.flow.state, State::Opening as u8);
     let end = NOW + 29 * NANOSECONDS;
-    assert!(flow::alive(&seed.flow, protocol::UDP, end));
-    assert!(!flow::alive(&seed.flow, protocol::UDP, end + 1));
+    assert!(flow::alive(&seed.flow, protocol::UDP, end, &flow::DEFAULTS));
+    assert!(!flow::alive(&seed.flow, protocol::UDP, end + 1, &flow::DEFAULTS));
 }
 
 #[test]
