@@ -7,11 +7,12 @@ mod reconcile;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use netpol_common::abi::Lifetimes;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
-    time::Instant,
+    time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -25,6 +26,8 @@ use crate::{
 
 /// First pause before writes that failed are tried again; it doubles up to [`RETRY_LAST`].
 const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// Pause between looks at a part of the flow table, for what is past its lifetime.
+const EXPIRY: Duration = Duration::from_secs(10);
 /// Longest pause before writes that failed are tried again.
 const RETRY_LAST: Duration = Duration::from_secs(30);
 
@@ -39,6 +42,8 @@ pub struct Options {
     pub datapath: datapath::Options,
     /// Events that each CPU may report in a second.
     pub events_per_second: u32,
+    /// How long flows may be silent; 0 is the default.
+    pub lifetimes: Lifetimes,
     /// Where to serve metrics and health.
     pub listen: Option<SocketAddr>,
     /// Where to answer `netpol explain`.
@@ -124,6 +129,8 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
 
     let mut reconciler = Reconciler::new(datapath, state, &options, status_in);
     let mut resync = tokio::time::interval_at(Instant::now() + options.resync, options.resync);
+    let mut expiry = tokio::time::interval_at(Instant::now() + EXPIRY, EXPIRY);
+    expiry.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut retry = RETRY_FIRST;
     let mut retry_at: Option<Instant> = None;
     loop {
@@ -143,6 +150,10 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
             }
             Ok(()) = interfaces.changed() => reconciler.set_interfaces(interfaces.borrow_and_update().clone()),
             _ = resync.tick() => reconciler.reread(),
+            _ = expiry.tick() => {
+                tokio::task::block_in_place(|| reconciler.expire_flows());
+                continue;
+            }
             () = sleep_until(retry_at) => {}
         }
         if stop.is_cancelled() {

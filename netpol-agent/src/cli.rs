@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod cleanup;
 pub mod explain;
+mod lifetimes;
 pub mod matrix;
 mod read;
 

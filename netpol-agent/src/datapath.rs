@@ -3,6 +3,9 @@
 
 pub mod attach;
 pub mod bpffs;
+mod capacity;
+mod conntrack;
+mod expiry;
 pub mod interfaces;
 mod maps;
 mod netlink;
@@ -10,17 +13,22 @@ pub mod object;
 mod run;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
 use aya::{Ebpf, EbpfLoader, maps::RingBuf};
-use netpol_common::abi::{ABI_VERSION, Counters, Direction};
+use netpol_common::abi::{ABI_VERSION, Counters, Direction, Lifetimes};
 use thiserror::Error;
 
+pub use conntrack::Seeded;
+use conntrack::Seeder;
+pub use expiry::Expired;
+use expiry::Expiry;
 pub use maps::MapError;
-use maps::Maps;
+use maps::{FlowTable, Maps};
 
 use self::attach::{AttachError, Attacher};
 use crate::sync::{State, Write};
@@ -49,7 +57,7 @@ pub struct Options {
     pub pin_path: PathBuf,
     /// How programs are attached.
     pub attach: attach::Mode,
-    /// Entries of map `flows`; `None` keeps what is pinned, or the object's default.
+    /// Entries of map `flows`; `None` keeps what is pinned, else goes by the machine's memory.
     pub flow_capacity: Option<u32>,
     /// Level of the programs' own log: 0 is off, 1 errors to 5 trace.
     pub log_level: u8,
@@ -105,6 +113,9 @@ pub enum DatapathError {
         #[source]
         source: Box<aya::programs::ProgramError>,
     },
+    /// Flows past their lifetime cannot be removed.
+    #[error("removing flows that are past their lifetime")]
+    Expiry(#[source] io::Error),
     /// The programs' own log cannot be read.
     #[error("reading the log of the eBPF programs")]
     Log(#[from] aya_log::Error),
@@ -115,6 +126,10 @@ pub struct Datapath {
     ebpf: Ebpf,
     maps: Maps,
     attacher: Attacher,
+    seeder: Seeder,
+    expiry: Expiry,
+    /// Of flows, as in map `config`.
+    lifetimes: Lifetimes,
     /// Names of interfaces by index, for attaching.
     names: BTreeMap<u32, String>,
 }
@@ -148,6 +163,9 @@ impl Datapath {
             loader.map_pin_path(name, path);
         }
         let mut flows = Vec::new();
+        if options.flow_capacity.is_none() && !folder.join("flows").exists() {
+            loader.map_max_entries("flows", capacity::of_this_machine());
+        }
         if let Some(capacity) = options.flow_capacity {
             flows = maps::unpin_flows_of_other_capacity(&folder.join("flows"), capacity)?;
             loader.map_max_entries("flows", capacity);
@@ -164,6 +182,9 @@ impl Datapath {
             ebpf,
             maps,
             attacher,
+            seeder: Seeder::default(),
+            expiry: Expiry::default(),
+            lifetimes: Lifetimes::default(),
             names: BTreeMap::new(),
         })
     }
@@ -186,6 +207,40 @@ impl Datapath {
         self.names = names;
     }
 
+    /// A turn's writes follow, on what the maps hold. `node`: the node's addresses. Without it no connection that was open before a pod's
+    /// programs is known (rule C6).
+    pub fn begin(&mut self, state: &State, writes: &[Write], node: &BTreeSet<IpAddr>) {
+        let planned = writes.iter().filter_map(|write| match write {
+            Write::PutEndpoint { ifindex, endpoint } => Some((*ifindex, *endpoint)),
+            _ => None,
+        });
+        self.lifetimes = state.config.lifetimes;
+        self.seeder
+            .begin(&state.endpoints, &planned.collect(), node, self.lifetimes);
+    }
+
+    /// The turn's writes are made: connections that were opened while programs were attached are looked for. Returns what became of
+    /// all of them since the start.
+    ///
+    /// # Errors
+    /// Map `flows` cannot be written.
+    pub fn finish(&mut self) -> Result<Seeded, DatapathError> {
+        self.seeder.finish(&mut FlowTable::open(&mut self.ebpf)?)?;
+        Ok(self.seeder.seeded())
+    }
+
+    /// Removes flows that are past their lifetime from a part of the table (rule C3). Returns what became of all of them since the start.
+    ///
+    /// # Errors
+    /// Map `flows` cannot be read or written.
+    pub fn expire_flows(&mut self) -> Result<Expired, DatapathError> {
+        let table = FlowTable::open(&mut self.ebpf)?;
+        let expired = self
+            .expiry
+            .turn(table.descriptor(), conntrack::now(), &self.lifetimes);
+        expired.map_err(DatapathError::Expiry)
+    }
+
     /// Makes one write.
     ///
     /// # Errors
@@ -193,6 +248,9 @@ impl Datapath {
     pub fn write(&mut self, write: &Write) -> Result<(), DatapathError> {
         match write {
             Write::Attach(ifindex) | Write::AttachDevice(ifindex) => {
+                if matches!(write, Write::Attach(_)) {
+                    self.seed(*ifindex);
+                }
                 let name = self
                     .names
                     .get(ifindex)
@@ -213,7 +271,27 @@ impl Datapath {
             }
             Write::DetachDevice(ifindex) => Ok(self.attacher.detach_device(*ifindex)?),
             Write::Detach(ifindex) => Ok(self.attacher.detach_pod(*ifindex)?),
-            write => Ok(self.maps.write(write)?),
+            write => {
+                if let Write::RemoveEndpoint(ifindex) = write {
+                    self.seeder.removing(*ifindex);
+                }
+                Ok(self.maps.write(write)?)
+            }
+        }
+    }
+
+    /// Before programs are attached. Trouble here does not keep them away: connections that were open are then judged as new.
+    fn seed(&mut self, ifindex: u32) {
+        let seeded = self.attacher.is_attached(ifindex).map_err(DatapathError::from);
+        let seeded = seeded.and_then(|attached| {
+            if !attached {
+                self.seeder
+                    .attaching(ifindex, &mut FlowTable::open(&mut self.ebpf)?)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = seeded {
+            tracing::error!(ifindex, error = %anyhow::Error::from(error), "looking for open connections");
         }
     }
 
@@ -221,7 +299,7 @@ impl Datapath {
     ///
     /// # Errors
     /// The first that occurred.
-    pub fn retain(&mut self, wanted: &std::collections::BTreeSet<u32>) -> Result<(), DatapathError> {
+    pub fn retain(&mut self, wanted: &BTreeSet<u32>) -> Result<(), DatapathError> {
         Ok(self.attacher.retain(wanted)?)
     }
 

@@ -8,7 +8,7 @@ use crate::tag;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of the layouts below; part of the pin path, so that agents of different layouts never share a map.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Policy id of an endpoint that is not isolated for a direction (rule I1).
 pub const POLICY_NONE: u32 = 0;
@@ -317,8 +317,35 @@ abi! {
 }
 
 abi! {
+    /// How long a flow may be silent before it counts for nothing (rule C3): seconds, by protocol and [`crate::flow::State`]. 0 stands for the
+    /// default, see [`crate::flow::lifetime`].
+    pub struct Lifetimes, 40 {
+        /// TCP, packets of the initiator only.
+        pub tcp_opening: u32,
+        /// TCP, packets both ways.
+        pub tcp_established: u32,
+        /// TCP, after a FIN.
+        pub tcp_closing: u32,
+        /// TCP, after a RST.
+        pub tcp_closed: u32,
+        /// UDP, packets of the initiator only.
+        pub udp_opening: u32,
+        /// UDP, packets both ways.
+        pub udp_established: u32,
+        /// SCTP, packets of the initiator only.
+        pub sctp_opening: u32,
+        /// SCTP, packets both ways.
+        pub sctp_established: u32,
+        /// Echo requests of ICMP and ICMPv6.
+        pub icmp: u32,
+        /// Every other protocol.
+        pub other: u32,
+    }
+}
+
+abi! {
     /// Value of map `config`, entry 0.
-    pub struct Config, 20 {
+    pub struct Config, 60 {
         /// [`ABI_VERSION`].
         pub abi_version: u32,
         /// Raised when an address changes identity: flows are judged again (rule C2).
@@ -329,6 +356,8 @@ abi! {
         pub next_endpoint: u32,
         /// The next policy number; as above.
         pub next_policy: u32,
+        /// As the agent was told.
+        pub lifetimes: Lifetimes,
     }
 }
 

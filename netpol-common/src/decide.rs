@@ -9,7 +9,7 @@ mod tests;
 use crate::{
     abi::{
         ACTION_ACCEPT, ACTION_DEFER, Address, Direction, DropReason, Endpoint, Flow, FlowKey, Fragment,
-        FragmentKey, IDENTITY_NONE, Identity, POLICY_NONE, PolicyMatch, PolicyValue,
+        FragmentKey, IDENTITY_NONE, Identity, Lifetimes, POLICY_NONE, PolicyMatch, PolicyValue,
     },
     flow::{self, ACK, RST, SYN, State},
     parse::{Packet, Parsed, Role, protocol},
@@ -23,6 +23,10 @@ pub trait Tables {
 
     /// Nanoseconds of the monotonic clock.
     fn now(&self) -> u64;
+    /// How long flows may be silent.
+    fn lifetimes(&self) -> &Lifetimes {
+        &flow::DEFAULTS
+    }
     /// The current epoch.
     fn epoch(&self) -> u32;
     /// The class of an address by longest prefix; [`IDENTITY_NONE`] where no prefix covers it.
@@ -160,7 +164,7 @@ pub fn decide(
     let mut tag = 0;
     if let Some(entry) = &entry {
         entry.with(|flow| {
-            if flow::alive(flow, key.protocol, tables.now()) {
+            if flow::alive(flow, key.protocol, tables.now(), tables.lifetimes()) {
                 known = true;
                 initiator = Direction::from_u8(flow.initiator);
                 current = flow.policy == endpoint.policy(initiator) && flow.epoch == tables.epoch();
@@ -294,7 +298,7 @@ pub fn decide_leaving(
     let mut judged = false;
     if let Some(entry) = &entry {
         entry.with(|flow| {
-            if flow::alive(flow, packet.protocol, tables.now()) {
+            if flow::alive(flow, packet.protocol, tables.now(), tables.lifetimes()) {
                 known = matches!(Direction::from_u8(flow.initiator), Direction::Egress);
                 // A reply was let through a moment ago; none is deferred.
                 judged = if known {

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use netpol_common::{
     abi::{
         Address, Counters, Flow, FlowKey, Fragment, FragmentKey, Frontend, IDENTITY_NONE, Identity,
-        POLICY_NONE, PolicyMatch, PolicyValue, Sender,
+        Lifetimes, POLICY_NONE, PolicyMatch, PolicyValue, Sender,
     },
     decide::{FlowEntry, Tables},
     parse::Packet,
@@ -38,6 +38,8 @@ const ADDRESS_BITS: u32 = 128;
 pub struct Maps {
     /// The epoch, read once.
     pub epoch: u32,
+    /// In map `config`.
+    pub lifetimes: &'static Lifetimes,
     /// Where new flows are counted.
     pub counters: *mut Counters,
     /// Where keys and values are built.
@@ -57,6 +59,11 @@ impl Tables for Maps {
     fn now(&self) -> u64 {
         // SAFETY: takes nothing, always allowed.
         unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn lifetimes(&self) -> &Lifetimes {
+        self.lifetimes
     }
 
     #[inline(always)]

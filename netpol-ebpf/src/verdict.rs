@@ -56,6 +56,7 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
     let parsed = parse::parse(&Skb(ctx), packet, quoted);
     let maps = Maps {
         epoch,
+        lifetimes: &config.lifetimes,
         counters,
         scratch,
         length,
@@ -109,6 +110,7 @@ pub fn leaving(ctx: &TcContext) -> i32 {
     };
     let maps = Maps {
         epoch,
+        lifetimes: &config.lifetimes,
         counters,
         scratch,
         length: ctx.len(),

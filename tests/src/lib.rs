@@ -20,6 +20,7 @@ pub mod netns;
 pub mod node;
 pub mod objects;
 pub mod overlay;
+pub mod pair;
 pub mod privilege;
 pub mod probe;
 pub mod progrun;

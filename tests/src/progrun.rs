@@ -180,6 +180,22 @@ impl Bench {
         Ok(MapInfo::from_pin(pin_folder(self.pin_path()).join("flows"))?.max_entries())
     }
 
+    /// Puts a flow into the table.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn put_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<()> {
+        Ok(self.written.0.insert(key, flow, 0)?)
+    }
+
+    /// The agent looks at a part of the flow table for what is past its lifetime. Returns how many flows it has removed so far.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub fn expire_flows(&mut self) -> Result<u64> {
+        Ok(self.datapath.expire_flows()?.flows)
+    }
+
     /// Interfaces that pods can be behind.
     pub fn interfaces(&self) -> &[u32] {
         &self.interfaces

@@ -13,7 +13,7 @@ use netpol_agent::sync::State;
 use netpol_common::{
     abi::{
         Address, Counter, Counters, Direction, DropReason, Endpoint, Flow, FlowKey, Fragment, FragmentKey,
-        Identity, POLICY_DENY, PolicyMatch, PolicyValue,
+        Identity, Lifetimes, POLICY_DENY, PolicyMatch, PolicyValue,
     },
     decide::{FlowEntry, Place, Tables, Verdict, decide},
     parse::{Packet, parse},
@@ -156,6 +156,10 @@ impl Tables for Mirror {
 
     fn epoch(&self) -> u32 {
         self.state.config.epoch
+    }
+
+    fn lifetimes(&self) -> &Lifetimes {
+        &self.state.config.lifetimes
     }
 
     fn identity(&self, address: &Address) -> Identity {

@@ -80,7 +80,7 @@ fn layouts_are_those_of_the_abi() {
             assert_eq!(size, Some(size_of::<abi::$name>() as u64), stringify!($name));
         )* };
     }
-    hold!(Endpoint Address Identity Frontend PolicyMatch PolicyValue FlowKey Flow Event Counter Counters Config EventBudget);
+    hold!(Endpoint Address Identity Frontend Sender PolicyMatch PolicyValue FlowKey Flow FragmentKey Fragment Event Counter Counters Config Lifetimes EventBudget);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -14,8 +14,12 @@ use netpol_agent::{
     datapath::CounterReader,
     evaluate::{Evaluation, Packet, Side, Why, evaluate, evaluate_service},
     model::{Direction, Node, ObjectKey, Snapshot},
+    sync::Write,
 };
-use netpol_common::abi::{self, DropReason};
+use netpol_common::{
+    abi::{self, DropReason, Flow, FlowKey},
+    flow::{self, State},
+};
 use netpol_tests::{
     cases::{Case, Expectation, Step, Translated, load_all},
     frames,
@@ -23,6 +27,8 @@ use netpol_tests::{
     progrun::{Bench, local_pods, on_bench},
     random::{Random, cluster, nodes, packet, service_packet},
 };
+
+use nix::time::{ClockId, clock_gettime};
 
 const SUITE: &str = "progrun";
 const PACKETS_A_CLUSTER: usize = 300;
@@ -498,6 +504,91 @@ fn b3_a_flow_table_of_another_size_keeps_its_flows() {
         assert_eq!((bench.flows()?, bench.flow_capacity()?), (before, 128));
         bench.enforce(&snapshot, &node, &pods)?;
         bench.check_maps()
+    });
+}
+
+/// A denied flow cuts its replies as long as it lives; then they are packets of their own, which this pod may send.
+#[test]
+fn c3_a_lifetime_in_the_configuration_ends_a_flow() {
+    on_bench(SUITE, 8, |bench| {
+        let Stage {
+            snapshot,
+            node,
+            pods,
+            addresses,
+        } = Stage::of(bench, "ports")?;
+        let open = tcp("10.244.0.11", "10.244.0.10");
+        let (own, peer) = (addresses[&open.destination], addresses[&open.source]);
+        let mut answer = frames::opening(&tcp("10.244.0.10", "10.244.0.11"), 80);
+        answer[36..38].copy_from_slice(&40_000u16.to_be_bytes());
+        answer[47] |= 0x10; // SYN and ACK.
+        assert!(bench.passes(Direction::Ingress, own, peer, &frames::opening(&open, 40_000))?);
+        let mut denied = snapshot;
+        for policy in denied.policies.values_mut() {
+            std::sync::Arc::make_mut(policy).ingress.clear();
+        }
+        bench.enforce(&denied, &node, &pods)?;
+        for (key, flow) in bench.flows()? {
+            let last_seen = flow
+                .last_seen
+                .checked_sub(20_000_000_000)
+                .context("the machine has only just started")?;
+            bench.put_flow(&key, &Flow { last_seen, ..flow })?;
+        }
+        assert!(!bench.passes(Direction::Egress, own, own, &answer)?);
+        for (seconds, alive) in [(30, true), (10, false)] {
+            bench.write(&Write::Config(abi::Config {
+                abi_version: abi::ABI_VERSION,
+                epoch: 1000,
+                lifetimes: abi::Lifetimes {
+                    tcp_opening: seconds,
+                    ..abi::Lifetimes::default()
+                },
+                ..abi::Config::default()
+            }))?;
+            let passes = bench.passes(Direction::Egress, own, own, &answer)?;
+            assert_eq!(passes, !alive, "a lifetime of {seconds} s");
+        }
+        Ok(())
+    });
+}
+
+/// Flows past their lifetime leave the table, a part of it at a time; those that live stay as they are.
+#[test]
+fn c3_flows_past_their_lifetime_are_removed_in_parts() {
+    const FLOWS: u32 = 40_000;
+    const PART: u64 = 16_384;
+    on_bench(SUITE, 1, |bench| {
+        bench.restart(131_072)?;
+        let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?).as_nanos() as u64;
+        let lifetime = flow::lifetime(17, State::Opening as u8, &flow::DEFAULTS);
+        let dead = now
+            .checked_sub(lifetime + 1)
+            .context("the machine has only just started")?;
+        for number in 0..FLOWS {
+            let key = FlowKey {
+                endpoint: number,
+                protocol: 17,
+                ..FlowKey::default()
+            };
+            let last_seen = if number % 2 == 0 { dead } else { now };
+            let flow = Flow {
+                last_seen,
+                ..Flow::default()
+            };
+            bench.put_flow(&key, &flow)?;
+        }
+        assert_eq!(bench.flows()?.len(), FLOWS as usize);
+        let first = bench.expire_flows()?;
+        assert!(0 < first && first <= PART, "{first} flows in one turn");
+        for _ in 1..u64::from(FLOWS).div_ceil(PART) {
+            bench.expire_flows()?;
+        }
+        assert_eq!(bench.expire_flows()?, u64::from(FLOWS / 2));
+        let left = bench.flows()?;
+        assert_eq!(left.len(), (FLOWS / 2) as usize);
+        assert!(left.iter().all(|(_, flow)| flow.last_seen == now));
+        Ok(())
     });
 }
 

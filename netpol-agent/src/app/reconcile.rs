@@ -8,6 +8,7 @@ use std::{
     time::Instant,
 };
 
+use netpol_common::abi::{Config, Lifetimes};
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
@@ -28,6 +29,7 @@ pub struct Reconciler {
     node_name: String,
     pin_path: PathBuf,
     events_per_second: u32,
+    lifetimes: Lifetimes,
     snapshot: Option<Arc<Snapshot>>,
     interfaces: Option<Arc<Interfaces>>,
     reported: BTreeSet<Diagnostic>,
@@ -51,6 +53,7 @@ impl Reconciler {
             node_name: options.node_name.clone(),
             pin_path: options.datapath.pin_path.clone(),
             events_per_second: options.events_per_second,
+            lifetimes: options.lifetimes,
             snapshot: None,
             interfaces: None,
             reported: BTreeSet::new(),
@@ -95,12 +98,27 @@ impl Reconciler {
         }
     }
 
+    /// Removes a part of the flows that are past their lifetime.
+    pub fn expire_flows(&mut self) {
+        // The lifetimes in force are known from the first turn on.
+        if self.applied.is_none() {
+            return;
+        }
+        match self.datapath.expire_flows() {
+            Ok(expired) => self
+                .status
+                .send_modify(|status| Arc::make_mut(status).expired = expired),
+            Err(error) => warn!(error = %anyhow::Error::from(error), "looking for flows past their lifetime"),
+        }
+    }
+
     /// Brings the kernel to what is known. Nothing changes before both the cluster and the interfaces are known (rule B1). Returns
     /// whether all writes succeeded.
     pub fn reconcile(&mut self) -> bool {
         let (Some(snapshot), Some(interfaces)) = (self.snapshot.clone(), self.interfaces.clone()) else {
             return true;
         };
+        self.settle_lifetimes();
         let started = Instant::now();
         let node = Node {
             name: self.node_name.clone(),
@@ -136,10 +154,18 @@ impl Reconciler {
             .writes
             .iter()
             .all(|write| matches!(write, Write::Attach(_) | Write::AttachDevice(_)));
+        self.datapath
+            .begin(&self.state, &plan.writes, &interfaces.node_addresses);
         let datapath = &mut self.datapath;
         let report = sync::apply(plan, &mut self.state, &mut self.memory, |write| {
             datapath.write(write)
         });
+        match self.datapath.finish() {
+            Ok(seeded) => self
+                .status
+                .send_modify(|status| Arc::make_mut(status).seeded = seeded),
+            Err(error) => error!(error = %anyhow::Error::from(error), "looking for open connections"),
+        }
         if !self.swept && report.failures.is_empty() {
             self.sweep();
         }
@@ -147,6 +173,21 @@ impl Reconciler {
         self.publish(&compiled, &report, waiting, started);
         self.log(&report, waiting, routine, started);
         report.failures.is_empty()
+    }
+
+    /// Writes the lifetimes of flows, should the kernel hold others.
+    fn settle_lifetimes(&mut self) {
+        if self.state.config.lifetimes == self.lifetimes {
+            return;
+        }
+        let write = Write::Config(Config {
+            lifetimes: self.lifetimes,
+            ..self.state.config
+        });
+        match self.datapath.write(&write) {
+            Ok(()) => self.state.record(&write),
+            Err(error) => error!(error = %anyhow::Error::from(error), "writing the lifetimes of flows"),
+        }
     }
 
     /// Removes what earlier agents left, once all of this agent's own is in place: what cannot be replaced stays.

@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::lifetimes::{self, Lifetime};
 use crate::{app, datapath, datapath::attach, watch::Source};
 
 /// Default of `--pin-path`.
@@ -37,10 +38,16 @@ pub struct Arguments {
     /// How programs are attached: TCX links where the kernel has them (6.6 and later), else filters of a clsact qdisc.
     #[arg(long, value_enum, default_value_t = attach::Mode::Auto)]
     attach: attach::Mode,
-    /// Connections that the flow table holds; the least recently used make room. Default: what is pinned, else 65536. A table of another
-    /// size is replaced, its flows are copied.
+    /// Connections that the flow table holds; the least recently used make room. Default: what is pinned, else one for each 16 KiB of the
+    /// node's memory, down to a power of two, at least 16384 and at most 262144. Each takes 136 bytes. A table of another size is
+    /// replaced, its flows are copied.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..))]
     flow_capacity: Option<u32>,
+    /// How long a connection may be silent before its packets are judged as new, e.g. `tcp-established=86400`. Once for each of tcp-opening,
+    /// tcp-established, tcp-closing, tcp-closed, udp-opening, udp-established, sctp-opening, sctp-established, icmp and other. Default:
+    /// those of nf_conntrack.
+    #[arg(long, value_name = "STATE=SECONDS")]
+    flow_lifetime: Vec<Lifetime>,
     /// Events of dropped packets that each CPU may report in a second; 0 turns them off. Counters always count.
     #[arg(long, value_name = "N", default_value_t = 100)]
     events_per_second: u32,
@@ -112,6 +119,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             log_level: arguments.program_log as u8,
         },
         events_per_second: arguments.events_per_second,
+        lifetimes: lifetimes::all(&arguments.flow_lifetime),
         listen: arguments.listen.0,
         socket: arguments.socket.0,
         resync: Duration::from_secs(arguments.resync),

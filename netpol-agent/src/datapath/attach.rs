@@ -15,7 +15,7 @@ mod tcx;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -72,7 +72,7 @@ pub struct Attacher {
 }
 
 impl Attacher {
-    /// Decides between TCX and clsact by asking the kernel, and makes `folder` (`PIN_PATH/v2/links`, on bpffs).
+    /// Decides between TCX and clsact by asking the kernel, and makes `folder` (`PIN_PATH/v3/links`, on bpffs).
     ///
     /// # Errors
     /// TCX was asked for and is not there, the kernel does not answer, or the folder cannot be made.
@@ -169,6 +169,34 @@ impl Attacher {
         self.hooks.insert(index, hooks);
         debug!(interface = name, index, mechanism = %self.mechanism, "programs attached");
         Ok(())
+    }
+
+    /// Whether both programs of a pod, this agent's or an earlier one's, are on the interface: no packet passes without one.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn is_attached(&self, index: u32) -> Result<bool, AttachError> {
+        for hook in Hook::POD {
+            let path = pin(&self.folder, index, hook);
+            let linked = match link::device(&path, hook) {
+                Ok(device) => device == Some(index),
+                // Removed by someone; the link lives on by its descriptor.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.links.contains_key(&(index, hook))
+                }
+                Err(source) => {
+                    return Err(AttachError::Folder {
+                        attempt: "read the pinned link",
+                        path,
+                        source,
+                    });
+                }
+            };
+            if !linked && !clsact::is_attached(index, hook)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Removes the programs from an interface, and its pins. It need not exist any more.

@@ -1,19 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The maps with their types: reading them back, writing to them.
 
-use std::{io, net::IpAddr, path::Path};
+use std::{
+    io,
+    net::IpAddr,
+    os::fd::{AsFd as _, BorrowedFd},
+    path::Path,
+};
 
 use aya::{
     Ebpf,
     maps::{
-        Array, HashMap, MapData, MapInfo, PerCpuArray,
+        Array, HashMap, IterableMap as _, MapData, MapInfo, PerCpuArray,
         lpm_trie::{Key, LpmTrie},
     },
 };
 use ipnet::IpNet;
-use netpol_common::abi::{
-    self, Address, Config, Counter, Counters, Direction, Endpoint, Flow, FlowKey, Identity, PolicyMatch,
-    PolicyValue,
+use netpol_common::{
+    abi::{
+        self, Address, Config, Counter, Counters, Direction, Endpoint, Flow, FlowKey, Identity, Lifetimes,
+        PolicyMatch, PolicyValue,
+    },
+    flow,
 };
 use thiserror::Error;
 use tracing::info;
@@ -278,6 +286,49 @@ pub fn unpin_flows_of_other_capacity(
     Ok(entries)
 }
 
+/// The flow table, for connections that were open before a pod's programs were there.
+pub struct FlowTable<'a>(HashMap<&'a mut MapData, FlowKey, Flow>);
+
+impl<'a> FlowTable<'a> {
+    /// Opens it.
+    pub fn open(ebpf: &'a mut Ebpf) -> Result<Self, MapError> {
+        let missing = || aya::maps::MapError::InvalidName { name: "flows".into() };
+        let map = ebpf
+            .map_mut("flows")
+            .ok_or_else(missing)
+            .on("flows", "finding it in the object")?;
+        Ok(Self(HashMap::try_from(map).on("flows", "opening")?))
+    }
+
+    /// Entries that it holds.
+    pub fn capacity(&self) -> Result<u32, MapError> {
+        let info = self.0.map().info().on("flows", "asking for its capacity")?;
+        Ok(info.max_entries())
+    }
+
+    /// Its descriptor.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.0.map().fd().as_fd()
+    }
+
+    /// Adds a flow, unless there is one that still lives at `now`. Whether it was added.
+    pub fn add(
+        &mut self,
+        key: &FlowKey,
+        flow: &Flow,
+        now: u64,
+        lifetimes: &Lifetimes,
+    ) -> Result<bool, MapError> {
+        match self.0.get(key, 0) {
+            Ok(held) if flow::alive(&held, key.protocol, now, lifetimes) => return Ok(false),
+            Ok(_) | Err(aya::maps::MapError::KeyNotFound) => {}
+            Err(error) => return Err(error).on("flows", "reading"),
+        }
+        retry(|| self.0.insert(key, flow, 0).on("flows", "writing"))?;
+        Ok(true)
+    }
+}
+
 /// Puts flows into a new table.
 pub fn restore_flows(ebpf: &mut Ebpf, flows: Vec<(FlowKey, Flow)>) -> Result<(), MapError> {
     let Some(map) = ebpf.map_mut("flows") else {
@@ -291,7 +342,7 @@ pub fn restore_flows(ebpf: &mut Ebpf, flows: Vec<(FlowKey, Flow)>) -> Result<(),
 }
 
 /// An address as keys have it.
-fn mapped(address: IpAddr) -> Address {
+pub(super) fn mapped(address: IpAddr) -> Address {
     match address {
         IpAddr::V4(address) => Address::from_ipv4(address.octets()),
         IpAddr::V6(address) => Address::from_ipv6(address.octets()),

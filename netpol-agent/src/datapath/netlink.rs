@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Requests to the kernel's routing netlink, in its own byte layout (`rtnetlink(7)`, host byte order). Answers are read attribute
+//! Requests to the kernel's routing and netfilter netlink, in its own byte layout (`rtnetlink(7)`, host byte order). Answers are read attribute
 //! by attribute, only those that are needed: a kernel that adds a new one, or changes one that nobody here reads, breaks nothing.
 
 use std::io;
@@ -8,7 +8,7 @@ use netlink_packet_core::{
     Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
     NetlinkHeader,
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::{Socket, SocketAddr};
 
 /// Above the largest datagram of a dump, which the kernel keeps within 32 KiB.
 const RECEIVE_BYTES: usize = 256 << 10;
@@ -25,9 +25,9 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    /// Opens the socket.
-    pub(super) fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
+    /// Opens the socket; `protocol` as in `netlink(7)`.
+    pub(super) fn open(protocol: isize) -> io::Result<Self> {
+        let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self {

@@ -85,6 +85,21 @@ impl Collector for AgentMetrics {
             "Times that kernel maps were found other than written",
             status.drifts,
         )?;
+        counter(
+            "flows_seeded",
+            "Flow entries of connections that were open before a pod's programs were there",
+            status.seeded.flows,
+        )?;
+        counter(
+            "seedings_incomplete",
+            "Times that not all open connections could be found in the kernel's connection table, or kept",
+            status.seeded.incomplete,
+        )?;
+        counter(
+            "flows_expired",
+            "Flow entries past their lifetime that were removed",
+            status.expired.flows,
+        )?;
         let duration = ConstGauge::new(status.last_duration.as_secs_f64());
         duration.encode(encoder.encode_descriptor(
             "last_apply_duration",

@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::model::ObjectKey;
+use crate::{
+    datapath::{Expired, Seeded},
+    model::ObjectKey,
+};
 
 /// The agent after its last turn.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +33,10 @@ pub struct Status {
     pub write_failures: u64,
     /// Times that the maps were found other than written.
     pub drifts: u64,
+    /// Flows of connections that were open before a pod's programs were there.
+    pub seeded: Seeded,
+    /// Flows past their lifetime.
+    pub expired: Expired,
     /// How long the last turn took.
     pub last_duration: Duration,
 }

@@ -22,7 +22,8 @@ use crate::{
 };
 
 /// The kernel's clock runs, the mirror's does not: what takes longer than the shortest lifetime of a flow is not compared.
-const PATIENCE: Duration = Duration::from_nanos(flow::lifetime(6, flow::State::Closed as u8));
+const PATIENCE: Duration =
+    Duration::from_nanos(flow::lifetime(6, flow::State::Closed as u8, &flow::DEFAULTS));
 
 /// A frame at a hook.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 
 use std::{fs, process::Command};
 
+use netpol_agent::datapath::links_folder;
 use netpol_tests::{
     agent::inside,
     lab::DENY_ALL,
@@ -60,7 +61,7 @@ fn b3_trouble_with_links_ends_no_enforcement() {
     lab.agent.set_argument("--log", "info,netpol_agent::app=debug");
     lab.agent.restart().unwrap();
     lab.expect("shop/a", "outside", &Outcome::Silent);
-    let links = lab.agent.pin_path().join("v2/links");
+    let links = links_folder(lab.agent.pin_path());
     let pins: Vec<_> = fs::read_dir(&links)
         .unwrap()
         .map(|pin| pin.unwrap().path())
@@ -89,7 +90,7 @@ fn b3_a_failed_attach_leaves_what_was_attached() {
     lab.agent.kill().unwrap();
 
     // A folder in the place of a pin: no TCX link can be pinned there.
-    let links = lab.agent.pin_path().join("v2/links");
+    let links = links_folder(lab.agent.pin_path());
     let mut ip = Command::new("ip");
     let listed = inside(
         ip.args(["-o", "link", "show", "type", "veth", "master", "cni0"]),

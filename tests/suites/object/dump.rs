@@ -54,6 +54,7 @@ fn fill(bench: &mut Bench, ifindex: u32) -> Result<()> {
             events_per_second: 0,
             next_endpoint: 8,
             next_policy: 5,
+            lifetimes: abi::Lifetimes::default(),
         }),
         Write::PutPolicy {
             policy: 3,

@@ -7,6 +7,7 @@ use aya::programs::{
     SchedClassifier,
     tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
 };
+use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::{
     AttachError, Hook,
@@ -90,6 +91,11 @@ pub(super) fn detach(index: u32, folder: &Path) -> Result<(), AttachError> {
         path: mark,
         source,
     })
+}
+
+/// Whether an interface has our filter of a hook.
+pub(super) fn is_attached(index: u32, hook: Hook) -> Result<bool, AttachError> {
+    Ok(filters(&mut open()?, index, hook)?.ours)
 }
 
 /// Removes our filter of one hook from an interface.
@@ -230,5 +236,5 @@ fn failed(attempt: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> AttachE
 }
 
 fn open() -> Result<Requests, AttachError> {
-    Requests::open().map_err(failed(|| "open a socket for requests".to_owned()))
+    Requests::open(NETLINK_ROUTE).map_err(failed(|| "open a socket for requests".to_owned()))
 }

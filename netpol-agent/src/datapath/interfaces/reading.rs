@@ -7,6 +7,7 @@ use std::{
     net::IpAddr,
 };
 
+use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::net::if_::if_nametoindex;
 use tracing::{debug, warn};
 
@@ -60,7 +61,7 @@ impl Reader {
     /// Opens the socket in the calling thread's network namespace.
     pub(super) fn open() -> Result<Self, InterfacesError> {
         let failed = |attempt| move |source| InterfacesError::Socket { attempt, source };
-        Requests::open()
+        Requests::open(NETLINK_ROUTE)
             .map_err(failed("open a socket for requests"))?
             .strict()
             .map_err(failed(

@@ -1,0 +1,490 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Connections that were open before the pods' programs were there (rule C6), over kube-proxy's rules.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use aya::maps::{Array, Map, MapData};
+use netpol_agent::{datapath::pin_folder, watch::directory};
+use netpol_common::abi::{Config, Lifetimes};
+use netpol_tests::{
+    agent::{Agent, DEADLINE},
+    manifests::ManifestDir,
+    node::{Node, Plan, Site, member},
+    overlay::{self, Overlay},
+    pair::{End, Pair, Transport, Way, retransmissions},
+    privilege::can_enforce,
+    proxy::{Mode, Proxy},
+    services::{Backend, Frontend, Readiness, Service, TCP_PORT, UDP_PORT},
+};
+use serde_json::{Value, json};
+
+const SUITE: &str = "open";
+/// Names and host numbers of the pods.
+const PODS: [(&str, u16); 3] = [("shop/a", 10), ("shop/b", 11), ("other/c", 12)];
+/// What the Service's backend listens on.
+const BACKEND_PORT: u16 = 7000;
+const MESSAGES: usize = 20;
+/// In the line that tells of seeded flows.
+const SEEDED: &str = "connections that were open go on";
+
+/// Pod a may open connections, and is open to none; pod b is open to all, and may open none.
+const POLICIES: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: a}
+spec:
+  podSelector: {matchLabels: {app: a}}
+  policyTypes: [Ingress, Egress]
+  egress: [{}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: b}
+spec:
+  podSelector: {matchLabels: {app: b}}
+  policyTypes: [Ingress, Egress]
+  ingress: [{}]
+";
+
+/// A node with pods and a Service, without an agent.
+struct World {
+    manifests: ManifestDir,
+    service: Service,
+    node: Node,
+}
+
+impl World {
+    /// `bridged`: whether frames between pods pass the node's connection tracking.
+    fn new(bridged: bool) -> Self {
+        let mut node = Node::new(Plan::first("node-a")).unwrap();
+        for (name, host) in PODS {
+            let addresses = node.plan().pod_networks().map(|net| member(net, host).addr());
+            node.add_pod(name, &addresses).unwrap();
+        }
+        let called = if bridged { "1" } else { "0" };
+        node.netns()
+            .sysctl(&[
+                ("net/bridge/bridge-nf-call-iptables", called),
+                ("net/bridge/bridge-nf-call-ip6tables", called),
+            ])
+            .unwrap();
+        let service = Service {
+            name: "b".to_owned(),
+            number: 1,
+            headless: false,
+            named_target: false,
+            backends: vec![Backend {
+                addresses: node.pod("shop/b").unwrap().addresses,
+                tcp: BACKEND_PORT,
+                udp: BACKEND_PORT,
+                readiness: Readiness::Ready,
+            }],
+            slice_size: 1,
+        };
+        let manifests = ManifestDir::new().unwrap();
+        manifests.write("pods.yaml", &pods(&node, "a")).unwrap();
+        manifests
+            .write("services.yaml", &joined(&service.manifests()))
+            .unwrap();
+        manifests.write("policies.yaml", POLICIES).unwrap();
+        let world = Self {
+            manifests,
+            service,
+            node,
+        };
+        world.wait_for_the_wire();
+        world
+    }
+
+    /// The kernel takes up to a second to notice that a new link is up.
+    fn wait_for_the_wire(&self) {
+        let (from, to) = (self.site("outside"), self.site("shop/b"));
+        let until = Instant::now() + DEADLINE;
+        for address in &to.addresses {
+            while let Err(error) = Pair::open(&from, &to, Way::direct(*address), Transport::Udp) {
+                assert!(Instant::now() < until, "{error:#}");
+            }
+        }
+    }
+
+    /// As [`World::new`], with kube-proxy's rules and Flannel's.
+    fn with_rules(mode: Mode, bridged: bool) -> Self {
+        let world = Self::new(bridged);
+        world.write_rules(mode);
+        world
+    }
+
+    fn write_rules(&self, mode: Mode) {
+        overlay::connect(&[&self.node], Overlay::Vxlan).unwrap();
+        let mut proxy = Proxy::install(mode, &self.node, false).unwrap();
+        proxy
+            .sync(&directory::load(self.manifests.path()).unwrap())
+            .unwrap();
+    }
+
+    fn start(&self) -> Agent {
+        Agent::start(&self.node, self.manifests.path()).unwrap()
+    }
+
+    fn site(&self, name: &str) -> Site {
+        match name {
+            "outside" => self.node.outside(),
+            pod => self.node.pod(pod).unwrap(),
+        }
+    }
+
+    /// A connection of each transport and family.
+    fn open(&self, from: &str, to: &str) -> Vec<Pair> {
+        let (from, to) = (self.site(from), self.site(to));
+        let ways = to.addresses.iter().map(|address| Way::direct(*address));
+        ways.flat_map(|way| Transport::ALL.map(|transport| Pair::open(&from, &to, way, transport).unwrap()))
+            .collect()
+    }
+
+    /// The same through the Service's ClusterIPs, to pod b.
+    fn open_through_service(&self, from: &str) -> Vec<Pair> {
+        let (from, to) = (self.site(from), self.site("shop/b"));
+        let addresses = self.service.addresses(Frontend::ClusterIp);
+        let mut pairs = Vec::new();
+        for (frontend, backend) in addresses.into_iter().zip(to.addresses.clone()) {
+            for (transport, port) in [(Transport::Tcp, TCP_PORT), (Transport::Udp, UDP_PORT)] {
+                let way = Way {
+                    frontend: SocketAddr::new(frontend, port),
+                    backend: SocketAddr::new(backend, BACKEND_PORT),
+                };
+                pairs.push(Pair::open(&from, &to, way, transport).unwrap());
+            }
+        }
+        pairs
+    }
+
+    /// Connections that the policies allow, all ways.
+    fn open_allowed(&self) -> Vec<Pair> {
+        let mut pairs = self.open("shop/a", "shop/b");
+        pairs.extend(self.open("shop/a", "outside"));
+        pairs.extend(self.open("outside", "shop/b"));
+        pairs.extend(self.open_through_service("shop/a"));
+        pairs
+    }
+
+    fn retransmissions(&self) -> Vec<u64> {
+        let sites = self.node.pods().into_iter().chain([self.node.outside()]);
+        sites.map(|site| retransmissions(&site.netns).unwrap()).collect()
+    }
+
+    /// No new connection is opened to pod a, and none by pod b: the policies are in force.
+    #[track_caller]
+    fn is_enforced(&self) {
+        for (from, to) in [("other/c", "shop/a"), ("shop/b", "other/c")] {
+            let (from, to) = (self.site(from), self.site(to));
+            for transport in Transport::ALL {
+                for address in &to.addresses {
+                    let opened = Pair::open(&from, &to, Way::direct(*address), transport);
+                    assert!(opened.is_err(), "{} is open", opened.unwrap());
+                }
+            }
+        }
+    }
+}
+
+fn pods(node: &Node, app_of_a: &str) -> String {
+    let pods = node.pods().into_iter().map(|site| {
+        let (namespace, name) = site.name.split_once('/').unwrap();
+        let app = if name == "a" { app_of_a } else { name };
+        let ips: Vec<Value> = site.addresses.iter().map(|ip| json!({"ip": ip})).collect();
+        json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"namespace": namespace, "name": name, "labels": {"app": app}},
+            "spec": {"nodeName": node.plan().name, "containers": [{"name": "main", "image": "example"}]},
+            "status": {"phase": "Running", "podIPs": ips},
+        })
+    });
+    joined(&pods.collect::<Vec<_>>())
+}
+
+/// JSON is YAML.
+fn joined(objects: &[Value]) -> String {
+    let texts: Vec<String> = objects.iter().map(Value::to_string).collect();
+    texts.join("\n---\n") + "\n"
+}
+
+/// All allowed connections lose nothing when the agent comes, whoever speaks next. Some have not been answered yet.
+fn go_on(mode: Mode, first: End) {
+    if !can_enforce(SUITE) {
+        return;
+    }
+    let world = World::with_rules(mode, true);
+    let mut pairs = world.open_allowed();
+    // The others wait for their first answer.
+    for pair in pairs.iter_mut().skip(2).step_by(3) {
+        pair.goes_on(End::Opened, 2);
+    }
+    let before = world.retransmissions();
+    let agent = world.start();
+    agent.wait_for_line(0, SEEDED).unwrap();
+    for pair in &mut pairs {
+        pair.goes_on(first, MESSAGES);
+    }
+    assert_eq!(
+        world.retransmissions(),
+        before,
+        "segments were lost and sent again"
+    );
+    world.is_enforced();
+}
+
+#[test]
+fn c6_open_connections_go_on_with_a_reply_over_iptables() {
+    go_on(Mode::Iptables, End::Opened);
+}
+
+#[test]
+fn c6_open_connections_go_on_with_a_reply_over_nftables() {
+    go_on(Mode::Nftables, End::Opened);
+}
+
+#[test]
+fn c6_open_connections_go_on_with_the_opener() {
+    go_on(Mode::Iptables, End::Opener);
+}
+
+/// What policy denies to the opener is cut for both ends, although the other may open connections.
+#[test]
+fn c6_c2_an_open_connection_that_policy_denies_is_cut_at_its_next_packet() {
+    if !can_enforce(SUITE) {
+        return;
+    }
+    let world = World::with_rules(Mode::Iptables, true);
+    let mut pairs = world.open("other/c", "shop/a");
+    pairs.extend(world.open("outside", "shop/a"));
+    pairs.extend(world.open("shop/b", "other/c"));
+    for pair in &mut pairs {
+        pair.goes_on(End::Opened, 1);
+    }
+    let _agent = world.start();
+    for pair in &mut pairs {
+        pair.is_cut(End::Opened);
+        pair.is_cut(End::Opener);
+    }
+}
+
+/// Programs that were removed, then attached again; and programs that stay over a restart.
+#[test]
+fn c6_connections_opened_in_a_gap_go_on_and_without_a_gap_nothing_is_seeded() {
+    if !can_enforce(SUITE) {
+        return;
+    }
+    let world = World::with_rules(Mode::Nftables, true);
+    let mut agent = world.start();
+    let mut pairs = world.open_allowed();
+    agent.stop().unwrap();
+    agent.cleanup().unwrap();
+    pairs.extend(world.open("shop/a", "other/c"));
+    let before = world.retransmissions();
+    agent.restart().unwrap();
+    agent.wait_for_line(0, SEEDED).unwrap();
+    for pair in &mut pairs {
+        pair.goes_on(End::Opened, MESSAGES);
+    }
+    assert_eq!(
+        world.retransmissions(),
+        before,
+        "segments were lost and sent again"
+    );
+    agent.stop().unwrap();
+    agent.restart().unwrap();
+    assert!(!agent.log().contains(SEEDED), "{}", agent.log());
+    for pair in &mut pairs {
+        pair.goes_on(End::Opened, 1);
+    }
+    world.is_enforced();
+}
+
+/// The connection tracking came while the connection was open, and takes its first packet, a reply, for the opener's.
+#[test]
+fn c6_a_guess_at_who_opened_a_connection_seeds_nothing() {
+    if !can_enforce(SUITE) {
+        return;
+    }
+    let world = World::new(true);
+    let mut pairs: Vec<Pair> = world.open("shop/a", "shop/b");
+    // UDP has no sign of it.
+    pairs.retain(|pair| pair.to_string().starts_with("Tcp"));
+    assert_eq!(pairs.len(), 2);
+    world.write_rules(Mode::Iptables);
+    for pair in &mut pairs {
+        pair.goes_on(End::Opened, 2);
+    }
+    let _agent = world.start();
+    for pair in &mut pairs {
+        pair.goes_on(End::Opener, MESSAGES);
+    }
+}
+
+/// Without the bridge's frames in the connection tracking it says so, and goes on; what is routed is known.
+#[test]
+fn c6_what_is_not_tracked_is_told_once() {
+    if !can_enforce(SUITE) {
+        return;
+    }
+    let world = World::with_rules(Mode::Iptables, false);
+    let mut routed = world.open("shop/a", "outside");
+    let agent = world.start();
+    for pair in &mut routed {
+        pair.goes_on(End::Opened, MESSAGES);
+    }
+    let log = agent.log();
+    assert_eq!(log.matches("are not tracked").count(), 1, "{log}");
+    world.is_enforced();
+}
+
+/// Handshakes that a denied opener began and that cannot be completed before the agent comes.
+#[test]
+fn c6_a_half_open_connection_that_policy_denies_is_not_let_in() {
+    if !can_enforce(SUITE) {
+        return;
+    }
+    let world = World::with_rules(Mode::Iptables, true);
+    let (client, server) = (world.site("other/c"), world.site("shop/a"));
+    let hole = |verb: &str| {
+        let lines: Vec<String> = client
+            .addresses
+            .iter()
+            .map(|address| format!("route {verb} blackhole {address}\n"))
+            .collect();
+        server.netns.ip(&lines.concat()).unwrap();
+    };
+    hole("add");
+    let listeners: Vec<_> = server
+        .addresses
+        .iter()
+        .map(|address| {
+            let address = SocketAddr::new(*address, BACKEND_PORT);
+            server
+                .netns
+                .run(|| Ok(std::net::TcpListener::bind(address)?))
+                .unwrap()
+        })
+        .collect();
+    let openers: Vec<_> = listeners
+        .iter()
+        .map(|listener| {
+            let address = listener.local_addr().unwrap();
+            let netns = Arc::clone(&client.netns);
+            std::thread::spawn(move || {
+                netns.run(|| {
+                    let patience = Duration::from_millis(3500);
+                    Ok(std::net::TcpStream::connect_timeout(&address, patience)?)
+                })
+            })
+        })
+        .collect();
+    // Their first segments are in the connection table before the agent reads it.
+    let tracked = || {
+        let table = world.node.netns().run(|| {
+            let found = std::fs::read_to_string("/proc/thread-self/net/nf_conntrack");
+            Ok(found.unwrap_or_default().matches("SYN_SENT").count())
+        });
+        table.unwrap()
+    };
+    let sent = |netns: &netpol_tests::netns::NetNs| retransmissions(netns).unwrap();
+    let until = Instant::now() + Duration::from_millis(900);
+    while tracked() < openers.len() && Instant::now() < until {
+        std::thread::yield_now();
+    }
+    let before = sent(&client.netns);
+    let agent = world.start();
+    hole("del");
+    // The second segment of each is dropped.
+    let seen = agent.wait_for_line(0, "packet dropped").unwrap();
+    assert!(seen.contains("\"policy\""), "{seen}");
+    for opener in openers {
+        let opened = opener.join().unwrap();
+        assert!(opened.is_err(), "a denied connection was opened: {opened:?}");
+    }
+    assert!(sent(&client.netns) > before, "no segment was sent again");
+}
+
+/// The lifetimes that the agent is told are in the kernel, at once and after a restart with others; what is not told is the default.
+#[test]
+fn c3_lifetimes_are_those_that_the_agent_was_told() {
+    if !can_enforce(SUITE) {
+        return;
+    }
+    let world = World::new(true);
+    let mut agent = world.start();
+    let held = |agent: &Agent| {
+        let pin = pin_folder(agent.pin_path()).join("config");
+        let map = Map::Array(MapData::from_pin(pin).unwrap());
+        let config: Config = Array::try_from(map).unwrap().get(&0, 0).unwrap();
+        config.lifetimes
+    };
+    assert_eq!(held(&agent), Lifetimes::default());
+    agent.stop().unwrap();
+    agent.set_argument("--flow-lifetime", "udp-established=77");
+    agent.restart().unwrap();
+    let told = Lifetimes {
+        udp_established: 77,
+        ..Lifetimes::default()
+    };
+    assert_eq!(held(&agent), told);
+}
+
+/// A new pod with the address of one that is gone: its own connections go on, those of the other are not its.
+#[test]
+fn c3_c6_a_reused_address_does_not_inherit_connections() {
+    if !can_enforce(SUITE) {
+        return;
+    }
+    let mut world = World::with_rules(Mode::Iptables, true);
+    let agent = world.start();
+    let mut old = world.open("shop/a", "outside");
+    for pair in &mut old {
+        pair.goes_on(End::Opened, 1);
+    }
+    let addresses = world.site("shop/a").addresses;
+    let mut revision = agent.revision();
+    world.node.remove_pod("shop/a").unwrap();
+    world
+        .manifests
+        .write("pods.yaml", &pods(&world.node, "a"))
+        .unwrap();
+    revision = agent.wait_for_revision_after(revision).unwrap();
+    world.node.add_pod("shop/a", &addresses).unwrap();
+    let mut own = world.open("shop/a", "outside");
+    let heirs: Vec<_> = old
+        .iter()
+        .filter(|pair| pair.to_string().starts_with("Udp"))
+        .map(|pair| {
+            let source = pair.source().unwrap();
+            let socket = world
+                .site("shop/a")
+                .netns
+                .run(|| Ok(std::net::UdpSocket::bind(source)?));
+            socket.unwrap()
+        })
+        .collect();
+    world
+        .manifests
+        .write("pods.yaml", &pods(&world.node, "a"))
+        .unwrap();
+    agent.wait_for_revision_after(revision).unwrap();
+    for pair in old.iter_mut().filter(|pair| pair.to_string().starts_with("Udp")) {
+        pair.is_cut(End::Opened);
+    }
+    for heir in heirs {
+        heir.set_nonblocking(true).unwrap();
+        assert!(
+            heir.recv(&mut [0; 8]).is_err(),
+            "a packet of the former pod's connection"
+        );
+    }
+    for pair in &mut own {
+        pair.goes_on(End::Opened, MESSAGES);
+    }
+}
