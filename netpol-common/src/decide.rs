@@ -23,6 +23,8 @@ pub trait Tables {
 
     /// Nanoseconds of the monotonic clock.
     fn now(&self) -> u64;
+    /// Bytes of the frame.
+    fn length(&self) -> u32;
     /// How long flows may be silent.
     fn lifetimes(&self) -> &Lifetimes {
         &flow::DEFAULTS
@@ -117,7 +119,6 @@ pub fn decide(
     parsed: Parsed,
     packet: &mut Packet,
     quoted: &Packet,
-    length: u32,
 ) -> Verdict {
     let direction = place.direction;
     if matches!(parsed, Parsed::Neighbour) {
@@ -245,13 +246,13 @@ pub fn decide(
             flow.epoch = tables.epoch();
             flow.last_seen = tables.now();
             flow.packets += 1;
-            flow.bytes += u64::from(length);
+            flow.bytes += u64::from(tables.length());
             flow.state = flow::next_state(flow.state, packet.protocol, packet.tcp_flags, reply);
             flow.sender = sender;
             flow.tag = tag;
         });
     } else if opens_flow(packet) && !to_node {
-        let flow = new_flow(tables, policy, direction, length);
+        let flow = new_flow(tables, policy, direction);
         tables.insert_flow(&key, &Flow { sender, tag, ..flow });
     }
     fragments::remember(tables, endpoint, direction, packet);
@@ -282,7 +283,6 @@ pub fn decide_leaving(
     endpoint: &Endpoint,
     place: &Place,
     packet: &mut Packet,
-    length: u32,
 ) -> Verdict {
     let policy = endpoint.policy(Direction::Egress);
     if !fragments::restore(tables, endpoint, Direction::Egress, packet) {
@@ -334,7 +334,7 @@ pub fn decide_leaving(
             flow.last_seen = tables.now();
         });
     } else if opens_flow(packet) && !egress.to_node {
-        let flow = new_flow(tables, policy, Direction::Egress, length);
+        let flow = new_flow(tables, policy, Direction::Egress);
         let tag = endpoint.tag(false);
         tables.insert_flow(&key, &Flow { tag, ..flow });
     }
@@ -354,11 +354,11 @@ const fn denied(reason: DropReason, policy: u32, identity: u32) -> Verdict {
 }
 
 #[inline(always)]
-fn new_flow(tables: &impl Tables, policy: u32, initiator: Direction, length: u32) -> Flow {
+fn new_flow(tables: &impl Tables, policy: u32, initiator: Direction) -> Flow {
     Flow {
         last_seen: tables.now(),
         packets: 1,
-        bytes: u64::from(length),
+        bytes: u64::from(tables.length()),
         policy,
         epoch: tables.epoch(),
         initiator: initiator as u8,

@@ -67,6 +67,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn length(&self) -> u32 {
+        self.length
+    }
+
+    #[inline(always)]
     fn epoch(&self) -> u32 {
         self.epoch
     }

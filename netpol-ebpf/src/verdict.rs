@@ -63,7 +63,7 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
         events_per_second: config.events_per_second,
         skb: ctx.skb.skb,
     };
-    match decide::decide(&maps, &endpoint, place, parsed, packet, quoted, length) {
+    match decide::decide(&maps, &endpoint, place, parsed, packet, quoted) {
         Verdict::Forward => {
             // SAFETY: a per-CPU value that only this CPU writes, just looked up.
             count(unsafe { &mut (*counters).forwarded }, length);
@@ -131,7 +131,7 @@ pub fn leaving(ctx: &TcContext) -> i32 {
     } else if !known || endpoint.egress_policy == POLICY_NONE {
         Verdict::Forward
     } else {
-        decide::decide_leaving(&maps, &endpoint, &place, packet, maps.length)
+        decide::decide_leaving(&maps, &endpoint, &place, packet)
     };
     match verdict {
         Verdict::Forward => PASS,

@@ -30,6 +30,7 @@ pub struct Mirror {
     flows: RefCell<HashMap<FlowKey, Entry>>,
     fragments: RefCell<HashMap<FragmentKey, Fragment>>,
     flow_met: Cell<bool>,
+    length: Cell<u32>,
     made: RefCell<Counter>,
     counters: [Counters; 2],
 }
@@ -65,6 +66,7 @@ impl Mirror {
             flows: RefCell::default(),
             fragments: RefCell::default(),
             flow_met: Cell::new(false),
+            length: Cell::new(0),
             made: RefCell::default(),
             counters: Default::default(),
         }
@@ -107,9 +109,10 @@ impl Mirror {
         self.flow_met.set(false);
         *self.made.borrow_mut() = Counter::default();
         let length = frame.len() as u32;
+        self.length.set(length);
         let (mut packet, mut quoted) = (Packet::default(), Packet::default());
         let parsed = parse(&Bytes(frame), &mut packet, &mut quoted);
-        let verdict = decide(self, &endpoint, place, parsed, &mut packet, &quoted, length);
+        let verdict = decide(self, &endpoint, place, parsed, &mut packet, &quoted);
         let counters = &mut self.counters[place.direction as usize];
         let made = *self.made.borrow();
         counters.flows_created.packets += made.packets;
@@ -152,6 +155,10 @@ impl Tables for Mirror {
 
     fn now(&self) -> u64 {
         0
+    }
+
+    fn length(&self) -> u32 {
+        self.length.get()
     }
 
     fn epoch(&self) -> u32 {

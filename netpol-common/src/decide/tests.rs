@@ -51,15 +51,7 @@ fn decided(
     parsed: Parsed,
     mut packet: Packet,
 ) -> Verdict {
-    decide(
-        tables,
-        endpoint,
-        place,
-        parsed,
-        &mut packet,
-        &Packet::default(),
-        60,
-    )
+    decide(tables, endpoint, place, parsed, &mut packet, &Packet::default())
 }
 
 /// A packet of the client, port 40000, to a port of the pod.

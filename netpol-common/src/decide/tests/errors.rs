@@ -17,7 +17,7 @@ fn error() -> Packet {
 
 fn gets(tables: &Memory, pod: &Endpoint, quoted: Packet) -> bool {
     let place = at(Direction::Ingress, false);
-    decide(tables, pod, place, Parsed::Packet, &mut error(), &quoted, 60) == Verdict::Forward
+    decide(tables, pod, place, Parsed::Packet, &mut error(), &quoted) == Verdict::Forward
 }
 
 /// A connection that the pod opens.
@@ -100,7 +100,7 @@ fn c1_a_pod_may_send_an_error_about_what_it_received() {
             ..reversed(error(), 0)
         };
         let place = at(Direction::Egress, false);
-        decide(&tables, &pod, place, Parsed::Packet, &mut error, quoted, 60) == Verdict::Forward
+        decide(&tables, &pod, place, Parsed::Packet, &mut error, quoted) == Verdict::Forward
     };
     assert!(!sends_error(CLIENT, &request));
     assert!(receives(&tables, &pod, request));

@@ -273,7 +273,7 @@ fn a5_what_leaves_the_node_is_judged_on_the_backend() {
     let (allowed, denied) = ([10, 244, 1, 9], [10, 244, 1, 10]);
     tables.put_identity(allowed, ANYONE, 0);
     tables.put_identity(denied, POD_CLASS, 0);
-    let leaves = |packet: Packet| decide_leaving(&tables, &pod, &leaving(pod.tag(true)), &mut { packet }, 60);
+    let leaves = |packet: Packet| decide_leaving(&tables, &pod, &leaving(pod.tag(true)), &mut { packet });
     assert_eq!(leaves(to(allowed, 8080)), Verdict::Forward);
     assert_eq!(
         leaves(to(denied, 8080)),
@@ -312,7 +312,7 @@ fn c1_replies_and_direct_connections_leave_as_from_pod_let_them() {
     let reply = reversed(request, SYN | ACK);
     assert!(sends(&tables, &pod, reply));
     let before = tables.only_flow();
-    let leaves = |packet: &Packet, tag| decide_leaving(&tables, &pod, &leaving(tag), &mut { *packet }, 60);
+    let leaves = |packet: &Packet, tag| decide_leaving(&tables, &pod, &leaving(tag), &mut { *packet });
     assert_eq!(leaves(&reply, 0), Verdict::Forward);
     assert_eq!(tables.only_flow(), before, "not counted a second time");
     let opened = reversed(request, SYN);
@@ -378,7 +378,7 @@ fn a5_only_what_from_pod_deferred_is_judged_where_it_leaves() {
     let (tables, pod) = sender(ACTION_DEFER);
     tables.put_identity([10, 244, 1, 9], ANYONE, 0);
     let place = leaving(pod.tag(true));
-    let passed = decide_leaving(&tables, &pod, &place, &mut to([10, 244, 1, 9], 8080), 60);
+    let passed = decide_leaving(&tables, &pod, &place, &mut to([10, 244, 1, 9], 8080));
     assert_eq!(
         (passed, tables.tag.get()),
         (Verdict::Forward, pod.tag(false)),
@@ -461,7 +461,7 @@ fn c5_fragments_of_what_a_service_translated_follow_their_first() {
     let place = leaving(pod.tag(true));
     let leaves = |mut packet: Packet| {
         packet.destination = Address::from_ipv4([10, 244, 1, 9]);
-        decide_leaving(&tables, &pod, &place, &mut packet, 60) == Verdict::Forward
+        decide_leaving(&tables, &pod, &place, &mut packet) == Verdict::Forward
     };
     assert!(!leaves(later(80)));
     assert!(leaves(part(Part::First, 80)));

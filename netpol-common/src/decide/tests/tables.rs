@@ -109,6 +109,10 @@ impl Tables for Memory {
         self.now.get()
     }
 
+    fn length(&self) -> u32 {
+        60
+    }
+
     fn epoch(&self) -> u32 {
         self.epoch.get()
     }
