@@ -10,6 +10,7 @@ use netpol_common::{
     abi::{Counter, Direction, DropReason, Endpoint, IDENTITY_NONE, POLICY_DENY, POLICY_NONE},
     decide::{self, Place, Verdict, judge::UNKNOWN},
     parse::{self, Packet, Parsed},
+    tag,
 };
 
 use crate::{
@@ -104,9 +105,9 @@ pub fn leaving(ctx: &TcContext) -> i32 {
     let (packet, quoted) = unsafe { (&mut (*scratch).packet, &mut (*scratch).quoted) };
     *packet = Packet::default();
     *quoted = Packet::default();
-    // What is malformed was dropped where it left an isolated pod (rule F2).
+    // What is malformed was dropped where it left an isolated pod (rule F2). What is not, and cannot be read here, is not let out unjudged.
     let Parsed::Packet = parse::parse(&Leaving(ctx), packet, quoted) else {
-        return PASS;
+        return if tag::is_deferred(place.tag) { DROP } else { PASS };
     };
     let maps = Maps {
         epoch,
