@@ -27,6 +27,7 @@ pub mod progrun;
 pub mod proxy;
 pub mod random;
 pub mod scenario;
+pub mod seeds;
 pub mod server;
 pub mod services;
 pub mod tables;

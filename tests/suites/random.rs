@@ -10,30 +10,20 @@ use netpol_tests::{
     looks::first_look,
     lookup,
     random::{Random, cluster, nodes, packet, service_packet},
+    seeds,
 };
-use proptest::{prelude::*, test_runner::TestRunner};
+use proptest::prelude::*;
 
 const PACKETS_A_CLUSTER: u32 = 100;
 
 /// Runs `test` on random clusters, each compiled for both nodes.
 fn run(test: impl Fn(&mut Random, &Snapshot, &[Compiled]) -> Result<(), TestCaseError>) {
-    let packets =
-        std::env::var("NETPOL_CASES").map_or(100_000, |text| text.parse().expect("NETPOL_CASES: a number"));
-    let cases = (packets / PACKETS_A_CLUSTER).max(1);
-    let mut runner = TestRunner::new(ProptestConfig {
-        cases,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    });
-    let outcome = runner.run(&any::<u64>().no_shrink(), |seed| {
+    seeds::hold("random", PACKETS_A_CLUSTER, |seed| {
         let mut random = Random(seed);
         let snapshot = cluster(&mut random);
         let compiled: Vec<_> = nodes().iter().map(|node| compile(&snapshot, node)).collect();
         test(&mut random, &snapshot, &compiled)
     });
-    if let Err(failure) = outcome {
-        panic!("{failure}");
-    }
 }
 
 #[test]
