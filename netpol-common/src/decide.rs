@@ -114,6 +114,10 @@ pub fn decide(
         Parsed::Unjudged(reason) => {
             let isolated = endpoint.policy(direction) != POLICY_NONE;
             if !isolated || place.is_by_node() {
+                // The pod may have written one of its own, and what hides the packet from us may be gone later (a priority tag).
+                if matches!(direction, Direction::Egress) {
+                    tables.put_tag(endpoint.tag(false));
+                }
                 return Verdict::Forward;
             }
             return Verdict::Drop(Drop {
@@ -124,10 +128,20 @@ pub fn decide(
         }
         Parsed::Packet => {}
     }
+    let key = flow_key(endpoint, direction, packet);
     if place.is_by_node() {
+        // A connection of the node's own, on the ports of one that it forwarded before: that flow, denied maybe, is not its reply's (rule A2).
+        if packet.protocol == protocol::TCP
+            && may_open(packet)
+            && let Some(entry) = tables.flow(&key)
+        {
+            entry.with(|flow| {
+                flow.last_seen = 0;
+                flow.state = State::Closed as u8;
+            });
+        }
         return Verdict::Forward;
     }
-    let key = flow_key(endpoint, direction, packet);
     let entry = if continues_flow(packet) {
         tables.flow(&key)
     } else {
@@ -156,9 +170,19 @@ pub fn decide(
     let policy = endpoint.policy(initiator);
     let reply = initiator as u8 != direction as u8;
     // Behind masquerade one address and port may be one pod's today and another's tomorrow.
-    if matches!(initiator, Direction::Ingress) && !reply && tag != tag::judged(place.tag) {
-        tag = tag::judged(place.tag);
-        current = false;
+    if matches!(initiator, Direction::Ingress) && !reply {
+        let came_by = place.ingress_ifindex;
+        let has = tag::judged(place.tag);
+        if tag != has {
+            tag = has;
+            current = false;
+        } else if current && has == 0 && sender != came_by {
+            // Not as one condition: the verifier refuses to see what a lookup found merged with another.
+            current = sender == 0;
+            if current && tables.is_endpoint(came_by) {
+                current = false;
+            }
+        }
     }
     let mut to_node = false;
     if !current {
@@ -181,7 +205,10 @@ pub fn decide(
                 return denied(DropReason::Policy, policy, egress.identity);
             }
             to_node = egress.to_node;
-            tag = endpoint.tag(egress.action == ACTION_DEFER);
+            // Whatever this was judged by, kube-proxy may know other backends, or connection tracking remember some: where the packet leaves,
+            // it is judged on what it ends at. ICMP errors are translated as the connection that they quote.
+            let translated = !matches!(packet.role, Role::Single) || egress.action == ACTION_DEFER;
+            tag = endpoint.tag(policy != POLICY_NONE && translated);
         } else {
             if !reply {
                 sender = judge::sender(tables, &place, packet);
@@ -230,7 +257,7 @@ pub fn decide(
 }
 
 /// Whose egress policy a packet that leaves the node is still to be judged by: the interface index of a pod, [`judge::UNKNOWN`] or 0 for
-/// nobody's. What `from_pod` judged for good has a tag that says so, whatever headers it has meanwhile.
+/// nobody's. Replies, and what was judged here, have a tag that says so, whatever headers they have meanwhile.
 #[inline(always)]
 pub fn sender_leaving(tables: &impl Tables, place: &Place, packet: &Packet) -> u32 {
     let judged = tag::number(place.tag) != 0 && !tag::is_deferred(place.tag);
@@ -242,8 +269,7 @@ pub fn sender_leaving(tables: &impl Tables, place: &Place, packet: &Packet) -> u
 }
 
 /// The verdict on a packet that leaves the node, with the endpoint of its [sender](sender_leaving), isolated for egress: what a Service
-/// translated is judged here, on the backend (rule A5). What `from_pod` judged already, under the same addresses, is found in the flow
-/// table.
+/// translated is judged here, on the backend (rule A5). What was judged is remembered in the flow table, apart from the pod's own flows.
 #[inline(always)]
 pub fn decide_leaving(
     tables: &impl Tables,
@@ -253,7 +279,24 @@ pub fn decide_leaving(
     length: u32,
 ) -> Verdict {
     let policy = endpoint.policy(Direction::Egress);
-    let key = flow_key(endpoint, Direction::Egress, packet);
+    let mut key = flow_key(endpoint, Direction::Egress, packet);
+    // Without a tag that says otherwise it may be a reply, which was let through a moment ago.
+    if !tag::is_deferred(place.tag)
+        && continues_flow(packet)
+        && let Some(entry) = tables.flow(&key)
+    {
+        let mut reply = false;
+        entry.with(|flow| {
+            reply = flow::alive(flow, packet.protocol, tables.now())
+                && matches!(Direction::from_u8(flow.initiator), Direction::Ingress);
+        });
+        if reply {
+            tables.put_tag(tag::judged(place.tag));
+            return Verdict::Forward;
+        }
+    }
+    // An entry of its own: of what from_pod judged under these addresses it may be a translation, and its port may be masquerade's.
+    key.pad[0] = FlowKey::LEAVING;
     let entry = if matches!(packet.role, Role::Single) {
         None
     } else {
@@ -264,13 +307,11 @@ pub fn decide_leaving(
     if let Some(entry) = &entry {
         entry.with(|flow| {
             if flow::alive(flow, packet.protocol, tables.now()) {
-                known = matches!(Direction::from_u8(flow.initiator), Direction::Egress);
-                // A reply was let through a moment ago; none is deferred.
-                judged = if known {
-                    flow.policy == policy && flow.epoch == tables.epoch()
-                } else {
-                    !tag::is_deferred(place.tag) && continues_flow(packet)
-                };
+                known = true;
+                judged = flow.policy == policy && flow.epoch == tables.epoch();
+                if judged {
+                    flow.last_seen = tables.now();
+                }
             }
         });
     }

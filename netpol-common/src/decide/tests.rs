@@ -8,6 +8,7 @@ use crate::{
 };
 
 mod properties;
+mod second_look;
 mod services;
 mod tables;
 
