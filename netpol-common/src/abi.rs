@@ -170,9 +170,15 @@ abi! {
         pub remote_port: [u8; 2],
         /// IANA protocol number.
         pub protocol: u8,
-        /// Zeros.
+        /// [`FlowKey::LEAVING`] or zero, then zeros.
         pub pad: [u8; 3],
     }
+}
+
+impl FlowKey {
+    /// First byte of [`FlowKey::pad`]: what was judged where it left the node, with the addresses and ports that it had there (rule A5). No
+    /// packet at a pod's hook asks for it.
+    pub const LEAVING: u8 = 1;
 }
 
 abi! {

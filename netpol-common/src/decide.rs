@@ -129,6 +129,17 @@ pub fn decide(
         return denied(DropReason::Spoofed, POLICY_NONE, IDENTITY_NONE);
     }
     if place.is_by_node() {
+        let key = flow_key(endpoint, direction, packet);
+        // A connection of the node's own, on the ports of one that it forwarded before: that flow, denied maybe, is not its reply's (rule A2).
+        if packet.protocol == protocol::TCP
+            && may_open(packet)
+            && let Some(entry) = tables.flow(&key)
+        {
+            entry.with(|flow| {
+                flow.last_seen = 0;
+                flow.state = State::Closed as u8;
+            });
+        }
         return Verdict::Forward;
     }
     let unjudged = match parsed {
@@ -140,6 +151,7 @@ pub fn decide(
         if endpoint.policy(direction) != POLICY_NONE || !sends && judge::is_kept(tables, &place, packet) {
             return denied(reason, POLICY_NONE, IDENTITY_NONE);
         }
+        // The pod may have written one of its own, and what hides the packet from us may be gone later (a priority tag).
         if sends {
             tables.put_tag(endpoint.tag(false));
         }
@@ -183,9 +195,19 @@ pub fn decide(
     let reply = (initiator as u8 != direction as u8) != is_error;
     // Behind masquerade one address and port may be one pod's today and another's tomorrow.
     let opened_here = matches!(initiator, Direction::Ingress) && !reply && !is_error;
-    if opened_here && tag != tag::judged(place.tag) {
-        tag = tag::judged(place.tag);
-        current = false;
+    if opened_here {
+        let came_by = place.ingress_ifindex;
+        let has = tag::judged(place.tag);
+        if tag != has {
+            tag = has;
+            current = false;
+        } else if current && has == 0 && sender != came_by {
+            // Not as one condition: the verifier refuses to see what a lookup found merged with another.
+            current = sender == 0;
+            if current && tables.is_endpoint(came_by) {
+                current = false;
+            }
+        }
     }
     let mut to_node = false;
     if !current {
@@ -207,7 +229,11 @@ pub fn decide(
                 return denied(DropReason::Policy, policy, egress.identity);
             }
             to_node = egress.to_node;
-            tag = endpoint.tag(egress.action == ACTION_DEFER);
+            // Whatever this was judged by, kube-proxy may know other backends, or connection tracking remember some: where the packet leaves,
+            // it is judged on what it ends at. ICMP errors are translated as the connection that they quote.
+            let translated =
+                !matches!(packet.role, Role::Single | Role::Error) || egress.action == ACTION_DEFER;
+            tag = endpoint.tag(policy != POLICY_NONE && translated);
         } else {
             if opened_here {
                 sender = judge::sender(tables, &place, packet);
@@ -263,7 +289,7 @@ pub fn decide(
 }
 
 /// Whose egress policy a packet that leaves the node is still to be judged by: the interface index of a pod, [`judge::UNKNOWN`] or 0 for
-/// nobody's. What `from_pod` judged for good has a tag that says so, whatever headers it has meanwhile.
+/// nobody's. Replies, and what was judged here, have a tag that says so, whatever headers they have meanwhile.
 #[inline(always)]
 pub fn sender_leaving(tables: &impl Tables, place: &Place, packet: &Packet) -> u32 {
     let judged = tag::number(place.tag) != 0 && !tag::is_deferred(place.tag);
@@ -275,8 +301,7 @@ pub fn sender_leaving(tables: &impl Tables, place: &Place, packet: &Packet) -> u
 }
 
 /// The verdict on a packet that leaves the node, with the endpoint of its [sender](sender_leaving), isolated for egress: what a Service
-/// translated is judged here, on the backend (rule A5). What `from_pod` judged already, under the same addresses, is found in the flow
-/// table.
+/// translated is judged here, on the backend (rule A5). What was judged is remembered in the flow table, apart from the pod's own flows.
 #[inline(always)]
 pub fn decide_leaving(
     tables: &impl Tables,
@@ -288,7 +313,25 @@ pub fn decide_leaving(
     if !fragments::restore(tables, endpoint, Direction::Egress, packet) {
         return denied(DropReason::Fragment, POLICY_NONE, IDENTITY_NONE);
     }
-    let key = flow_key(endpoint, Direction::Egress, packet);
+    let mut key = flow_key(endpoint, Direction::Egress, packet);
+    // Without a tag that says otherwise it may be a reply, which was let through a moment ago.
+    if !tag::is_deferred(place.tag)
+        && continues_flow(packet)
+        && let Some(entry) = tables.flow(&key)
+    {
+        let mut reply = false;
+        entry.with(|flow| {
+            reply = flow::alive(flow, packet.protocol, tables.now(), tables.lifetimes())
+                && matches!(Direction::from_u8(flow.initiator), Direction::Ingress);
+        });
+        if reply {
+            fragments::remember(tables, endpoint, Direction::Egress, packet);
+            tables.put_tag(tag::judged(place.tag));
+            return Verdict::Forward;
+        }
+    }
+    // An entry of its own: of what from_pod judged under these addresses it may be a translation, and its port may be masquerade's.
+    key.pad[0] = FlowKey::LEAVING;
     let entry = if matches!(packet.role, Role::Single | Role::Error) {
         None
     } else {
@@ -299,13 +342,11 @@ pub fn decide_leaving(
     if let Some(entry) = &entry {
         entry.with(|flow| {
             if flow::alive(flow, packet.protocol, tables.now(), tables.lifetimes()) {
-                known = matches!(Direction::from_u8(flow.initiator), Direction::Egress);
-                // A reply was let through a moment ago; none is deferred.
-                judged = if known {
-                    flow.policy == policy && flow.epoch == tables.epoch()
-                } else {
-                    !tag::is_deferred(place.tag) && continues_flow(packet)
-                };
+                known = true;
+                judged = flow.policy == policy && flow.epoch == tables.epoch();
+                if judged {
+                    flow.last_seen = tables.now();
+                }
             }
         });
     }

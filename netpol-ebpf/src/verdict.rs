@@ -8,7 +8,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use netpol_common::{
     abi::{Counter, Direction, DropReason, Endpoint, IDENTITY_NONE, POLICY_DENY, POLICY_NONE},
-    decide::{self, Place, Verdict, judge::UNKNOWN},
+    decide::{self, Place, Tables as _, Verdict, judge::UNKNOWN},
     parse::{self, Packet, Parsed},
     tag,
 };
@@ -130,6 +130,7 @@ pub fn leaving(ctx: &TcContext) -> i32 {
             identity: IDENTITY_NONE,
         })
     } else if !known || endpoint.egress_policy == POLICY_NONE {
+        maps.put_tag(tag::judged(place.tag));
         Verdict::Forward
     } else {
         decide::decide_leaving(&maps, &endpoint, &place, packet)

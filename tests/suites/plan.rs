@@ -12,7 +12,7 @@ use netpol_agent::{
     model::{Direction, Node, ObjectKey, Snapshot},
     sync::{Desired, Memory, Plan, State, Write, apply, plan},
 };
-use netpol_common::abi::{ACTION_DEFER, Endpoint, IDENTITY_NONE, POLICY_DENY, POLICY_NONE, SENDER_UNTOLD};
+use netpol_common::abi::{Endpoint, IDENTITY_NONE, POLICY_DENY, POLICY_NONE, SENDER_UNTOLD};
 use netpol_common::tag;
 use netpol_tests::{
     kernel::{Probe, passes},
@@ -174,15 +174,10 @@ fn canonical(state: &State) -> impl PartialEq + std::fmt::Debug {
     )
 }
 
-/// A pod that may reach some backends of a Service, and that the second look would not know or not meet.
+/// A pod that policy keeps from something, and that the second look would not know or not meet. With or without Services: connections
+/// outlive those that they were opened by.
 fn unmet(state: &State) -> Option<u32> {
-    let in_use = |identity: u32| state.frontends.values().any(|known| known.identity == identity);
-    let defers = |policy: u32| {
-        let entries = state.policies.get(&policy).into_iter().flatten();
-        entries
-            .filter(|(_, value)| value.action == ACTION_DEFER)
-            .any(|(key, _)| in_use(key.identity))
-    };
+    let isolated = |policy: u32| state.policies.contains_key(&policy);
     let known = |ifindex: u32, number: u16| {
         state.senders.get(&(BRIDGE, 0)) == Some(&SENDER_UNTOLD)
             && state.senders.get(&(BRIDGE, number.into())) == Some(&ifindex)
@@ -190,7 +185,7 @@ fn unmet(state: &State) -> Option<u32> {
     };
     let endpoints = state.endpoints.iter();
     endpoints
-        .filter(|(ifindex, endpoint)| state.attached.contains(ifindex) && defers(endpoint.egress_policy))
+        .filter(|(ifindex, endpoint)| state.attached.contains(ifindex) && isolated(endpoint.egress_policy))
         .find(|(ifindex, endpoint)| !known(**ifindex, endpoint.number()))
         .map(|(ifindex, _)| *ifindex)
 }

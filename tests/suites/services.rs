@@ -10,6 +10,8 @@ mod ingress;
 mod mechanics;
 #[path = "services/shared.rs"]
 mod shared;
+#[path = "services/stale.rs"]
+mod stale;
 #[path = "services/worlds.rs"]
 mod worlds;
 

@@ -21,8 +21,8 @@ pub(super) struct SecondLook<'a> {
 }
 
 impl<'a> SecondLook<'a> {
-    /// For these endpoints. Of two pods that claim an address the one that is isolated has it. Devices only matter while there are Services
-    /// and a pod that policy keeps from something.
+    /// For these endpoints. Of two pods that claim an address the one that is isolated has it. Devices only matter while there is a
+    /// pod that policy keeps from something: connections outlive the Service by which they were opened.
     pub(super) fn new(desired: Desired<'a>, endpoints: &BTreeMap<u32, Endpoint>) -> Self {
         let live = |isolated: bool| {
             endpoints.iter().filter(move |(ifindex, endpoint)| {
@@ -43,7 +43,7 @@ impl<'a> SecondLook<'a> {
                 senders.insert((*bridge, endpoint.number().into()), *ifindex);
             }
         }
-        let needed = !desired.compiled.frontends.is_empty() && live(true).next().is_some();
+        let needed = live(true).next().is_some();
         let devices = desired.devices.iter().copied();
         Self {
             local_pods,

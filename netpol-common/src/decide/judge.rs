@@ -106,8 +106,11 @@ pub(super) fn sender(tables: &impl Tables, place: &Place, packet: &Packet) -> u3
         return came_by;
     }
     let number = tag::number(place.tag);
+    let deferred = tag::is_deferred(place.tag);
     let sender = tables.sender(came_by, number);
-    if sender != SENDER_UNTOLD && (sender != 0 || number == 0 || tables.sender(came_by, 0) == 0) {
+    if sender != SENDER_UNTOLD
+        && (sender != 0 || !deferred && (number == 0 || tables.sender(came_by, 0) == 0))
+    {
         return sender;
     }
     let by_address = tables.local_pod(&packet.source);
@@ -115,7 +118,10 @@ pub(super) fn sender(tables: &impl Tables, place: &Place, packet: &Packet) -> u3
         return by_address;
     }
     let masqueraded = tables.identity(&packet.source).flags & IDENTITY_NODE != 0;
-    if masqueraded && tables.guarded(&packet.destination, packet.protocol, packet.destination_port) {
+    // A pod's packet that is yet to be judged, by a device that is no bridge of pods (a VLAN of one, a VRF).
+    let strayed = deferred && tables.sender(came_by, 0) == 0;
+    if strayed || masqueraded && tables.guarded(&packet.destination, packet.protocol, packet.destination_port)
+    {
         UNKNOWN
     } else {
         0

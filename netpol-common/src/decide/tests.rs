@@ -10,6 +10,7 @@ use crate::{
 mod errors;
 mod fragments;
 mod properties;
+mod second_look;
 mod services;
 mod spoofing;
 mod tables;

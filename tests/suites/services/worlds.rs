@@ -4,7 +4,7 @@
 use netpol_tests::{
     overlay::Overlay,
     privilege::can_enforce,
-    probe::Outcome,
+    probe::{Outcome, Service},
     proxy::Mode,
     services::Frontend,
     two_nodes::{Cluster, World},
@@ -13,7 +13,7 @@ use netpol_tests::{
 use crate::{
     egress::{TO_WEB, all_frontends, answered_by, only},
     ingress::a1_a_pod_behind_its_own_service_needs_both_directions,
-    shared::egress,
+    shared::{egress, ingress},
 };
 
 fn backends_on_the_other_node(cluster: &mut Cluster) {
@@ -103,6 +103,31 @@ fn a5_a_tag_that_is_lost_opens_nothing() {
             );
         },
         |world| world,
+    );
+}
+
+/// The nodes share a kernel, so that a packet comes to the second one with the tag that the first one wrote, and the numbers of both begin at 1.
+#[test]
+fn a3_a_tag_of_another_node_names_no_pod_of_this_one() {
+    in_worlds(
+        |cluster| {
+            let [v4, v6] = <[_; 2]>::try_from(cluster.site("web-a").unwrap().addresses).unwrap();
+            let own =
+                format!("{{from: [{{ipBlock: {{cidr: {v4}/32}}}}, {{ipBlock: {{cidr: \"{v6}/128\"}}}}]}}");
+            cluster.set_policies(&[ingress("web", &own)]).unwrap();
+            let closed = cluster.to_site("web-b", "web-a", &[Service::Tcp(8080), Service::Udp(5353)]);
+            cluster.expect(
+                "another pod of the same number",
+                &closed.unwrap(),
+                &Outcome::Silent,
+            );
+            let open = cluster.to_site("web-a", "web-b", &[Service::Tcp(8080), Service::Udp(5353)]);
+            cluster.expect("the pod in the block", &open.unwrap(), &Outcome::Reached);
+        },
+        |world| World {
+            overlay: Overlay::HostGateway,
+            ..world
+        },
     );
 }
 

@@ -49,11 +49,8 @@ fn a5_a_frontend_is_judged_by_its_backends_and_by_no_block() {
             assert_eq!(sends(&tables, &pod, to(address, port)), passes, "{address:?}");
             assert_eq!(
                 tables.tag.take(),
-                if passes {
-                    pod.tag(action == ACTION_DEFER)
-                } else {
-                    0
-                }
+                if passes { pod.tag(true) } else { 0 },
+                "what kube-proxy makes of it is not known yet"
             );
         }
         // Another node chooses the backend.
@@ -347,7 +344,7 @@ fn a5_a_sender_that_nobody_knows_reaches_no_backend_that_is_not_everyones() {
         assert_eq!(sender_leaving(&tables, &leaving(tag), &packet), judge::UNKNOWN);
     }
     let uplink = 4;
-    for tag in [0, tag::new(CLIENT_NUMBER, false), tag::new(99, true)] {
+    for tag in [0, tag::new(CLIENT_NUMBER, false), tag::new(99, false)] {
         assert_eq!(
             tagged(&tables, &pod, (uplink, tag), from(NODE, 82)),
             Verdict::Forward,
@@ -365,7 +362,8 @@ fn a5_only_what_from_pod_deferred_is_judged_where_it_leaves() {
         (BRIDGE, deferred, CLIENT_IFINDEX),
         (BRIDGE, judged, 0),
         (0, deferred, 0),
-        (4, deferred, 0),
+        (4, deferred, judge::UNKNOWN),
+        (4, judged, 0),
         (CLIENT_IFINDEX, deferred, CLIENT_IFINDEX),
         (CLIENT_IFINDEX, 0, CLIENT_IFINDEX),
     ] {

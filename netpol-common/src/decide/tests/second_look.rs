@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ways around the second look at a backend (rule A5), and around who sent a packet.
+
+use super::*;
+use crate::abi::SENDER_UNTOLD;
+
+const POD: [u8; 4] = [10, 244, 0, 10];
+const VIRTUAL: [u8; 4] = [10, 96, 0, 1];
+const DENIED: [u8; 4] = [10, 244, 1, 10];
+const ALLOWED: [u8; 4] = [10, 244, 1, 9];
+const BRIDGE: u32 = 2;
+const UPLINK: u32 = 3;
+const ANYONE: u32 = 20;
+const SERVICE: u32 = 30;
+const DENIED_CLASS: u32 = 40;
+const OPEN: u32 = 8;
+
+/// A pod behind the bridge. It may reach everyone but one pod of another node, and all backends of the Service that the agent knows.
+fn isolated() -> (Memory, Endpoint) {
+    let tables = Memory::default();
+    let pod = endpoint(POLICY_NONE, OPEN);
+    for (address, identity, flags) in [
+        (VIRTUAL, ANYONE, 0),
+        (ALLOWED, ANYONE, 0),
+        (DENIED, DENIED_CLASS, 0),
+        (NODE, 2, IDENTITY_NODE),
+    ] {
+        tables.put_identity(address, identity, flags);
+    }
+    for identity in [ANYONE, SERVICE] {
+        tables.put_policy(OPEN, identity, None, ACTION_ACCEPT);
+    }
+    for (address, port) in [(VIRTUAL, 80), ([0; 4], 30_080)] {
+        let key = (Address::from_ipv4(address), protocol::TCP, port);
+        tables.frontends.borrow_mut().insert(key, SERVICE);
+    }
+    tables
+        .pods
+        .borrow_mut()
+        .insert(Address::from_ipv4(POD), (OWN, OPEN));
+    tables
+        .senders
+        .borrow_mut()
+        .extend([((BRIDGE, 0), SENDER_UNTOLD), ((BRIDGE, pod.number()), OWN)]);
+    (tables, pod)
+}
+
+fn to(address: [u8; 4], port: u16, tcp_flags: u8) -> Packet {
+    Packet {
+        source: Address::from_ipv4(POD),
+        destination: Address::from_ipv4(address),
+        ..from_client(protocol::TCP, port, tcp_flags)
+    }
+}
+
+/// Whether a packet leaves the node that the pod sends and kube-proxy translates to another destination, or source, on the way.
+fn leaves(tables: &Memory, pod: &Endpoint, sent: Packet, translated: Packet) -> bool {
+    tables.tag.set(0);
+    if !sends(tables, pod, sent) {
+        return false;
+    }
+    let place = Place {
+        direction: Direction::Egress,
+        ifindex: UPLINK,
+        ingress_ifindex: BRIDGE,
+        tag: tables.tag.get(),
+    };
+    match sender_leaving(tables, &place, &translated) {
+        0 => true,
+        OWN => decide_leaving(tables, pod, &place, &mut { translated }) == Verdict::Forward,
+        _ => false,
+    }
+}
+
+#[test]
+fn a5_a_backend_that_the_agent_no_longer_knows_is_judged_where_it_leaves() {
+    for (address, port) in [(VIRTUAL, 80), (NODE, 30_080)] {
+        let (tables, pod) = isolated();
+        let syn = to(address, port, SYN);
+        assert!(leaves(&tables, &pod, syn, to(ALLOWED, 8080, SYN)));
+        assert!(
+            !leaves(&tables, &pod, syn, to(DENIED, 8080, SYN)),
+            "kube-proxy has a backend that the agent has not: {address:?}"
+        );
+        // An open connection goes on to the backend that the kernel's connection tracking remembers.
+        let (sent, translated) = (to(address, port, ACK), to(DENIED, 8080, ACK));
+        tables.raise_epoch();
+        assert!(!leaves(&tables, &pod, sent, translated), "{address:?}");
+        assert!(leaves(&tables, &pod, sent, to(ALLOWED, 8080, ACK)));
+        tables.frontends.borrow_mut().clear();
+        tables.raise_epoch();
+        assert!(
+            !leaves(&tables, &pod, sent, translated),
+            "the Service is gone, its connections are not: {address:?}"
+        );
+        assert!(leaves(&tables, &pod, sent, to(ALLOWED, 8080, ACK)));
+    }
+}
+
+/// kube-proxy leaves a load balancer's address alone that has `ipMode: Proxy`: the backend is chosen far away, then.
+#[test]
+fn a5_what_nobody_translated_leaves_only_if_every_backend_is_allowed() {
+    for (action, passes) in [(ACTION_ACCEPT, true), (ACTION_DEFER, false)] {
+        let (tables, pod) = isolated();
+        tables
+            .policies
+            .borrow_mut()
+            .retain(|(_, key, _)| key.identity != SERVICE);
+        tables.put_policy(OPEN, SERVICE, None, action);
+        for flags in [SYN, ACK] {
+            let packet = to(VIRTUAL, 80, flags);
+            assert_eq!(leaves(&tables, &pod, packet, packet), passes, "action {action}");
+        }
+    }
+}
+
+/// Connection tracking takes up a TCP connection in its middle, and translates it like a new one.
+#[test]
+fn a5_a_node_port_is_closed_to_segments_that_open_nothing() {
+    let (tables, pod) = isolated();
+    tables
+        .policies
+        .borrow_mut()
+        .retain(|(_, key, _)| key.identity != SERVICE);
+    assert!(!leaves(
+        &tables,
+        &pod,
+        to(NODE, 30_080, SYN),
+        to(DENIED, 8080, SYN)
+    ));
+    for flags in [ACK, FIN | ACK, 0] {
+        let (sent, translated) = (to(NODE, 30_080, flags), to(DENIED, 8080, flags));
+        assert!(!leaves(&tables, &pod, sent, translated), "flags {flags:#x}");
+    }
+}
+
+/// The gateway of a bridge can be another device than the bridge: one of its VLANs, a VRF around it.
+#[test]
+fn a5_what_is_deferred_is_closed_where_its_sender_is_not_found() {
+    let (tables, pod) = isolated();
+    tables.policies.borrow_mut().clear();
+    tables.put_policy(OPEN, SERVICE, None, ACTION_DEFER);
+    assert!(sends(&tables, &pod, to(VIRTUAL, 80, SYN)));
+    let tag = tables.tag.get();
+    assert!(tag::is_deferred(tag));
+    let gateway = 77;
+    for source in [POD, NODE] {
+        let translated = Packet {
+            source: Address::from_ipv4(source),
+            ..to(DENIED, 8080, SYN)
+        };
+        let leaving = Place {
+            direction: Direction::Egress,
+            ifindex: UPLINK,
+            ingress_ifindex: gateway,
+            tag,
+        };
+        assert_ne!(
+            sender_leaving(&tables, &leaving, &translated),
+            0,
+            "to another node"
+        );
+        let backend = Endpoint {
+            id: 9,
+            ..endpoint(POLICY_NONE, POLICY_NONE)
+        };
+        let place = Place {
+            ifindex: 12,
+            direction: Direction::Ingress,
+            ..leaving
+        };
+        assert!(
+            matches!(
+                decided(&tables, &backend, place, Parsed::Packet, translated),
+                Verdict::Drop(_)
+            ),
+            "to a pod of this node"
+        );
+    }
+}
+
+/// What masquerade wrote on a packet is no port that the pod opened.
+#[test]
+fn c1_what_leaves_masqueraded_opens_no_way_back_by_its_port() {
+    let (tables, pod) = isolated();
+    tables
+        .policies
+        .borrow_mut()
+        .retain(|(_, key, _)| key.identity != SERVICE);
+    tables.put_policy(OPEN, SERVICE, None, ACTION_DEFER);
+    let pod = Endpoint {
+        ingress_policy: POLICY_DENY,
+        ..pod
+    };
+    let masqueraded = Packet {
+        source: Address::from_ipv4(NODE),
+        source_port: 5353u16.to_be_bytes(),
+        ..to(ALLOWED, 8080, SYN)
+    };
+    assert!(leaves(&tables, &pod, to(VIRTUAL, 80, SYN), masqueraded));
+    let stranger = Packet {
+        source: Address::from_ipv4(ALLOWED),
+        destination: Address::from_ipv4(POD),
+        source_port: 8080u16.to_be_bytes(),
+        ..from_client(protocol::TCP, 5353, ACK)
+    };
+    assert!(
+        !receives(&tables, &pod, stranger),
+        "the pod never sent from that port"
+    );
+}
+
+/// A pod may write into the field itself, before its packets leave its namespace: a priority tag (VLAN 0), say, is taken off only
+/// behind `from_pod`.
+#[test]
+fn a1_a_tag_that_a_pod_wrote_itself_does_not_pass() {
+    let (tables, pod) = isolated();
+    let pod = Endpoint {
+        egress_policy: POLICY_NONE,
+        ..pod
+    };
+    for reason in [
+        DropReason::Vlan,
+        DropReason::Fragment,
+        DropReason::ExtensionHeaders,
+    ] {
+        let forged = tag::new(99, false);
+        tables.tag.set(forged);
+        let place = Place {
+            tag: forged,
+            ..at(Direction::Egress, false)
+        };
+        let verdict = decided(&tables, &pod, place, Parsed::Unjudged(reason), Packet::default());
+        assert_eq!(verdict, Verdict::Forward);
+        assert_eq!(tables.tag.get(), pod.tag(false), "{reason:?}");
+    }
+}
+
+/// Without tags, too: two pods behind one bridge, told by its ports, whose packets get one masqueraded port after the other.
+#[test]
+fn c3_one_senders_flow_is_not_anothers_without_tags() {
+    let (tables, _) = isolated();
+    tables.put_identity(POD, ANYONE, 0);
+    let (first, second) = (11, 12);
+    for (address, ifindex, policy) in [(CLIENT, first, OPEN), ([10, 244, 0, 12], second, POLICY_DENY)] {
+        tables
+            .pods
+            .borrow_mut()
+            .insert(Address::from_ipv4(address), (ifindex, policy));
+    }
+    let backend = Endpoint {
+        id: 9,
+        ..endpoint(POLICY_NONE, POLICY_NONE)
+    };
+    let packet = Packet {
+        source: Address::from_ipv4(NODE),
+        ..from_client(protocol::UDP, 5353, 0)
+    };
+    let by = |ifindex| {
+        let place = Place {
+            ingress_ifindex: ifindex,
+            ..at(Direction::Ingress, false)
+        };
+        decided(&tables, &backend, place, Parsed::Packet, packet)
+    };
+    assert_eq!(by(first), Verdict::Forward);
+    assert!(matches!(by(second), Verdict::Drop(_)), "its egress is closed");
+    assert_eq!(by(first), Verdict::Forward);
+}
+
+/// What was denied to a client behind masquerade stays in the flow table; the node may get the same port later, for a probe of its own.
+#[test]
+fn a2_a_probe_is_answered_on_a_port_that_a_denied_client_had() {
+    let (tables, pod) = web();
+    tables.put_policy(WEB, 2, None, ACTION_ACCEPT);
+    let masqueraded = Packet {
+        source: Address::from_ipv4(NODE),
+        ..from_client(protocol::TCP, 80, SYN)
+    };
+    assert!(receives(&tables, &pod, masqueraded));
+    assert!(sends(&tables, &pod, reversed(masqueraded, SYN | ACK)));
+    let closed = Endpoint {
+        ingress_policy: POLICY_DENY,
+        ..pod
+    };
+    assert!(!receives(
+        &tables,
+        &closed,
+        Packet {
+            tcp_flags: RST,
+            ..masqueraded
+        }
+    ));
+    tables.wait(600 * SECOND);
+    let probe = at(Direction::Ingress, true);
+    assert_eq!(
+        decided(&tables, &closed, probe, Parsed::Packet, masqueraded),
+        Verdict::Forward
+    );
+    assert!(sends(&tables, &closed, reversed(masqueraded, SYN | ACK)));
+}
