@@ -24,7 +24,7 @@ fn bridge_netfilter(lab: &Lab, on: bool) {
     let settings = keys.each_ref().map(|key| (key.as_str(), value));
     lab.node.netns().sysctl(&settings).unwrap();
     if on {
-        let track = "table inet track { chain all { type filter hook prerouting priority 0; ct state new counter; }; }\n";
+        let track = "table inet track { chain arriving { type filter hook prerouting priority 0; ct state new counter; }; }\n";
         lab.node.netns().feed("nft", &["-f", "-"], track).unwrap();
     }
 }

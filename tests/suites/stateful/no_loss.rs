@@ -116,7 +116,7 @@ fn tcp<'scope>(
 
 /// One change of many kinds. What the streams need stays allowed.
 fn change(lab: &mut Lab, number: u64) {
-    let turn = number / 5;
+    let turn = number / 5 + 1;
     let way = |offset: u64| WAYS[((turn + offset) % WAYS.len() as u64) as usize];
     match number % 5 {
         // Another rule allows it; whoever is isolated, is so in both directions.

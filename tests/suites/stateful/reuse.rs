@@ -28,7 +28,7 @@ use nix::{
     },
 };
 
-use crate::shared::{LONG, PATIENCE, dropped, lab, of_family, policy, udp_at, wire};
+use crate::shared::{LONG, PATIENCE, dropped, lab, of_family, policy, udp_at, wait_for_drops, wire};
 
 const OPEN: &str = "ingress: [{}]\n  egress: [{}]";
 
@@ -94,7 +94,7 @@ fn c1_a_port_that_is_used_again_after_fin_or_rst_starts_a_new_flow() {
         return;
     };
     let (client, server) = (lab.site("shop/a").unwrap(), lab.site("shop/b").unwrap());
-    let (at_client, at_server) = (wire(&lab, "shop/a"), wire(&lab, "shop/b"));
+    let at_server = wire(&lab, "shop/b");
     for (number, (ipv4, end)) in [
         (true, End::Fin),
         (true, End::Rst),
@@ -134,13 +134,15 @@ fn c1_a_port_that_is_used_again_after_fin_or_rst_starts_a_new_flow() {
         drop(accepted);
 
         // The other way round, with the same addresses and ports: the pod is isolated for ingress.
+        let at_client = wire(&lab, "shop/a");
         let before = dropped(&lab, DropReason::Policy);
         let syn = wire::tcp(to.ip(), from.ip(), (7000, port), SYN);
         at_server
             .send(at_client.mac(), &wire::ip(to.ip(), from.ip(), 6, &syn, None))
             .unwrap();
+        wait_for_drops(&lab, DropReason::Policy, before + 1);
         assert!(
-            dropped(&lab, DropReason::Policy) > before,
+            !comes(&at_client, from.ip(), (7000, port)),
             "{end:?}: the SYN of the other side"
         );
 
@@ -170,7 +172,7 @@ fn lab_with_x(policies: &[(&str, &str)]) -> Option<Lab> {
 /// Puts another pod in the place of `shop/x`.
 fn swap(lab: &mut Lab, label: &str) -> Site {
     let start = Instant::now();
-    let site = lab.replace_pod("shop/x", "shop/y", label).unwrap();
+    let site = lab.replace_pod("shop/x", "shop/next", label).unwrap();
     println!("removed, made again and applied within {:?}", start.elapsed());
     // The new interface has a MAC address of its own.
     for place in ["shop/a", "shop/b"] {
@@ -189,8 +191,8 @@ fn asks(socket: &UdpSocket, to: SocketAddr) -> bool {
 #[test]
 fn c3_a_pod_with_a_used_address_inherits_no_flow_as_a_server() {
     let x = policy("x", "app: x", OPEN);
-    let y = policy("y", "app: y", "ingress: []");
-    let Some(mut lab) = lab_with_x(&[("x.yaml", &x), ("y.yaml", &y)]) else {
+    let next = policy("next", "app: next", "ingress: []");
+    let Some(mut lab) = lab_with_x(&[("x.yaml", &x), ("next.yaml", &next)]) else {
         return;
     };
     let (peer, server) = (lab.site("shop/b").unwrap(), lab.site("shop/x").unwrap());
@@ -202,8 +204,8 @@ fn c3_a_pod_with_a_used_address_inherits_no_flow_as_a_server() {
         let tcp = connect_from(&peer, from, SocketAddr::new(to.ip(), 8080)).unwrap();
         (socket, to, tcp)
     });
-    let newcomer = swap(&mut lab, "app: y");
-    let at_newcomer = wire(&lab, "shop/y");
+    let newcomer = swap(&mut lab, "app: next");
+    let at_newcomer = wire(&lab, "shop/next");
     let at_peer = wire(&lab, "shop/b");
     for (socket, to, tcp) in &sockets {
         assert!(!asks(socket, *to), "the flow of the pod before");
@@ -215,11 +217,11 @@ fn c3_a_pod_with_a_used_address_inherits_no_flow_as_a_server() {
         at_peer
             .send(at_newcomer.mac(), &wire::ip(from.ip(), to.ip(), 6, &ack, None))
             .unwrap();
-        assert!(dropped(&lab, DropReason::Policy) > before);
+        wait_for_drops(&lab, DropReason::Policy, before + 1);
         assert!(!comes(&at_newcomer, to.ip(), (6001, 8080)));
     }
     assert_eq!(newcomer.addresses, server.addresses);
-    lab.expect("node", "shop/y", &Outcome::Reached);
+    lab.expect("node", "shop/next", &Outcome::Reached);
 }
 
 #[test]
@@ -234,7 +236,7 @@ fn c3_a_pod_with_a_used_address_inherits_no_flow_and_no_identity_as_a_client() {
         assert!(asks(&socket, SocketAddr::new(of_family(&server, ipv4), 5353)));
     }
     lab.expect("shop/x", "shop/b", &Outcome::Reached);
-    let newcomer = swap(&mut lab, "app: y");
+    let newcomer = swap(&mut lab, "app: next");
     let at_server = wire(&lab, "shop/b");
     for ipv4 in [true, false] {
         let socket = udp_at(&newcomer, of_family(&newcomer, ipv4), 6000);
@@ -242,8 +244,8 @@ fn c3_a_pod_with_a_used_address_inherits_no_flow_and_no_identity_as_a_client() {
         assert!(!asks(&socket, to), "the flow of the pod before");
         assert!(!comes(&at_server, to.ip(), (6000, 5353)));
     }
-    lab.expect("shop/y", "shop/b", &Outcome::Silent);
-    lab.expect("shop/b", "shop/y", &Outcome::Reached);
-    lab.label("shop/y", "app: x").unwrap();
-    lab.expect("shop/y", "shop/b", &Outcome::Reached);
+    lab.expect("shop/next", "shop/b", &Outcome::Silent);
+    lab.expect("shop/b", "shop/next", &Outcome::Reached);
+    lab.label("shop/next", "app: x").unwrap();
+    lab.expect("shop/next", "shop/b", &Outcome::Reached);
 }

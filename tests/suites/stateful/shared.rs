@@ -3,7 +3,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use netpol_agent::datapath::CounterReader;
@@ -51,6 +51,19 @@ pub fn all_dropped(lab: &Lab) -> u64 {
         .into_iter()
         .map(|reason| dropped(lab, reason))
         .sum()
+}
+
+/// Waits until as many were dropped for a reason.
+pub fn wait_for_drops(lab: &Lab, reason: DropReason, count: u64) {
+    let until = Instant::now() + LONG;
+    while dropped(lab, reason) < count {
+        assert!(
+            Instant::now() < until,
+            "{reason:?}: {} of {count} were dropped",
+            dropped(lab, reason)
+        );
+        std::thread::yield_now();
+    }
 }
 
 /// A packet socket at a pod's, or the outside's, end, or at the node's bridge.

@@ -3,33 +3,20 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use netpol_common::abi::DropReason;
 use netpol_tests::{
-    lab::{DENY_ALL, Lab},
+    lab::DENY_ALL,
     probe::Outcome,
     wire::{self, Wire},
 };
 
-use crate::shared::{LONG, PATIENCE, dropped, lab, of_family, udp_at, wire};
+use crate::shared::{LONG, PATIENCE, dropped, lab, of_family, udp_at, wait_for_drops, wire};
 
 const FORGED: &[u8] = b"forged source";
 const SITES: [&str; 4] = ["shop/a", "other/c", "node", "outside"];
-
-/// Waits until as many were dropped for a reason.
-fn wait_for_drops(lab: &Lab, reason: DropReason, count: u64) {
-    let until = Instant::now() + LONG;
-    while dropped(lab, reason) < count {
-        assert!(
-            Instant::now() < until,
-            "{reason:?}: {} of {count} were dropped",
-            dropped(lab, reason)
-        );
-        std::thread::yield_now();
-    }
-}
 
 /// Whether a packet that ends with `mark` came.
 fn arrives(at: &Wire, patience: Duration, mark: &[u8]) -> bool {
