@@ -89,7 +89,10 @@ fn a6_a_pod_without_an_address_of_a_family_has_none_to_send_with() {
         ..pod
     };
     let packet = from_source(Address::from_ipv4([0; 4]), protocol::UDP);
-    assert!(matches!(verdict(&only_ipv6, Parsed::Packet, packet), Verdict::Drop(_)));
+    assert!(matches!(
+        verdict(&only_ipv6, Parsed::Packet, packet),
+        Verdict::Drop(_)
+    ));
 }
 
 #[test]
