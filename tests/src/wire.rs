@@ -155,7 +155,7 @@ pub fn ip(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8], par
                 more: false,
             });
             header.extend(part.identification.to_be_bytes());
-            header.extend((part.offset / 8 | u16::from(part.more) << 13).to_be_bytes());
+            header.extend(((part.offset / 8) | (u16::from(part.more) << 13)).to_be_bytes());
             header.extend([64, protocol, 0, 0]);
             header.extend(source.octets());
             header.extend(destination.octets());
