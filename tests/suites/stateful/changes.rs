@@ -14,9 +14,7 @@ use std::{
 
 use netpol_tests::{lab::Lab, node::Site, wire};
 
-use crate::shared::{LONG, PATIENCE, lab, of_family, policy, udp_at, wire};
-
-const TICK: Duration = Duration::from_millis(1);
+use crate::shared::{LONG, PATIENCE, lab, of_family, policy, tick, udp_at, wire};
 
 #[test]
 fn c2_connections_that_the_pod_opened_stop_and_come_back() {
@@ -83,7 +81,7 @@ impl Busy {
                     return;
                 }
                 from.write_all(&number.to_be_bytes()).unwrap();
-                thread::sleep(TICK);
+                tick();
             }
         }));
         let received = Arc::clone(&busy.received);
@@ -105,7 +103,7 @@ impl Busy {
         busy.threads.push(thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
                 from.send(&[7; 8]).unwrap();
-                thread::sleep(TICK);
+                tick();
             }
         }));
         let (stop, received) = (Arc::clone(&busy.stop), Arc::clone(&busy.received));
@@ -125,7 +123,7 @@ impl Busy {
         let until = Instant::now() + LONG;
         while self.received.load(Ordering::Relaxed) < before + 50 {
             assert!(Instant::now() < until, "{what}: nothing comes");
-            thread::sleep(TICK);
+            thread::yield_now();
         }
     }
 }

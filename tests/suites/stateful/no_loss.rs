@@ -12,13 +12,12 @@ use std::{
 use netpol_tests::{lab::Lab, node::Site};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::shared::{LONG, all_dropped, lab, of_family, policy, udp_at};
+use crate::shared::{LONG, all_dropped, lab, of_family, policy, tick, udp_at};
 
 /// Changes that are applied while the streams run.
 const UPDATES: u64 = 2000;
-/// Packets that each stream sends in a [`TICK`].
+/// Packets that each stream sends between two ticks.
 const BURST: u64 = 2;
-const TICK: Duration = Duration::from_millis(2);
 /// Longest pause of a stream that the end of the test waits for.
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -60,7 +59,7 @@ fn udp<'scope>(
                 number += 1;
             }
             stream.sent.store(number, Ordering::Relaxed);
-            thread::sleep(TICK);
+            tick();
         }
     });
     scope.spawn(move || {
@@ -102,7 +101,7 @@ fn tcp<'scope>(
                 number += 1;
             }
             stream.sent.store(number, Ordering::Relaxed);
-            thread::sleep(TICK);
+            tick();
         }
     });
     scope.spawn(move || {
@@ -215,7 +214,7 @@ fn c2_b4_b3_what_stays_allowed_loses_no_packet_over_thousands_of_updates() {
     let until = Instant::now() + LONG;
     while drops.len() + drop_lines(&lab).len() < dropped as usize {
         assert!(Instant::now() < until, "{dropped} drops, but not as many lines");
-        thread::sleep(TICK);
+        thread::yield_now();
     }
     drops.extend(drop_lines(&lab));
     println!("{dropped} packets of others dropped");

@@ -81,3 +81,12 @@ pub fn udp_at(site: &Site, address: IpAddr, port: u16) -> UdpSocket {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }
+
+/// Lets a moment pass: the pace of a stream of packets.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "packets a second: there is no event to wait for"
+)]
+pub fn tick() {
+    std::thread::sleep(Duration::from_millis(2));
+}
