@@ -416,7 +416,10 @@ fn is_spoofed(endpoint: &Endpoint, packet: &Packet) -> bool {
     let source = &packet.source;
     let none = source.octets == [0; 16];
     let link_local = source.octets[0] == 0xfe && source.octets[1] & 0xc0 == 0x80;
-    let own = *source == Address::from_ipv4(endpoint.ipv4) || *source == Address::from_ipv6(endpoint.ipv6);
+    // Zeros stand for an address that the pod does not have.
+    let none4 = *source == Address::from_ipv4([0; 4]);
+    let own = !none4 && *source == Address::from_ipv4(endpoint.ipv4)
+        || *source == Address::from_ipv6(endpoint.ipv6);
     let nameless = none && matches!(packet.protocol, protocol::ICMPV6 | 0);
     endpoint.id != 0 && !(own && !none || link_local || nameless)
 }

@@ -104,6 +104,20 @@ impl Lab {
         self.node.remove_pod(name)
     }
 
+    /// Replaces a pod by another of the same addresses at once, interface and object, and waits until that is applied.
+    ///
+    /// # Errors
+    /// If there is none of the old name, the new one is taken, or the agent does not apply it.
+    pub fn replace_pod(&mut self, old: &str, new: &str, label: &str) -> Result<Site> {
+        let addresses = self.node.pod(old)?.addresses;
+        self.node.remove_pod(old)?;
+        let site = self.node.add_pod(new, &addresses)?;
+        self.servers.add(&site, &SERVICES)?;
+        self.labels.remove(old);
+        self.label(new, label)?;
+        Ok(site)
+    }
+
     /// Gives a pod other labels, and waits until that is applied.
     ///
     /// # Errors

@@ -26,6 +26,7 @@ pub mod probe;
 pub mod progrun;
 pub mod proxy;
 pub mod random;
+pub mod raw;
 pub mod scenario;
 pub mod seeds;
 pub mod server;

@@ -137,7 +137,9 @@ fn addresses(faults: &mut Faults, status: &wire::PodStatus) -> Vec<std::net::IpA
             .iter()
             .any(|other: &std::net::IpAddr| other.is_ipv4() == address.is_ipv4())
         {
-            let message = format!("{address} is a second address of its family; both count");
+            let message = format!(
+                "{address} is a second address of its family: it counts as a peer, but what the pod sends with it is dropped"
+            );
             faults.report("address-family-duplicate", field(), message);
         }
         addresses.push(address);

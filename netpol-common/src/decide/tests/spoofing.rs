@@ -83,6 +83,16 @@ fn a6_a_pod_without_an_address_of_a_family_has_none_to_send_with() {
         let packet = from_source(source, protocol::TCP);
         assert!(matches!(verdict(&pod, Parsed::Packet, packet), Verdict::Drop(_)));
     }
+    let only_ipv6 = Endpoint {
+        ipv4: [0; 4],
+        ipv6: OWN6,
+        ..pod
+    };
+    let packet = from_source(Address::from_ipv4([0; 4]), protocol::UDP);
+    assert!(matches!(
+        verdict(&only_ipv6, Parsed::Packet, packet),
+        Verdict::Drop(_)
+    ));
 }
 
 #[test]

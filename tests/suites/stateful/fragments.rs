@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Fragments get the verdict of the first one (rule C5): those that the kernel makes of large datagrams, and those that someone made to
+//! get past.
+
+use std::net::{IpAddr, SocketAddr};
+
+use netpol_common::abi::DropReason;
+use netpol_tests::{
+    lab::Lab,
+    raw::{self, Part, Wire},
+};
+
+use crate::shared::{LONG, PATIENCE, dropped, lab, of_family, policy, udp_at, wire};
+
+const RULES: &str = "ingress: [{ports: [{protocol: UDP, port: 7000}, {port: 7000}]}]\n  \
+                     egress: [{ports: [{protocol: UDP, port: 7000}, {port: 7000}]}]";
+const ALLOWED: u16 = 7000;
+const DENIED: u16 = 7001;
+
+/// Lets the node put fragments together and take them apart again on the bridge, as with kube-proxy, or not.
+fn bridge_netfilter(lab: &Lab, on: bool) {
+    let value = if on { "1" } else { "0" };
+    let keys = ["iptables", "ip6tables"].map(|which| format!("net/bridge/bridge-nf-call-{which}"));
+    let settings = keys.each_ref().map(|key| (key.as_str(), value));
+    lab.node.netns().sysctl(&settings).unwrap();
+    if on {
+        let track = "table inet track { chain arriving { type filter hook prerouting priority 0; ct state new counter; }; }\n";
+        lab.node.netns().feed("nft", &["-f", "-"], track).unwrap();
+    }
+}
+
+#[test]
+fn c5_large_datagrams_arrive_where_they_are_allowed_and_nothing_of_them_elsewhere() {
+    let (a, b) = (policy("a", "app: a", RULES), policy("b", "app: b", RULES));
+    let Some(lab) = lab(&[("a.yaml", &a), ("b.yaml", &b)]) else {
+        return;
+    };
+    for netfilter in [false, true] {
+        bridge_netfilter(&lab, netfilter);
+        for (from, to) in [
+            ("shop/a", "shop/b"),
+            ("shop/a", "outside"),
+            ("outside", "shop/a"),
+            ("other/c", "shop/a"),
+        ] {
+            for ipv4 in [true, false] {
+                let what = format!("{from} -> {to}, IPv4 {ipv4}, bridge netfilter {netfilter}");
+                large_datagrams(&lab, from, to, ipv4, &what);
+            }
+        }
+    }
+    assert!(dropped(&lab, DropReason::Fragment) > 0);
+}
+
+fn large_datagrams(lab: &Lab, from: &str, to: &str, ipv4: bool, what: &str) {
+    let (source, destination) = (lab.site(from).unwrap(), lab.site(to).unwrap());
+    let (here, there) = (of_family(&source, ipv4), of_family(&destination, ipv4));
+    let sender = udp_at(&source, here, 0);
+    let receivers = [ALLOWED, DENIED].map(|port| udp_at(&destination, there, port));
+    let datagram: Vec<u8> = (0..8000u16).map(|number| number as u8).collect();
+    let arrivals = wire(lab, to);
+    for _ in 0..3 {
+        sender
+            .send_to(&datagram, SocketAddr::new(there, ALLOWED))
+            .unwrap();
+        let mut received = vec![0; 9000];
+        let length = receivers[0].recv(&mut received).unwrap_or_else(|error| {
+            panic!("{what}: what is allowed does not arrive: {error}");
+        });
+        assert!(received[..length] == datagram, "{what}: it was changed");
+    }
+    let is_ours = |packet: &[u8]| raw::addresses(packet) == Some((here, there));
+    let parts = arrivals.listen(PATIENCE / 8, |_| false).unwrap();
+    let parts = parts.iter().filter(|packet| is_ours(packet)).count();
+    assert!(
+        parts >= 18,
+        "{what}: only {parts} packets, so these were no fragments"
+    );
+
+    let arrivals = wire(lab, to);
+    for _ in 0..3 {
+        sender.send_to(&datagram, SocketAddr::new(there, DENIED)).unwrap();
+    }
+    let parts = arrivals.listen(PATIENCE, is_ours).unwrap();
+    assert!(
+        !parts.iter().any(|packet| is_ours(packet)),
+        "{what}: a fragment of what is denied arrived"
+    );
+}
+
+/// Someone who writes fragments by hand, and a witness at the receiver's end.
+struct Forger {
+    forger: Wire,
+    witness: Wire,
+    here: IpAddr,
+    there: IpAddr,
+    next: u16,
+}
+
+/// A fragment to be sent: where it begins, its bytes, whether others follow.
+type Piece<'a> = (u16, &'a [u8], bool);
+
+impl Forger {
+    /// Sends pieces of one packet in this order, and gives what arrived of them.
+    fn send(&mut self, protocol: u8, pieces: &[Piece<'_>]) -> Vec<Vec<u8>> {
+        self.next += 1;
+        self.send_again(protocol, pieces)
+    }
+
+    /// As [`Forger::send`], more pieces of the same packet.
+    fn send_again(&mut self, protocol: u8, pieces: &[Piece<'_>]) -> Vec<Vec<u8>> {
+        for &(offset, bytes, more) in pieces {
+            let part = Part {
+                identification: self.next,
+                offset,
+                more,
+            };
+            self.put(&raw::ip(self.here, self.there, protocol, bytes, Some(part)));
+        }
+        let end = raw::udp(self.here, self.there, (4999, ALLOWED), b"end");
+        self.put(&raw::ip(self.here, self.there, 17, &end, None));
+        let arrived = self
+            .witness
+            .listen(LONG, |packet| raw::payload(packet) == end)
+            .unwrap();
+        let ours = arrived
+            .iter()
+            .filter(|packet| raw::addresses(packet) == Some((self.here, self.there)));
+        let mut payloads: Vec<Vec<u8>> = ours.map(|packet| raw::payload(packet).to_vec()).collect();
+        assert_eq!(payloads.pop().as_ref(), Some(&end), "the last one arrives");
+        payloads
+    }
+
+    fn put(&self, packet: &[u8]) {
+        self.forger.send(self.witness.mac(), packet).unwrap();
+    }
+}
+
+#[test]
+fn c5_forged_fragments_carry_nothing_past_a_policy() {
+    let Some(lab) = lab(&[("a.yaml", &policy("a", "app: a", RULES))]) else {
+        return;
+    };
+    bridge_netfilter(&lab, false);
+    // At the receiver's hook, then at the sender's.
+    for (from, to) in [("other/c", "shop/a"), ("shop/a", "other/c")] {
+        for ipv4 in [true, false] {
+            let (source, destination) = (lab.site(from).unwrap(), lab.site(to).unwrap());
+            let (here, there) = (of_family(&source, ipv4), of_family(&destination, ipv4));
+            let receiver = udp_at(&destination, there, ALLOWED);
+            let mut forger = Forger {
+                forger: wire(&lab, from),
+                witness: wire(&lab, to),
+                here,
+                there,
+                next: 100,
+            };
+            forged(&mut forger, ipv4);
+            let mut datagrams = Vec::new();
+            let mut buffer = [0; 2000];
+            while let Ok(length) = receiver.recv(&mut buffer) {
+                if &buffer[..length] != b"end" {
+                    datagrams.push(buffer[..length].to_vec());
+                }
+            }
+            assert_eq!(datagrams, [[b'.'; 64], [b'.'; 64]], "in order, and late");
+        }
+    }
+}
+
+fn forged(forger: &mut Forger, ipv4: bool) {
+    const NOTHING: [Vec<u8>; 0] = [];
+    let udp = |port: u16| raw::udp(forger.here, forger.there, (5000, port), &[b'.'; 64]);
+    let (good, bad) = (udp(ALLOWED), udp(DENIED));
+    let pieces = |bytes: &[u8]| [bytes[..32].to_vec(), bytes[32..56].to_vec(), bytes[56..].to_vec()];
+    let [first, second, third] = pieces(&good);
+    let [bad_first, bad_second, bad_third] = pieces(&bad);
+
+    let arrived = forger.send(17, &[(0, &first, true), (32, &second, true), (56, &third, false)]);
+    assert_eq!(arrived, [&first[..], &second, &third], "allowed, in order");
+    let arrived = forger.send(
+        17,
+        &[
+            (0, &bad_first, true),
+            (32, &bad_second, true),
+            (56, &bad_third, false),
+        ],
+    );
+    assert_eq!(arrived, NOTHING, "denied, in order");
+
+    let arrived = forger.send(17, &[(56, &third, false), (32, &second, true), (0, &first, true)]);
+    assert_eq!(arrived, [&first[..]], "those before the first are not let in");
+    let arrived = forger.send_again(17, &[(32, &second, true), (56, &third, false)]);
+    assert_eq!(arrived, [&second[..], &third], "those after it are");
+    let arrived = forger.send(
+        17,
+        &[
+            (56, &bad_third, false),
+            (32, &bad_second, true),
+            (0, &bad_first, true),
+        ],
+    );
+    assert_eq!(arrived, NOTHING, "denied, out of order");
+    let arrived = forger.send(17, &[(32, &second, true), (56, &third, false)]);
+    assert_eq!(arrived, NOTHING, "without a first");
+
+    // Over the header that was judged: the same place again, the ports only, what follows them.
+    let arrived = forger.send(
+        17,
+        &[
+            (0, &first, true),
+            (0, &bad_first, true),
+            (0, &bad[..8], true),
+            (8, &bad[8..32], true),
+            (16, &bad[16..56], true),
+        ],
+    );
+    assert_eq!(arrived, [&first[..]], "overlapping");
+    let arrived = forger.send_again(17, &[(24, &[b'!'; 16], true)]);
+    assert_eq!(arrived, [[b'!'; 16]], "over the payload of what is allowed");
+
+    // Too small to hold the header, or no fragment that any link makes.
+    let tcp = raw::tcp(forger.here, forger.there, (5000, ALLOWED), 2);
+    let arrived = forger.send(6, &[(0, &tcp[..8], true), (8, &tcp[8..], false)]);
+    assert_eq!(arrived, NOTHING, "a tiny first fragment of TCP");
+    let arrived = forger.send(
+        6,
+        &[
+            (0, &tcp[..16], true),
+            (16, &tcp[16..], false),
+            (24, &tcp[..], false),
+        ],
+    );
+    assert_eq!(arrived, NOTHING, "without the end of the TCP header");
+    let arrived = forger.send(17, &[(0, &good[..8], true), (8, &good[8..], false)]);
+    assert_eq!(arrived, [&good[..8]], "the rest of a tiny first fragment of UDP");
+    if !ipv4 {
+        // The ports in the second fragment, behind an extension header in the first.
+        let options = [17, 0, 1, 4, 0, 0, 0, 0];
+        let arrived = forger.send(60, &[(0, &options, true), (8, &good, false), (24, &good, false)]);
+        assert_eq!(arrived, NOTHING, "a first fragment without an upper header");
+    }
+}

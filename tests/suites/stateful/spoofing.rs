@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A pod sends with its own address only (rule A6), and nobody becomes the node by its address (rule A3).
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use netpol_common::abi::DropReason;
+use netpol_tests::{
+    lab::DENY_ALL,
+    probe::Outcome,
+    raw::{self, Wire},
+};
+
+use crate::shared::{LONG, PATIENCE, dropped, lab, of_family, udp_at, wait_for_drops, wire};
+
+const FORGED: &[u8] = b"forged source";
+const SITES: [&str; 4] = ["shop/a", "other/c", "node", "outside"];
+
+/// Whether a packet that ends with `mark` came.
+fn arrives(at: &Wire, patience: Duration, mark: &[u8]) -> bool {
+    let is_it = |packet: &[u8]| packet.ends_with(mark);
+    at.listen(patience, is_it)
+        .unwrap()
+        .iter()
+        .any(|packet| is_it(packet))
+}
+
+#[test]
+fn a6_a3_nothing_that_a_pod_sends_with_another_source_arrives_anywhere() {
+    let Some(lab) = lab(&[]) else {
+        return;
+    };
+    for isolated in [false, true] {
+        if isolated {
+            lab.apply("deny.yaml", DENY_ALL).unwrap();
+        }
+        let forger = wire(&lab, "shop/b");
+        let witnesses = SITES.map(|site| wire(&lab, site));
+        let bridge = witnesses[2].mac();
+        let gates = [witnesses[0].mac(), witnesses[1].mac(), bridge, bridge];
+        let before = dropped(&lab, DropReason::Spoofed);
+        let mut sent = 0;
+        for ipv4 in [true, false] {
+            let nowhere: IpAddr = if ipv4 { "203.0.113.9" } else { "2001:db8:7::9" }
+                .parse()
+                .unwrap();
+            let mut sources: Vec<IpAddr> = SITES
+                .iter()
+                .flat_map(|site| lab.site(site).unwrap().addresses)
+                .filter(|address| address.is_ipv4() == ipv4)
+                .collect();
+            sources.push(nowhere);
+            for (site, gate) in SITES.iter().zip(gates) {
+                let to = of_family(&lab.site(site).unwrap(), ipv4);
+                for &source in sources.iter().filter(|&&source| source != to) {
+                    let segment = raw::udp(source, to, (5353, 5353), FORGED);
+                    forger
+                        .send(gate, &raw::ip(source, to, 17, &segment, None))
+                        .unwrap();
+                    sent += 1;
+                }
+            }
+        }
+        wait_for_drops(&lab, DropReason::Spoofed, before + sent);
+        assert_eq!(dropped(&lab, DropReason::Spoofed), before + sent);
+        for (site, witness) in SITES.iter().zip(&witnesses) {
+            assert!(
+                !arrives(witness, PATIENCE / 4, FORGED),
+                "{site}, isolated: {isolated}"
+            );
+        }
+        println!("{sent} packets with another source, isolated: {isolated}: all dropped");
+
+        // Such packets do arrive with its own address.
+        for (ipv4, mark) in [(true, b"own 4"), (false, b"own 6")] {
+            let source = of_family(&lab.site("shop/b").unwrap(), ipv4);
+            for ((site, gate), witness) in SITES.iter().zip(gates).zip(&witnesses) {
+                let to = of_family(&lab.site(site).unwrap(), ipv4);
+                let segment = raw::udp(source, to, (5353, 5353), mark);
+                forger
+                    .send(gate, &raw::ip(source, to, 17, &segment, None))
+                    .unwrap();
+                let open = !isolated || *site == "node";
+                let patience = if open { LONG } else { PATIENCE / 4 };
+                assert_eq!(arrives(witness, patience, mark), open, "{site}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a6_an_address_that_a_pod_gives_itself_is_not_its_own() {
+    let Some(lab) = lab(&[]) else {
+        return;
+    };
+    let (thief, owner) = (lab.site("other/c").unwrap(), lab.site("shop/a").unwrap());
+    for address in &owner.addresses {
+        let length = if address.is_ipv4() { 24 } else { 64 };
+        let command = format!("addr add {address}/{length} dev eth0 nodad\n");
+        thief.netns.ip(&command).unwrap();
+    }
+    for isolated in [false, true] {
+        if isolated {
+            lab.apply("deny.yaml", DENY_ALL).unwrap();
+        }
+        let witnesses = ["shop/b", "outside", "node"].map(|site| wire(&lab, site));
+        let mut count = dropped(&lab, DropReason::Spoofed);
+        for stolen in &owner.addresses {
+            let socket = udp_at(&thief, *stolen, 0);
+            for site in ["shop/b", "outside", "node"] {
+                let to = of_family(&lab.site(site).unwrap(), stolen.is_ipv4());
+                socket.send_to(FORGED, SocketAddr::new(to, 5353)).unwrap();
+                count += 1;
+            }
+        }
+        wait_for_drops(&lab, DropReason::Spoofed, count);
+        for witness in &witnesses {
+            assert!(!arrives(witness, PATIENCE / 4, FORGED));
+        }
+        // It is still itself.
+        lab.expect("other/c", "outside", &Outcome::Reached);
+        let to_b = if isolated {
+            Outcome::Silent
+        } else {
+            Outcome::Reached
+        };
+        lab.expect("other/c", "shop/b", &to_b);
+    }
+}
+
+#[test]
+fn a3_the_nodes_address_from_outside_is_not_the_node() {
+    let Some(lab) = lab(&[]) else {
+        return;
+    };
+    let forger = wire(&lab, "outside");
+    let gate = Wire::open(lab.node.netns(), "uplink0").unwrap().mac();
+    let pod = lab.site("shop/a").unwrap();
+    for isolated in [false, true] {
+        if isolated {
+            lab.apply("deny.yaml", DENY_ALL).unwrap();
+        }
+        // The pod's neighbour entry is there: the first packet of all would wait for it.
+        lab.expect("node", "shop/a", &Outcome::Reached);
+        for source in lab.node.site().addresses {
+            let victim = wire(&lab, "shop/a");
+            let to = of_family(&pod, source.is_ipv4());
+            let segment = raw::udp(source, to, (10250, 5353), FORGED);
+            forger
+                .send(gate, &raw::ip(source, to, 17, &segment, None))
+                .unwrap();
+            // The kernel forwards no IPv4 packet with an address of its own, but IPv6 ones.
+            let forwarded = source.is_ipv6() && !isolated;
+            assert_eq!(
+                arrives(&victim, if forwarded { LONG } else { PATIENCE }, FORGED),
+                forwarded,
+                "{source}, isolated: {isolated}"
+            );
+        }
+    }
+}
