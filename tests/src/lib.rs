@@ -27,3 +27,4 @@ pub mod scenario;
 pub mod server;
 pub mod services;
 pub mod two_nodes;
+pub mod wire;
