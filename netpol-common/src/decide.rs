@@ -9,7 +9,7 @@ mod tests;
 use crate::{
     abi::{
         ACTION_ACCEPT, ACTION_DEFER, Address, Direction, DropReason, Endpoint, Flow, FlowKey, Fragment,
-        FragmentKey, IDENTITY_NONE, Identity, POLICY_NONE, PolicyMatch, PolicyValue,
+        FragmentKey, IDENTITY_NODE, IDENTITY_NONE, Identity, POLICY_NONE, PolicyMatch, PolicyValue,
     },
     flow::{self, ACK, RST, SYN, State},
     parse::{Packet, Parsed, Role, protocol},
@@ -123,7 +123,7 @@ pub fn decide(
     if sends && is_spoofed(endpoint, packet) {
         return denied(DropReason::Spoofed, POLICY_NONE, IDENTITY_NONE);
     }
-    if place.is_by_node() {
+    if place.is_by_node() && !may_be_forwarded(tables, &place, packet) {
         return Verdict::Forward;
     }
     let unjudged = match parsed {
@@ -141,7 +141,7 @@ pub fn decide(
         return Verdict::Forward;
     }
     // An ICMP error belongs to the connection of what it quotes, a packet of the other direction (rule C1).
-    let quotes = matches!(packet.role, Role::Error) && is_about(packet, quoted, direction);
+    let quotes = matches!(packet.role, Role::Error) && is_about(endpoint, packet, quoted, direction);
     let key = if quotes {
         flow_key(endpoint, direction.opposite(), quoted)
     } else {
@@ -371,17 +371,32 @@ fn is_spoofed(endpoint: &Endpoint, packet: &Packet) -> bool {
     let source = &packet.source;
     let none = source.octets == [0; 16];
     let link_local = source.octets[0] == 0xfe && source.octets[1] & 0xc0 == 0x80;
-    let own = *source == Address::from_ipv4(endpoint.ipv4) || *source == Address::from_ipv6(endpoint.ipv6);
+    let own = is_own(endpoint, source);
     let nameless = none && matches!(packet.protocol, protocol::ICMPV6 | 0);
     endpoint.id != 0 && !(own && !none || link_local || nameless)
+}
+
+/// Whether an address is the pod's, other than its link-local one.
+#[inline(always)]
+fn is_own(endpoint: &Endpoint, address: &Address) -> bool {
+    *address == Address::from_ipv4(endpoint.ipv4) || *address == Address::from_ipv6(endpoint.ipv6)
+}
+
+/// Whether a packet that no interface brought may still be one that the node only forwards (rule A3). The kernel puts an IPv6 packet that it
+/// reassembled for connection tracking into fragments again, which do not say any more by which interface it came: of these only what
+/// has an address of the node, and no pod's tag, is the node's own.
+#[inline(always)]
+fn may_be_forwarded(tables: &impl Tables, place: &Place, packet: &Packet) -> bool {
+    packet.fragment_header
+        && (tag::number(place.tag) != 0 || tables.identity(&packet.source).flags & IDENTITY_NODE == 0)
 }
 
 /// Whether an ICMP error is about a packet of its receiver's, or sender's, own: its quote names the same pod, and an error that the pod
 /// sends goes to whom it is about. What a router on the way sends has an address of its own.
 #[inline(always)]
-fn is_about(packet: &Packet, quoted: &Packet, direction: Direction) -> bool {
+fn is_about(endpoint: &Endpoint, packet: &Packet, quoted: &Packet, direction: Direction) -> bool {
     match direction {
-        Direction::Ingress => packet.destination == quoted.source,
+        Direction::Ingress => packet.destination == quoted.source && is_own(endpoint, &quoted.source),
         Direction::Egress => packet.source == quoted.destination && packet.destination == quoted.source,
     }
 }

@@ -37,6 +37,9 @@ const MIN_FRAGMENT_EIGHTHS: u16 = 3;
 /// The greatest number in a length field of IP and UDP. Above it (segments that the kernel carries as one packet, RFC 2675) the field is 0.
 const MAX_LENGTH: usize = 0xffff;
 
+/// [`Packet::protocol`] of a frame with a tag behind a tag, of which the source is not looked for: no pod may send that (rule A6).
+const NOTHING_TOLD: u8 = 255;
+
 /// A frame that headers are read from.
 pub trait Frame {
     /// Fills `into` with the bytes from `offset`, counted from the link layer header; false if the frame is shorter.
@@ -81,6 +84,8 @@ pub struct Packet {
     pub fragment_protocol: u8,
     /// The number that all fragments of the packet share, 0 for [`Part::Whole`].
     pub identification: u32,
+    /// Whether it has a fragment header of IPv6, which a [`Part::Whole`] may have too (RFC 6946).
+    pub fragment_header: bool,
 }
 
 /// A part of a packet (rule C5).
@@ -176,10 +181,16 @@ pub fn parse(frame: &impl Frame, packet: &mut Packet, quoted: &mut Packet) -> Pa
     if !frame.read(0, &mut header[..ETHERNET_LENGTH]) {
         return Parsed::Unjudged(DropReason::Malformed);
     }
-    if frame.vlan_tag() {
-        return Parsed::Unjudged(DropReason::Vlan);
-    }
+    // Whose address a tagged frame has is told all the same: the kernel takes the tag of VLAN 0 off, and forwards what is in it (rule A6).
+    let tagged = frame.vlan_tag();
     let parsed = match [header[12], header[13]] {
+        [0x81, 0x00] | [0x88, 0xa8] if tagged => {
+            packet.protocol = NOTHING_TOLD;
+            return Parsed::Unjudged(DropReason::Vlan);
+        }
+        _ if tagged && ![[0x08, 0x00], [0x86, 0xdd]].contains(&[header[12], header[13]]) => {
+            return Parsed::Unjudged(DropReason::Vlan);
+        }
         [0x08, 0x00] => ipv4(frame, &mut header, packet, quoted),
         [0x86, 0xdd] => ipv6(frame, &mut header, packet, quoted),
         [0x08, 0x06] => return Parsed::Neighbour,
@@ -187,6 +198,7 @@ pub fn parse(frame: &impl Frame, packet: &mut Packet, quoted: &mut Packet) -> Pa
         _ => return Parsed::Unjudged(DropReason::EtherType),
     };
     match parsed {
+        _ if tagged => Parsed::Unjudged(DropReason::Vlan),
         Ok(parsed) => parsed,
         Err(reason) => Parsed::Unjudged(reason),
     }
@@ -388,6 +400,7 @@ fn skip_extension_headers(
                     return Err(DropReason::Malformed);
                 }
                 let field = u16::from_be_bytes([header[2], header[3]]);
+                packet.fragment_header = true;
                 packet.protocol = header[0];
                 fragment(
                     packet,

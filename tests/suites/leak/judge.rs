@@ -39,6 +39,8 @@ pub struct Policy {
     pub open: Vec<(u8, u16)>,
     /// MAC address of the node's bridge.
     pub bridge: [u8; 6],
+    /// Addresses of the node.
+    pub node: Vec<IpAddr>,
 }
 
 /// An IP packet, as far as it matters.
@@ -125,6 +127,11 @@ impl Judge {
             ip.protocol == 2 && family == "IPv4" || ip.protocol == 58 && matches!(kind, 130..=132 | 143);
         if group && ethernet.source() == self.policy.bridge {
             return Ok((family, "groups"));
+        }
+        // What the node makes passes (rule A2): errors about what the victim answered. Nobody else's frames have these two addresses.
+        let error = matches!((ip.protocol, kind), (1, 3 | 4 | 11 | 12) | (58, 1..=4));
+        if error && ethernet.source() == self.policy.bridge && self.policy.node.contains(&ip.source) {
+            return Ok((family, "error of the node"));
         }
         if !self.policy.attacker.contains(&ip.source) {
             return Err("spoofed");

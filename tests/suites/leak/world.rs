@@ -103,6 +103,7 @@ impl World {
                 vec![]
             },
             bridge: self.bridge(),
+            node: self.lab.site("node").unwrap().addresses,
         })
     }
 
