@@ -83,7 +83,9 @@ fn attack(world: &World, seed: u64, time: Duration, churn: bool) -> Outcome {
     let [narrow, closed] = captures.map(|(judge, capture)| {
         let (_, seen) = capture.finish().unwrap();
         let judge = Arc::into_inner(judge).expect("the capture is over").into_inner();
-        (judge.unwrap(), seen)
+        let mut judge = judge.unwrap();
+        judge.settle();
+        (judge, seen)
     });
     println!("{sent} frames sent, {versions} policy versions applied");
     for (pod, (judge, seen)) in [(NARROW, &narrow), (CLOSED, &closed)] {

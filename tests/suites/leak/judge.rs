@@ -29,6 +29,9 @@ pub const LEAKS: [&str; 10] = [
     "protocol",
 ];
 
+/// Frames by which a later fragment may come before its first.
+const REORDERED: u64 = 64;
+
 /// What holds of a victim in every version of the policies.
 pub struct Policy {
     /// Its addresses.
@@ -61,6 +64,9 @@ pub struct Judge {
     policy: Policy,
     /// First fragments that were allowed: source, destination, identification, protocol.
     fragments: BTreeSet<(IpAddr, IpAddr, u32, u8)>,
+    /// Later fragments whose first is still to come, with the number of the frame.
+    orphans: Vec<((IpAddr, IpAddr, u32, u8), u64, Vec<u8>)>,
+    seen: u64,
     /// Connections that were allowed: remote address and port, protocol, own port.
     connections: BTreeSet<(IpAddr, u16, u8, u16)>,
     allowed: BTreeMap<(&'static str, &'static str), u64>,
@@ -73,6 +79,8 @@ impl Judge {
         Self {
             policy,
             fragments: BTreeSet::new(),
+            orphans: Vec::new(),
+            seen: 0,
             connections: BTreeSet::new(),
             allowed: BTreeMap::new(),
             leaks: BTreeMap::new(),
@@ -94,8 +102,25 @@ impl Judge {
         self.allowed.get(&(family, kind)).copied().unwrap_or(0)
     }
 
+    /// Judges what is still open.
+    pub fn settle(&mut self) {
+        self.expire(0);
+    }
+
+    /// Two CPUs may hand over the fragments of a packet in another order than they passed the hook in: so many frames apart at most.
+    fn expire(&mut self, apart: u64) {
+        let (fragments, seen) = (&self.fragments, self.seen);
+        self.orphans.retain(|(key, _, _)| !fragments.contains(key));
+        for (_, _, frame) in self.orphans.extract_if(.., |(_, at, _)| *at + apart <= seen) {
+            let first = self.leaks.entry("later fragment").or_insert_with(|| (0, frame));
+            first.0 += 1;
+        }
+    }
+
     /// Judges a frame.
     pub fn see(&mut self, frame: &[u8]) {
+        self.seen += 1;
+        self.expire(REORDERED);
         match self.judge(frame) {
             Ok(kind) => *self.allowed.entry(kind).or_default() += 1,
             Err(leak) => {
@@ -139,11 +164,11 @@ impl Judge {
         if let Some((identification, protocol, first)) = ip.fragment {
             let key = (ip.source, ip.destination, identification, protocol);
             if !first {
-                return self
-                    .fragments
-                    .contains(&key)
-                    .then_some((family, "later fragment"))
-                    .ok_or("later fragment");
+                if !self.fragments.contains(&key) {
+                    self.orphans.push((key, self.seen, frame.to_vec()));
+                    return Ok((family, "fragment before its first"));
+                }
+                return Ok((family, "later fragment"));
             }
             let allowed = self.upper(family, &ip)?;
             self.fragments.insert(key);
