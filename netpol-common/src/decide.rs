@@ -9,7 +9,8 @@ mod tests;
 use crate::{
     abi::{
         ACTION_ACCEPT, ACTION_DEFER, Address, Direction, DropReason, Endpoint, Flow, FlowKey, Fragment,
-        FragmentKey, IDENTITY_NONE, Identity, Lifetimes, POLICY_NONE, PolicyMatch, PolicyValue,
+        FragmentKey, IDENTITY_NODE, IDENTITY_NONE, Identity, Lifetimes, POLICY_NONE, PolicyMatch,
+        PolicyValue,
     },
     flow::{self, ACK, RST, SYN, State},
     parse::{Packet, Parsed, Role, protocol},
@@ -128,7 +129,7 @@ pub fn decide(
     if sends && is_spoofed(endpoint, packet) {
         return denied(DropReason::Spoofed, POLICY_NONE, IDENTITY_NONE);
     }
-    if place.is_by_node() {
+    if place.is_by_node() && !may_be_forwarded(tables, &place, packet) {
         let key = flow_key(endpoint, direction, packet);
         // A connection of the node's own, on the ports of one that it forwarded before: that flow, denied maybe, is not its reply's (rule A2).
         if packet.protocol == protocol::TCP
@@ -158,7 +159,7 @@ pub fn decide(
         return Verdict::Forward;
     }
     // An ICMP error belongs to the connection of what it quotes, a packet of the other direction (rule C1).
-    let quotes = matches!(packet.role, Role::Error) && is_about(packet, quoted, direction);
+    let quotes = matches!(packet.role, Role::Error) && is_about(endpoint, packet, quoted, direction);
     let key = if quotes {
         flow_key(endpoint, direction.opposite(), quoted)
     } else {
@@ -416,20 +417,36 @@ fn is_spoofed(endpoint: &Endpoint, packet: &Packet) -> bool {
     let source = &packet.source;
     let none = source.octets == [0; 16];
     let link_local = source.octets[0] == 0xfe && source.octets[1] & 0xc0 == 0x80;
-    // Zeros stand for an address that the pod does not have.
-    let none4 = *source == Address::from_ipv4([0; 4]);
-    let own = !none4 && *source == Address::from_ipv4(endpoint.ipv4)
-        || *source == Address::from_ipv6(endpoint.ipv6);
+    let own = is_own(endpoint, source);
     let nameless = none && matches!(packet.protocol, protocol::ICMPV6 | 0);
-    endpoint.id != 0 && !(own && !none || link_local || nameless)
+    endpoint.id != 0 && !(own || link_local || nameless)
+}
+
+/// Whether an address is the pod's, other than its link-local one.
+#[inline(always)]
+fn is_own(endpoint: &Endpoint, address: &Address) -> bool {
+    // Zeros stand for an address that the pod does not have.
+    let none = *address == Address::from_ipv4([0; 4]) || address.octets == [0; 16];
+    let known =
+        *address == Address::from_ipv4(endpoint.ipv4) || *address == Address::from_ipv6(endpoint.ipv6);
+    known && !none
+}
+
+/// Whether a packet that no interface brought may still be one that the node only forwards (rule A3). The kernel puts an IPv6 packet that it
+/// reassembled for connection tracking into fragments again, which do not say any more by which interface it came: of these only what
+/// has an address of the node, and no pod's tag, is the node's own.
+#[inline(always)]
+fn may_be_forwarded(tables: &impl Tables, place: &Place, packet: &Packet) -> bool {
+    packet.fragment_header
+        && (tag::number(place.tag) != 0 || tables.identity(&packet.source).flags & IDENTITY_NODE == 0)
 }
 
 /// Whether an ICMP error is about a packet of its receiver's, or sender's, own: its quote names the same pod, and an error that the pod
 /// sends goes to whom it is about. What a router on the way sends has an address of its own.
 #[inline(always)]
-fn is_about(packet: &Packet, quoted: &Packet, direction: Direction) -> bool {
+fn is_about(endpoint: &Endpoint, packet: &Packet, quoted: &Packet, direction: Direction) -> bool {
     match direction {
-        Direction::Ingress => packet.destination == quoted.source,
+        Direction::Ingress => packet.destination == quoted.source && is_own(endpoint, &quoted.source),
         Direction::Egress => packet.source == quoted.destination && packet.destination == quoted.source,
     }
 }

@@ -37,6 +37,10 @@ const MIN_FRAGMENT_EIGHTHS: u16 = 3;
 /// The greatest number in a length field of IP and UDP. Above it (segments that the kernel carries as one packet, RFC 2675) the field is 0.
 const MAX_LENGTH: usize = 0xffff;
 
+/// [`Packet::protocol`] of a frame with more than two tags, of which the source is not looked for: no pod may send that (rule A6).
+const NOTHING_TOLD: u8 = 255;
+const TAG_LENGTH: usize = 4;
+
 /// A frame that headers are read from.
 pub trait Frame {
     /// Fills `into` with the bytes from `offset`, counted from the link layer header; false if the frame is shorter.
@@ -81,6 +85,8 @@ pub struct Packet {
     pub fragment_protocol: u8,
     /// The number that all fragments of the packet share, 0 for [`Part::Whole`].
     pub identification: u32,
+    /// Whether it has a fragment header of IPv6, which a [`Part::Whole`] may have too (RFC 6946).
+    pub fragment_header: bool,
 }
 
 /// A part of a packet (rule C5).
@@ -176,10 +182,16 @@ pub fn parse(frame: &impl Frame, packet: &mut Packet, quoted: &mut Packet) -> Pa
     if !frame.read(0, &mut header[..ETHERNET_LENGTH]) {
         return Parsed::Unjudged(DropReason::Malformed);
     }
-    if frame.vlan_tag() {
-        return Parsed::Unjudged(DropReason::Vlan);
-    }
+    // Whose address a tagged frame has is told all the same: the kernel takes the tag of VLAN 0 off, and forwards what is in it (rule A6).
+    let tagged = frame.vlan_tag();
     let parsed = match [header[12], header[13]] {
+        [0x81, 0x00] | [0x88, 0xa8] if tagged => {
+            source_behind_tag(frame, &mut header, packet);
+            return Parsed::Unjudged(DropReason::Vlan);
+        }
+        _ if tagged && ![[0x08, 0x00], [0x86, 0xdd]].contains(&[header[12], header[13]]) => {
+            return Parsed::Unjudged(DropReason::Vlan);
+        }
         [0x08, 0x00] => ipv4(frame, &mut header, packet, quoted),
         [0x86, 0xdd] => ipv6(frame, &mut header, packet, quoted),
         [0x08, 0x06] => return Parsed::Neighbour,
@@ -187,6 +199,7 @@ pub fn parse(frame: &impl Frame, packet: &mut Packet, quoted: &mut Packet) -> Pa
         _ => return Parsed::Unjudged(DropReason::EtherType),
     };
     match parsed {
+        _ if tagged => Parsed::Unjudged(DropReason::Vlan),
         Ok(parsed) => parsed,
         Err(reason) => Parsed::Unjudged(reason),
     }
@@ -226,6 +239,25 @@ fn ipv4(
         }
     }
     Ok(Parsed::Packet)
+}
+
+/// The source address behind a second tag, if there is an IP header.
+#[inline(always)]
+fn source_behind_tag(frame: &impl Frame, header: &mut Buffer, packet: &mut Packet) {
+    if !frame.read(ETHERNET_LENGTH, &mut header[..TAG_LENGTH]) {
+        return;
+    }
+    let inner = ETHERNET_LENGTH + TAG_LENGTH;
+    match [header[2], header[3]] {
+        [0x08, 0x00] if frame.read(inner, &mut header[..20]) => {
+            packet.source = Address::from_ipv4([header[12], header[13], header[14], header[15]]);
+        }
+        [0x86, 0xdd] if frame.read(inner, &mut header[..IPV6_LENGTH]) => {
+            packet.source.octets.copy_from_slice(&header[8..24]);
+        }
+        [0x81, 0x00] | [0x88, 0xa8] => packet.protocol = NOTHING_TOLD,
+        _ => {}
+    }
 }
 
 /// Takes note that a packet is a part of one.
@@ -388,6 +420,7 @@ fn skip_extension_headers(
                     return Err(DropReason::Malformed);
                 }
                 let field = u16::from_be_bytes([header[2], header[3]]);
+                packet.fragment_header = true;
                 packet.protocol = header[0];
                 fragment(
                     packet,

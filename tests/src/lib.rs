@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod apiserver;
+pub mod capture;
 pub mod cases;
 pub mod cluster;
 pub mod demo;

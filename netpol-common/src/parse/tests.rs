@@ -178,10 +178,18 @@ fn f3_ipv6_extension_headers_are_walked() {
     ];
     for kind in kinds {
         let frame = ipv6_chain(&[kind], protocol::UDP, &ports_and(4));
-        assert_eq!(packet(&frame), with_ports(6, protocol::UDP), "{kind}");
+        let expected = Packet {
+            fragment_header: kind == protocol::FRAGMENT,
+            ..with_ports(6, protocol::UDP)
+        };
+        assert_eq!(packet(&frame), expected, "{kind}");
     }
     let all = ipv6_chain(&kinds, protocol::UDP, &ports_and(4));
-    assert_eq!(packet(&all), with_ports(6, protocol::UDP));
+    let expected = Packet {
+        fragment_header: true,
+        ..with_ports(6, protocol::UDP)
+    };
+    assert_eq!(packet(&all), expected);
 }
 
 #[test]
@@ -230,20 +238,24 @@ fn c5_fragments_tell_which_packet_they_are_of() {
 
     let mut frame = ipv6_chain(&[protocol::FRAGMENT], protocol::UDP, &ports_and(4));
     frame[54 + 4..54 + 8].copy_from_slice(&[1, 2, 3, 4]);
+    let headed = |packet| Packet {
+        fragment_header: true,
+        ..packet
+    };
     assert_eq!(
         packet(&frame),
-        with_ports(6, protocol::UDP),
+        headed(with_ports(6, protocol::UDP)),
         "not fragmented (RFC 6946)"
     );
     frame[54 + 3] = 1; // More fragments, offset 0.
     assert_eq!(
         packet(&frame),
-        part_of(with_ports(6, protocol::UDP), Part::First, 0x0102_0304)
+        headed(part_of(with_ports(6, protocol::UDP), Part::First, 0x0102_0304))
     );
     frame[54 + 3] = 3 << 3;
     assert_eq!(
         packet(&frame),
-        part_of(without_ports(6), Part::Later, 0x0102_0304)
+        headed(part_of(without_ports(6), Part::Later, 0x0102_0304))
     );
 }
 
@@ -297,6 +309,27 @@ fn f1_arp_and_neighbour_discovery() {
     );
     hidden[14 + 7] = 255;
     packet(&hidden);
+}
+
+#[test]
+fn a6_the_source_of_a_tagged_frame_is_told() {
+    let tell = |bytes: &[u8]| {
+        let (mut packet, vlan_tag) = (Packet::default(), true);
+        let parsed = parse(&Bytes { bytes, vlan_tag }, &mut packet, &mut Packet::default());
+        assert_eq!(parsed, Parsed::Unjudged(DropReason::Vlan));
+        packet
+    };
+    let v6 = ipv6_chain(&[], protocol::UDP, &ports_and(4));
+    assert_eq!(tell(&v6).source, Address::from_ipv6(SOURCE_V6));
+    let mut arp = v6.clone();
+    arp[12..14].copy_from_slice(&[0x08, 0x06]);
+    assert_eq!(tell(&arp), Packet::default());
+    let again = |frame: &[u8]| [&frame[..12], &[0x81, 0, 0, 0], &frame[12..]].concat();
+    assert_eq!(tell(&again(&v6)).source, Address::from_ipv6(SOURCE_V6));
+    let v4 = ip(4, protocol::UDP, &ports_and(4));
+    assert_eq!(tell(&again(&v4)).source, Address::from_ipv4(SOURCE));
+    assert_eq!(tell(&again(&arp)), Packet::default());
+    assert_eq!(tell(&again(&again(&v4))).protocol, NOTHING_TOLD);
 }
 
 #[test]

@@ -138,3 +138,23 @@ fn c3_errors_keep_no_flow_alive_and_make_none() {
     assert!(gets(&tables, &open, asks(protocol::SCTP)));
     assert_eq!(tables.flow_count(), 1);
 }
+
+/// The flow's key holds no address of the pod's own: the bridge also floods what is another's to all pods.
+#[test]
+fn c1_an_error_to_another_address_is_not_the_pods() {
+    let (tables, pod) = (Memory::default(), endpoint(POLICY_DENY, POLICY_NONE));
+    let asked = asks(protocol::TCP);
+    assert!(sends(&tables, &pod, asked));
+    let other = Address::from_ipv4([10, 244, 0, 255]);
+    let mut packet = Packet {
+        destination: other,
+        ..error()
+    };
+    let quoted = Packet {
+        source: other,
+        ..asked
+    };
+    let place = at(Direction::Ingress, false);
+    let verdict = decide(&tables, &pod, place, Parsed::Packet, &mut packet, &quoted);
+    assert_ne!(verdict, Verdict::Forward);
+}

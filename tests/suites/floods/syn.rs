@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! SYN floods, denied and allowed, and a flow table that is full of them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netpol_common::abi::Direction;
+use netpol_tests::probe::{Conversation, Outcome, PATIENCE};
+
+use crate::shared::{
+    FLOODER, Flood, NEIGHBOUR, VICTIM, converse, counted, flows, forget, lab, policy, restart_with,
+};
+
+/// The victim lets everyone reach port 8080 and sends nothing of its own.
+const OPEN: &str = "ingress: [{ports: [{port: 8080}]}], egress: []";
+/// Capacity of a small flow table.
+const CAPACITY: &str = "1024";
+
+fn ask(conversations: &mut [Conversation<'_>], when: &str) {
+    for conversation in conversations {
+        assert_eq!(conversation.ask(PATIENCE), Outcome::Reached, "{when}");
+    }
+}
+
+#[test]
+fn c4_a_denied_syn_flood_makes_no_flows() {
+    // The victim opens port 8080 and is flooded on another; the flooder is isolated for egress in the second round, and denied there.
+    let ingress = policy("victim", "Ingress, Egress", OPEN);
+    let egress = policy("flooder", "Egress", "egress: [{ports: [{port: 8080}]}]");
+    let Some(lab) = lab(&ingress) else { return };
+    let mut open = converse(&lab, FLOODER, VICTIM);
+    open.extend(converse(&lab, NEIGHBOUR, VICTIM));
+    ask(&mut open, "before the flood");
+    let flood = Flood::new(&lab, FLOODER, VICTIM);
+    let created = |direction| counted(&lab, direction, |counters| counters.flows_created.packets);
+    let dropped = |direction| counted(&lab, direction, |counters| counters.policy.packets);
+    let spoofed = || counted(&lab, Direction::Egress, |counters| counters.spoofed.packets);
+    for (round, direction) in [Direction::Ingress, Direction::Egress].into_iter().enumerate() {
+        if round == 1 {
+            lab.apply("flooder.yaml", &egress).unwrap();
+        }
+        let before = (created(direction), dropped(direction), spoofed());
+        for number in 0..10_000u16 {
+            flood.syn(
+                flood.own[usize::from(number % 2)],
+                1024 + number,
+                1 + number % 8000,
+            );
+            flood.syn(
+                Ipv4Addr::new(10, 244, 0, (number % 255) as u8 | 0x80).into(),
+                number,
+                8080,
+            );
+            flood.syn(
+                Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 1, number).into(),
+                number,
+                8080,
+            );
+            if number % 1000 == 0 {
+                ask(&mut open, "during the flood");
+            }
+        }
+        ask(&mut open, "after the flood");
+        let after = (created(direction), dropped(direction), spoofed());
+        assert_eq!(after.0, before.0, "flows made for denied packets, {direction:?}");
+        assert!(
+            after.1 >= before.1 + 10_000,
+            "{direction:?}: {before:?}, then {after:?}"
+        );
+        assert!(
+            after.2 >= before.2 + 20_000,
+            "{direction:?}: {before:?}, then {after:?}"
+        );
+    }
+}
+
+#[test]
+fn c4_a_full_flow_table_ends_no_connection_and_opens_none() {
+    let Some(mut lab) = lab(&policy("victim", "Ingress, Egress", OPEN)) else {
+        return;
+    };
+    restart_with(&mut lab, "--flow-capacity", CAPACITY);
+    let mut open = converse(&lab, FLOODER, VICTIM);
+    open.extend(converse(&lab, NEIGHBOUR, VICTIM));
+    ask(&mut open, "before the flood");
+    let before = flows(&lab);
+    let flood = Flood::new(&lab, FLOODER, VICTIM);
+    for round in 0..4 {
+        for number in 0..10_000u16 {
+            flood.syn(flood.own[usize::from(number % 2)], 10_000 + number, 8080);
+        }
+        let now = flows(&lab);
+        assert!(now.len() <= 1024, "{} flows", now.len());
+        let kept = before.iter().filter(|key| now.contains(key)).count();
+        println!(
+            "round {round}: {kept} of {} earlier flows are still there",
+            before.len()
+        );
+        ask(&mut open, "after a flood");
+        // What is denied stays out: replies that nobody asked for, and new connections.
+        lab.expect(VICTIM, NEIGHBOUR, &Outcome::Silent);
+        flood.syn(flood.own[0], 9, 9090);
+    }
+    let to_closed = |key: &netpol_common::abi::FlowKey| key.local_port == 9090u16.to_be_bytes();
+    let victim = flows(&lab)
+        .into_iter()
+        .find(|key| key.local_port == 8080u16.to_be_bytes());
+    let victim = victim.expect("flows of the victim").endpoint;
+    assert!(
+        !flows(&lab)
+            .iter()
+            .any(|key| key.endpoint == victim && to_closed(key))
+    );
+}
+
+/// What an evicted flow costs: a pod that may not open connections cannot answer on one that the table forgot, until its peer's next packet
+/// is judged and let in. Nothing is let through meanwhile, and TCP's own retransmission heals it.
+#[test]
+fn c4_a_connection_whose_flow_is_gone_is_judged_again_from_its_opener() {
+    let Some(lab) = lab(&policy("victim", "Ingress, Egress", OPEN)) else {
+        return;
+    };
+    let mut open = converse(&lab, NEIGHBOUR, VICTIM);
+    ask(&mut open, "before");
+    for key in flows(&lab) {
+        forget(&lab, &key);
+    }
+    let dropped = || counted(&lab, Direction::Egress, |counters| counters.policy.packets);
+    let before = dropped();
+    // The victim speaks first, by a segment of the connection that nobody asked for.
+    let reply = Flood::new(&lab, VICTIM, NEIGHBOUR);
+    for own in reply.own {
+        reply.syn_ack(own, 8080, 50_000);
+    }
+    assert_eq!(dropped(), before + 2, "a reply without a flow is not let out");
+    assert!(flows(&lab).is_empty(), "nor does it open a connection");
+    ask(&mut open, "after");
+    let is_known = |address: IpAddr| {
+        let remote = match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped(),
+            IpAddr::V6(address) => address,
+        };
+        flows(&lab).iter().any(|key| key.remote.octets == remote.octets())
+    };
+    assert!(
+        reply.target.into_iter().all(is_known),
+        "the opener's packet makes the flow anew"
+    );
+}
