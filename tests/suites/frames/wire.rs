@@ -130,11 +130,12 @@ impl Wires {
         }
     }
 
-    /// Each frame must be dropped for a reason where `shop/a` sends it and where it would receive it, and reach `shop/b` from `other/c`.
-    fn expect_dropped(&mut self, frames: &[Vec<u8>], reason: DropReason) {
+    /// Each frame must be dropped for a reason where `shop/a` sends it (`sent`: with its own address) and where it would receive it, and reach
+    /// `shop/b` from `other/c`.
+    fn expect_dropped(&mut self, sent: &[Vec<u8>], frames: &[Vec<u8>], reason: DropReason) {
         let before = Direction::ALL.map(|direction| self.counted(direction, reason));
         let (a, b, c) = (self.a.mac, self.b.mac, self.c.mac);
-        for frame in frames {
+        for frame in sent {
             let (frame, _) = self.addressed(frame, c);
             self.a.send(&frame).unwrap();
         }
@@ -163,22 +164,30 @@ fn f2_frames_cut_short_at_every_byte_on_the_wire() {
             cut.extend((ETHERNET..frame.len()).map(|length| frame[..length].to_vec()));
         }
     }
-    wires.expect_dropped(&cut, DropReason::Malformed);
+    wires.expect_dropped(&cut, &cut, DropReason::Malformed);
 }
 
 /// The kernel takes the outer tag off a frame that it receives, before the hooks, and keeps it beside the frame.
 #[test]
 fn f2_tagged_frames_on_the_wire() {
     let Some(mut wires) = wires() else { return };
-    let udp = wires.frame("other/c", "shop/a", true, protocol::UDP, 53);
+    let ways = [("shop/a", "other/c"), ("other/c", "shop/a")];
+    let udp = ways.map(|(from, to)| wires.frame(from, to, true, protocol::UDP, 53));
     let arp = [&[2; 12][..], &[0x08, 0x06], &[0; 28]].concat();
-    let mut tagged = vec![with_tag(&udp, [0x81, 0x00]), with_tag(&udp, [0x88, 0xa8])];
-    tagged.push(with_tag(&tagged[0], [0x88, 0xa8]));
-    tagged.push(with_tag(&tagged[0], [0x81, 0x00]));
-    tagged.push(with_tag(&arp, [0x81, 0x00]));
-    wires.expect_dropped(&tagged, DropReason::Vlan);
-    let unknown = [[0x88, 0x47], [0x88, 0xcc], [0x12, 0x34]].map(|ether_type| with_tag(&udp, ether_type));
-    wires.expect_dropped(&unknown, DropReason::EtherType);
+    let [sent, received] = [0, 1].map(|way| {
+        let mut tagged = vec![
+            with_tag(&udp[way], [0x81, 0x00]),
+            with_tag(&udp[way], [0x88, 0xa8]),
+        ];
+        tagged.push(with_tag(&tagged[0], [0x88, 0xa8]));
+        tagged.push(with_tag(&tagged[0], [0x81, 0x00]));
+        tagged.push(with_tag(&arp, [0x81, 0x00]));
+        tagged
+    });
+    wires.expect_dropped(&sent, &received, DropReason::Vlan);
+    let [sent, received] = udp
+        .map(|udp| [[0x88, 0x47], [0x88, 0xcc], [0x12, 0x34]].map(|ether_type| with_tag(&udp, ether_type)));
+    wires.expect_dropped(&sent, &received, DropReason::EtherType);
 }
 
 /// Packets whose IP header is not in the linear part of their buffer: jumbo frames, and segments that are still one packet.

@@ -42,6 +42,8 @@ pub struct Policy {
     pub open: Vec<(u8, u16)>,
     /// MAC address of the node's bridge.
     pub bridge: [u8; 6],
+    /// MAC address of the node's end of the pod's veth pair.
+    pub veth: [u8; 6],
     /// Addresses of the node.
     pub node: Vec<IpAddr>,
 }
@@ -150,7 +152,7 @@ impl Judge {
         // The node's own group memberships and queries, which the attacker never sends.
         let group =
             ip.protocol == 2 && family == "IPv4" || ip.protocol == 58 && matches!(kind, 130..=132 | 143);
-        if group && ethernet.source() == self.policy.bridge {
+        if group && [self.policy.bridge, self.policy.veth].contains(&ethernet.source()) {
             return Ok((family, "groups"));
         }
         // What the node makes passes (rule A2): errors about what the victim answered. Nobody else's frames have these two addresses.

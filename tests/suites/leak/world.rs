@@ -103,6 +103,7 @@ impl World {
                 vec![]
             },
             bridge: self.bridge(),
+            veth: capture::mac(self.lab.node.netns(), self.lab.node.veth(pod).unwrap()).unwrap(),
             node: self.lab.site("node").unwrap().addresses,
         })
     }
