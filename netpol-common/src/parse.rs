@@ -411,6 +411,10 @@ fn skip_extension_headers(
             }
             protocol::AH => {
                 read(frame, offset, &mut header[..2])?;
+                // Without room for its own fixed part (RFC 4302, 2).
+                if header[1] == 0 {
+                    return Err(DropReason::Malformed);
+                }
                 offset += (usize::from(header[1]) + 2) * 4;
             }
             protocol::FRAGMENT => {

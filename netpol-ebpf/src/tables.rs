@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use netpol_common::{
     abi::{
-        Address, Counters, Flow, FlowKey, Fragment, FragmentKey, Frontend, IDENTITY_NONE, Identity,
+        Address, Counters, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Frontend, IDENTITY_NONE, Identity,
         Lifetimes, POLICY_NONE, PolicyMatch, PolicyValue, Sender,
     },
     decide::{FlowEntry, Tables},
@@ -25,6 +25,8 @@ pub struct Scratch {
     pub packet: Packet,
     /// What it quotes.
     pub quoted: Packet,
+    /// Whose policy it is judged by.
+    pub endpoint: Endpoint,
     address: Key<Address>,
     policy: Key<PolicyMatch>,
     frontend: Frontend,

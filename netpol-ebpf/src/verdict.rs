@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 //! From a hook to an action: look up who the packet belongs to, parse, decide, count.
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
     programs::TcContext,
@@ -36,7 +38,7 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
 
     // Read once, before anything that it dates: what is judged by an identity of before a change carries the epoch of before.
     // SAFETY: a valid reference; volatile, so that it is read here and nowhere else.
-    let epoch = unsafe { core::ptr::read_volatile(&raw const config.epoch) };
+    let epoch = unsafe { read_volatile(&raw const config.epoch) };
     let place = Place {
         direction,
         ifindex: packet::ifindex(ctx),
@@ -46,12 +48,18 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
     let length = ctx.len();
     // An endpoint that the map does not know: the agent writes it before it attaches, and detaches before it removes it. This is trouble (a
     // full map, a change by hand), and fails closed but for the node and neighbours (rules L1, A2, F1).
-    let (endpoint, known) = endpoint(place.ifindex);
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return DROP;
     };
     // SAFETY: a per-CPU value that only this run of the program uses, just looked up.
-    let (packet, quoted) = unsafe { (&mut (*scratch).packet, &mut (*scratch).quoted) };
+    let (packet, quoted, endpoint) = unsafe {
+        (
+            &mut (*scratch).packet,
+            &mut (*scratch).quoted,
+            &mut (*scratch).endpoint,
+        )
+    };
+    let known = find_endpoint(place.ifindex, endpoint);
     *packet = Packet::default();
     *quoted = Packet::default();
     let parsed = parse::parse(&Skb(ctx), packet, quoted);
@@ -64,7 +72,7 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
         events_per_second: config.events_per_second,
         skb: ctx.skb.skb,
     };
-    match decide::decide(&maps, &endpoint, place, parsed, packet, quoted) {
+    match decide::decide(&maps, endpoint, place, parsed, packet, quoted) {
         Verdict::Forward => {
             // SAFETY: a per-CPU value that only this CPU writes, just looked up.
             count(unsafe { &mut (*counters).forwarded }, length);
@@ -74,7 +82,7 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
             if !known {
                 drop.reason = DropReason::NoEndpoint;
             }
-            dropped(ctx, &maps, &endpoint, direction, packet, &drop)
+            dropped(ctx, &maps, endpoint, direction, packet, &drop)
         }
     }
 }
@@ -88,7 +96,7 @@ pub fn leaving(ctx: &TcContext) -> i32 {
         return DROP;
     };
     // SAFETY: as at a pod's hook.
-    let epoch = unsafe { core::ptr::read_volatile(&raw const config.epoch) };
+    let epoch = unsafe { read_volatile(&raw const config.epoch) };
     let place = Place {
         direction: Direction::Egress,
         ifindex: packet::ifindex(ctx),
@@ -102,7 +110,13 @@ pub fn leaving(ctx: &TcContext) -> i32 {
         return DROP;
     };
     // SAFETY: a per-CPU value that only this run of the program uses, just looked up.
-    let (packet, quoted) = unsafe { (&mut (*scratch).packet, &mut (*scratch).quoted) };
+    let (packet, quoted, endpoint) = unsafe {
+        (
+            &mut (*scratch).packet,
+            &mut (*scratch).quoted,
+            &mut (*scratch).endpoint,
+        )
+    };
     *packet = Packet::default();
     *quoted = Packet::default();
     // What is malformed was dropped where it left an isolated pod (rule F2). What is not, and cannot be read here, is not let out unjudged.
@@ -122,43 +136,56 @@ pub fn leaving(ctx: &TcContext) -> i32 {
     if sender == 0 {
         return PASS;
     }
-    let (endpoint, known) = endpoint(sender);
+    find_endpoint(sender, endpoint);
     let verdict = if sender == UNKNOWN {
         Verdict::Drop(decide::Drop {
             reason: DropReason::UnknownSender,
             policy: POLICY_NONE,
             identity: IDENTITY_NONE,
         })
-    } else if !known || endpoint.egress_policy == POLICY_NONE {
+    } else if endpoint.egress_policy == POLICY_NONE {
         maps.put_tag(tag::judged(place.tag));
         Verdict::Forward
     } else {
-        decide::decide_leaving(&maps, &endpoint, &place, packet)
+        decide::decide_leaving(&maps, endpoint, &place, packet)
     };
     match verdict {
         Verdict::Forward => PASS,
-        Verdict::Drop(drop) => dropped(ctx, &maps, &endpoint, Direction::Egress, packet, &drop),
+        Verdict::Drop(drop) => dropped(ctx, &maps, endpoint, Direction::Egress, packet, &drop),
     }
 }
 
-/// The endpoint of an interface, and whether there is one; without, one that is closed. Copied at once: the kernel may use the place of
-/// a value that was replaced for another endpoint's.
+/// Looks at an endpoint until it stood still meanwhile. It is replaced far less often than a program runs.
+const ATTEMPTS: usize = 3;
+
+/// Copies the endpoint of an interface, and returns whether there is one; without, it is one that is closed. The kernel may give the place
+/// of a value that was replaced to another endpoint's at once: what was copied is only taken if the value still is where it was.
 #[inline(always)]
-fn endpoint(ifindex: u32) -> (Endpoint, bool) {
-    // SAFETY: as the map says, the value is readable while this program runs.
-    match unsafe { ENDPOINTS.get(ifindex) } {
-        Some(endpoint) => (*endpoint, true),
-        None => {
-            let closed = Endpoint {
-                id: 0,
-                ingress_policy: POLICY_DENY,
-                egress_policy: POLICY_DENY,
-                ipv4: [0; 4],
-                ipv6: [0; 16],
-            };
-            (closed, false)
+fn find_endpoint(ifindex: u32, into: &mut Endpoint) -> bool {
+    for _ in 0..ATTEMPTS {
+        let Some(place) = ENDPOINTS.get_ptr(ifindex) else {
+            break;
+        };
+        // SAFETY: the value is readable while this program runs (RCU); volatile, so that it is read here and nowhere else.
+        unsafe {
+            into.id = read_volatile(&raw const (*place).id);
+            into.ingress_policy = read_volatile(&raw const (*place).ingress_policy);
+            into.egress_policy = read_volatile(&raw const (*place).egress_policy);
+            into.ipv4 = read_volatile(&raw const (*place).ipv4);
+            into.ipv6 = read_volatile(&raw const (*place).ipv6);
+        }
+        if ENDPOINTS.get_ptr(ifindex) == Some(place) {
+            return true;
         }
     }
+    *into = Endpoint {
+        id: 0,
+        ingress_policy: POLICY_DENY,
+        egress_policy: POLICY_DENY,
+        ipv4: [0; 4],
+        ipv6: [0; 16],
+    };
+    false
 }
 
 #[inline(always)]

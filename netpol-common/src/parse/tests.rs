@@ -193,6 +193,14 @@ fn f3_ipv6_extension_headers_are_walked() {
 }
 
 #[test]
+fn f2_an_authentication_header_shorter_than_its_fixed_part_is_malformed() {
+    let mut frame = ipv6_chain(&[protocol::AH], protocol::UDP, &ports_and(4));
+    assert_eq!(packet(&frame), with_ports(6, protocol::UDP));
+    frame[14 + 40 + 1] = 0;
+    assert_eq!(unjudged(&frame), DropReason::Malformed);
+}
+
+#[test]
 fn f3_more_extension_headers_than_are_walked() {
     let chain = |length| {
         ipv6_chain(
