@@ -50,6 +50,12 @@ pub fn ipv6_chain_of(chain: &[u8], units: u8, filling: u8, number: u8, upper: &[
     for (index, kind) in chain.iter().enumerate() {
         let next = chain.get(index + 1).copied().unwrap_or(number);
         // RFC 8200: a length in 8 bytes without the first 8; RFC 4302: in 4 bytes without the first 8; a fragment header has 8.
+        // The fixed part of an authentication header has one more.
+        let units = if *kind == protocol::AH {
+            units.max(1)
+        } else {
+            units
+        };
         let (length, filling) = match *kind {
             protocol::AH => (8 + usize::from(units) * 4, filling),
             protocol::FRAGMENT => (8, 0),
