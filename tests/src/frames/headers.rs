@@ -60,7 +60,11 @@ pub fn with_extensions(frame: &[u8], kinds: &[u8], units: u8, filling: u8) -> Ve
     for (index, kind) in kinds.iter().enumerate() {
         let next = kinds.get(index + 1).copied().unwrap_or(frame[next_header]);
         // The fixed part of an authentication header has one more.
-        let units = if *kind == protocol::AH { units.max(1) } else { units };
+        let units = if *kind == protocol::AH {
+            units.max(1)
+        } else {
+            units
+        };
         let (length, filling) = match *kind {
             protocol::AH => (8 + usize::from(units) * 4, filling),
             protocol::FRAGMENT => (8, 0),
