@@ -102,7 +102,7 @@ pub(super) fn is_kept(tables: &impl Tables, place: &Place, packet: &Packet) -> b
 #[inline(always)]
 pub(super) fn sender(tables: &impl Tables, place: &Place, packet: &Packet) -> u32 {
     let came_by = place.ingress_ifindex;
-    if came_by == place.ifindex || tables.is_endpoint(came_by) {
+    if tables.is_endpoint(came_by) {
         return came_by;
     }
     let number = tag::number(place.tag);

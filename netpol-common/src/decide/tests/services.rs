@@ -366,6 +366,8 @@ fn a5_only_what_from_pod_deferred_is_judged_where_it_leaves() {
         (4, judged, 0),
         (CLIENT_IFINDEX, deferred, CLIENT_IFINDEX),
         (CLIENT_IFINDEX, 0, CLIENT_IFINDEX),
+        // What the node forwards back by the device that brought it.
+        (3, 0, 0),
     ] {
         let place = Place {
             ingress_ifindex: came_by,
