@@ -59,7 +59,7 @@ pub trait Tables {
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment>;
     /// Remembers what the first fragment of a packet told.
     fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment);
-    /// Gives the packet a [tag](tag).
+    /// Gives the packet a [tag].
     fn put_tag(&self, tag: u16);
 }
 
@@ -78,7 +78,7 @@ pub struct Place {
     pub ifindex: u32,
     /// Index of the interface that the packet came by; 0 if the node itself made it (rules A2, A3). Not for what a pod sends.
     pub ingress_ifindex: u32,
-    /// The packet's [tag](tag). Not for what a pod sends.
+    /// The packet's [tag]. Not for what a pod sends.
     pub tag: u16,
 }
 

@@ -15,6 +15,9 @@ use etherparse::{
 
 use crate::attack::VLAN_SOURCE;
 
+/// Source, destination, identification and protocol of a packet in fragments.
+type Fragmented = (IpAddr, IpAddr, u32, u8);
+
 /// Sorts of leaks, as [`Judge::leaked`] tells them: whatever a victim can be sent that policy denies.
 pub const LEAKS: [&str; 10] = [
     "VLAN",
@@ -67,7 +70,7 @@ pub struct Judge {
     /// First fragments that were allowed: source, destination, identification, protocol.
     fragments: BTreeSet<(IpAddr, IpAddr, u32, u8)>,
     /// Later fragments whose first is still to come, with the number of the frame.
-    orphans: Vec<((IpAddr, IpAddr, u32, u8), u64, Vec<u8>)>,
+    orphans: Vec<(Fragmented, u64, Vec<u8>)>,
     seen: u64,
     /// Connections that were allowed: remote address and port, protocol, own port.
     connections: BTreeSet<(IpAddr, u16, u8, u16)>,
