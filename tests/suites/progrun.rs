@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -14,12 +14,8 @@ use netpol_agent::{
     datapath::CounterReader,
     evaluate::{Evaluation, Packet, Side, Why, evaluate, evaluate_service},
     model::{Direction, Node, ObjectKey, Snapshot},
-    sync::Write,
 };
-use netpol_common::{
-    abi::{self, DropReason, Flow, FlowKey},
-    flow::{self, State},
-};
+use netpol_common::abi::{self, DropReason};
 use netpol_tests::{
     cases::{Case, Expectation, Step, Translated, load_all},
     frames,
@@ -28,7 +24,8 @@ use netpol_tests::{
     random::{Random, cluster, nodes, packet, service_packet},
 };
 
-use nix::time::{ClockId, clock_gettime};
+#[path = "progrun/flows.rs"]
+mod flows;
 
 const SUITE: &str = "progrun";
 const PACKETS_A_CLUSTER: usize = 300;
@@ -440,159 +437,6 @@ fn l1_an_interface_without_an_endpoint_is_closed_to_all_but_the_node() {
 }
 
 #[test]
-fn c4_denied_packets_make_no_flow() {
-    on_bench(SUITE, 8, |bench| {
-        let Stage { addresses, .. } = Stage::of(bench, "deny-all-special")?;
-        let packet = tcp("10.244.0.20", "10.244.0.10");
-        let ifindex = addresses[&packet.destination];
-        assert!(!bench.opens(Direction::Ingress, ifindex, bench.uplink(), &packet)?);
-        assert_eq!(bench.flows()?, []);
-        Ok(())
-    });
-}
-
-#[test]
-fn c2_a_connection_is_judged_again_when_the_policy_changes() {
-    on_bench(SUITE, 8, |bench| {
-        let Stage {
-            snapshot,
-            node,
-            pods,
-            addresses,
-        } = Stage::of(bench, "ports")?;
-        let open = tcp("10.244.0.11", "10.244.0.10");
-        let (own, peer) = (addresses[&open.destination], addresses[&open.source]);
-        let syn = frames::opening(&open, 40_000);
-        let mut answer = frames::opening(&tcp("10.244.0.10", "10.244.0.11"), 80);
-        answer[36..38].copy_from_slice(&40_000u16.to_be_bytes());
-        answer[47] |= 0x10; // SYN and ACK.
-        assert!(bench.passes(Direction::Ingress, own, peer, &syn)?);
-        assert!(bench.passes(Direction::Egress, own, own, &answer)?);
-
-        let mut denied = snapshot.clone();
-        for policy in denied.policies.values_mut() {
-            std::sync::Arc::make_mut(policy).ingress.clear();
-        }
-        bench.enforce(&denied, &node, &pods)?;
-        for _ in 0..2 {
-            assert!(!bench.passes(Direction::Egress, own, own, &answer)?);
-        }
-        assert!(!bench.passes(Direction::Ingress, own, peer, &syn)?);
-
-        bench.enforce(&snapshot, &node, &pods)?;
-        assert!(bench.passes(Direction::Egress, own, own, &answer)?);
-        Ok(())
-    });
-}
-
-/// `--flow-capacity`: the table is made anew, what is in it stays.
-#[test]
-fn b3_a_flow_table_of_another_size_keeps_its_flows() {
-    on_bench(SUITE, 8, |bench| {
-        let Stage {
-            snapshot,
-            node,
-            pods,
-            addresses,
-        } = Stage::of(bench, "ports")?;
-        let open = tcp("10.244.0.11", "10.244.0.10");
-        let (own, peer) = (addresses[&open.destination], addresses[&open.source]);
-        assert!(bench.passes(Direction::Ingress, own, peer, &frames::opening(&open, 40_000))?);
-        let before = bench.flows()?;
-        assert_eq!((before.len(), bench.flow_capacity()?), (1, 64));
-        bench.restart(128)?;
-        assert_eq!((bench.flows()?, bench.flow_capacity()?), (before, 128));
-        bench.enforce(&snapshot, &node, &pods)?;
-        bench.check_maps()
-    });
-}
-
-/// A denied flow cuts its replies as long as it lives; then they are packets of their own, which this pod may send.
-#[test]
-fn c3_a_lifetime_in_the_configuration_ends_a_flow() {
-    on_bench(SUITE, 8, |bench| {
-        let Stage {
-            snapshot,
-            node,
-            pods,
-            addresses,
-        } = Stage::of(bench, "ports")?;
-        let open = tcp("10.244.0.11", "10.244.0.10");
-        let (own, peer) = (addresses[&open.destination], addresses[&open.source]);
-        let mut answer = frames::opening(&tcp("10.244.0.10", "10.244.0.11"), 80);
-        answer[36..38].copy_from_slice(&40_000u16.to_be_bytes());
-        answer[47] |= 0x10; // SYN and ACK.
-        assert!(bench.passes(Direction::Ingress, own, peer, &frames::opening(&open, 40_000))?);
-        let mut denied = snapshot;
-        for policy in denied.policies.values_mut() {
-            std::sync::Arc::make_mut(policy).ingress.clear();
-        }
-        bench.enforce(&denied, &node, &pods)?;
-        for (key, flow) in bench.flows()? {
-            let last_seen = flow
-                .last_seen
-                .checked_sub(20_000_000_000)
-                .context("the machine has only just started")?;
-            bench.put_flow(&key, &Flow { last_seen, ..flow })?;
-        }
-        assert!(!bench.passes(Direction::Egress, own, own, &answer)?);
-        for (seconds, alive) in [(30, true), (10, false)] {
-            bench.write(&Write::Config(abi::Config {
-                abi_version: abi::ABI_VERSION,
-                epoch: 1000,
-                lifetimes: abi::Lifetimes {
-                    tcp_opening: seconds,
-                    ..abi::Lifetimes::default()
-                },
-                ..abi::Config::default()
-            }))?;
-            let passes = bench.passes(Direction::Egress, own, own, &answer)?;
-            assert_eq!(passes, !alive, "a lifetime of {seconds} s");
-        }
-        Ok(())
-    });
-}
-
-/// Flows past their lifetime leave the table, a part of it at a time; those that live stay as they are.
-#[test]
-fn c3_flows_past_their_lifetime_are_removed_in_parts() {
-    const FLOWS: u32 = 40_000;
-    const PART: u64 = 16_384;
-    on_bench(SUITE, 1, |bench| {
-        bench.restart(131_072)?;
-        let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?).as_nanos() as u64;
-        let lifetime = flow::lifetime(17, State::Opening as u8, &flow::DEFAULTS);
-        let dead = now
-            .checked_sub(lifetime + 1)
-            .context("the machine has only just started")?;
-        for number in 0..FLOWS {
-            let key = FlowKey {
-                endpoint: number,
-                protocol: 17,
-                ..FlowKey::default()
-            };
-            let last_seen = if number % 2 == 0 { dead } else { now };
-            let flow = Flow {
-                last_seen,
-                ..Flow::default()
-            };
-            bench.put_flow(&key, &flow)?;
-        }
-        assert_eq!(bench.flows()?.len(), FLOWS as usize);
-        let first = bench.expire_flows()?;
-        assert!(0 < first && first <= PART, "{first} flows in one turn");
-        for _ in 1..u64::from(FLOWS).div_ceil(PART) {
-            bench.expire_flows()?;
-        }
-        assert_eq!(bench.expire_flows()?, u64::from(FLOWS / 2));
-        let left = bench.flows()?;
-        assert_eq!(left.len(), (FLOWS / 2) as usize);
-        assert!(left.iter().all(|(_, flow)| flow.last_seen == now));
-        Ok(())
-    });
-}
-
-#[test]
 fn f1_f2_c5_frames_that_are_no_packets() {
     let ethernet = |ether_type: [u8; 2], payload: &[u8]| [&[2; 12][..], &ether_type, payload].concat();
     let udp = |source: &str, destination: &str, protocol| {
@@ -666,30 +510,6 @@ fn f1_f2_c5_frames_that_are_no_packets() {
                 assert_eq!(count()?, before + 1, "{reason:?}");
             }
         }
-        Ok(())
-    });
-}
-
-#[test]
-fn c1_a_flow_is_of_one_pod() {
-    on_bench(SUITE, 8, |bench| {
-        let Stage { addresses, .. } = Stage::of(bench, "ports")?;
-        // Both pods of the shop ask one host outside from the same port; only what the first asked is answered.
-        let host = "198.51.100.7";
-        let answer = |to: &str| {
-            let mut frame = frames::opening(&tcp(host, to), 80);
-            frame[36..38].copy_from_slice(&40_000u16.to_be_bytes());
-            frame[47] |= 0x10; // SYN and ACK.
-            frame
-        };
-        let web = addresses[&"10.244.0.10".parse::<IpAddr>()?];
-        let api = addresses[&"10.244.0.11".parse::<IpAddr>()?];
-        let asked = frames::opening(&tcp("10.244.0.11", host), 40_000);
-        assert!(bench.passes(Direction::Egress, api, api, &asked)?);
-        assert!(!bench.passes(Direction::Ingress, web, bench.uplink(), &answer("10.244.0.10"))?);
-        let asked = frames::opening(&tcp("10.244.0.10", host), 40_000);
-        assert!(bench.passes(Direction::Egress, web, web, &asked)?);
-        assert!(bench.passes(Direction::Ingress, web, bench.uplink(), &answer("10.244.0.10"))?);
         Ok(())
     });
 }

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the programs remember of connections, and for how long.
+
+use std::{net::IpAddr, time::Duration};
+
+use anyhow::Context;
+use netpol_agent::{model::Direction, sync::Write};
+use netpol_common::{
+    abi::{self, Flow, FlowKey},
+    flow::{self, State},
+};
+use netpol_tests::{frames, progrun::on_bench};
+use nix::time::{ClockId, clock_gettime};
+
+use super::{SUITE, Stage, tcp};
+
+/// The answer from port 80 to a SYN from port 40000.
+fn syn_ack(source: &str, destination: &str) -> Vec<u8> {
+    let mut frame = frames::opening(&tcp(source, destination), 80);
+    frame[36..38].copy_from_slice(&40_000u16.to_be_bytes());
+    frame[47] |= 0x10;
+    frame
+}
+
+#[test]
+fn c4_denied_packets_make_no_flow() {
+    on_bench(SUITE, 8, |bench| {
+        let Stage { addresses, .. } = Stage::of(bench, "deny-all-special")?;
+        let packet = tcp("10.244.0.20", "10.244.0.10");
+        let ifindex = addresses[&packet.destination];
+        assert!(!bench.opens(Direction::Ingress, ifindex, bench.uplink(), &packet)?);
+        assert_eq!(bench.flows()?, []);
+        Ok(())
+    });
+}
+
+#[test]
+fn c2_a_connection_is_judged_again_when_the_policy_changes() {
+    on_bench(SUITE, 8, |bench| {
+        let Stage {
+            snapshot,
+            node,
+            pods,
+            addresses,
+        } = Stage::of(bench, "ports")?;
+        let open = tcp("10.244.0.11", "10.244.0.10");
+        let (own, peer) = (addresses[&open.destination], addresses[&open.source]);
+        let syn = frames::opening(&open, 40_000);
+        let answer = syn_ack("10.244.0.10", "10.244.0.11");
+        assert!(bench.passes(Direction::Ingress, own, peer, &syn)?);
+        assert!(bench.passes(Direction::Egress, own, own, &answer)?);
+
+        let mut denied = snapshot.clone();
+        for policy in denied.policies.values_mut() {
+            std::sync::Arc::make_mut(policy).ingress.clear();
+        }
+        bench.enforce(&denied, &node, &pods)?;
+        for _ in 0..2 {
+            assert!(!bench.passes(Direction::Egress, own, own, &answer)?);
+        }
+        assert!(!bench.passes(Direction::Ingress, own, peer, &syn)?);
+
+        bench.enforce(&snapshot, &node, &pods)?;
+        assert!(bench.passes(Direction::Egress, own, own, &answer)?);
+        Ok(())
+    });
+}
+
+/// `--flow-capacity`: the table is made anew, what is in it stays.
+#[test]
+fn b3_a_flow_table_of_another_size_keeps_its_flows() {
+    on_bench(SUITE, 8, |bench| {
+        let Stage {
+            snapshot,
+            node,
+            pods,
+            addresses,
+        } = Stage::of(bench, "ports")?;
+        let open = tcp("10.244.0.11", "10.244.0.10");
+        let (own, peer) = (addresses[&open.destination], addresses[&open.source]);
+        assert!(bench.passes(Direction::Ingress, own, peer, &frames::opening(&open, 40_000))?);
+        let before = bench.flows()?;
+        assert_eq!((before.len(), bench.flow_capacity()?), (1, 64));
+        bench.restart(128)?;
+        assert_eq!((bench.flows()?, bench.flow_capacity()?), (before, 128));
+        bench.enforce(&snapshot, &node, &pods)?;
+        bench.check_maps()
+    });
+}
+
+/// A denied flow cuts its replies as long as it lives; then they are packets of their own, which this pod may send.
+#[test]
+fn c3_a_lifetime_in_the_configuration_ends_a_flow() {
+    on_bench(SUITE, 8, |bench| {
+        let Stage {
+            snapshot,
+            node,
+            pods,
+            addresses,
+        } = Stage::of(bench, "ports")?;
+        let open = tcp("10.244.0.11", "10.244.0.10");
+        let (own, peer) = (addresses[&open.destination], addresses[&open.source]);
+        let answer = syn_ack("10.244.0.10", "10.244.0.11");
+        assert!(bench.passes(Direction::Ingress, own, peer, &frames::opening(&open, 40_000))?);
+        let mut denied = snapshot;
+        for policy in denied.policies.values_mut() {
+            std::sync::Arc::make_mut(policy).ingress.clear();
+        }
+        bench.enforce(&denied, &node, &pods)?;
+        for (key, flow) in bench.flows()? {
+            let last_seen = flow
+                .last_seen
+                .checked_sub(20_000_000_000)
+                .context("the machine has only just started")?;
+            bench.put_flow(&key, &Flow { last_seen, ..flow })?;
+        }
+        assert!(!bench.passes(Direction::Egress, own, own, &answer)?);
+        for (seconds, alive) in [(30, true), (10, false)] {
+            bench.write(&Write::Config(abi::Config {
+                abi_version: abi::ABI_VERSION,
+                epoch: 1000,
+                lifetimes: abi::Lifetimes {
+                    tcp_opening: seconds,
+                    ..abi::Lifetimes::default()
+                },
+                ..abi::Config::default()
+            }))?;
+            let passes = bench.passes(Direction::Egress, own, own, &answer)?;
+            assert_eq!(passes, !alive, "a lifetime of {seconds} s");
+        }
+        Ok(())
+    });
+}
+
+/// Flows past their lifetime leave the table, a part of it at a time; those that live stay as they are.
+#[test]
+fn c3_flows_past_their_lifetime_are_removed_in_parts() {
+    const FLOWS: u32 = 40_000;
+    const PART: u64 = 16_384;
+    on_bench(SUITE, 1, |bench| {
+        bench.restart(131_072)?;
+        let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?).as_nanos() as u64;
+        let lifetime = flow::lifetime(17, State::Opening as u8, &flow::DEFAULTS);
+        let dead = now
+            .checked_sub(lifetime + 1)
+            .context("the machine has only just started")?;
+        for number in 0..FLOWS {
+            let key = FlowKey {
+                endpoint: number,
+                protocol: 17,
+                ..FlowKey::default()
+            };
+            let last_seen = if number % 2 == 0 { dead } else { now };
+            let flow = Flow {
+                last_seen,
+                ..Flow::default()
+            };
+            bench.put_flow(&key, &flow)?;
+        }
+        assert_eq!(bench.flows()?.len(), FLOWS as usize);
+        let first = bench.expire_flows()?;
+        assert!(0 < first && first <= PART, "{first} flows in one turn");
+        for _ in 1..u64::from(FLOWS).div_ceil(PART) {
+            bench.expire_flows()?;
+        }
+        assert_eq!(bench.expire_flows()?, u64::from(FLOWS / 2));
+        let left = bench.flows()?;
+        assert_eq!(left.len(), (FLOWS / 2) as usize);
+        assert!(left.iter().all(|(_, flow)| flow.last_seen == now));
+        Ok(())
+    });
+}
+
+#[test]
+fn c1_a_flow_is_of_one_pod() {
+    on_bench(SUITE, 8, |bench| {
+        let Stage { addresses, .. } = Stage::of(bench, "ports")?;
+        // Both pods of the shop ask one host outside from the same port; only what the first asked is answered.
+        let host = "198.51.100.7";
+        let answer = |to: &str| syn_ack(host, to);
+        let web = addresses[&"10.244.0.10".parse::<IpAddr>()?];
+        let api = addresses[&"10.244.0.11".parse::<IpAddr>()?];
+        let asked = frames::opening(&tcp("10.244.0.11", host), 40_000);
+        assert!(bench.passes(Direction::Egress, api, api, &asked)?);
+        assert!(!bench.passes(Direction::Ingress, web, bench.uplink(), &answer("10.244.0.10"))?);
+        let asked = frames::opening(&tcp("10.244.0.10", host), 40_000);
+        assert!(bench.passes(Direction::Egress, web, web, &asked)?);
+        assert!(bench.passes(Direction::Ingress, web, bench.uplink(), &answer("10.244.0.10"))?);
+        Ok(())
+    });
+}
