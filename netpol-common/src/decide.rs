@@ -9,8 +9,7 @@ mod tests;
 use crate::{
     abi::{
         ACTION_ACCEPT, ACTION_DEFER, Address, Direction, DropReason, Endpoint, Flow, FlowKey, Fragment,
-        FragmentKey, IDENTITY_NODE, IDENTITY_NONE, Identity, Lifetimes, POLICY_NONE, PolicyMatch,
-        PolicyValue,
+        FragmentKey, IDENTITY_NONE, Identity, Lifetimes, POLICY_NONE, PolicyMatch, PolicyValue,
     },
     flow::{self, ACK, RST, SYN, State},
     parse::{Packet, Parsed, Role, protocol},
@@ -59,6 +58,8 @@ pub trait Tables {
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment>;
     /// Remembers what the first fragment of a packet told.
     fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment);
+    /// Whether the packet belongs to a socket.
+    fn has_socket(&self) -> bool;
     /// Gives the packet a [tag].
     fn put_tag(&self, tag: u16);
 }
@@ -129,7 +130,7 @@ pub fn decide(
     if sends && is_spoofed(endpoint, packet) {
         return denied(DropReason::Spoofed, POLICY_NONE, IDENTITY_NONE);
     }
-    if place.is_by_node() && !may_be_forwarded(tables, &place, packet) {
+    if place.is_by_node() && !is_forwarded(tables, packet) {
         let key = flow_key(endpoint, direction, packet);
         // A connection of the node's own, on the ports of one that it forwarded before: that flow, denied maybe, is not its reply's (rule A2).
         if packet.protocol == protocol::TCP
@@ -294,7 +295,7 @@ pub fn decide(
 #[inline(always)]
 pub fn sender_leaving(tables: &impl Tables, place: &Place, packet: &Packet) -> u32 {
     let judged = tag::number(place.tag) != 0 && !tag::is_deferred(place.tag);
-    if place.ingress_ifindex == 0 || judged {
+    if judged || place.ingress_ifindex == 0 && !is_forwarded(tables, packet) {
         0
     } else {
         judge::sender(tables, place, packet)
@@ -432,13 +433,12 @@ fn is_own(endpoint: &Endpoint, address: &Address) -> bool {
     known && !none
 }
 
-/// Whether a packet that no interface brought may still be one that the node only forwards (rule A3). The kernel puts an IPv6 packet that it
-/// reassembled for connection tracking into fragments again, which do not say any more by which interface it came: of these only what
-/// has an address of the node, and no pod's tag, is the node's own.
+/// Whether a packet that no interface brought is one that the node only forwards all the same (rule A3). Connection tracking takes IPv6 fragments
+/// from their sockets and puts them together; where the kernel must copy what it then takes apart again, it forgets the interface. What the
+/// node makes in fragments belongs to the socket that sent it.
 #[inline(always)]
-fn may_be_forwarded(tables: &impl Tables, place: &Place, packet: &Packet) -> bool {
-    packet.fragment_header
-        && (tag::number(place.tag) != 0 || tables.identity(&packet.source).flags & IDENTITY_NODE == 0)
+fn is_forwarded(tables: &impl Tables, packet: &Packet) -> bool {
+    packet.fragment_header && !tables.has_socket()
 }
 
 /// Whether an ICMP error is about a packet of its receiver's, or sender's, own: its quote names the same pod, and an error that the pod

@@ -85,7 +85,8 @@ pub struct Packet {
     pub fragment_protocol: u8,
     /// The number that all fragments of the packet share, 0 for [`Part::Whole`].
     pub identification: u32,
-    /// Whether it has a fragment header of IPv6, which a [`Part::Whole`] may have too (RFC 6946).
+    /// Whether it has a fragment header of IPv6, which a [`Part::Whole`] may have too (RFC 6946), or may have one behind headers that
+    /// cannot be read to the end.
     pub fragment_header: bool,
 }
 
@@ -298,7 +299,13 @@ fn ipv6(
     packet.protocol = header[6];
     packet.source.octets.copy_from_slice(&header[8..24]);
     packet.destination.octets.copy_from_slice(&header[24..40]);
-    let offset = skip_extension_headers(frame, first, header, packet)?;
+    let offset = match skip_extension_headers(frame, first, header, packet) {
+        Ok(offset) => offset,
+        Err(reason) => {
+            packet.fragment_header = true;
+            return Err(reason);
+        }
+    };
     if packet.part == Part::Later {
         return Ok(Parsed::Packet);
     }

@@ -27,7 +27,7 @@ pub static FRONTENDS: HashMap<Frontend, Identity, 262144, { BPF_F_NO_PREALLOC as
 
 /// Bridge and number in a packet's tag to the interface index of its sender's host-side veth. Written by the agent.
 #[btf_map(name = "senders")]
-pub static SENDERS: HashMap<Sender, u32, 2048> = HashMap::new();
+pub static SENDERS: HashMap<Sender, u32, 4096> = HashMap::new();
 
 /// Backends that Services lead to and that not every pod of this node may reach; the value is 1. Written by the agent.
 #[btf_map(name = "guarded")]

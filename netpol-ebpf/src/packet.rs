@@ -79,6 +79,13 @@ impl Frame for Leaving<'_> {
     }
 }
 
+/// Whether the kernel calls the packet IPv6.
+#[inline(always)]
+pub fn is_ipv6(ctx: &TcContext) -> bool {
+    // SAFETY: as above.
+    unsafe { (*ctx.skb.skb).protocol == u32::from(0x86dd_u16.to_be()) }
+}
+
 /// Index of the interface that the packet came by; at `to_pod` 0 if the node itself made it (rules A2, A3).
 #[inline(always)]
 pub fn ingress_ifindex(ctx: &TcContext) -> u32 {
@@ -98,4 +105,12 @@ pub fn ifindex(ctx: &TcContext) -> u32 {
 pub fn tag(ctx: &TcContext) -> u16 {
     // SAFETY: as above.
     unsafe { (*ctx.skb.skb).tc_index as u16 }
+}
+
+/// Makes the headers of a frame its own; false if there is no memory for that. A frame that a bridge floods is one buffer for all who receive it,
+/// the node too, and the node writes new headers into the later fragments of what it put together and takes apart again.
+#[inline(always)]
+pub fn unshare(ctx: &TcContext) -> bool {
+    // Of length 0: all of the linear part.
+    ctx.pull_data(0).is_ok()
 }

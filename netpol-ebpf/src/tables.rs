@@ -163,6 +163,13 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn has_socket(&self) -> bool {
+        // SAFETY: the context pointer is valid for the run of the program; the verifier checks the access.
+        let socket = unsafe { (*self.skb).__bindgen_anon_2.sk };
+        !socket.is_null()
+    }
+
+    #[inline(always)]
     fn put_tag(&self, tag: u16) {
         // SAFETY: the context pointer is valid for the run of the program; the verifier checks the access.
         unsafe { (*self.skb).tc_index = tag.into() };

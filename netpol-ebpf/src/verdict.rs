@@ -11,7 +11,7 @@ use aya_log_ebpf::debug;
 use netpol_common::{
     abi::{Counter, Direction, DropReason, Endpoint, IDENTITY_NONE, POLICY_DENY, POLICY_NONE},
     decide::{self, Place, Tables as _, Verdict, judge::UNKNOWN},
-    parse::{self, Packet, Parsed},
+    parse::{self, Packet, Parsed, Part},
     tag,
 };
 
@@ -74,6 +74,16 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
     };
     match decide::decide(&maps, endpoint, place, parsed, packet, quoted) {
         Verdict::Forward => {
+            let isolated =
+                endpoint.ingress_policy != POLICY_NONE && direction as u8 == Direction::Ingress as u8;
+            if isolated && packet.part as u8 == Part::Later as u8 && !packet::unshare(ctx) {
+                let drop = decide::Drop {
+                    reason: DropReason::Fragment,
+                    policy: POLICY_NONE,
+                    identity: IDENTITY_NONE,
+                };
+                return dropped(ctx, &maps, endpoint, direction, packet, &drop);
+            }
             // SAFETY: a per-CPU value that only this CPU writes, just looked up.
             count(unsafe { &mut (*counters).forwarded }, length);
             PASS
@@ -103,7 +113,7 @@ pub fn leaving(ctx: &TcContext) -> i32 {
         ingress_ifindex: packet::ingress_ifindex(ctx),
         tag: packet::tag(ctx),
     };
-    if place.ingress_ifindex == 0 {
+    if place.ingress_ifindex == 0 && tag::number(place.tag) == 0 && !packet::is_ipv6(ctx) {
         return PASS;
     }
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {

@@ -179,9 +179,14 @@ fn canonical(state: &State) -> impl PartialEq + std::fmt::Debug {
 /// outlive those that they were opened by.
 fn unmet(state: &State) -> Option<u32> {
     let isolated = |policy: u32| state.policies.contains_key(&policy);
+    let tells = |bridge: u32, ifindex: u32, number: u16| {
+        state.senders.get(&(bridge, 0)) == Some(&SENDER_UNTOLD)
+            && state.senders.get(&(bridge, number.into())) == Some(&ifindex)
+    };
+    // By bridge 0: what the kernel does not tell the interface of.
     let known = |ifindex: u32, number: u16| {
-        state.senders.get(&(BRIDGE, 0)) == Some(&SENDER_UNTOLD)
-            && state.senders.get(&(BRIDGE, number.into())) == Some(&ifindex)
+        tells(BRIDGE, ifindex, number)
+            && tells(0, ifindex, number)
             && state.attached_devices.contains(&DEVICE)
     };
     let endpoints = state.endpoints.iter();

@@ -72,7 +72,7 @@ pub struct Attacher {
 }
 
 impl Attacher {
-    /// Decides between TCX and clsact by asking the kernel, and makes `folder` (`PIN_PATH/v3/links`, on bpffs).
+    /// Decides between TCX and clsact by asking the kernel, and makes `folder` (`PIN_PATH/vABI_VERSION/links`, on bpffs).
     ///
     /// # Errors
     /// TCX was asked for and is not there, the kernel does not answer, or the folder cannot be made.

@@ -12,6 +12,9 @@ use netpol_common::abi::{Endpoint, POLICY_NONE, SENDER_UNTOLD};
 use super::{Desired, State, Write};
 use crate::compile::Frontend;
 
+/// In the place of the bridge, for what the kernel took apart again and does not say how it came.
+const NO_INTERFACE: u32 = 0;
+
 /// What there has to be.
 pub(super) struct SecondLook<'a> {
     local_pods: BTreeMap<IpAddr, u32>,
@@ -38,7 +41,7 @@ impl<'a> SecondLook<'a> {
         }
         let mut senders = BTreeMap::new();
         for (ifindex, endpoint) in endpoints {
-            if let Some(bridge) = desired.bridges.get(ifindex) {
+            for bridge in desired.bridges.get(ifindex).into_iter().chain([&NO_INTERFACE]) {
                 senders.insert((*bridge, 0), SENDER_UNTOLD);
                 senders.insert((*bridge, endpoint.number().into()), *ifindex);
             }

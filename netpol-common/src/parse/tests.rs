@@ -213,6 +213,8 @@ fn f3_more_extension_headers_than_are_walked() {
         packet(&chain(MAX_EXTENSION_HEADERS)),
         with_ports(6, protocol::UDP)
     );
+    let (_, packet) = parse_bytes(&chain(MAX_EXTENSION_HEADERS + 1));
+    assert!(packet.fragment_header, "one may come behind them");
     assert_eq!(
         unjudged(&chain(MAX_EXTENSION_HEADERS + 1)),
         DropReason::ExtensionHeaders

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use netpol_common::abi::DropReason;
 use netpol_tests::{
+    capture,
     lab::Lab,
     raw::{self, Part, Wire},
 };
@@ -240,4 +241,125 @@ fn forged(forger: &mut Forger, ipv4: bool) {
         let arrived = forger.send(60, &[(0, &options, true), (8, &good, false), (24, &good, false)]);
         assert_eq!(arrived, NOTHING, "a first fragment without an upper header");
     }
+}
+
+/// A fragment to the broadcast MAC address is one buffer for all ports of the bridge and for the node. Should the node put it together with others,
+/// to take the whole apart again, it writes new headers over what a pod is about to receive.
+#[test]
+fn c5_a_fragment_arrives_as_it_was_judged() {
+    let Some(lab) = lab(&[("a.yaml", &policy("a", "app: a", RULES))]) else {
+        return;
+    };
+    bridge_netfilter(&lab, true);
+    bridge_netfilter(&lab, false);
+    let bridge = capture::mac(lab.node.netns(), "cni0").unwrap();
+    let (source, destination) = (lab.site("other/c").unwrap(), lab.site("shop/a").unwrap());
+    let (forger, witness) = (wire(&lab, "other/c"), wire(&lab, "shop/a"));
+    for ipv4 in [true, false] {
+        let (here, there) = (of_family(&source, ipv4), of_family(&destination, ipv4));
+        let piece = |offset, bytes: &[u8], more| {
+            let part = Part {
+                identification: 200,
+                offset,
+                more,
+            };
+            raw::ip(here, there, 17, bytes, Some(part))
+        };
+        let udp = |port: u16| raw::udp(here, there, (5000, port), &[b'.'; 64]);
+        let first = piece(0, &udp(ALLOWED)[..32], true);
+        let last = piece(32, &udp(ALLOWED)[32..], false);
+        let denied = piece(0, &udp(DENIED)[..32], true);
+        let end = raw::ip(
+            here,
+            there,
+            17,
+            &raw::udp(here, there, (4999, ALLOWED), b"end"),
+            None,
+        );
+        forger.send(witness.mac(), &first).unwrap();
+        forger.send(bridge, &denied).unwrap();
+        forger.send([0xff; 6], &last).unwrap();
+        forger.send(witness.mac(), &end).unwrap();
+        let mut arrived = witness.listen(LONG, |packet| packet == end).unwrap();
+        let neighbours = |packet: &[u8]| !ipv4 && packet[6] == 58;
+        arrived.retain(|packet| raw::addresses(packet) == Some((here, there)) && !neighbours(packet));
+        assert_eq!(arrived[..2], [first, last], "IPv4 {ipv4}");
+        // In IPv4 what the node makes of them still belongs to the first that was allowed.
+        assert!(ipv4 || arrived.len() == 3, "{arrived:?}");
+    }
+}
+
+/// What the node takes apart again, and has too little room for in the buffers that it came in, it sends in new ones, which do not say by which
+/// interface the packet came: as if the node itself had made it. With masquerade it has the node's address, too.
+#[test]
+fn a3_c5_what_the_node_takes_apart_again_is_not_its_own() {
+    let Some(lab) = lab(&[("a.yaml", &policy("a", "app: a", RULES))]) else {
+        return;
+    };
+    bridge_netfilter(&lab, true);
+    bridge_netfilter(&lab, false);
+    let macs = ["cni0", "uplink0"].map(|device| capture::mac(lab.node.netns(), device).unwrap());
+    let ways = [("other/c", macs[0]), ("outside", macs[1])];
+    // A connection that is known keeps its addresses: another port for each.
+    for (masquerade, client) in [(false, 5000), (true, 5001)] {
+        if masquerade {
+            let table = "table ip6 own { chain leaving { type nat hook postrouting priority 100; oifname \"cni0\" masquerade; }; }\n";
+            lab.node.netns().feed("nft", &["-f", "-"], table).unwrap();
+        }
+        for (from, router) in ways {
+            // More headers than are looked at are denied (rule F2).
+            for (headers, port, expected) in
+                [(7, ALLOWED, 1), (7, DENIED, 0), (9, ALLOWED, 0), (9, DENIED, 0)]
+            {
+                let arrived = behind_headers(&lab, (from, router), headers, (client, port));
+                let what = format!("{from}, masquerade {masquerade}, {headers} headers, port {port}");
+                assert_eq!(arrived.len(), expected, "{what}: {arrived:?}");
+            }
+        }
+    }
+    // Rule A2: what the node itself sends in fragments.
+    let (node, pod) = (lab.site("node").unwrap(), lab.site("shop/a").unwrap());
+    for ipv4 in [true, false] {
+        let (here, there) = (of_family(&node, ipv4), of_family(&pod, ipv4));
+        let receiver = udp_at(&pod, there, DENIED);
+        let sender = udp_at(&node, here, 0);
+        sender
+            .send_to(&[b'.'; 8000], SocketAddr::new(there, DENIED))
+            .unwrap();
+        let length = receiver.recv(&mut [0; 9000]);
+        assert_eq!(length.expect("the node reaches its pods"), 8000, "IPv4 {ipv4}");
+    }
+}
+
+/// Sends a UDP datagram over IPv6 to `shop/a` in two fragments by a router. Destination options with nothing but padding come before the header
+/// of the first. Gives what arrived.
+fn behind_headers(
+    lab: &Lab,
+    (from, router): (&str, [u8; 6]),
+    headers: usize,
+    ports: (u16, u16),
+) -> Vec<Vec<u8>> {
+    let (source, destination) = (lab.site(from).unwrap(), lab.site("shop/a").unwrap());
+    let (here, there) = (of_family(&source, false), of_family(&destination, false));
+    let (forger, witness) = (wire(lab, from), wire(lab, "shop/a"));
+    let mut options = [60, 0, 1, 4, 0, 0, 0, 0].repeat(headers);
+    options[8 * (headers - 1)] = 44;
+    let udp = raw::udp(here, there, ports, &[b'.'; 64]);
+    let id = [0, ports.0 as u8, headers as u8, ports.1 as u8];
+    let header = |field: [u8; 2]| [&[17, 0][..], &field, &id].concat();
+    let first = [&options[..], &header([0, 1]), &udp[..32]].concat();
+    let last = [&header([0, 32])[..], &udp[32..]].concat();
+    let end = raw::udp(here, there, (4999, ALLOWED), b"end");
+    for (protocol, payload) in [(60, first), (44, last), (17, end)] {
+        forger
+            .send(router, &raw::ip(here, there, protocol, &payload, None))
+            .unwrap();
+    }
+    let ours = |packet: &[u8]| raw::addresses(packet).is_some_and(|(_, to)| to == there) && packet[6] != 58;
+    let mut arrived = witness
+        .listen(LONG, |packet| ours(packet) && packet.ends_with(b"end"))
+        .unwrap();
+    arrived.retain(|packet| ours(packet));
+    assert!(arrived.pop().unwrap().ends_with(b"end"), "the last one arrives");
+    arrived
 }

@@ -72,6 +72,36 @@ fn leaves(tables: &Memory, pod: &Endpoint, sent: Packet, translated: Packet) -> 
     }
 }
 
+/// The kernel's own fragments of an IPv6 packet do not tell by which bridge it came.
+#[test]
+fn a3_a5_the_tag_tells_the_sender_of_a_fragment_without_an_interface() {
+    let (tables, pod) = isolated();
+    let mut senders = tables.senders.borrow_mut();
+    senders.extend([((0, 0), SENDER_UNTOLD), ((0, pod.number()), OWN)]);
+    drop(senders);
+    let sender = |source, fragment_header, tag| {
+        let packet = Packet {
+            source: Address::from_ipv4(source),
+            fragment_header,
+            ..to(DENIED, 8080, ACK)
+        };
+        let place = Place {
+            direction: Direction::Egress,
+            ifindex: UPLINK,
+            ingress_ifindex: 0,
+            tag,
+        };
+        sender_leaving(&tables, &place, &packet)
+    };
+    assert_eq!(sender(POD, true, pod.tag(true)), OWN);
+    assert_eq!(sender(NODE, true, pod.tag(true)), OWN, "masqueraded");
+    assert_eq!(sender(POD, true, pod.tag(false)), 0, "a reply");
+    assert_eq!(sender(POD, true, 0), OWN, "a tag that someone overwrote");
+    assert_eq!(sender(POD, false, 0), 0, "no fragment");
+    tables.socket.set(true);
+    assert_eq!(sender(NODE, true, 0), 0, "the node's own");
+}
+
 #[test]
 fn a5_a_backend_that_the_agent_no_longer_knows_is_judged_where_it_leaves() {
     for (address, port) in [(VIRTUAL, 80), (NODE, 30_080)] {

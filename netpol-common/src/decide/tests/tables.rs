@@ -37,6 +37,8 @@ pub struct Memory {
     fragments: RefCell<HashMap<FragmentKey, Fragment>>,
     /// The tag that a packet got last.
     pub tag: Cell<u16>,
+    /// Whether packets belong to sockets.
+    pub socket: Cell<bool>,
 }
 
 /// The entry of a policy for a protocol, port and leading bits of the port; `None` is every protocol.
@@ -155,6 +157,10 @@ impl Tables for Memory {
 
     fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
         self.fragments.borrow_mut().insert(*key, *fragment);
+    }
+
+    fn has_socket(&self) -> bool {
+        self.socket.get()
     }
 
     fn put_tag(&self, tag: u16) {
