@@ -130,9 +130,12 @@ pub fn leaving(ctx: &TcContext) -> i32 {
     *packet = Packet::default();
     *quoted = Packet::default();
     // What is malformed was dropped where it left an isolated pod (rule F2). What is not, and cannot be read here, is not let out unjudged.
-    let Parsed::Packet = parse::parse(&Leaving(ctx), packet, quoted) else {
-        return if tag::is_deferred(place.tag) { DROP } else { PASS };
-    };
+    let mut unreadable = None;
+    match parse::parse(&Leaving(ctx), packet, quoted) {
+        Parsed::Packet => {}
+        Parsed::Unjudged(reason) if tag::is_deferred(place.tag) => unreadable = Some(reason),
+        Parsed::Unjudged(_) | Parsed::Neighbour => return PASS,
+    }
     let maps = Maps {
         epoch,
         lifetimes: &config.lifetimes,
@@ -147,15 +150,20 @@ pub fn leaving(ctx: &TcContext) -> i32 {
         return PASS;
     }
     find_endpoint(sender, endpoint);
-    let verdict = if sender == UNKNOWN {
+    let unjudged = if sender == UNKNOWN {
+        Some(DropReason::UnknownSender)
+    } else {
+        unreadable
+    };
+    let verdict = if endpoint.egress_policy == POLICY_NONE {
+        maps.put_tag(tag::judged(place.tag));
+        Verdict::Forward
+    } else if let Some(reason) = unjudged {
         Verdict::Drop(decide::Drop {
-            reason: DropReason::UnknownSender,
+            reason,
             policy: POLICY_NONE,
             identity: IDENTITY_NONE,
         })
-    } else if endpoint.egress_policy == POLICY_NONE {
-        maps.put_tag(tag::judged(place.tag));
-        Verdict::Forward
     } else {
         decide::decide_leaving(&maps, endpoint, &place, packet)
     };

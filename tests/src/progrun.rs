@@ -32,6 +32,11 @@ use nix::{
 
 use crate::{frames, privilege};
 
+mod lead;
+
+use lead::Lead;
+pub use lead::Met;
+
 /// Entries of map `flows`: no more than one flow is looked at a time.
 const FLOW_CAPACITY: u32 = 64;
 
@@ -47,11 +52,14 @@ pub struct Bench {
     state: State,
     memory: Memory,
     written: Written,
+    lead: Lead,
     /// Interfaces for pods.
     interfaces: Vec<u32>,
     names: BTreeMap<u32, String>,
     /// The interface that packets of other nodes and from outside come in by.
     uplink: u32,
+    /// The bridge that the pods are behind.
+    bridge: u32,
     source_port: u16,
     runs: usize,
     // The last field: unmounted when all handles are closed.
@@ -102,9 +110,9 @@ pub fn local_pods(
     (pods, addresses)
 }
 
-/// Opens the datapath, and what its programs write beside it.
-fn open(pin_path: &Path, flow_capacity: u32) -> Result<(Datapath, Written)> {
-    let datapath = Datapath::open(&Options {
+/// Opens the datapath, what its programs write beside it, and a lead into them.
+fn open(pin_path: &Path, flow_capacity: u32) -> Result<(Datapath, Written, Lead)> {
+    let mut datapath = Datapath::open(&Options {
         pin_path: pin_path.to_owned(),
         attach: Mode::Auto,
         flow_capacity: Some(flow_capacity),
@@ -116,7 +124,8 @@ fn open(pin_path: &Path, flow_capacity: u32) -> Result<(Datapath, Written)> {
         )?))
     };
     let written = (map("flows")?.try_into()?, map("fragments")?.try_into()?);
-    Ok((datapath, written))
+    let lead = Lead::load(|hook| Ok(datapath.program(hook)?))?;
+    Ok((datapath, written, lead))
 }
 
 impl Bench {
@@ -137,14 +146,14 @@ impl Bench {
         .context("mounting bpffs")?;
         let folder = Bpffs(folder);
 
-        let uplink = interface("uplink0")?;
+        let (uplink, bridge) = (interface("uplink0")?, interface("bridge0")?);
         let mut names = BTreeMap::new();
         for pod in 0..pods {
             let name = format!("pod{pod}");
             names.insert(interface(&name)?, name);
         }
         let interfaces = names.keys().copied().collect();
-        let (mut datapath, written) = open(folder.0.path(), FLOW_CAPACITY)?;
+        let (mut datapath, written, lead) = open(folder.0.path(), FLOW_CAPACITY)?;
         datapath.set_interfaces(names.clone());
         Ok(Self {
             names,
@@ -152,8 +161,10 @@ impl Bench {
             datapath,
             memory: Memory::default(),
             written,
+            lead,
             interfaces,
             uplink,
+            bridge,
             source_port: 0,
             runs: 0,
             folder,
@@ -165,7 +176,7 @@ impl Bench {
     /// # Errors
     /// It cannot open the datapath.
     pub fn restart(&mut self, flow_capacity: u32) -> Result<()> {
-        (self.datapath, self.written) = open(self.folder.0.path(), flow_capacity)?;
+        (self.datapath, self.written, self.lead) = open(self.folder.0.path(), flow_capacity)?;
         self.datapath.set_interfaces(self.names.clone());
         self.state = self.datapath.read()?;
         self.memory = Memory::default();
@@ -206,6 +217,11 @@ impl Bench {
         self.uplink
     }
 
+    /// The bridge that the pods are behind: those that are enforced on, by the maps.
+    pub fn bridge(&self) -> u32 {
+        self.bridge
+    }
+
     /// Folder on bpffs that holds the versioned folder of pins.
     pub fn pin_path(&self) -> &Path {
         self.folder.0.path()
@@ -227,12 +243,14 @@ impl Bench {
         pods: &BTreeMap<u32, ObjectKey>,
     ) -> Result<()> {
         let compiled = compile(snapshot, node);
+        let bridge = self.bridge;
+        let bridges = self.interfaces.iter().map(|ifindex| (*ifindex, bridge)).collect();
         let desired = Desired {
             compiled: &compiled,
             pods,
             present: &self.interfaces.iter().copied().collect::<BTreeSet<_>>(),
             devices: &BTreeSet::new(),
-            bridges: &BTreeMap::new(),
+            bridges: &bridges,
             events_per_second: 0,
         };
         let plan = plan(&self.state, &self.memory, desired);
@@ -296,14 +314,26 @@ impl Bench {
     }
 
     fn runs_hook(&mut self, hook: Hook, ifindex: u32, ingress_ifindex: u32, frame: &[u8]) -> Result<bool> {
-        const TC_ACT_UNSPEC: i32 = -1;
-        const TC_ACT_SHOT: i32 = 2;
         self.runs += 1;
-        match self.datapath.run(hook, frame, ifindex, ingress_ifindex)? {
-            TC_ACT_UNSPEC => Ok(true),
-            TC_ACT_SHOT => Ok(false),
-            other => bail!("{hook} returned {other}"),
-        }
+        said(hook, self.datapath.run(hook, frame, ifindex, ingress_ifindex)?)
+    }
+
+    /// Whether a hook passes a frame that has a tag.
+    ///
+    /// # Errors
+    /// As [`Bench::passes`].
+    pub fn passes_tagged(&mut self, met: Met, frame: &[u8]) -> Result<bool> {
+        self.runs += 1;
+        said(met.hook, self.lead.action(met, frame)?)
+    }
+
+    /// The tag that a frame has behind a hook.
+    ///
+    /// # Errors
+    /// The program cannot be run.
+    pub fn tag_behind(&mut self, met: Met, frame: &[u8]) -> Result<u16> {
+        self.runs += 1;
+        self.lead.tag(met, frame)
     }
 
     /// As [`Bench::passes`], for the packet that opens a connection which no flow is known of.
@@ -355,6 +385,17 @@ impl Bench {
         let keys: Vec<FragmentKey> = fragments.keys().collect::<Result<_, _>>()?;
         keys.iter().try_for_each(|key| fragments.remove(key))?;
         Ok(())
+    }
+}
+
+/// What an action is.
+fn said(hook: Hook, action: i32) -> Result<bool> {
+    const TC_ACT_UNSPEC: i32 = -1;
+    const TC_ACT_SHOT: i32 = 2;
+    match action {
+        TC_ACT_UNSPEC => Ok(true),
+        TC_ACT_SHOT => Ok(false),
+        other => bail!("{hook} returned {other}"),
     }
 }
 

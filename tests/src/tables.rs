@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The programs in userspace: the same parser and the same decision as in the kernel, over what the maps hold. Lookups are done slowly
-//! and plainly. Time stands still, so that a flow never ends here; kernel and mirror are compared before one does there.
+//! and plainly. Time stands still, so that no flow ends here by itself; kernel and mirror are compared before one does there.
 
 use std::{
     cell::{Cell, RefCell},
@@ -9,17 +9,22 @@ use std::{
 };
 
 use ipnet::IpNet;
-use netpol_agent::sync::State;
+use netpol_agent::{datapath::attach::Hook, sync::State};
 use netpol_common::{
     abi::{
         Address, Counter, Counters, Direction, DropReason, Endpoint, Flow, FlowKey, Fragment, FragmentKey,
         Identity, Lifetimes, POLICY_DENY, PolicyMatch, PolicyValue,
     },
-    decide::{FlowEntry, Place, Tables, Verdict, decide},
+    decide::{Drop, FlowEntry, Place, Tables, Verdict, decide},
     parse::{Packet, parse},
 };
 
-use crate::frames::Bytes;
+use crate::{frames::Bytes, progrun::Met};
+
+mod leaving;
+
+/// The time, which stands still: long after a flow that was ended.
+const NOW: u64 = 1 << 60;
 
 /// What the programs would say and write.
 #[derive(Debug)]
@@ -31,6 +36,7 @@ pub struct Mirror {
     fragments: RefCell<HashMap<FragmentKey, Fragment>>,
     flow_met: Cell<bool>,
     length: Cell<u32>,
+    tag: Cell<u16>,
     made: RefCell<Counter>,
     counters: [Counters; 2],
 }
@@ -67,6 +73,7 @@ impl Mirror {
             fragments: RefCell::default(),
             flow_met: Cell::new(false),
             length: Cell::new(0),
+            tag: Cell::new(0),
             made: RefCell::default(),
             counters: Default::default(),
         }
@@ -98,38 +105,57 @@ impl Mirror {
         self.flow_met.get()
     }
 
-    /// The verdict on a frame at a pod's hook: why it is dropped, or nothing.
-    pub fn run(&mut self, place: Place, frame: &[u8]) -> Option<DropReason> {
-        let known = self.state.endpoints.get(&place.ifindex).copied();
-        let endpoint = known.unwrap_or(Endpoint {
-            ingress_policy: POLICY_DENY,
-            egress_policy: POLICY_DENY,
-            ..Endpoint::default()
-        });
+    /// The tag that the last frame has now.
+    pub fn tag(&self) -> u16 {
+        self.tag.get()
+    }
+
+    /// The verdict on a frame at a hook: why it is dropped, or nothing.
+    pub fn run(&mut self, met: Met, frame: &[u8]) -> Option<DropReason> {
+        let place = met.place();
+        let length = frame.len() as u32;
         self.flow_met.set(false);
         *self.made.borrow_mut() = Counter::default();
-        let length = frame.len() as u32;
         self.length.set(length);
-        let (mut packet, mut quoted) = (Packet::default(), Packet::default());
-        let parsed = parse(&Bytes(frame), &mut packet, &mut quoted);
-        let verdict = decide(self, &endpoint, place, parsed, &mut packet, &quoted);
+        self.tag.set(met.tag);
+        let reason = match met.hook {
+            Hook::ToNetwork => self.leave(place, frame),
+            Hook::FromPod | Hook::ToPod => self.decide(place, frame),
+        };
         let counters = &mut self.counters[place.direction as usize];
         let made = *self.made.borrow();
         counters.flows_created.packets += made.packets;
         counters.flows_created.bytes += made.packets * u64::from(length);
-        let (counter, reason) = match verdict {
-            Verdict::Forward => (&mut counters.forwarded, None),
-            Verdict::Drop(drop) => {
-                let reason = match known {
-                    Some(_) => drop.reason,
-                    None => DropReason::NoEndpoint,
-                };
-                (counters.dropped(reason), Some(reason))
-            }
+        let counter = match reason {
+            Some(reason) => counters.dropped(reason),
+            // What leaves was counted where it left the pod.
+            None if met.hook == Hook::ToNetwork => return None,
+            None => &mut counters.forwarded,
         };
         counter.packets += 1;
         counter.bytes += u64::from(length);
         reason
+    }
+
+    fn decide(&self, place: Place, frame: &[u8]) -> Option<DropReason> {
+        let (mut packet, mut quoted) = (Packet::default(), Packet::default());
+        let parsed = parse(&Bytes(frame), &mut packet, &mut quoted);
+        let endpoint = self.endpoint(place.ifindex);
+        match decide(self, &endpoint, place, parsed, &mut packet, &quoted) {
+            Verdict::Forward => None,
+            Verdict::Drop(_) if !self.is_endpoint(place.ifindex) => Some(DropReason::NoEndpoint),
+            Verdict::Drop(Drop { reason, .. }) => Some(reason),
+        }
+    }
+
+    /// The endpoint of an interface; without, it is one that is closed.
+    fn endpoint(&self, ifindex: u32) -> Endpoint {
+        let known = self.state.endpoints.get(&ifindex).copied();
+        known.unwrap_or(Endpoint {
+            ingress_policy: POLICY_DENY,
+            egress_policy: POLICY_DENY,
+            ..Endpoint::default()
+        })
     }
 }
 
@@ -154,7 +180,7 @@ impl Tables for Mirror {
     type FlowEntry = Entry;
 
     fn now(&self) -> u64 {
-        0
+        NOW
     }
 
     fn length(&self) -> u32 {
@@ -224,8 +250,9 @@ impl Tables for Mirror {
         true
     }
 
-    /// A program that is run on a single frame has nobody to tell.
-    fn put_tag(&self, _: u16) {}
+    fn put_tag(&self, tag: u16) {
+        self.tag.set(tag);
+    }
 
     fn egress_policy(&self, ifindex: u32) -> u32 {
         let endpoint = self.state.endpoints.get(&ifindex);

@@ -8,7 +8,8 @@ use std::{
 };
 
 use anyhow::{Result, bail, ensure};
-use netpol_common::abi::{Direction, Endpoint};
+use netpol_agent::datapath::attach::Hook;
+use netpol_common::abi::Endpoint;
 use netpol_tests::{
     fuzz::{
         grow::{SHORTEST, Scene, shortest},
@@ -110,6 +111,8 @@ fn run(bench: &mut Bench, seed: u64, frames: u64) -> Result<()> {
             "fragment",
             "extension_headers",
             "no_endpoint",
+            "egress_backend",
+            "unknown_sender",
         ] {
             ensure!(verdicts.contains_key(verdict), "no frame was {verdict}");
         }
@@ -156,7 +159,7 @@ fn a_difference_is_found_and_shrunk() {
                 runnable(steps) && pair.play(steps, &mut Tally::new()).unwrap().is_some()
             });
             assert_eq!(least.len(), 1, "{difference}");
-            assert_eq!(least[0].place.direction, Direction::Ingress);
+            assert_eq!(least[0].met.hook, Hook::ToPod);
             // An empty frame of an unknown EtherType shows it.
             assert_eq!(least[0].frame, [0; SHORTEST]);
             return Ok(());

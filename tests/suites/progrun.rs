@@ -26,6 +26,8 @@ use netpol_tests::{
 
 #[path = "progrun/flows.rs"]
 mod flows;
+#[path = "progrun/leaving.rs"]
+mod leaving;
 
 const SUITE: &str = "progrun";
 const PACKETS_A_CLUSTER: usize = 300;

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Runs a program on a frame that nobody sent (`BPF_PROG_TEST_RUN`), for tests and measurements.
 
-use aya::{TestRun as _, TestRunOptions};
+use aya::{
+    TestRun as _, TestRunOptions,
+    programs::{ProgramFd, SchedClassifier},
+};
 use zerocopy::IntoBytes as _;
 
 use super::{
     Datapath, DatapathError,
-    attach::{self, Hook},
+    attach::{self, AttachError, Hook},
 };
 
 /// Places in `struct __sk_buff` (`linux/bpf.h`), counted in its 32-bit fields.
@@ -43,5 +46,18 @@ impl Datapath {
                 source: Box::new(error),
             })?;
         Ok(result.return_value.cast_signed())
+    }
+
+    /// A hook's program, for one of another's making that ends with it.
+    ///
+    /// # Errors
+    /// It cannot be loaded.
+    pub fn program(&mut self, hook: Hook) -> Result<ProgramFd, DatapathError> {
+        let program: &SchedClassifier = attach::program(&mut self.ebpf, hook)?;
+        let shared = program.fd().and_then(|fd| Ok(fd.try_clone()?));
+        shared.map_err(|error| {
+            let source = Box::new(error);
+            AttachError::Program { hook, source }.into()
+        })
     }
 }

@@ -118,9 +118,9 @@ pub(super) fn sender(tables: &impl Tables, place: &Place, packet: &Packet) -> u3
         return by_address;
     }
     let masqueraded = tables.identity(&packet.source).flags & IDENTITY_NODE != 0;
-    // A pod's packet that is yet to be judged, by a device that is no bridge of pods (a VLAN of one, a VRF).
-    let strayed = deferred && tables.sender(came_by, 0) == 0;
-    if strayed || masqueraded && tables.guarded(&packet.destination, packet.protocol, packet.destination_port)
+    // A pod's packet that is yet to be judged: by a device that is no bridge of pods (a VLAN of one, a VRF), or of a pod that is gone.
+    if deferred
+        || masqueraded && tables.guarded(&packet.destination, packet.protocol, packet.destination_port)
     {
         UNKNOWN
     } else {

@@ -5,10 +5,15 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use anyhow::Result;
 use netpol_agent::{
+    datapath::attach::Hook,
     evaluate::{Evaluation, Packet, evaluate},
     model::{Node, Snapshot},
 };
-use netpol_common::{abi::Direction, decide::Place, parse::protocol};
+use netpol_common::{
+    abi::Endpoint,
+    parse::protocol,
+    tag::{self, MAX_NUMBER},
+};
 
 use super::{
     mutate::{self, Donor},
@@ -16,7 +21,7 @@ use super::{
 };
 use crate::{
     frames::{self, headers},
-    progrun::{Bench, local_pods},
+    progrun::{Bench, Met, local_pods},
     random::{Random, cluster, nodes, packet, service_packet},
 };
 
@@ -40,8 +45,10 @@ pub struct Scene {
     snapshot: Snapshot,
     node: Node,
     addresses: BTreeMap<IpAddr, u32>,
+    endpoints: BTreeMap<u32, Endpoint>,
     interfaces: Vec<u32>,
     uplink: u32,
+    bridge: u32,
     port: u16,
 }
 
@@ -59,13 +66,16 @@ impl Scene {
             interfaces[number]
         });
         bench.enforce(&snapshot, &node, &pods)?;
-        let uplink = bench.uplink();
+        let (uplink, bridge) = (bench.uplink(), bench.bridge());
+        let endpoints = bench.read()?.endpoints;
         Ok(Self {
             snapshot,
             node,
             addresses,
+            endpoints,
             interfaces,
             uplink,
+            bridge,
             port: 0,
         })
     }
@@ -89,7 +99,7 @@ impl Scene {
             let packet = to_service.unwrap_or_else(|| packet(random, &self.snapshot));
             let frame = self.well_formed(random, &packet);
             if judged && random.below(3) == 0 {
-                let made = self.at_both_hooks(&packet, frame);
+                let made = self.at_its_hooks(random, &packet, &frame);
                 *tally.entry("well-formed").or_default() += made.len() as u64;
                 steps.extend(made);
                 continue;
@@ -113,14 +123,18 @@ impl Scene {
             frame.resize(length, 0);
             let length = frame.len().max(shortest(&frame));
             frame.resize(length, 0);
-            let place = self.place(random, &packet);
+            let met = self.anywhere(random, &packet);
             steps.push(Step {
-                place,
+                met,
                 frame,
                 truth: None,
+                asks_tag: random.below(3) == 0,
             });
         }
         steps.truncate(count);
+        for step in &steps {
+            *tally.entry(step.met.hook.name()).or_default() += 1;
+        }
         steps
     }
 
@@ -158,64 +172,117 @@ impl Scene {
     }
 
     /// The hooks of this node that a packet meets, with what the evaluator says there.
-    fn at_both_hooks(&self, packet: &Packet, frame: Vec<u8>) -> Vec<Step> {
+    fn at_its_hooks(&self, random: &mut Random, packet: &Packet, frame: &[u8]) -> Vec<Step> {
         let ends = [packet.source, packet.destination].map(|address| self.addresses.get(&address).copied());
         if ends[0].is_some() && ends[0] == ends[1] {
             return Vec::new(); // A1: such a packet never leaves the pod.
         }
         let Evaluation { egress, ingress } = evaluate(&self.snapshot, &nodes(), packet);
-        let mut steps = Vec::new();
-        if let Some(ifindex) = ends[0] {
-            let place = Place {
-                direction: Direction::Egress,
-                ifindex,
-                ingress_ifindex: ifindex,
-                tag: 0,
-            };
-            let (frame, truth) = (frame.clone(), Some(egress.allowed));
-            steps.push(Step { place, frame, truth });
-        }
-        if let Some(ifindex) = ends[1] {
-            let by_node = self.node.addresses.contains(&packet.source);
-            let ingress_ifindex = ends[0].unwrap_or(if by_node { 0 } else { self.uplink });
-            let place = Place {
-                direction: Direction::Ingress,
+        let step = |hook, ifindex, ingress_ifindex, allowed| Step {
+            met: Met {
+                hook,
                 ifindex,
                 ingress_ifindex,
                 tag: 0,
-            };
-            // The policy of a pod of this node that sent it is asked again where it is received (rule A5).
-            let truth = Some(ingress.allowed && (ends[0].is_none() || egress.allowed));
-            steps.push(Step { place, frame, truth });
+            },
+            frame: frame.to_vec(),
+            truth: Some(allowed),
+            asks_tag: false,
+        };
+        let mut steps = Vec::new();
+        if let Some(ifindex) = ends[0] {
+            steps.push(step(Hook::FromPod, ifindex, ifindex, egress.allowed));
+        }
+        let deferred = ends[0].map(|sender| self.endpoints[&sender].tag(true));
+        match (ends[1], deferred) {
+            (Some(ifindex), _) => {
+                let by_node = self.node.addresses.contains(&packet.source);
+                let came_by = ends[0].unwrap_or(if by_node { 0 } else { self.uplink });
+                // The policy of a pod of this node that sent it is asked again where it is received (rule A5).
+                let allowed = ingress.allowed && (ends[0].is_none() || egress.allowed);
+                let mut received = step(Hook::ToPod, ifindex, came_by, allowed);
+                if let Some(tag) = deferred
+                    && random.below(2) == 0
+                {
+                    (received.met.ingress_ifindex, received.met.tag) = (self.bridge, tag);
+                }
+                steps.push(received);
+            }
+            (None, Some(tag)) => {
+                let mut leaving = step(Hook::ToNetwork, self.uplink, self.bridge, egress.allowed);
+                // Without a tag its address tells who sent it, unless it was masqueraded.
+                match random.below(3) {
+                    0 => {}
+                    1 => leaving.met.tag = tag,
+                    _ => {
+                        leaving.met.tag = tag;
+                        self.masquerade(&mut leaving.frame);
+                    }
+                }
+                steps.push(leaving);
+            }
+            (None, None) => {}
         }
         steps
     }
 
+    /// Puts the node's address on a well-formed frame.
+    fn masquerade(&self, frame: &mut [u8]) {
+        for address in &self.node.addresses {
+            match address {
+                IpAddr::V4(v4) if !headers::is_ipv6(frame) => frame[26..30].copy_from_slice(&v4.octets()),
+                IpAddr::V6(v6) if headers::is_ipv6(frame) => frame[22..38].copy_from_slice(&v6.octets()),
+                _ => {}
+            }
+        }
+    }
+
     /// Where a frame is met: mostly where its packet would be, sometimes anywhere.
-    fn place(&self, random: &mut Random, packet: &Packet) -> Place {
-        let direction = Direction::ALL[random.below(2)];
-        let address = match direction {
-            Direction::Egress => packet.source,
-            Direction::Ingress => packet.destination,
-        };
+    fn anywhere(&self, random: &mut Random, packet: &Packet) -> Met {
+        let hook = Hook::ALL[random.below(Hook::ALL.len())];
+        let [sender, receiver] =
+            [packet.source, packet.destination].map(|address| self.addresses.get(&address).copied());
         let any = |random: &mut Random| self.interfaces[random.below(self.interfaces.len())];
-        let ifindex = match self.addresses.get(&address) {
-            Some(&ifindex) if random.below(4) > 0 => ifindex,
+        let at = match hook {
+            Hook::FromPod => sender,
+            Hook::ToPod => receiver,
+            Hook::ToNetwork => Some(self.uplink),
+        };
+        let ifindex = match at {
+            Some(ifindex) if random.below(4) > 0 => ifindex,
             // Never an endpoint.
             _ if random.below(8) == 0 => self.uplink,
             _ => any(random),
         };
-        let ingress_ifindex = match (direction, random.below(8)) {
+        let ingress_ifindex = match (hook, random.below(8)) {
             (_, 0) => 0,
             (_, 1) => any(random),
-            (Direction::Egress, _) => ifindex,
-            (Direction::Ingress, _) => self.addresses.get(&packet.source).copied().unwrap_or(self.uplink),
+            (Hook::FromPod, _) => ifindex,
+            (Hook::ToPod, 2..=4) | (Hook::ToNetwork, 2..=6) => self.bridge,
+            (Hook::ToPod, _) => sender.unwrap_or(self.uplink),
+            (Hook::ToNetwork, _) => self.uplink,
         };
-        Place {
-            direction,
+        Met {
+            hook,
             ifindex,
             ingress_ifindex,
-            tag: 0,
+            tag: self.tag(random, sender),
+        }
+    }
+
+    /// Mostly the tag of who sent it, or of another endpoint; sometimes of nobody, none, or anything.
+    fn tag(&self, random: &mut Random, sender: Option<u32>) -> u16 {
+        let deferred = random.below(3) > 0;
+        let all: Vec<&Endpoint> = self.endpoints.values().collect();
+        match (
+            random.below(8),
+            sender.and_then(|sender| self.endpoints.get(&sender)),
+        ) {
+            (0..=2, Some(endpoint)) => endpoint.tag(deferred),
+            (3..=4, _) if !all.is_empty() => all[random.below(all.len())].tag(deferred),
+            (5, _) => tag::new(random.below(usize::from(MAX_NUMBER) + 1) as u16, deferred),
+            (6, _) => random.below(1 << 16) as u16,
+            _ => 0,
         }
     }
 }

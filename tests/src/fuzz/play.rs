@@ -8,16 +8,15 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use netpol_agent::{datapath::CounterReader, model};
+use netpol_agent::datapath::CounterReader;
 use netpol_common::{
     abi::{Counter, Counters, Direction, DropReason, Flow},
-    decide::Place,
     flow,
 };
 
 use super::to_hex;
 use crate::{
-    progrun::Bench,
+    progrun::{Bench, Met},
     tables::{Mirror, plain},
 };
 
@@ -29,24 +28,29 @@ const PATIENCE: Duration =
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// The hook.
-    pub place: Place,
+    pub met: Met,
     /// The frame, of 14 bytes or more.
     pub frame: Vec<u8>,
     /// Whether the evaluator lets it pass there, if no flow is known.
     pub truth: Option<bool>,
+    /// Whether the kernel is asked for the tag that the frame has behind the hook, in place of the action.
+    pub asks_tag: bool,
 }
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Place {
-            direction,
+        let Met {
+            hook,
             ifindex,
             ingress_ifindex,
-            tag: _,
-        } = self.place;
+            tag,
+        } = self.met;
         let frame = to_hex(&self.frame);
-        let name = direction.name();
-        write!(f, "{name} of {ifindex}, came by {ingress_ifindex}: {frame}")
+        let asks = if self.asks_tag { ", asks for the tag" } else { "" };
+        write!(
+            f,
+            "{hook} of {ifindex}, came by {ingress_ifindex}, tag {tag:#06x}{asks}: {frame}"
+        )
     }
 }
 
@@ -105,30 +109,16 @@ impl<'a> Pair<'a> {
         self.bench.forget_flows()?;
         let before = self.counted()?;
         for (index, step) in steps.iter().enumerate() {
-            let direction = match step.place.direction {
-                Direction::Ingress => model::Direction::Ingress,
-                Direction::Egress => model::Direction::Egress,
-            };
-            let Place {
-                ifindex,
-                ingress_ifindex,
-                ..
-            } = step.place;
-            let passes = self
-                .bench
-                .passes(direction, ifindex, ingress_ifindex, &step.frame)?;
-            let reason = self.mirror.run(step.place, &step.frame);
+            let reason = self.mirror.run(step.met, &step.frame);
             *tally
                 .entry(reason.map_or("forwarded", DropReason::name))
                 .or_default() += 1;
-            if passes != reason.is_none() {
-                let kernel = if passes { "passes it" } else { "drops it" };
-                let what = format!("frame {index}: the kernel {kernel}, userspace says {reason:?}");
-                return Ok(Some(what));
+            if let Some(what) = self.compare(step, reason)? {
+                return Ok(Some(format!("frame {index}: {what}")));
             }
             if let Some(allowed) = step.truth
                 && !self.mirror.flow_met()
-                && allowed != passes
+                && allowed != reason.is_none()
             {
                 let what =
                     format!("frame {index}: the evaluator allows it: {allowed}, the programs say {reason:?}");
@@ -168,6 +158,19 @@ impl<'a> Pair<'a> {
             )));
         }
         Ok(None)
+    }
+
+    /// Runs a step in the kernel, and says what is not as in userspace.
+    fn compare(&mut self, step: &Step, reason: Option<DropReason>) -> Result<Option<String>> {
+        if step.asks_tag {
+            let (kernel, mirror) = (self.bench.tag_behind(step.met, &step.frame)?, self.mirror.tag());
+            let what = format!("the kernel gives it tag {kernel:#06x}, userspace {mirror:#06x}");
+            return Ok((kernel != mirror).then_some(what));
+        }
+        let passes = self.bench.passes_tagged(step.met, &step.frame)?;
+        let kernel = if passes { "passes it" } else { "drops it" };
+        let what = format!("the kernel {kernel}, userspace says {reason:?}");
+        Ok((passes != reason.is_none()).then_some(what))
     }
 
     fn counted(&self) -> Result<[Counters; 2]> {

@@ -70,20 +70,22 @@ fn blank(steps: &mut [Step], index: usize, fails: &mut impl FnMut(&[Step]) -> bo
 
 #[cfg(test)]
 mod tests {
-    use netpol_common::{abi::Direction, decide::Place};
+    use netpol_agent::datapath::attach::Hook;
 
     use super::*;
+    use crate::progrun::Met;
 
     fn step(frame: &[u8]) -> Step {
         Step {
-            place: Place {
-                direction: Direction::Ingress,
+            met: Met {
+                hook: Hook::ToPod,
                 ifindex: 1,
                 ingress_ifindex: 2,
                 tag: 0,
             },
             frame: frame.to_vec(),
             truth: None,
+            asks_tag: false,
         }
     }
 

@@ -164,7 +164,8 @@ fn a5_a_node_port_is_closed_to_segments_that_open_nothing() {
     }
 }
 
-/// The gateway of a bridge can be another device than the bridge: one of its VLANs, a VRF around it.
+/// The gateway of a bridge can be another device than the bridge: one of its VLANs, a VRF around it. And a pod may be gone whose packets are
+/// still on their way.
 #[test]
 fn a5_what_is_deferred_is_closed_where_its_sender_is_not_found() {
     let (tables, pod) = isolated();
@@ -173,8 +174,9 @@ fn a5_what_is_deferred_is_closed_where_its_sender_is_not_found() {
     assert!(sends(&tables, &pod, to(VIRTUAL, 80, SYN)));
     let tag = tables.tag.get();
     assert!(tag::is_deferred(tag));
+    tables.senders.borrow_mut().remove(&(BRIDGE, pod.number()));
     let gateway = 77;
-    for source in [POD, NODE] {
+    for (source, came_by) in [(POD, gateway), (NODE, gateway), (POD, BRIDGE), (NODE, BRIDGE)] {
         let translated = Packet {
             source: Address::from_ipv4(source),
             ..to(DENIED, 8080, SYN)
@@ -182,7 +184,7 @@ fn a5_what_is_deferred_is_closed_where_its_sender_is_not_found() {
         let leaving = Place {
             direction: Direction::Egress,
             ifindex: UPLINK,
-            ingress_ifindex: gateway,
+            ingress_ifindex: came_by,
             tag,
         };
         assert_ne!(

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A program that leads into the hooks' own ones. `BPF_PROG_TEST_RUN` neither takes nor tells a packet's tag (`__sk_buff.tc_index`): the lead
+//! writes it before it tail-calls the hook's program, and reads it in a second run on the same packet.
+
+use anyhow::{Context, Result, ensure};
+use aya::{
+    Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
+    maps::ProgramArray,
+    programs::{ProgramFd, SchedClassifier},
+};
+use netpol_agent::datapath::attach::Hook;
+use netpol_common::{abi::Direction, decide::Place};
+use object::{
+    Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope,
+    write::{Object, Relocation, RelocationFlags, Symbol, SymbolSection},
+};
+use zerocopy::IntoBytes as _;
+
+/// Places in `struct __sk_buff` (`linux/bpf.h`), counted in its 32-bit fields.
+const INGRESS_IFINDEX: usize = 9;
+const IFINDEX: usize = 10;
+const TC_INDEX: usize = 11;
+/// `cb[0]`: the tag that the packet is to have; then the one that it has.
+const TAG: usize = 12;
+/// `cb[1]`: not 0 once the hook's program was run.
+const DONE: usize = 13;
+/// `cb[2]`: which of the hooks' programs.
+const WHICH: usize = 14;
+/// More fields than the structure has.
+const FIELDS: usize = 64;
+
+/// What the lead returns where the hook's program could not be called.
+const NOT_CALLED: i16 = 99;
+/// What it returns in its second run.
+const TOLD: i16 = 0;
+
+const PROGRAM: &str = "lead";
+const MAP: &str = "hooks";
+
+/// The lead, loaded.
+#[derive(Debug)]
+pub struct Lead(Ebpf);
+
+/// Where a packet is met, and with which tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Met {
+    /// The hook.
+    pub hook: Hook,
+    /// Index of the interface.
+    pub ifindex: u32,
+    /// Index of the interface that it came by.
+    pub ingress_ifindex: u32,
+    /// Its tag.
+    pub tag: u16,
+}
+
+impl Met {
+    /// The same for the decision.
+    pub const fn place(self) -> Place {
+        let direction = match self.hook {
+            Hook::ToPod => Direction::Ingress,
+            Hook::FromPod | Hook::ToNetwork => Direction::Egress,
+        };
+        Place {
+            direction,
+            ifindex: self.ifindex,
+            ingress_ifindex: self.ingress_ifindex,
+            tag: self.tag,
+        }
+    }
+}
+
+impl Lead {
+    /// Leads into these programs.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn load(mut program: impl FnMut(Hook) -> Result<ProgramFd>) -> Result<Self> {
+        let mut ebpf = EbpfLoader::new().load(&elf()?).context("loading the lead")?;
+        let map = ebpf.map_mut(MAP).context("the lead has no map")?;
+        let mut hooks = ProgramArray::try_from(map)?;
+        for (index, hook) in (0..).zip(Hook::ALL) {
+            hooks.set(index, &program(hook)?, 0)?;
+        }
+        let mut lead = Self(ebpf);
+        lead.program()?.load().context("loading the lead")?;
+        Ok(lead)
+    }
+
+    fn program(&mut self) -> Result<&mut SchedClassifier> {
+        let program = self.0.program_mut(PROGRAM).context("the lead has no program")?;
+        Ok(program.try_into()?)
+    }
+
+    /// The action of a hook's program on a frame.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub fn action(&mut self, met: Met, frame: &[u8]) -> Result<i32> {
+        Ok(self.run(met, frame, 1)?.0)
+    }
+
+    /// The tag that a frame has after a hook's program was run on it, whatever its action was.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub fn tag(&mut self, met: Met, frame: &[u8]) -> Result<u16> {
+        let (action, tag) = self.run(met, frame, 2)?;
+        ensure!(action == i32::from(TOLD), "the lead returned {action}");
+        Ok(u16::try_from(tag)?)
+    }
+
+    fn run(&mut self, met: Met, frame: &[u8], repeat: u32) -> Result<(i32, u32)> {
+        let mut context = [0u32; TAG + 3];
+        context[INGRESS_IFINDEX] = met.ingress_ifindex;
+        context[IFINDEX] = met.ifindex;
+        context[TAG] = met.tag.into();
+        context[WHICH] = Hook::ALL
+            .iter()
+            .position(|hook| *hook == met.hook)
+            .context("no such hook")? as u32;
+        let mut after = [0u32; FIELDS];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(context.as_bytes()),
+            ctx_out: Some(after.as_mut_bytes()),
+            repeat,
+            ..TestRunOptions::default()
+        };
+        let result = self
+            .program()?
+            .test_run(options)
+            .with_context(|| format!("running {} on {} bytes", met.hook, frame.len()))?;
+        let action = result.return_value.cast_signed();
+        ensure!(action != i32::from(NOT_CALLED), "{} was not called", met.hook);
+        Ok((action, after[TAG]))
+    }
+}
+
+/// One instruction: its code, registers (destination, source), offset and number.
+fn instruction(code: u8, [to, from]: [u8; 2], offset: i16, number: i32) -> [u8; 8] {
+    let mut bytes = [code, from << 4 | to, 0, 0, 0, 0, 0, 0];
+    bytes[2..4].copy_from_slice(&offset.to_le_bytes());
+    bytes[4..].copy_from_slice(&number.to_le_bytes());
+    bytes
+}
+
+/// The object file of the lead.
+fn elf() -> Result<Vec<u8>> {
+    let field = |field: usize| (field * size_of::<u32>()) as i16;
+    let copy = |to, from| instruction(0xbf, [to, from], 0, 0);
+    let set = |to, number: i16| instruction(0xb7, [to, 0], 0, number.into());
+    let read = |to, place| instruction(0x61, [to, 6], field(place), 0);
+    let write = |place, from| instruction(0x63, [6, from], field(place), 0);
+    const EXIT: [u8; 2] = [0, 0];
+    let exit = instruction(0x95, EXIT, 0, 0);
+    let second = [read(2, TC_INDEX), write(TAG, 2), set(0, TOLD), exit];
+    let first = [
+        set(2, 1),
+        write(DONE, 2),
+        read(2, TAG),
+        write(TC_INDEX, 2),
+        read(3, WHICH),
+        copy(1, 6),
+        // The map's address, in two; then the helper tail_call.
+        instruction(0x18, [2, 1], 0, 0),
+        instruction(0, [0, 0], 0, 0),
+        instruction(0x85, [0, 0], 0, 12),
+        set(0, NOT_CALLED),
+        exit,
+    ];
+    let map_at = 3 + 6;
+    let start = [
+        copy(6, 1),
+        read(7, DONE),
+        instruction(0x55, [7, 0], first.len() as i16, 0),
+    ];
+    let code = [&start[..], &first, &second].concat().concat();
+    // `struct bpf_map_def`: BPF_MAP_TYPE_PROG_ARRAY, sizes of keys and values, entries, flags.
+    let map = [3, 4, 4, Hook::ALL.len() as u32, 0]
+        .map(u32::to_le_bytes)
+        .concat();
+
+    let mut elf = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
+    let mut section = |name: &str, kind, bytes: &[u8]| {
+        let section = elf.add_section(Vec::new(), name.into(), kind);
+        elf.append_section_data(section, bytes, 8);
+        (section, bytes.len() as u64)
+    };
+    let code = section("classifier", SectionKind::Text, &code);
+    let maps = section("maps", SectionKind::Data, &map);
+    section("license", SectionKind::Data, b"GPL\0");
+    let mut symbol = |name: &str, (section, size), kind| {
+        elf.add_symbol(Symbol {
+            name: name.into(),
+            value: 0,
+            size,
+            kind,
+            scope: SymbolScope::Linkage,
+            weak: false,
+            section: SymbolSection::Section(section),
+            flags: SymbolFlags::None,
+        })
+    };
+    symbol(PROGRAM, code, SymbolKind::Text);
+    let symbol = symbol(MAP, maps, SymbolKind::Data);
+    let relocation = Relocation {
+        offset: 8 * map_at,
+        symbol,
+        addend: 0,
+        // R_BPF_64_64
+        flags: RelocationFlags::Elf { r_type: 1 },
+    };
+    elf.add_relocation(code.0, relocation)?;
+    Ok(elf.write()?)
+}

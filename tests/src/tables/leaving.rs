@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What program `to_network` says of a frame.
+
+use netpol_common::{
+    abi::{DropReason, POLICY_NONE},
+    decide::{self, Drop, Place, Tables as _, Verdict, judge::UNKNOWN},
+    parse::{Frame, Packet, Parsed, parse},
+    tag,
+};
+
+use super::Mirror;
+use crate::frames::headers::ETHERNET;
+
+/// A frame of which only what the kernel tells without an Ethernet header is read.
+struct Leaving<'a>(&'a [u8]);
+
+impl Frame for Leaving<'_> {
+    fn read(&self, offset: usize, into: &mut [u8]) -> bool {
+        let (at, into) = match offset {
+            0 if into.len() >= ETHERNET => (12, &mut into[12..ETHERNET]),
+            ETHERNET.. => (offset, into),
+            _ => return false,
+        };
+        let Some(found) = self.0.get(at..at + into.len()) else {
+            return false;
+        };
+        into.copy_from_slice(found);
+        true
+    }
+
+    fn vlan_tag(&self) -> bool {
+        false
+    }
+
+    fn length(&self) -> usize {
+        self.0.len() + ETHERNET
+    }
+}
+
+impl Mirror {
+    /// Why a frame does not leave the node, or nothing.
+    pub(super) fn leave(&self, place: Place, frame: &[u8]) -> Option<DropReason> {
+        if place.ingress_ifindex == 0 {
+            return None;
+        }
+        let (mut packet, mut quoted) = (Packet::default(), Packet::default());
+        let unreadable = match parse(&Leaving(frame), &mut packet, &mut quoted) {
+            Parsed::Packet => None,
+            Parsed::Unjudged(reason) if tag::is_deferred(place.tag) => Some(reason),
+            Parsed::Unjudged(_) | Parsed::Neighbour => return None,
+        };
+        let endpoint = match decide::sender_leaving(self, &place, &packet) {
+            0 => return None,
+            UNKNOWN => return Some(DropReason::UnknownSender),
+            sender => self.endpoint(sender),
+        };
+        if endpoint.egress_policy == POLICY_NONE {
+            self.put_tag(tag::judged(place.tag));
+            return None;
+        }
+        if unreadable.is_some() {
+            return unreadable;
+        }
+        match decide::decide_leaving(self, &endpoint, &place, &mut packet) {
+            Verdict::Forward => None,
+            Verdict::Drop(Drop { reason, .. }) => Some(reason),
+        }
+    }
+}
