@@ -134,6 +134,9 @@ pub struct Datapath {
     names: BTreeMap<u32, String>,
 }
 
+/// Name of the folder of pinned links, in the versioned one.
+const LINKS: &str = "links";
+
 /// The versioned folder of pins.
 pub fn pin_folder(pin_path: &Path) -> PathBuf {
     pin_path.join(format!("v{ABI_VERSION}"))
@@ -141,7 +144,7 @@ pub fn pin_folder(pin_path: &Path) -> PathBuf {
 
 /// The folder of pinned links.
 pub fn links_folder(pin_path: &Path) -> PathBuf {
-    pin_folder(pin_path).join("links")
+    pin_folder(pin_path).join(LINKS)
 }
 
 impl Datapath {
@@ -351,7 +354,7 @@ pub fn cleanup(pin_path: &Path) -> Result<usize, DatapathError> {
     let _lock = bpffs::lock(pin_path)?;
     let mut interfaces = 0;
     for folder in version_folders(pin_path)? {
-        interfaces += remove_version(&folder)?;
+        interfaces += remove_version(&folder, attach::cleanup)?;
     }
     bpffs::remove(pin_path)?;
     Ok(interfaces)
@@ -362,22 +365,23 @@ pub fn cleanup(pin_path: &Path) -> Result<usize, DatapathError> {
 /// # Errors
 /// The first thing that cannot be removed.
 pub fn remove_other_versions(pin_path: &Path) -> Result<(), DatapathError> {
+    let own = pin_folder(pin_path);
     for folder in version_folders(pin_path)? {
-        if folder != pin_folder(pin_path) {
-            let interfaces = remove_version(&folder)?;
+        if folder != own {
+            let interfaces =
+                remove_version(&folder, |links| attach::take_over(links, &links_folder(pin_path)))?;
             tracing::info!(path = %folder.display(), interfaces, "removed what another version of netpol left");
         }
     }
     Ok(())
 }
 
-fn remove_version(folder: &Path) -> Result<usize, DatapathError> {
-    let links = folder.join("links");
-    let interfaces = if links.exists() {
-        attach::cleanup(&links)?
-    } else {
-        0
-    };
+fn remove_version(
+    folder: &Path,
+    remove_links: impl FnOnce(&Path) -> Result<usize, AttachError>,
+) -> Result<usize, DatapathError> {
+    let links = folder.join(LINKS);
+    let interfaces = if links.exists() { remove_links(&links)? } else { 0 };
     for pin in bpffs::list(folder)? {
         bpffs::remove(&pin)?;
     }

@@ -7,7 +7,7 @@ mod namespaces;
 
 use std::{
     collections::BTreeSet,
-    fs::read_dir,
+    fs::{read_dir, rename},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -18,7 +18,7 @@ use aya::{
 };
 use namespaces::{Pod, enter_new, ip, not_run, privileged, run};
 use netpol_agent::datapath::{
-    attach::{AttachError, Attacher, Hook, Mechanism, Mode, cleanup},
+    attach::{AttachError, Attacher, Hook, Mechanism, Mode, cleanup, take_over},
     object::EBPF_OBJECT,
 };
 use nix::{
@@ -405,4 +405,37 @@ fn a_change_of_the_mechanism_leaves_one() {
         }
         assert!(!has_clsact("host0"));
     });
+}
+
+/// The next agent has another folder of pins; the one before may have attached its programs in another way.
+#[test]
+fn b3_another_versions_programs_give_way_to_this_ones() {
+    for old in [Mode::Tcx, Mode::Clsact] {
+        for new in [Mode::Tcx, Mode::Clsact] {
+            on_a_node(|node| {
+                let pod = Pod::new();
+                pod.connect("host0");
+                node.attach_and_end(old, "host0");
+                let other = node.bpffs.path().join("other");
+                rename(node.links(), &other).unwrap();
+                assert!(!node.attacher(new).is_attached(index("host0")).unwrap());
+                node.attach_and_end(new, "host0");
+                assert!(node.attacher(new).is_attached(index("host0")).unwrap());
+                take_over(&other, &node.links()).unwrap();
+                assert!(!other.exists());
+                let attached = |tcx, clsact| {
+                    for (hook, side) in HOOKS {
+                        let counts = (tcx_programs("host0", side).len(), filters("host0", side).1);
+                        assert_eq!(counts, (tcx, clsact), "{old:?} {new:?} {hook}");
+                    }
+                };
+                let tcx = usize::from(new == Mode::Tcx);
+                attached(tcx, 1 - tcx);
+                assert_eq!(has_clsact("host0"), new == Mode::Clsact, "{old:?} {new:?}");
+                cleanup(&node.links()).unwrap();
+                attached(0, 0);
+                assert!(!has_clsact("host0"), "{old:?} {new:?}: the qdisc was ours");
+            });
+        }
+    }
 }

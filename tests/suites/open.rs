@@ -3,6 +3,7 @@
 
 use std::{
     net::SocketAddr,
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,7 +12,7 @@ use aya::maps::{Array, Map, MapData};
 use netpol_agent::{datapath::pin_folder, watch::directory};
 use netpol_common::abi::{Config, Lifetimes};
 use netpol_tests::{
-    agent::{Agent, DEADLINE},
+    agent::{Agent, DEADLINE, Launch},
     manifests::ManifestDir,
     node::{Node, Plan, Site, member},
     overlay::{self, Overlay},
@@ -21,6 +22,9 @@ use netpol_tests::{
     services::{Backend, Frontend, Readiness, Service, TCP_PORT, UDP_PORT},
 };
 use serde_json::{Value, json};
+
+#[path = "open/upgrade.rs"]
+mod upgrade;
 
 const SUITE: &str = "open";
 /// Names and host numbers of the pods.
@@ -128,6 +132,31 @@ impl World {
 
     fn start(&self) -> Agent {
         Agent::start(&self.node, self.manifests.path()).unwrap()
+    }
+
+    /// With its programs attached in one of the two ways.
+    fn start_attached(&self, attach: &str) -> Agent {
+        let mut launch = Launch::new(self.manifests.path(), &self.node.plan().name);
+        launch.arguments.extend(["--attach".into(), attach.into()]);
+        let agent = Agent::launch(&self.node, launch).unwrap();
+        agent.wait_for_revision_after(0).unwrap();
+        agent
+    }
+
+    /// An interface of the node has so many filters of netpol's.
+    #[track_caller]
+    fn filters_are(&self, interface: &str, count: usize) {
+        let listed = self.node.netns().run(|| {
+            let sides = ["ingress", "egress"].map(|side| {
+                let mut tc = Command::new("tc");
+                tc.args(["filter", "show", "dev", interface, side]).output()
+            });
+            let [ingress, egress] = sides;
+            Ok([ingress?.stdout, egress?.stdout].concat())
+        });
+        let listed = String::from_utf8(listed.unwrap()).unwrap();
+        let ours = listed.lines().filter(|line| line.contains("_pod"));
+        assert_eq!(ours.count(), count, "{listed}");
     }
 
     fn site(&self, name: &str) -> Site {

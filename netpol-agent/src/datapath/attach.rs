@@ -3,8 +3,8 @@
 //! without a moment in which a packet meets none (rule B3).
 //!
 //! With TCX the links are pinned as `FOLDER/<ifindex>-from_pod`, `FOLDER/<ifindex>-to_pod` and `FOLDER/<ifindex>-to_network`. Where the kernel has no TCX they are
-//! filters of the `clsact` qdisc with a fixed priority and handle; a folder entry `<ifindex>-clsact` then says that
-//! the qdisc is ours too. Both run before the programs of others, and let those run on whatever they do not drop.
+//! filters of the `clsact` qdisc with a fixed priority and handle; a folder entry `<ifindex>-filters` then says that they are of the
+//! version whose folder it is, and `<ifindex>-clsact` that the qdisc is ours too. Both run before the programs of others, and let those run on whatever they do not drop.
 
 mod clsact;
 mod error;
@@ -156,7 +156,10 @@ impl Attacher {
         }
         match self.mechanism {
             Mechanism::Tcx => clsact::detach(index, &self.folder)?,
-            Mechanism::Clsact => self.unpin(index)?,
+            Mechanism::Clsact => {
+                clsact::note(index, &self.folder)?;
+                self.unpin(index)?;
+            }
         }
         // What the interface was before: a pod's veth, or a device of the network.
         for hook in Hook::ALL.into_iter().filter(|hook| !hooks.contains(hook)) {
@@ -171,7 +174,7 @@ impl Attacher {
         Ok(())
     }
 
-    /// Whether both programs of a pod, this agent's or an earlier one's, are on the interface: no packet passes without one.
+    /// Whether both programs of a pod, this agent's or an earlier one's of the same version, are on the interface: no packet passes without one.
     ///
     /// # Errors
     /// The kernel does not tell.
@@ -192,7 +195,7 @@ impl Attacher {
                     });
                 }
             };
-            if !linked && !clsact::is_attached(index, hook)? {
+            if !linked && !clsact::is_attached(index, hook, &self.folder)? {
                 return Ok(false);
             }
         }
@@ -267,12 +270,34 @@ pub fn cleanup(folder: &Path) -> Result<usize, AttachError> {
             .and(unpin(folder, index));
     }
     result?;
+    remove_folder(folder)?;
+    Ok(found.len())
+}
+
+/// Removes the pins of another version in its folder, and with them its TCX links, once the programs of this one (`folder`) are
+/// everywhere. Its filters were replaced in place, and are left alone. Returns the number of interfaces that had some.
+///
+/// # Errors
+/// The first that occurred; what can be removed is removed all the same.
+pub fn take_over(other: &Path, folder: &Path) -> Result<usize, AttachError> {
+    let found = pins::indices(other)?;
+    let mut result = Ok(());
+    for &index in &found {
+        result = result
+            .and(clsact::take_over(index, other, folder))
+            .and(unpin(other, index));
+    }
+    result?;
+    remove_folder(other)?;
+    Ok(found.len())
+}
+
+fn remove_folder(folder: &Path) -> Result<(), AttachError> {
     ignore_missing(std::fs::remove_dir(folder)).map_err(|source| AttachError::Folder {
         attempt: "remove the folder",
         path: folder.to_owned(),
         source,
-    })?;
-    Ok(found.len())
+    })
 }
 
 /// Indices of the interfaces that have pins or filters of ours.

@@ -13,7 +13,7 @@ use super::{
     AttachError, Hook,
     error::errno,
     hook::Place,
-    pins::{ignore_missing, mark},
+    pins::{filters_mark, put_mark, qdisc_mark, remove_mark},
 };
 use crate::datapath::netlink::{Requests, attributes, text, u32_at};
 
@@ -72,7 +72,8 @@ pub(super) fn detach(index: u32, folder: &Path) -> Result<(), AttachError> {
     for hook in Hook::ALL {
         others |= remove_from(&mut requests, index, hook)?;
     }
-    let mark = mark(folder, index);
+    remove_mark(&filters_mark(folder, index))?;
+    let mark = qdisc_mark(folder, index);
     if !mark.exists() {
         return Ok(());
     }
@@ -86,16 +87,35 @@ pub(super) fn detach(index: u32, folder: &Path) -> Result<(), AttachError> {
             .or_else(ignore_gone)
             .map_err(failed(|| format!("remove the clsact qdisc of interface {index}")))?;
     }
-    ignore_missing(std::fs::remove_dir(&mark)).map_err(|source| AttachError::Folder {
-        attempt: "remove",
-        path: mark,
-        source,
-    })
+    remove_mark(&mark)
 }
 
-/// Whether an interface has our filter of a hook.
-pub(super) fn is_attached(index: u32, hook: Hook) -> Result<bool, AttachError> {
-    Ok(filters(&mut open()?, index, hook)?.ours)
+/// Notes that the filters on an interface are those of this version: another one has the same handle and other maps.
+pub(super) fn note(index: u32, folder: &Path) -> Result<(), AttachError> {
+    put_mark(&filters_mark(folder, index))
+}
+
+/// Whether an interface has this version's filter of a hook.
+pub(super) fn is_attached(index: u32, hook: Hook, folder: &Path) -> Result<bool, AttachError> {
+    Ok(filters_mark(folder, index).exists() && filters(&mut open()?, index, hook)?.ours)
+}
+
+/// Takes over what another version knew of an interface in its folder, after our filters replaced its own. A qdisc that it added is ours
+/// then, or goes if no filter of ours is on it.
+pub(super) fn take_over(index: u32, other: &Path, folder: &Path) -> Result<(), AttachError> {
+    remove_mark(&filters_mark(other, index))?;
+    let mark = qdisc_mark(other, index);
+    if !mark.exists() {
+        return Ok(());
+    }
+    put_mark(&qdisc_mark(folder, index))?;
+    remove_mark(&mark)?;
+    let mut requests = open()?;
+    let mut ours = false;
+    for hook in Hook::ALL {
+        ours |= filters(&mut requests, index, hook)?.ours;
+    }
+    if ours { Ok(()) } else { detach(index, folder) }
 }
 
 /// Removes our filter of one hook from an interface.
@@ -146,10 +166,7 @@ pub(super) fn attached() -> Result<BTreeSet<u32>, AttachError> {
 /// Adds the qdisc if there is none, and leaves a mark that it is ours.
 fn add_qdisc(place: Place<'_>, folder: &Path) -> Result<(), AttachError> {
     match qdisc_add_clsact(place.interface) {
-        Ok(()) => match std::fs::create_dir(mark(folder, place.index)) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            result => result.map_err(place.failed("mark the clsact qdisc as added")),
-        },
+        Ok(()) => put_mark(&qdisc_mark(folder, place.index)),
         Err(TcError::AlreadyAttached) => Ok(()),
         Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
         Err(_) if !place.is_there() => Err(place.gone()),

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The folder of pins: links by interface index and hook, and the marks of the qdiscs that we added.
+//! The folder of pins: links by interface index and hook, and marks of interfaces: where we added the qdisc, and where the filters are
+//! those of this folder's version. A mark is a folder: bpffs holds no plain files.
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +11,9 @@ use std::{
 use super::{AttachError, Hook, link};
 
 /// What the mark of a qdisc that we added ends with: `<ifindex>-clsact`.
-const MARK: &str = "clsact";
+const QDISC: &str = "clsact";
+/// What the mark of filters ends with: `<ifindex>-filters`.
+const FILTERS: &str = "filters";
 
 /// Indices of the interfaces that have an entry in the folder.
 pub(super) fn indices(folder: &Path) -> Result<BTreeSet<u32>, AttachError> {
@@ -34,7 +37,7 @@ pub(super) fn indices(folder: &Path) -> Result<BTreeSet<u32>, AttachError> {
 /// The interface index in the name of a pin.
 fn pinned_index(name: &str) -> Option<u32> {
     let (index, rest) = name.split_once('-')?;
-    let ours = rest == MARK || Hook::ALL.iter().any(|hook| rest == hook.name());
+    let ours = [QDISC, FILTERS].contains(&rest) || Hook::ALL.iter().any(|hook| rest == hook.name());
     ours.then(|| index.parse().ok()).flatten()
 }
 
@@ -72,9 +75,35 @@ pub(super) fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Path of the mark of a qdisc that we added. The mark is a folder: bpffs holds no plain files.
-pub(super) fn mark(folder: &Path, index: u32) -> PathBuf {
-    folder.join(format!("{index}-{MARK}"))
+/// Path of the mark of a qdisc that we added.
+pub(super) fn qdisc_mark(folder: &Path, index: u32) -> PathBuf {
+    folder.join(format!("{index}-{QDISC}"))
+}
+
+/// Path of the mark of an interface with this version's filters.
+pub(super) fn filters_mark(folder: &Path, index: u32) -> PathBuf {
+    folder.join(format!("{index}-{FILTERS}"))
+}
+
+/// Makes a mark, which may be there already.
+pub(super) fn put_mark(mark: &Path) -> Result<(), AttachError> {
+    match std::fs::create_dir(mark) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(AttachError::Folder {
+            attempt: "make the mark",
+            path: mark.to_owned(),
+            source: error,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a mark, which may be gone already.
+pub(super) fn remove_mark(mark: &Path) -> Result<(), AttachError> {
+    ignore_missing(std::fs::remove_dir(mark)).map_err(|source| AttachError::Folder {
+        attempt: "remove the mark",
+        path: mark.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -90,7 +119,9 @@ mod tests {
                 Some(17)
             );
         }
-        assert_eq!(pinned_index("17-clsact"), Some(17));
+        for mark in [qdisc_mark, filters_mark].map(|mark| mark(Path::new(""), 17)) {
+            assert_eq!(pinned_index(mark.to_str().unwrap()), Some(17));
+        }
         for other in [
             "",
             "17",
