@@ -208,11 +208,50 @@ pub fn tcp(source: IpAddr, destination: IpAddr, ports: (u16, u16), flags: u8) ->
     segment
 }
 
+/// An SCTP packet: ports, and a verification tag with chunks ([`sctp_chunk`]), with the checksum between them (RFC 9260, 3.1).
+pub fn sctp(ports: (u16, u16), tag_and_chunks: &[u8]) -> Vec<u8> {
+    let (tag, chunks) = tag_and_chunks.split_at(4);
+    let head = [&ports.0.to_be_bytes()[..], &ports.1.to_be_bytes(), tag].concat();
+    let mut packet = [&head[..], &[0; 4], chunks].concat();
+    let sum = crc32c(&packet).to_le_bytes();
+    packet[8..12].copy_from_slice(&sum);
+    packet
+}
+
+/// A verification tag and one chunk of a kind; its value is as long as a multiple of 4.
+pub fn sctp_chunk(tag: u32, kind: u8, value: &[u8]) -> Vec<u8> {
+    let length = (4 + value.len() as u16).to_be_bytes();
+    [&tag.to_be_bytes()[..], &[kind, 0], &length, value].concat()
+}
+
+/// An echo request or reply of the family, and its protocol number.
+pub fn echo(
+    source: IpAddr,
+    destination: IpAddr,
+    request: bool,
+    identifier: u16,
+    payload: &[u8],
+) -> (u8, Vec<u8>) {
+    let kind = match (source.is_ipv4(), request) {
+        (true, true) => 8,
+        (true, false) => 0,
+        (false, true) => 128,
+        (false, false) => 129,
+    };
+    let [high, low] = identifier.to_be_bytes();
+    icmp(source, destination, [kind, 0], [high, low, 0, 1], payload)
+}
+
 /// An ICMP or ICMPv6 error of the family, without its IP header: `port unreachable` about `quoted`.
 pub fn unreachable(source: IpAddr, destination: IpAddr, quoted: &[u8]) -> (u8, Vec<u8>) {
-    let (protocol, kind, code) = if source.is_ipv4() { (1, 3, 3) } else { (58, 1, 4) };
-    let mut message = vec![kind, code, 0, 0, 0, 0, 0, 0];
-    message.extend(quoted);
+    let kind = if source.is_ipv4() { [3, 3] } else { [1, 4] };
+    icmp(source, destination, kind, [0; 4], quoted)
+}
+
+/// An ICMP or ICMPv6 message of a type and code, without its IP header, and its protocol number.
+fn icmp(source: IpAddr, destination: IpAddr, kind: [u8; 2], rest: [u8; 4], payload: &[u8]) -> (u8, Vec<u8>) {
+    let protocol = if source.is_ipv4() { 1 } else { 58 };
+    let mut message = [&kind[..], &[0, 0], &rest, payload].concat();
     let start = if source.is_ipv4() {
         0
     } else {
@@ -266,4 +305,16 @@ fn checksum(bytes: &[u8], start: u32) -> [u8; 2] {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     (!(sum as u16)).to_be_bytes()
+}
+
+/// The checksum of SCTP (RFC 9260, appendix A), bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let mut sum = u32::MAX;
+    for byte in bytes {
+        sum ^= u32::from(*byte);
+        for _ in 0..8 {
+            sum = (sum >> 1) ^ if sum & 1 == 1 { 0x82f6_3b78 } else { 0 };
+        }
+    }
+    !sum
 }
