@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 //! The lookups of the decision, over the maps.
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_ANY},
     btf_maps::lpm_trie::Key,
@@ -9,7 +11,7 @@ use aya_ebpf::{
 use netpol_common::{
     abi::{
         Address, Counters, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Frontend, IDENTITY_NONE, Identity,
-        Lifetimes, POLICY_NONE, PolicyMatch, PolicyValue, Sender,
+        Lifetimes, POLICY_DENY, POLICY_NONE, PolicyMatch, PolicyValue, SENDER_UNTOLD, Sender,
     },
     decide::{FlowEntry, Tables},
     parse::Packet,
@@ -32,6 +34,11 @@ pub struct Scratch {
     frontend: Frontend,
     flow: Flow,
 }
+
+/// How often a value is looked at until it stood still meanwhile. It is replaced far less often than a program runs.
+pub const ATTEMPTS: usize = 3;
+/// An identity that no policy says anything of.
+const IDENTITY_UNKNOWN: u32 = u32::MAX;
 
 /// Prefix length of a whole address.
 const ADDRESS_BITS: u32 = 128;
@@ -114,11 +121,13 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn local_pod(&self, address: &Address) -> u32 {
-        // SAFETY: values are replaced as a whole, and stay readable until the program ends (RCU).
-        match unsafe { LOCAL_PODS.get(address) } {
-            Some(ifindex) => *ifindex,
-            None => 0,
-        }
+        still(
+            || LOCAL_PODS.get_ptr(address),
+            // SAFETY: as `still` says.
+            |ifindex| unsafe { read_volatile(ifindex) },
+            0,
+            SENDER_UNTOLD,
+        )
     }
 
     #[inline(always)]
@@ -127,11 +136,13 @@ impl Tables for Maps {
             bridge,
             number: number.into(),
         };
-        // SAFETY: as above.
-        match unsafe { SENDERS.get(key) } {
-            Some(ifindex) => *ifindex,
-            None => 0,
-        }
+        still(
+            || SENDERS.get_ptr(key),
+            // SAFETY: as `still` says.
+            |ifindex| unsafe { read_volatile(ifindex) },
+            0,
+            SENDER_UNTOLD,
+        )
     }
 
     #[inline(always)]
@@ -146,14 +157,19 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn is_endpoint(&self, ifindex: u32) -> bool {
-        // SAFETY: as above.
+        // SAFETY: the value is not read.
         unsafe { ENDPOINTS.get(ifindex) }.is_some()
     }
 
     #[inline(always)]
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
-        // SAFETY: values are replaced as a whole, and stay readable until the program ends (RCU).
-        unsafe { FRAGMENTS.get(key) }.copied()
+        still(
+            || FRAGMENTS.get_ptr(key),
+            // SAFETY: as `still` says.
+            |fragment| Some(unsafe { read_volatile(fragment) }),
+            None,
+            None,
+        )
     }
 
     #[inline(always)]
@@ -177,11 +193,13 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn egress_policy(&self, ifindex: u32) -> u32 {
-        // SAFETY: as above.
-        match unsafe { ENDPOINTS.get(ifindex) } {
-            Some(endpoint) => endpoint.egress_policy,
-            None => POLICY_NONE,
-        }
+        still(
+            || ENDPOINTS.get_ptr(ifindex),
+            // SAFETY: as `still` says.
+            |endpoint| unsafe { read_volatile(&raw const (*endpoint).egress_policy) },
+            POLICY_NONE,
+            POLICY_DENY,
+        )
     }
 
     #[inline(always)]
@@ -216,17 +234,34 @@ impl Tables for Maps {
 
 #[inline(always)]
 fn frontend(key: &Frontend) -> u32 {
-    // SAFETY: values are replaced as a whole, and stay readable until the program ends (RCU).
-    match unsafe { FRONTENDS.get(key) } {
-        Some(identity) => identity.identity,
-        None => IDENTITY_NONE,
-    }
+    still(
+        || FRONTENDS.get_ptr(key),
+        // SAFETY: as `still` says.
+        |identity| unsafe { read_volatile(&raw const (*identity).identity) },
+        IDENTITY_NONE,
+        IDENTITY_UNKNOWN,
+    )
 }
 
 #[inline(always)]
 fn is_guarded(backend: &Frontend) -> bool {
-    // SAFETY: as above.
+    // SAFETY: the value is not read.
     unsafe { GUARDED.get(backend) }.is_some()
+}
+
+/// Reads a value that stood still meanwhile. The kernel may give the place of one that was replaced to another key's at once: what was
+/// read counts only if the value still is where it was. Gives `none` where there is no value; `moved`, which lets nothing pass, where it was
+/// replaced again and again. What `look` finds is readable while the program runs (RCU); `read` reads there and nowhere else.
+#[inline(always)]
+fn still<V, R>(look: impl Fn() -> Option<*const V>, read: impl Fn(*const V) -> R, none: R, moved: R) -> R {
+    for _ in 0..ATTEMPTS {
+        let Some(place) = look() else { return none };
+        let value = read(place);
+        if look() == Some(place) {
+            return value;
+        }
+    }
+    moved
 }
 
 /// A value of map `flows` in place. Two CPUs may write one flow at a time: the later write wins, which costs a count or a

@@ -19,7 +19,7 @@ use crate::{
     event,
     maps::{CONFIG, COUNTERS, ENDPOINTS, SCRATCH},
     packet::{self, Leaving, Skb},
-    tables::Maps,
+    tables::{ATTEMPTS, Maps},
 };
 
 /// On to the next program of the hook; `TCX_NEXT` has the same number.
@@ -172,9 +172,6 @@ pub fn leaving(ctx: &TcContext) -> i32 {
         Verdict::Drop(drop) => dropped(ctx, &maps, endpoint, Direction::Egress, packet, &drop),
     }
 }
-
-/// Looks at an endpoint until it stood still meanwhile. It is replaced far less often than a program runs.
-const ATTEMPTS: usize = 3;
 
 /// Copies the endpoint of an interface, and returns whether there is one; without, it is one that is closed. The kernel may give the place
 /// of a value that was replaced to another endpoint's at once: what was copied is only taken if the value still is where it was.

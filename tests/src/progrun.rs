@@ -32,10 +32,12 @@ use nix::{
 
 use crate::{frames, privilege};
 
+mod assembly;
 mod lead;
+mod rewriter;
 
 use lead::Lead;
-pub use lead::Met;
+pub use {lead::Met, rewriter::Rewriter};
 
 /// Entries of map `flows`: no more than one flow is looked at a time.
 const FLOW_CAPACITY: u32 = 64;
@@ -316,6 +318,24 @@ impl Bench {
     fn runs_hook(&mut self, hook: Hook, ifindex: u32, ingress_ifindex: u32, frame: &[u8]) -> Result<bool> {
         self.runs += 1;
         said(hook, self.datapath.run(hook, frame, ifindex, ingress_ifindex)?)
+    }
+
+    /// Runs a hook's program on a frame, `times` in a row without a pause; what it says each time only the counters tell.
+    ///
+    /// # Errors
+    /// As [`Bench::passes`].
+    pub fn run_often(
+        &mut self,
+        hook: Hook,
+        ifindex: u32,
+        ingress_ifindex: u32,
+        frame: &[u8],
+        times: u32,
+    ) -> Result<()> {
+        self.runs += times as usize;
+        self.datapath
+            .run_often(hook, frame, ifindex, ingress_ifindex, times)?;
+        Ok(())
     }
 
     /// Whether a hook passes a frame that has a tag.

@@ -28,6 +28,8 @@ use netpol_tests::{
 mod flows;
 #[path = "progrun/leaving.rs"]
 mod leaving;
+#[path = "progrun/races.rs"]
+mod races;
 
 const SUITE: &str = "progrun";
 const PACKETS_A_CLUSTER: usize = 300;

@@ -30,12 +30,28 @@ impl Datapath {
         ifindex: u32,
         ingress_ifindex: u32,
     ) -> Result<i32, DatapathError> {
+        self.run_often(hook, frame, ifindex, ingress_ifindex, 1)
+    }
+
+    /// As [`Datapath::run`], `times` in a row without a pause. Returns the last action.
+    ///
+    /// # Errors
+    /// As [`Datapath::run`]; and if a signal comes meanwhile.
+    pub fn run_often(
+        &mut self,
+        hook: Hook,
+        frame: &[u8],
+        ifindex: u32,
+        ingress_ifindex: u32,
+        times: u32,
+    ) -> Result<i32, DatapathError> {
         let mut context = [0u32; IFINDEX + 1];
         context[IFINDEX] = ifindex;
         context[INGRESS_IFINDEX] = ingress_ifindex;
         let options = TestRunOptions {
             data_in: Some(frame),
             ctx_in: Some(context.as_bytes()),
+            repeat: times,
             ..TestRunOptions::default()
         };
         let result = attach::program(&mut self.ebpf, hook)?

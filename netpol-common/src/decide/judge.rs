@@ -93,7 +93,8 @@ pub(super) fn accepts_backend(
 /// Whether policy keeps the pod of this node that sent a packet from something: what cannot be judged is not let to others then.
 #[inline(always)]
 pub(super) fn is_kept(tables: &impl Tables, place: &Place, packet: &Packet) -> bool {
-    tables.egress_policy(sender(tables, place, packet)) != POLICY_NONE
+    let sender = sender(tables, place, packet);
+    sender == UNKNOWN || tables.egress_policy(sender) != POLICY_NONE
 }
 
 /// Interface index of the local pod that sent a packet which another, or the same, receives, or that leaves the node; 0 for everyone

@@ -10,11 +10,9 @@ use aya::{
 };
 use netpol_agent::datapath::attach::Hook;
 use netpol_common::{abi::Direction, decide::Place};
-use object::{
-    Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope,
-    write::{Object, Relocation, RelocationFlags, Symbol, SymbolSection},
-};
 use zerocopy::IntoBytes as _;
+
+use super::assembly::{self, CALL_TAIL_CALL, Map, instruction};
 
 /// Places in `struct __sk_buff` (`linux/bpf.h`), counted in its 32-bit fields.
 const INGRESS_IFINDEX: usize = 9;
@@ -137,14 +135,6 @@ impl Lead {
     }
 }
 
-/// One instruction: its code, registers (destination, source), offset and number.
-fn instruction(code: u8, [to, from]: [u8; 2], offset: i16, number: i32) -> [u8; 8] {
-    let mut bytes = [code, from << 4 | to, 0, 0, 0, 0, 0, 0];
-    bytes[2..4].copy_from_slice(&offset.to_le_bytes());
-    bytes[4..].copy_from_slice(&number.to_le_bytes());
-    bytes
-}
-
 /// The object file of the lead.
 fn elf() -> Result<Vec<u8>> {
     let field = |field: usize| (field * size_of::<u32>()) as i16;
@@ -152,9 +142,9 @@ fn elf() -> Result<Vec<u8>> {
     let set = |to, number: i16| instruction(0xb7, [to, 0], 0, number.into());
     let read = |to, place| instruction(0x61, [to, 6], field(place), 0);
     let write = |place, from| instruction(0x63, [6, from], field(place), 0);
-    const EXIT: [u8; 2] = [0, 0];
-    let exit = instruction(0x95, EXIT, 0, 0);
+    let exit = instruction(0x95, [0, 0], 0, 0);
     let second = [read(2, TC_INDEX), write(TAG, 2), set(0, TOLD), exit];
+    let [map, rest] = assembly::map_into(2);
     let first = [
         set(2, 1),
         write(DONE, 2),
@@ -162,10 +152,9 @@ fn elf() -> Result<Vec<u8>> {
         write(TC_INDEX, 2),
         read(3, WHICH),
         copy(1, 6),
-        // The map's address, in two; then the helper tail_call.
-        instruction(0x18, [2, 1], 0, 0),
-        instruction(0, [0, 0], 0, 0),
-        instruction(0x85, [0, 0], 0, 12),
+        map,
+        rest,
+        CALL_TAIL_CALL,
         set(0, NOT_CALLED),
         exit,
     ];
@@ -175,42 +164,14 @@ fn elf() -> Result<Vec<u8>> {
         read(7, DONE),
         instruction(0x55, [7, 0], first.len() as i16, 0),
     ];
-    let code = [&start[..], &first, &second].concat().concat();
-    // `struct bpf_map_def`: BPF_MAP_TYPE_PROG_ARRAY, sizes of keys and values, entries, flags.
-    let map = [3, 4, 4, Hook::ALL.len() as u32, 0]
-        .map(u32::to_le_bytes)
-        .concat();
-
-    let mut elf = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
-    let mut section = |name: &str, kind, bytes: &[u8]| {
-        let section = elf.add_section(Vec::new(), name.into(), kind);
-        elf.append_section_data(section, bytes, 8);
-        (section, bytes.len() as u64)
+    let map = Map {
+        name: MAP,
+        // BPF_MAP_TYPE_PROG_ARRAY
+        kind: 3,
+        sizes: [4, 4],
+        entries: Hook::ALL.len() as u32,
+        flags: 0,
+        pinned: false,
     };
-    let code = section("classifier", SectionKind::Text, &code);
-    let maps = section("maps", SectionKind::Data, &map);
-    section("license", SectionKind::Data, b"GPL\0");
-    let mut symbol = |name: &str, (section, size), kind| {
-        elf.add_symbol(Symbol {
-            name: name.into(),
-            value: 0,
-            size,
-            kind,
-            scope: SymbolScope::Linkage,
-            weak: false,
-            section: SymbolSection::Section(section),
-            flags: SymbolFlags::None,
-        })
-    };
-    symbol(PROGRAM, code, SymbolKind::Text);
-    let symbol = symbol(MAP, maps, SymbolKind::Data);
-    let relocation = Relocation {
-        offset: 8 * map_at,
-        symbol,
-        addend: 0,
-        // R_BPF_64_64
-        flags: RelocationFlags::Elf { r_type: 1 },
-    };
-    elf.add_relocation(code.0, relocation)?;
-    Ok(elf.write()?)
+    assembly::object(PROGRAM, &[&start[..], &first, &second].concat(), map, &[map_at])
 }

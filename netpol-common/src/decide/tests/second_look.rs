@@ -201,13 +201,13 @@ fn a5_what_is_deferred_is_closed_where_its_sender_is_not_found() {
             direction: Direction::Ingress,
             ..leaving
         };
-        assert!(
-            matches!(
-                decided(&tables, &backend, place, Parsed::Packet, translated),
-                Verdict::Drop(_)
-            ),
-            "to a pod of this node"
-        );
+        for parsed in [Parsed::Packet, Parsed::Unjudged(DropReason::Malformed)] {
+            let verdict = decided(&tables, &backend, place, parsed, translated);
+            assert!(
+                matches!(verdict, Verdict::Drop(_)),
+                "to a pod of this node, {parsed:?}"
+            );
+        }
     }
 }
 
