@@ -61,9 +61,19 @@ const fn field_size<T, F>(_project: fn(&T) -> &F) -> usize {
     size_of::<F>()
 }
 
+/// `struct bpf_spin_lock` of the kernel, which knows it by this name (linux/bpf.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct bpf_spin_lock {
+    /// The kernel's own.
+    pub val: u32,
+}
+
 abi! {
     /// Value of map `endpoints`: a local pod, by the interface index of its host-side veth.
-    pub struct Endpoint, 32 {
+    pub struct Endpoint, 40 {
+        /// Interface index of its host-side veth, as in the key: who reads the value while it is replaced sees that it is another's.
+        pub ifindex: u32,
         /// Number of the endpoint. Never given to another pod while the maps live (rule C3).
         pub id: u32,
         /// Policy for what the pod receives, or [`POLICY_NONE`].
@@ -74,6 +84,9 @@ abi! {
         pub ipv4: [u8; 4],
         /// The pod's IPv6 address, or zeros.
         pub ipv6: [u8; 16],
+        /// The kernel's own. With it, the value of an interface can be replaced where it is (`BPF_F_LOCK`): else the kernel puts the new one elsewhere
+        /// and gives the old one's place to another interface's at once, while programs may still read there.
+        pub lock: bpf_spin_lock,
     }
 }
 
@@ -184,7 +197,7 @@ impl FlowKey {
 abi! {
     /// Value of map `flows`.
     pub struct Flow, 40 {
-        /// When the last packet passed: nanoseconds of the monotonic clock (`bpf_ktime_get_ns`).
+        /// When the last packet passed: nanoseconds of the monotonic clock, by the tick (`bpf_ktime_get_coarse_ns`).
         pub last_seen: u64,
         /// Packets that passed, both directions.
         pub packets: u64,

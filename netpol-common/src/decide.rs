@@ -3,6 +3,7 @@
 
 mod fragments;
 pub mod judge;
+pub mod known;
 #[cfg(test)]
 mod tests;
 
@@ -46,7 +47,8 @@ pub trait Tables {
     fn guarded(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool;
     /// Whether an interface is that of an endpoint.
     fn is_endpoint(&self, ifindex: u32) -> bool;
-    /// The egress policy of the endpoint of an interface; [`POLICY_NONE`] where there is no endpoint.
+    /// The egress policy of the endpoint of an interface; [`POLICY_NONE`] for 0, [`POLICY_DENY`](crate::abi::POLICY_DENY) where the endpoint
+    /// is gone: what it sent is judged for nobody any more.
     fn egress_policy(&self, ifindex: u32) -> u32;
     /// The longest match of a policy.
     fn policy(&self, key: &PolicyMatch) -> Option<PolicyValue>;

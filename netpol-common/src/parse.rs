@@ -3,6 +3,7 @@
 //! ICMPv6. Nothing is skipped blindly: the port that policy tests is the one that the receiver will see (rule F3). A packet ends where
 //! its IP header says, not where the frame does: the receiver cuts off the rest, and takes no packet that claims more than there is.
 
+pub mod plain;
 #[cfg(test)]
 mod tests;
 

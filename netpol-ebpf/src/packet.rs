@@ -37,6 +37,37 @@ impl Frame for Skb<'_> {
     }
 }
 
+/// A frame at a TC hook, as far as it is in the linear part of its buffer, where headers mostly are. Read two bytes at a time, as frames are aligned.
+pub struct Linear<'a>(pub &'a TcContext);
+
+impl Frame for Linear<'_> {
+    #[inline(always)]
+    fn read(&self, offset: usize, into: &mut [u8]) -> bool {
+        let from = self.0.data() + offset;
+        if from + into.len() > self.0.data_end() {
+            return false;
+        }
+        for (index, pair) in into.chunks_exact_mut(2).enumerate() {
+            // SAFETY: within the frame, as was just checked, and the verifier checks again. Frames begin at an even address (NET_IP_ALIGN and
+            // the room that devices ask for are even), and so do all headers.
+            pair.copy_from_slice(
+                &unsafe { *((from + 2 * index) as *const [u8; 2]).cast::<u16>() }.to_ne_bytes(),
+            );
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn vlan_tag(&self) -> bool {
+        Skb(self.0).vlan_tag()
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.0.len() as usize
+    }
+}
+
 /// A packet that leaves the node, by a device that may put no Ethernet header before it: the network header is found where the kernel
 /// says, and only the EtherType of the header before it is told.
 pub struct Leaving<'a>(pub &'a TcContext);

@@ -6,7 +6,7 @@ use core::ptr::read_volatile;
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_ANY},
     btf_maps::lpm_trie::Key,
-    helpers::bpf_ktime_get_ns,
+    helpers::bpf_ktime_get_coarse_ns,
 };
 use netpol_common::{
     abi::{
@@ -27,8 +27,8 @@ pub struct Scratch {
     pub packet: Packet,
     /// What it quotes.
     pub quoted: Packet,
-    /// Whose policy it is judged by.
-    pub endpoint: Endpoint,
+    /// Whose policy it is judged by: an [`Endpoint`], whose lock the kernel allows in no value of such a map.
+    pub endpoint: [u32; size_of::<Endpoint>() / size_of::<u32>()],
     address: Key<Address>,
     policy: Key<PolicyMatch>,
     frontend: Frontend,
@@ -67,7 +67,7 @@ impl Tables for Maps {
     #[inline(always)]
     fn now(&self) -> u64 {
         // SAFETY: takes nothing, always allowed.
-        unsafe { bpf_ktime_get_ns() }
+        unsafe { bpf_ktime_get_coarse_ns() }
     }
 
     #[inline(always)]
@@ -193,13 +193,23 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn egress_policy(&self, ifindex: u32) -> u32 {
-        still(
-            || ENDPOINTS.get_ptr(ifindex),
-            // SAFETY: as `still` says.
-            |endpoint| unsafe { read_volatile(&raw const (*endpoint).egress_policy) },
-            POLICY_NONE,
-            POLICY_DENY,
-        )
+        if ifindex == 0 {
+            return POLICY_NONE;
+        }
+        for _ in 0..ATTEMPTS {
+            let Some(endpoint) = ENDPOINTS.get_ptr(ifindex) else {
+                continue;
+            };
+            // SAFETY: readable while the program runs (RCU); the value tells whose it is, and is asked that last.
+            let (policy, of) = unsafe {
+                let policy = read_volatile(&raw const (*endpoint).egress_policy);
+                (policy, read_volatile(&raw const (*endpoint).ifindex))
+            };
+            if of == ifindex {
+                return policy;
+            }
+        }
+        POLICY_DENY
     }
 
     #[inline(always)]

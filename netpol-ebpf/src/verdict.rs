@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 //! From a hook to an action: look up who the packet belongs to, parse, decide, count.
 
-use core::ptr::read_volatile;
+use core::{mem::offset_of, ptr::read_volatile};
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC},
     programs::TcContext,
 };
 use aya_log_ebpf::debug;
 use netpol_common::{
-    abi::{Counter, Direction, DropReason, Endpoint, IDENTITY_NONE, POLICY_DENY, POLICY_NONE},
-    decide::{self, Place, Tables as _, Verdict, judge::UNKNOWN},
-    parse::{self, Packet, Parsed, Part},
+    abi::{Counter, Direction, DropReason, Endpoint, IDENTITY_NONE, POLICY_DENY, POLICY_NONE, bpf_spin_lock},
+    decide::{self, Place, Tables as _, Verdict, judge::UNKNOWN, known},
+    parse::{self, Packet, Parsed, Part, plain::plain},
     tag,
 };
 
 use crate::{
     event,
     maps::{CONFIG, COUNTERS, ENDPOINTS, SCRATCH},
-    packet::{self, Leaving, Skb},
+    packet::{self, Leaving, Linear, Skb},
     tables::{ATTEMPTS, Maps},
 };
 
@@ -30,6 +30,59 @@ const DROP: i32 = TC_ACT_SHOT;
 /// The action for a packet at one of a pod's hooks.
 #[inline(always)]
 pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
+    let direction = direction as u8;
+    if continues(ctx.skb.skb, direction) {
+        PASS
+    } else {
+        judge(ctx.skb.skb, direction)
+    }
+}
+
+/// Whether a packet is of a known connection and passes, as most do. This and [`judge`] are functions of the program: were they one, the verifier would
+/// follow each way through the first into the second, and both would need room on the stack at a time.
+#[inline(never)]
+fn continues(skb: *mut __sk_buff, direction: u8) -> bool {
+    let ctx = &TcContext::new(skb);
+    let Some(packet) = plain(&Linear(ctx)) else {
+        return false;
+    };
+    let direction = Direction::from_u8(direction);
+    let (Some(config), Some(counters), Some(scratch)) = (
+        CONFIG.get(0),
+        COUNTERS.get_ptr_mut(direction as u32),
+        SCRATCH.get_ptr_mut(0),
+    ) else {
+        return false;
+    };
+    // SAFETY: a valid reference; volatile, so that it is read here, before what it dates, and nowhere else.
+    let epoch = unsafe { read_volatile(&raw const config.epoch) };
+    let place = place(ctx, direction);
+    let mut endpoint = CLOSED;
+    if !find_endpoint(place.ifindex, &mut endpoint) {
+        return false;
+    }
+    let maps = Maps {
+        epoch,
+        lifetimes: &config.lifetimes,
+        counters,
+        scratch,
+        length: ctx.len(),
+        events_per_second: config.events_per_second,
+        skb,
+    };
+    let continues = known::continues(&maps, &endpoint, &place, &packet);
+    if continues {
+        // SAFETY: a per-CPU value that only this CPU writes, just looked up.
+        count(unsafe { &mut (*counters).forwarded }, maps.length);
+    }
+    continues
+}
+
+/// The action for any packet.
+#[inline(never)]
+fn judge(skb: *mut __sk_buff, direction: u8) -> i32 {
+    let ctx = &TcContext::new(skb);
+    let direction = Direction::from_u8(direction);
     // An array's and a per-CPU array's entry always exists; the verifier wants to see that it is checked.
     let Some(config) = CONFIG.get(0) else { return DROP };
     let Some(counters) = COUNTERS.get_ptr_mut(direction as u32) else {
@@ -39,12 +92,7 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
     // Read once, before anything that it dates: what is judged by an identity of before a change carries the epoch of before.
     // SAFETY: a valid reference; volatile, so that it is read here and nowhere else.
     let epoch = unsafe { read_volatile(&raw const config.epoch) };
-    let place = Place {
-        direction,
-        ifindex: packet::ifindex(ctx),
-        ingress_ifindex: packet::ingress_ifindex(ctx),
-        tag: packet::tag(ctx),
-    };
+    let place = place(ctx, direction);
     let length = ctx.len();
     // An endpoint that the map does not know: the agent writes it before it attaches, and detaches before it removes it. This is trouble (a
     // full map, a change by hand), and fails closed but for the node and neighbours (rules L1, A2, F1).
@@ -56,13 +104,10 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
         (
             &mut (*scratch).packet,
             &mut (*scratch).quoted,
-            &mut (*scratch).endpoint,
+            &mut *(&raw mut (*scratch).endpoint).cast::<Endpoint>(),
         )
     };
     let known = find_endpoint(place.ifindex, endpoint);
-    *packet = Packet::default();
-    *quoted = Packet::default();
-    let parsed = parse::parse(&Skb(ctx), packet, quoted);
     let maps = Maps {
         epoch,
         lifetimes: &config.lifetimes,
@@ -72,6 +117,9 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
         events_per_second: config.events_per_second,
         skb: ctx.skb.skb,
     };
+    *packet = Packet::default();
+    *quoted = Packet::default();
+    let parsed = parse::parse(&Skb(ctx), packet, quoted);
     match decide::decide(&maps, endpoint, place, parsed, packet, quoted) {
         Verdict::Forward => {
             let isolated =
@@ -107,12 +155,7 @@ pub fn leaving(ctx: &TcContext) -> i32 {
     };
     // SAFETY: as at a pod's hook.
     let epoch = unsafe { read_volatile(&raw const config.epoch) };
-    let place = Place {
-        direction: Direction::Egress,
-        ifindex: packet::ifindex(ctx),
-        ingress_ifindex: packet::ingress_ifindex(ctx),
-        tag: packet::tag(ctx),
-    };
+    let place = place(ctx, Direction::Egress);
     if place.ingress_ifindex == 0 && tag::number(place.tag) == 0 && !packet::is_ipv6(ctx) {
         return PASS;
     }
@@ -124,7 +167,7 @@ pub fn leaving(ctx: &TcContext) -> i32 {
         (
             &mut (*scratch).packet,
             &mut (*scratch).quoted,
-            &mut (*scratch).endpoint,
+            &mut *(&raw mut (*scratch).endpoint).cast::<Endpoint>(),
         )
     };
     *packet = Packet::default();
@@ -173,33 +216,48 @@ pub fn leaving(ctx: &TcContext) -> i32 {
     }
 }
 
+#[inline(always)]
+fn place(ctx: &TcContext, direction: Direction) -> Place {
+    Place {
+        direction,
+        ifindex: packet::ifindex(ctx),
+        ingress_ifindex: packet::ingress_ifindex(ctx),
+        tag: packet::tag(ctx),
+    }
+}
+
+/// In the place of an endpoint that there is not.
+const CLOSED: Endpoint = Endpoint {
+    ifindex: 0,
+    id: 0,
+    ingress_policy: POLICY_DENY,
+    egress_policy: POLICY_DENY,
+    ipv4: [0; 4],
+    ipv6: [0; 16],
+    lock: bpf_spin_lock { val: 0 },
+};
+
 /// Copies the endpoint of an interface, and returns whether there is one; without, it is one that is closed. The kernel may give the place
-/// of a value that was replaced to another endpoint's at once: what was copied is only taken if the value still is where it was.
+/// of a value that was replaced to another endpoint's at once, and write that while it is read here.
 #[inline(always)]
 fn find_endpoint(ifindex: u32, into: &mut Endpoint) -> bool {
     for _ in 0..ATTEMPTS {
+        // A lookup may miss a value in the moment that it is replaced.
         let Some(place) = ENDPOINTS.get_ptr(ifindex) else {
-            break;
+            continue;
         };
-        // SAFETY: the value is readable while this program runs (RCU); volatile, so that it is read here and nowhere else.
-        unsafe {
-            into.id = read_volatile(&raw const (*place).id);
-            into.ingress_policy = read_volatile(&raw const (*place).ingress_policy);
-            into.egress_policy = read_volatile(&raw const (*place).egress_policy);
-            into.ipv4 = read_volatile(&raw const (*place).ipv4);
-            into.ipv6 = read_volatile(&raw const (*place).ipv6);
+        let (from, to) = (place.cast::<u32>(), (&raw mut *into).cast::<u32>());
+        // Whose it is comes first in the value, and is read last: so it tells of all of it.
+        for word in (0..offset_of!(Endpoint, lock) / 4).rev() {
+            // SAFETY: the value is readable while this program runs (RCU), and both are of so many words; volatile, so that it is read here,
+            // in this order, and nowhere else.
+            unsafe { to.add(word).write(read_volatile(from.add(word))) };
         }
-        if ENDPOINTS.get_ptr(ifindex) == Some(place) {
+        if into.ifindex == ifindex {
             return true;
         }
     }
-    *into = Endpoint {
-        id: 0,
-        ingress_policy: POLICY_DENY,
-        egress_policy: POLICY_DENY,
-        ipv4: [0; 4],
-        ipv6: [0; 16],
-    };
+    *into = CLOSED;
     false
 }
 

@@ -13,7 +13,7 @@ use netpol_agent::{datapath::attach::Hook, sync::State};
 use netpol_common::{
     abi::{
         Address, Counter, Counters, Direction, DropReason, Endpoint, Flow, FlowKey, Fragment, FragmentKey,
-        Identity, Lifetimes, POLICY_DENY, PolicyMatch, PolicyValue,
+        Identity, Lifetimes, POLICY_DENY, POLICY_NONE, PolicyMatch, PolicyValue,
     },
     decide::{Drop, FlowEntry, Place, Tables, Verdict, decide},
     parse::{Packet, parse},
@@ -255,8 +255,9 @@ impl Tables for Mirror {
     }
 
     fn egress_policy(&self, ifindex: u32) -> u32 {
+        let gone = if ifindex == 0 { POLICY_NONE } else { POLICY_DENY };
         let endpoint = self.state.endpoints.get(&ifindex);
-        endpoint.map_or(0, |endpoint| endpoint.egress_policy)
+        endpoint.map_or(gone, |endpoint| endpoint.egress_policy)
     }
 
     fn policy(&self, key: &PolicyMatch) -> Option<PolicyValue> {

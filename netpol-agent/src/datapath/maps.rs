@@ -34,6 +34,8 @@ use crate::{
 
 /// Bits that IPv4 prefixes are longer by when they are mapped into IPv6.
 const MAPPED_BITS: u32 = 96;
+/// Replaces a value where it is (linux/bpf.h): see [`abi::Endpoint::lock`].
+const BPF_F_LOCK: u64 = 4;
 
 /// A write is tried again this often when the kernel answers that it may work a moment later (EBUSY, EAGAIN, ENOMEM under contention).
 const ATTEMPTS: usize = 5;
@@ -168,7 +170,7 @@ impl Maps {
             }
             Write::PutEndpoint { ifindex, endpoint } => self
                 .endpoints
-                .insert(ifindex, endpoint, 0)
+                .insert(ifindex, endpoint, BPF_F_LOCK)
                 .on("endpoints", "writing"),
             Write::RemoveEndpoint(ifindex) => {
                 present(self.endpoints.remove(ifindex)).on("endpoints", "removing an entry")

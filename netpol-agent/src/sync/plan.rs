@@ -333,11 +333,13 @@ fn endpoints(
         endpoints.insert(
             *ifindex,
             Endpoint {
+                ifindex: *ifindex,
                 id,
                 ingress_policy,
                 egress_policy,
                 ipv4,
                 ipv6,
+                ..Endpoint::default()
             },
         );
     }

@@ -9,6 +9,7 @@ use crate::{
 
 mod errors;
 mod fragments;
+mod known;
 mod properties;
 mod second_look;
 mod services;

@@ -10,6 +10,7 @@ use crate::flow::{ACK, SYN};
 
 mod frames;
 mod lengths;
+mod plain;
 
 use frames::*;
 

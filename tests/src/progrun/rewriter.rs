@@ -10,17 +10,20 @@ use aya::{Ebpf, EbpfLoader, TestRun as _, TestRunOptions, maps::MapInfo, program
 use super::assembly::{self, CALL_MAP_UPDATE, Map, instruction, map_into};
 
 const PROGRAM: &str = "rewrite";
+/// Of linux/bpf.h.
+const BPF_F_LOCK: i32 = 4;
 
 /// The program, loaded.
 #[derive(Debug)]
 pub struct Rewriter(Ebpf);
 
 impl Rewriter {
-    /// Of entries, key and value, of the hash map that is pinned as `name` in a folder.
+    /// Of entries, key and value, of the hash map that is pinned as `name` in a folder. `lock`: replaced where they are, as the agent replaces
+    /// endpoints.
     ///
     /// # Errors
     /// There is no such map, the entries are not of its sizes, or the kernel refuses.
-    pub fn load(folder: &Path, name: &str, entries: &[(&[u8], &[u8])]) -> Result<Self> {
+    pub fn load(folder: &Path, name: &str, entries: &[(&[u8], &[u8])], lock: bool) -> Result<Self> {
         let info = MapInfo::from_pin(folder.join(name))?;
         let map = Map {
             name,
@@ -49,7 +52,8 @@ impl Rewriter {
                 code.push(instruction(0xbf, [register, 10], 0, 0));
                 code.push(instruction(0x07, [register, 0], 0, offset));
             }
-            code.push(instruction(0xb7, [4, 0], 0, 0));
+            let flags = if lock { BPF_F_LOCK } else { 0 };
+            code.push(instruction(0xb7, [4, 0], 0, flags));
             code.push(CALL_MAP_UPDATE);
         }
         code.extend([instruction(0xb7, [0, 0], 0, 0), instruction(0x95, [0, 0], 0, 0)]);

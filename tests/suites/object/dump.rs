@@ -40,7 +40,8 @@ fn fill(bench: &mut Bench, ifindex: u32) -> Result<()> {
         ingress_policy: 3,
         egress_policy: 4,
         ipv4: [10, 244, 0, 10],
-        ipv6: [0; 16],
+        ifindex,
+        ..abi::Endpoint::default()
     };
     let port = ProtocolMatch {
         protocol: 6,

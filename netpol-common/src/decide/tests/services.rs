@@ -333,8 +333,13 @@ fn a5_a_sender_that_nobody_knows_reaches_no_backend_that_is_not_everyones() {
         policy: POLICY_NONE,
         identity: IDENTITY_NONE,
     });
-    // Its tag was overwritten, or is that of a pod that is gone.
-    for tag in [0, CLIENT_NUMBER << 1, tag::new(99, true)] {
+    // What a pod that is gone left to be judged, nobody can judge.
+    let gone = (BRIDGE, tag::new(99, true));
+    for port in [82, 83] {
+        assert_eq!(tagged(&tables, &pod, gone, from(NODE, port)), dropped);
+    }
+    // Its tag was overwritten.
+    for tag in [0, CLIENT_NUMBER << 1] {
         assert_eq!(tagged(&tables, &pod, (BRIDGE, tag), from(NODE, 82)), dropped);
         assert_eq!(
             tagged(&tables, &pod, (BRIDGE, tag), from(NODE, 83)),

@@ -168,10 +168,13 @@ impl Tables for Memory {
     }
 
     fn egress_policy(&self, ifindex: u32) -> u32 {
+        if ifindex == 0 {
+            return POLICY_NONE;
+        }
         let pods = self.pods.borrow();
         pods.values()
             .find(|(index, _)| *index == ifindex)
-            .map_or(POLICY_NONE, |(_, policy)| *policy)
+            .map_or(POLICY_DENY, |(_, policy)| *policy)
     }
 
     fn policy(&self, key: &PolicyMatch) -> Option<PolicyValue> {

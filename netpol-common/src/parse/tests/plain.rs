@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is read as plain is what is read of it otherwise, and most packets are.
+
+use super::*;
+use crate::{
+    flow::{FIN, RST},
+    parse::plain::{Ends, Plain, plain},
+};
+
+fn plain_bytes(bytes: &[u8]) -> Option<Plain> {
+    let vlan_tag = false;
+    plain(&Bytes { bytes, vlan_tag })
+}
+
+/// As [`parse`] would have it.
+fn as_packet(plain: Plain) -> Packet {
+    let (source, destination) = match plain.ends {
+        Ends::V4(source, destination) => (Address::from_ipv4(source), Address::from_ipv4(destination)),
+        Ends::V6(source, destination) => (Address::from_ipv6(source), Address::from_ipv6(destination)),
+    };
+    Packet {
+        source,
+        destination,
+        source_port: plain.source_port,
+        destination_port: plain.destination_port,
+        protocol: plain.protocol,
+        ..Packet::default()
+    }
+}
+
+fn tcp(flags: u8) -> Vec<u8> {
+    let mut header = TcpHeader::new(SOURCE_PORT, PORT, 1, 1).to_bytes().to_vec();
+    header[13] = flags;
+    header.extend([b'x'; 20]);
+    header
+}
+
+#[test]
+fn segments_and_datagrams_are_plain() {
+    for version in [4, 6] {
+        for (protocol, upper) in [(protocol::TCP, tcp(ACK)), (protocol::UDP, ports_and(8))] {
+            let frame = ip(version, protocol, &upper);
+            let found = plain_bytes(&frame).map(as_packet);
+            assert_eq!(found, Some(with_ports(version, protocol)), "{version} {protocol}");
+            let bytes = &frame[..];
+            assert_eq!(
+                plain(&Bytes {
+                    bytes,
+                    vlan_tag: true
+                }),
+                None,
+                "tagged"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_opens_or_ends_a_connection_is_not() {
+    for version in [4, 6] {
+        for flags in 0..=255u8 {
+            let found = plain_bytes(&ip(version, protocol::TCP, &tcp(flags)));
+            assert_eq!(found.is_none(), flags & (SYN | FIN | RST) != 0, "{flags:#x}");
+        }
+    }
+}
+
+#[test]
+fn f2_f3_what_is_unusual_is_not() {
+    let upper = ports_and(8);
+    let frames = [
+        ipv4_with_options(&[1; 4], protocol::UDP, &upper),
+        ipv6_chain(&[protocol::DESTINATION_OPTIONS], protocol::UDP, &upper),
+        ipv6_chain(&[protocol::FRAGMENT], protocol::UDP, &upper),
+        ip(4, protocol::SCTP, &upper),
+        ip(6, protocol::ICMPV6, &upper),
+        ip(4, 47, &upper),
+    ];
+    for frame in frames {
+        assert_eq!(plain_bytes(&frame), None, "{frame:?}");
+    }
+    for more in [0x20, 0x01, 0x10] {
+        let mut fragment = ip(4, protocol::UDP, &upper);
+        fragment[14 + 6] |= more;
+        assert_eq!(plain_bytes(&fragment), None, "{more:#x}");
+    }
+}
+
+fn frames() -> impl Strategy<Value = Vec<u8>> {
+    let upper = prop_oneof![
+        Just((protocol::TCP, tcp(ACK))),
+        Just((protocol::UDP, ports_and(8))),
+    ];
+    let changes = prop::collection::vec((12..80usize, any::<u8>()), 0..3);
+    let version = prop::sample::select(&[4u8, 6][..]);
+    (version, upper, changes, prop::option::weighted(0.2, 0..90usize)).prop_map(
+        |(version, (protocol, upper), changes, cut)| {
+            let mut frame = ip(version, protocol, &upper);
+            for (at, byte) in changes {
+                if let Some(place) = frame.get_mut(at) {
+                    *place = byte;
+                }
+            }
+            frame.truncate(cut.unwrap_or(usize::MAX));
+            frame
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    #[test]
+    fn what_is_plain_is_parsed_as_the_same(frame in frames()) {
+        if let Some(plain) = plain_bytes(&frame) {
+            let (parsed, packet) = parse_bytes(&frame);
+            prop_assert_eq!(parsed, Parsed::Packet);
+            prop_assert_eq!(packet.tcp_flags & (SYN | FIN | RST), 0);
+            prop_assert_eq!(Packet { tcp_flags: 0, ..packet }, as_packet(plain));
+        }
+    }
+}
