@@ -253,9 +253,10 @@ pub fn decide(
             }
             let egress = tables.egress_policy(sender);
             if egress != POLICY_NONE {
-                let backend = tables.identity(own);
-                if !judge::accepts_backend(tables, egress, &backend, view.protocol, port) {
-                    return denied(DropReason::EgressBackend, egress, backend.identity);
+                // The node's own addresses are nobody's backend here: what a pod sends to the node reaches no other pod.
+                let backend = tables.identity(own).identity;
+                if !judge::accepts(tables, egress, backend, view.protocol, port) {
+                    return denied(DropReason::EgressBackend, egress, backend);
                 }
             }
         }

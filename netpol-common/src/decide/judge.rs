@@ -4,8 +4,8 @@
 use super::{Place, Tables};
 use crate::{
     abi::{
-        ACTION_ACCEPT, ACTION_DEFER, Address, IDENTITY_NODE, IDENTITY_NONE, IDENTITY_REMOTE_NODE, Identity,
-        POLICY_NONE, PolicyMatch, SENDER_UNTOLD,
+        ACTION_ACCEPT, ACTION_DEFER, Address, IDENTITY_NODE, IDENTITY_NONE, IDENTITY_REMOTE_NODE, POLICY_NONE,
+        PolicyMatch, SENDER_UNTOLD,
     },
     parse::Packet,
     tag,
@@ -76,18 +76,6 @@ pub(super) fn egress(
 #[inline(always)]
 pub(super) fn accepts(tables: &impl Tables, policy: u32, identity: u32, protocol: u8, port: [u8; 2]) -> bool {
     action(tables, policy, identity, protocol, port) == ACTION_ACCEPT
-}
-
-/// Whether an egress policy lets a connection pass that is known to end at an address of this identity.
-#[inline(always)]
-pub(super) fn accepts_backend(
-    tables: &impl Tables,
-    policy: u32,
-    backend: &Identity,
-    protocol: u8,
-    port: [u8; 2],
-) -> bool {
-    backend.flags & IDENTITY_NODE != 0 || accepts(tables, policy, backend.identity, protocol, port)
 }
 
 /// Whether policy keeps the pod of this node that sent a packet from something: what cannot be judged is not let to others then.

@@ -13,7 +13,7 @@ use netpol_tests::{
     raw::{self, Wire},
 };
 
-use crate::shared::{LONG, PATIENCE, dropped, lab, of_family, udp_at, wait_for_drops, wire};
+use crate::shared::{LONG, PATIENCE, dropped, lab, of_family, policy, udp_at, wait_for_drops, wire};
 
 const FORGED: &[u8] = b"forged source";
 const SITES: [&str; 4] = ["shop/a", "other/c", "node", "outside"];
@@ -158,6 +158,30 @@ fn a3_the_nodes_address_from_outside_is_not_the_node() {
                 forwarded,
                 "{source}, isolated: {isolated}"
             );
+        }
+    }
+}
+
+/// Rule A2 opens the way to the node, not to whoever has the MAC address in the frame.
+#[test]
+fn a2_what_is_for_the_node_reaches_no_other_pod() {
+    let Some(lab) = lab(&[("b.yaml", &policy("b", "app: b", "egress: []"))]) else {
+        return;
+    };
+    let witness = wire(&lab, "other/c");
+    for (from, open) in [("shop/a", true), ("shop/b", false)] {
+        let (site, sender) = (lab.site(from).unwrap(), wire(&lab, from));
+        for to in lab.site("node").unwrap().addresses {
+            let source = of_family(&site, to.is_ipv4());
+            for mac in [witness.mac(), [0xff; 6]] {
+                let mark = format!("{from} to {to} by {mac:x?}");
+                let segment = raw::udp(source, to, (5353, 5353), mark.as_bytes());
+                sender
+                    .send(mac, &raw::ip(source, to, 17, &segment, None))
+                    .unwrap();
+                let patience = if open { LONG } else { PATIENCE / 4 };
+                assert_eq!(arrives(&witness, patience, mark.as_bytes()), open, "{mark}");
+            }
         }
     }
 }

@@ -331,3 +331,26 @@ fn a2_a_probe_is_answered_on_a_port_that_a_denied_client_had() {
     );
     assert!(sends(&tables, &closed, reversed(masqueraded, SYN | ACK)));
 }
+
+/// What is for the node leads to no pod, though it goes to a pod's MAC address.
+#[test]
+fn a2_a_pods_way_to_the_node_ends_there() {
+    let (tables, pod) = isolated();
+    tables.policies.borrow_mut().clear();
+    let packet = to(NODE, 5353, SYN);
+    assert!(sends(&tables, &pod, packet));
+    let place = Place {
+        direction: Direction::Ingress,
+        ifindex: 12,
+        ingress_ifindex: OWN,
+        tag: tables.tag.get(),
+    };
+    let other = Endpoint {
+        id: 9,
+        ..endpoint(POLICY_NONE, POLICY_NONE)
+    };
+    assert!(matches!(
+        decided(&tables, &other, place, Parsed::Packet, packet),
+        Verdict::Drop(_)
+    ));
+}
