@@ -311,7 +311,7 @@ fn a3_c5_what_the_node_takes_apart_again_is_not_its_own() {
             for (headers, port, expected) in
                 [(7, ALLOWED, 1), (7, DENIED, 0), (9, ALLOWED, 0), (9, DENIED, 0)]
             {
-                let arrived = behind_headers(&lab, (from, router), headers, (client, port));
+                let arrived = behind_headers(&lab, (from, router), headers, (client, port), 64);
                 let what = format!("{from}, masquerade {masquerade}, {headers} headers, port {port}");
                 assert_eq!(arrived.len(), expected, "{what}: {arrived:?}");
             }
@@ -331,6 +331,30 @@ fn a3_c5_what_the_node_takes_apart_again_is_not_its_own() {
     }
 }
 
+/// The same of frames that the node only bridges: they have a socket, that of the pod which sent them, as long as nobody takes it from them.
+#[test]
+fn a3_c5_what_a_pods_socket_sent_is_not_the_nodes_own() {
+    let Some(lab) = lab(&[("a.yaml", &policy("a", "app: a", RULES))]) else {
+        return;
+    };
+    bridge_netfilter(&lab, true);
+    let pod = capture::mac(&lab.site("shop/a").unwrap().netns, "eth0").unwrap();
+    for to in [pod, [0xff; 6]] {
+        for (headers, port, passes) in [
+            (1, ALLOWED, true),
+            (1, DENIED, false),
+            (3, ALLOWED, true),
+            (3, DENIED, false),
+            (9, DENIED, false),
+        ] {
+            // No fragment smaller than a link must carry: only such are taken apart again on a bridge.
+            let arrived = behind_headers(&lab, ("other/c", to), headers, (5000, port), 2600);
+            let what = format!("to {to:x?}, {headers} headers, port {port}");
+            assert_eq!(!arrived.is_empty(), passes, "{what}: {} packets", arrived.len());
+        }
+    }
+}
+
 /// Sends a UDP datagram over IPv6 to `shop/a` in two fragments by a router. Destination options with nothing but padding come before the header
 /// of the first. Gives what arrived.
 fn behind_headers(
@@ -338,17 +362,19 @@ fn behind_headers(
     (from, router): (&str, [u8; 6]),
     headers: usize,
     ports: (u16, u16),
+    size: usize,
 ) -> Vec<Vec<u8>> {
     let (source, destination) = (lab.site(from).unwrap(), lab.site("shop/a").unwrap());
     let (here, there) = (of_family(&source, false), of_family(&destination, false));
     let (forger, witness) = (wire(lab, from), wire(lab, "shop/a"));
     let mut options = [60, 0, 1, 4, 0, 0, 0, 0].repeat(headers);
     options[8 * (headers - 1)] = 44;
-    let udp = raw::udp(here, there, ports, &[b'.'; 64]);
+    let udp = raw::udp(here, there, ports, &vec![b'.'; size]);
+    let half = size / 16 * 8;
     let id = [0, ports.0 as u8, headers as u8, ports.1 as u8];
     let header = |field: [u8; 2]| [&[17, 0][..], &field, &id].concat();
-    let first = [&options[..], &header([0, 1]), &udp[..32]].concat();
-    let last = [&header([0, 32])[..], &udp[32..]].concat();
+    let first = [&options[..], &header([0, 1]), &udp[..half]].concat();
+    let last = [&header((half as u16).to_be_bytes())[..], &udp[half..]].concat();
     let end = raw::udp(here, there, (4999, ALLOWED), b"end");
     for (protocol, payload) in [(60, first), (44, last), (17, end)] {
         forger
