@@ -28,6 +28,9 @@ pub const IDENTITY_REMOTE_NODE: u32 = 2;
 /// Value of map `senders` for the number 0: pods are behind this bridge, but who sent an untagged packet is not known.
 pub const SENDER_UNTOLD: u32 = u32::MAX;
 
+/// In the place of the bridge in map `senders`: what the kernel took apart again and does not say how it came. All senders are here.
+pub const NO_INTERFACE: u32 = 0;
+
 /// [`PolicyValue::action`]: let the packet pass.
 pub const ACTION_ACCEPT: u32 = 1;
 

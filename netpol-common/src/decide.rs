@@ -125,10 +125,14 @@ pub fn decide(
     quoted: &Packet,
 ) -> Verdict {
     let direction = place.direction;
+    let sends = matches!(direction, Direction::Egress);
     if matches!(parsed, Parsed::Neighbour) {
+        // The node may forward it all the same, and then it is judged as any packet.
+        if sends {
+            tables.put_tag(endpoint.tag(true));
+        }
         return Verdict::Forward;
     }
-    let sends = matches!(direction, Direction::Egress);
     if sends && is_spoofed(endpoint, packet) {
         return denied(DropReason::Spoofed, POLICY_NONE, IDENTITY_NONE);
     }
@@ -155,9 +159,9 @@ pub fn decide(
         if endpoint.policy(direction) != POLICY_NONE || !sends && judge::is_kept(tables, &place, packet) {
             return denied(reason, POLICY_NONE, IDENTITY_NONE);
         }
-        // The pod may have written one of its own, and what hides the packet from us may be gone later (a priority tag).
+        // The pod may have written one of its own, and what hides the packet from us may be gone later (a priority tag, a tunnel).
         if sends {
-            tables.put_tag(endpoint.tag(false));
+            tables.put_tag(endpoint.tag(true));
         }
         return Verdict::Forward;
     }
@@ -237,7 +241,9 @@ pub fn decide(
             // it is judged on what it ends at. ICMP errors are translated as the connection that they quote.
             let translated =
                 !matches!(packet.role, Role::Single | Role::Error) || egress.action == ACTION_DEFER;
-            tag = endpoint.tag(policy != POLICY_NONE && translated);
+            // So it is, from whichever pod, with what the node unpacks of it (rule A6). No tunnel is made of TCP.
+            let unpacked = to_node && view.protocol != protocol::TCP;
+            tag = endpoint.tag((policy != POLICY_NONE || unpacked) && translated);
         } else {
             if opened_here {
                 sender = judge::sender(tables, &place, packet);

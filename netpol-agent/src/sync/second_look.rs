@@ -7,13 +7,10 @@ use std::{
     net::IpAddr,
 };
 
-use netpol_common::abi::{Endpoint, POLICY_NONE, SENDER_UNTOLD};
+use netpol_common::abi::{Endpoint, NO_INTERFACE, POLICY_NONE, SENDER_UNTOLD};
 
 use super::{Desired, State, Write};
 use crate::compile::Frontend;
-
-/// In the place of the bridge, for what the kernel took apart again and does not say how it came.
-const NO_INTERFACE: u32 = 0;
 
 /// What there has to be.
 pub(super) struct SecondLook<'a> {

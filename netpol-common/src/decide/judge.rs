@@ -4,8 +4,8 @@
 use super::{Place, Tables};
 use crate::{
     abi::{
-        ACTION_ACCEPT, ACTION_DEFER, Address, IDENTITY_NODE, IDENTITY_NONE, IDENTITY_REMOTE_NODE, POLICY_NONE,
-        PolicyMatch, SENDER_UNTOLD,
+        ACTION_ACCEPT, ACTION_DEFER, Address, IDENTITY_NODE, IDENTITY_NONE, IDENTITY_REMOTE_NODE,
+        NO_INTERFACE, POLICY_NONE, PolicyMatch, SENDER_UNTOLD,
     },
     parse::Packet,
     tag,
@@ -78,7 +78,7 @@ pub(super) fn accepts(tables: &impl Tables, policy: u32, identity: u32, protocol
     action(tables, policy, identity, protocol, port) == ACTION_ACCEPT
 }
 
-/// Whether policy keeps the pod of this node that sent a packet from something: what cannot be judged is not let to others then.
+/// Whether policy keeps, or may keep, the pod of this node that sent a packet from something: what cannot be judged is not let to others then.
 #[inline(always)]
 pub(super) fn is_kept(tables: &impl Tables, place: &Place, packet: &Packet) -> bool {
     let sender = sender(tables, place, packet);
@@ -103,11 +103,13 @@ pub(super) fn sender(tables: &impl Tables, place: &Place, packet: &Packet) -> u3
         return sender;
     }
     let by_address = tables.local_pod(&packet.source);
-    if by_address != 0 {
+    // By a tunnel of the node's own it comes with the addresses that the pod wrote inside.
+    let forged = deferred && by_address != tables.sender(NO_INTERFACE, number);
+    if by_address != 0 && !forged {
         return by_address;
     }
     let masqueraded = tables.identity(&packet.source).flags & IDENTITY_NODE != 0;
-    // A pod's packet that is yet to be judged: by a device that is no bridge of pods (a VLAN of one, a VRF), or of a pod that is gone.
+    // A pod's packet that is yet to be judged: by a device that is no bridge of pods (a VLAN of one, a VRF, a tunnel), or of a pod that is gone.
     if deferred
         || masqueraded && tables.guarded(&packet.destination, packet.protocol, packet.destination_port)
     {

@@ -8,6 +8,7 @@ use std::{
 
 use netpol_common::abi::DropReason;
 use netpol_tests::{
+    capture,
     lab::DENY_ALL,
     probe::Outcome,
     raw::{self, Wire},
@@ -160,6 +161,71 @@ fn a3_the_nodes_address_from_outside_is_not_the_node() {
             );
         }
     }
+}
+
+/// Rule A2 lets a pod send whatever it likes to its node, and what a tunnel's end there unpacks has the addresses that the pod wrote inside.
+#[test]
+fn a6_a5_what_the_node_unpacks_is_still_the_pods() {
+    let from_elsewhere = policy(
+        "a",
+        "app: a",
+        "ingress: [{from: [{ipBlock: {cidr: 10.244.1.0/24}}]}]",
+    );
+    let nothing = policy("b", "app: b", "egress: []");
+    let Some(lab) = lab(&[("a.yaml", &from_elsewhere), ("b.yaml", &nothing)]) else {
+        return;
+    };
+    lab.node
+        .netns()
+        .ip("link add flannel.1 address 02:f1:a0:00:04:00 type vxlan id 1 local 198.51.100.1 dstport 8472 nolearning\n\
+             link set flannel.1 up\n")
+        .unwrap();
+    let [a, b, c, outside] =
+        ["shop/a", "shop/b", "other/c", "outside"].map(|name| of_family(&lab.site(name).unwrap(), true));
+    let elsewhere: IpAddr = "10.244.1.5".parse().unwrap();
+    let node: IpAddr = "198.51.100.1".parse().unwrap();
+    let [bridge, uplink] = ["cni0", "uplink0"].map(|device| capture::mac(lab.node.netns(), device).unwrap());
+    let witnesses = ["shop/a", "outside"].map(|site| wire(&lab, site));
+    let pack = |outer: IpAddr, inner: IpAddr, to: IpAddr, mark: &[u8]| {
+        let datagram = raw::ip(inner, to, 17, &raw::udp(inner, to, (5353, 5353), mark), None);
+        let frame = [
+            &[
+                8, 0, 0, 0, 0, 0, 1, 0, 2, 0xf1, 0xa0, 0, 4, 0, 2, 0, 0, 0, 0, 9, 8, 0,
+            ][..],
+            &datagram,
+        ]
+        .concat();
+        raw::ip(
+            outer,
+            node,
+            17,
+            &raw::udp(outer, node, (4000, 8472), &frame),
+            None,
+        )
+    };
+    // Another node does this all day.
+    let real = pack(outside, elsewhere, a, b"another node");
+    wire(&lab, "outside").send(uplink, &real).unwrap();
+    assert!(arrives(&witnesses[0], LONG, b"another node"), "the tunnel works");
+    for (from, source, inner, to, witness) in [
+        ("other/c", c, elsewhere, a, 0),
+        ("other/c", c, outside, a, 0),
+        ("shop/b", b, elsewhere, a, 0),
+        ("shop/b", b, b, a, 0),
+        ("shop/b", b, c, outside, 1),
+        ("shop/b", b, b, outside, 1),
+        ("shop/b", b, elsewhere, outside, 1),
+    ] {
+        let mark = format!("inside {inner} to {to}");
+        let packet = pack(source, inner, to, mark.as_bytes());
+        wire(&lab, from).send(bridge, &packet).unwrap();
+        let arrived = arrives(&witnesses[witness], PATIENCE / 4, mark.as_bytes());
+        assert!(!arrived, "{from}: {mark}");
+    }
+    // With its own address the pod may go wherever it may without a tunnel.
+    let own = pack(c, c, outside, b"its own");
+    wire(&lab, "other/c").send(bridge, &own).unwrap();
+    assert!(arrives(&witnesses[1], LONG, b"its own"));
 }
 
 /// Rule A2 opens the way to the node, not to whoever has the MAC address in the frame.

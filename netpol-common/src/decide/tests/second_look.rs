@@ -2,7 +2,7 @@
 //! Ways around the second look at a backend (rule A5), and around who sent a packet.
 
 use super::*;
-use crate::abi::SENDER_UNTOLD;
+use crate::abi::{NO_INTERFACE, SENDER_UNTOLD};
 
 const POD: [u8; 4] = [10, 244, 0, 10];
 const VIRTUAL: [u8; 4] = [10, 96, 0, 1];
@@ -264,7 +264,7 @@ fn a1_a_tag_that_a_pod_wrote_itself_does_not_pass() {
         };
         let verdict = decided(&tables, &pod, place, Parsed::Unjudged(reason), Packet::default());
         assert_eq!(verdict, Verdict::Forward);
-        assert_eq!(tables.tag.get(), pod.tag(false), "{reason:?}");
+        assert_eq!(tables.tag.get(), pod.tag(true), "{reason:?}");
     }
 }
 
@@ -353,4 +353,70 @@ fn a2_a_pods_way_to_the_node_ends_there() {
         decided(&tables, &other, place, Parsed::Packet, packet),
         Verdict::Drop(_)
     ));
+}
+
+/// What a pod sent to its node in a tunnel has, unpacked, the pod's tag and whatever addresses the pod wrote.
+#[test]
+fn a6_what_the_node_unpacks_is_the_pods() {
+    const OTHER: [u8; 4] = [10, 244, 0, 11];
+    let tunnel = 77;
+    let (tables, isolated) = isolated();
+    tables.put_identity(OTHER, ANYONE, 0);
+    let (other, id) = (13, 13);
+    let free = Endpoint {
+        id,
+        ipv4: OTHER,
+        ..endpoint(POLICY_NONE, POLICY_NONE)
+    };
+    tables
+        .pods
+        .borrow_mut()
+        .insert(Address::from_ipv4(OTHER), (other, POLICY_NONE));
+    tables.senders.borrow_mut().extend([
+        ((NO_INTERFACE, isolated.number()), OWN),
+        ((NO_INTERFACE, free.number()), other),
+    ]);
+    let receiver = Endpoint {
+        id: 9,
+        ..endpoint(OPEN, POLICY_NONE)
+    };
+    for (sender, own, others) in [(isolated, POD, OTHER), (free, OTHER, POD)] {
+        for source in [own, others, ALLOWED] {
+            tables.tag.set(0);
+            let outer = Packet {
+                source: Address::from_ipv4(own),
+                protocol: protocol::UDP,
+                ..to(NODE, 8472, 0)
+            };
+            assert!(sends(&tables, &sender, outer));
+            let inner = Packet {
+                source: Address::from_ipv4(source),
+                ..to(ALLOWED, 80, SYN)
+            };
+            let leaving = Place {
+                direction: Direction::Egress,
+                ifindex: UPLINK,
+                ingress_ifindex: tunnel,
+                tag: tables.tag.get(),
+            };
+            let known = sender_leaving(&tables, &leaving, &inner) != judge::UNKNOWN;
+            assert_eq!(known, source == own, "{own:?} as {source:?} to another node");
+            let received = Place {
+                direction: Direction::Ingress,
+                ifindex: 12,
+                ..leaving
+            };
+            let verdict = decided(&tables, &receiver, received, Parsed::Packet, inner);
+            let forged = Verdict::Drop(Drop {
+                reason: DropReason::UnknownSender,
+                policy: POLICY_NONE,
+                identity: IDENTITY_NONE,
+            });
+            assert_eq!(verdict == forged, source != own, "{own:?} as {source:?}");
+            let reason = Parsed::Unjudged(DropReason::ExtensionHeaders);
+            let open = endpoint(POLICY_NONE, POLICY_NONE);
+            let kept = decided(&tables, &open, received, reason, inner) != Verdict::Forward;
+            assert_eq!(kept, source != own || own == POD, "{own:?} as {source:?}");
+        }
+    }
 }
