@@ -556,13 +556,19 @@ impl Address {
     /// The zero address of this one's family.
     #[inline(always)]
     pub const fn any(&self) -> Self {
-        let o = &self.octets;
-        let zeros = o[0] | o[1] | o[2] | o[3] | o[4] | o[5] | o[6] | o[7] | o[8] | o[9];
-        if zeros == 0 && o[10] == 0xff && o[11] == 0xff {
+        if self.is_ipv4() {
             Self::from_ipv4([0; 4])
         } else {
             Self { octets: [0; 16] }
         }
+    }
+
+    /// Whether it is an IPv4 address. In the header of an IPv6 packet it is none that anyone has.
+    #[inline(always)]
+    pub const fn is_ipv4(&self) -> bool {
+        let o = &self.octets;
+        let zeros = o[0] | o[1] | o[2] | o[3] | o[4] | o[5] | o[6] | o[7] | o[8] | o[9];
+        zeros == 0 && o[10] == 0xff && o[11] == 0xff
     }
 
     /// An IPv6 address.

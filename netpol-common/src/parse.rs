@@ -300,6 +300,11 @@ fn ipv6(
     packet.protocol = header[6];
     packet.source.octets.copy_from_slice(&header[8..24]);
     packet.destination.octets.copy_from_slice(&header[24..40]);
+    // In the maps such an address is the IPv4 address in it: neither its identity nor its flows are this packet's.
+    if packet.source.is_ipv4() || packet.destination.is_ipv4() {
+        packet.fragment_header = true;
+        return Err(DropReason::Malformed);
+    }
     let offset = match skip_extension_headers(frame, first, header, packet) {
         Ok(offset) => offset,
         Err(reason) => {

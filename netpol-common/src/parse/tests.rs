@@ -395,6 +395,18 @@ fn f2_headers_that_contradict_themselves() {
     assert_eq!(unjudged(&ip(4, protocol::TCP, &short)), DropReason::Malformed);
 }
 
+/// The address of everyone's pod or node, as an IPv6 address.
+#[test]
+fn f2_an_ipv4_address_in_an_ipv6_header_is_malformed() {
+    let mapped = Address::from_ipv4(DESTINATION).octets;
+    for at in [ETHERNET_LENGTH + 8, ETHERNET_LENGTH + 24] {
+        let mut frame = ip(6, protocol::UDP, &ports_and(8));
+        assert_eq!(packet(&frame).protocol, protocol::UDP);
+        frame[at..at + 16].copy_from_slice(&mapped);
+        assert_eq!(unjudged(&frame), DropReason::Malformed);
+    }
+}
+
 #[test]
 fn f2_headers_cut_short_at_every_byte() {
     let frames = [

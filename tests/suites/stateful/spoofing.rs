@@ -251,3 +251,29 @@ fn a2_what_is_for_the_node_reaches_no_other_pod() {
         }
     }
 }
+
+/// `::ffff:a.b.c.d` in an IPv6 header is nobody's address, and what policy says of the IPv4 address in it does not open the way there.
+#[test]
+fn a2_f2_an_ipv4_address_in_an_ipv6_header_is_not_that_address() {
+    let rules = "egress: [{to: [{ipBlock: {cidr: 198.51.100.0/24}}]}]";
+    let Some(lab) = lab(&[("b.yaml", &policy("b", "app: b", rules))]) else {
+        return;
+    };
+    let router = capture::mac(lab.node.netns(), "cni0").unwrap();
+    let witnesses = ["outside", "other/c"].map(|site| wire(&lab, site));
+    for (from, open) in [("shop/a", true), ("shop/b", false)] {
+        let (source, sender) = (of_family(&lab.site(from).unwrap(), false), wire(&lab, from));
+        // What the policy allows, and the node.
+        for mapped in ["::ffff:198.51.100.10", "::ffff:10.244.0.1"] {
+            let to: IpAddr = mapped.parse().unwrap();
+            for (witness, mac) in witnesses.iter().zip([router, witnesses[1].mac()]) {
+                let mark = format!("{from} to {to} by {mac:x?}");
+                let segment = raw::udp(source, to, (5353, 5353), mark.as_bytes());
+                let packet = raw::ip(source, to, 17, &segment, None);
+                sender.send(mac, &packet).unwrap();
+                let patience = if open { LONG } else { PATIENCE / 4 };
+                assert_eq!(arrives(witness, patience, mark.as_bytes()), open, "{mark}");
+            }
+        }
+    }
+}
