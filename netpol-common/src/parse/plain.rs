@@ -2,7 +2,10 @@
 //! What nearly all packets are, read with less work than [`parse`](super::parse) takes for what can come.
 
 use super::{ETHERNET_LENGTH, Frame, IPV6_LENGTH, protocol};
-use crate::flow::{FIN, RST, SYN};
+use crate::{
+    abi::Address,
+    flow::{FIN, RST, SYN},
+};
 
 /// A TCP segment that neither opens nor ends a connection, or a UDP datagram: whole, right behind an IP header without options. To
 /// [`parse`](super::parse) it is a packet with these addresses and ports, of [`Role::Any`](super::Role::Any).
@@ -72,7 +75,8 @@ pub fn plain(frame: &impl Frame) -> Option<Plain> {
         let readable = frame.read(ETHERNET_LENGTH, &mut header)
             && frame.read(ETHERNET_LENGTH + 8, &mut source)
             && frame.read(ETHERNET_LENGTH + 24, &mut destination);
-        if !readable || header[0] >> 4 != 6 {
+        let mapped = [source, destination].map(|address| Address::from_ipv6(address).is_ipv4());
+        if !readable || header[0] >> 4 != 6 || mapped[0] || mapped[1] {
             return None;
         }
         let length = usize::from(u16::from_be_bytes([header[4], header[5]]));

@@ -79,6 +79,11 @@ fn f2_f3_what_is_unusual_is_not() {
     for frame in frames {
         assert_eq!(plain_bytes(&frame), None, "{frame:?}");
     }
+    for at in [ETHERNET_LENGTH + 8, ETHERNET_LENGTH + 24] {
+        let mut mapped = ip(6, protocol::UDP, &upper);
+        mapped[at..at + 16].copy_from_slice(&Address::from_ipv4(DESTINATION).octets);
+        assert_eq!(plain_bytes(&mapped), None, "an IPv4 address at {at}");
+    }
     for more in [0x20, 0x01, 0x10] {
         let mut fragment = ip(4, protocol::UDP, &upper);
         fragment[14 + 6] |= more;
