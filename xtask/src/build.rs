@@ -37,6 +37,16 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// The cargo build of the agent and the programs of the test package.
+const PROGRAMS: [&str; 6] = [
+    "build",
+    "--package",
+    "netpol-agent",
+    "--package",
+    "netpol-tests",
+    "--bins",
+];
+
 /// The programs of a cargo build, by name.
 pub struct Binaries(BTreeMap<String, PathBuf>);
 
@@ -46,15 +56,15 @@ impl Binaries {
     /// # Errors
     /// If the build fails.
     pub fn development(workspace: &Workspace) -> Result<Self> {
-        let mut cargo = workspace.cargo();
-        Self::build(cargo.args([
-            "build",
-            "--package",
-            "netpol-agent",
-            "--package",
-            "netpol-tests",
-            "--bins",
-        ]))
+        Self::build(workspace.cargo().args(PROGRAMS))
+    }
+
+    /// The same, in the release profile.
+    ///
+    /// # Errors
+    /// If the build fails.
+    pub fn optimised(workspace: &Workspace) -> Result<Self> {
+        Self::build(workspace.cargo().args(PROGRAMS).arg("--release"))
     }
 
     /// Runs a `cargo build` and notes where it puts the programs: the folder depends on the user's configuration.

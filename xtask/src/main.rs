@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Development commands: `cargo xtask --help`.
 
+mod bench;
 mod build;
 mod clippy;
 mod demo;
@@ -33,6 +34,8 @@ enum Command {
     Test(test::Arguments),
     /// Enforce policies on a node of network namespaces, and print who reaches whom
     Demo(demo::Arguments),
+    /// Measure what netpol costs, and print, save and compare it
+    Bench(bench::Arguments),
     /// Write an OCI image archive, without Docker
     Image(image::Arguments),
     /// Get the eBPF toolchain only: Rust's library source and bpf-linker
@@ -56,6 +59,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Clippy => clippy::run(&workspace),
         Command::Test(arguments) => test::run(&workspace, &arguments),
         Command::Demo(arguments) => demo::run(&workspace, &arguments),
+        Command::Bench(arguments) => bench::run(&workspace, &arguments),
         Command::Image(arguments) => image::run(&workspace, &arguments),
         Command::Toolchain => toolchain::prepare(&workspace).map(drop),
     }

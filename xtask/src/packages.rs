@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The programs that the suites and the demo start, and the Debian packages they are in.
+//! The programs that the suites, the demo and the benchmarks start, and the Debian packages they are in.
 
 use std::{env, path::Path, process::Command};
 
@@ -15,12 +15,27 @@ const PROGRAMS: [(&str, &str); 4] = [
     ("nft", "nftables"),
 ];
 
+/// The same, for the benchmarks only.
+const BENCH_PROGRAMS: [(&str, &str); 2] = [("iperf3", "iperf3"), ("ipset", "ipset")];
+
 /// Installs what is missing with apt-get: as root, on Debian and its kin.
 ///
 /// # Errors
 /// If something is missing and cannot be installed; the message says what.
 pub fn install() -> Result<()> {
-    let missing: Vec<&str> = PROGRAMS
+    install_all(&PROGRAMS)
+}
+
+/// Installs what the benchmarks need beyond that. As [`install`].
+///
+/// # Errors
+/// As there.
+pub fn install_for_bench() -> Result<()> {
+    install_all(&BENCH_PROGRAMS)
+}
+
+fn install_all(programs: &[(&str, &'static str)]) -> Result<()> {
+    let missing: Vec<&str> = programs
         .iter()
         .filter(|(program, _)| !is_there(program))
         .map(|(_, package)| *package)

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The benchmarks: what netpol costs, beside what it is held against, measured in the same run. A group of them measures
+//! [`Figure`]s; the rest of this module shows, keeps and compares them.
+
+pub mod compare;
+pub mod figure;
+pub mod json;
+pub mod memory;
+pub mod page;
+pub mod plot;
+pub mod run;
+pub mod table;
+
+pub use figure::{Baseline, Figure, Target};
+pub use run::{Options, Run, run};
+
+/// Figures that are measured together.
+pub struct Group {
+    /// What `--only` names it by.
+    pub name: &'static str,
+    /// What it measures, for who reads the table.
+    pub title: &'static str,
+    /// Measures its figures.
+    pub measure: fn(&mut Run) -> anyhow::Result<()>,
+}
+
+/// All groups, in the order they run in.
+pub const GROUPS: &[Group] = &[Group {
+    name: "memory",
+    title: "kernel memory of the maps",
+    measure: memory::measure,
+}];

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One measured thing: its samples, those of what it is held against, and what it should reach.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+/// One measured thing. A sample is one repetition; the baseline's sample of the same number was taken in the same repetition, right
+/// before or after, so that what the machine does meanwhile falls on both.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    /// The group that measures it.
+    pub group: String,
+    /// What it is, within its group.
+    pub name: String,
+    /// What it was measured at, e.g. `peers: 1000`.
+    pub parameters: BTreeMap<String, String>,
+    /// Unit of the samples.
+    pub unit: String,
+    /// Whether more of the unit is better, as with a throughput.
+    pub more_is_better: bool,
+    /// One number a repetition.
+    pub samples: Vec<f64>,
+    /// What it is held against.
+    pub baseline: Option<Baseline>,
+    /// What it should reach.
+    pub target: Option<Target>,
+    /// What a reader must know to understand the numbers, or why there are none.
+    pub note: Option<String>,
+}
+
+/// What a figure is held against.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Baseline {
+    /// What it is.
+    pub name: String,
+    /// One number a repetition, in the figure's unit.
+    pub samples: Vec<f64>,
+}
+
+/// What a figure should reach: its median over repetitions counts.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// The samples themselves.
+    AtMost(f64),
+    /// Sample less baseline, in the figure's unit.
+    MoreByAtMost(f64),
+    /// Sample by baseline.
+    RatioAtMost(f64),
+    /// Sample by baseline.
+    RatioAtLeast(f64),
+}
+
+/// How a figure stands to its baseline, or to nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relation {
+    /// No baseline: the samples themselves.
+    Plain,
+    /// Sample less baseline.
+    Difference,
+    /// Sample by baseline.
+    Ratio,
+}
+
+/// The least, the middle and the greatest of a figure's repetitions.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spread {
+    /// The least.
+    pub min: f64,
+    /// The middle one; the mean of the two in the middle of an even number.
+    pub median: f64,
+    /// The greatest.
+    pub max: f64,
+}
+
+impl Figure {
+    /// A figure of which less is better, without anything else.
+    pub fn new(group: &str, name: &str, unit: &str, samples: Vec<f64>) -> Self {
+        Self {
+            group: group.to_owned(),
+            name: name.to_owned(),
+            parameters: BTreeMap::new(),
+            unit: unit.to_owned(),
+            more_is_better: false,
+            samples,
+            baseline: None,
+            target: None,
+            note: None,
+        }
+    }
+
+    /// One that could not be measured here, and why.
+    pub fn missing(group: &str, name: &str, unit: &str, why: &str) -> Self {
+        Self::new(group, name, unit, Vec::new()).noted(why)
+    }
+
+    /// More is better.
+    #[must_use]
+    pub fn more_is_better(mut self) -> Self {
+        self.more_is_better = true;
+        self
+    }
+
+    /// Measured at this value of a parameter.
+    #[must_use]
+    pub fn at(mut self, parameter: &str, value: impl fmt::Display) -> Self {
+        self.parameters.insert(parameter.to_owned(), value.to_string());
+        self
+    }
+
+    /// Held against samples that were taken in the same repetitions.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    #[must_use]
+    pub fn against(mut self, name: &str, samples: Vec<f64>) -> Self {
+        assert_eq!(
+            self.samples.len(),
+            samples.len(),
+            "a baseline for each repetition"
+        );
+        let name = name.to_owned();
+        self.baseline = Some(Baseline { name, samples });
+        self
+    }
+
+    /// Should reach this.
+    ///
+    /// # Panics
+    /// If the target is relative and there is no baseline: call [`Figure::against`] first.
+    #[must_use]
+    pub fn reaches(mut self, target: Target) -> Self {
+        let relative = !matches!(target, Target::AtMost(_));
+        assert!(
+            !relative || self.baseline.is_some(),
+            "{target:?} needs a baseline"
+        );
+        self.target = Some(target);
+        self
+    }
+
+    /// With a remark.
+    #[must_use]
+    pub fn noted(mut self, note: &str) -> Self {
+        self.note = Some(note.to_owned());
+        self
+    }
+
+    /// What tells it from all others of a run.
+    pub fn title(&self) -> String {
+        let parameters: Vec<String> = self
+            .parameters
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        [&[format!("{}/{}", self.group, self.name)], &parameters[..]]
+            .concat()
+            .join(" ")
+    }
+
+    /// Of the samples; nothing if there are none.
+    pub fn spread(&self) -> Option<Spread> {
+        Spread::of(&self.samples)
+    }
+
+    /// How it is held against its baseline: as its target says, else by a ratio.
+    pub fn relation(&self) -> Relation {
+        match (&self.baseline, self.target) {
+            (None, _) => Relation::Plain,
+            (Some(_), Some(Target::MoreByAtMost(_))) => Relation::Difference,
+            (Some(_), _) => Relation::Ratio,
+        }
+    }
+
+    /// Sample against baseline, repetition by repetition; the samples themselves where there is no baseline.
+    pub fn related(&self) -> Option<Spread> {
+        let Some(baseline) = &self.baseline else {
+            return self.spread();
+        };
+        let pairs = self.samples.iter().zip(&baseline.samples);
+        let related: Vec<f64> = match self.relation() {
+            Relation::Difference => pairs.map(|(sample, base)| sample - base).collect(),
+            Relation::Ratio | Relation::Plain => pairs.map(|(sample, base)| sample / base).collect(),
+        };
+        Spread::of(&related)
+    }
+
+    /// Whether it reaches its target; nothing if it has none, or was not measured.
+    pub fn is_reached(&self) -> Option<bool> {
+        let target = self.target?;
+        let median = match target {
+            Target::AtMost(_) => self.spread()?.median,
+            _ => self.related()?.median,
+        };
+        Some(match target {
+            Target::AtMost(limit) | Target::MoreByAtMost(limit) | Target::RatioAtMost(limit) => {
+                median <= limit
+            }
+            Target::RatioAtLeast(limit) => median >= limit,
+        })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtMost(limit) => write!(f, "<= {limit}"),
+            Self::MoreByAtMost(limit) => write!(f, "<= +{limit}"),
+            Self::RatioAtMost(limit) => write!(f, "<= {limit}x"),
+            Self::RatioAtLeast(limit) => write!(f, ">= {limit}x"),
+        }
+    }
+}
+
+impl Spread {
+    /// Of numbers; nothing if there are none, or one that is none.
+    pub fn of(numbers: &[f64]) -> Option<Self> {
+        if numbers.is_empty() || numbers.iter().any(|number| !number.is_finite()) {
+            return None;
+        }
+        let mut sorted = numbers.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let middle = sorted.len() / 2;
+        let median = if sorted.len().is_multiple_of(2) {
+            (sorted[middle - 1] + sorted[middle]) / 2.0
+        } else {
+            sorted[middle]
+        };
+        Some(Self {
+            min: sorted[0],
+            median,
+            max: sorted[sorted.len() - 1],
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Figure, Relation, Spread, Target};
+
+    fn figure(samples: &[f64], baseline: &[f64]) -> Figure {
+        Figure::new("g", "n", "ns", samples.to_vec()).against("empty", baseline.to_vec())
+    }
+
+    #[test]
+    fn the_middle_of_an_odd_and_of_an_even_number() {
+        let spread = Spread::of(&[3.0, 1.0, 2.0]).unwrap();
+        assert_eq!((spread.min, spread.median, spread.max), (1.0, 2.0, 3.0));
+        assert_eq!(Spread::of(&[4.0, 1.0, 2.0, 3.0]).unwrap().median, 2.5);
+        assert_eq!(Spread::of(&[]), None);
+        assert_eq!(Spread::of(&[1.0, f64::NAN]), None);
+        assert_eq!(Spread::of(&[1.0, f64::INFINITY]), None);
+    }
+
+    #[test]
+    fn a_baseline_is_taken_repetition_by_repetition() {
+        // The machine is twice as slow in the second repetition: both are, so the ratio stays.
+        let slow = figure(&[10.0, 20.0], &[5.0, 10.0]);
+        let related = slow.related().unwrap();
+        assert_eq!((related.min, related.max), (2.0, 2.0));
+        let more = slow.reaches(Target::MoreByAtMost(8.0));
+        assert_eq!(more.relation(), Relation::Difference);
+        let related = more.related().unwrap();
+        assert_eq!((related.min, related.median, related.max), (5.0, 7.5, 10.0));
+    }
+
+    #[test]
+    fn a_target_is_reached_by_the_median() {
+        let reached = |samples: &[f64], target| figure(samples, &[10.0; 3]).reaches(target).is_reached();
+        assert_eq!(
+            reached(&[69.0, 70.0, 99.0], Target::MoreByAtMost(60.0)),
+            Some(true)
+        );
+        assert_eq!(
+            reached(&[10.0, 70.1, 99.0], Target::MoreByAtMost(60.0)),
+            Some(false)
+        );
+        assert_eq!(reached(&[13.0; 3], Target::RatioAtMost(1.3)), Some(true));
+        assert_eq!(reached(&[13.1; 3], Target::RatioAtMost(1.3)), Some(false));
+        assert_eq!(reached(&[9.7; 3], Target::RatioAtLeast(0.97)), Some(true));
+        assert_eq!(reached(&[9.6; 3], Target::RatioAtLeast(0.97)), Some(false));
+        assert_eq!(reached(&[9.6; 3], Target::AtMost(9.6)), Some(true));
+        assert_eq!(reached(&[9.7; 3], Target::AtMost(9.6)), Some(false));
+    }
+
+    #[test]
+    fn what_was_not_measured_reaches_nothing() {
+        let missing = Figure::missing("g", "n", "ns", "no such kernel").reaches(Target::AtMost(1.0));
+        assert_eq!(missing.is_reached(), None);
+        assert_eq!(Figure::new("g", "n", "ns", vec![1.0]).is_reached(), None);
+    }
+
+    #[test]
+    fn a_title_names_every_parameter_in_order() {
+        let figure = Figure::new("g", "n", "ns", Vec::new())
+            .at("ports", 10)
+            .at("peers", "all");
+        assert_eq!(figure.title(), "g/n peers=all ports=10");
+    }
+}

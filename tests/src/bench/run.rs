@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A run: the groups one by one, and what becomes of their figures.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    Figure, GROUPS, compare,
+    json::{Machine, Report},
+    page, plot, table,
+};
+
+/// The workspace.
+pub const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// Repetitions of a run, and of a quick one.
+const REPETITIONS: (usize, usize) = (7, 3);
+
+/// What to measure, and what to do with it.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// `GROUP` or `GROUP/NAME`: only figures of this group, whose names begin so; everything if absent.
+    pub only: Option<String>,
+    /// Fewer repetitions and sizes, for a first look.
+    pub quick: bool,
+    /// Folder for `bench.json` and the pictures; it is made if it is not there.
+    pub out: PathBuf,
+    /// A saved run to hold this one against.
+    pub compare: Option<PathBuf>,
+    /// Replace `BENCHMARKS.md`.
+    pub write: bool,
+}
+
+/// A run that goes on.
+#[derive(Debug)]
+pub struct Run {
+    only: Option<(String, String)>,
+    quick: bool,
+    figures: Vec<Figure>,
+}
+
+impl Run {
+    /// As the options say.
+    ///
+    /// # Errors
+    /// `--only` names no group.
+    pub fn new(options: &Options) -> Result<Self> {
+        let only = options.only.as_deref().map(|only| {
+            let (group, name) = only.split_once('/').unwrap_or((only, ""));
+            (group.to_owned(), name.to_owned())
+        });
+        if let Some((group, _)) = &only {
+            let names: Vec<&str> = GROUPS.iter().map(|group| group.name).collect();
+            ensure!(
+                names.contains(&group.as_str()),
+                "there is no group {group}, but {}",
+                names.join(", ")
+            );
+        }
+        Ok(Self {
+            only,
+            quick: options.quick,
+            figures: Vec::new(),
+        })
+    }
+
+    /// Whether figures are to be measured that have this name. Those of one name are measured together, or not at all.
+    pub fn wants(&self, group: &str, name: &str) -> bool {
+        self.only
+            .as_ref()
+            .is_none_or(|(of, prefix)| of == group && name.starts_with(prefix.as_str()))
+    }
+
+    /// Whether fewer sizes and repetitions will do.
+    pub fn is_quick(&self) -> bool {
+        self.quick
+    }
+
+    /// How often everything is measured.
+    pub fn repetitions(&self) -> usize {
+        if self.quick { REPETITIONS.1 } else { REPETITIONS.0 }
+    }
+
+    /// Keeps a figure, and prints its row.
+    pub fn add(&mut self, figure: Figure) {
+        let spread = figure.related();
+        let median = spread.map_or("-".to_owned(), |spread| table::number(spread.median));
+        println!("  {}: {median}", figure.title());
+        self.figures.push(figure);
+    }
+
+    /// What was measured so far.
+    pub fn figures(&self) -> &[Figure] {
+        &self.figures
+    }
+}
+
+/// Measures, prints, saves.
+///
+/// # Errors
+/// A group failed; what the others measured is printed and saved before. Or nothing was measured, or a file cannot be written.
+pub fn run(options: &Options) -> Result<()> {
+    let before = options.compare.as_deref().map(Report::read).transpose()?;
+    fs::create_dir_all(&options.out).with_context(|| format!("creating {}", options.out.display()))?;
+    let machine = Machine::this(&command(options))?;
+    let mut run = Run::new(options)?;
+    let mut failed = None;
+    for group in GROUPS {
+        if run.only.as_ref().is_some_and(|(only, _)| only != group.name) {
+            continue;
+        }
+        println!("{}: {}", group.name, group.title);
+        if let Err(error) = (group.measure)(&mut run) {
+            println!("  failed: {error:#}");
+            failed = failed.or(Some(error.context(format!("group {}", group.name))));
+        }
+    }
+
+    for group in GROUPS {
+        let figures: Vec<Figure> = run
+            .figures
+            .iter()
+            .filter(|figure| figure.group == group.name)
+            .cloned()
+            .collect();
+        if !figures.is_empty() {
+            println!("\n{}: {}\n{}", group.name, group.title, table::text(&figures));
+        }
+    }
+    let report = Report::new(machine, run.figures);
+    if let Some(before) = &before {
+        println!("{}", compare::text(&report.figures, before));
+    }
+    let saved = options.out.join("bench.json");
+    report.write(&saved)?;
+    println!("saved {}", saved.display());
+    for picture in plot::draw_all(&report.figures, &options.out)? {
+        println!("drew {}", picture.display());
+    }
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    ensure!(!report.figures.is_empty(), "nothing was measured");
+    if options.write {
+        let path = PathBuf::from(ROOT).join("BENCHMARKS.md");
+        fs::write(&path, page::page(&report, GROUPS))
+            .with_context(|| format!("writing {}", path.display()))?;
+        println!("wrote BENCHMARKS.md");
+    }
+    Ok(())
+}
+
+/// The command that makes such a run.
+fn command(options: &Options) -> String {
+    let mut command = "cargo xtask bench".to_owned();
+    if let Some(only) = &options.only {
+        command.push_str(&format!(" --only {only}"));
+    }
+    if options.quick {
+        command.push_str(" --quick");
+    }
+    command
+}

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Figures as a table for people, on a terminal or in Markdown.
+
+use super::{
+    Figure,
+    figure::{Relation, Spread},
+};
+
+/// What stands at a figure that does not reach its target.
+pub const MISSED: &str = "MISSED";
+
+/// Names of the columns.
+const HEADER: [&str; 7] = ["figure", "min", "median", "max", "against", "result", "target"];
+
+/// The cells of a figure's row.
+fn row(figure: &Figure) -> [String; 7] {
+    let title = figure.title();
+    let (_, within) = title.split_once('/').unwrap_or(("", &title));
+    let spread = figure.spread();
+    let cell = |pick: fn(&Spread) -> f64| {
+        spread
+            .as_ref()
+            .map_or("-".to_owned(), |spread| number(pick(spread)))
+    };
+    let unit = if spread.is_some() { &*figure.unit } else { "" };
+    let mark = match figure.is_reached() {
+        Some(true) => " reached",
+        Some(false) => &format!(" {MISSED}"),
+        None => "",
+    };
+    [
+        within.to_owned(),
+        cell(|spread| spread.min),
+        format!("{} {unit}", cell(|spread| spread.median))
+            .trim_end()
+            .to_owned(),
+        cell(|spread| spread.max),
+        figure.baseline.as_ref().map_or(String::new(), |baseline| {
+            Spread::of(&baseline.samples).map_or(baseline.name.clone(), |spread| {
+                format!("{}: {}", baseline.name, number(spread.median))
+            })
+        }),
+        related(figure),
+        figure
+            .target
+            .map_or(String::new(), |target| format!("{target}{mark}")),
+    ]
+}
+
+/// How it stands to its baseline: the median, and between what it was.
+fn related(figure: &Figure) -> String {
+    let (relation, Some(spread)) = (figure.relation(), figure.related()) else {
+        return String::new();
+    };
+    match relation {
+        Relation::Plain => String::new(),
+        Relation::Difference => {
+            let signed =
+                |value: f64| format!("{}{}", if value < 0.0 { "-" } else { "+" }, number(value.abs()));
+            format!(
+                "{} ({} to {})",
+                signed(spread.median),
+                signed(spread.min),
+                signed(spread.max)
+            )
+        }
+        Relation::Ratio => format!("{:.3}x ({:.3} to {:.3})", spread.median, spread.min, spread.max),
+    }
+}
+
+/// A number with about three digits that count.
+pub fn number(value: f64) -> String {
+    let digits = match value.abs() {
+        magnitude if magnitude == 0.0 || magnitude >= 100.0 => 0,
+        magnitude if magnitude >= 10.0 => 1,
+        magnitude if magnitude >= 1.0 => 2,
+        _ => 3,
+    };
+    format!("{value:.digits$}")
+}
+
+/// For a terminal: the rows of some figures, their notes below.
+pub fn text(figures: &[Figure]) -> String {
+    let mut rows = vec![HEADER.map(str::to_owned)];
+    rows.extend(figures.iter().map(row));
+    let widths: Vec<usize> = (0..HEADER.len())
+        .map(|column| {
+            rows.iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or_default()
+        })
+        .collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .enumerate()
+            .map(|(column, (cell, width))| match column {
+                1..=3 => format!("{cell:>width$}"),
+                _ => format!("{cell:<width$}"),
+            })
+            .collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    for note in notes(figures) {
+        text.push_str(&format!("  {note}\n"));
+    }
+    text
+}
+
+/// In Markdown: the rows of some figures, their notes below.
+pub fn markdown(figures: &[Figure]) -> String {
+    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+    let mut text = line(&HEADER.map(str::to_owned));
+    text.push_str("|---|--:|--:|--:|---|---|---|\n");
+    for figure in figures {
+        let cells = row(figure).map(|cell| cell.replace('|', "\\|"));
+        text.push_str(&line(&cells).replace(MISSED, &format!("**{MISSED}**")));
+    }
+    let notes = notes(figures);
+    if !notes.is_empty() {
+        text.push('\n');
+        notes
+            .iter()
+            .for_each(|note| text.push_str(&format!("- {note}\n")));
+    }
+    text
+}
+
+/// Each remark once, with the names of the figures that it belongs to.
+fn notes(figures: &[Figure]) -> Vec<String> {
+    let mut notes: Vec<(&str, Vec<&str>)> = Vec::new();
+    for figure in figures {
+        let Some(note) = figure.note.as_deref() else {
+            continue;
+        };
+        match notes.iter_mut().find(|(text, _)| *text == note) {
+            Some((_, names)) if names.contains(&&*figure.name) => {}
+            Some((_, names)) => names.push(&figure.name),
+            None => notes.push((note, vec![&figure.name])),
+        }
+    }
+    let line = |(note, names): (&str, Vec<&str>)| format!("{}: {note}", names.join(", "));
+    notes.into_iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Figure, MISSED, markdown, number, text};
+    use crate::bench::Target;
+
+    #[test]
+    fn what_a_target_is_missed_by_is_marked() {
+        let figure = |samples: [f64; 3], limit| {
+            Figure::new("packet", "established", "ns", samples.to_vec())
+                .at("peers", 10)
+                .against("empty program", vec![10.0; 3])
+                .reaches(Target::MoreByAtMost(limit))
+        };
+        let missed = text(&[figure([70.0, 80.0, 90.0], 60.0)]);
+        let row = missed.lines().nth(1).unwrap();
+        let cells: Vec<&str> = row
+            .split("  ")
+            .filter(|cell| !cell.is_empty())
+            .map(str::trim)
+            .collect();
+        assert_eq!(
+            cells,
+            [
+                "established peers=10",
+                "70.0",
+                "80.0 ns",
+                "90.0",
+                "empty program: 10.0",
+                "+70.0 (+60.0 to +80.0)",
+                "<= +60 MISSED"
+            ]
+        );
+        let reached = text(&[figure([70.0, 80.0, 90.0], 70.0)]);
+        assert!(reached.contains("<= +70 reached"), "{reached}");
+        assert!(!reached.contains(MISSED), "{reached}");
+        assert!(markdown(&[figure([70.0, 80.0, 90.0], 60.0)]).contains("<= +60 **MISSED** |"));
+    }
+
+    #[test]
+    fn what_was_not_measured_says_why() {
+        let shown = text(&[Figure::missing(
+            "wire",
+            "ipset",
+            "Gbit/s",
+            "this kernel has no ipset",
+        )]);
+        let row: Vec<&str> = shown.lines().nth(1).unwrap().split_whitespace().collect();
+        assert_eq!(row, ["ipset", "-", "-", "-"]);
+        assert!(shown.ends_with("  ipset: this kernel has no ipset\n"), "{shown}");
+    }
+
+    #[test]
+    fn three_digits_count() {
+        let numbers = [0.0, 0.1234, 1.234, 12.34, 123.4, 12345.6];
+        assert_eq!(
+            numbers.map(number),
+            ["0", "0.123", "1.23", "12.3", "123", "12346"]
+        );
+    }
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `netpol-bench`: see `netpol_tests::bench`.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use netpol_tests::bench::{self, Options};
+
+/// Measures what netpol costs, each thing beside what it is held against.
+///
+/// Exits with 2 if something cannot be measured. A target that is missed is marked, and is no error.
+#[derive(Debug, Parser)]
+#[command(name = "netpol-bench", version)]
+struct Arguments {
+    /// Only the figures of a group, or those of it whose names begin so.
+    #[arg(long, value_name = "GROUP[/NAME]")]
+    only: Option<String>,
+    /// Fewer repetitions and sizes: a first look, whose numbers are not for quoting.
+    #[arg(long)]
+    quick: bool,
+    /// Folder for bench.json and the pictures.
+    #[arg(long, default_value = "netpol-bench")]
+    out: PathBuf,
+    /// Say what changed since a saved run.
+    #[arg(long, value_name = "FILE.json")]
+    compare: Option<PathBuf>,
+    /// Replace BENCHMARKS.md by this run.
+    #[arg(long, conflicts_with_all = ["only", "quick"])]
+    write: bool,
+}
+
+fn main() -> ExitCode {
+    let Arguments {
+        only,
+        quick,
+        out,
+        compare,
+        write,
+    } = Arguments::parse();
+    let options = Options {
+        only,
+        quick,
+        out,
+        compare,
+        write,
+    };
+    match bench::run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("netpol-bench: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
