@@ -29,6 +29,7 @@ pub use expiry::Expired;
 use expiry::Expiry;
 pub use maps::MapError;
 use maps::{FlowTable, Maps};
+pub use run::Size;
 
 use self::attach::{AttachError, Attacher};
 use crate::sync::{State, Write};
@@ -109,6 +110,15 @@ pub enum DatapathError {
         hook: attach::Hook,
         /// Length of the frame.
         length: usize,
+        /// What the kernel said.
+        #[source]
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// The kernel does not tell of a program.
+    #[error("asking the kernel about program {hook}")]
+    Inspect {
+        /// The program.
+        hook: attach::Hook,
         /// What the kernel said.
         #[source]
         source: Box<aya::programs::ProgramError>,

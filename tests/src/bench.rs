@@ -6,6 +6,7 @@ pub mod compare;
 pub mod figure;
 pub mod json;
 pub mod memory;
+pub mod packet;
 pub mod page;
 pub mod plot;
 pub mod run;
@@ -25,8 +26,15 @@ pub struct Group {
 }
 
 /// All groups, in the order they run in.
-pub const GROUPS: &[Group] = &[Group {
-    name: "memory",
-    title: "kernel memory of the maps",
-    measure: memory::measure,
-}];
+pub const GROUPS: &[Group] = &[
+    Group {
+        name: "packet",
+        title: "what a packet costs, above an empty program",
+        measure: packet::measure,
+    },
+    Group {
+        name: "memory",
+        title: "kernel memory of the maps",
+        measure: memory::measure,
+    },
+];

@@ -8,14 +8,15 @@ use std::{
     path::Path,
     process::Command,
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{HashMap, Map, MapData, MapInfo};
+use aya::maps::{HashMap, Map, MapData, MapInfo, RingBuf};
 use netpol_agent::{
     compile::compile,
     datapath::{
-        Datapath, Options,
+        Datapath, Options, Size,
         attach::{Hook, Mode},
         pin_folder,
     },
@@ -55,6 +56,8 @@ pub struct Bench {
     memory: Memory,
     written: Written,
     lead: Lead,
+    events_per_second: u32,
+    events: Option<RingBuf<MapData>>,
     /// Interfaces for pods.
     interfaces: Vec<u32>,
     names: BTreeMap<u32, String>,
@@ -132,7 +135,10 @@ fn open(pin_path: &Path, flow_capacity: u32) -> Result<(Datapath, Written, Lead)
 
 impl Bench {
     /// Moves the calling thread into namespaces of its own, for good.
-    fn new(pods: usize) -> Result<Self> {
+    ///
+    /// # Errors
+    /// Without root, or without eBPF programs in this build.
+    pub fn new(pods: usize) -> Result<Self> {
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).context("making namespaces")?;
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("keeping mounts to itself")?;
@@ -164,6 +170,8 @@ impl Bench {
             memory: Memory::default(),
             written,
             lead,
+            events_per_second: 0,
+            events: None,
             interfaces,
             uplink,
             bridge,
@@ -182,7 +190,25 @@ impl Bench {
         self.datapath.set_interfaces(self.names.clone());
         self.state = self.datapath.read()?;
         self.memory = Memory::default();
+        self.events = None;
         Ok(())
+    }
+
+    /// How many events of dropped packets a second are written, from the next [`Bench::enforce`] on; none if it was never said.
+    pub fn set_events_per_second(&mut self, events: u32) {
+        self.events_per_second = events;
+    }
+
+    /// Reads all events there are, and returns how many.
+    ///
+    /// # Errors
+    /// There is no such ring buffer.
+    pub fn drain_events(&mut self) -> Result<usize> {
+        if self.events.is_none() {
+            self.events = self.datapath.take_events();
+        }
+        let events = self.events.as_mut().context("no ring buffer of events")?;
+        Ok(std::iter::from_fn(|| events.next().map(drop)).count())
     }
 
     /// Entries that map `flows` has room for.
@@ -253,7 +279,7 @@ impl Bench {
             present: &self.interfaces.iter().copied().collect::<BTreeSet<_>>(),
             devices: &BTreeSet::new(),
             bridges: &bridges,
-            events_per_second: 0,
+            events_per_second: self.events_per_second,
         };
         let plan = plan(&self.state, &self.memory, desired);
         let datapath = &mut self.datapath;
@@ -316,26 +342,26 @@ impl Bench {
     }
 
     fn runs_hook(&mut self, hook: Hook, ifindex: u32, ingress_ifindex: u32, frame: &[u8]) -> Result<bool> {
-        self.runs += 1;
-        said(hook, self.datapath.run(hook, frame, ifindex, ingress_ifindex)?)
+        Ok(self.time(hook, ifindex, ingress_ifindex, frame, 1)?.0)
     }
 
-    /// Runs a hook's program on a frame, `times` in a row without a pause; what it says each time only the counters tell.
+    /// Runs a hook's program `times` over on a frame: whether it passed the last time, and how long a run took on average.
     ///
     /// # Errors
-    /// As [`Bench::passes`].
-    pub fn run_often(
+    /// The program cannot be run, or says neither.
+    pub fn time(
         &mut self,
         hook: Hook,
         ifindex: u32,
         ingress_ifindex: u32,
         frame: &[u8],
         times: u32,
-    ) -> Result<()> {
+    ) -> Result<(bool, Duration)> {
         self.runs += times as usize;
-        self.datapath
+        let (action, took) = self
+            .datapath
             .run_often(hook, frame, ifindex, ingress_ifindex, times)?;
-        Ok(())
+        Ok((said(hook, action)?, took))
     }
 
     /// Whether a hook passes a frame that has a tag.
@@ -354,6 +380,14 @@ impl Bench {
     pub fn tag_behind(&mut self, met: Met, frame: &[u8]) -> Result<u16> {
         self.runs += 1;
         self.lead.tag(met, frame)
+    }
+
+    /// The size of a hook's program in the kernel.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn size(&mut self, hook: Hook) -> Result<Size> {
+        Ok(self.datapath.size(hook)?)
     }
 
     /// As [`Bench::passes`], for the packet that opens a connection which no flow is known of.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Runs a program on a frame that nobody sent (`BPF_PROG_TEST_RUN`), for tests and measurements.
 
+use std::time::Duration;
+
 use aya::{
     TestRun as _, TestRunOptions,
     programs::{ProgramFd, SchedClassifier},
@@ -16,6 +18,17 @@ use super::{
 const INGRESS_IFINDEX: usize = 9;
 const IFINDEX: usize = 10;
 
+/// What the kernel made of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Instructions after the verifier's rewriting.
+    pub instructions: u32,
+    /// Machine code, bytes; 0 without the JIT.
+    pub machine_code: u32,
+    /// Instructions that the verifier looked at, on all ways through the program.
+    pub verified: u32,
+}
+
 impl Datapath {
     /// Runs a hook's program on an Ethernet frame as if it were at interface `ifindex`, having come in by `ingress_ifindex`: 0 is
     /// a frame that the node itself made. Returns the action: `TC_ACT_UNSPEC` (-1) passes it on, `TC_ACT_SHOT` (2) drops it. Flows,
@@ -30,13 +43,15 @@ impl Datapath {
         ifindex: u32,
         ingress_ifindex: u32,
     ) -> Result<i32, DatapathError> {
-        self.run_often(hook, frame, ifindex, ingress_ifindex, 1)
+        let (action, _) = self.run_often(hook, frame, ifindex, ingress_ifindex, 1)?;
+        Ok(action)
     }
 
-    /// As [`Datapath::run`], `times` in a row without a pause. Returns the last action.
+    /// As [`Datapath::run`], `times` over, on one buffer: what a run writes into it, the next one finds. Returns the last action, and how
+    /// long a run took on average, in whole nanoseconds.
     ///
     /// # Errors
-    /// As [`Datapath::run`]; and if a signal comes meanwhile.
+    /// As there.
     pub fn run_often(
         &mut self,
         hook: Hook,
@@ -44,7 +59,7 @@ impl Datapath {
         ifindex: u32,
         ingress_ifindex: u32,
         times: u32,
-    ) -> Result<i32, DatapathError> {
+    ) -> Result<(i32, Duration), DatapathError> {
         let mut context = [0u32; IFINDEX + 1];
         context[IFINDEX] = ifindex;
         context[INGRESS_IFINDEX] = ingress_ifindex;
@@ -61,7 +76,26 @@ impl Datapath {
                 length: frame.len(),
                 source: Box::new(error),
             })?;
-        Ok(result.return_value.cast_signed())
+        Ok((result.return_value.cast_signed(), result.duration))
+    }
+
+    /// The size of a hook's program in the kernel.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn size(&mut self, hook: Hook) -> Result<Size, DatapathError> {
+        const INSTRUCTION: u32 = 8;
+        let info = attach::program(&mut self.ebpf, hook)?
+            .info()
+            .map_err(|error| DatapathError::Inspect {
+                hook,
+                source: Box::new(error),
+            })?;
+        Ok(Size {
+            instructions: info.size_translated().unwrap_or_default() / INSTRUCTION,
+            machine_code: info.size_jitted(),
+            verified: info.verified_instruction_count().unwrap_or_default(),
+        })
     }
 
     /// A hook's program, for one of another's making that ends with it.

@@ -36,6 +36,8 @@ pub struct Baseline {
     pub name: String,
     /// One number a repetition, in the figure's unit.
     pub samples: Vec<f64>,
+    /// How the figure is held against it.
+    pub relation: Relation,
 }
 
 /// What a figure should reach: its median over repetitions counts.
@@ -52,11 +54,10 @@ pub enum Target {
     RatioAtLeast(f64),
 }
 
-/// How a figure stands to its baseline, or to nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a figure is held against its baseline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Relation {
-    /// No baseline: the samples themselves.
-    Plain,
     /// Sample less baseline.
     Difference,
     /// Sample by baseline.
@@ -109,33 +110,47 @@ impl Figure {
         self
     }
 
-    /// Held against samples that were taken in the same repetitions.
+    /// As a ratio to samples that were taken in the same repetitions.
     ///
     /// # Panics
     /// If there are not as many.
     #[must_use]
-    pub fn against(mut self, name: &str, samples: Vec<f64>) -> Self {
-        assert_eq!(
-            self.samples.len(),
-            samples.len(),
-            "a baseline for each repetition"
-        );
-        let name = name.to_owned();
-        self.baseline = Some(Baseline { name, samples });
+    pub fn against(self, name: &str, samples: Vec<f64>) -> Self {
+        self.related_to(name, samples, Relation::Ratio)
+    }
+
+    /// As a difference to samples that were taken in the same repetitions.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    #[must_use]
+    pub fn above(self, name: &str, samples: Vec<f64>) -> Self {
+        self.related_to(name, samples, Relation::Difference)
+    }
+
+    fn related_to(mut self, name: &str, samples: Vec<f64>, relation: Relation) -> Self {
+        let counts = (self.samples.len(), samples.len());
+        assert_eq!(counts.0, counts.1, "a baseline for each repetition");
+        self.baseline = Some(Baseline {
+            name: name.to_owned(),
+            samples,
+            relation,
+        });
         self
     }
 
     /// Should reach this.
     ///
     /// # Panics
-    /// If the target is relative and there is no baseline: call [`Figure::against`] first.
+    /// If the target needs a baseline of the other kind: call [`Figure::against`] or [`Figure::above`] first.
     #[must_use]
     pub fn reaches(mut self, target: Target) -> Self {
-        let relative = !matches!(target, Target::AtMost(_));
-        assert!(
-            !relative || self.baseline.is_some(),
-            "{target:?} needs a baseline"
-        );
+        let needed = match target {
+            Target::AtMost(_) => self.relation(),
+            Target::MoreByAtMost(_) => Some(Relation::Difference),
+            Target::RatioAtMost(_) | Target::RatioAtLeast(_) => Some(Relation::Ratio),
+        };
+        assert_eq!(self.relation(), needed, "the baseline of {target:?}");
         self.target = Some(target);
         self
     }
@@ -164,13 +179,9 @@ impl Figure {
         Spread::of(&self.samples)
     }
 
-    /// How it is held against its baseline: as its target says, else by a ratio.
-    pub fn relation(&self) -> Relation {
-        match (&self.baseline, self.target) {
-            (None, _) => Relation::Plain,
-            (Some(_), Some(Target::MoreByAtMost(_))) => Relation::Difference,
-            (Some(_), _) => Relation::Ratio,
-        }
+    /// How it is held against its baseline, if it has one.
+    pub fn relation(&self) -> Option<Relation> {
+        self.baseline.as_ref().map(|baseline| baseline.relation)
     }
 
     /// Sample against baseline, repetition by repetition; the samples themselves where there is no baseline.
@@ -179,9 +190,9 @@ impl Figure {
             return self.spread();
         };
         let pairs = self.samples.iter().zip(&baseline.samples);
-        let related: Vec<f64> = match self.relation() {
+        let related: Vec<f64> = match baseline.relation {
             Relation::Difference => pairs.map(|(sample, base)| sample - base).collect(),
-            Relation::Ratio | Relation::Plain => pairs.map(|(sample, base)| sample / base).collect(),
+            Relation::Ratio => pairs.map(|(sample, base)| sample / base).collect(),
         };
         Spread::of(&related)
     }
@@ -237,10 +248,10 @@ impl Spread {
 
 #[cfg(test)]
 mod tests {
-    use super::{Figure, Relation, Spread, Target};
+    use super::{Figure, Spread, Target};
 
-    fn figure(samples: &[f64], baseline: &[f64]) -> Figure {
-        Figure::new("g", "n", "ns", samples.to_vec()).against("empty", baseline.to_vec())
+    fn figure(samples: &[f64]) -> Figure {
+        Figure::new("g", "n", "ns", samples.to_vec())
     }
 
     #[test]
@@ -256,32 +267,39 @@ mod tests {
     #[test]
     fn a_baseline_is_taken_repetition_by_repetition() {
         // The machine is twice as slow in the second repetition: both are, so the ratio stays.
-        let slow = figure(&[10.0, 20.0], &[5.0, 10.0]);
-        let related = slow.related().unwrap();
+        let ratio = figure(&[10.0, 20.0]).against("empty", vec![5.0, 10.0]);
+        let related = ratio.related().unwrap();
         assert_eq!((related.min, related.max), (2.0, 2.0));
-        let more = slow.reaches(Target::MoreByAtMost(8.0));
-        assert_eq!(more.relation(), Relation::Difference);
-        let related = more.related().unwrap();
+        let difference = figure(&[10.0, 20.0]).above("empty", vec![5.0, 10.0]);
+        let related = difference.related().unwrap();
         assert_eq!((related.min, related.median, related.max), (5.0, 7.5, 10.0));
     }
 
     #[test]
     fn a_target_is_reached_by_the_median() {
-        let reached = |samples: &[f64], target| figure(samples, &[10.0; 3]).reaches(target).is_reached();
-        assert_eq!(
-            reached(&[69.0, 70.0, 99.0], Target::MoreByAtMost(60.0)),
-            Some(true)
-        );
-        assert_eq!(
-            reached(&[10.0, 70.1, 99.0], Target::MoreByAtMost(60.0)),
-            Some(false)
-        );
-        assert_eq!(reached(&[13.0; 3], Target::RatioAtMost(1.3)), Some(true));
-        assert_eq!(reached(&[13.1; 3], Target::RatioAtMost(1.3)), Some(false));
-        assert_eq!(reached(&[9.7; 3], Target::RatioAtLeast(0.97)), Some(true));
-        assert_eq!(reached(&[9.6; 3], Target::RatioAtLeast(0.97)), Some(false));
-        assert_eq!(reached(&[9.6; 3], Target::AtMost(9.6)), Some(true));
-        assert_eq!(reached(&[9.7; 3], Target::AtMost(9.6)), Some(false));
+        let more = |samples: &[f64], limit| {
+            let figure = figure(samples).above("empty", vec![10.0; 3]);
+            figure.reaches(Target::MoreByAtMost(limit)).is_reached()
+        };
+        assert_eq!(more(&[69.0, 70.0, 99.0], 60.0), Some(true));
+        assert_eq!(more(&[10.0, 70.1, 99.0], 60.0), Some(false));
+        let times = |samples: &[f64], target| {
+            let figure = figure(samples).against("empty", vec![10.0; 3]);
+            figure.reaches(target).is_reached()
+        };
+        assert_eq!(times(&[13.0; 3], Target::RatioAtMost(1.3)), Some(true));
+        assert_eq!(times(&[13.1; 3], Target::RatioAtMost(1.3)), Some(false));
+        assert_eq!(times(&[9.7; 3], Target::RatioAtLeast(0.97)), Some(true));
+        assert_eq!(times(&[9.6; 3], Target::RatioAtLeast(0.97)), Some(false));
+        assert_eq!(times(&[9.6; 3], Target::AtMost(9.6)), Some(true));
+        assert_eq!(times(&[9.7; 3], Target::AtMost(9.6)), Some(false));
+    }
+
+    #[test]
+    #[should_panic(expected = "the baseline of RatioAtMost")]
+    fn a_target_fits_its_baseline() {
+        let figure = figure(&[1.0]).above("empty", vec![1.0]);
+        let _ = figure.reaches(Target::RatioAtMost(1.3));
     }
 
     #[test]

@@ -65,10 +65,12 @@ fn pictures(figures: &[Figure]) -> Vec<Picture> {
     let picture = |((title, parameter), points): ((String, String), Vec<(f64, &Figure)>)| {
         let values: BTreeSet<u64> = points.iter().map(|(value, _)| value.to_bits()).collect();
         let (_, first) = points.first().filter(|_| values.len() >= LEAST_POINTS)?;
-        let axis = match (first.relation(), &first.baseline) {
-            (Relation::Plain, _) | (_, None) => first.unit.clone(),
-            (Relation::Difference, Some(baseline)) => format!("{} more than {}", first.unit, baseline.name),
-            (Relation::Ratio, Some(baseline)) => format!("{} by that of {}", first.unit, baseline.name),
+        let axis = match &first.baseline {
+            None => first.unit.clone(),
+            Some(baseline) if baseline.relation == Relation::Difference => {
+                format!("{} above {}", first.unit, baseline.name)
+            }
+            Some(baseline) => format!("{} by that of {}", first.unit, baseline.name),
         };
         let limit = first.target.map(|target| match target {
             Target::AtMost(limit)
@@ -170,7 +172,7 @@ mod tests {
     fn figures() -> Vec<Figure> {
         let at = |peers: u32, hook: &str| {
             Figure::new("packet", "established", "ns", vec![50.0, 60.0])
-                .against("empty program", vec![10.0, 10.0])
+                .above("empty program", vec![10.0, 10.0])
                 .reaches(Target::MoreByAtMost(60.0))
                 .at("peers", peers)
                 .at("hook", hook)
@@ -190,7 +192,7 @@ mod tests {
             (&*picture.title, &*picture.parameter),
             ("packet/established", "peers")
         );
-        assert_eq!(picture.axis, "ns more than empty program");
+        assert_eq!(picture.axis, "ns above empty program");
         assert_eq!(picture.limit, Some(60.0));
         let names: Vec<&String> = picture.curves.keys().collect();
         assert_eq!(names, ["from_pod", "to_pod"]);

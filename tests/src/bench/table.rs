@@ -49,11 +49,10 @@ fn row(figure: &Figure) -> [String; 7] {
 
 /// How it stands to its baseline: the median, and between what it was.
 fn related(figure: &Figure) -> String {
-    let (relation, Some(spread)) = (figure.relation(), figure.related()) else {
+    let (Some(relation), Some(spread)) = (figure.relation(), figure.related()) else {
         return String::new();
     };
     match relation {
-        Relation::Plain => String::new(),
         Relation::Difference => {
             let signed =
                 |value: f64| format!("{}{}", if value < 0.0 { "-" } else { "+" }, number(value.abs()));
@@ -157,7 +156,7 @@ mod tests {
         let figure = |samples: [f64; 3], limit| {
             Figure::new("packet", "established", "ns", samples.to_vec())
                 .at("peers", 10)
-                .against("empty program", vec![10.0; 3])
+                .above("empty program", vec![10.0; 3])
                 .reaches(Target::MoreByAtMost(limit))
         };
         let missed = text(&[figure([70.0, 80.0, 90.0], 60.0)]);

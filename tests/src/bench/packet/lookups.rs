@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How often a path looks into maps: the same decision over the same tables in userspace, counted. It does not depend on the machine.
+
+use std::{cell::RefCell, collections::BTreeMap};
+
+use anyhow::{Context, Result, ensure};
+use netpol_agent::{datapath::attach::Hook, sync::State};
+use netpol_common::{
+    abi::{
+        Address, Direction, Flow, FlowKey, Fragment, FragmentKey, Identity, Lifetimes, PolicyMatch,
+        PolicyValue,
+    },
+    decide::{Place, Tables, Verdict, decide},
+    parse::{Packet, parse},
+};
+
+use super::path::{Script, Step};
+use crate::{
+    frames::Bytes,
+    tables::{Entry, Mirror},
+};
+
+/// Lookups and writes, by map.
+pub type Counts = BTreeMap<&'static str, u32>;
+
+/// Tables that count.
+struct Counting<'a> {
+    tables: &'a Mirror,
+    counts: RefCell<Counts>,
+}
+
+impl Counting<'_> {
+    fn count(&self, map: &'static str) {
+        *self.counts.borrow_mut().entry(map).or_default() += 1;
+    }
+}
+
+/// What a path's packet looks up, those of arrays left out (they are no calls).
+///
+/// # Errors
+/// It gets another verdict than in the kernel.
+pub fn count(state: &State, script: &Script) -> Result<Counts> {
+    let mirror = Mirror::new(state.clone());
+    for step in &script.before {
+        let (passed, _) = run(&mirror, state, step)?;
+        ensure!(passed, "{step:?} is dropped");
+    }
+    let (passed, mut counts) = run(&mirror, state, &script.step)?;
+    ensure!(passed == script.passes, "{:?}: passed {passed}", script.step);
+    // The program itself: once to copy the endpoint, once to see that it stood still.
+    *counts.entry("endpoints").or_default() += 2;
+    Ok(counts)
+}
+
+fn run(mirror: &Mirror, state: &State, step: &Step) -> Result<(bool, Counts)> {
+    let endpoint = state.endpoints.get(&step.ifindex).context("no endpoint")?;
+    let place = Place {
+        direction: match step.hook {
+            Hook::ToPod => Direction::Ingress,
+            Hook::FromPod | Hook::ToNetwork => Direction::Egress,
+        },
+        ifindex: step.ifindex,
+        ingress_ifindex: step.came_by,
+        tag: 0,
+    };
+    let tables = Counting {
+        tables: mirror,
+        counts: RefCell::default(),
+    };
+    let (mut packet, mut quoted) = (Packet::default(), Packet::default());
+    let parsed = parse(&Bytes(&step.frame), &mut packet, &mut quoted);
+    let verdict = decide(&tables, endpoint, place, parsed, &mut packet, &quoted);
+    Ok((verdict == Verdict::Forward, tables.counts.into_inner()))
+}
+
+impl Tables for Counting<'_> {
+    type FlowEntry = Entry;
+
+    fn now(&self) -> u64 {
+        self.tables.now()
+    }
+
+    fn length(&self) -> u32 {
+        self.tables.length()
+    }
+
+    fn lifetimes(&self) -> &Lifetimes {
+        self.tables.lifetimes()
+    }
+
+    fn epoch(&self) -> u32 {
+        self.tables.epoch()
+    }
+
+    fn identity(&self, address: &Address) -> Identity {
+        self.count("identities");
+        self.tables.identity(address)
+    }
+
+    fn frontend(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
+        self.count("frontends");
+        self.tables.frontend(address, protocol, port)
+    }
+
+    fn node_port(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
+        self.count("frontends");
+        self.tables.node_port(address, protocol, port)
+    }
+
+    fn sender(&self, bridge: u32, number: u16) -> u32 {
+        self.count("senders");
+        self.tables.sender(bridge, number)
+    }
+
+    fn local_pod(&self, address: &Address) -> u32 {
+        self.count("local_pods");
+        self.tables.local_pod(address)
+    }
+
+    fn guarded(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool {
+        self.count("guarded");
+        self.tables.guarded(backend, protocol, port)
+    }
+
+    fn is_endpoint(&self, ifindex: u32) -> bool {
+        self.count("endpoints");
+        self.tables.is_endpoint(ifindex)
+    }
+
+    fn egress_policy(&self, ifindex: u32) -> u32 {
+        self.count("endpoints");
+        self.tables.egress_policy(ifindex)
+    }
+
+    fn policy(&self, key: &PolicyMatch) -> Option<PolicyValue> {
+        self.count("policies");
+        self.tables.policy(key)
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<Entry> {
+        self.count("flows");
+        self.tables.flow(key)
+    }
+
+    fn insert_flow(&self, key: &FlowKey, flow: &Flow) {
+        self.count("flows (write)");
+        self.tables.insert_flow(key, flow);
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        self.count("fragments");
+        self.tables.fragment(key)
+    }
+
+    fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        self.count("fragments (write)");
+        self.tables.insert_fragment(key, fragment);
+    }
+
+    fn put_tag(&self, tag: u16) {
+        self.tables.put_tag(tag);
+    }
+}

@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ways through the programs, each with a frame that takes it every time, and what it costs.
+
+use std::{fmt, net::IpAddr, time::Duration};
+
+use anyhow::{Result, ensure};
+use netpol_agent::{datapath::attach::Hook, evaluate::Packet};
+
+use super::world::{World, local_address};
+use crate::frames::{self, headers};
+
+/// Runs in one measurement, on one buffer.
+const TIMES: u32 = 20_000;
+/// Fewer where each run leaves an event: the ring buffer has room for 13,107.
+const TIMES_WITH_EVENTS: u32 = 10_000;
+/// Measurements of which the least is taken: what the machine does besides only adds.
+const ATTEMPTS: usize = 7;
+/// Enough for every drop to be an event.
+const ALL_EVENTS: u32 = u32::MAX;
+
+const TCP: u8 = 6;
+/// The source port of whoever opens a connection.
+const SOURCE_PORT: u16 = 40_000;
+
+/// What a packet meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meets {
+    /// A flow that is known.
+    Established,
+    /// A policy that accepts it; its flow is made. TCP: a SYN is judged anew each time, and replaces the flow of the one before.
+    Accept,
+    /// A policy that does not.
+    Deny,
+    /// The same, and the drop's event is written.
+    DenyWithEvent,
+}
+
+/// Where the other side is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// On another node.
+    Remote,
+    /// On the same node.
+    Local,
+}
+
+/// One way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Path {
+    /// Which program runs.
+    pub hook: Hook,
+    /// What the packet meets.
+    pub meets: Meets,
+    /// Whether the pod is isolated.
+    pub isolated: bool,
+    /// Whether the other side of the connection opened it, for [`Meets::Established`].
+    pub reply: bool,
+    /// Where the other side is.
+    pub side: Side,
+    /// Whether it is TCP, else UDP.
+    pub tcp: bool,
+    /// Whether it is IPv4, else IPv6.
+    pub ipv4: bool,
+}
+
+impl Path {
+    /// TCP over IPv4 with a peer on another node, at an isolated pod.
+    pub const fn usual(hook: Hook, meets: Meets) -> Self {
+        Self {
+            hook,
+            meets,
+            isolated: true,
+            reply: false,
+            side: Side::Remote,
+            tcp: true,
+            ipv4: true,
+        }
+    }
+
+    /// Name of the protocol.
+    pub const fn protocol(&self) -> &'static str {
+        if self.tcp { "TCP" } else { "UDP" }
+    }
+
+    /// Name of the address family.
+    pub const fn family(&self) -> &'static str {
+        if self.ipv4 { "IPv4" } else { "IPv6" }
+    }
+}
+
+impl fmt::Display for Meets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Established => "established",
+            Self::Accept => "first allowed",
+            Self::Deny => "first denied",
+            Self::DenyWithEvent => "first denied with event",
+        })
+    }
+}
+
+/// A frame at a hook.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Which program.
+    pub hook: Hook,
+    /// At which interface.
+    pub ifindex: u32,
+    /// By which it came.
+    pub came_by: u32,
+    /// The frame.
+    pub frame: Vec<u8>,
+}
+
+/// What a path does: frames before it, and the one that is measured.
+#[derive(Debug, Clone)]
+pub struct Script {
+    /// Those that make the flow.
+    pub before: Vec<Step>,
+    /// The one that takes the path.
+    pub step: Step,
+    /// Whether it passes.
+    pub passes: bool,
+}
+
+impl Path {
+    /// The frames of this path in a world.
+    ///
+    /// # Errors
+    /// The world lacks a pod.
+    pub fn script(&self, world: &World) -> Result<Script> {
+        let own = local_address(if self.isolated { "isolated" } else { "free" }, self.ipv4);
+        let peer = match self.side {
+            Side::Remote => world.peer(self.ipv4),
+            Side::Local => local_address("local", self.ipv4),
+        };
+        let ifindex = world.interface(own)?;
+        let denied = matches!(self.meets, Meets::Deny | Meets::DenyWithEvent);
+        let port = if denied {
+            world.closed_port()
+        } else {
+            world.open_port()
+        };
+        // Who opened it: at from_pod requests are the pod's own, and replies its peer's.
+        let by_pod = (self.hook == Hook::FromPod) != self.reply;
+        let (opener, opened) = if by_pod { (own, peer) } else { (peer, own) };
+        let came_by = match self.side {
+            Side::Remote => world.bench.uplink(),
+            Side::Local => world.interface(peer)?,
+        };
+        let step = |to_opener: bool, syn: bool| -> Step {
+            let hook = if by_pod == to_opener {
+                Hook::ToPod
+            } else {
+                Hook::FromPod
+            };
+            let mut frame = self.frame(opener, opened, port, to_opener);
+            if self.tcp {
+                let flags = match (syn, to_opener) {
+                    (true, false) => 0x02,
+                    (true, true) => 0x12,
+                    (false, _) => 0x10,
+                };
+                let at = headers::behind_ip(&frame) + 13;
+                frame[at] = flags;
+            }
+            let came_by = if hook == Hook::ToPod { came_by } else { ifindex };
+            Step {
+                hook,
+                ifindex,
+                came_by,
+                frame,
+            }
+        };
+        Ok(match self.meets {
+            Meets::Established => Script {
+                before: vec![step(false, true), step(true, true), step(false, false)],
+                step: step(self.reply, false),
+                passes: true,
+            },
+            Meets::Accept | Meets::Deny | Meets::DenyWithEvent => Script {
+                before: Vec::new(),
+                step: step(false, true),
+                passes: !denied,
+            },
+        })
+    }
+
+    fn frame(&self, opener: IpAddr, opened: IpAddr, port: u16, to_opener: bool) -> Vec<u8> {
+        let (source, destination) = if to_opener {
+            (opened, opener)
+        } else {
+            (opener, opened)
+        };
+        let (source_port, port) = if to_opener {
+            (port, SOURCE_PORT)
+        } else {
+            (SOURCE_PORT, port)
+        };
+        let packet = Packet {
+            source,
+            destination,
+            protocol: if self.tcp { TCP } else { 17 },
+            port: Some(port),
+        };
+        frames::opening(&packet, source_port)
+    }
+}
+
+/// What a path took, and the empty program right before and after: nanoseconds a run, the least of several measurements.
+#[derive(Debug, Clone, Copy)]
+pub struct Cost {
+    /// The path.
+    pub path: f64,
+    /// The empty program, on the same frame.
+    pub empty: f64,
+}
+
+/// Measures a path in a world.
+///
+/// # Errors
+/// A frame does not get the verdict that the path is named for, or does not take the way that it is named for.
+pub fn measure(world: &mut World, path: Path) -> Result<Cost> {
+    let with_events = path.meets == Meets::DenyWithEvent;
+    let script = path.script(world)?;
+    let times = if with_events { TIMES_WITH_EVENTS } else { TIMES };
+    if with_events {
+        world.enforce(ALL_EVENTS)?;
+        world.bench.drain_events()?;
+    }
+    world.bench.forget_flows()?;
+    for step in &script.before {
+        ensure!(run(world, step, 1)?.0, "{path:?}: {step:?} is dropped");
+    }
+    let (mut least, mut empty) = (Duration::MAX, Duration::MAX);
+    for _ in 0..ATTEMPTS {
+        empty = empty.min(world.empty.time(&script.step.frame, times)?);
+        let (passed, took) = run(world, &script.step, times)?;
+        ensure!(
+            passed == script.passes,
+            "{path:?}: passed {passed}, not {}",
+            script.passes
+        );
+        least = least.min(took);
+        if with_events {
+            let events = world.bench.drain_events()?;
+            ensure!(events == times as usize, "{path:?}: {events} events of {times}");
+        }
+    }
+    check_flows(world, &path)?;
+    if with_events {
+        world.enforce(0)?;
+    }
+    let nanoseconds = |duration: Duration| duration.as_nanos() as f64;
+    Ok(Cost {
+        path: nanoseconds(least),
+        empty: nanoseconds(empty),
+    })
+}
+
+fn run(world: &mut World, step: &Step, times: u32) -> Result<(bool, Duration)> {
+    world
+        .bench
+        .time(step.hook, step.ifindex, step.came_by, &step.frame, times)
+}
+
+/// The one flow counted what went by it: every packet of an established connection, the last SYN only, or there is none.
+fn check_flows(world: &World, path: &Path) -> Result<()> {
+    let flows = world.bench.flows()?;
+    let counts: Vec<u64> = flows.iter().map(|(_, flow)| flow.packets).collect();
+    let expected = match path.meets {
+        Meets::Established => vec![u64::from(TIMES) * ATTEMPTS as u64 + 3],
+        Meets::Accept => vec![1],
+        Meets::Deny | Meets::DenyWithEvent => vec![],
+    };
+    ensure!(
+        counts == expected,
+        "{path:?}: flows counted {counts:?} packets, not {expected:?}"
+    );
+    Ok(())
+}
+
+/// Frames that each open a connection of their own, by their source ports.
+const CONNECTIONS: u16 = 1000;
+
+/// As [`measure`], for first packets that are all of different connections: a run each, with a table of flows that is empty at first, or
+/// full. The middle one of a thousand. Caches are colder between system calls, for the empty program, too.
+///
+/// # Errors
+/// As [`measure`].
+pub fn measure_distinct(world: &mut World, path: Path, full: bool, first_port: u16) -> Result<Cost> {
+    let script = path.script(world)?;
+    let at = headers::behind_ip(&script.step.frame);
+    let with_port = |port: u16| {
+        let mut frame = script.step.frame.clone();
+        headers::put(&mut frame, at, port);
+        Step {
+            frame,
+            ..script.step.clone()
+        }
+    };
+    if full {
+        fill(world, &path)?;
+    } else {
+        world.bench.forget_flows()?;
+    }
+    let (mut taken, mut empty) = (Vec::new(), Vec::new());
+    for number in 0..CONNECTIONS {
+        let step = with_port(first_port + number);
+        empty.push(world.empty.time(&step.frame, 1)?);
+        let (passed, took) = run(world, &step, 1)?;
+        ensure!(passed, "{path:?}: dropped");
+        taken.push(took);
+    }
+    let middle = |mut durations: Vec<Duration>| {
+        durations.sort();
+        durations[durations.len() / 2].as_nanos() as f64
+    };
+    Ok(Cost {
+        path: middle(taken),
+        empty: middle(empty),
+    })
+}
+
+/// Opens more connections than map `flows` has room for.
+fn fill(world: &mut World, path: &Path) -> Result<()> {
+    let script = path.script(world)?;
+    let at = headers::behind_ip(&script.step.frame);
+    let mut step = script.step;
+    for port in 1..=super::world::FLOWS as u16 + 4096 {
+        headers::put(&mut step.frame, at, port);
+        run(world, &step, 1)?;
+    }
+    Ok(())
+}
