@@ -11,6 +11,7 @@ pub mod page;
 pub mod plot;
 pub mod run;
 pub mod table;
+pub mod wire;
 
 pub use figure::{Baseline, Figure, Target};
 pub use run::{Options, Run, run};
@@ -31,6 +32,11 @@ pub const GROUPS: &[Group] = &[
         name: "packet",
         title: "what a packet costs, above an empty program",
         measure: packet::measure,
+    },
+    Group {
+        name: "wire",
+        title: "traffic between pods",
+        measure: wire::measure,
     },
     Group {
         name: "memory",

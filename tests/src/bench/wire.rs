@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Group `wire`: traffic between pods on a bridge and across VXLAN, with nothing that enforces, with the agent, and with the kernel's packet
+//! filters. All clusters stand side by side, and are measured in turn.
+
+pub mod filters;
+pub mod traffic;
+pub mod world;
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use self::{
+    traffic::Kind,
+    world::{Variant, Way, World},
+};
+use super::{Figure, Run, Target};
+
+const GROUP: &str = "wire";
+/// What the agent must leave of what there is without one.
+const LEAST: f64 = 0.97;
+const POLICIES: [u32; 3] = [1, 100, 1000];
+
+/// How long a measurement takes, and a quick one. Throughput takes a second at least.
+const HOW_LONG: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(200));
+
+const YARDSTICK: &str = "a yardstick: the same policies, IPv4 only, as rules in the forward hook behind one that lets \
+                         connections pass that are known";
+
+/// Measures the group.
+///
+/// # Errors
+/// Without root or eBPF, or if traffic fails.
+pub fn measure(run: &mut Run) -> Result<()> {
+    let kinds: Vec<Kind> = Kind::ALL
+        .into_iter()
+        .filter(|kind| run.wants(GROUP, kind.name()))
+        .collect();
+    if kinds.is_empty() {
+        return Ok(());
+    }
+    let mut variants = vec![Variant::NoAgent, Variant::Netpol(0)];
+    variants.extend(POLICIES.map(Variant::Netpol));
+    variants.extend(POLICIES.map(Variant::Nftables));
+    variants.extend(POLICIES.map(Variant::Ipset));
+    let worlds = variants.into_iter().map(World::new).collect::<Result<Vec<_>>>()?;
+    let how_long = if run.is_quick() { HOW_LONG.1 } else { HOW_LONG.0 };
+
+    for kind in kinds {
+        for way in Way::ALL {
+            let mut samples: Vec<Vec<f64>> = vec![Vec::new(); worlds.len()];
+            for repetition in 0..run.repetitions() {
+                // Forward and back, so that none always follows the same.
+                let mut order: Vec<usize> = (0..worlds.len()).collect();
+                if repetition % 2 == 1 {
+                    order.reverse();
+                }
+                for index in order {
+                    let (from, to) = worlds[index].ends(way)?;
+                    samples[index].push(kind.measure(&from, &to, how_long)?);
+                }
+            }
+            add(run, kind, way, &worlds, samples);
+        }
+    }
+    Ok(())
+}
+
+fn add(run: &mut Run, kind: Kind, way: Way, worlds: &[World], samples: Vec<Vec<f64>>) {
+    let baseline = samples[0].clone();
+    for (world, samples) in worlds.iter().zip(samples) {
+        let variant = world.variant;
+        let figure = Figure::new(GROUP, kind.name(), kind.unit(), samples)
+            .more_is_better()
+            .at("way", way)
+            .at("with", variant)
+            .at("policies", variant.policies());
+        run.add(match variant {
+            Variant::NoAgent => figure,
+            Variant::Netpol(_) => figure
+                .against("no agent", baseline.clone())
+                .reaches(Target::RatioAtLeast(LEAST)),
+            Variant::Nftables(_) | Variant::Ipset(_) => {
+                figure.against("no agent", baseline.clone()).noted(YARDSTICK)
+            }
+        });
+    }
+}
