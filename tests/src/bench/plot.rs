@@ -49,60 +49,71 @@ pub fn draw_all(figures: &[Figure], folder: &Path) -> Result<Vec<PathBuf>> {
     pictures(figures).into_iter().map(draw_one).collect()
 }
 
+/// A figure at the value of its parameter that a picture is drawn along.
+struct Point<'a> {
+    value: f64,
+    figure: &'a Figure,
+}
+
 /// A picture for each figure and each of its parameters that has enough numbers as values.
 fn pictures(figures: &[Figure]) -> Vec<Picture> {
-    let mut along: BTreeMap<(String, String), Vec<(f64, &Figure)>> = BTreeMap::new();
+    let mut along: BTreeMap<[String; 2], Vec<Point<'_>>> = BTreeMap::new();
     for figure in figures {
         for (parameter, value) in &figure.parameters {
-            let title = format!("{}/{}", figure.group, figure.name);
-            let Ok(value) = value.parse() else { continue };
-            along
-                .entry((title, parameter.clone()))
-                .or_default()
-                .push((value, figure));
+            if let Ok(value) = value.parse() {
+                let title = format!("{}/{}", figure.group, figure.name);
+                let points = along.entry([title, parameter.clone()]).or_default();
+                points.push(Point { value, figure });
+            }
         }
     }
-    let picture = |((title, parameter), points): ((String, String), Vec<(f64, &Figure)>)| {
-        let values: BTreeSet<u64> = points.iter().map(|(value, _)| value.to_bits()).collect();
-        let (_, first) = points.first().filter(|_| values.len() >= LEAST_POINTS)?;
-        let axis = match &first.baseline {
-            None => first.unit.clone(),
-            Some(baseline) if baseline.relation == Relation::Difference => {
-                format!("{} above {}", first.unit, baseline.name)
-            }
-            Some(baseline) => format!("{} by that of {}", first.unit, baseline.name),
-        };
-        let limit = first.target.map(|target| match target {
-            Target::AtMost(limit)
-            | Target::MoreByAtMost(limit)
-            | Target::RatioAtMost(limit)
-            | Target::RatioAtLeast(limit) => limit,
-        });
-        let mut curves: BTreeMap<String, Vec<(f64, Spread)>> = BTreeMap::new();
-        for (value, figure) in &points {
-            let others: Vec<&str> = figure
-                .parameters
-                .iter()
-                .filter(|(name, _)| **name != parameter)
-                .map(|(_, value)| value.as_str())
-                .collect();
-            if let Some(spread) = figure.related() {
-                curves.entry(others.join(" ")).or_default().push((*value, spread));
-            }
+    let pictures = along.into_iter();
+    pictures
+        .filter_map(|([title, parameter], points)| picture(title, parameter, &points))
+        .collect()
+}
+
+fn picture(title: String, parameter: String, points: &[Point<'_>]) -> Option<Picture> {
+    let values: BTreeSet<u64> = points.iter().map(|point| point.value.to_bits()).collect();
+    if values.len() < LEAST_POINTS {
+        return None;
+    }
+    // What is held against something tells the axis: what has no baseline is one.
+    let related = points.iter().find(|point| point.figure.baseline.is_some());
+    let first = related.or(points.first())?.figure;
+    let axis = match &first.baseline {
+        None => first.unit.clone(),
+        Some(baseline) if baseline.relation == Relation::Difference => {
+            format!("{} above {}", first.unit, baseline.name)
         }
-        curves
-            .values_mut()
-            .for_each(|points| points.sort_by(|one, other| one.0.total_cmp(&other.0)));
-        curves.retain(|_, points| points.len() >= LEAST_POINTS);
-        (!curves.is_empty()).then_some(Picture {
-            title,
-            parameter,
-            axis,
-            curves,
-            limit,
-        })
+        Some(baseline) => format!("{} by that of {}", first.unit, baseline.name),
     };
-    along.into_iter().filter_map(picture).collect()
+    let limit = first.target.map(|target| match target {
+        Target::AtMost(limit)
+        | Target::MoreByAtMost(limit)
+        | Target::RatioAtMost(limit)
+        | Target::RatioAtLeast(limit) => limit,
+    });
+    let mut curves: BTreeMap<String, Vec<(f64, Spread)>> = BTreeMap::new();
+    for Point { value, figure } in points {
+        let others = figure.parameters.iter().filter(|(name, _)| **name != parameter);
+        let others: Vec<&str> = others.map(|(_, value)| value.as_str()).collect();
+        if let Some(spread) = figure.related().filter(|_| figure.relation() == first.relation()) {
+            let curve = curves.entry(others.join(" ")).or_default();
+            curve.push((*value, spread));
+        }
+    }
+    curves
+        .values_mut()
+        .for_each(|points| points.sort_by(|one, other| one.0.total_cmp(&other.0)));
+    curves.retain(|_, points| points.len() >= LEAST_POINTS);
+    (!curves.is_empty()).then_some(Picture {
+        title,
+        parameter,
+        axis,
+        curves,
+        limit,
+    })
 }
 
 fn draw(picture: &Picture, path: &Path) -> Result<(), DrawingAreaErrorKind<io::Error>> {
