@@ -110,7 +110,8 @@ fn paths(run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-fn all_paths() -> Vec<Path> {
+/// Every path that is measured in the usual world.
+pub fn all_paths() -> Vec<Path> {
     let mut paths = Vec::new();
     for hook in HOOKS {
         for ipv4 in [true, false] {

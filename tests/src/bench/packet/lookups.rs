@@ -157,6 +157,10 @@ impl Tables for Counting<'_> {
         self.tables.insert_fragment(key, fragment);
     }
 
+    fn has_socket(&self) -> bool {
+        self.tables.has_socket()
+    }
+
     fn put_tag(&self, tag: u16) {
         self.tables.put_tag(tag);
     }

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The benchmarks measure what they say: each packet takes the way that its figure is named for.
+
+use anyhow::Result;
+use netpol_agent::datapath::attach::Hook;
+use netpol_tests::{
+    bench::{
+        packet::{
+            all_paths, lookups,
+            path::{Meets, Path, measure},
+            stage::Stage,
+            world::Shape,
+        },
+        wire::{
+            traffic::Kind,
+            world::{Variant, Way, World},
+        },
+    },
+    privilege,
+};
+
+const SUITE: &str = "benchmarks";
+
+/// The least there can be.
+const SMALL: Shape = Shape { peers: 10, ports: 1 };
+
+/// A measurement fails if a packet gets another verdict, or leaves other flows and events than its path does.
+#[test]
+fn every_path_is_the_one_that_it_is_named_for() -> Result<()> {
+    if !privilege::can_load(SUITE) {
+        return Ok(());
+    }
+    let stage = Stage::new(SMALL)?;
+    for path in all_paths() {
+        let cost = stage.with(move |world| measure(world, path))?;
+        assert!(cost.path > cost.empty, "{path:?} costs nothing: {cost:?}");
+    }
+    Ok(())
+}
+
+/// A packet of a known connection asks the flow table once, and no policy, whatever its size.
+#[test]
+fn an_established_connection_asks_no_policy() -> Result<()> {
+    if !privilege::can_load(SUITE) {
+        return Ok(());
+    }
+    let stage = Stage::new(SMALL)?;
+    for path in all_paths() {
+        let counts = stage.with(move |world| {
+            let state = world.bench.read()?;
+            lookups::count(&state, &path.script(world)?)
+        })?;
+        let of = |map| counts.get(map).copied().unwrap_or_default();
+        let policies = u32::from(path.isolated && path.meets != Meets::Established);
+        assert_eq!(of("policies"), policies, "{path:?}: {counts:?}");
+        let flows = (of("flows"), of("flows (write)"));
+        let expected = match path.meets {
+            Meets::Established => (1, 0),
+            Meets::Accept => (0, 1),
+            Meets::Deny | Meets::DenyWithEvent => (0, 0),
+        };
+        assert_eq!(flows, expected, "{path:?}: {counts:?}");
+    }
+    Ok(())
+}
+
+/// What is made for a size is there: the usual path in a larger world still is what it is named for.
+#[test]
+fn a_larger_world_has_the_same_paths() -> Result<()> {
+    if !privilege::can_load(SUITE) {
+        return Ok(());
+    }
+    let stage = Stage::new(Shape {
+        peers: 2000,
+        ports: 100,
+    })?;
+    for hook in [Hook::FromPod, Hook::ToPod] {
+        for meets in [Meets::Established, Meets::Accept, Meets::Deny] {
+            stage.with(move |world| measure(world, Path::usual(hook, meets)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Making a world looks whether what policy closes is closed.
+#[test]
+fn traffic_gets_through_where_policies_select_the_pods() -> Result<()> {
+    if !privilege::can_enforce(SUITE) {
+        return Ok(());
+    }
+    for variant in [Variant::NoAgent, Variant::Netpol(3)] {
+        let world = World::new(variant)?;
+        for kind in [Kind::RequestResponse, Kind::Connections, Kind::Packets] {
+            for way in Way::ALL {
+                let (from, to) = world.ends(way)?;
+                let rate = kind.measure(&from, &to, std::time::Duration::from_millis(50))?;
+                assert!(rate > 0.0, "{variant}, {way}: {}", kind.name());
+            }
+        }
+    }
+    Ok(())
+}
