@@ -135,12 +135,14 @@ fn draw(picture: &Picture, path: &Path) -> Result<(), DrawingAreaErrorKind<io::E
     let mut chart = ChartBuilder::on(&area)
         .caption(&picture.title, ("sans-serif", 20))
         .margin(14)
+        .margin_right(30)
         .x_label_area_size(44)
         .y_label_area_size(70)
         .build_cartesian_2d((least..most).log_scale(), bottom..top)?;
     chart
         .configure_mesh()
         .x_desc(&picture.parameter)
+        .x_label_formatter(&|value| format!("{value:.0}"))
         .y_desc(&picture.axis)
         .draw()?;
     for (index, (name, points)) in picture.curves.iter().enumerate() {
@@ -169,7 +171,7 @@ fn draw(picture: &Picture, path: &Path) -> Result<(), DrawingAreaErrorKind<io::E
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(SeriesLabelPosition::LowerLeft)
         .background_style(WHITE.mix(0.8))
         .draw()?;
     area.present()
