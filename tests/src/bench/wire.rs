@@ -8,7 +8,7 @@ pub mod world;
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use self::{
     traffic::Kind,
@@ -55,7 +55,10 @@ pub fn measure(run: &mut Run) -> Result<()> {
                 // There and back, so that each is measured at two moments, and none always follows the same.
                 for index in (0..worlds.len()).chain((0..worlds.len()).rev()) {
                     let (from, to) = worlds[index].ends(way)?;
-                    let measured = kind.measure(&from, &to, how_long)?;
+                    let variant = worlds[index].variant;
+                    let measured = kind
+                        .measure(&from, &to, how_long)
+                        .with_context(|| format!("{variant}, {} policies", variant.policies()))?;
                     best[index] = measured.max(best[index]);
                 }
                 samples
