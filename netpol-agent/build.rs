@@ -125,6 +125,8 @@ fn build(toolchain: &Path, target_dir: &Path) -> Result<PathBuf> {
         format!("--cfg=bpf_target_arch=\"{}\"", variable("CARGO_CFG_TARGET_ARCH")?),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
+        // In order, the backend leaves even memset of three bytes to a loop over bytes.
+        "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
         format!("-Clinker={linker}"),
     ];
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
