@@ -227,6 +227,10 @@ fn ipv4(
     packet.source = Address::from_ipv4([header[12], header[13], header[14], header[15]]);
     packet.destination = Address::from_ipv4([header[16], header[17], header[18], header[19]]);
     packet.protocol = header[9];
+    // Nobody's, and in map `frontends` that of every NodePort.
+    if header[16] | header[17] | header[18] | header[19] == 0 {
+        return Err(DropReason::Malformed);
+    }
     let eighths = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
     fragment(packet, eighths, continued, [0, 0, header[4], header[5]])?;
     if eighths != 0 {
@@ -241,6 +245,16 @@ fn ipv4(
         }
     }
     Ok(Parsed::Packet)
+}
+
+/// Whether it is `::`, to which nothing is sent; in map `frontends` it is that of every NodePort.
+#[inline(always)]
+fn is_nobody(address: &Address) -> bool {
+    let mut bits = 0;
+    for octet in address.octets {
+        bits |= octet;
+    }
+    bits == 0
 }
 
 /// The source address behind a second tag, if there is an IP header.
@@ -301,7 +315,7 @@ fn ipv6(
     packet.source.octets.copy_from_slice(&header[8..24]);
     packet.destination.octets.copy_from_slice(&header[24..40]);
     // In the maps such an address is the IPv4 address in it: neither its identity nor its flows are this packet's.
-    if packet.source.is_ipv4() || packet.destination.is_ipv4() {
+    if packet.source.is_ipv4() || packet.destination.is_ipv4() || is_nobody(&packet.destination) {
         packet.fragment_header = true;
         return Err(DropReason::Malformed);
     }

@@ -51,7 +51,8 @@ pub fn plain(frame: &impl Frame) -> Option<Plain> {
         }
         let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
         let fragment = header[6] & 0x3f | header[7];
-        if header[0] != 0x45 || fragment != 0 || length < IPV4_LENGTH {
+        let nobody = header[16] | header[17] | header[18] | header[19] == 0;
+        if nobody || header[0] != 0x45 || fragment != 0 || length < IPV4_LENGTH {
             return None;
         }
         let (source_port, destination_port) = ports(
@@ -76,7 +77,8 @@ pub fn plain(frame: &impl Frame) -> Option<Plain> {
             && frame.read(ETHERNET_LENGTH + 8, &mut source)
             && frame.read(ETHERNET_LENGTH + 24, &mut destination);
         let mapped = [source, destination].map(|address| Address::from_ipv6(address).is_ipv4());
-        if !readable || header[0] >> 4 != 6 || mapped[0] || mapped[1] {
+        let nobody = u128::from_ne_bytes(destination) == 0;
+        if !readable || nobody || header[0] >> 4 != 6 || mapped[0] || mapped[1] {
             return None;
         }
         let length = usize::from(u16::from_be_bytes([header[4], header[5]]));

@@ -395,6 +395,18 @@ fn f2_headers_that_contradict_themselves() {
     assert_eq!(unjudged(&ip(4, protocol::TCP, &short)), DropReason::Malformed);
 }
 
+#[test]
+fn f2_a_packet_to_nobody_is_malformed() {
+    for (version, at, length) in [(4, ETHERNET_LENGTH + 16, 4), (6, ETHERNET_LENGTH + 24, 16)] {
+        let mut frame = ip(version, protocol::UDP, &ports_and(8));
+        assert_eq!(packet(&frame).protocol, protocol::UDP);
+        frame[at..at + length].fill(0);
+        assert_eq!(unjudged(&frame), DropReason::Malformed);
+        frame[at + length - 1] = 1;
+        assert_eq!(packet(&frame).protocol, protocol::UDP);
+    }
+}
+
 /// The address of everyone's pod or node, as an IPv6 address.
 #[test]
 fn f2_an_ipv4_address_in_an_ipv6_header_is_malformed() {

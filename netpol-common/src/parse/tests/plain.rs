@@ -84,6 +84,11 @@ fn f2_f3_what_is_unusual_is_not() {
         mapped[at..at + 16].copy_from_slice(&Address::from_ipv4(DESTINATION).octets);
         assert_eq!(plain_bytes(&mapped), None, "an IPv4 address at {at}");
     }
+    for (version, at, length) in [(4, ETHERNET_LENGTH + 16, 4), (6, ETHERNET_LENGTH + 24, 16)] {
+        let mut frame = ip(version, protocol::UDP, &upper);
+        frame[at..at + length].fill(0);
+        assert_eq!(plain_bytes(&frame), None, "to nobody");
+    }
     for more in [0x20, 0x01, 0x10] {
         let mut fragment = ip(4, protocol::UDP, &upper);
         fragment[14 + 6] |= more;
