@@ -76,10 +76,11 @@ pub fn continues(tables: &impl Tables, endpoint: &Endpoint, place: &Place, packe
             if flow.tag != has {
                 return false;
             }
-            if has == 0 && flow.sender != place.ingress_ifindex {
-                if flow.sender != 0 || tables.is_endpoint(place.ingress_ifindex) {
-                    return false;
-                }
+            if has == 0
+                && flow.sender != place.ingress_ifindex
+                && (flow.sender != 0 || tables.is_endpoint(place.ingress_ifindex))
+            {
+                return false;
             }
         }
         flow.last_seen = now;

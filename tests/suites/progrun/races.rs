@@ -36,6 +36,9 @@ const CLOSED: &str = "10.244.0.10";
 const OPEN: &str = "10.244.0.11";
 const OTHER: &str = "10.244.0.20";
 
+/// Key and value.
+type Entry<'a> = (&'a [u8], &'a [u8]);
+
 /// Two pods, one of which may do nothing and the other everything.
 struct Pods<'a> {
     bench: &'a mut Bench,
@@ -83,7 +86,7 @@ impl Pods<'_> {
     /// Runs a hook's program on a frame while two entries of a map are replaced. Gives the number of runs.
     fn race(
         &mut self,
-        (map, entries): (&str, &[(&[u8], &[u8])]),
+        (map, entries): (&str, &[Entry<'_>]),
         (hook, ifindex, came_by): (Hook, u32, u32),
         frame: &[u8],
     ) -> Result<u64> {
