@@ -23,7 +23,7 @@ fn c2_connections_that_the_pod_opened_stop_and_come_back() {
         "app: a",
         "egress: [{to: [{podSelector: {matchLabels: {app: b}}}]}]",
     );
-    stop_and_come_back("shop/a", "shop/b", &allowed);
+    stop_and_come_back("shop/a", "shop/b", &allowed, CHANGES[0]);
 }
 
 #[test]
@@ -33,8 +33,35 @@ fn c2_connections_that_the_pod_accepted_stop_and_come_back() {
         "app: a",
         "ingress: [{from: [{podSelector: {matchLabels: {app: b}}}]}]",
     );
-    stop_and_come_back("shop/b", "shop/a", &allowed);
+    stop_and_come_back("shop/b", "shop/a", &allowed, CHANGES[0]);
 }
+
+#[test]
+fn c2_connections_stop_when_their_peer_is_relabelled() {
+    for (from, to, rule) in [
+        ("shop/a", "shop/b", "egress: [{to"),
+        ("shop/b", "shop/a", "ingress: [{from"),
+    ] {
+        let rules = format!("{rule}: [{{podSelector: {{matchLabels: {{app: b}}}}}}]}}]");
+        stop_and_come_back(from, to, &policy("a", "app: a", &rules), CHANGES[1]);
+    }
+}
+
+/// What denies the connection, and what allows it again.
+type Change = fn(&mut Lab, &str, bool);
+
+const CHANGES: [Change; 2] = [
+    |lab, allowed, allow| {
+        let denied = policy("a", "app: a", "ingress: []");
+        lab.apply("a.yaml", if allow { allowed } else { &denied })
+            .unwrap();
+    },
+    // The policy stays, with its number: only the address stands for something else.
+    |lab, _, allow| {
+        lab.label("shop/b", if allow { "app: b" } else { "app: other" })
+            .unwrap()
+    },
+];
 
 /// A TCP connection.
 fn open(from: &Site, to: &Site, address: IpAddr, port: u16) -> (TcpStream, TcpStream) {
@@ -138,8 +165,8 @@ impl Drop for Busy {
 }
 
 /// `allowed` isolates `shop/a` in both directions and allows what goes from `from` to `to`.
-fn stop_and_come_back(from: &str, to: &str, allowed: &str) {
-    let Some(lab) = lab(&[("a.yaml", allowed)]) else {
+fn stop_and_come_back(from: &str, to: &str, allowed: &str, change: Change) {
+    let Some(mut lab) = lab(&[("a.yaml", allowed)]) else {
         return;
     };
     let (client, server) = (lab.site(from).unwrap(), lab.site(to).unwrap());
@@ -162,8 +189,7 @@ fn stop_and_come_back(from: &str, to: &str, allowed: &str) {
             busy.goes_on("at first");
         }
 
-        lab.apply("a.yaml", &policy("a", "app: a", "ingress: []"))
-            .unwrap();
+        change(&mut lab, allowed, false);
         let silence = silence_between(&lab, [from, to], [here, there]);
         assert!(
             !says(&mut asker, &mut answerer, PATIENCE),
@@ -177,7 +203,7 @@ fn stop_and_come_back(from: &str, to: &str, allowed: &str) {
         assert!(idle.recv(&mut word).is_err(), "idle UDP, the other way");
         silence();
 
-        lab.apply("a.yaml", allowed).unwrap();
+        change(&mut lab, allowed, true);
         for (busy, what) in [(&tcp, "TCP"), (&udp, "UDP"), (&answers, "TCP, answers")] {
             busy.goes_on(what);
         }
