@@ -188,16 +188,18 @@ fn a5_b4_a_senders_policy_is_not_taken_for_anothers() {
     });
 }
 
-/// What leaves the node without a tag is known by its source.
+/// What leaves the node without a tag is known by its source. The agent never writes an entry that says what it said before, so that of the
+/// sender stays where it is, and those of others are replaced.
 #[test]
-fn a5_b4_a_sender_is_not_taken_for_another_by_its_address() {
+fn a5_b4_a_sender_is_found_by_its_address_while_others_are_replaced() {
     Pods::run(|pods| {
-        let keys = [CLOSED, OPEN]
+        let keys = [OPEN, OTHER]
             .map(|text| Address::from_ipv4(text.parse::<std::net::Ipv4Addr>().unwrap().octets()));
-        let [closed, open] = pods.values.map(|(ifindex, _)| ifindex);
+        let [_, open] = pods.values.map(|(ifindex, _)| ifindex);
+        let other = pods.other;
         let bytes = [
-            (keys[0].as_bytes(), closed.as_bytes()),
-            (keys[1].as_bytes(), open.as_bytes()),
+            (keys[0].as_bytes(), open.as_bytes()),
+            (keys[1].as_bytes(), other.as_bytes()),
         ];
         let (uplink, bridge) = (pods.bench.uplink(), pods.bench.bridge());
         let mut frame = frames::opening(&tcp(CLOSED, OTHER), 40_000);
