@@ -2,6 +2,7 @@
 //! Wiring: starts the stages, hands what one gives to the next, and stops them.
 
 mod bind;
+mod memory;
 mod reconcile;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -133,6 +134,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     expiry.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut retry = RETRY_FIRST;
     let mut retry_at: Option<Instant> = None;
+    let mut reread_if_waiting = false;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -145,8 +147,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
             },
             Ok(()) = snapshots.changed() => {
                 reconciler.set_snapshot(snapshots.borrow_and_update().clone());
-                // A pod that is new may have got its address without an event that this process could see.
-                reread.notify_one();
+                reread_if_waiting = true;
             }
             Ok(()) = interfaces.changed() => reconciler.set_interfaces(interfaces.borrow_and_update().clone()),
             _ = resync.tick() => reconciler.reread(),
@@ -160,6 +161,10 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
             break;
         }
         let complete = tokio::task::block_in_place(|| reconciler.reconcile());
+        // A pod that is new may have got its address without an event that this process could see.
+        if std::mem::take(&mut reread_if_waiting) && reconciler.is_waiting() {
+            reread.notify_one();
+        }
         retry_at = (!complete).then(|| Instant::now() + retry);
         retry = if complete {
             RETRY_FIRST

@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From what the cluster wants to what this node's kernel must hold. Pure: no I/O, no clock, no lock, cannot fail, and the
 //! same input gives the same output, byte for byte. What is wrong with an object is a [`Diagnostic`].
+//!
+//! A [`Compiler`] remembers what it compiled last, and works on what is different since. [`compile()`] is one that remembers nothing.
+//!
+//! Invariants:
+//! - What is compiled says the same, whatever was compiled before.
+//! - As long as a class has its number, it says the same of every peer that is in force all the while, and has the same named ports. A
+//!   policy's number is for ever of the same rules. So what a policy says of a class is the same as long as both have their numbers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,11 +18,19 @@ use std::{
 use ipnet::IpNet;
 
 use self::{
-    check::CheckedPolicy, classes::Classes, fault::Findings, force::Force, frontends::Frontends,
-    policy::Writer,
+    classes::Classes, fault::Findings, force::Force, frontends::Frontends, policy::Policies,
+    profiles::Profiles,
 };
-use crate::model::{Diagnostic, Direction, Node, ObjectKey, Pod, Snapshot};
+pub use self::{
+    force::ForceRule,
+    frontends::Target,
+    peer::PeerId,
+    policy::{Passage, Policy},
+    ports::{PortKey, ProtocolMatch},
+};
+use crate::model::{Diagnostic, Direction, Map, Node, ObjectKey, Pod, Set, Snapshot};
 
+mod blocks;
 mod check;
 mod classes;
 mod fault;
@@ -29,31 +44,60 @@ mod selector;
 #[cfg(test)]
 mod tests;
 
-/// The desired state of this node, still without the numbers that the kernel maps use: [`crate::sync`] gives them.
+/// Number of a class, given once by a compiler.
+pub type ClassId = u32;
+/// Number of a policy, given once by a compiler.
+pub type PolicyId = u32;
+
+/// The class of addresses that match no peer.
+pub const NO_PEER: ClassId = 0;
+
+/// The desired state of this node, still without the numbers that the kernel maps use: [`crate::sync`] gives them. A copy is cheap.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Compiled {
     /// The snapshot's revision.
     pub revision: u64,
+    /// Whose numbers these are.
+    pub origin: Origin,
     /// Local pods that the agent enforces on.
     pub endpoints: BTreeMap<ObjectKey, Endpoint>,
-    /// The distinct sets of allowed traffic; endpoints refer to them by index.
-    pub policies: Vec<Policy>,
-    /// The classes of addresses, then those of frontends; addresses, frontends and policies refer to them by index. Index 0 is the class
-    /// of addresses that match no peer.
-    pub classes: Vec<Class>,
-    /// Which class an address has: longest prefix wins; an address that no prefix covers has class 0.
-    pub addresses: BTreeMap<IpNet, Address>,
+    /// The distinct sets of allowed traffic.
+    pub policies: Map<PolicyId, Arc<Policy>>,
+    /// The classes of addresses, and those of frontends.
+    pub classes: Map<ClassId, Arc<Class>>,
+    /// Which class an address has: longest prefix wins; an address that no prefix covers has class [`NO_PEER`].
+    pub addresses: Map<IpNet, Address>,
     /// Which class each frontend of a Service has (rule A5).
-    pub frontends: BTreeMap<Frontend, usize>,
+    pub frontends: Map<Frontend, ClassId>,
     /// Backends of frontends that some policy lets pass in part only.
-    pub guarded: BTreeSet<Frontend>,
+    pub guarded: Set<Frontend>,
     /// Canonical text of every peer of the policies in force on this node, whether an address matches it or not.
-    pub peers: BTreeSet<String>,
+    pub peers: Map<PeerId, Arc<str>>,
     /// Rules by the number that policy entries carry.
-    pub rules: BTreeMap<u32, RuleRef>,
-    /// What is wrong with the objects of the snapshot, sorted.
-    pub diagnostics: Vec<Diagnostic>,
+    pub rules: Map<u32, RuleRef>,
+    /// What is wrong with the objects of the snapshot.
+    pub diagnostics: Set<Diagnostic>,
 }
+
+/// Whose numbers those of a [`Compiled`] are: numbers of different compilers have nothing in common. It is no part of what was compiled, so
+/// any two are equal.
+#[derive(Debug, Clone, Default)]
+pub struct Origin(Arc<()>);
+
+impl Origin {
+    /// Whether both are of one compiler.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl PartialEq for Origin {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Origin {}
 
 /// A local pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,17 +106,17 @@ pub struct Endpoint {
     pub uid: String,
     /// Addresses of the pod.
     pub addresses: Vec<IpAddr>,
-    /// Index of its ingress policy; `None` if it is not isolated for ingress (rule I1).
-    pub ingress: Option<usize>,
-    /// Index of its egress policy; `None` if it is not isolated for egress.
-    pub egress: Option<usize>,
+    /// Its ingress policy; `None` if it is not isolated for ingress (rule I1).
+    pub ingress: Option<PolicyId>,
+    /// Its egress policy; `None` if it is not isolated for egress.
+    pub egress: Option<PolicyId>,
 }
 
 /// What an address prefix stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Address {
-    /// Index of its class.
-    pub class: usize,
+    /// Its class.
+    pub class: ClassId,
     /// An address of this node (rule A2).
     pub node: bool,
     /// An address of a node that is on no interface of this one (rules A4, A5).
@@ -90,69 +134,16 @@ pub struct Frontend {
     pub port: u16,
 }
 
-/// A backend: what policy can know of its address, and its port.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Backend {
-    /// As in [`Class`].
-    pub peers: BTreeSet<String>,
-    /// As in [`Class`].
-    pub named_ports: BTreeMap<String, u16>,
-    /// This node has the address: always open (rule A2).
-    pub node: bool,
-    /// IANA protocol number.
-    pub protocol: u8,
-    /// Target port.
-    pub port: u16,
-}
-
 /// All addresses that match exactly the same peers of the policies in force on this node, and give the named ports that
 /// egress rules use the same numbers (rule T4).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Class {
-    /// Canonical text of each peer that it matches.
-    pub peers: BTreeSet<String>,
-    /// `name/PROTOCOL` and number of each named port.
-    pub named_ports: BTreeMap<String, u16>,
+    /// The peers that it matches, ascending.
+    pub peers: Vec<PeerId>,
+    /// Number of each named port.
+    pub named_ports: BTreeMap<PortKey, u16>,
     /// What is behind, for a class of frontends, which has nothing else; `None` for a class of addresses.
-    pub frontend: Option<BTreeSet<Backend>>,
-}
-
-/// What a policy allows, in normal form. The longest match decides; no match denies.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Policy {
-    /// Allowed traffic, and the number of the rule that allows it.
-    pub entries: BTreeMap<Match, u32>,
-    /// What it says of the classes of frontends, for egress; nothing is denied (rule A5).
-    pub frontends: BTreeMap<usize, Passage>,
-}
-
-/// What a policy says of a frontend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Passage {
-    /// All backends are allowed, one of them by the rule of this number (0: none was needed).
-    Accept(u32),
-    /// Some backends are allowed: the packet is judged again where it is known which one it goes to.
-    Defer,
-}
-
-/// What one policy entry matches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Match {
-    /// Index of the peer's class.
-    pub class: usize,
-    /// Protocol and port; `None` is every protocol and port.
-    pub protocol: Option<ProtocolMatch>,
-}
-
-/// The protocol and port part of a match.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ProtocolMatch {
-    /// IANA protocol number.
-    pub protocol: u8,
-    /// First port of an aligned block of ports.
-    pub port: u16,
-    /// Leading bits of `port` that count: 16 is one port, 0 is every port.
-    pub prefix_len: u8,
+    pub frontend: Option<BTreeSet<Target>>,
 }
 
 /// A rule of a policy.
@@ -171,61 +162,87 @@ pub struct RuleRef {
 /// The diagnostics are those of the snapshot and those found here. Of two live pods that claim one address, neither gives it
 /// more than both would: see the diagnostic `address-conflict`. IPv4-mapped IPv6 addresses count as the IPv4 they stand for.
 pub fn compile(snapshot: &Snapshot, node: &Node) -> Compiled {
-    let mut findings = Findings::default();
-    findings.extend(snapshot.diagnostics.iter().cloned());
-    let checked: Vec<CheckedPolicy<'_>> = snapshot
-        .policies
-        .values()
-        .map(|policy| CheckedPolicy::new(policy, &mut findings))
-        .collect();
-    let pods: Vec<&Pod> = snapshot
-        .pods
-        .values()
-        .map(Arc::as_ref)
-        .filter(|pod| is_endpoint(pod, node))
-        .collect();
-    let force = Force::new(&checked, &pods);
-    let classes = Classes::new(snapshot, node, &force, &mut findings);
-    let frontends = Frontends::new(snapshot, &classes, &mut findings);
-    force.report_unresolved_ingress(&pods, &mut findings);
-    policy::report_unresolved_egress(&force, &classes, &mut findings);
+    Compiler::default().compile(snapshot, node)
+}
 
-    let numbers = force.number_rules();
-    let mut writer = Writer::new(&force, &classes, &frontends, &numbers);
-    let mut endpoints = BTreeMap::new();
-    for (index, &pod) in pods.iter().enumerate() {
-        let mut isolation = |direction| {
-            let lists = force.isolation(direction)[index].as_deref()?;
-            Some(writer.policy(direction, lists, pod))
-        };
-        let endpoint = Endpoint {
-            uid: pod.uid.clone(),
-            ingress: isolation(Direction::Ingress),
-            egress: isolation(Direction::Egress),
-            addresses: addresses_of(pod).into_iter().collect(),
-        };
-        endpoints.insert(pod.key.clone(), endpoint);
-    }
-    let policies = writer.into_policies();
-    let guarded = frontends.guarded(&policies);
-    let references = force.rules.iter().map(|rule| rule.reference.clone());
-    Compiled {
-        revision: snapshot.revision,
-        endpoints,
-        policies,
-        guarded,
-        peers: force.peers.iter().map(|(text, _)| text.clone()).collect(),
-        rules: numbers.iter().copied().zip(references).collect(),
-        classes: [&classes.list[..], &frontends.written(&classes.list)].concat(),
-        frontends: frontends.classes,
-        addresses: classes.addresses,
-        diagnostics: findings.into_vec(),
+/// Compiles one snapshot after the other; what it costs is what is different between two.
+#[derive(Debug, Default)]
+pub struct Compiler {
+    node: Node,
+    snapshot: Snapshot,
+    findings: Findings,
+    force: Force,
+    profiles: Profiles,
+    classes: Classes,
+    frontends: Frontends,
+    policies: Policies,
+    origin: Origin,
+}
+
+impl Compiler {
+    /// What [`compile()`] gives, under numbers that stay from one time to the next.
+    pub fn compile(&mut self, snapshot: &Snapshot, node: &Node) -> Compiled {
+        if node.name != self.node.name {
+            *self = Self::default();
+            self.node.name.clone_from(&node.name);
+        }
+        let before = std::mem::replace(&mut self.snapshot, snapshot.clone());
+        let findings = &mut self.findings;
+        findings.reported(&before.diagnostics, &snapshot.diagnostics);
+
+        let force = self.force.update(&before, snapshot, &node.name, findings);
+        let profiles = &mut self.profiles;
+        for (name, _, _) in before.namespaces.diff(&snapshot.namespaces) {
+            profiles.relabel(name, snapshot);
+        }
+        for (id, spec) in &force.added {
+            profiles.add_peer(*id, spec, snapshot);
+        }
+        if force.changed {
+            profiles.want(self.force.wanted_ports());
+        }
+        for (id, spec) in &force.removed {
+            profiles.remove_peer(*id, spec);
+        }
+        for (_, old, new) in before.pods.diff(&snapshot.pods) {
+            if let Some(pod) = old {
+                profiles.remove_pod(pod);
+            }
+            if let Some(pod) = new {
+                profiles.add_pod(pod, snapshot);
+            }
+        }
+        profiles.set_nodes((&self.node, node), &before, snapshot);
+        self.node.clone_from(node);
+
+        let classes = &mut self.classes;
+        let changed = classes.update(profiles, &force, findings);
+        self.frontends
+            .update(&before, snapshot, &changed, classes, findings);
+        if force.changed {
+            self.policies.update(&self.force);
+        }
+        let guarded = self.policies.guard(&mut self.frontends, &classes.list);
+        self.force.report_unresolved(&classes.list, findings);
+        Compiled {
+            revision: snapshot.revision,
+            origin: self.origin.clone(),
+            endpoints: self.policies.endpoints.clone(),
+            policies: self.policies.list.clone(),
+            classes: classes.list.clone(),
+            addresses: classes.addresses.clone(),
+            frontends: self.frontends.classes.clone(),
+            guarded,
+            peers: self.force.texts.clone(),
+            rules: self.force.rules.clone(),
+            diagnostics: findings.all(),
+        }
     }
 }
 
 /// Rules I6 and I7: a pod of this node that has a network of its own and still runs.
-fn is_endpoint(pod: &Pod, node: &Node) -> bool {
-    pod.node.as_ref() == Some(&node.name) && !pod.host_network && !pod.terminal && !pod.addresses.is_empty()
+fn is_endpoint(pod: &Pod, node: &str) -> bool {
+    pod.node.as_deref() == Some(node) && !pod.host_network && !pod.terminal && !pod.addresses.is_empty()
 }
 
 /// The distinct addresses of a pod (rule P6), IPv4-mapped ones as IPv4, as the packets carry them.

@@ -3,25 +3,30 @@
 //! become these, once. Fields that only mean something after a check (CIDRs, selectors, ports, policy types) are kept as
 //! they were written: the check, and the diagnostic when it fails, belong to [`crate::compile`].
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+mod labels;
+mod map;
+mod text;
+
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use serde::Serialize;
 
-/// Labels of a pod or a namespace.
-pub type Labels = BTreeMap<String, String>;
+pub use labels::Labels;
+pub use map::{Change, Iter, Map, Set};
+pub use text::Text;
 
 /// Namespace and name of a namespaced object. Displayed as `namespace/name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct ObjectKey {
     /// Namespace of the object.
-    pub namespace: String,
+    pub namespace: Text,
     /// Name of the object within its namespace.
-    pub name: String,
+    pub name: Text,
 }
 
 impl ObjectKey {
     /// A key from its two parts.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn new(namespace: impl Into<Text>, name: impl Into<Text>) -> Self {
         Self {
             namespace: namespace.into(),
             name: name.into(),
@@ -100,7 +105,7 @@ pub struct Pod {
     /// Its labels.
     pub labels: Labels,
     /// `spec.nodeName`, once scheduled.
-    pub node: Option<String>,
+    pub node: Option<Text>,
     /// `spec.hostNetwork`: shares the node's network, so it is neither isolated nor a pod peer (rule I6).
     pub host_network: bool,
     /// Phase Succeeded or Failed: its addresses may already be someone else's (rule I7).
@@ -112,10 +117,10 @@ pub struct Pod {
 }
 
 /// A named container port.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NamedPort {
     /// `name` of the port.
-    pub name: String,
+    pub name: Text,
     /// `protocol` of the port.
     pub protocol: Protocol,
     /// `containerPort`.
@@ -290,26 +295,26 @@ pub struct SliceEndpoint {
     pub terminating: bool,
 }
 
-/// Everything known of the cluster at one moment.
+/// Everything known of the cluster at one moment. A copy is cheap, and shares what did not change with later ones.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Snapshot {
     /// Raised by one for each snapshot; goes through all stages, logs and metrics.
     pub revision: u64,
     /// Nodes by name, with the addresses that their objects tell.
-    pub nodes: BTreeMap<String, Arc<Node>>,
+    pub nodes: Map<String, Arc<Node>>,
     /// Namespaces by name. A namespace that is named by a pod or policy but not present counts as having no labels
     /// but `kubernetes.io/metadata.name`.
-    pub namespaces: BTreeMap<String, Arc<Namespace>>,
+    pub namespaces: Map<String, Arc<Namespace>>,
     /// Pods, terminal and hostNetwork ones included.
-    pub pods: BTreeMap<ObjectKey, Arc<Pod>>,
+    pub pods: Map<ObjectKey, Arc<Pod>>,
     /// NetworkPolicies.
-    pub policies: BTreeMap<ObjectKey, Arc<NetworkPolicy>>,
+    pub policies: Map<ObjectKey, Arc<NetworkPolicy>>,
     /// Services.
-    pub services: BTreeMap<ObjectKey, Arc<Service>>,
+    pub services: Map<ObjectKey, Arc<Service>>,
     /// EndpointSlices.
-    pub endpoint_slices: BTreeMap<ObjectKey, Arc<EndpointSlice>>,
+    pub endpoint_slices: Map<ObjectKey, Arc<EndpointSlice>>,
     /// What the source found wrong with objects, or could not read (it keeps the last good object where there was one).
-    pub diagnostics: Vec<Diagnostic>,
+    pub diagnostics: Set<Diagnostic>,
 }
 
 /// A node: the one that this agent runs on, or another of the cluster.

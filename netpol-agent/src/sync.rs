@@ -26,8 +26,8 @@ use ipnet::IpNet;
 use netpol_common::abi::{Config, Endpoint, Identity, PolicyValue};
 
 use crate::{
-    compile::{Class, Frontend, ProtocolMatch},
-    model::ObjectKey,
+    compile::{ClassId, Compiled, Frontend, PolicyId, ProtocolMatch},
+    model::{Map, ObjectKey, Set},
 };
 
 /// What one entry of a policy matches.
@@ -40,9 +40,9 @@ pub struct EntryKey {
 }
 
 /// The entries of one policy number.
-pub type Entries = BTreeMap<EntryKey, PolicyValue>;
+pub type Entries = Map<EntryKey, PolicyValue>;
 
-/// What the kernel holds.
+/// What the kernel holds. A copy is cheap.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct State {
     /// Map `config`.
@@ -50,17 +50,17 @@ pub struct State {
     /// Map `endpoints`, by interface index.
     pub endpoints: BTreeMap<u32, Endpoint>,
     /// Map `identities`.
-    pub identities: BTreeMap<IpNet, Identity>,
+    pub identities: Map<IpNet, Identity>,
     /// Map `frontends`.
-    pub frontends: BTreeMap<Frontend, Identity>,
+    pub frontends: Map<Frontend, Identity>,
     /// Map `local_pods`: the interface of each pod, by address.
     pub local_pods: BTreeMap<IpAddr, u32>,
     /// Map `senders`, by bridge and number.
     pub senders: BTreeMap<(u32, u32), u32>,
     /// Map `guarded`: address, protocol and port of backends.
-    pub guarded: BTreeSet<Frontend>,
+    pub guarded: Set<Frontend>,
     /// Map `policies`, by policy number. A number without entries is absent.
-    pub policies: BTreeMap<u32, Entries>,
+    pub policies: Map<u32, Entries>,
     /// Interfaces that carry this agent's programs.
     pub attached: BTreeSet<u32>,
     /// Devices that carry this agent's program for packets that leave the node.
@@ -70,14 +70,32 @@ pub struct State {
 /// What the agent remembers of its last plan beside the kernel's state. Lost at a restart, which costs writes, never a verdict.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Memory {
-    /// The class that each identity stood for.
-    pub meanings: BTreeMap<u32, Class>,
-    /// The peers that were in force.
-    pub peers: BTreeSet<String>,
+    /// What was planned last, if all of it was written: the kernel holds that and nothing else.
+    pub last: Option<Last>,
     /// All writes of the last plan were made by this process. If not, an identity may have changed without the epoch: it is raised.
     pub settled: bool,
     /// The pod (and its uid) behind each interface.
     pub pods: BTreeMap<u32, (ObjectKey, String)>,
+}
+
+/// A plan that was written.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Last {
+    /// What it was for.
+    pub compiled: Compiled,
+    /// What each identity stands for.
+    pub identities: Map<u32, Meaning>,
+    /// The compiled policy that each policy number stands for.
+    pub policies: BTreeMap<u32, PolicyId>,
+}
+
+/// What an identity stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Meaning {
+    /// The class.
+    pub class: ClassId,
+    /// Number of prefixes and frontends that carry it.
+    pub carriers: usize,
 }
 
 /// One change of the kernel's state.
@@ -166,14 +184,22 @@ impl State {
         match write {
             Write::Config(config) => self.config = *config,
             Write::PutPolicy { policy, key, value } => {
-                self.policies.entry(*policy).or_default().insert(*key, *value);
+                if self
+                    .policies
+                    .change(policy, |entries| entries.insert(*key, *value))
+                    .is_none()
+                {
+                    self.policies
+                        .insert(*policy, Entries::from_iter([(*key, *value)]));
+                }
             }
             Write::RemovePolicy { policy, key } => {
-                if let Some(entries) = self.policies.get_mut(policy) {
+                let emptied = self.policies.change(policy, |entries| {
                     entries.remove(key);
-                    if entries.is_empty() {
-                        self.policies.remove(policy);
-                    }
+                    entries.is_empty()
+                });
+                if emptied == Some(true) {
+                    self.policies.remove(policy);
                 }
             }
             Write::PutIdentity { prefix, identity } => {
@@ -201,7 +227,7 @@ impl State {
                 self.senders.remove(sender);
             }
             Write::PutGuarded(backend) => {
-                self.guarded.insert(*backend);
+                self.guarded.insert(*backend, ());
             }
             Write::RemoveGuarded(backend) => {
                 self.guarded.remove(backend);
@@ -226,13 +252,6 @@ impl State {
             }
         }
     }
-}
-
-/// The value of the longest prefix of a map that covers `prefix`, itself included.
-fn longest_match<V: Copy>(map: &BTreeMap<IpNet, V>, prefix: IpNet) -> Option<V> {
-    (0..=prefix.prefix_len())
-        .rev()
-        .find_map(|length| map.get(&IpNet::new(prefix.addr(), length).ok()?.trunc()).copied())
 }
 
 /// The two addresses of an endpoint as the kernel holds them, zeros where it has none of a family.

@@ -15,6 +15,7 @@ pub mod directory;
 mod kube;
 mod object;
 mod publish;
+mod shared;
 pub(crate) mod syntax;
 pub mod wire;
 
@@ -139,7 +140,7 @@ fn listed(diagnostics: &[Diagnostic]) -> String {
 }
 
 /// Watches `source` and publishes what it holds until `stop` is cancelled. The receiver first sees `None`, then snapshots
-/// whose revision starts at 1 and rises by one; changes that come within milliseconds of each other share one.
+/// whose revision starts at 1 and rises by one; changes that come together share one, and a receiver that is busy sees only the last.
 ///
 /// # Errors
 /// See [`WatchError`]; a source that worked once is never given up.

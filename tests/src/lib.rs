@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod apiserver;
 pub mod bench;
+pub mod canonical;
 pub mod capture;
 pub mod cases;
 pub mod cluster;
@@ -33,6 +34,7 @@ pub mod scenario;
 pub mod seeds;
 pub mod server;
 pub mod services;
+pub mod synthetic;
 pub mod tables;
 pub mod two_nodes;
 pub mod wire;

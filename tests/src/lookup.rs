@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use netpol_agent::{
-    compile::{Address, Compiled, Endpoint, Frontend, Match, Policy},
+    compile::{Address, ClassId, Compiled, Endpoint, Frontend, PolicyId, ProtocolMatch},
     evaluate::Packet,
     model::Direction,
 };
@@ -33,7 +33,7 @@ pub fn allows(compiled: &Compiled, direction: Direction, packet: &Packet) -> Opt
         match policy {
             None => true,
             Some(_) if address.node => true,
-            Some(index) => longest_match(&compiled.policies[index], address.class, packet).is_some(),
+            Some(index) => longest_match(compiled, index, address.class, packet).is_some(),
         }
     }))
 }
@@ -51,7 +51,7 @@ pub fn first_look(compiled: &Compiled, packet: &Packet) -> Option<bool> {
     let class = frontend(compiled, packet);
     let passes = |endpoint: &&Endpoint| match (endpoint.egress, class) {
         (None, _) => true,
-        (Some(policy), Some(class)) => compiled.policies[policy].frontends.contains_key(&class),
+        (Some(policy), Some(class)) => compiled.passage(policy, class).is_some(),
         (Some(_), None) => false,
     };
     (!senders.is_empty()).then(|| senders.iter().all(passes))
@@ -64,8 +64,8 @@ pub fn second_look(compiled: &Compiled, packet: &Packet, seen: IpAddr) -> Option
     let seen = if packet.source == own { own } else { seen };
     let (senders, receivers) = (endpoints_at(compiled, packet.source), endpoints_at(compiled, own));
     let backend = longest_prefix(compiled, own);
-    let accepts = |policy: Option<usize>, address: Address| {
-        policy.is_none_or(|policy| longest_match(&compiled.policies[policy], address.class, packet).is_some())
+    let accepts = |policy: Option<PolicyId>, address: Address| {
+        policy.is_none_or(|policy| longest_match(compiled, policy, address.class, packet).is_some())
     };
     let sent = |endpoint: &&Endpoint| backend.node || accepts(endpoint.egress, backend);
     let received = |endpoint: &&Endpoint| accepts(endpoint.ingress, longest_prefix(compiled, seen));
@@ -74,7 +74,7 @@ pub fn second_look(compiled: &Compiled, packet: &Packet, seen: IpAddr) -> Option
 }
 
 /// Which frontend of a Service a packet is for, if any: by its destination, or by a NodePort where that is an address of a node.
-pub fn frontend(compiled: &Compiled, packet: &Packet) -> Option<usize> {
+pub fn frontend(compiled: &Compiled, packet: &Packet) -> Option<ClassId> {
     let address = longest_prefix(compiled, packet.destination);
     let of = |destination: IpAddr| {
         let frontend = Frontend {
@@ -115,18 +115,16 @@ fn covers(prefix: &IpNet, address: IpAddr) -> bool {
 }
 
 /// The rule of the longest entry that matches, if any.
-pub fn longest_match(policy: &Policy, class: usize, packet: &Packet) -> Option<u32> {
-    let matching = policy
-        .entries
-        .iter()
-        .filter(|(entry, _)| entry.class == class && covers_port(entry, packet));
+pub fn longest_match(compiled: &Compiled, policy: PolicyId, class: ClassId, packet: &Packet) -> Option<u32> {
+    let entries = compiled.entries(policy, class);
+    let matching = entries.iter().filter(|(entry, _)| covers_port(**entry, packet));
     matching
-        .max_by_key(|(entry, _)| entry.protocol.map(|part| part.prefix_len))
+        .max_by_key(|(entry, _)| entry.map(|part| part.prefix_len))
         .map(|(_, &rule)| rule)
 }
 
-fn covers_port(entry: &Match, packet: &Packet) -> bool {
-    let Some(part) = entry.protocol else {
+fn covers_port(entry: Option<ProtocolMatch>, packet: &Packet) -> bool {
+    let Some(part) = entry else {
         return true;
     };
     if part.protocol != packet.protocol {

@@ -11,8 +11,8 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1 as meta, util::intstr::IntOrString},
 };
 use netpol_agent::model::{
-    Direction, IpBlock, LabelExpression, LabelSelector, NamedPort, Namespace, NetworkPolicy, ObjectKey, Peer,
-    Pod, PolicyPort, PortName, Protocol, Rule, Snapshot,
+    Direction, IpBlock, LabelExpression, LabelSelector, Labels, NamedPort, Namespace, NetworkPolicy,
+    ObjectKey, Peer, Pod, PolicyPort, PortName, Protocol, Rule, Snapshot,
 };
 use serde_json::Value;
 
@@ -50,8 +50,8 @@ fn add(snapshot: &mut Snapshot, object: &Value) -> Result<()> {
         Some("Namespace") => {
             let metadata = serde_json::from_value::<core::Namespace>(object.clone())?.metadata;
             let name = metadata.name.context("no name")?;
-            let mut labels = metadata.labels.unwrap_or_default();
-            labels.insert("kubernetes.io/metadata.name".to_owned(), name.clone());
+            let mut labels = Labels::from(metadata.labels.unwrap_or_default());
+            labels.insert("kubernetes.io/metadata.name", name.as_str());
             snapshot
                 .namespaces
                 .insert(name.clone(), Arc::new(Namespace { name, labels }));
@@ -103,7 +103,7 @@ fn pod(pod: core::Pod) -> Result<Pod> {
         let protocol = Protocol::from_kubernetes(protocol).context("unknown protocol")?;
         let number = u16::try_from(port.container_port)?;
         named_ports.extend(port.name.map(|name| NamedPort {
-            name,
+            name: name.into(),
             protocol,
             number,
         }));
@@ -112,8 +112,8 @@ fn pod(pod: core::Pod) -> Result<Pod> {
     Ok(Pod {
         key: key(&pod.metadata)?,
         uid: pod.metadata.uid.unwrap_or_default(),
-        labels: pod.metadata.labels.unwrap_or_default(),
-        node: spec.node_name,
+        labels: pod.metadata.labels.unwrap_or_default().into(),
+        node: spec.node_name.map(Into::into),
         host_network: spec.host_network == Some(true),
         terminal: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
         addresses: addresses
@@ -183,7 +183,7 @@ fn selector(selector: meta::LabelSelector) -> LabelSelector {
     };
     let expressions: Vec<_> = selector.match_expressions.unwrap_or_default();
     LabelSelector {
-        match_labels: selector.match_labels.unwrap_or_default(),
+        match_labels: selector.match_labels.unwrap_or_default().into(),
         match_expressions: expressions.into_iter().map(expression).collect(),
     }
 }

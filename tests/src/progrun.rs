@@ -106,7 +106,7 @@ pub fn local_pods(
 ) -> (BTreeMap<u32, ObjectKey>, BTreeMap<IpAddr, u32>) {
     let (mut pods, mut addresses) = (BTreeMap::new(), BTreeMap::new());
     for pod in snapshot.pods.values() {
-        if pod.node.as_ref() == Some(&node.name) && !pod.host_network && !pod.terminal {
+        if pod.node.as_deref() == Some(node.name.as_str()) && !pod.host_network && !pod.terminal {
             let ifindex = interface(&pod.key);
             pods.insert(ifindex, pod.key.clone());
             addresses.extend(pod.addresses.iter().map(|address| (*address, ifindex)));

@@ -63,7 +63,7 @@ fn labels(random: &mut Random) -> Labels {
     let mut labels = Labels::new();
     for key in ["app", "tier"] {
         if random.below(4) > 0 {
-            labels.insert(key.to_owned(), random.pick(&["x", "y", "z"]).to_owned());
+            labels.insert(key, random.pick(&["x", "y", "z"]));
         }
     }
     labels
@@ -143,7 +143,7 @@ pub fn cluster(random: &mut Random) -> Snapshot {
     };
     for name in NAMESPACES {
         let mut labels = labels(random);
-        labels.insert("kubernetes.io/metadata.name".to_owned(), name.to_owned());
+        labels.insert("kubernetes.io/metadata.name", name);
         snapshot.namespaces.insert(
             name.to_owned(),
             Arc::new(Namespace {
@@ -163,7 +163,7 @@ pub fn cluster(random: &mut Random) -> Snapshot {
             key: ObjectKey::new(random.pick(&NAMESPACES), format!("pod-{index}")),
             uid: String::new(),
             labels: labels(random),
-            node: Some(node.name.clone()),
+            node: Some(node.name.as_str().into()),
             host_network,
             terminal: random.below(10) == 0,
             addresses: if host_network {
@@ -172,7 +172,7 @@ pub fn cluster(random: &mut Random) -> Snapshot {
                 own.iter().map(|text| text.parse().unwrap()).collect()
             },
             named_ports: random.many(4, |random| NamedPort {
-                name: random.pick(&["http", "dns"]).to_owned(),
+                name: random.pick(&["http", "dns"]).into(),
                 protocol: Protocol::ALL[random.below(3)],
                 number: PORTS[random.below(PORTS.len())] as u16,
             }),
@@ -266,7 +266,7 @@ fn add_service(random: &mut Random, snapshot: &mut Snapshot, index: usize) {
             .collect();
         let slice = EndpointSlice {
             key: ObjectKey::new(&key.namespace, format!("service-{index}-{slice}")),
-            service: (random.below(12) > 0).then(|| key.name.clone()),
+            service: (random.below(12) > 0).then(|| key.name.to_string()),
             ports,
             endpoints,
         };
@@ -402,7 +402,7 @@ pub fn change(random: &mut Random, before: &Snapshot) -> Snapshot {
             namespace.labels = labels(random);
             namespace
                 .labels
-                .insert("kubernetes.io/metadata.name".to_owned(), name.clone());
+                .insert("kubernetes.io/metadata.name", name.as_str());
             after.namespaces.insert(name, Arc::new(namespace));
         }
     }

@@ -226,7 +226,7 @@ impl Tables for Mirror {
     }
 
     fn guarded(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool {
-        self.state.guarded.iter().any(|guarded| {
+        self.state.guarded.keys().any(|guarded| {
             mapped(guarded.address) == *backend
                 && guarded.protocol == protocol
                 && guarded.port == u16::from_be_bytes(port)

@@ -3,12 +3,13 @@
 //! changes leave behind is what a fresh start makes. `NETPOL_CASES` scales the number of cases.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     io,
 };
 
 use netpol_agent::{
-    compile::{Compiled, Passage, compile},
+    compile::{Compiled, Compiler, Passage, compile},
     model::{Direction, Node, ObjectKey, Snapshot},
     sync::{Desired, Memory, Plan, State, Write, apply, plan},
 };
@@ -36,20 +37,26 @@ struct Bench {
     node: Node,
     state: State,
     memory: Memory,
+    /// What compiles changes, if they are compiled as such.
+    compiler: Option<RefCell<Compiler>>,
 }
 
 impl Bench {
-    fn new() -> Self {
+    fn new(keeps: bool) -> Self {
         let node = nodes().swap_remove(0);
         Self {
             node,
             state: State::default(),
             memory: Memory::default(),
+            compiler: keeps.then(RefCell::default),
         }
     }
 
     fn plan(&self, snapshot: &Snapshot) -> (Compiled, Plan) {
-        let compiled = compile(snapshot, &self.node);
+        let compiled = match &self.compiler {
+            Some(compiler) => compiler.borrow_mut().compile(snapshot, &self.node),
+            None => compile(snapshot, &self.node),
+        };
         let pods: BTreeMap<u32, ObjectKey> = compiled
             .endpoints
             .keys()
@@ -112,8 +119,12 @@ fn probes(random: &mut Random, snapshots: [&Snapshot; 2], compiled: &Compiled) -
         .collect()
 }
 
-fn run(share: u32, test: impl Fn(u64) -> Result<(), TestCaseError>) {
-    seeds::hold("plan", share, test);
+/// Runs a property on seeds, with benches that compile each snapshot for itself, and with such that compile what changed.
+fn run(share: u32, test: impl Fn(u64, bool) -> Result<(), TestCaseError>) {
+    seeds::hold("plan", 2 * share, |seed| {
+        test(seed, false)?;
+        test(seed, true).map_err(|error| TestCaseError::fail(format!("compiling changes: {error}")))
+    });
 }
 
 /// A state under names that do not depend on history: numbers replaced by what they say.
@@ -198,9 +209,9 @@ fn unmet(state: &State) -> Option<u32> {
 
 #[test]
 fn b4_every_prefix_of_a_plan_for_one_change_is_before_or_after() {
-    run(250, |seed| {
+    run(250, |seed, keeps| {
         let mut random = Random(seed);
-        let mut bench = Bench::new();
+        let mut bench = Bench::new(keeps);
         let mut before = cluster(&mut random);
         let (_, first) = bench.plan(&before);
         bench.apply(first);
@@ -258,9 +269,9 @@ fn judged_under(state: &State, probe: &Probe) -> Option<(u32, u32, u32)> {
 /// another agent goes on from there.
 #[test]
 fn c2_no_flow_outlives_the_verdict_that_let_it_in() {
-    run(250, |seed| {
+    run(250, |seed, keeps| {
         let mut random = Random(seed);
-        let mut bench = Bench::new();
+        let mut bench = Bench::new(keeps);
         let mut before = cluster(&mut random);
         let (_, first) = bench.plan(&before);
         bench.apply(first);
@@ -299,9 +310,9 @@ fn c2_no_flow_outlives_the_verdict_that_let_it_in() {
 
 #[test]
 fn what_is_written_says_what_was_compiled() {
-    run(250, |seed| {
+    run(250, |seed, keeps| {
         let mut random = Random(seed);
-        let mut bench = Bench::new();
+        let mut bench = Bench::new(keeps);
         let mut snapshot = cluster(&mut random);
         for _ in 0..4 {
             let (compiled, plan) = bench.plan(&snapshot);
@@ -329,17 +340,14 @@ fn what_is_written_says_what_was_compiled() {
                     (frontend.address, frontend.protocol, frontend.port)
                         == (probe.remote, probe.protocol, probe.port)
                 });
-                let allowed = policy.is_none_or(|index| {
-                    let policy = &compiled.policies[index];
-                    match frontend {
-                        // Another node chooses the backend of its NodePort.
-                        Some(class) if address.remote_node && !by_address => {
-                            matches!(policy.frontends.get(&class), Some(Passage::Accept(_)))
-                        }
-                        Some(class) => policy.frontends.contains_key(&class),
-                        None if egress && address.node => true,
-                        None => lookup::longest_match(policy, address.class, &packet).is_some(),
+                let allowed = policy.is_none_or(|policy| match frontend {
+                    // Another node chooses the backend of its NodePort.
+                    Some(class) if address.remote_node && !by_address => {
+                        matches!(compiled.passage(policy, class), Some(Passage::Accept(_)))
                     }
+                    Some(class) => compiled.passage(policy, class).is_some(),
+                    None if egress && address.node => true,
+                    None => lookup::longest_match(&compiled, policy, address.class, &packet).is_some(),
                 });
                 prop_assert_eq!(
                     passes(&bench.state, &probe),
@@ -357,9 +365,9 @@ fn what_is_written_says_what_was_compiled() {
 
 #[test]
 fn changes_one_by_one_end_where_a_fresh_start_does() {
-    run(250, |seed| {
+    run(250, |seed, keeps| {
         let mut random = Random(seed);
-        let mut bench = Bench::new();
+        let mut bench = Bench::new(keeps);
         let mut snapshot = cluster(&mut random);
         for _ in 0..6 {
             let (_, plan) = bench.plan(&snapshot);
@@ -375,7 +383,7 @@ fn changes_one_by_one_end_where_a_fresh_start_does() {
         }
         let (_, plan) = bench.plan(&snapshot);
         bench.apply(plan);
-        let mut fresh = Bench::new();
+        let mut fresh = Bench::new(false);
         let (compiled, plan) = fresh.plan(&snapshot);
         fresh.apply(plan);
         // Interfaces of deleted pods are closed where they were isolated; a fresh start does not know them.
@@ -399,9 +407,9 @@ fn changes_one_by_one_end_where_a_fresh_start_does() {
 /// Pods and policies come and go, the agent is restarted now and then: a number in the kernel is given once.
 #[test]
 fn c3_numbers_are_never_given_twice() {
-    run(1000, |seed| {
+    run(1000, |seed, keeps| {
         let mut random = Random(seed);
-        let mut bench = Bench::new();
+        let mut bench = Bench::new(keeps);
         let mut snapshot = cluster(&mut random);
         let mut pods: BTreeMap<u32, (u32, u32)> = BTreeMap::new();
         let mut retired = BTreeSet::new();
@@ -456,9 +464,9 @@ fn c3_numbers_are_never_given_twice() {
 
 #[test]
 fn l1_failed_writes_open_nothing_and_are_made_good() {
-    run(250, |seed| {
+    run(250, |seed, keeps| {
         let mut random = Random(seed);
-        let mut bench = Bench::new();
+        let mut bench = Bench::new(keeps);
         let before = cluster(&mut random);
         let (_, first) = bench.plan(&before);
         bench.apply(first);

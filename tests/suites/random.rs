@@ -2,14 +2,15 @@
 //! Random clusters: the compiled node against the evaluator. `NETPOL_CASES` is the number of packets.
 
 use netpol_agent::{
-    compile::{Compiled, Frontend, Passage, compile},
+    compile::{Compiled, Compiler, Frontend, Passage, PeerId, compile},
     evaluate::{Packet, evaluate, evaluate_service},
-    model::{Direction, Snapshot},
+    model::{Direction, Node, Snapshot},
 };
 use netpol_tests::{
+    canonical::Canonical,
     looks::first_look,
     lookup,
-    random::{Random, cluster, nodes, packet, service_packet},
+    random::{Random, change, cluster, nodes, packet, service_packet},
     seeds,
 };
 use proptest::prelude::*;
@@ -78,13 +79,13 @@ fn a5_frontends_are_judged_by_all_their_backends() {
                     else {
                         continue;
                     };
-                    let said = match compiled.policies[policy].frontends.get(&class) {
+                    let said = match compiled.passage(policy, class) {
                         Some(Passage::Accept(_)) => "accept",
                         Some(Passage::Defer) => "defer",
                         None => "deny",
                     };
                     let unguarded = backends.iter().find(|(address, port, _)| {
-                        !compiled.guarded.contains(&Frontend {
+                        !compiled.guarded.contains_key(&Frontend {
                             address: *address,
                             protocol: packet.protocol,
                             port: *port,
@@ -120,6 +121,88 @@ fn a5_frontends_are_judged_by_all_their_backends() {
                     snapshot.pods,
                     snapshot.policies
                 );
+            }
+        }
+        Ok(())
+    });
+}
+
+/// What numbers mean may only change where nobody who goes by them can tell.
+#[test]
+fn numbers_that_stay_say_the_same() {
+    seeds::hold("random", PACKETS_A_CLUSTER, |seed| {
+        let mut random = Random(seed);
+        let node = nodes().swap_remove(0);
+        let (mut compiler, mut snapshot) = (Compiler::default(), cluster(&mut random));
+        let mut before = compiler.compile(&snapshot, &node);
+        for _ in 0..8 {
+            snapshot = change(&mut random, &snapshot);
+            let now = compiler.compile(&snapshot, &node);
+            let in_force = |peer: &&PeerId| {
+                before.peers.contains_key(*peer) && before.peers.get(*peer) == now.peers.get(*peer)
+            };
+            for (id, class) in &now.classes {
+                let Some(old) = before.classes.get(id) else {
+                    continue;
+                };
+                let same = (&old.named_ports, &old.frontend) == (&class.named_ports, &class.frontend);
+                prop_assert!(
+                    same && old
+                        .peers
+                        .iter()
+                        .filter(in_force)
+                        .eq(class.peers.iter().filter(in_force)),
+                    "class {id} was {old:#?} and is {class:#?}"
+                );
+            }
+            for (id, policy) in &now.policies {
+                prop_assert!(before.policies.get(id).is_none_or(|old| old == policy));
+            }
+            for (number, rule) in &now.rules {
+                prop_assert!(before.rules.get(number).is_none_or(|old| old == rule));
+            }
+            before = now;
+        }
+        Ok(())
+    });
+}
+
+/// What a compiler makes of a change does not depend on what it compiled before.
+#[test]
+fn changes_one_by_one_compile_to_what_the_whole_does() {
+    seeds::hold("random", PACKETS_A_CLUSTER * 4, |seed| {
+        let mut random = Random(seed);
+        let mut node: Node = nodes().swap_remove(0);
+        let (mut compiler, mut snapshot) = (Compiler::default(), cluster(&mut random));
+        for _ in 0..12 {
+            let mut shown = snapshot.clone();
+            if random.below(8) == 0 {
+                // A namespace that is not known yet.
+                shown.namespaces.remove("a");
+            }
+            let kept = compiler.compile(&shown, &node);
+            let whole = compile(&shown, &node);
+            prop_assert!(
+                Canonical::of(&kept) == Canonical::of(&whole),
+                "{:#?}\n{:#?}\n{:#?}",
+                Canonical::of(&kept),
+                Canonical::of(&whole),
+                snapshot.policies
+            );
+            for _ in 0..1 + random.below(3) {
+                snapshot = change(&mut random, &snapshot);
+            }
+            match random.below(12) {
+                0 => snapshot = cluster(&mut random),
+                2 => drop(snapshot.nodes.remove("node-b")),
+                // An address that pods have comes on an interface of the node, or leaves it.
+                3 => {
+                    let address = "10.244.0.8".parse().expect("an address");
+                    if !node.addresses.remove(&address) {
+                        node.addresses.insert(address);
+                    }
+                }
+                _ => {}
             }
         }
         Ok(())

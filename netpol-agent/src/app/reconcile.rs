@@ -12,11 +12,11 @@ use netpol_common::abi::{Config, Lifetimes};
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
-use super::{Options, bind::bind};
+use super::{Options, bind::bind, memory};
 use crate::{
-    compile::{Compiled, compile},
+    compile::Compiler,
     datapath::{self, Datapath, interfaces::Interfaces},
-    model::{Diagnostic, Node, Snapshot},
+    model::{Diagnostic, Node, Set, Snapshot},
     observe::status::Status,
     sync::{self, Desired, Memory, Report, State, Write},
 };
@@ -32,8 +32,13 @@ pub struct Reconciler {
     lifetimes: Lifetimes,
     snapshot: Option<Arc<Snapshot>>,
     interfaces: Option<Arc<Interfaces>>,
-    reported: BTreeSet<Diagnostic>,
+    compiler: Compiler,
+    reported: Set<Diagnostic>,
+    /// Number of diagnostics of each code.
+    by_code: BTreeMap<&'static str, u64>,
     applied: Option<u64>,
+    /// Local pods whose interface is not known yet.
+    waiting: usize,
     swept: bool,
     status: watch::Sender<Arc<Status>>,
 }
@@ -56,8 +61,11 @@ impl Reconciler {
             lifetimes: options.lifetimes,
             snapshot: None,
             interfaces: None,
-            reported: BTreeSet::new(),
+            compiler: Compiler::default(),
+            reported: Set::new(),
+            by_code: BTreeMap::new(),
             applied: None,
+            waiting: 0,
             swept: false,
             status,
         }
@@ -91,11 +99,17 @@ impl Reconciler {
                     );
                     self.status
                         .send_modify(|status| Arc::make_mut(status).drifts += 1);
+                    self.memory.last = None;
                 }
                 self.state = found;
             }
             Err(error) => error!(error = %anyhow::Error::from(error), "reading the maps back"),
         }
+    }
+
+    /// Whether there is a local pod whose interface is not known yet.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting > 0
     }
 
     /// Removes a part of the flows that are past their lifetime.
@@ -124,7 +138,7 @@ impl Reconciler {
             name: self.node_name.clone(),
             addresses: interfaces.node_addresses.clone(),
         };
-        let compiled = compile(&snapshot, &node);
+        let compiled = self.compiler.compile(&snapshot, &node);
         self.report_diagnostics(&compiled.diagnostics);
         let pods = bind(&compiled, &interfaces, &self.memory.pods, &self.state.endpoints);
         let present = interfaces.pods.keys().copied().collect();
@@ -170,8 +184,13 @@ impl Reconciler {
             self.sweep();
         }
         let waiting = compiled.endpoints.len() - pods.len();
-        self.publish(&compiled, &report, waiting, started);
+        self.waiting = waiting;
+        self.publish(&report, waiting, started);
+        let first = self.applied.is_none();
         self.log(&report, waiting, routine, started);
+        if first || report.writes > memory::LARGE {
+            memory::give_back();
+        }
         report.failures.is_empty()
     }
 
@@ -237,39 +256,39 @@ impl Reconciler {
         );
     }
 
-    fn report_diagnostics(&mut self, diagnostics: &[Diagnostic]) {
-        let current: BTreeSet<Diagnostic> = diagnostics.iter().cloned().collect();
-        for diagnostic in current.difference(&self.reported) {
-            warn!(
-                code = diagnostic.code,
-                object = diagnostic.object,
-                field = diagnostic.field,
-                message = diagnostic.message,
-                "{diagnostic}"
-            );
+    fn report_diagnostics(&mut self, diagnostics: &Set<Diagnostic>) {
+        for (diagnostic, _, now) in self.reported.diff(diagnostics) {
+            let count = self.by_code.entry(diagnostic.code).or_default();
+            if now.is_some() {
+                *count += 1;
+                warn!(
+                    code = diagnostic.code,
+                    object = diagnostic.object,
+                    field = diagnostic.field,
+                    message = diagnostic.message,
+                    "{diagnostic}"
+                );
+            } else {
+                *count -= 1;
+                debug!(
+                    code = diagnostic.code,
+                    object = diagnostic.object,
+                    field = diagnostic.field,
+                    "no longer wrong"
+                );
+            }
         }
-        for diagnostic in self.reported.difference(&current) {
-            debug!(
-                code = diagnostic.code,
-                object = diagnostic.object,
-                field = diagnostic.field,
-                "no longer wrong"
-            );
-        }
-        self.reported = current;
+        self.by_code.retain(|_, count| *count > 0);
+        self.reported = diagnostics.clone();
     }
 
-    fn publish(&self, compiled: &Compiled, report: &Report, waiting: usize, started: Instant) {
+    fn publish(&self, report: &Report, waiting: usize, started: Instant) {
         let endpoints: BTreeMap<u32, _> = self
             .state
             .endpoints
             .iter()
             .filter_map(|(ifindex, endpoint)| Some((endpoint.id, self.memory.pods.get(ifindex)?.0.clone())))
             .collect();
-        let mut diagnostics: BTreeMap<&'static str, u64> = BTreeMap::new();
-        for diagnostic in &compiled.diagnostics {
-            *diagnostics.entry(diagnostic.code).or_default() += 1;
-        }
         self.status.send_modify(|status| {
             let status = Arc::make_mut(status);
             status.revision = report.revision;
@@ -279,7 +298,7 @@ impl Reconciler {
             status.endpoints_held_back = report.held_back.len();
             status.policies = self.state.policies.len();
             status.identities = self.state.identities.len();
-            status.diagnostics = diagnostics;
+            status.diagnostics.clone_from(&self.by_code);
             status.write_failures += report.failures.len() as u64;
             status.writes += report.writes as u64;
             status.last_duration = started.elapsed();

@@ -2,24 +2,22 @@
 //! NetworkPolicies in normal form, and what is wrong with them. What is invalid matches nothing: it never widens access.
 
 use super::{
-    fault::{Fault, Findings},
+    fault::{Fault, diagnostic},
     peer::PeerSpec,
     ports::Ports,
     selector::Selector,
 };
-use crate::model::{Direction, NetworkPolicy, ObjectKey, Pod, Rule};
+use crate::model::{Diagnostic, Direction, Labels, NetworkPolicy, Rule};
 
 /// A policy whose every part was checked.
 #[derive(Debug)]
-pub(super) struct CheckedPolicy<'a> {
-    /// Namespace and name.
-    pub(super) key: &'a ObjectKey,
+pub(super) struct CheckedPolicy {
     /// The pods that it isolates; `None` if the selector is invalid and isolates nothing (rule I3).
     selector: Option<Selector>,
     /// Rules, if it applies to ingress (rule I2).
-    ingress: Option<Vec<CheckedRule>>,
+    pub(super) ingress: Option<Vec<CheckedRule>>,
     /// Rules, if it applies to egress (rule I2).
-    egress: Option<Vec<CheckedRule>>,
+    pub(super) egress: Option<Vec<CheckedRule>>,
 }
 
 /// A rule whose every part was checked.
@@ -31,11 +29,16 @@ pub(super) struct CheckedRule {
     pub(super) ports: Ports,
 }
 
-impl<'a> CheckedPolicy<'a> {
-    /// Checks a policy, and adds what is wrong with it to `findings`.
-    pub(super) fn new(policy: &'a NetworkPolicy, findings: &mut Findings) -> Self {
+/// The pods that a policy isolates: `None` if the selector is invalid and isolates nothing (rule I3).
+pub(super) fn selector(policy: &NetworkPolicy) -> Result<Selector, Vec<Fault>> {
+    Selector::parse(&policy.pod_selector, "this policy isolates nothing")
+}
+
+impl CheckedPolicy {
+    /// Checks a policy, and says what is wrong with it.
+    pub(super) fn new(policy: &NetworkPolicy) -> (Self, Vec<Diagnostic>) {
         let mut faults = Vec::new();
-        let selector = Selector::parse(&policy.pod_selector, "this policy isolates nothing")
+        let selector = selector(policy)
             .map_err(|found| faults.extend(found.into_iter().map(|fault| fault.below("spec.podSelector"))))
             .ok();
         let remarks = selector
@@ -46,32 +49,23 @@ impl<'a> CheckedPolicy<'a> {
         let namespace = &policy.key.namespace;
         let ingress = check_rules(&policy.ingress, namespace, ("spec.ingress", "from"), &mut faults);
         let egress = check_rules(&policy.egress, namespace, ("spec.egress", "to"), &mut faults);
-        for fault in faults {
-            findings.add("NetworkPolicy", &policy.key, fault);
-        }
-        Self {
-            key: &policy.key,
+        let found = faults
+            .into_iter()
+            .map(|fault| diagnostic("NetworkPolicy", &policy.key, fault));
+        let found = found.collect();
+        let checked = Self {
             selector,
             ingress: applies(policy, Direction::Ingress).then_some(ingress),
             egress: applies(policy, Direction::Egress).then_some(egress),
-        }
+        };
+        (checked, found)
     }
 
-    /// Whether it selects a pod of its own namespace (rules I1, I3).
-    pub(super) fn selects(&self, pod: &Pod) -> bool {
-        pod.key.namespace == self.key.namespace
-            && self
-                .selector
-                .as_ref()
-                .is_some_and(|selector| selector.matches(&pod.labels))
-    }
-
-    /// Its rules for a direction; `None` if it does not apply to it.
-    pub(super) fn rules(&self, direction: Direction) -> Option<&[CheckedRule]> {
-        match direction {
-            Direction::Ingress => self.ingress.as_deref(),
-            Direction::Egress => self.egress.as_deref(),
-        }
+    /// Whether it selects a pod of its own namespace with these labels (rules I1, I3).
+    pub(super) fn selects(&self, labels: &Labels) -> bool {
+        self.selector
+            .as_ref()
+            .is_some_and(|selector| selector.matches(labels))
     }
 }
 

@@ -3,209 +3,196 @@
 //! that comes, goes or is relabelled changes one address.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    hash::Hash,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
 
 use super::{
-    Address, Class,
+    Address, Class, ClassId, NO_PEER,
+    blocks::{Blocks, NO_BLOCK, RegionId},
     fault::Findings,
-    force::{Force, PeerId},
-    peer::PeerSpec,
-    profiles::{self, Profile},
+    force,
+    profiles::{Host, NO_POD, ProfileId, Profiles},
 };
-use crate::model::{Node, Snapshot};
+use crate::model::Map;
 
-/// The classes of a compilation.
+/// The classes of a node.
 #[derive(Debug)]
 pub(super) struct Classes {
-    /// Sorted; index 0 is the class that matches nothing.
-    pub(super) list: Vec<Class>,
-    /// The classes that match each peer, ascending.
-    pub(super) by_peer: Vec<Vec<usize>>,
+    blocks: Blocks,
+    /// Classes by what decides them: their pods, and the `ipBlock` peers around.
+    cells: BTreeMap<(ProfileId, RegionId), Cell>,
+    /// What decides each class.
+    cell_of: BTreeMap<ClassId, (ProfileId, RegionId)>,
+    /// All classes, those of frontends included.
+    pub(super) list: Map<ClassId, Arc<Class>>,
+    last: ClassId,
     /// The class of each prefix, without those that add nothing to the prefix around them.
-    pub(super) addresses: BTreeMap<IpNet, Address>,
+    pub(super) addresses: Map<IpNet, Address>,
 }
 
-/// What happens to the set of matching `ipBlock` peers at a prefix, and what is there besides.
-#[derive(Default)]
-struct Mark {
-    /// Peers with this CIDR.
-    opens: Vec<PeerId>,
-    /// Peers with this `except`.
-    closes: Vec<PeerId>,
-    /// Index of the profile.
-    profile: usize,
-    /// An address of this node.
-    node: bool,
-    /// An address of another node.
-    remote_node: bool,
+#[derive(Debug)]
+struct Cell {
+    class: ClassId,
+    /// Number of prefixes that have it.
+    prefixes: usize,
 }
 
-/// A class before it has its number: indices of the `ipBlock` peers (region) and of the profile.
-type Key = (usize, usize);
-
-/// A prefix with what was found for it.
-struct Found {
-    net: IpNet,
-    region: usize,
-    key: Key,
-    node: bool,
-    remote_node: bool,
+impl Default for Classes {
+    fn default() -> Self {
+        let no_peer = Cell {
+            class: NO_PEER,
+            prefixes: 1,
+        };
+        Self {
+            blocks: Blocks::default(),
+            cells: BTreeMap::from([((NO_POD, NO_BLOCK), no_peer)]),
+            cell_of: BTreeMap::from([(NO_PEER, (NO_POD, NO_BLOCK))]),
+            list: [(NO_PEER, Arc::default())].into_iter().collect(),
+            last: NO_PEER,
+            addresses: Map::new(),
+        }
+    }
 }
+
+/// What an address is where there is neither pod nor node.
+const NOBODY: Host = Host {
+    profile: NO_POD,
+    node: false,
+    remote_node: false,
+};
 
 impl Classes {
-    /// The classes of all addresses of the cluster, by the peers in force.
-    pub(super) fn new(snapshot: &Snapshot, node: &Node, force: &Force<'_>, findings: &mut Findings) -> Self {
-        let mut profiles = Interner::<Profile>::default();
-        let mut marks: BTreeMap<IpNet, Mark> = BTreeMap::new();
-        for (address, profile) in profiles::of_addresses(snapshot, node, force, findings) {
-            marks.entry(IpNet::from(address)).or_default().profile = profiles.intern(profile);
+    /// Gives the prefixes that may have changed their classes. Returns those that did.
+    pub(super) fn update(
+        &mut self,
+        profiles: &mut Profiles,
+        force: &force::Changes,
+        findings: &mut Findings,
+    ) -> Vec<IpNet> {
+        let moves = self.blocks.update(&force.added, &force.removed);
+        let mut changed = Vec::new();
+        for address in profiles.take_touched(&moves.spans) {
+            let host = profiles.host(address, findings);
+            self.set(IpNet::from(address), host, profiles, &mut changed);
         }
-        for address in node.addresses.iter().map(IpAddr::to_canonical) {
-            marks.entry(IpNet::from(address)).or_default().node = true;
+        for net in moves.prefixes {
+            let is_host = net.prefix_len() == net.max_prefix_len();
+            let host = is_host.then(|| profiles.host(net.addr(), findings)).flatten();
+            self.set(net, host, profiles, &mut changed);
         }
-        let of_nodes = snapshot.nodes.values().flat_map(|node| &node.addresses);
-        for address in of_nodes.map(IpAddr::to_canonical) {
-            let mark = marks.entry(IpNet::from(address)).or_default();
-            mark.remote_node = !mark.node;
-        }
-        for (id, (_, spec)) in force.peers.iter().enumerate() {
-            if let PeerSpec::Block { cidr, except } = spec {
-                marks.entry(*cidr).or_default().opens.push(id);
-                for net in except {
-                    marks.entry(*net).or_default().closes.push(id);
+        let renamed = profiles.take_renamed();
+        if !renamed.is_empty() || !moves.renamed.is_empty() {
+            for ((profile, region), cell) in &self.cells {
+                if renamed.contains(profile) || moves.renamed.contains(region) {
+                    let class = content(profiles, &self.blocks, *profile, *region);
+                    self.list.insert(cell.class, Arc::new(class));
                 }
             }
         }
-        let mut regions = Interner::<BTreeSet<PeerId>>::default();
-        let found = walk(&marks, &mut regions);
-        number(force, &found, &regions, &profiles)
+        profiles.clear();
+        changed
     }
-}
 
-/// Gives each prefix that differs from the longest one around it its region and class. Sorted prefixes come parents first,
-/// so the prefixes around the current one are a stack.
-fn walk(marks: &BTreeMap<IpNet, Mark>, regions: &mut Interner<BTreeSet<PeerId>>) -> Vec<Found> {
-    let mut kept = Vec::new();
-    let mut around: Vec<Found> = Vec::new();
-    for (&net, mark) in marks {
-        while around.last().is_some_and(|outer| !outer.net.contains(&net)) {
-            around.pop();
+    /// What the longest prefix around an address stands for.
+    pub(super) fn address_at(&self, address: IpAddr) -> Address {
+        let host = IpNet::from(address);
+        if let Some(found) = self.addresses.get(&host) {
+            return *found;
         }
-        let (outer_region, outer_key, outer_is) =
-            around.last().map_or((0, (0, 0), (false, false)), |outer| {
-                (outer.region, outer.key, (outer.node, outer.remote_node))
-            });
-        let region = if mark.opens.is_empty() && mark.closes.is_empty() {
-            outer_region
-        } else {
-            let mut peers = regions.values[outer_region].clone();
-            peers.extend(&mark.opens);
-            for peer in &mark.closes {
-                peers.remove(peer);
-            }
-            regions.intern(peers)
+        let class = self.class_of(NO_POD, self.blocks.region_at(address, host.max_prefix_len()));
+        Address {
+            class: class.unwrap_or(NO_PEER),
+            ..Address::default()
+        }
+    }
+
+    /// A number that no class had.
+    pub(super) fn take_id(&mut self) -> ClassId {
+        self.last += 1;
+        self.last
+    }
+
+    fn class_of(&self, profile: ProfileId, region: RegionId) -> Option<ClassId> {
+        Some(self.cells.get(&(profile, region))?.class)
+    }
+
+    fn set(&mut self, net: IpNet, host: Option<Host>, profiles: &mut Profiles, changed: &mut Vec<IpNet>) {
+        let length = net.prefix_len();
+        let region = self.blocks.region_at(net.addr(), length);
+        let around = match length.checked_sub(1) {
+            Some(shorter) => self.blocks.region_at(net.addr(), shorter),
+            None => NO_BLOCK,
         };
-        let key = (region, mark.profile);
-        if (key, (mark.node, mark.remote_node)) != (outer_key, outer_is) {
-            kept.push(Found {
-                net,
-                region,
-                key,
-                node: mark.node,
-                remote_node: mark.remote_node,
-            });
+        let is_there = host.is_some() || self.blocks.is_marked(&net);
+        let host = host.unwrap_or(NOBODY);
+        let before = self.addresses.get(&net).copied();
+        let now = if is_there && (host, region) != (NOBODY, around) {
+            Some(Address {
+                class: self.hold(host.profile, region, profiles),
+                node: host.node,
+                remote_node: host.remote_node,
+            })
+        } else {
+            None
+        };
+        if let Some(before) = before {
+            self.release(before.class, profiles);
         }
-        around.push(Found {
-            net,
-            region,
-            key,
-            node: mark.node,
-            remote_node: mark.remote_node,
-        });
+        if now == before {
+            return;
+        }
+        changed.push(net);
+        match now {
+            Some(address) => self.addresses.insert(net, address),
+            None => self.addresses.remove(&net),
+        };
     }
-    kept
+
+    fn hold(&mut self, profile: ProfileId, region: RegionId, profiles: &mut Profiles) -> ClassId {
+        if let Some(cell) = self.cells.get_mut(&(profile, region)) {
+            cell.prefixes += 1;
+            return cell.class;
+        }
+        let class = self.take_id();
+        profiles.hold(profile);
+        self.cells.insert((profile, region), Cell { class, prefixes: 1 });
+        self.cell_of.insert(class, (profile, region));
+        let content = content(profiles, &self.blocks, profile, region);
+        self.list.insert(class, Arc::new(content));
+        class
+    }
+
+    fn release(&mut self, class: ClassId, profiles: &mut Profiles) {
+        let Some(key) = self.cell_of.get(&class).copied() else {
+            return;
+        };
+        if let Some(cell) = self.cells.get_mut(&key) {
+            cell.prefixes -= 1;
+            if cell.prefixes == 0 {
+                self.cells.remove(&key);
+                self.cell_of.remove(&class);
+                self.list.remove(&class);
+                profiles.release(key.0);
+            }
+        }
+    }
 }
 
-/// Numbers the classes by their content.
-fn number(
-    force: &Force<'_>,
-    found: &[Found],
-    regions: &Interner<BTreeSet<PeerId>>,
-    profiles: &Interner<Profile>,
-) -> Classes {
-    let keys: HashSet<Key> = found.iter().map(|found| found.key).chain([(0, 0)]).collect();
-    let peers_of = |(region, profile): Key| {
-        regions.values[region]
-            .iter()
-            .chain(&profiles.values[profile].peers)
-    };
-    let mut sorted: Vec<(Class, Key)> = keys
-        .into_iter()
-        .map(|key| {
-            let class = Class {
-                peers: peers_of(key).map(|&peer| force.peers[peer].0.clone()).collect(),
-                named_ports: profiles.values[key.1].named_ports.clone(),
-                frontend: None,
-            };
-            (class, key)
-        })
+fn content(profiles: &Profiles, blocks: &Blocks, profile: ProfileId, region: RegionId) -> Class {
+    let profile = profiles.profile(profile);
+    let peers: BTreeSet<_> = profile
+        .peers
+        .iter()
+        .chain(blocks.peers(region))
+        .copied()
         .collect();
-    sorted.sort_unstable();
-    let mut by_peer = vec![Vec::new(); force.peers.len()];
-    let mut index_of = HashMap::new();
-    let mut list = Vec::with_capacity(sorted.len());
-    for (index, (class, key)) in sorted.into_iter().enumerate() {
-        for &peer in peers_of(key) {
-            by_peer[peer].push(index);
-        }
-        index_of.insert(key, index);
-        list.push(class);
-    }
-    let address = |found: &Found| {
-        let class = index_of[&found.key];
-        (
-            found.net,
-            Address {
-                class,
-                node: found.node,
-                remote_node: found.remote_node,
-            },
-        )
-    };
-    Classes {
-        addresses: found.iter().map(address).collect(),
-        list,
-        by_peer,
-    }
-}
-
-/// Distinct values by index, in the order they came. Index 0 is the default value.
-struct Interner<T> {
-    values: Vec<T>,
-    index: HashMap<T, usize>,
-}
-
-impl<T: Default + Clone + Eq + Hash> Default for Interner<T> {
-    fn default() -> Self {
-        Self {
-            values: vec![T::default()],
-            index: HashMap::from([(T::default(), 0)]),
-        }
-    }
-}
-
-impl<T: Clone + Eq + Hash> Interner<T> {
-    fn intern(&mut self, value: T) -> usize {
-        if let Some(&index) = self.index.get(&value) {
-            return index;
-        }
-        self.values.push(value.clone());
-        self.index.insert(value, self.values.len() - 1);
-        self.values.len() - 1
+    Class {
+        peers: peers.into_iter().collect(),
+        named_ports: profile.named_ports.clone(),
+        frontend: None,
     }
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is wrong with a part of an object, before it is known where the part stands.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeMap, net::IpAddr};
 
-use crate::model::{Diagnostic, ObjectKey};
+use super::Frontend;
+use crate::model::{Diagnostic, ObjectKey, Set};
 
 /// A finding on a part of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,28 +34,86 @@ impl Fault {
     }
 }
 
-/// The diagnostics of one compilation, sorted and without repetition.
+/// What a finding is about, and is taken back with.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    /// A policy for itself.
+    Policy(ObjectKey),
+    /// What the named ports of a policy in force come to.
+    NamedPorts(ObjectKey),
+    /// An address.
+    Address(IpAddr),
+    /// Where a Service is reached.
+    Frontend(Frontend),
+}
+
+/// The diagnostics, without repetition.
 #[derive(Debug, Default)]
-pub(super) struct Findings(BTreeSet<Diagnostic>);
+pub(super) struct Findings {
+    of: BTreeMap<Place, Vec<Diagnostic>>,
+    /// How often each was found.
+    count: BTreeMap<Diagnostic, usize>,
+    all: Set<Diagnostic>,
+}
+
+/// A finding on the object of this kind and key.
+pub(super) fn diagnostic(kind: &str, key: &ObjectKey, fault: Fault) -> Diagnostic {
+    Diagnostic {
+        code: fault.code,
+        object: format!("{kind} {key}"),
+        field: fault.field,
+        message: fault.message,
+    }
+}
 
 impl Findings {
-    /// Adds a finding on the object of this kind and key.
-    pub(super) fn add(&mut self, kind: &str, key: &ObjectKey, fault: Fault) {
-        self.0.insert(Diagnostic {
-            code: fault.code,
-            object: format!("{kind} {key}"),
-            field: fault.field,
-            message: fault.message,
-        });
+    /// Says what is wrong with a place, instead of what was said before.
+    pub(super) fn tell(&mut self, place: Place, found: Vec<Diagnostic>) {
+        if self.of.get(&place).map_or(&[][..], Vec::as_slice) == found {
+            return;
+        }
+        found.iter().for_each(|diagnostic| self.add(diagnostic));
+        let before = if found.is_empty() {
+            self.of.remove(&place)
+        } else {
+            self.of.insert(place, found)
+        };
+        before
+            .iter()
+            .flatten()
+            .for_each(|diagnostic| self.take(diagnostic));
     }
 
-    /// Adds diagnostics that are already complete.
-    pub(super) fn extend(&mut self, diagnostics: impl IntoIterator<Item = Diagnostic>) {
-        self.0.extend(diagnostics);
+    /// Takes what the source found, instead of what it found before.
+    pub(super) fn reported(&mut self, before: &Set<Diagnostic>, now: &Set<Diagnostic>) {
+        for (diagnostic, _, found) in before.diff(now) {
+            match found {
+                Some(()) => self.add(diagnostic),
+                None => self.take(diagnostic),
+            }
+        }
     }
 
-    /// All of them, sorted.
-    pub(super) fn into_vec(self) -> Vec<Diagnostic> {
-        self.0.into_iter().collect()
+    /// All of them.
+    pub(super) fn all(&self) -> Set<Diagnostic> {
+        self.all.clone()
+    }
+
+    fn add(&mut self, diagnostic: &Diagnostic) {
+        let count = self.count.entry(diagnostic.clone()).or_default();
+        *count += 1;
+        if *count == 1 {
+            self.all.insert(diagnostic.clone(), ());
+        }
+    }
+
+    fn take(&mut self, diagnostic: &Diagnostic) {
+        if let Some(count) = self.count.get_mut(diagnostic) {
+            *count -= 1;
+            if *count == 0 {
+                self.count.remove(diagnostic);
+                self.all.remove(diagnostic);
+            }
+        }
     }
 }

@@ -2,201 +2,359 @@
 //! The policies in force on this node: those that select at least one of its endpoints, with their rules and peers.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    ops::Range,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
 use super::{
-    RuleRef,
-    check::{CheckedPolicy, CheckedRule},
-    fault::{Fault, Findings},
-    peer::PeerSpec,
+    Class, ClassId, RuleRef,
+    check::{self, CheckedPolicy, CheckedRule},
+    fault::{Findings, Place},
+    peer::{PeerId, PeerSpec},
     ports::{PortKey, Ports},
 };
-use crate::model::{Direction, Pod};
+use crate::model::{Direction, Map, NetworkPolicy, ObjectKey, Pod, Snapshot};
 
-/// Index of a peer in [`Force::peers`].
-pub(super) type PeerId = usize;
+mod named_ports;
 
 /// All that is in force.
+#[derive(Debug, Default)]
+pub(super) struct Force {
+    /// The pods of this node that are enforced on.
+    pub(super) endpoints: BTreeMap<ObjectKey, Local>,
+    policies: BTreeMap<ObjectKey, Lists>,
+    /// The endpoints that each policy selects.
+    selected: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
+    peers: BTreeMap<PeerId, Known>,
+    ids: BTreeMap<Arc<str>, PeerId>,
+    last_peer: PeerId,
+    /// Canonical text of each peer.
+    pub(super) texts: Map<PeerId, Arc<str>>,
+    /// All rules by number.
+    pub(super) rules: Map<u32, RuleRef>,
+    named_ports: named_ports::Looked,
+}
+
+/// A pod of this node.
 #[derive(Debug)]
-pub(super) struct Force<'a> {
-    /// The distinct peers of all rules, sorted by canonical text.
-    pub(super) peers: Vec<(String, &'a PeerSpec)>,
-    /// All rules, sorted by reference.
-    pub(super) rules: Vec<ForceRule<'a>>,
-    /// For each endpoint, in the order given: where the rules of the policies that isolate it are in `rules`. `None` where
-    /// no policy does (rule I1).
-    ingress: Vec<Option<Vec<Range<usize>>>>,
-    /// The same for egress.
-    egress: Vec<Option<Vec<Range<usize>>>>,
+pub(super) struct Local {
+    /// The pod.
+    pub(super) pod: Arc<Pod>,
+    /// The policies that select it.
+    policies: BTreeSet<ObjectKey>,
+}
+
+/// The rules of a policy for a direction, ingress first; `None` if it does not apply to it.
+type Lists = [Option<Vec<Arc<ForceRule>>>; 2];
+
+#[derive(Debug)]
+struct Known {
+    text: Arc<str>,
+    spec: Arc<PeerSpec>,
+    /// Number of rules that have it.
+    uses: usize,
 }
 
 /// A rule in force.
-#[derive(Debug)]
-pub(super) struct ForceRule<'a> {
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ForceRule {
     /// Where it stands.
     pub(super) reference: RuleRef,
-    /// Its peers; `None` is everyone (rule P1).
-    pub(super) peers: Option<BTreeSet<PeerId>>,
+    /// Its number: never 0.
+    pub(super) number: u32,
+    /// Its peers, ascending; `None` is everyone (rule P1).
+    pub(super) peers: Option<Vec<PeerId>>,
+    /// Those of them that select pods, ascending.
+    pub(super) selectors: Vec<PeerId>,
     /// Its ports.
-    pub(super) ports: &'a Ports,
+    pub(super) ports: Ports,
 }
 
-impl<'a> Force<'a> {
-    /// Finds what is in force on `endpoints`. `policies` are sorted by key.
-    pub(super) fn new(policies: &'a [CheckedPolicy<'a>], endpoints: &[&Pod]) -> Self {
-        let mut of_namespace: HashMap<&str, Vec<usize>> = HashMap::new();
-        for (index, policy) in policies.iter().enumerate() {
-            of_namespace.entry(&policy.key.namespace).or_default().push(index);
-        }
-        let selecting: Vec<Vec<usize>> = endpoints
-            .iter()
-            .map(|pod| {
-                let candidates = of_namespace.get(pod.key.namespace.as_str()).into_iter().flatten();
-                candidates
-                    .copied()
-                    .filter(|&index| policies[index].selects(pod))
-                    .collect()
-            })
-            .collect();
-        let in_force: BTreeSet<usize> = selecting.iter().flatten().copied().collect();
-
-        let mut lists = Vec::new();
-        for &index in &in_force {
-            for direction in [Direction::Ingress, Direction::Egress] {
-                if let Some(rules) = policies[index].rules(direction) {
-                    lists.push((index, direction, rules));
-                }
-            }
-        }
-        let peers = distinct_peers(lists.iter().flat_map(|(_, _, rules)| *rules));
-        let ids: HashMap<&str, PeerId> = peers
-            .iter()
-            .enumerate()
-            .map(|(id, (text, _))| (text.as_str(), id))
-            .collect();
-        let mut rules = Vec::new();
-        let mut ranges = BTreeMap::new();
-        for (policy, direction, list) in lists {
-            let start = rules.len();
-            for (index, rule) in list.iter().enumerate() {
-                let id = |spec: &PeerSpec| ids.get(spec.to_string().as_str()).copied();
-                rules.push(ForceRule {
-                    reference: RuleRef {
-                        policy: policies[policy].key.clone(),
-                        direction,
-                        index,
-                    },
-                    peers: rule
-                        .peers
-                        .as_ref()
-                        .map(|specs| specs.iter().filter_map(id).collect()),
-                    ports: &rule.ports,
-                });
-            }
-            ranges.insert((policy, direction), start..rules.len());
-        }
-        let isolation = |direction| {
-            let of_endpoint = |selected: &Vec<usize>| {
-                let lists = selected
-                    .iter()
-                    .filter_map(|&policy| ranges.get(&(policy, direction)).cloned());
-                Some(lists.collect::<Vec<_>>()).filter(|lists| !lists.is_empty())
-            };
-            selecting.iter().map(of_endpoint).collect()
-        };
-        Self {
-            ingress: isolation(Direction::Ingress),
-            egress: isolation(Direction::Egress),
-            peers,
-            rules,
-        }
-    }
-
-    /// The lists of rules that isolate each endpoint for a direction.
-    pub(super) fn isolation(&self, direction: Direction) -> &[Option<Vec<Range<usize>>>] {
-        match direction {
-            Direction::Ingress => &self.ingress,
-            Direction::Egress => &self.egress,
-        }
-    }
-
-    /// A number for each rule: never 0, and the same in every compilation unless two rules in force hash alike.
-    pub(super) fn number_rules(&self) -> Vec<u32> {
-        let mut taken = BTreeSet::from([0]);
-        let number = |rule: &ForceRule<'_>| {
-            let RuleRef {
-                policy,
-                direction,
-                index,
-            } = &rule.reference;
-            let mut number = fnv1a(format!("{direction} {policy} {index}").as_bytes());
-            while !taken.insert(number) {
-                number = number.wrapping_add(1);
-            }
-            number
-        };
-        self.rules.iter().map(number).collect()
-    }
-
-    /// Reports the named ports of ingress rules that no endpoint gives which the rule's policy selects (rule T4).
-    pub(super) fn report_unresolved_ingress(&self, endpoints: &[&Pod], findings: &mut Findings) {
-        let mut selected: Vec<Vec<&Pod>> = vec![Vec::new(); self.rules.len()];
-        for (pod, lists) in endpoints.iter().zip(&self.ingress) {
-            for rule in lists.iter().flatten().cloned().flatten() {
-                selected[rule].push(pod);
-            }
-        }
-        for (rule, pods) in self.rules.iter().zip(selected) {
-            if rule.reference.direction != Direction::Ingress {
-                continue;
-            }
-            for (index, port) in rule.ports.named() {
-                if !pods.iter().any(|pod| port.resolve(pod).is_some()) {
-                    rule.report_unresolved(
-                        *index,
-                        port,
-                        "no pod of this node that the policy selects",
-                        findings,
-                    );
-                }
-            }
-        }
-    }
+/// What an update brought.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// Peers that are new in force.
+    pub(super) added: Vec<(PeerId, Arc<PeerSpec>)>,
+    /// Peers that no rule in force has any more.
+    pub(super) removed: Vec<(PeerId, Arc<PeerSpec>)>,
+    /// Endpoints, or what selects them, may be others.
+    pub(super) changed: bool,
 }
 
-impl ForceRule<'_> {
-    /// Reports a named port that `nobody` has.
-    pub(super) fn report_unresolved(
-        &self,
-        index: usize,
-        port: &PortKey,
-        nobody: &str,
+/// Named ports by which egress rules in force reach pods (rule T4).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Wanted {
+    /// Of rules with an empty `to`.
+    pub(super) of_all: BTreeSet<PortKey>,
+    /// Of the others, by the peers of the rule.
+    pub(super) of_peers: BTreeMap<PeerId, BTreeSet<PortKey>>,
+}
+
+impl Force {
+    /// Goes from one snapshot to the next.
+    pub(super) fn update(
+        &mut self,
+        before: &Snapshot,
+        after: &Snapshot,
+        node: &str,
         findings: &mut Findings,
+    ) -> Changes {
+        let mut changes = Changes::default();
+        let mut touched = BTreeSet::new();
+        for (key, _, policy) in before.policies.diff(&after.policies) {
+            let (checked, found) = policy.map(|policy| CheckedPolicy::new(policy)).unzip();
+            findings.tell(Place::Policy(key.clone()), found.unwrap_or_default());
+            let selects = |local: &Local| {
+                checked
+                    .as_ref()
+                    .is_some_and(|checked| checked.selects(&local.pod.labels))
+            };
+            let start = ObjectKey::new(key.namespace.as_str(), "");
+            let locals = self.endpoints.range_mut(start..);
+            for (name, local) in locals.take_while(|(name, _)| name.namespace == key.namespace) {
+                if selects(local) {
+                    local.policies.insert(key.clone());
+                    self.selected.entry(key.clone()).or_default().insert(name.clone());
+                } else if local.policies.remove(key)
+                    && let Some(selected) = self.selected.get_mut(key)
+                {
+                    selected.remove(name);
+                }
+            }
+            if self.policies.contains_key(key) || self.selected.contains_key(key) {
+                touched.insert(key.clone());
+            }
+        }
+        for (key, _, pod) in before.pods.diff(&after.pods) {
+            let pod = pod.filter(|pod| super::is_endpoint(pod, node));
+            changes.changed |= pod.is_some() || self.endpoints.contains_key(key);
+            self.set_endpoint(key, pod, after, &mut touched);
+        }
+        changes.changed |= !touched.is_empty();
+        let last_peer = self.last_peer;
+        let mut idle = BTreeSet::new();
+        for key in touched {
+            if self.selected.get(&key).is_some_and(BTreeSet::is_empty) {
+                self.selected.remove(&key);
+            }
+            let old = self.policies.remove(&key);
+            let policy = after
+                .policies
+                .get(&key)
+                .filter(|_| self.selected.contains_key(&key));
+            if let Some(policy) = policy {
+                let lists = self.enforce(policy, old.as_ref());
+                self.policies.insert(key.clone(), lists);
+            }
+            self.release(&key, old, &mut idle);
+        }
+        for id in idle {
+            if let Some(known) = self.peers.get(&id).filter(|known| known.uses == 0) {
+                self.ids.remove(&known.text);
+                self.texts.remove(&id);
+                changes
+                    .removed
+                    .extend(self.peers.remove(&id).map(|known| (id, known.spec)));
+            }
+        }
+        let added = self.peers.range(last_peer + 1..);
+        changes.added = added.map(|(id, known)| (*id, known.spec.clone())).collect();
+        self.named_ports.stale |= changes.changed;
+        changes
+    }
+
+    /// Takes a pod of this node as it is now, if it still is one.
+    fn set_endpoint(
+        &mut self,
+        key: &ObjectKey,
+        pod: Option<&Arc<Pod>>,
+        after: &Snapshot,
+        touched: &mut BTreeSet<ObjectKey>,
     ) {
+        let before = self.endpoints.remove(key);
+        let selecting = match (&before, pod) {
+            (_, None) => BTreeSet::new(),
+            (Some(before), Some(pod)) if before.pod.labels == pod.labels => before.policies.clone(),
+            (_, Some(pod)) => {
+                let policies = after.policies.behind(|policy| policy.namespace < key.namespace);
+                policies
+                    .take_while(|(policy, _)| policy.namespace == key.namespace)
+                    .filter(|(_, policy)| {
+                        check::selector(policy).is_ok_and(|selector| selector.matches(&pod.labels))
+                    })
+                    .map(|(policy, _)| policy.clone())
+                    .collect()
+            }
+        };
+        let selected_before = before.map(|before| before.policies).unwrap_or_default();
+        for policy in selecting.symmetric_difference(&selected_before) {
+            let selected = self.selected.entry(policy.clone()).or_default();
+            if !selected.remove(key) {
+                selected.insert(key.clone());
+            }
+            touched.insert(policy.clone());
+        }
+        if let Some(pod) = pod {
+            let local = Local {
+                pod: pod.clone(),
+                policies: selecting,
+            };
+            self.endpoints.insert(key.clone(), local);
+        }
+    }
+
+    /// The rules of a policy, whose numbers stay with their places.
+    fn enforce(&mut self, policy: &NetworkPolicy, old: Option<&Lists>) -> Lists {
+        let (checked, _) = CheckedPolicy::new(policy);
+        let known: BTreeMap<&RuleRef, u32> = all_rules(old)
+            .map(|rule| (&rule.reference, rule.number))
+            .collect();
+        let mut list = |rules: Option<Vec<CheckedRule>>, direction| {
+            let numbered = rules?.into_iter().enumerate();
+            let rules = numbered.map(|(index, rule)| {
+                let reference = RuleRef {
+                    policy: policy.key.clone(),
+                    direction,
+                    index,
+                };
+                let number = known.get(&reference).copied();
+                Arc::new(self.rule(reference, number, rule))
+            });
+            Some(rules.collect())
+        };
+        [
+            list(checked.ingress, Direction::Ingress),
+            list(checked.egress, Direction::Egress),
+        ]
+    }
+
+    fn rule(&mut self, reference: RuleRef, number: Option<u32>, rule: CheckedRule) -> ForceRule {
+        let number = number.unwrap_or_else(|| self.take_number(&reference));
+        let mut selectors = BTreeSet::new();
+        let peers = rule.peers.map(|specs| {
+            let mut ids = BTreeSet::new();
+            for spec in specs {
+                let is_selector = matches!(spec, PeerSpec::Pods { .. });
+                let id = self.peer(spec);
+                if ids.insert(id)
+                    && let Some(known) = self.peers.get_mut(&id)
+                {
+                    known.uses += 1;
+                }
+                if is_selector {
+                    selectors.insert(id);
+                }
+            }
+            ids.into_iter().collect()
+        });
+        ForceRule {
+            reference,
+            number,
+            peers,
+            selectors: selectors.into_iter().collect(),
+            ports: rule.ports,
+        }
+    }
+
+    fn peer(&mut self, spec: PeerSpec) -> PeerId {
+        let text: Arc<str> = spec.to_string().into();
+        if let Some(id) = self.ids.get(&text) {
+            return *id;
+        }
+        self.last_peer += 1;
+        let id = self.last_peer;
+        self.ids.insert(text.clone(), id);
+        self.texts.insert(id, text.clone());
+        let known = Known {
+            text,
+            spec: Arc::new(spec),
+            uses: 0,
+        };
+        self.peers.insert(id, known);
+        id
+    }
+
+    /// A number for a rule: the same in every compilation unless two rules in force hash alike.
+    fn take_number(&mut self, reference: &RuleRef) -> u32 {
         let RuleRef {
             policy,
             direction,
-            index: rule,
-        } = &self.reference;
-        let field = format!("spec.{direction}[{rule}].ports[{index}].port");
-        let message = format!("{nobody} has a port {port}; this entry matches nothing here");
-        findings.add(
-            "NetworkPolicy",
-            policy,
-            Fault::new("named-port-unresolved", field, message),
-        );
+            index,
+        } = reference;
+        let mut number = fnv1a(format!("{direction} {policy} {index}").as_bytes());
+        while number == 0 || self.rules.contains_key(&number) {
+            number = number.wrapping_add(1);
+        }
+        self.rules.insert(number, reference.clone());
+        number
+    }
+
+    /// Lets go of the rules that a policy had.
+    fn release(&mut self, key: &ObjectKey, old: Option<Lists>, idle: &mut BTreeSet<PeerId>) {
+        let kept: BTreeSet<u32> = all_rules(self.policies.get(key))
+            .map(|rule| rule.number)
+            .collect();
+        for rule in all_rules(old.as_ref()) {
+            if !kept.contains(&rule.number) {
+                self.rules.remove(&rule.number);
+            }
+            for peer in rule.peers.iter().flatten() {
+                if let Some(known) = self.peers.get_mut(peer) {
+                    known.uses -= 1;
+                    if known.uses == 0 {
+                        idle.insert(*peer);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The rules that isolate an endpoint for a direction, in the order of policies and rules; `None` where no policy does (rule I1).
+    pub(super) fn isolation(&self, local: &Local, direction: Direction) -> Option<Vec<Arc<ForceRule>>> {
+        let policies = local
+            .policies
+            .iter()
+            .filter_map(|policy| self.policies.get(policy));
+        let mut lists = policies
+            .filter_map(|lists| lists[direction as usize].as_ref())
+            .peekable();
+        lists.peek()?;
+        Some(lists.flatten().cloned().collect())
+    }
+
+    /// Named ports by which egress rules in force reach pods.
+    pub(super) fn wanted_ports(&self) -> Wanted {
+        let mut wanted = Wanted::default();
+        let lists = self
+            .policies
+            .values()
+            .filter_map(|lists| lists[Direction::Egress as usize].as_ref());
+        for rule in lists.flatten() {
+            let ports = rule.ports.named().iter().map(|(_, port)| port);
+            match &rule.peers {
+                None => wanted.of_all.extend(ports.cloned()),
+                Some(peers) => {
+                    for port in ports {
+                        for peer in peers {
+                            wanted.of_peers.entry(*peer).or_default().insert(port.clone());
+                        }
+                    }
+                }
+            }
+        }
+        wanted
+    }
+
+    /// Reports the named ports of rules in force that no pod gives which the rule is about (rule T4).
+    pub(super) fn report_unresolved(&mut self, classes: &Map<ClassId, Arc<Class>>, findings: &mut Findings) {
+        let mut looked = std::mem::take(&mut self.named_ports);
+        looked.report(self, classes, findings);
+        self.named_ports = looked;
     }
 }
 
-fn distinct_peers<'a>(rules: impl Iterator<Item = &'a CheckedRule>) -> Vec<(String, &'a PeerSpec)> {
-    let specs = rules.filter_map(|rule| rule.peers.as_ref()).flatten();
-    specs
-        .map(|spec| (spec.to_string(), spec))
-        .collect::<BTreeMap<_, _>>()
-        .into_iter()
-        .collect()
+fn all_rules(lists: Option<&Lists>) -> impl Iterator<Item = &Arc<ForceRule>> {
+    lists.into_iter().flatten().flatten().flatten()
 }
 
 /// The 32-bit FNV-1a hash.

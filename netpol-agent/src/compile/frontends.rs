@@ -3,234 +3,245 @@
 //! classes of backends are one.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
 use ipnet::IpNet;
 
+use self::reached::{Reached, reached};
 use super::{
-    Address, Backend, Class, Frontend, Passage, Policy,
+    Class, ClassId, Frontend,
     classes::Classes,
-    fault::{Fault, Findings},
+    fault::{Fault, Findings, Place, diagnostic},
 };
-use crate::model::{EndpointSlice, ObjectKey, Service, ServicePort, Snapshot};
+use crate::model::{Diagnostic, Map, ObjectKey, Snapshot};
 
-/// A backend before its class is written out.
+mod guards;
+mod reached;
+
+pub(super) use guards::Guards;
+
+/// A backend: the class of its address, and its port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Target {
-    /// Index of the class of its address.
-    pub(super) class: usize,
-    /// This node has the address.
-    pub(super) node: bool,
+pub struct Target {
+    /// Class of its address.
+    pub class: ClassId,
+    /// This node has the address: always open (rule A2).
+    pub node: bool,
     /// IANA protocol number.
-    pub(super) protocol: u8,
+    pub protocol: u8,
     /// Target port.
-    pub(super) port: u16,
+    pub port: u16,
 }
 
 /// What decides the class of a frontend: all backends that kube-proxy may choose.
 pub(super) type Targets = BTreeSet<Target>;
 
-/// The frontends of a compilation.
+/// All frontends.
 #[derive(Debug, Default)]
 pub(super) struct Frontends {
-    /// The class of each frontend, counted on from the classes of addresses.
-    pub(super) classes: BTreeMap<Frontend, usize>,
-    /// The classes, in their order.
-    pub(super) list: Vec<Targets>,
-    /// Number of classes of addresses.
-    pub(super) first: usize,
-    /// The backends of each class, with their addresses.
-    backends: Vec<BTreeSet<Frontend>>,
+    /// The class of each frontend.
+    pub(super) classes: Map<Frontend, ClassId>,
+    /// The frontends of each class.
+    known: BTreeMap<ClassId, BTreeSet<Frontend>>,
+    ids: BTreeMap<Targets, ClassId>,
+    /// What each Service says.
+    services: BTreeMap<ObjectKey, Reached>,
+    /// The slices of each Service.
+    slices: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
+    /// The Services of each frontend.
+    by_frontend: BTreeMap<Frontend, BTreeSet<ObjectKey>>,
+    /// The frontends of each address of a backend, with the number of Services' ports by which it is one.
+    by_backend: BTreeMap<IpAddr, BTreeMap<Frontend, usize>>,
+    /// Frontends whose class or whose backends have changed since this was last asked.
+    moved: BTreeSet<Frontend>,
 }
 
 impl Frontends {
-    /// The frontends of all Services.
-    pub(super) fn new(snapshot: &Snapshot, classes: &Classes, findings: &mut Findings) -> Self {
-        let mut slices: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
-        for slice in snapshot.endpoint_slices.values() {
-            if let Some(service) = &slice.service {
-                let key = (slice.key.namespace.as_str(), service.as_str());
-                slices.entry(key).or_default().push(slice);
-            }
+    /// Goes from one snapshot to the next; `changed` are the prefixes that have other classes than before.
+    pub(super) fn update(
+        &mut self,
+        before: &Snapshot,
+        after: &Snapshot,
+        changed: &[IpNet],
+        classes: &mut Classes,
+        findings: &mut Findings,
+    ) {
+        let mut touched = BTreeSet::new();
+        for service in self.changed_services(before, after) {
+            self.set_service(&service, after, &mut touched);
         }
-        let mut resolver = Resolver::new(classes);
-        let mut found: BTreeMap<Frontend, (&ObjectKey, BTreeSet<Frontend>)> = BTreeMap::new();
-        for service in snapshot.services.values().map(Arc::as_ref) {
-            let key = (service.key.namespace.as_str(), service.key.name.as_str());
-            let slices = slices.get(&key).map_or(&[][..], Vec::as_slice);
-            for (frontend, port) in frontends_of(service) {
-                let backends = backends(slices, port, frontend.address.is_ipv4());
-                let (first, known) = found
-                    .entry(frontend)
-                    .or_insert_with(|| (&service.key, BTreeSet::new()));
-                if *first != &service.key {
-                    let message = format!(
-                        "{}:{} is also reached by Service {first}; both count as one, with the backends of both",
-                        frontend.address, frontend.port
-                    );
-                    findings.add(
-                        "Service",
-                        &service.key,
-                        Fault::new("frontend-conflict", "spec.ports", message),
-                    );
+        for net in changed {
+            let range = self.by_backend.range(net.network()..=net.broadcast());
+            touched.extend(range.flat_map(|(_, frontends)| frontends.keys().copied()));
+        }
+        for frontend in touched {
+            findings.tell(Place::Frontend(frontend), self.conflicts(frontend));
+            let class = self.by_frontend.contains_key(&frontend).then(|| {
+                let targets = self.backends(frontend).into_iter().map(|backend| {
+                    let address = classes.address_at(backend.address);
+                    Target {
+                        class: address.class,
+                        node: address.node,
+                        protocol: backend.protocol,
+                        port: backend.port,
+                    }
+                });
+                self.class(targets.collect(), classes)
+            });
+            self.moved.insert(frontend);
+            let old = match class {
+                Some(class) => {
+                    self.known.entry(class).or_default().insert(frontend);
+                    self.classes.insert(frontend, class)
                 }
-                // Whichever the proxy chooses: what is not allowed of one is not allowed.
-                known.extend(backends);
+                None => self.classes.remove(&frontend),
+            };
+            if let Some(old) = old.filter(|old| Some(*old) != class) {
+                self.leave(old, frontend, classes);
             }
         }
-        let mut of_targets: BTreeMap<Targets, (Vec<Frontend>, BTreeSet<Frontend>)> = BTreeMap::new();
-        for (frontend, (_, backends)) in found {
-            let targets = backends.iter().map(|backend| resolver.target(backend)).collect();
-            let (frontends, known) = of_targets.entry(targets).or_default();
-            frontends.push(frontend);
-            known.extend(backends);
-        }
-        let mut frontends = Self {
-            first: classes.list.len(),
-            ..Self::default()
-        };
-        for (targets, (reached, backends)) in of_targets {
-            let class = frontends.first + frontends.list.len();
-            frontends.list.push(targets);
-            frontends.backends.push(backends);
-            frontends
-                .classes
-                .extend(reached.into_iter().map(|frontend| (frontend, class)));
-        }
-        frontends
     }
 
-    /// The classes, written out.
-    pub(super) fn written(&self, of_addresses: &[Class]) -> Vec<Class> {
-        let backend = |target: &Target| Backend {
-            peers: of_addresses[target.class].peers.clone(),
-            named_ports: of_addresses[target.class].named_ports.clone(),
-            node: target.node,
-            protocol: target.protocol,
-            port: target.port,
+    /// The backends of a frontend, of all its Services: whichever the proxy chooses, what is not allowed of one is not allowed.
+    fn backends(&self, frontend: Frontend) -> BTreeSet<Frontend> {
+        let services = self.by_frontend.get(&frontend).into_iter().flatten();
+        let reached = services.filter_map(|service| self.services.get(service)?.get(&frontend));
+        reached.flat_map(|backends| backends.iter().copied()).collect()
+    }
+
+    /// Services that are others, or have other slices.
+    fn changed_services(&mut self, before: &Snapshot, after: &Snapshot) -> BTreeSet<ObjectKey> {
+        let services = before.services.diff(&after.services);
+        let mut changed: BTreeSet<ObjectKey> = services.into_iter().map(|(key, _, _)| key.clone()).collect();
+        for (key, old, new) in before.endpoint_slices.diff(&after.endpoint_slices) {
+            let service = |name: &String| ObjectKey::new(key.namespace.as_str(), name.as_str());
+            if let Some(service) = old.and_then(|slice| slice.service.as_ref()).map(service) {
+                if let Some(slices) = self.slices.get_mut(&service) {
+                    slices.remove(key);
+                    if slices.is_empty() {
+                        self.slices.remove(&service);
+                    }
+                }
+                changed.insert(service);
+            }
+            if let Some(service) = new.and_then(|slice| slice.service.as_ref()).map(service) {
+                self.slices
+                    .entry(service.clone())
+                    .or_default()
+                    .insert(key.clone());
+                changed.insert(service);
+            }
+        }
+        changed
+    }
+
+    fn set_service(&mut self, key: &ObjectKey, after: &Snapshot, touched: &mut BTreeSet<Frontend>) {
+        let slices = self.slices.get(key).into_iter().flatten();
+        let slices: Vec<_> = slices
+            .filter_map(|slice| after.endpoint_slices.get(slice))
+            .collect();
+        let now = after
+            .services
+            .get(key)
+            .map(|service| reached(service, &slices))
+            .unwrap_or_default();
+        for (frontend, backends) in &now {
+            self.by_frontend.entry(*frontend).or_default().insert(key.clone());
+            for backend in backends {
+                *self
+                    .by_backend
+                    .entry(backend.address)
+                    .or_default()
+                    .entry(*frontend)
+                    .or_default() += 1;
+            }
+            touched.insert(*frontend);
+        }
+        let gone = now.keys().copied().collect::<BTreeSet<_>>();
+        let before = if now.is_empty() {
+            self.services.remove(key)
+        } else {
+            self.services.insert(key.clone(), now)
         };
-        let class = |targets: &Targets| Class {
-            frontend: Some(targets.iter().map(backend).collect()),
+        for (frontend, backends) in before.unwrap_or_default() {
+            if !gone.contains(&frontend)
+                && let Some(services) = self.by_frontend.get_mut(&frontend)
+            {
+                services.remove(key);
+                if services.is_empty() {
+                    self.by_frontend.remove(&frontend);
+                }
+            }
+            for backend in backends {
+                self.let_go(backend.address, frontend);
+            }
+            touched.insert(frontend);
+        }
+    }
+
+    fn let_go(&mut self, address: IpAddr, frontend: Frontend) {
+        let Some(frontends) = self.by_backend.get_mut(&address) else {
+            return;
+        };
+        if let Some(count) = frontends.get_mut(&frontend) {
+            *count -= 1;
+            if *count == 0 {
+                frontends.remove(&frontend);
+            }
+        }
+        if frontends.is_empty() {
+            self.by_backend.remove(&address);
+        }
+    }
+
+    fn class(&mut self, targets: Targets, classes: &mut Classes) -> ClassId {
+        if let Some(class) = self.ids.get(&targets) {
+            return *class;
+        }
+        let id = classes.take_id();
+        let class = Class {
+            frontend: Some(targets.clone()),
             ..Class::default()
         };
-        self.list.iter().map(class).collect()
+        classes.list.insert(id, Arc::new(class));
+        self.ids.insert(targets, id);
+        id
     }
 
-    /// The backends of frontends that some of these policies let pass in part.
-    pub(super) fn guarded(&self, policies: &[Policy]) -> BTreeSet<Frontend> {
-        let frontends = policies.iter().flat_map(|policy| &policy.frontends);
-        let partial: BTreeSet<usize> = frontends
-            .filter(|(_, passage)| **passage == Passage::Defer)
-            .map(|(class, _)| class - self.first)
-            .collect();
-        let backends = partial.into_iter().flat_map(|index| &self.backends[index]);
-        backends.copied().collect()
-    }
-}
-
-/// Where a Service is reached by each of its ports. A headless one has no frontends.
-fn frontends_of(service: &Service) -> Vec<(Frontend, &ServicePort)> {
-    let mut frontends = Vec::new();
-    if service.cluster_ips.is_empty() {
-        return frontends;
-    }
-    let by_address = [
-        &service.cluster_ips,
-        &service.external_ips,
-        &service.load_balancer_ips,
-    ];
-    for port in &service.ports {
-        let mut add = |address: IpAddr, number| {
-            let frontend = Frontend {
-                address,
-                protocol: port.protocol.number(),
-                port: number,
-            };
-            frontends.push((frontend, port));
+    fn leave(&mut self, class: ClassId, frontend: Frontend, classes: &mut Classes) {
+        let Some(frontends) = self.known.get_mut(&class) else {
+            return;
         };
-        for address in by_address.into_iter().flatten() {
-            add(address.to_canonical(), port.port);
-        }
-        if let Some(number) = port.node_port {
-            for address in &service.cluster_ips {
-                let any = match address.to_canonical() {
-                    IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-                    IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-                };
-                add(any, number);
+        frontends.remove(&frontend);
+        if frontends.is_empty() {
+            self.known.remove(&class);
+            let gone = classes.list.remove(&class);
+            if let Some(targets) = gone.as_ref().and_then(|class| class.frontend.as_ref()) {
+                self.ids.remove(targets);
             }
         }
     }
-    frontends
-}
 
-/// The backends of a Service's port in one family that kube-proxy may choose: those that are ready, and those that still serve while they
-/// end, which it takes when no other is left.
-fn backends(slices: &[&EndpointSlice], port: &ServicePort, is_ipv4: bool) -> BTreeSet<Frontend> {
-    let mut backends = BTreeSet::new();
-    for slice in slices {
-        let numbers: Vec<u16> = slice
-            .ports
-            .iter()
-            .filter(|known| known.name == port.name && known.protocol == port.protocol)
-            .filter_map(|known| known.number)
-            .collect();
-        let chosen = slice
-            .endpoints
-            .iter()
-            .filter(|endpoint| endpoint.ready || endpoint.serving && endpoint.terminating);
-        for address in chosen.flat_map(|endpoint| &endpoint.addresses) {
-            let address = address.to_canonical();
-            if address.is_ipv4() == is_ipv4 {
-                backends.extend(numbers.iter().map(|&number| Frontend {
-                    address,
-                    protocol: port.protocol.number(),
-                    port: number,
-                }));
-            }
-        }
+    /// What is wrong with a frontend that several Services have.
+    fn conflicts(&self, frontend: Frontend) -> Vec<Diagnostic> {
+        let mut services = self.by_frontend.get(&frontend).into_iter().flatten();
+        let Some(first) = services.next() else {
+            return Vec::new();
+        };
+        let conflict = |service| {
+            let message = format!(
+                "{}:{} is also reached by Service {first}; both count as one, with the backends of both",
+                frontend.address, frontend.port
+            );
+            diagnostic(
+                "Service",
+                service,
+                Fault::new("frontend-conflict", "spec.ports", message),
+            )
+        };
+        services.map(conflict).collect()
     }
-    backends
-}
-
-/// The classes of backends' addresses.
-struct Resolver<'a> {
-    classes: &'a Classes,
-    known: HashMap<IpAddr, Address>,
-}
-
-impl<'a> Resolver<'a> {
-    fn new(classes: &'a Classes) -> Self {
-        Self {
-            classes,
-            known: HashMap::new(),
-        }
-    }
-
-    fn target(&mut self, backend: &Frontend) -> Target {
-        let addresses = &self.classes.addresses;
-        let address = self
-            .known
-            .entry(backend.address)
-            .or_insert_with(|| address_at(addresses, backend.address));
-        Target {
-            class: address.class,
-            node: address.node,
-            protocol: backend.protocol,
-            port: backend.port,
-        }
-    }
-}
-
-/// What the longest prefix around an address stands for.
-fn address_at(addresses: &BTreeMap<IpNet, Address>, address: IpAddr) -> Address {
-    let longest = IpNet::from(address).prefix_len();
-    (0..=longest)
-        .rev()
-        .find_map(|length| addresses.get(&IpNet::new(address, length).ok()?.trunc()))
-        .copied()
-        .unwrap_or_default()
 }

@@ -1,244 +1,172 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Policy entries: what the rules that isolate an endpoint allow, by class, protocol and port.
+//! Policies: what the rules that isolate an endpoint allow of a class, by protocol and port.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    ops::Range,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
 use super::{
-    Match, Passage, Policy, ProtocolMatch,
-    classes::Classes,
-    fault::Findings,
-    force::{Force, ForceRule},
-    frontends::{Frontends, Target, Targets},
-    peer::PeerSpec,
-    ports::{PortKey, Ports},
+    Class, ClassId, Compiled, Endpoint, Frontend, PolicyId,
+    force::{Force, ForceRule, Local},
+    frontends::{Frontends, Target},
+    peer::PeerId,
+    ports::{PortKey, Ports, ProtocolMatch},
 };
-use crate::model::{Direction, Pod};
+use crate::model::{Direction, Map, ObjectKey, Set};
 
-/// What decides the entries of a policy: the direction, the rules, and the numbers that the endpoint gives named ports.
-type Inputs<'a> = (Direction, &'a [Range<usize>], BTreeMap<&'a PortKey, u16>);
-
-/// Makes policies, each distinct one once.
-pub(super) struct Writer<'a> {
-    force: &'a Force<'a>,
-    classes: &'a Classes,
-    frontends: &'a Frontends,
-    /// Number of each rule in force.
-    numbers: &'a [u32],
-    made: HashMap<Inputs<'a>, usize>,
-    by_content: BTreeMap<Policy, usize>,
+/// What isolates an endpoint for a direction.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Policy {
+    direction: Direction,
+    /// In the order of policies and rules: of several that allow the same, the first is told.
+    rules: Vec<Arc<ForceRule>>,
+    /// Of ingress: the numbers that the endpoint gives the ports which the rules name (rule T4).
+    named_ports: BTreeMap<PortKey, u16>,
 }
 
-impl<'a> Writer<'a> {
-    /// Of the rules in force, `numbers` has the number of each.
-    pub(super) fn new(
-        force: &'a Force<'a>,
-        classes: &'a Classes,
-        frontends: &'a Frontends,
-        numbers: &'a [u32],
-    ) -> Self {
-        Self {
-            force,
-            classes,
-            frontends,
-            numbers,
-            made: HashMap::new(),
-            by_content: BTreeMap::new(),
-        }
+/// What a policy says of a frontend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Passage {
+    /// All backends are allowed, one of them by the rule of this number (0: none was needed).
+    Accept(u32),
+    /// Some backends are allowed: the packet is judged again where it is known which one it goes to.
+    Defer,
+}
+
+/// What a policy allows of one class, in normal form: protocol and port (`None`: all), with the number of the rule that allows it. The
+/// longest match decides; no match denies.
+pub type Entries = BTreeMap<Option<ProtocolMatch>, u32>;
+
+impl Policy {
+    /// The peers that it allows anything; `None`: everyone.
+    pub fn peers(&self) -> Option<BTreeSet<PeerId>> {
+        let lists: Option<Vec<&Vec<PeerId>>> = self.rules.iter().map(|rule| rule.peers.as_ref()).collect();
+        Some(lists?.into_iter().flatten().copied().collect())
     }
 
-    /// Index of the policy that isolates an endpoint for a direction by these lists of rules.
-    pub(super) fn policy(
-        &mut self,
-        direction: Direction,
-        lists: &'a [Range<usize>],
-        endpoint: &Pod,
-    ) -> usize {
-        let mut resolved = BTreeMap::new();
-        if direction == Direction::Ingress {
-            for rule in lists.iter().cloned().flatten() {
-                let named = self.force.rules[rule].ports.named().iter();
-                resolved.extend(named.filter_map(|(_, port)| Some((port, port.resolve(endpoint)?))));
-            }
-        }
-        let inputs = (direction, lists, resolved);
-        if let Some(&index) = self.made.get(&inputs) {
-            return index;
-        }
-        let policy = self.entries(&inputs);
-        let next = self.by_content.len();
-        let index = *self.by_content.entry(policy).or_insert(next);
-        self.made.insert(inputs, index);
-        index
-    }
-
-    /// The policies by index.
-    pub(super) fn into_policies(self) -> Vec<Policy> {
-        let mut policies: Vec<_> = self.by_content.into_iter().collect();
-        policies.sort_unstable_by_key(|(_, index)| *index);
-        policies.into_iter().map(|(policy, _)| policy).collect()
-    }
-
-    /// The union of the rules. Where several rules give one entry, the first has it.
-    fn entries(&self, (direction, lists, resolved): &Inputs<'_>) -> Policy {
-        let mut entries = BTreeMap::new();
-        for index in lists.iter().cloned().flatten() {
-            let rule = &self.force.rules[index];
-            let mut allow = |class, protocol| {
-                entries
-                    .entry(Match { class, protocol })
-                    .or_insert(self.numbers[index]);
+    /// What it allows of a class of addresses.
+    pub fn entries(&self, class: &Class) -> Entries {
+        let mut entries = Entries::new();
+        for rule in &self.rules {
+            let mut allow = |protocol| {
+                entries.entry(protocol).or_insert(rule.number);
             };
-            let (blocks, named) = match rule.ports {
-                Ports::All => {
-                    self.classes_of(rule)
-                        .into_iter()
-                        .for_each(|class| allow(class, None));
+            let matches = rule
+                .peers
+                .as_ref()
+                .is_none_or(|peers| shares(peers, &class.peers));
+            let (blocks, named) = match &rule.ports {
+                Ports::All if matches => {
+                    allow(None);
                     continue;
                 }
+                Ports::All => continue,
                 Ports::Listed { blocks, named } => (blocks, named),
             };
-            let mut matches: Vec<ProtocolMatch> = blocks.clone();
-            if *direction == Direction::Ingress {
-                let known = named
-                    .iter()
-                    .filter_map(|(_, port)| Some(port.at(*resolved.get(port)?)));
-                matches.extend(known);
+            if matches {
+                blocks.iter().for_each(|block| allow(Some(*block)));
             }
-            if !matches.is_empty() {
-                for class in self.classes_of(rule) {
-                    matches.iter().for_each(|protocol| allow(class, Some(*protocol)));
-                }
-            }
-            if *direction == Direction::Egress {
-                for (_, port) in named {
-                    for (class, number) in on_peers(self.force, self.classes, rule, port) {
-                        allow(class, Some(port.at(number)));
-                    }
+            let numbers = match self.direction {
+                Direction::Ingress if matches => &self.named_ports,
+                Direction::Egress if rule.reaches(class) => &class.named_ports,
+                _ => continue,
+            };
+            for (_, port) in named {
+                if let Some(number) = numbers.get(port) {
+                    allow(Some(port.at(*number)));
                 }
             }
         }
-        let entries = without_redundant(entries);
-        let mut frontends = BTreeMap::new();
-        if *direction == Direction::Egress {
-            let everything = lists.iter().cloned().flatten().find(|&rule| {
-                let rule = &self.force.rules[rule];
-                rule.peers.is_none() && *rule.ports == Ports::All
-            });
-            for (index, targets) in self.frontends.list.iter().enumerate() {
-                let passage = match everything {
-                    Some(rule) => Some(Passage::Accept(self.numbers[rule])),
-                    None => passage(&entries, targets),
-                };
-                frontends.extend(passage.map(|passage| (self.frontends.first + index, passage)));
-            }
-        }
-        Policy { entries, frontends }
+        without_redundant(entries)
     }
 
-    /// The classes that the peers of a rule match; all of them, class 0 too, for everyone (rule P1).
-    fn classes_of(&self, rule: &ForceRule<'_>) -> BTreeSet<usize> {
-        match &rule.peers {
-            None => (0..self.classes.list.len()).collect(),
-            Some(peers) => peers
-                .iter()
-                .flat_map(|&peer| &self.classes.by_peer[peer])
-                .copied()
-                .collect(),
+    /// What it says of a frontend with these backends (rule A5); `None`: nothing of it is allowed. Where some backends are allowed, a second look
+    /// follows where the backend is known. Without backends there is nothing to reach, and what kube-proxy answers may come.
+    pub fn passage(&self, targets: &BTreeSet<Target>, classes: &Map<ClassId, Arc<Class>>) -> Option<Passage> {
+        if self.direction == Direction::Ingress {
+            return None;
+        }
+        let everything = |rule: &&Arc<ForceRule>| rule.peers.is_none() && rule.ports == Ports::All;
+        if let Some(rule) = self.rules.iter().find(everything) {
+            return Some(Passage::Accept(rule.number));
+        }
+        let mut allowed = None;
+        let mut denied = false;
+        let mut of_class: BTreeMap<ClassId, Entries> = BTreeMap::new();
+        for target in targets {
+            let rule = if target.node {
+                Some(0)
+            } else {
+                let entries = of_class.entry(target.class).or_insert_with(|| {
+                    classes
+                        .get(&target.class)
+                        .map(|class| self.entries(class))
+                        .unwrap_or_default()
+                });
+                rule_for(entries, target)
+            };
+            allowed = allowed.max(rule);
+            denied |= rule.is_none();
+        }
+        match (allowed, denied) {
+            (Some(rule), false) => Some(Passage::Accept(rule)),
+            (None, true) => None,
+            (Some(_), true) | (None, false) => Some(Passage::Defer),
         }
     }
 }
 
-/// What these entries say of a frontend (rule A5). Where some backends are allowed, a second look follows where the backend is known. Without
-/// backends there is nothing to reach, and what kube-proxy answers may come.
-fn passage(entries: &BTreeMap<Match, u32>, targets: &Targets) -> Option<Passage> {
-    let mut allowed = None;
-    let mut denied = false;
-    for target in targets {
-        let rule = if target.node {
-            Some(0)
-        } else {
-            rule_for(entries, target)
-        };
-        allowed = allowed.max(rule);
-        denied |= rule.is_none();
+/// Whether two ascending lists have a peer in common.
+pub(super) fn shares(few: &[PeerId], many: &[PeerId]) -> bool {
+    few.iter().any(|peer| many.binary_search(peer).is_ok())
+}
+
+impl Compiled {
+    /// What a policy allows of a class of addresses.
+    pub fn entries(&self, policy: PolicyId, class: ClassId) -> Entries {
+        let known = self.policies.get(&policy).zip(self.classes.get(&class));
+        known
+            .map(|(policy, class)| policy.entries(class))
+            .unwrap_or_default()
     }
-    match (allowed, denied) {
-        (Some(rule), false) => Some(Passage::Accept(rule)),
-        (None, true) => None,
-        (Some(_), true) | (None, false) => Some(Passage::Defer),
+
+    /// What an egress policy says of a class of frontends.
+    pub fn passage(&self, policy: PolicyId, class: ClassId) -> Option<Passage> {
+        let targets = self.classes.get(&class)?.frontend.as_ref()?;
+        self.policies.get(&policy)?.passage(targets, &self.classes)
     }
 }
 
 /// The rule that allows a backend, if any.
-fn rule_for(entries: &BTreeMap<Match, u32>, target: &Target) -> Option<u32> {
+fn rule_for(entries: &Entries, target: &Target) -> Option<u32> {
     let block = |prefix_len: u8| ProtocolMatch {
         protocol: target.protocol,
         port: target.port & u16::MAX.checked_shl(16 - u32::from(prefix_len)).unwrap_or(0),
         prefix_len,
     };
     let shorter = (0..=16).rev().map(|prefix_len| Some(block(prefix_len)));
-    shorter.chain([None]).find_map(|protocol| {
-        let class = target.class;
-        entries.get(&Match { class, protocol }).copied()
-    })
+    shorter
+        .chain([None])
+        .find_map(|protocol| entries.get(&protocol).copied())
 }
 
-/// The classes that an egress rule matches by what pods they are, with the number that each gives a named port (rule T4).
-fn on_peers(force: &Force<'_>, classes: &Classes, rule: &ForceRule<'_>, port: &PortKey) -> Vec<(usize, u16)> {
-    let name = port.to_string();
-    let number = |class: usize| Some((class, *classes.list[class].named_ports.get(&name)?));
-    match &rule.peers {
-        None => (0..classes.list.len()).filter_map(number).collect(),
-        Some(peers) => {
-            let selectors = peers
-                .iter()
-                .filter(|&&peer| matches!(force.peers[peer].1, PeerSpec::Pods { .. }));
-            let matching: BTreeSet<usize> = selectors
-                .flat_map(|&peer| &classes.by_peer[peer])
-                .copied()
-                .collect();
-            matching.into_iter().filter_map(number).collect()
-        }
-    }
-}
-
-/// Reports the named ports of egress rules in force that no pod gives which the rule reaches (rule T4).
-pub(super) fn report_unresolved_egress(force: &Force<'_>, classes: &Classes, findings: &mut Findings) {
-    for rule in force
-        .rules
-        .iter()
-        .filter(|rule| rule.reference.direction == Direction::Egress)
-    {
-        for (index, port) in rule.ports.named() {
-            if on_peers(force, classes, rule, port).is_empty() {
-                rule.report_unresolved(*index, port, "no pod that the rule reaches", findings);
-            }
-        }
-    }
-}
-
-/// Leaves out what a shorter match of the same class allows too. Blocks of ports nest or are disjoint and sort after the
+/// Leaves out what a shorter match allows too. Blocks of ports nest or are disjoint and sort after the
 /// block around them, so only the last entry kept can cover the next.
-fn without_redundant(entries: BTreeMap<Match, u32>) -> BTreeMap<Match, u32> {
-    let mut last: Option<Match> = None;
-    let keep = |(next, _): &(Match, u32)| {
-        if last.is_some_and(|last| covers(&last, next)) {
+fn without_redundant(mut entries: Entries) -> Entries {
+    let mut last: Option<Option<ProtocolMatch>> = None;
+    entries.retain(|next, _| {
+        if last.is_some_and(|last| covers(last, *next)) {
             return false;
         }
         last = Some(*next);
         true
-    };
-    entries.into_iter().filter(keep).collect()
+    });
+    entries
 }
 
-fn covers(outer: &Match, inner: &Match) -> bool {
-    if outer.class != inner.class {
-        return false;
-    }
-    match (outer.protocol, inner.protocol) {
+fn covers(outer: Option<ProtocolMatch>, inner: Option<ProtocolMatch>) -> bool {
+    match (outer, inner) {
         (None, _) => true,
         (Some(_), None) => false,
         (Some(outer), Some(inner)) => {
@@ -248,4 +176,79 @@ fn covers(outer: &Match, inner: &Match) -> bool {
                 && u32::from(outer.prefix_len) <= differing
         }
     }
+}
+
+/// The policies of the endpoints, each distinct one once.
+#[derive(Debug, Default)]
+pub(super) struct Policies {
+    /// By number.
+    pub(super) list: Map<PolicyId, Arc<Policy>>,
+    /// The endpoints, with their policies.
+    pub(super) endpoints: BTreeMap<ObjectKey, Endpoint>,
+    ids: BTreeMap<Arc<Policy>, PolicyId>,
+    next: PolicyId,
+    guards: super::frontends::Guards,
+}
+
+impl Policies {
+    /// Goes over the endpoints again.
+    pub(super) fn update(&mut self, force: &Force) {
+        let mut before = std::mem::take(&mut self.ids);
+        let mut endpoints = BTreeMap::new();
+        for (key, local) in &force.endpoints {
+            let mut number = |direction| Some(self.number(policy_of(force, local, direction)?, &mut before));
+            let endpoint = Endpoint {
+                uid: local.pod.uid.to_string(),
+                ingress: number(Direction::Ingress),
+                egress: number(Direction::Egress),
+                addresses: super::addresses_of(&local.pod).into_iter().collect(),
+            };
+            endpoints.insert(key.clone(), endpoint);
+        }
+        for gone in before.into_values() {
+            self.list.remove(&gone);
+        }
+        self.endpoints = endpoints;
+    }
+
+    fn number(&mut self, policy: Policy, before: &mut BTreeMap<Arc<Policy>, PolicyId>) -> PolicyId {
+        if let Some(id) = self.ids.get(&policy) {
+            return *id;
+        }
+        let (policy, id) = match before.remove_entry(&policy) {
+            Some(known) => known,
+            None => {
+                let (policy, id) = (Arc::new(policy), self.next);
+                self.next += 1;
+                self.list.insert(id, policy.clone());
+                (policy, id)
+            }
+        };
+        self.ids.insert(policy, id);
+        id
+    }
+
+    /// The backends of frontends that some policy lets pass in part.
+    pub(super) fn guard(
+        &mut self,
+        frontends: &mut Frontends,
+        classes: &Map<ClassId, Arc<Class>>,
+    ) -> Set<Frontend> {
+        self.guards.update(&self.list, frontends, classes);
+        self.guards.backends.clone()
+    }
+}
+
+fn policy_of(force: &Force, local: &Local, direction: Direction) -> Option<Policy> {
+    let rules = force.isolation(local, direction)?;
+    let mut named_ports = BTreeMap::new();
+    if direction == Direction::Ingress {
+        let named = rules.iter().flat_map(|rule| rule.ports.named());
+        named_ports.extend(named.filter_map(|(_, port)| Some((port.clone(), port.resolve(&local.pod)?))));
+    }
+    Some(Policy {
+        direction,
+        rules,
+        named_ports,
+    })
 }

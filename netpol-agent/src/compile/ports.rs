@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use super::{ProtocolMatch, fault::Fault};
+use super::fault::Fault;
 use crate::{
     model::{Pod, PolicyPort, PortName, Protocol},
     watch::syntax,
@@ -12,8 +12,19 @@ use crate::{
 /// What an invalid entry comes to.
 const MATCHES_NOTHING: &str = "this entry matches nothing";
 
+/// The protocol and port part of a match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProtocolMatch {
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// First port of an aligned block of ports.
+    pub port: u16,
+    /// Leading bits of `port` that count: 16 is one port, 0 is every port.
+    pub prefix_len: u8,
+}
+
 /// What the `ports` of a rule allow.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Ports {
     /// Every port of every protocol (rule T1).
     All,
@@ -28,7 +39,7 @@ pub(super) enum Ports {
 
 /// Name and protocol by which a port is looked up in a pod (rule T4). Displayed as `name/PROTOCOL`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct PortKey {
+pub struct PortKey {
     name: String,
     protocol: Protocol,
 }

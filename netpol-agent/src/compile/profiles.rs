@@ -2,219 +2,467 @@
 //! What an address is because of the pods that have it: the selector peers it matches, and its named ports.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
 };
 
-use super::{
-    fault::{Fault, Findings},
-    force::{Force, PeerId},
-    peer::{Namespaces, PeerSpec},
-    ports::PortKey,
-    selector::Selector,
+use self::{
+    claims::{Claim, Claims},
+    groups::{GroupId, Groups},
 };
-use crate::model::{Direction, Labels, Node, Pod, Snapshot};
+use super::{
+    addresses_of,
+    fault::{Findings, Place},
+    force::Wanted,
+    peer::{Namespaces, PeerId, PeerSpec},
+    ports::PortKey,
+};
+use crate::model::{Labels, Node, Pod, Snapshot};
+
+mod claims;
+mod groups;
 
 /// The label that every namespace carries (rule P4).
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
+/// Number of a profile. As long as a profile has it, it says the same of every peer that is in force all the while, and has the same ports.
+pub(super) type ProfileId = u32;
+
+/// The profile of addresses without a pod.
+pub(super) const NO_POD: ProfileId = 0;
+
 /// What an address is by its pods. The default is an address without a pod.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) struct Profile {
-    /// Selector peers that it matches.
-    pub(super) peers: BTreeSet<PeerId>,
-    /// `name/PROTOCOL` and number of the named ports by which egress rules in force reach it.
-    pub(super) named_ports: BTreeMap<String, u16>,
+    /// Selector peers that it matches, ascending.
+    pub(super) peers: Vec<PeerId>,
+    /// Number of the named ports by which egress rules in force reach it.
+    pub(super) named_ports: BTreeMap<PortKey, u16>,
 }
 
 impl Profile {
     /// What both claim: an address of two pods is only what each of them would be.
     fn intersect(&mut self, other: &Self) {
-        self.peers.retain(|peer| other.peers.contains(peer));
+        self.peers.retain(|peer| other.peers.binary_search(peer).is_ok());
         self.named_ports
             .retain(|name, number| other.named_ports.get(name) == Some(number));
     }
 }
 
-/// The profile of each pod address and node address.
-///
-/// Two pods that claim one address have the intersection of their profiles there; a hostNetwork pod matches no selector peer
-/// (rule I6), and neither does an address that is on an interface of this node, whatever a pod claims.
-pub(super) fn of_addresses(
-    snapshot: &Snapshot,
-    node: &Node,
-    force: &Force<'_>,
-    findings: &mut Findings,
-) -> BTreeMap<IpAddr, Profile> {
-    let mut matcher = Matcher::new(snapshot, force);
-    let mut claims: BTreeMap<IpAddr, (&Pod, Profile)> = BTreeMap::new();
-    for pod in snapshot
-        .pods
-        .values()
-        .map(Arc::as_ref)
-        .filter(|pod| !pod.terminal)
-    {
-        if pod.addresses.is_empty() {
-            continue;
-        }
-        let profile = matcher.profile(pod);
-        for address in super::addresses_of(pod) {
-            match claims.entry(address) {
-                Entry::Vacant(entry) => {
-                    entry.insert((pod, profile.clone()));
-                }
-                Entry::Occupied(mut entry) => {
-                    let (first, claimed) = entry.get_mut();
-                    claimed.intersect(&profile);
-                    if !(first.host_network && pod.host_network) {
-                        let message = format!(
-                            "{address} is also an address of pod {}; it matches only the selectors that both match",
-                            first.key
-                        );
-                        findings.add(
-                            "Pod",
-                            &pod.key,
-                            Fault::new("address-conflict", "status.podIPs", message),
-                        );
-                    }
-                }
-            }
-        }
-    }
-    let mut profiles: BTreeMap<IpAddr, Profile> = BTreeMap::new();
-    for address in node.addresses.iter().map(IpAddr::to_canonical) {
-        profiles.insert(address, Profile::default());
-    }
-    for (address, (pod, profile)) in claims {
-        match profiles.entry(address) {
-            Entry::Vacant(entry) => {
-                entry.insert(profile);
-            }
-            Entry::Occupied(_) if pod.host_network => {}
-            Entry::Occupied(_) => {
-                let message = format!("{address} is an address of this node; it matches no selector");
-                findings.add(
-                    "Pod",
-                    &pod.key,
-                    Fault::new("address-conflict", "status.podIPs", message),
-                );
-            }
-        }
-    }
-    profiles
+/// A profile in use.
+#[derive(Debug, Default)]
+struct Known {
+    profile: Arc<Profile>,
+    groups: BTreeSet<GroupId>,
+    /// Number of classes that have it.
+    classes: usize,
 }
 
-/// Pods that no selector in force can tell apart: their namespace, and their labels cut to the keys that selectors use.
-type GroupKey<'a> = (&'a str, Vec<(&'a str, &'a str)>);
-
-/// What all pods of a group have in common.
-#[derive(Default)]
-struct Group {
-    peers: BTreeSet<PeerId>,
-    /// Named ports by which egress rules in force reach these pods.
-    wanted: BTreeSet<PortKey>,
-}
-
-struct Matcher<'a> {
-    snapshot: &'a Snapshot,
+/// The profiles of all addresses of pods and nodes.
+#[derive(Debug)]
+pub(super) struct Profiles {
     /// Selector peers in force.
-    selectors: Vec<(PeerId, &'a Namespaces, &'a Selector)>,
-    /// Label keys that the pod selectors among them use.
-    keys: BTreeSet<&'a str>,
-    /// Named ports of egress rules in force with an empty `to`.
-    wanted_of_all: BTreeSet<PortKey>,
-    /// Named ports of egress rules in force, by the peers of the rule.
-    wanted: BTreeMap<PeerId, BTreeSet<PortKey>>,
-    /// Selector peers that can match in a namespace.
-    by_namespace: HashMap<&'a str, Vec<(PeerId, &'a Selector)>>,
-    groups: HashMap<GroupKey<'a>, Group>,
+    selectors: BTreeMap<PeerId, Arc<PeerSpec>>,
+    wanted: Wanted,
+    groups: Groups,
+    known: BTreeMap<ProfileId, Known>,
+    ids: BTreeMap<Arc<Profile>, ProfileId>,
+    last: ProfileId,
+    claims: Claims,
+    /// Addresses on interfaces of this node.
+    own: BTreeSet<IpAddr>,
+    /// Addresses that Node objects tell, and how many do.
+    of_nodes: BTreeMap<IpAddr, usize>,
+    /// Addresses that may be something else now.
+    touched: BTreeSet<IpAddr>,
+    /// Profiles that match other peers than before.
+    renamed: BTreeSet<ProfileId>,
+    /// Profiles that nothing may have any more.
+    idle: BTreeSet<ProfileId>,
 }
 
-impl<'a> Matcher<'a> {
-    fn new(snapshot: &'a Snapshot, force: &Force<'a>) -> Self {
-        let selectors: Vec<_> = force
-            .peers
+impl Default for Profiles {
+    fn default() -> Self {
+        Self {
+            selectors: BTreeMap::new(),
+            wanted: Wanted::default(),
+            groups: Groups::default(),
+            known: BTreeMap::from([(NO_POD, Known::default())]),
+            ids: BTreeMap::from([(Arc::default(), NO_POD)]),
+            last: NO_POD,
+            claims: Claims::default(),
+            own: BTreeSet::new(),
+            of_nodes: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            renamed: BTreeSet::new(),
+            idle: BTreeSet::new(),
+        }
+    }
+}
+
+/// What an address is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Host {
+    /// By its pods.
+    pub(super) profile: ProfileId,
+    /// An address of this node.
+    pub(super) node: bool,
+    /// An address of another node.
+    pub(super) remote_node: bool,
+}
+
+impl Profiles {
+    /// A peer comes in force. Where all pods of a profile match it, the profile stays and matches it from now on.
+    pub(super) fn add_peer(&mut self, peer: PeerId, spec: &Arc<PeerSpec>, snapshot: &Snapshot) {
+        let PeerSpec::Pods { namespaces, pods } = &**spec else {
+            return;
+        };
+        self.selectors.insert(peer, spec.clone());
+        let mut matching: BTreeMap<ProfileId, BTreeSet<GroupId>> = BTreeMap::new();
+        let in_space = |name: &str| selects(namespaces, name, snapshot);
+        self.groups.meet(peer, namespaces, in_space, |id, group| {
+            if pods.matches(group.labels()) {
+                matching.entry(group.profile).or_default().insert(id);
+            }
+        });
+        for (id, groups) in matching {
+            let Some(known) = self.known.get(&id) else {
+                continue;
+            };
+            let before = known.profile.clone();
+            let mut with = Profile::clone(&before);
+            with.peers.push(peer);
+            if id == NO_POD || groups.len() * 2 <= known.groups.len() {
+                let new = self.intern(with);
+                groups.into_iter().for_each(|group| self.move_group(group, new));
+                continue;
+            }
+            let others: Vec<GroupId> = known.groups.difference(&groups).copied().collect();
+            self.rename(id, with);
+            if !others.is_empty() {
+                let new = self.intern(Profile::clone(&before));
+                others.into_iter().for_each(|group| self.move_group(group, new));
+            }
+        }
+        self.touched.extend(self.claims.shared());
+    }
+
+    /// A peer is no longer in force. Profiles that then are the same become one.
+    pub(super) fn remove_peer(&mut self, peer: PeerId, spec: &PeerSpec) {
+        if matches!(spec, PeerSpec::Block { .. }) {
+            return;
+        }
+        self.selectors.remove(&peer);
+        self.groups.forget(peer);
+        let has = |known: &Known| known.profile.peers.binary_search(&peer).is_ok();
+        let having: Vec<ProfileId> = self
+            .known
             .iter()
-            .enumerate()
-            .filter_map(|(id, (_, spec))| match spec {
-                PeerSpec::Pods { namespaces, pods } => Some((id, namespaces, pods)),
-                PeerSpec::Block { .. } => None,
-            })
+            .filter(|(_, known)| has(known))
+            .map(|(id, _)| *id)
             .collect();
-        let mut wanted_of_all = BTreeSet::new();
-        let mut wanted: BTreeMap<PeerId, BTreeSet<PortKey>> = BTreeMap::new();
-        for rule in force
-            .rules
-            .iter()
-            .filter(|rule| rule.reference.direction == Direction::Egress)
-        {
-            let ports = rule.ports.named().iter().map(|(_, port)| port);
-            match &rule.peers {
-                None => wanted_of_all.extend(ports.cloned()),
-                Some(peers) => {
-                    for port in ports {
-                        for &peer in peers {
-                            wanted.entry(peer).or_default().insert(port.clone());
-                        }
+        for id in having {
+            let known = &self.known[&id];
+            let mut without = Profile::clone(&known.profile);
+            without.peers.retain(|other| *other != peer);
+            let Some(&same) = self.ids.get(&without) else {
+                self.rename(id, without);
+                continue;
+            };
+            let (stays, goes) = if same == NO_POD || self.known[&same].groups.len() >= known.groups.len() {
+                (same, id)
+            } else {
+                (id, same)
+            };
+            self.forget_content(goes);
+            if stays == id {
+                self.rename(id, without);
+            }
+            let groups: Vec<GroupId> = self.known[&goes].groups.iter().copied().collect();
+            groups.into_iter().for_each(|group| self.move_group(group, stays));
+        }
+        self.touched.extend(self.claims.shared());
+    }
+
+    /// Takes the named ports by which egress rules in force reach pods.
+    pub(super) fn want(&mut self, wanted: Wanted) {
+        if self.wanted == wanted {
+            return;
+        }
+        let before = std::mem::replace(&mut self.wanted, wanted);
+        let all = before.of_all != self.wanted.of_all;
+        let concerns = |peer: &PeerId| before.of_peers.get(peer) != self.wanted.of_peers.get(peer);
+        let concerned = self
+            .known
+            .values()
+            .filter(|known| all || known.profile.peers.iter().any(concerns));
+        let groups: Vec<GroupId> = concerned.flat_map(|known| &known.groups).copied().collect();
+        for id in groups {
+            let peers = self.known[&self.groups[id].profile].profile.peers.clone();
+            self.set_peers(id, peers);
+        }
+        self.touched.extend(self.claims.shared());
+    }
+
+    /// A namespace has other labels, or is or is no longer known.
+    pub(super) fn relabel(&mut self, namespace: &str, snapshot: &Snapshot) {
+        self.groups.forget_candidates(namespace);
+        for id in self.groups.of_namespace(namespace) {
+            let peers = self.matching(id, snapshot);
+            self.set_peers(id, peers);
+        }
+        self.touched.extend(self.claims.shared());
+    }
+
+    /// A pod is there.
+    pub(super) fn add_pod(&mut self, pod: &Arc<Pod>, snapshot: &Snapshot) {
+        if !is_peer(pod) {
+            return;
+        }
+        let group = (!pod.host_network).then(|| {
+            let (id, new) = self.groups.join(pod);
+            if new {
+                self.known.entry(NO_POD).or_default().groups.insert(id);
+                let peers = self.matching(id, snapshot);
+                self.set_peers(id, peers);
+            }
+            id
+        });
+        for address in addresses_of(pod) {
+            self.claims.add(address, pod, group);
+            self.touched.insert(address);
+        }
+    }
+
+    /// A pod is gone.
+    pub(super) fn remove_pod(&mut self, pod: &Pod) {
+        if !is_peer(pod) {
+            return;
+        }
+        for address in addresses_of(pod) {
+            self.claims.remove(address, pod);
+            self.touched.insert(address);
+        }
+        if let Some((id, group)) = self.groups.leave(pod).filter(|_| !pod.host_network) {
+            self.drop_group(id, group.profile);
+        }
+    }
+
+    /// Takes the addresses of nodes: those of this one are on its interfaces.
+    pub(super) fn set_nodes(&mut self, own: (&Node, &Node), before: &Snapshot, after: &Snapshot) {
+        let canonical = |node: &Node| {
+            node.addresses
+                .iter()
+                .map(IpAddr::to_canonical)
+                .collect::<BTreeSet<_>>()
+        };
+        if own.0.addresses != own.1.addresses || self.own.is_empty() {
+            let now = canonical(own.1);
+            self.touched.extend(now.symmetric_difference(&self.own));
+            self.own = now;
+        }
+        for (_, old, new) in before.nodes.diff(&after.nodes) {
+            for address in new.into_iter().flat_map(|node| canonical(node)) {
+                *self.of_nodes.entry(address).or_default() += 1;
+                self.touched.insert(address);
+            }
+            for address in old.into_iter().flat_map(|node| canonical(node)) {
+                self.touched.insert(address);
+                if let Some(count) = self.of_nodes.get_mut(&address) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.of_nodes.remove(&address);
                     }
                 }
             }
         }
-        Self {
-            snapshot,
-            keys: selectors.iter().flat_map(|(_, _, pods)| pods.keys()).collect(),
-            selectors,
-            wanted_of_all,
-            wanted,
-            by_namespace: HashMap::new(),
-            groups: HashMap::new(),
+    }
+
+    /// Addresses that may be something else than when this was last asked, those within `spans` included.
+    pub(super) fn take_touched(&mut self, spans: &[(IpAddr, IpAddr)]) -> BTreeSet<IpAddr> {
+        let mut touched = std::mem::take(&mut self.touched);
+        for span in spans {
+            touched.extend(self.claims.within(*span));
+            touched.extend(
+                self.own
+                    .iter()
+                    .chain(self.of_nodes.keys())
+                    .filter(|address| (span.0..=span.1).contains(*address)),
+            );
+        }
+        touched
+    }
+
+    /// Profiles that match other peers than when this was last asked.
+    pub(super) fn take_renamed(&mut self) -> BTreeSet<ProfileId> {
+        std::mem::take(&mut self.renamed)
+    }
+
+    /// What an address is now; `None`: no pod and no node has it.
+    ///
+    /// Two pods that claim one address have the intersection of their profiles there; a hostNetwork pod matches no selector peer
+    /// (rule I6), and neither does an address that is on an interface of this node, whatever a pod claims.
+    pub(super) fn host(&mut self, address: IpAddr, findings: &mut Findings) -> Option<Host> {
+        let node = self.own.contains(&address);
+        let remote_node = !node && self.of_nodes.contains_key(&address);
+        findings.tell(Place::Address(address), self.claims.faults(address, node));
+        let claimed = self.claims.at(address);
+        if claimed.is_empty() && !node && !remote_node {
+            return None;
+        }
+        let of = |claim: &Claim| claim.1.map_or(NO_POD, |group| self.groups[group].profile);
+        let profile = match claimed {
+            _ if node => NO_POD,
+            [] => NO_POD,
+            [claim] => of(claim),
+            [first, others @ ..] => {
+                let mut both = Profile::clone(&self.known[&of(first)].profile);
+                for other in others {
+                    both.intersect(&self.known[&of(other)].profile);
+                }
+                self.intern(both)
+            }
+        };
+        Some(Host {
+            profile,
+            node,
+            remote_node,
+        })
+    }
+
+    /// The profile of a number in use.
+    pub(super) fn profile(&self, id: ProfileId) -> &Profile {
+        &self.known[&id].profile
+    }
+
+    /// A class has this profile.
+    pub(super) fn hold(&mut self, id: ProfileId) {
+        self.known.entry(id).or_default().classes += 1;
+    }
+
+    /// A class no longer has it.
+    pub(super) fn release(&mut self, id: ProfileId) {
+        self.known.entry(id).or_default().classes -= 1;
+        self.idle.insert(id);
+    }
+
+    /// Forgets what nothing has any more.
+    pub(super) fn clear(&mut self) {
+        for id in std::mem::take(&mut self.idle) {
+            let unused = |known: &&Known| known.groups.is_empty() && known.classes == 0 && id != NO_POD;
+            if self.known.get(&id).filter(unused).is_some() {
+                self.forget_content(id);
+                self.known.remove(&id);
+            }
         }
     }
 
-    /// The profile of a live pod.
-    fn profile(&mut self, pod: &'a Pod) -> Profile {
-        if pod.host_network {
-            return Profile::default();
+    fn intern(&mut self, profile: Profile) -> ProfileId {
+        if let Some(id) = self.ids.get(&profile) {
+            return *id;
         }
-        let namespace = pod.key.namespace.as_str();
-        let labels = pod
-            .labels
+        self.last += 1;
+        let profile = Arc::new(profile);
+        self.ids.insert(profile.clone(), self.last);
+        let known = Known {
+            profile,
+            ..Known::default()
+        };
+        self.known.insert(self.last, known);
+        self.idle.insert(self.last);
+        self.last
+    }
+
+    /// A profile matches other peers from now on; no other matches the same.
+    fn rename(&mut self, id: ProfileId, profile: Profile) {
+        self.forget_content(id);
+        let profile = Arc::new(profile);
+        self.ids.insert(profile.clone(), id);
+        self.known.entry(id).or_default().profile = profile;
+        self.renamed.insert(id);
+    }
+
+    fn forget_content(&mut self, id: ProfileId) {
+        let profile = &self.known[&id].profile;
+        if self.ids.get(profile) == Some(&id) {
+            self.ids.remove(profile);
+        }
+    }
+
+    fn move_group(&mut self, id: GroupId, profile: ProfileId) {
+        let group = &mut self.groups[id];
+        let before = std::mem::replace(&mut group.profile, profile);
+        if before == profile {
+            return;
+        }
+        self.touched
+            .extend(group.members.iter().flat_map(|pod| addresses_of(pod)));
+        self.known.entry(profile).or_default().groups.insert(id);
+        self.drop_group(id, before);
+    }
+
+    fn drop_group(&mut self, id: GroupId, profile: ProfileId) {
+        self.known.entry(profile).or_default().groups.remove(&id);
+        self.idle.insert(profile);
+    }
+
+    /// The selector peers that a group matches, ascending.
+    fn matching(&mut self, id: GroupId, snapshot: &Snapshot) -> Vec<PeerId> {
+        let selectors = &self.selectors;
+        let example = self.groups[id].members[0].clone();
+        let namespace = &example.key.namespace;
+        let candidates = self.groups.candidates(namespace, || {
+            let can_match = |spec: &PeerSpec| match spec {
+                PeerSpec::Pods { namespaces, .. } => selects(namespaces, namespace, snapshot),
+                PeerSpec::Block { .. } => false,
+            };
+            let matching = selectors.iter().filter(|(_, spec)| can_match(spec));
+            matching.map(|(id, _)| *id).collect()
+        });
+        let matches = |peer: &&PeerId| match selectors.get(*peer).map(|spec| &**spec) {
+            Some(PeerSpec::Pods { pods, .. }) => pods.matches(&example.labels),
+            _ => false,
+        };
+        candidates.iter().filter(matches).copied().collect()
+    }
+
+    /// A group matches these peers.
+    fn set_peers(&mut self, id: GroupId, peers: Vec<PeerId>) {
+        let group = &self.groups[id];
+        let by_peer = peers
             .iter()
-            .map(|(key, value)| (key.as_str(), value.as_str()));
-        let relevant = labels.filter(|(key, _)| self.keys.contains(key)).collect();
-        let candidates = self.by_namespace.entry(namespace).or_insert_with(|| {
-            let labels = namespace_labels(self.snapshot, namespace);
-            let matching = self
-                .selectors
-                .iter()
-                .filter(|(_, namespaces, _)| match namespaces {
-                    Namespaces::Named(name) => name == namespace,
-                    Namespaces::Selected(selector) => selector.matches(&labels),
-                });
-            matching.map(|&(id, _, pods)| (id, pods)).collect()
-        });
-        let group = self.groups.entry((namespace, relevant)).or_insert_with(|| {
-            let matching = candidates
-                .iter()
-                .filter(|(_, selector)| selector.matches(&pod.labels));
-            let peers: BTreeSet<PeerId> = matching.map(|&(id, _)| id).collect();
-            let by_peer = peers.iter().filter_map(|peer| self.wanted.get(peer)).flatten();
-            let wanted = by_peer.chain(&self.wanted_of_all).cloned().collect();
-            Group { peers, wanted }
-        });
-        let resolve = |port: &PortKey| Some((port.to_string(), port.resolve(pod)?));
-        Profile {
-            peers: group.peers.clone(),
-            named_ports: group.wanted.iter().filter_map(resolve).collect(),
-        }
+            .filter_map(|peer| self.wanted.of_peers.get(peer))
+            .flatten();
+        let wanted = by_peer.chain(&self.wanted.of_all);
+        let named_ports = wanted.filter_map(|port| Some((port.clone(), port.resolve(group.example())?)));
+        let profile = Profile {
+            named_ports: named_ports.collect(),
+            peers,
+        };
+        let profile = self.intern(profile);
+        self.move_group(id, profile);
+    }
+}
+
+/// Rules I7 and P6: a pod whose addresses are its own.
+fn is_peer(pod: &Pod) -> bool {
+    !pod.terminal && !pod.addresses.is_empty()
+}
+
+/// Whether a peer is about pods of a namespace.
+fn selects(namespaces: &Namespaces, name: &str, snapshot: &Snapshot) -> bool {
+    match namespaces {
+        Namespaces::Named(named) => named == name,
+        Namespaces::Selected(selector) => selector.matches(&namespace_labels(snapshot, name)),
     }
 }
 
 /// Labels of a namespace; one that the snapshot does not know has just its name (rule P4).
-fn namespace_labels(snapshot: &Snapshot, name: &str) -> Labels {
+fn namespace_labels<'a>(snapshot: &'a Snapshot, name: &str) -> Cow<'a, Labels> {
     match snapshot.namespaces.get(name) {
-        Some(namespace) => namespace.labels.clone(),
-        None => Labels::from([(NAMESPACE_NAME.to_owned(), name.to_owned())]),
+        Some(namespace) => Cow::Borrowed(&namespace.labels),
+        None => Cow::Owned(Labels::from([(NAMESPACE_NAME.to_owned(), name.to_owned())])),
     }
 }

@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Label selectors in normal form (rules I3, P3).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::{collections::BTreeSet, fmt};
 
 use super::fault::Fault;
 use crate::{
@@ -37,10 +34,10 @@ impl Selector {
     pub(super) fn parse(selector: &LabelSelector, otherwise: &str) -> Result<Self, Vec<Fault>> {
         let mut requirements = BTreeSet::new();
         let mut faults = Vec::new();
-        for (key, value) in &selector.match_labels {
+        for (key, value) in selector.match_labels.iter() {
             requirements.insert(Requirement {
-                key: key.clone(),
-                operator: Operator::In(BTreeSet::from([value.clone()])),
+                key: key.to_owned(),
+                operator: Operator::In(BTreeSet::from([value.to_owned()])),
             });
         }
         for (index, expression) in selector.match_expressions.iter().enumerate() {
@@ -92,7 +89,7 @@ impl Selector {
                 _ => None,
             })
         };
-        let absent = BTreeMap::new();
+        let absent = Labels::new();
         if requirements().count() < 2 || self.meets(key, &absent) {
             return false;
         }
@@ -100,7 +97,7 @@ impl Selector {
             // Only the values of one list can be in all lists.
             Some(values) => !values
                 .iter()
-                .any(|value| self.meets(key, &BTreeMap::from([(key.to_owned(), value.clone())]))),
+                .any(|value| self.meets(key, &Labels::from([(key.to_owned(), value.clone())]))),
             // Without a list there are more values than any `NotIn` can name.
             None => requirements().any(|requirement| requirement.operator == Operator::DoesNotExist),
         }
@@ -134,7 +131,7 @@ impl Selector {
 /// Keys and values that no object of a cluster can have.
 fn label_remarks(selector: &LabelSelector) -> Vec<Fault> {
     let mut remarks = Vec::new();
-    let mut look = |field: &str, key: &str, values: &mut dyn Iterator<Item = &String>| {
+    let mut look = |field: &str, key: &str, values: &mut dyn Iterator<Item = &str>| {
         if !syntax::is_label_key(key) {
             let message =
                 format!("{key:?} is no label key that Kubernetes accepts; it is compared as written");
@@ -148,12 +145,16 @@ fn label_remarks(selector: &LabelSelector) -> Vec<Fault> {
             }
         }
     };
-    for (key, value) in &selector.match_labels {
+    for (key, value) in selector.match_labels.iter() {
         look(&format!(".matchLabels[{key}]"), key, &mut std::iter::once(value));
     }
     for (index, expression) in selector.match_expressions.iter().enumerate() {
         let field = format!(".matchExpressions[{index}]");
-        look(&field, &expression.key, &mut expression.values.iter());
+        look(
+            &field,
+            &expression.key,
+            &mut expression.values.iter().map(String::as_str),
+        );
     }
     remarks
 }

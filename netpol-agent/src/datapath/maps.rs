@@ -136,7 +136,7 @@ impl Maps {
         }
         for entry in self.guarded.iter() {
             let (key, _) = entry.on("guarded", "reading")?;
-            state.guarded.insert(frontend(&key));
+            state.guarded.insert(frontend(&key), ());
         }
         for entry in self.frontends.iter() {
             let (key, identity) = entry.on("frontends", "reading")?;
@@ -145,7 +145,7 @@ impl Maps {
         for entry in self.policies.iter() {
             let (key, value) = entry.on("policies", "reading")?;
             let (policy, key) = entry_key(&key);
-            state.policies.entry(policy).or_default().insert(key, value);
+            state.record(&Write::PutPolicy { policy, key, value });
         }
         Ok(state)
     }

@@ -10,7 +10,7 @@ use crate::model::{IpBlock, Labels, Peer, Pod, Snapshot};
 pub(super) fn selects_pod(snapshot: &Snapshot, namespace: &str, peer: &Peer, pod: &Pod) -> bool {
     match (&peer.namespace_selector, &peer.pod_selector) {
         (None, None) => false,
-        (None, Some(pods)) => pod.key.namespace == namespace && selects(pods, &pod.labels),
+        (None, Some(pods)) => pod.key.namespace == *namespace && selects(pods, &pod.labels),
         (Some(namespaces), None) => selects(namespaces, &namespace_labels(snapshot, &pod.key.namespace)),
         (Some(namespaces), Some(pods)) => {
             selects(namespaces, &namespace_labels(snapshot, &pod.key.namespace)) && selects(pods, &pod.labels)
@@ -25,9 +25,9 @@ pub(super) fn namespace_labels(snapshot: &Snapshot, name: &str) -> Labels {
         .get(name)
         .map(|namespace| namespace.labels.clone())
         .unwrap_or_default();
-    labels
-        .entry("kubernetes.io/metadata.name".to_owned())
-        .or_insert_with(|| name.to_owned());
+    if !labels.contains_key("kubernetes.io/metadata.name") {
+        labels.insert("kubernetes.io/metadata.name", name);
+    }
     labels
 }
 

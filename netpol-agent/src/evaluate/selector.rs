@@ -31,7 +31,7 @@ pub(super) fn is_valid(expression: &LabelExpression) -> bool {
 /// Whether a valid expression is true of these labels. `NotIn` and `DoesNotExist` are true of an absent key.
 pub(super) fn holds(expression: &LabelExpression, labels: &Labels) -> bool {
     let value = labels.get(&expression.key);
-    let listed = value.is_some_and(|value| expression.values.contains(value));
+    let listed = value.is_some_and(|value| expression.values.iter().any(|listed| listed == value));
     match expression.operator.as_str() {
         "In" => listed,
         "NotIn" => !listed,

@@ -255,7 +255,8 @@ fn slices<'a>(snapshot: &'a Snapshot, service: &'a ObjectKey) -> impl Iterator<I
         .values()
         .map(AsRef::as_ref)
         .filter(|slice: &&EndpointSlice| {
-            slice.key.namespace == service.namespace && slice.service.as_ref() == Some(&service.name)
+            slice.key.namespace == service.namespace
+                && slice.service.as_deref() == Some(service.name.as_str())
         })
 }
 

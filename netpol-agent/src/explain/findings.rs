@@ -86,7 +86,7 @@ pub(super) fn diagnostics(snapshot: &Snapshot, nodes: &[Node], verdicts: &[Verdi
             name: name.to_owned(),
             ..Node::default()
         });
-        found.extend(compile(snapshot, &node).diagnostics);
+        found.extend(compile(snapshot, &node).diagnostics.keys().cloned());
     }
     let sides = verdicts
         .iter()
@@ -101,7 +101,7 @@ pub(super) fn diagnostics(snapshot: &Snapshot, nodes: &[Node], verdicts: &[Verdi
         Some(("NetworkPolicy", key)) => {
             let of_an_end = pods
                 .keys()
-                .any(|pod| key.split('/').next() == Some(&pod.namespace));
+                .any(|pod| key.split('/').next() == Some(pod.namespace.as_str()));
             let decides_isolation = ["spec.podSelector", "spec.policyTypes"]
                 .iter()
                 .any(|field| diagnostic.field.starts_with(field));

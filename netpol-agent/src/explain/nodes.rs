@@ -68,14 +68,14 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::{ObjectKey, Pod};
+    use crate::model::{Labels, ObjectKey, Pod};
 
     fn pod(name: &str, host_network: bool, terminal: bool, address: &str) -> Arc<Pod> {
         Arc::new(Pod {
             key: ObjectKey::new("kube-system", name),
             uid: String::new(),
-            labels: BTreeMap::new(),
-            node: Some("a".to_owned()),
+            labels: Labels::new(),
+            node: Some("a".into()),
             host_network,
             terminal,
             addresses: vec![address.parse().unwrap()],

@@ -128,8 +128,7 @@ pub fn apply<E: std::error::Error>(
     if report.failures.is_empty() {
         *memory = plan.memory;
     } else {
-        memory.meanings.clear();
-        memory.peers.clear();
+        memory.last = None;
         memory.settled = false;
         memory.pods.extend(
             plan.memory

@@ -9,16 +9,101 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use netpol_common::abi::{IDENTITY_NODE, IDENTITY_NONE, IDENTITY_REMOTE_NODE, Identity};
 
-use super::{Memory, State, longest_match};
-use crate::compile::{Address, Backend, Class, Compiled, Frontend};
+use self::agree::Agreement;
+use super::{Last, Meaning, State};
+use crate::{
+    compile::{Address, ClassId, Compiled, Frontend, NO_PEER},
+    model::Map,
+};
 
-/// What each prefix shall stand for. The map holds IPv4 mapped into IPv6, where a wide IPv6 prefix would cover it: so IPv4 as a whole
-/// always has an entry of its own.
-pub fn desired_addresses(compiled: &Compiled) -> BTreeMap<IpNet, Address> {
-    let mut addresses = compiled.addresses.clone();
-    let all_of_ipv4 = IpNet::from(ipnet::Ipv4Net::default());
-    addresses.entry(all_of_ipv4).or_default();
-    addresses
+mod agree;
+
+/// The prefixes and frontends that a plan is about, with what each shall be; `None`: it shall not be.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Prefixes.
+    pub prefixes: BTreeMap<IpNet, Option<Address>>,
+    /// Frontends, with their classes.
+    pub frontends: BTreeMap<Frontend, Option<ClassId>>,
+}
+
+impl Changes {
+    /// What is different since the last plan; without one: everything that is or shall be. The map holds IPv4 mapped into IPv6, where a wide IPv6
+    /// prefix would cover it: so IPv4 as a whole always has an entry of its own.
+    pub fn new(state: &State, last: Option<&Last>, compiled: &Compiled) -> Self {
+        let all_of_ipv4 = IpNet::from(ipnet::Ipv4Net::default());
+        let mut changes = Self::default();
+        if let Some(last) = last {
+            for (net, _, address) in last.compiled.addresses.diff(&compiled.addresses) {
+                changes.prefixes.insert(*net, address.copied());
+            }
+            for (frontend, _, class) in last.compiled.frontends.diff(&compiled.frontends) {
+                changes.frontends.insert(*frontend, class.copied());
+            }
+            if let Some(address) = changes.prefixes.get_mut(&all_of_ipv4) {
+                address.get_or_insert_default();
+            }
+            return changes;
+        }
+        changes
+            .prefixes
+            .extend(state.identities.keys().map(|net| (*net, None)));
+        let addresses = compiled.addresses.iter();
+        changes
+            .prefixes
+            .extend(addresses.map(|(net, address)| (*net, Some(*address))));
+        changes
+            .prefixes
+            .entry(all_of_ipv4)
+            .or_default()
+            .get_or_insert_default();
+        changes
+            .frontends
+            .extend(state.frontends.keys().map(|frontend| (*frontend, None)));
+        let frontends = compiled.frontends.iter();
+        changes
+            .frontends
+            .extend(frontends.map(|(frontend, class)| (*frontend, Some(*class))));
+        changes
+    }
+}
+
+/// Changes from which on it is looked which prefix lengths there are, instead of trying all.
+const MANY: usize = 16;
+
+/// Prefix lengths, by family (IPv4: true), that prefixes may have.
+struct Lengths(BTreeSet<(bool, u8)>);
+
+impl Lengths {
+    fn new(state: &State, compiled: &Compiled, changes: &Changes) -> Self {
+        if changes.prefixes.len() < MANY {
+            let all = (0..=32).map(|length| (true, length));
+            return Self(all.chain((0..=128).map(|length| (false, length))).collect());
+        }
+        let prefixes = state.identities.keys().chain(compiled.addresses.keys());
+        let wide = prefixes.filter(|net| net.prefix_len() < net.max_prefix_len());
+        let wide = wide.map(|net| (net.addr().is_ipv4(), net.prefix_len()));
+        // All of IPv4, and single addresses.
+        Self(wide.chain([(true, 0), (true, 32), (false, 128)]).collect())
+    }
+
+    /// The prefixes around one, itself included, longest first.
+    fn around(&self, prefix: IpNet) -> impl Iterator<Item = IpNet> {
+        let is_ipv4 = prefix.addr().is_ipv4();
+        let lengths = self.0.range((is_ipv4, 0)..=(is_ipv4, prefix.prefix_len())).rev();
+        lengths.filter_map(move |(_, length)| Some(IpNet::new(prefix.addr(), *length).ok()?.trunc()))
+    }
+
+    /// The value of the longest prefix of a map that covers `prefix`, itself included.
+    fn longest_match<V: Copy>(&self, map: &Map<IpNet, V>, prefix: IpNet) -> Option<V> {
+        self.around(prefix).find_map(|net| map.get(&net).copied())
+    }
+
+    /// The class that a prefix, or the region it leaves behind, will have.
+    fn desired_class(&self, compiled: &Compiled, prefix: IpNet) -> ClassId {
+        let found = self.longest_match(&compiled.addresses, prefix);
+        found.map_or(NO_PEER, |address| address.class)
+    }
 }
 
 /// Prefix length in the map.
@@ -28,10 +113,12 @@ fn mapped_length(prefix: &IpNet) -> u8 {
 
 /// The numbers of a plan.
 pub struct Numbering {
-    /// Class of each number: those that addresses carry now, and new ones.
-    pub classes: BTreeMap<u32, usize>,
+    /// What each number stands for: those that addresses carry now, and new ones. Carriers are counted as they will be.
+    pub numbers: Map<u32, Meaning>,
     /// Numbers that this plan brings in.
     pub fresh: BTreeSet<u32>,
+    /// Numbers that may have no carrier any more.
+    pub left: BTreeSet<u32>,
     /// What each prefix shall carry, most specific first: those to be written.
     pub puts: Vec<(IpNet, Identity)>,
     /// Prefixes to be removed once endpoints have their new policies, least specific first.
@@ -46,68 +133,75 @@ pub struct Numbering {
     pub moves: bool,
 }
 
-/// Classes of the numbers that addresses carry now: for each the class that most of its prefixes will have, among those that say the
-/// same of every peer that was in force and still is. A number without such a class has none, and its addresses leave it.
-pub fn owners(state: &State, memory: &Memory, compiled: &Compiled) -> BTreeMap<u32, usize> {
-    let mut votes: BTreeMap<u32, BTreeMap<usize, usize>> = BTreeMap::new();
-    for (prefix, identity) in &state.identities {
-        *votes
-            .entry(identity.identity)
-            .or_default()
-            .entry(desired_class(compiled, *prefix))
-            .or_default() += 1;
-    }
-    for (frontend, identity) in &state.frontends {
-        if let Some(class) = compiled.frontends.get(frontend) {
-            *votes
-                .entry(identity.identity)
-                .or_default()
-                .entry(*class)
-                .or_default() += 1;
+/// What the numbers that addresses carry now stand for, with the carriers that are not in `changes`. A number that has such carriers keeps its
+/// class. Another has the class that most of its prefixes will have, among those that say the same of every peer that was in force and still
+/// is; without such a class it has none, and its addresses leave it.
+///
+/// `last` is what the numbers stood for, if that is known. It is `same` where its classes are those of `compiled`, and it is what the kernel holds.
+pub fn owners(
+    state: &State,
+    last: Option<&Last>,
+    same: bool,
+    compiled: &Compiled,
+    changes: &Changes,
+) -> (Map<u32, Meaning>, BTreeSet<u32>) {
+    let lengths = Lengths::new(state, compiled, changes);
+    let mut votes: BTreeMap<u32, BTreeMap<ClassId, usize>> = BTreeMap::new();
+    let mut lost: BTreeMap<u32, usize> = BTreeMap::new();
+    let mut vote = |number: u32, class: Option<ClassId>| {
+        *lost.entry(number).or_default() += 1;
+        if let Some(class) = class {
+            *votes.entry(number).or_default().entry(class).or_default() += 1;
         }
-    }
-    let mut owners: BTreeMap<u32, usize> = votes
-        .into_iter()
-        .filter_map(|(number, votes)| {
-            let meaning = memory.meanings.get(&number);
-            votes
-                .into_iter()
-                .filter(|(class, _)| meaning.is_none_or(|meaning| agree(meaning, memory, compiled, *class)))
-                .max_by_key(|(class, count)| (*count, std::cmp::Reverse(*class)))
-                .map(|(class, _)| (number, class))
-        })
-        .collect();
-    owners.insert(IDENTITY_NONE, 0);
-    owners
-}
-
-/// Whether a class says what a number's former class said, as far as the same peers are in force.
-fn agree(meaning: &Class, memory: &Memory, compiled: &Compiled, class: usize) -> bool {
-    let class = &compiled.classes[class];
-    let same = |then: &BTreeSet<String>, now: &BTreeSet<String>| {
-        let then = then.iter().filter(|peer| compiled.peers.contains(*peer));
-        let now = now.iter().filter(|peer| memory.peers.contains(*peer));
-        then.eq(now)
     };
-    match (&meaning.frontend, &class.frontend) {
-        (None, None) => same(&meaning.peers, &class.peers) && meaning.named_ports == class.named_ports,
-        (Some(then), Some(now)) => {
-            let alike = |then: &Backend, now: &Backend| {
-                (then.node, then.protocol, then.port, &then.named_ports)
-                    == (now.node, now.protocol, now.port, &now.named_ports)
-                    && same(&then.peers, &now.peers)
-            };
-            let known = |then: &Backend| now.iter().any(|now| alike(then, now));
-            let held = |now: &Backend| then.iter().any(|then| alike(then, now));
-            then.iter().all(known) && now.iter().all(held)
+    for (prefix, address) in &changes.prefixes {
+        if let Some(identity) = state.identities.get(prefix) {
+            let class = address.map_or_else(
+                || lengths.desired_class(compiled, *prefix),
+                |address| address.class,
+            );
+            vote(identity.identity, Some(class));
         }
-        _ => false,
     }
-}
-
-/// The class that a prefix, or the region it leaves behind, will have.
-fn desired_class(compiled: &Compiled, prefix: IpNet) -> usize {
-    longest_match(&compiled.addresses, prefix).map_or(0, |address| address.class)
+    for (frontend, class) in &changes.frontends {
+        if let Some(identity) = state.frontends.get(frontend) {
+            vote(identity.identity, *class);
+        }
+    }
+    let agreement = last.map(|last| Agreement::new(&last.compiled, compiled));
+    let mut numbers = last
+        .filter(|_| same)
+        .map(|last| last.identities.clone())
+        .unwrap_or_default();
+    for (&number, &lost) in &lost {
+        let stays = numbers
+            .get(&number)
+            .filter(|held| held.carriers > lost || number == IDENTITY_NONE);
+        if let Some(held) = stays {
+            let carriers = held.carriers - lost;
+            numbers.insert(number, Meaning { carriers, ..*held });
+            continue;
+        }
+        let meaning = last.and_then(|last| last.compiled.classes.get(&last.identities.get(&number)?.class));
+        let agrees = |class: ClassId| match (&agreement, meaning) {
+            (Some(agreement), Some(meaning)) => agreement.holds(meaning, class),
+            _ => true,
+        };
+        let votes = votes.remove(&number).unwrap_or_default().into_iter();
+        let class = votes
+            .filter(|(class, _)| agrees(*class))
+            .max_by_key(|(class, count)| (*count, std::cmp::Reverse(*class)));
+        match class {
+            Some((class, _)) => numbers.insert(number, Meaning { class, carriers: 0 }),
+            None => numbers.remove(&number),
+        };
+    }
+    let none = Meaning {
+        class: NO_PEER,
+        carriers: numbers.get(&IDENTITY_NONE).map_or(0, |held| held.carriers),
+    };
+    numbers.insert(IDENTITY_NONE, none);
+    (numbers, lost.into_keys().collect())
 }
 
 fn flags(address: &Address) -> u32 {
@@ -120,31 +214,44 @@ fn flags(address: &Address) -> u32 {
     }
 }
 
-/// Gives every prefix and every frontend its number. `stable` says whether all policies in force agree, before and after, on a number in use.
+/// The first number that nothing in the kernel has, and that the last plan did not know.
+fn first_fresh(state: &State, last: Option<&Last>) -> u32 {
+    let of_entries = state
+        .policies
+        .values()
+        .filter_map(|entries| Some(entries.last()?.0.identity));
+    let carried: Option<u32> = match last {
+        Some(last) => last.identities.last().map(|(number, _)| *number),
+        None => {
+            let identities = state.identities.values().chain(state.frontends.values());
+            identities.map(|identity| identity.identity).max()
+        }
+    };
+    1 + of_entries.chain(carried).max().unwrap_or(IDENTITY_NONE)
+}
+
+/// Gives every prefix and every frontend of `changes` its number. `numbers` are the owners, and those that lost carriers. `stable` says whether
+/// all policies in force agree, before and after, on a number in use.
 pub fn number(
     state: &State,
+    last: Option<&Last>,
     compiled: &Compiled,
-    addresses: &BTreeMap<IpNet, Address>,
-    owners: BTreeMap<u32, usize>,
-    mut stable: impl FnMut(u32) -> bool,
+    changes: &Changes,
+    (numbers, left): (Map<u32, Meaning>, BTreeSet<u32>),
+    stable: impl Fn(u32, ClassId) -> bool,
 ) -> Numbering {
-    let first_fresh = 1 + state
-        .identities
-        .values()
-        .chain(state.frontends.values())
-        .map(|identity| identity.identity)
-        .chain(
-            state
-                .policies
-                .values()
-                .flat_map(|entries| entries.keys().map(|key| key.identity)),
-        )
-        .max()
-        .unwrap_or(IDENTITY_NONE);
-    let mut joinable: BTreeMap<usize, Option<u32>> = BTreeMap::new();
+    let mut giver = Giver {
+        first_fresh: first_fresh(state, last),
+        owners: numbers.clone(),
+        by_class: None,
+        joinable: BTreeMap::new(),
+        fresh_of: BTreeMap::new(),
+        stable,
+    };
     let mut numbering = Numbering {
-        classes: owners,
+        numbers,
         fresh: BTreeSet::new(),
+        left,
         puts: Vec::new(),
         removals: Vec::new(),
         early_removals: Vec::new(),
@@ -152,96 +259,90 @@ pub fn number(
         frontend_removals: Vec::new(),
         moves: false,
     };
-    let mut fresh_of: BTreeMap<usize, u32> = BTreeMap::new();
-    let mut number_for = |class: usize, current: Option<u32>, numbering: &mut Numbering| {
-        if let Some(current) = current
-            && numbering.classes.get(&current) == Some(&class)
-        {
-            return current;
-        }
-        let join = *joinable.entry(class).or_insert_with(|| {
-            let mut numbers = numbering
-                .classes
-                .iter()
-                .filter(|(_, owner)| **owner == class)
-                .map(|(number, _)| *number);
-            numbers.find(|number| stable(*number))
-        });
-        join.unwrap_or_else(|| {
-            *fresh_of.entry(class).or_insert_with(|| {
-                let number = first_fresh + numbering.fresh.len() as u32;
-                numbering.fresh.insert(number);
-                number
-            })
-        })
-    };
-
+    let lengths = Lengths::new(state, compiled, changes);
+    let mut carriers: BTreeMap<u32, usize> = BTreeMap::new();
     let mut labels = BTreeMap::new();
-    for (prefix, address) in addresses {
-        let current = state.identities.get(prefix);
-        let number = number_for(
-            address.class,
-            current.map(|identity| identity.identity),
-            &mut numbering,
-        );
+    let wanted = |(prefix, address): (&IpNet, &Option<Address>)| Some((*prefix, (*address)?));
+    for (prefix, address) in changes.prefixes.iter().filter_map(wanted) {
+        let current = state.identities.get(&prefix);
+        let number = giver.give(address.class, current.map(|identity| identity.identity));
         let identity = Identity {
             identity: number,
-            flags: flags(address),
+            flags: flags(&address),
         };
-        labels.insert(*prefix, number);
+        labels.insert(prefix, number);
+        *carriers.entry(number).or_default() += 1;
         if current != Some(&identity) {
             // What the address had: an entry of its own, or that of the prefix around it.
             let before = current
                 .copied()
-                .or_else(|| longest_match(&state.identities, *prefix));
+                .or_else(|| lengths.longest_match(&state.identities, prefix));
             numbering.moves |=
                 before.is_some_and(|before| current.is_some() || before.identity != IDENTITY_NONE);
-            numbering.puts.push((*prefix, identity));
+            numbering.puts.push((prefix, identity));
         }
     }
-    for (prefix, current) in &state.identities {
-        if addresses.contains_key(prefix) {
+    let label_of = |prefix: &IpNet| match changes.prefixes.get(prefix) {
+        Some(None) => None,
+        Some(Some(_)) => labels.get(prefix).copied(),
+        None => Some(state.identities.get(prefix)?.identity),
+    };
+    for prefix in changes
+        .prefixes
+        .iter()
+        .filter(|(_, address)| address.is_none())
+        .map(|(prefix, _)| prefix)
+    {
+        let Some(current) = state.identities.get(prefix) else {
             continue;
-        }
+        };
         numbering.moves = true;
-        let class = desired_class(compiled, *prefix);
-        let cover = longest_match(&labels, *prefix).unwrap_or(IDENTITY_NONE);
-        if number_for(class, None, &mut numbering) == cover {
+        let class = lengths.desired_class(compiled, *prefix);
+        let cover = lengths
+            .around(*prefix)
+            .find_map(|net| label_of(&net))
+            .unwrap_or(IDENTITY_NONE);
+        if giver.give(class, None) == cover {
             numbering.early_removals.push(*prefix);
             continue;
         }
-        let number = number_for(class, Some(current.identity), &mut numbering);
+        let number = giver.give(class, Some(current.identity));
         if number != current.identity {
-            numbering.puts.push((
-                *prefix,
-                Identity {
-                    identity: number,
-                    flags: current.flags,
-                },
-            ));
+            let identity = Identity {
+                identity: number,
+                flags: current.flags,
+            };
+            numbering.puts.push((*prefix, identity));
         }
         numbering.removals.push(*prefix);
     }
-    for (frontend, class) in &compiled.frontends {
+    for (frontend, class) in &changes.frontends {
         let current = state.frontends.get(frontend);
-        let current_number = current.map(|identity| identity.identity);
+        let Some(class) = class else {
+            if current.is_some() {
+                numbering.moves = true;
+                numbering.frontend_removals.push(*frontend);
+            }
+            continue;
+        };
         let identity = Identity {
-            identity: number_for(*class, current_number, &mut numbering),
+            identity: giver.give(*class, current.map(|identity| identity.identity)),
             flags: 0,
         };
+        *carriers.entry(identity.identity).or_default() += 1;
         if current != Some(&identity) {
             numbering.moves = true;
             numbering.frontend_puts.push((*frontend, identity));
         }
     }
-    for frontend in state.frontends.keys() {
-        if !compiled.frontends.contains_key(frontend) {
-            numbering.moves = true;
-            numbering.frontend_removals.push(*frontend);
-        }
+    for (class, number) in giver.fresh_of {
+        numbering.fresh.insert(number);
+        numbering.numbers.insert(number, Meaning { class, carriers: 0 });
     }
-    for (class, number) in fresh_of {
-        numbering.classes.insert(number, class);
+    for (number, more) in carriers {
+        numbering
+            .numbers
+            .change(&number, |meaning| meaning.carriers += more);
     }
     numbering
         .puts
@@ -253,4 +354,59 @@ pub fn number(
         .removals
         .sort_by_key(|prefix| (mapped_length(prefix), *prefix));
     numbering
+}
+
+/// Classes whose numbers are looked for one by one.
+const FEW: usize = 16;
+
+/// Gives numbers to classes.
+struct Giver<S> {
+    first_fresh: u32,
+    owners: Map<u32, Meaning>,
+    /// Numbers of each class, once more than a few are asked for.
+    by_class: Option<BTreeMap<ClassId, Vec<u32>>>,
+    /// For each class a number in use that may be joined, once looked for.
+    joinable: BTreeMap<ClassId, Option<u32>>,
+    fresh_of: BTreeMap<ClassId, u32>,
+    stable: S,
+}
+
+impl<S: Fn(u32, ClassId) -> bool> Giver<S> {
+    /// The numbers in use of a class.
+    fn numbers_of(&mut self, class: ClassId) -> Vec<u32> {
+        if self.by_class.is_none() && self.joinable.len() < FEW {
+            let of_class = self.owners.iter().filter(|(_, meaning)| meaning.class == class);
+            return of_class.map(|(number, _)| *number).collect();
+        }
+        let owners = &self.owners;
+        let by_class = self.by_class.get_or_insert_with(|| {
+            let mut by_class: BTreeMap<ClassId, Vec<u32>> = BTreeMap::new();
+            for (number, meaning) in owners {
+                by_class.entry(meaning.class).or_default().push(*number);
+            }
+            by_class
+        });
+        by_class.get(&class).cloned().unwrap_or_default()
+    }
+
+    fn give(&mut self, class: ClassId, current: Option<u32>) -> u32 {
+        if let Some(current) = current
+            && self
+                .owners
+                .get(&current)
+                .is_some_and(|meaning| meaning.class == class)
+        {
+            return current;
+        }
+        if !self.joinable.contains_key(&class) {
+            let mut numbers = self.numbers_of(class).into_iter();
+            let join = numbers.find(|number| (self.stable)(*number, class));
+            self.joinable.insert(class, join);
+        }
+        let join = self.joinable[&class];
+        join.unwrap_or_else(|| {
+            let next = self.first_fresh + self.fresh_of.len() as u32;
+            *self.fresh_of.entry(class).or_insert(next)
+        })
+    }
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The order of the writes: policies, identities, endpoints, removals.
 
+mod entries;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use netpol_common::{
@@ -9,14 +11,14 @@ use netpol_common::{
 };
 
 use super::{
-    Memory, State, Write, endpoint_addresses,
-    identities::{self, Numbering},
-    policies::{self, Slots},
+    Last, Meaning, Memory, State, Write, endpoint_addresses,
+    identities::{self, Changes},
+    policies::{self, Expander, Slots},
     second_look::SecondLook,
 };
 use crate::{
-    compile::{self, Compiled},
-    model::ObjectKey,
+    compile::{self, Compiled, PolicyId},
+    model::{Map, ObjectKey},
 };
 
 /// What the node must enforce, and on which interfaces.
@@ -48,17 +50,20 @@ pub struct Plan {
 }
 
 /// The number of each desired policy, by its index.
-type Numbers = BTreeMap<usize, u32>;
+type Numbers = BTreeMap<PolicyId, u32>;
 
 /// Compares what the kernel holds with what it should hold.
 pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     let compiled = desired.compiled;
+    let known = memory.last.as_ref();
+    // What differs from the last plan is all there is to do, if the kernel holds that and it has the numbers of this compiler.
+    let last = known.filter(|last| memory.settled && last.compiled.origin.is_same(&compiled.origin));
     let mut slots = slots(state, desired);
-    let owners = identities::owners(state, memory, compiled);
-    let classes = owners.clone();
-    let addresses = identities::desired_addresses(compiled);
-    let numbering = identities::number(state, compiled, &addresses, owners, |number| {
-        policies::stable(state, compiled, &slots, number, classes[&number])
+    let changes = Changes::new(state, last, compiled);
+    let owners = identities::owners(state, known, last.is_some(), compiled, &changes);
+    let classes = owners.0.clone();
+    let numbering = identities::number(state, last, compiled, &changes, owners, |number, class| {
+        policies::stable(state, last, compiled, &slots, number, class)
     });
     let mut config = Config {
         abi_version: ABI_VERSION,
@@ -77,8 +82,14 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
         slots = self::slots(&unshared, desired);
     }
     let state = &unshared;
-    let reused = policies::reusable(state, compiled, &slots, &classes);
-    let numbers: Numbers = used_policies(desired)
+    let used = used_policies(desired);
+    // Without a number that would go on for it, a policy is written out once only, below.
+    let changing = slots.iter().filter(|slot| !policies::is_steady(last, slot));
+    let compared = changing.filter_map(|(_, policy)| *policy);
+    let all = used.iter().copied().filter(|_| last.is_none());
+    let expander = Expander::new(compiled, &classes, compared.chain(all));
+    let reused = policies::reusable(state, last, &expander, &slots, &used);
+    let numbers: Numbers = used
         .into_iter()
         .map(|policy| {
             (
@@ -96,9 +107,10 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
         writes.insert(0, Write::Config(config));
     }
     // Before anything leaves to them what a frontend leaves open.
-    let second = SecondLook::new(desired, &endpoints);
+    let guarded = last.map_or(&state.guarded, |last| &last.compiled.guarded);
+    let second = SecondLook::new(desired, guarded, &endpoints);
     second.prepare(state, &mut writes);
-    write_policies(state, compiled, &slots, &numbering, &numbers, &mut writes);
+    writes.extend(entries::puts(state, last, compiled, &slots, &numbering, &numbers));
     for (prefix, identity) in &numbering.puts {
         writes.push(Write::PutIdentity {
             prefix: *prefix,
@@ -155,11 +167,11 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
         config.epoch = config.epoch.wrapping_add(1);
         writes.push(Write::Config(config));
     }
-    sweep(state, &numbering, &endpoints, &mut writes);
+    let identities = entries::sweep(state, last.is_some(), numbering, &endpoints, &mut writes);
     Plan {
         revision: compiled.revision,
         writes,
-        memory: remember(memory, desired, &numbering),
+        memory: remember(memory, desired, identities, &numbers),
     }
 }
 
@@ -201,22 +213,26 @@ fn first_free(counter: u32, in_use: impl Iterator<Item = u32>) -> u32 {
         .fold(counter.max(1), u32::max)
 }
 
-/// Policy numbers that have entries or that an endpoint has.
-fn policy_numbers(state: &State) -> impl Iterator<Item = u32> {
-    let of_endpoints = state
+/// Policy numbers that an endpoint has.
+pub(super) fn policies_in_use(state: &State) -> impl Iterator<Item = u32> {
+    state
         .endpoints
         .values()
-        .flat_map(|endpoint| [endpoint.ingress_policy, endpoint.egress_policy]);
+        .flat_map(|endpoint| [endpoint.ingress_policy, endpoint.egress_policy])
+}
+
+/// Policy numbers that have entries or that an endpoint has.
+fn policy_numbers(state: &State) -> impl Iterator<Item = u32> {
     state
         .policies
         .keys()
         .copied()
-        .chain(of_endpoints)
+        .chain(policies_in_use(state))
         .filter(|number| is_shareable(*number))
 }
 
 /// Policies that a pod with an interface has.
-fn used_policies(desired: Desired<'_>) -> BTreeSet<usize> {
+fn used_policies(desired: Desired<'_>) -> BTreeSet<PolicyId> {
     let pods = desired
         .pods
         .values()
@@ -227,14 +243,14 @@ fn used_policies(desired: Desired<'_>) -> BTreeSet<usize> {
 /// A number that several endpoints share, and that different policies are to take the place of, becomes several of the same content: what
 /// is added to a number, for an identity that no address carries yet, then means one thing.
 fn unshare(state: &mut State, desired: Desired<'_>, next_policy: &mut u32, writes: &mut Vec<Write>) {
-    let mut first: BTreeMap<u32, Option<usize>> = BTreeMap::new();
-    let mut copies: BTreeMap<(u32, Option<usize>), u32> = BTreeMap::new();
+    let mut first: BTreeMap<u32, Option<PolicyId>> = BTreeMap::new();
+    let mut copies: BTreeMap<(u32, Option<PolicyId>), u32> = BTreeMap::new();
     let mut endpoints = Vec::new();
     for (ifindex, endpoint) in &state.endpoints {
         let Some(pod) = pod_of(desired, *ifindex) else {
             continue;
         };
-        let mut separate = |number: u32, target: Option<usize>| {
+        let mut separate = |number: u32, target: Option<PolicyId>| {
             if is_shareable(number) && *first.entry(number).or_insert(target) != target {
                 *copies
                     .entry((number, target))
@@ -310,7 +326,7 @@ fn endpoints(
     numbers: &Numbers,
     next_endpoint: &mut u32,
 ) -> BTreeMap<u32, Endpoint> {
-    let number = |policy: Option<usize>| policy.map_or(POLICY_NONE, |policy| numbers[&policy]);
+    let number = |policy: Option<PolicyId>| policy.map_or(POLICY_NONE, |policy| numbers[&policy]);
     let mut endpoints = BTreeMap::new();
     let mut taken = state.endpoints.values().map(Endpoint::number).collect();
     for (ifindex, key) in desired.pods {
@@ -363,67 +379,12 @@ fn endpoints(
     endpoints
 }
 
-/// New policies whole; those in use extended by the identities that no address carries yet.
-fn write_policies(
-    state: &State,
-    compiled: &Compiled,
-    slots: &Slots,
-    numbering: &Numbering,
+fn remember(
+    memory: &Memory,
+    desired: Desired<'_>,
+    identities: Map<u32, Meaning>,
     numbers: &Numbers,
-    writes: &mut Vec<Write>,
-) {
-    let mut put = |policy: u32, entries: super::Entries| {
-        let held = state.policies.get(&policy);
-        for (key, value) in entries {
-            if held.and_then(|held| held.get(&key)) != Some(&value) {
-                writes.push(Write::PutPolicy { policy, key, value });
-            }
-        }
-    };
-    for (policy, number) in numbers.iter().filter(|(_, number)| is_shareable(**number)) {
-        put(*number, policies::expand(compiled, *policy, &numbering.classes));
-    }
-    for (policy, target) in slots
-        .iter()
-        .filter(|(policy, _)| !numbers.values().any(|number| number == policy))
-    {
-        for identity in &numbering.fresh {
-            put(
-                *policy,
-                policies::entries_for(compiled, *target, numbering.classes[identity], *identity),
-            );
-        }
-    }
-}
-
-/// Removes policies that no endpoint has, and entries for identities that no address carries.
-fn sweep(state: &State, numbering: &Numbering, endpoints: &BTreeMap<u32, Endpoint>, writes: &mut Vec<Write>) {
-    let mut after = state.clone();
-    for write in writes.iter() {
-        after.record(write);
-    }
-    let used_policies: BTreeSet<u32> = endpoints
-        .values()
-        .flat_map(|endpoint| [endpoint.ingress_policy, endpoint.egress_policy])
-        .collect();
-    let mut used_identities: BTreeSet<u32> = after
-        .identities
-        .values()
-        .chain(after.frontends.values())
-        .map(|identity| identity.identity)
-        .collect();
-    used_identities.insert(netpol_common::abi::IDENTITY_NONE);
-    for (policy, entries) in after.policies {
-        for key in entries.into_keys() {
-            let owned = numbering.classes.contains_key(&key.identity);
-            if !used_policies.contains(&policy) || !used_identities.contains(&key.identity) || !owned {
-                writes.push(Write::RemovePolicy { policy, key });
-            }
-        }
-    }
-}
-
-fn remember(memory: &Memory, desired: Desired<'_>, numbering: &Numbering) -> Memory {
+) -> Memory {
     let compiled = desired.compiled;
     let mut pods: BTreeMap<_, _> = desired
         .pods
@@ -437,13 +398,13 @@ fn remember(memory: &Memory, desired: Desired<'_>, numbering: &Numbering) -> Mem
             pods.entry(*ifindex).or_insert_with(|| pod.clone());
         }
     }
+    let policies = numbers.iter().map(|(policy, number)| (*number, *policy));
     Memory {
-        meanings: numbering
-            .classes
-            .iter()
-            .map(|(number, class)| (*number, compiled.classes[*class].clone()))
-            .collect(),
-        peers: compiled.peers.clone(),
+        last: Some(Last {
+            compiled: compiled.clone(),
+            identities,
+            policies: policies.collect(),
+        }),
         settled: true,
         pods,
     }

@@ -1,93 +1,159 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which number stands for which policy, and the entries that each number needs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::OnceCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use netpol_common::abi::{ACTION_ACCEPT, ACTION_DEFER, PolicyValue};
 
-use super::{Entries, EntryKey, State};
-use crate::compile::{Compiled, Match, Passage};
+use super::{EntryKey, Last, Meaning, State};
+use crate::{
+    compile::{Class, ClassId, Compiled, Passage, PeerId, PolicyId},
+    model::Map,
+};
+
+/// Entries in their order.
+pub type Said = Vec<(EntryKey, PolicyValue)>;
 
 /// What a policy says of a class, for a number of that class. `None`, no policy, allows everything.
-pub fn entries_for(compiled: &Compiled, policy: Option<usize>, class: usize, identity: u32) -> Entries {
-    let Some(policy) = policy else {
-        let everything = EntryKey {
-            identity,
-            protocol: None,
-        };
-        return Entries::from([(
-            everything,
-            PolicyValue {
-                action: ACTION_ACCEPT,
-                rule: 0,
-            },
-        )]);
-    };
-    let policy = &compiled.policies[policy];
-    if let Some(passage) = policy.frontends.get(&class) {
-        let (action, rule) = match passage {
-            Passage::Accept(rule) => (ACTION_ACCEPT, *rule),
-            Passage::Defer => (ACTION_DEFER, 0),
-        };
+pub fn entries_for(compiled: &Compiled, policy: Option<PolicyId>, class: ClassId, identity: u32) -> Said {
+    let all = |action, rule| {
         let protocol = None;
-        return Entries::from([(EntryKey { identity, protocol }, PolicyValue { action, rule })]);
+        vec![(EntryKey { identity, protocol }, PolicyValue { action, rule })]
+    };
+    let Some(policy) = policy else {
+        return all(ACTION_ACCEPT, 0);
+    };
+    let (Some(policy), Some(class)) = (compiled.policies.get(&policy), compiled.classes.get(&class)) else {
+        return Said::new();
+    };
+    if let Some(targets) = &class.frontend {
+        return match policy.passage(targets, &compiled.classes) {
+            Some(Passage::Accept(rule)) => all(ACTION_ACCEPT, rule),
+            Some(Passage::Defer) => all(ACTION_DEFER, 0),
+            None => Said::new(),
+        };
     }
-    policy
-        .entries
-        .range(
-            Match {
-                class,
-                protocol: None,
-            }..,
-        )
-        .take_while(|(matched, _)| matched.class == class)
-        .map(|(matched, rule)| {
-            (
-                EntryKey {
-                    identity,
-                    protocol: matched.protocol,
-                },
-                PolicyValue {
-                    action: ACTION_ACCEPT,
-                    rule: *rule,
-                },
-            )
-        })
-        .collect()
+    let entry = |(protocol, rule)| {
+        let action = ACTION_ACCEPT;
+        (EntryKey { identity, protocol }, PolicyValue { action, rule })
+    };
+    policy.entries(class).into_iter().map(entry).collect()
 }
 
 /// What a policy number says of an identity now.
-pub fn entries_of(state: &State, policy: u32, identity: u32) -> Entries {
+pub fn entries_of(state: &State, policy: u32, identity: u32) -> Said {
     let Some(entries) = state.policies.get(&policy) else {
-        return Entries::new();
+        return Said::new();
     };
     entries
-        .range(
-            EntryKey {
-                identity,
-                protocol: None,
-            }..,
-        )
+        .behind(|key| key.identity < identity)
         .take_while(|(key, _)| key.identity == identity)
         .map(|(key, value)| (*key, *value))
         .collect()
 }
 
-/// The whole of a policy over all numbers.
-pub fn expand(compiled: &Compiled, policy: usize, classes: &BTreeMap<u32, usize>) -> Entries {
-    classes
-        .iter()
-        .flat_map(|(identity, class)| entries_for(compiled, Some(policy), *class, *identity))
-        .collect()
+/// Writes out policies over all numbers.
+pub struct Expander<'a> {
+    compiled: &'a Compiled,
+    numbers: &'a Map<u32, Meaning>,
+    /// Peers of the policies that may be written out.
+    peers: BTreeSet<PeerId>,
+    index: OnceCell<Index>,
+}
+
+/// Numbers by what they stand for.
+#[derive(Default)]
+struct Index {
+    by_peer: BTreeMap<PeerId, Vec<u32>>,
+    frontends: Vec<u32>,
+}
+
+impl<'a> Expander<'a> {
+    /// Of these policies, over these numbers.
+    pub fn new(
+        compiled: &'a Compiled,
+        numbers: &'a Map<u32, Meaning>,
+        policies: impl Iterator<Item = PolicyId>,
+    ) -> Self {
+        let peers = policies.filter_map(|policy| compiled.policies.get(&policy)?.peers());
+        Self {
+            compiled,
+            numbers,
+            peers: peers.flatten().collect(),
+            index: OnceCell::new(),
+        }
+    }
+
+    /// The whole of a policy. One that allows nobody but its peers says something of numbers that match one of them only, and of frontends.
+    pub fn expand(&self, policy: PolicyId) -> Said {
+        let said = |number: u32, class| entries_for(self.compiled, Some(policy), class, number);
+        let Some(peers) = self
+            .compiled
+            .policies
+            .get(&policy)
+            .and_then(|policy| policy.peers())
+        else {
+            let all = self.numbers.iter();
+            return all
+                .flat_map(|(number, meaning)| said(*number, meaning.class))
+                .collect();
+        };
+        let Index { by_peer, frontends } = self.index.get_or_init(|| self.index());
+        let of_peers = peers.iter().filter_map(|peer| by_peer.get(peer)).flatten();
+        let numbers: BTreeSet<u32> = of_peers.chain(frontends).copied().collect();
+        let meant = numbers
+            .into_iter()
+            .filter_map(|number| Some((number, self.numbers.get(&number)?.class)));
+        meant.flat_map(|(number, class)| said(number, class)).collect()
+    }
+
+    fn index(&self) -> Index {
+        let mut classes: BTreeMap<ClassId, &Class> = BTreeMap::new();
+        for (id, class) in &self.compiled.classes {
+            if class.frontend.is_some() || class.peers.iter().any(|peer| self.peers.contains(peer)) {
+                classes.insert(*id, class);
+            }
+        }
+        let mut index = Index::default();
+        for (number, meaning) in self.numbers {
+            let Some(class) = classes.get(&meaning.class) else {
+                continue;
+            };
+            if class.frontend.is_some() {
+                index.frontends.push(*number);
+            }
+            for peer in class.peers.iter().filter(|peer| self.peers.contains(*peer)) {
+                index.by_peer.entry(*peer).or_default().push(*number);
+            }
+        }
+        index
+    }
 }
 
 /// A policy number in use in the kernel and the desired policy that takes its place; `None`: no longer isolated.
-pub type Slots = BTreeSet<(u32, Option<usize>)>;
+pub type Slots = BTreeSet<(u32, Option<PolicyId>)>;
+
+/// Whether a number in use stands for the policy that takes its place, by the last plan: then it says already what it will say of every
+/// identity that keeps its class, or gets one that says the same.
+pub fn is_steady(last: Option<&Last>, (number, target): &(u32, Option<PolicyId>)) -> bool {
+    last.is_some_and(|last| target.is_some() && last.policies.get(number) == target.as_ref())
+}
 
 /// Whether every slot says of a number now what it will say then. The verdicts count, not the rules that give them.
-pub fn stable(state: &State, compiled: &Compiled, slots: &Slots, number: u32, class: usize) -> bool {
-    slots.iter().all(|(policy, desired)| {
-        let says = |entries: Entries| -> Vec<_> {
+pub fn stable(
+    state: &State,
+    last: Option<&Last>,
+    compiled: &Compiled,
+    slots: &Slots,
+    number: u32,
+    class: ClassId,
+) -> bool {
+    let mut changing = slots.iter().filter(|slot| !is_steady(last, slot));
+    changing.all(|(policy, desired)| {
+        let says = |entries: Said| -> Vec<_> {
             let entries = entries.into_iter();
             entries.map(|(key, value)| (key, value.action)).collect()
         };
@@ -96,46 +162,53 @@ pub fn stable(state: &State, compiled: &Compiled, slots: &Slots, number: u32, cl
     })
 }
 
-/// The number in the kernel that already says what each desired policy says, over the numbers that addresses carry now: the one that
+/// The number in the kernel that already says what each of these policies says, over the numbers that addresses carry now: the one that
 /// its endpoints have, or one that no endpoint has. A number that endpoints are about to leave is not taken: it will be told other
 /// things of identities that no address carries yet.
 pub fn reusable(
     state: &State,
-    compiled: &Compiled,
+    last: Option<&Last>,
+    expander: &Expander<'_>,
     slots: &Slots,
-    classes: &BTreeMap<u32, usize>,
-) -> BTreeMap<usize, u32> {
+    policies: &BTreeSet<PolicyId>,
+) -> BTreeMap<PolicyId, u32> {
     type Content = Vec<(EntryKey, (u32, u32))>;
-    let content_of = |number: u32| -> Content {
-        let entries = state.policies.get(&number).into_iter().flatten();
-        let known = entries.filter(|(key, _)| classes.contains_key(&key.identity));
-        known
-            .map(|(key, value)| (*key, (value.action, value.rule)))
+    let content = |entries: &mut dyn Iterator<Item = (EntryKey, PolicyValue)>| -> Content {
+        entries
+            .map(|(key, value)| (key, (value.action, value.rule)))
             .collect()
     };
+    let content_of = |number: u32| -> Content {
+        let entries = state.policies.get(&number).into_iter().flatten();
+        let mut known = entries
+            .filter(|(key, _)| expander.numbers.contains_key(&key.identity))
+            .map(|(key, value)| (*key, *value));
+        content(&mut known)
+    };
     let mut unused: BTreeMap<Content, u32> = BTreeMap::new();
-    for number in state.policies.keys() {
-        let in_use = state
-            .endpoints
-            .values()
-            .any(|endpoint| [endpoint.ingress_policy, endpoint.egress_policy].contains(number));
-        if !in_use {
+    // What the last plan left behind is all in use.
+    if last.is_none() {
+        let in_use: BTreeSet<u32> = super::plan::policies_in_use(state).collect();
+        for number in state.policies.keys().filter(|number| !in_use.contains(number)) {
             unused.entry(content_of(*number)).or_insert(*number);
         }
     }
     let mut reusable = BTreeMap::new();
-    for policy in 0..compiled.policies.len() {
-        let wanted: Content = expand(compiled, policy, classes)
-            .into_iter()
-            .map(|(key, value)| (key, (value.action, value.rule)))
-            .collect();
-        let held = slots
-            .iter()
-            .filter(|(_, target)| *target == Some(policy))
-            .map(|(number, _)| *number)
-            .find(|number| content_of(*number) == wanted && !reusable.values().any(|taken| taken == number));
-        if let Some(number) = held.or_else(|| unused.remove(&wanted)) {
-            reusable.insert(policy, number);
+    let mut taken = BTreeSet::new();
+    for policy in policies {
+        let mut held = slots.iter().filter(|(_, target)| *target == Some(*policy));
+        let steady = held.clone().find(|slot| is_steady(last, slot));
+        let number = steady.map(|(number, _)| *number).or_else(|| {
+            if held.clone().next().is_none() && unused.is_empty() {
+                return None;
+            }
+            let wanted = content(&mut expander.expand(*policy).into_iter());
+            let held = held.find(|(number, _)| !taken.contains(number) && content_of(*number) == wanted);
+            held.map(|(number, _)| *number).or_else(|| unused.remove(&wanted))
+        });
+        if let Some(number) = number {
+            taken.insert(number);
+            reusable.insert(*policy, number);
         }
     }
     reusable

@@ -10,20 +10,25 @@ use std::{
 use netpol_common::abi::{Endpoint, NO_INTERFACE, POLICY_NONE, SENDER_UNTOLD};
 
 use super::{Desired, State, Write};
-use crate::compile::Frontend;
+use crate::{compile::Frontend, model::Set};
 
 /// What there has to be.
 pub(super) struct SecondLook<'a> {
     local_pods: BTreeMap<IpAddr, u32>,
     senders: BTreeMap<(u32, u32), u32>,
-    guarded: &'a BTreeSet<Frontend>,
+    /// Backends that are, or no longer are, not everyone's.
+    guarded: Vec<(&'a Frontend, bool)>,
     devices: BTreeSet<u32>,
 }
 
 impl<'a> SecondLook<'a> {
-    /// For these endpoints. Of two pods that claim an address the one that is isolated has it. Devices only matter while there is a
+    /// For these endpoints; `held` are the backends that are guarded now. Of two pods that claim an address the one that is isolated has it. Devices only matter while there is a
     /// pod that policy keeps from something: connections outlive the Service by which they were opened.
-    pub(super) fn new(desired: Desired<'a>, endpoints: &BTreeMap<u32, Endpoint>) -> Self {
+    pub(super) fn new(
+        desired: Desired<'a>,
+        held: &'a Set<Frontend>,
+        endpoints: &BTreeMap<u32, Endpoint>,
+    ) -> Self {
         let live = |isolated: bool| {
             endpoints.iter().filter(move |(ifindex, endpoint)| {
                 desired.pods.contains_key(ifindex) && (endpoint.egress_policy != POLICY_NONE) == isolated
@@ -48,7 +53,11 @@ impl<'a> SecondLook<'a> {
         Self {
             local_pods,
             senders,
-            guarded: &desired.compiled.guarded,
+            guarded: held
+                .diff(&desired.compiled.guarded)
+                .into_iter()
+                .map(|(backend, _, now)| (backend, now.is_some()))
+                .collect(),
             devices: devices
                 .filter(|device| needed && !endpoints.contains_key(device))
                 .collect(),
@@ -73,8 +82,8 @@ impl<'a> SecondLook<'a> {
                 });
             }
         }
-        let unguarded = self.guarded.difference(&state.guarded);
-        writes.extend(unguarded.copied().map(Write::PutGuarded));
+        let more = self.guarded.iter().filter(|(_, now)| *now);
+        writes.extend(more.map(|(backend, _)| Write::PutGuarded(**backend)));
         let missing = self.devices.difference(&state.attached_devices);
         writes.extend(missing.copied().map(Write::AttachDevice));
     }
@@ -89,8 +98,8 @@ impl<'a> SecondLook<'a> {
         let senders = state.senders.keys();
         let gone = senders.filter(|sender| !self.senders.contains_key(sender));
         writes.extend(gone.copied().map(Write::RemoveSender));
-        let guarded = state.guarded.difference(self.guarded);
-        writes.extend(guarded.copied().map(Write::RemoveGuarded));
+        let less = self.guarded.iter().filter(|(_, now)| !*now);
+        writes.extend(less.map(|(backend, _)| Write::RemoveGuarded(**backend)));
         let superfluous = state.attached_devices.difference(&self.devices);
         writes.extend(superfluous.copied().map(Write::DetachDevice));
     }

@@ -40,7 +40,11 @@ pub(super) fn id(kind: Kind, meta: &ObjectMeta) -> Id {
 /// Takes the parts of the metadata that the model holds.
 fn taken(kind: Kind, meta: ObjectMeta) -> (Id, String, Labels) {
     let id = id(kind, &meta);
-    (id, meta.uid.unwrap_or_default(), meta.labels.unwrap_or_default())
+    (
+        id,
+        meta.uid.unwrap_or_default(),
+        meta.labels.unwrap_or_default().into(),
+    )
 }
 
 /// Collects what is wrong with one object.

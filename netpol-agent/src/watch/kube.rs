@@ -14,13 +14,13 @@ use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     WatchError,
     object::{Entry, Id, Kind, Objects},
-    publish::{Burst, Publisher},
+    publish::Publisher,
     wire,
 };
 
@@ -72,16 +72,20 @@ pub(super) async fn run(
     tasks.spawn(kind::watch::<wire::EndpointSlice>(client, sender));
 
     let mut cluster = Cluster::default();
-    let mut burst = Burst::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             Some((kind, update)) = updates.recv() => {
-                if cluster.apply(kind, update) && cluster.is_complete() {
-                    burst.touch(Instant::now());
+                let mut changed = cluster.apply(kind, update);
+                // What has come by now goes out together. More merges with it while a turn runs: the receiver only sees the last snapshot.
+                for _ in 1..QUEUE {
+                    let Ok((kind, update)) = updates.try_recv() else { break };
+                    changed |= cluster.apply(kind, update);
+                }
+                if changed && cluster.is_complete() {
+                    publisher.publish(&cluster.objects, &[]);
                 }
             }
-            () = burst.over() => publisher.publish(&cluster.objects, &[]),
         }
     }
 }
@@ -166,7 +170,13 @@ mod tests {
     }
 
     fn names(cluster: &Cluster) -> Vec<String> {
-        cluster.objects.snapshot(1, &[]).namespaces.into_keys().collect()
+        cluster
+            .objects
+            .snapshot(1, &[])
+            .namespaces
+            .keys()
+            .cloned()
+            .collect()
     }
 
     #[test]

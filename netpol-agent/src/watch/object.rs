@@ -8,8 +8,10 @@ use std::{
 };
 
 use crate::model::{
-    Diagnostic, EndpointSlice, Namespace, NetworkPolicy, Node, ObjectKey, Pod, Service, Snapshot,
+    Diagnostic, EndpointSlice, Map, Namespace, NetworkPolicy, Node, ObjectKey, Pod, Service, Snapshot,
 };
+
+use super::shared::Shared;
 
 /// The kinds that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,59 +140,157 @@ pub struct Entry {
 }
 
 /// The objects of a source.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Objects {
-    entries: BTreeMap<Id, Entry>,
+    /// All of them, with what is wrong with them.
+    now: Snapshot,
+    /// What is wrong with each object, for those with which something is.
+    faults: BTreeMap<Id, Vec<Diagnostic>>,
+    shared: Shared,
+}
+
+impl PartialEq for Objects {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.now, &self.faults) == (&other.now, &other.faults)
+    }
+}
+
+/// Evaluates an expression with the map of a kind.
+macro_rules! of_kind {
+    ($snapshot:expr, $kind:expr, $map:ident => $cluster_wide:expr, $namespaced:expr) => {
+        match $kind {
+            Kind::Node => {
+                let $map = &mut $snapshot.nodes;
+                $cluster_wide
+            }
+            Kind::Namespace => {
+                let $map = &mut $snapshot.namespaces;
+                $cluster_wide
+            }
+            Kind::Pod => {
+                let $map = &mut $snapshot.pods;
+                $namespaced
+            }
+            Kind::NetworkPolicy => {
+                let $map = &mut $snapshot.policies;
+                $namespaced
+            }
+            Kind::Service => {
+                let $map = &mut $snapshot.services;
+                $namespaced
+            }
+            Kind::EndpointSlice => {
+                let $map = &mut $snapshot.endpoint_slices;
+                $namespaced
+            }
+        }
+    };
 }
 
 impl Objects {
     /// Puts an object in the place of an earlier one. False if nothing changed.
     pub fn put(&mut self, entry: Entry) -> bool {
+        let now = &mut self.now;
         let id = entry.object.id();
-        if self.entries.get(&id) == Some(&entry) {
-            return false;
-        }
-        self.entries.insert(id, entry);
-        true
+        let changed = match entry.object {
+            Object::Node(o) => replace(&mut now.nodes, id.key.name.to_string(), o),
+            Object::Namespace(o) => replace(&mut now.namespaces, id.key.name.to_string(), o),
+            Object::Pod(mut o) => {
+                if let Some(pod) = Arc::get_mut(&mut o) {
+                    self.shared.pod(pod);
+                }
+                replace(&mut now.pods, o.key.clone(), o)
+            }
+            Object::NetworkPolicy(mut o) => {
+                if let Some(policy) = Arc::get_mut(&mut o) {
+                    self.shared.policy(policy);
+                }
+                replace(&mut now.policies, id.key.clone(), o)
+            }
+            Object::Service(o) => replace(&mut now.services, id.key.clone(), o),
+            Object::EndpointSlice(o) => replace(&mut now.endpoint_slices, id.key.clone(), o),
+        };
+        self.tell(id, entry.diagnostics) || changed
     }
 
     /// The object of that identity.
-    pub fn entry(&self, id: &Id) -> Option<&Entry> {
-        self.entries.get(id)
+    pub fn entry(&self, id: &Id) -> Option<Entry> {
+        let (now, key) = (&self.now, &id.key);
+        let object = match id.kind {
+            Kind::Node => now.nodes.get(key.name.as_str()).cloned().map(Object::Node),
+            Kind::Namespace => now
+                .namespaces
+                .get(key.name.as_str())
+                .cloned()
+                .map(Object::Namespace),
+            Kind::Pod => now.pods.get(key).cloned().map(Object::Pod),
+            Kind::NetworkPolicy => now.policies.get(key).cloned().map(Object::NetworkPolicy),
+            Kind::Service => now.services.get(key).cloned().map(Object::Service),
+            Kind::EndpointSlice => now.endpoint_slices.get(key).cloned().map(Object::EndpointSlice),
+        };
+        Some(Entry {
+            object: object?,
+            diagnostics: self.faults.get(id).cloned().unwrap_or_default(),
+        })
     }
 
     /// Removes an object. False if it was not there.
     pub fn remove(&mut self, id: &Id) -> bool {
-        self.entries.remove(id).is_some()
+        let key = &id.key;
+        let removed = of_kind!(self.now, id.kind, map => map.remove(key.name.as_str()).is_some(), map.remove(key).is_some());
+        self.tell(id.clone(), Vec::new()) || removed
     }
 
     /// Removes the objects of a kind that are not in `kept`. False if there were none.
     pub fn keep(&mut self, kind: Kind, kept: &BTreeSet<Id>) -> bool {
-        let before = self.entries.len();
-        self.entries.retain(|id, _| id.kind != kind || kept.contains(id));
-        self.entries.len() != before
+        let id = |key| Id { kind, key };
+        let ids: Vec<Id> = of_kind!(
+            self.now,
+            kind,
+            map => map.keys().map(|name| id(ObjectKey::new("", name))).collect(),
+            map.keys().cloned().map(id).collect()
+        );
+        let gone: Vec<Id> = ids.into_iter().filter(|id| !kept.contains(id)).collect();
+        for id in &gone {
+            self.remove(id);
+        }
+        !gone.is_empty()
     }
 
-    /// Everything at this moment, with the diagnostics of all objects and `more`, sorted.
+    /// Everything at this moment, with the diagnostics of all objects and `more`.
     pub fn snapshot(&self, revision: u64, more: &[Diagnostic]) -> Snapshot {
-        let mut snapshot = Snapshot {
-            revision,
-            diagnostics: more.to_vec(),
-            ..Snapshot::default()
-        };
-        for entry in self.entries.values() {
-            snapshot.diagnostics.extend(entry.diagnostics.iter().cloned());
-            match &entry.object {
-                Object::Node(o) => drop(snapshot.nodes.insert(o.name.clone(), o.clone())),
-                Object::Namespace(o) => drop(snapshot.namespaces.insert(o.name.clone(), o.clone())),
-                Object::Pod(o) => drop(snapshot.pods.insert(o.key.clone(), o.clone())),
-                Object::NetworkPolicy(o) => drop(snapshot.policies.insert(o.key.clone(), o.clone())),
-                Object::Service(o) => drop(snapshot.services.insert(o.key.clone(), o.clone())),
-                Object::EndpointSlice(o) => drop(snapshot.endpoint_slices.insert(o.key.clone(), o.clone())),
-            }
-        }
-        snapshot.diagnostics.sort();
-        snapshot.diagnostics.dedup();
+        let mut snapshot = self.now.clone();
+        snapshot.revision = revision;
+        snapshot
+            .diagnostics
+            .extend(more.iter().cloned().map(|diagnostic| (diagnostic, ())));
         snapshot
     }
+
+    /// Remembers what is wrong with an object. False if nothing else was before.
+    fn tell(&mut self, id: Id, faults: Vec<Diagnostic>) -> bool {
+        if self.faults.get(&id).map_or(&[][..], Vec::as_slice) == faults {
+            return false;
+        }
+        // An object's diagnostics carry its name: no other object has the same.
+        for diagnostic in self.faults.remove(&id).into_iter().flatten() {
+            self.now.diagnostics.remove(&diagnostic);
+        }
+        self.now
+            .diagnostics
+            .extend(faults.iter().cloned().map(|diagnostic| (diagnostic, ())));
+        if !faults.is_empty() {
+            self.faults.insert(id, faults);
+        }
+        true
+    }
+}
+
+/// False if the object was there as it is.
+fn replace<K: Ord + Clone, O: PartialEq>(map: &mut Map<K, Arc<O>>, key: K, object: Arc<O>) -> bool {
+    if map.get(&key).is_some_and(|known| **known == *object) {
+        return false;
+    }
+    map.insert(key, object);
+    true
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Revisions, and the short wait that makes one snapshot of a burst of changes.
+//! Revisions, and the short wait that makes one snapshot of a burst of changes in a folder.
 
 use std::{sync::Arc, time::Duration};
 
@@ -44,7 +44,7 @@ impl Publisher {
     }
 }
 
-/// When a burst of changes is to be published.
+/// When a burst of changes of files is to be published.
 #[derive(Debug, Default)]
 pub struct Burst {
     limits: Option<(Instant, Instant)>,

@@ -97,7 +97,11 @@ impl Step {
             End::Pod(key) => self.snapshot.pods.get(key)?.node.as_ref(),
             _ => None,
         };
-        let node = asked.or_else(|| nodes.iter().find(|node| sender == Some(&node.name)))?;
+        let node = asked.or_else(|| {
+            nodes
+                .iter()
+                .find(|node| sender.is_some_and(|sender| *sender == node.name))
+        })?;
         let mut addresses = node.addresses.iter().copied();
         addresses.find(|address| Family::of(address) == expectation.family)
     }
@@ -116,7 +120,9 @@ impl Step {
         }
         let packet = self.packet(nodes, expectation)?;
         let home = self.snapshot.pods.get(key).and_then(|pod| pod.node.as_ref());
-        let home = nodes.iter().find(|node| home == Some(&node.name));
+        let home = nodes
+            .iter()
+            .find(|node| home.is_some_and(|home| *home == node.name));
         if !home.is_some_and(|home| chooses_elsewhere(nodes, home, &packet)) {
             return Ok(false);
         }

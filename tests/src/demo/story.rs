@@ -167,7 +167,7 @@ fn introduce(options: &Options, scene: &Scene, whole: &model::Snapshot, left_out
     if left_out > 0 {
         println!("note: {left_out} more ports are named by policies and not asked");
     }
-    for diagnostic in &whole.diagnostics {
+    for diagnostic in whole.diagnostics.keys() {
         println!("note: {diagnostic}");
     }
     println!(

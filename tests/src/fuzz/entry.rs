@@ -110,7 +110,7 @@ pub fn manifest(bytes: &[u8]) -> usize {
         objects += snapshot.namespaces.len() + snapshot.pods.len() + snapshot.policies.len();
         let named: Option<Node> = snapshot.pods.values().find_map(|pod| {
             Some(Node {
-                name: pod.node.clone()?,
+                name: pod.node.as_ref()?.to_string(),
                 addresses: Default::default(),
             })
         });

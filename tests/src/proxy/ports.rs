@@ -81,7 +81,8 @@ fn backends(
     let choose = |wanted: fn(&SliceEndpoint) -> bool| {
         let mut chosen = BTreeSet::new();
         let slices = snapshot.endpoint_slices.values().filter(|slice| {
-            slice.key.namespace == service.key.namespace && slice.service.as_ref() == Some(&service.key.name)
+            slice.key.namespace == service.key.namespace
+                && slice.service.as_deref() == Some(service.key.name.as_str())
         });
         for slice in slices {
             let number = slice

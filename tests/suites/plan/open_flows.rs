@@ -41,7 +41,7 @@ fn flow_after(
     remote: &str,
     cut_off: impl Fn(&Write) -> bool,
 ) -> (bool, bool, bool) {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(true);
     let (_, first) = bench.plan(before);
     bench.apply(first);
     let probe = Probe {

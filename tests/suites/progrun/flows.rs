@@ -51,8 +51,11 @@ fn c2_a_connection_is_judged_again_when_the_policy_changes() {
         assert!(bench.passes(Direction::Egress, own, own, &answer)?);
 
         let mut denied = snapshot.clone();
-        for policy in denied.policies.values_mut() {
-            std::sync::Arc::make_mut(policy).ingress.clear();
+        let names: Vec<_> = denied.policies.keys().cloned().collect();
+        for name in names {
+            denied
+                .policies
+                .change(&name, |policy| std::sync::Arc::make_mut(policy).ingress.clear());
         }
         bench.enforce(&denied, &node, &pods)?;
         for _ in 0..2 {
@@ -103,8 +106,11 @@ fn c3_a_lifetime_in_the_configuration_ends_a_flow() {
         let answer = syn_ack("10.244.0.10", "10.244.0.11");
         assert!(bench.passes(Direction::Ingress, own, peer, &frames::opening(&open, 40_000))?);
         let mut denied = snapshot;
-        for policy in denied.policies.values_mut() {
-            std::sync::Arc::make_mut(policy).ingress.clear();
+        let names: Vec<_> = denied.policies.keys().cloned().collect();
+        for name in names {
+            denied
+                .policies
+                .change(&name, |policy| std::sync::Arc::make_mut(policy).ingress.clear());
         }
         bench.enforce(&denied, &node, &pods)?;
         for (key, flow) in bench.flows()? {

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use super::super::{Compiled, compile};
+use super::super::{ClassId, Compiled, compile};
 use crate::model::*;
 
 pub(super) const A: &str = "10.0.0.1";
@@ -129,12 +129,12 @@ pub(super) fn compiled(pods: Vec<Pod>, policies: Vec<NetworkPolicy>) -> Compiled
     let first = compile(&snapshot, &node);
     assert_eq!(first, compile(&snapshot, &node), "compiling twice gives the same");
     for address in first.addresses.values() {
-        assert!(address.class < first.classes.len());
+        assert!(first.classes.contains_key(&address.class));
     }
     first
 }
 
-pub(super) fn class_of(compiled: &Compiled, address: &str) -> usize {
+pub(super) fn class_of(compiled: &Compiled, address: &str) -> ClassId {
     let address: IpAddr = address.parse().unwrap();
     let covering = compiled
         .addresses
@@ -161,15 +161,14 @@ pub(super) fn allows(
     };
     let Some(index) = index else { return true };
     let class = class_of(compiled, peer);
-    compiled.policies[index].entries.iter().any(|(entry, number)| {
+    compiled.entries(index, class).iter().any(|(entry, number)| {
         assert!(compiled.rules.contains_key(number));
-        entry.class == class
-            && entry.protocol.is_none_or(|found| {
-                let mask = u16::MAX
-                    .checked_shl(16 - u32::from(found.prefix_len))
-                    .unwrap_or(0);
-                found.protocol == protocol && port & mask == found.port
-            })
+        entry.is_none_or(|found| {
+            let mask = u16::MAX
+                .checked_shl(16 - u32::from(found.prefix_len))
+                .unwrap_or(0);
+            found.protocol == protocol && port & mask == found.port
+        })
     })
 }
 
@@ -184,7 +183,7 @@ pub(super) fn egress(compiled: &Compiled, peer: &str, port: u16) -> bool {
 pub(super) fn codes(compiled: &Compiled) -> Vec<(&'static str, &str)> {
     compiled
         .diagnostics
-        .iter()
+        .keys()
         .map(|found| (found.code, found.field.as_str()))
         .collect()
 }
@@ -199,4 +198,16 @@ pub(super) fn db() -> Pod {
 
 pub(super) fn other() -> Pod {
     pod("other", "db", "app=db", C)
+}
+
+/// All entries of the only policy.
+pub(super) fn entries(compiled: &Compiled) -> Vec<(Option<super::super::ProtocolMatch>, u32)> {
+    assert_eq!(compiled.policies.len(), 1);
+    let classes = compiled.classes.keys();
+    classes.flat_map(|class| compiled.entries(0, *class)).collect()
+}
+
+/// The first diagnostic.
+pub(super) fn first(compiled: &Compiled) -> &Diagnostic {
+    compiled.diagnostics.keys().next().unwrap()
 }

@@ -87,7 +87,7 @@ fn contradictory_peers_are_reported_where_they_stand() {
 #[test]
 fn labels_that_no_object_can_have() {
     let mut labels = require(&[("a b", "Exists", &[]), ("a", "NotIn", &["-x", "y"])]);
-    labels.match_labels.insert("c".to_owned(), "no value".to_owned());
+    labels.match_labels.insert("c", "no value");
     let field = |below: &str| ("selector-label-invalid", format!("spec.podSelector.{below}"));
     assert_eq!(
         found(labels),

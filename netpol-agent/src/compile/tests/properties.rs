@@ -58,7 +58,7 @@ proptest! {
             expected.insert(number as u16, (cidr, excepts));
         }
         let compiled = compiled(vec![web(), db()], vec![policy("", rules, vec![])]);
-        prop_assert_eq!(&compiled.diagnostics, &vec![]);
+        prop_assert!(compiled.diagnostics.is_empty());
         for host in 0..=255u8 {
             let address: IpAddr = format!("10.0.0.{host}").parse().unwrap();
             for (port, (cidr, excepts)) in &expected {

@@ -20,7 +20,7 @@ pub(super) fn missing(selector: &LabelSelector, labels: &Labels, object: &str, f
         return invalid;
     }
     let mut missing = Vec::new();
-    for (key, wanted) in &selector.match_labels {
+    for (key, wanted) in selector.match_labels.iter() {
         let problem = match labels.get(key) {
             None => format!("{object} has no label `{key}`; the rule wants `{wanted}`"),
             Some(value) if value != wanted => {

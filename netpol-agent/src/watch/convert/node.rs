@@ -30,7 +30,7 @@ impl Wire for wire::Node {
             }
         }
         let node = Node {
-            name: id.key.name,
+            name: id.key.name.to_string(),
             addresses,
         };
         Entry {

@@ -6,7 +6,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use crate::model::{NamedPort, Namespace, Pod};
+use crate::model::{NamedPort, Namespace, Pod, Text};
 
 use super::{Faults, taken};
 use crate::watch::{
@@ -23,11 +23,11 @@ impl Wire for wire::Namespace {
 
     fn convert(self) -> Entry {
         let (id, _, mut labels) = taken(Self::KIND, self.metadata);
-        labels
-            .entry(NAME_LABEL.to_owned())
-            .or_insert_with(|| id.key.name.clone());
+        if !labels.contains_key(NAME_LABEL) {
+            labels.insert(NAME_LABEL, id.key.name.as_str());
+        }
         let namespace = Namespace {
-            name: id.key.name,
+            name: id.key.name.to_string(),
             labels,
         };
         Entry {
@@ -69,7 +69,10 @@ impl Wire for wire::Pod {
         let phase = status.phase.as_deref().unwrap_or_default();
         let terminal = matches!(phase, "Succeeded" | "Failed");
         let host_network = spec.host_network.unwrap_or_default();
-        let addresses = addresses(&mut faults, &status);
+        let mut addresses = addresses(&mut faults, &status);
+        // There may be a hundred thousand of them.
+        addresses.shrink_to_fit();
+        named_ports.shrink_to_fit();
         if addresses.is_empty() && !terminal && !host_network && phase != "Pending" {
             faults.report(
                 "pod-without-address",
@@ -82,7 +85,7 @@ impl Wire for wire::Pod {
             key: id.key,
             uid,
             labels,
-            node: spec.node_name.filter(|node| !node.is_empty()),
+            node: spec.node_name.filter(|node| !node.is_empty()).map(Text::from),
             host_network,
             terminal,
             addresses,
@@ -113,7 +116,7 @@ fn add_ports(ports: &mut Vec<NamedPort>, faults: &mut Faults, at: &str, containe
         }
         if let (Some(number), Some(protocol)) = (number, protocol) {
             ports.push(NamedPort {
-                name: name.to_owned(),
+                name: name.into(),
                 protocol,
                 number,
             });

@@ -62,8 +62,8 @@ impl Wire for wire::NetworkPolicy {
             key: id.key,
             pod_selector: selector(spec.pod_selector.unwrap_or_default()),
             policy_types,
-            ingress: ingress.collect(),
-            egress: egress.collect(),
+            ingress: exact(ingress),
+            egress: exact(egress),
         };
         Entry {
             object: Object::NetworkPolicy(Arc::new(policy)),
@@ -72,10 +72,17 @@ impl Wire for wire::NetworkPolicy {
     }
 }
 
+/// A list without room for more: there may be ten thousand policies, and what they are decoded from is larger.
+fn exact<T>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut items: Vec<T> = items.collect();
+    items.shrink_to_fit();
+    items
+}
+
 fn rule(peers: Option<Vec<wire::NetworkPolicyPeer>>, ports: Option<Vec<wire::NetworkPolicyPort>>) -> Rule {
     Rule {
-        peers: peers.unwrap_or_default().into_iter().map(peer).collect(),
-        ports: ports.unwrap_or_default().into_iter().map(port).collect(),
+        peers: exact(peers.unwrap_or_default().into_iter().map(peer)),
+        ports: exact(ports.unwrap_or_default().into_iter().map(port)),
     }
 }
 
@@ -85,7 +92,7 @@ fn peer(peer: wire::NetworkPolicyPeer) -> Peer {
         namespace_selector: peer.namespace_selector.map(selector),
         ip_block: peer.ip_block.map(|block| IpBlock {
             cidr: block.cidr.unwrap_or_default(),
-            except: block.except.unwrap_or_default(),
+            except: exact(block.except.unwrap_or_default().into_iter()),
         }),
     }
 }
@@ -104,14 +111,12 @@ fn port(port: wire::NetworkPolicyPort) -> PolicyPort {
 fn selector(selector: wire::LabelSelector) -> LabelSelector {
     let expressions = selector.match_expressions.unwrap_or_default().into_iter();
     LabelSelector {
-        match_labels: selector.match_labels.unwrap_or_default(),
-        match_expressions: expressions
-            .map(|expression| LabelExpression {
-                key: expression.key.unwrap_or_default(),
-                operator: expression.operator.unwrap_or_default(),
-                values: expression.values.unwrap_or_default(),
-            })
-            .collect(),
+        match_labels: selector.match_labels.unwrap_or_default().into(),
+        match_expressions: exact(expressions.map(|expression| LabelExpression {
+            key: expression.key.unwrap_or_default(),
+            operator: expression.operator.unwrap_or_default(),
+            values: exact(expression.values.unwrap_or_default().into_iter()),
+        })),
     }
 }
 

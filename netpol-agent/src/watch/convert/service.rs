@@ -89,7 +89,7 @@ impl Wire for wire::EndpointSlice {
     const KIND: Kind = Kind::EndpointSlice;
 
     fn convert(self) -> Entry {
-        let (id, _, mut labels) = taken(Self::KIND, self.metadata);
+        let (id, _, labels) = taken(Self::KIND, self.metadata);
         let mut faults = Faults::of(&id);
 
         let mut ports = Vec::new();
@@ -126,7 +126,7 @@ impl Wire for wire::EndpointSlice {
 
         let slice = EndpointSlice {
             key: id.key,
-            service: labels.remove(SERVICE_LABEL),
+            service: labels.get(SERVICE_LABEL).map(str::to_owned),
             ports,
             endpoints,
         };

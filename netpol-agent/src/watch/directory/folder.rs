@@ -164,10 +164,7 @@ impl Folder {
                     Outcome::Read(entry) => drop(objects.put(entry.as_ref().clone())),
                     Outcome::Refused(id, fault) => {
                         diagnostics.push(fault.clone());
-                        self.objects
-                            .entry(id)
-                            .cloned()
-                            .map(|last_good| objects.put(last_good));
+                        self.objects.entry(id).map(|last_good| objects.put(last_good));
                     }
                 }
                 places.insert(id, &item.place);

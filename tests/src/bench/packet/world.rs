@@ -152,7 +152,9 @@ fn app_labels(app: u32) -> Labels {
 fn snapshot(shape: Shape, node: &Node) -> Snapshot {
     let mut snapshot = Snapshot {
         revision: 1,
-        nodes: [(node.name.clone(), Arc::new(node.clone()))].into(),
+        nodes: [(node.name.clone(), Arc::new(node.clone()))]
+            .into_iter()
+            .collect(),
         ..Snapshot::default()
     };
     let name = "shop".to_owned();
@@ -167,7 +169,7 @@ fn snapshot(shape: Shape, node: &Node) -> Snapshot {
             key: ObjectKey::new("shop", name),
             uid: String::new(),
             labels,
-            node: Some(node.to_owned()),
+            node: Some(node.into()),
             host_network: false,
             terminal: false,
             addresses: addresses.to_vec(),

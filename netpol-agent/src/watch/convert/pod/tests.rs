@@ -27,11 +27,11 @@ fn namespace(value: Value) -> Namespace {
 #[test]
 fn p4_a_namespace_has_its_name_as_a_label() {
     let shop = namespace(json!({"metadata": {"name": "shop", "labels": {"team": "a"}}}));
-    assert_eq!(shop.labels[NAME_LABEL], "shop");
-    assert_eq!(shop.labels["team"], "a");
+    assert_eq!(&shop.labels[NAME_LABEL], "shop");
+    assert_eq!(&shop.labels["team"], "a");
     let given = namespace(json!({"metadata": {"name": "shop", "labels": {NAME_LABEL: "other"}}}));
     assert_eq!(
-        given.labels[NAME_LABEL], "other",
+        &given.labels[NAME_LABEL], "other",
         "what an API server says is not changed"
     );
 }

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Pods that nothing can tell apart: those of one namespace with the same labels and ports, such as the replicas of a Deployment.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash, Hasher},
+    ops::{Index, IndexMut},
+    sync::Arc,
+};
+
+use super::{NO_POD, ProfileId};
+use crate::{
+    compile::peer::{Namespaces, PeerId},
+    model::{Labels, Pod},
+};
+
+/// Number of a group.
+pub(super) type GroupId = u32;
+
+/// Pods of one namespace with the same labels and ports.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// Never empty.
+    pub(super) members: Vec<Arc<Pod>>,
+    /// Its profile.
+    pub(super) profile: ProfileId,
+}
+
+impl Group {
+    /// One of its pods.
+    pub(super) fn example(&self) -> &Pod {
+        &self.members[0]
+    }
+
+    /// Its labels.
+    pub(super) fn labels(&self) -> &Labels {
+        &self.example().labels
+    }
+}
+
+/// The groups of a namespace.
+#[derive(Debug, Default)]
+struct Space {
+    groups: BTreeSet<GroupId>,
+    /// Selector peers in force that are about its pods, ascending; `None` if they have to be found anew.
+    candidates: Option<Vec<PeerId>>,
+}
+
+/// All groups.
+#[derive(Debug, Default)]
+pub(super) struct Groups {
+    groups: BTreeMap<GroupId, Group>,
+    last: GroupId,
+    /// By what their pods have in common.
+    by_hash: BTreeSet<(u64, GroupId)>,
+    spaces: BTreeMap<String, Space>,
+}
+
+impl Index<GroupId> for Groups {
+    type Output = Group;
+
+    fn index(&self, id: GroupId) -> &Group {
+        &self.groups[&id]
+    }
+}
+
+impl Groups {
+    /// Puts a pod into its group; true if that is a new one.
+    pub(super) fn join(&mut self, pod: &Arc<Pod>) -> (GroupId, bool) {
+        if let Some(id) = self.find(pod) {
+            if let Some(group) = self.groups.get_mut(&id) {
+                group.members.push(pod.clone());
+            }
+            return (id, false);
+        }
+        self.last += 1;
+        let group = Group {
+            members: vec![pod.clone()],
+            profile: NO_POD,
+        };
+        self.groups.insert(self.last, group);
+        self.by_hash.insert((hash(pod), self.last));
+        let space = self.spaces.entry(pod.key.namespace.to_string()).or_default();
+        space.groups.insert(self.last);
+        (self.last, true)
+    }
+
+    /// Takes a pod out of its group. Returns the group if that was its last pod.
+    pub(super) fn leave(&mut self, pod: &Pod) -> Option<(GroupId, Group)> {
+        let id = self.find(pod)?;
+        let members = &mut self.groups.get_mut(&id)?.members;
+        let place = members.iter().position(|member| member.key == pod.key)?;
+        if members.len() > 1 {
+            members.swap_remove(place);
+            return None;
+        }
+        self.by_hash.remove(&(hash(pod), id));
+        let namespace = &*pod.key.namespace;
+        if let Some(space) = self.spaces.get_mut(namespace) {
+            space.groups.remove(&id);
+            if space.groups.is_empty() {
+                self.spaces.remove(namespace);
+            }
+        }
+        Some((id, self.groups.remove(&id)?))
+    }
+
+    fn find(&self, pod: &Pod) -> Option<GroupId> {
+        let hash = hash(pod);
+        let alike = self.by_hash.range((hash, 0)..=(hash, GroupId::MAX));
+        alike.map(|(_, id)| *id).find(|id| {
+            let example = self[*id].example();
+            example.key.namespace == pod.key.namespace
+                && example.labels == pod.labels
+                && example.named_ports == pod.named_ports
+        })
+    }
+
+    /// The groups of a namespace.
+    pub(super) fn of_namespace(&self, namespace: &str) -> Vec<GroupId> {
+        let space = self.spaces.get(namespace);
+        space
+            .into_iter()
+            .flat_map(|space| &space.groups)
+            .copied()
+            .collect()
+    }
+
+    /// Calls `visit` for each group of the namespaces that a new peer is about.
+    pub(super) fn meet(
+        &mut self,
+        peer: PeerId,
+        namespaces: &Namespaces,
+        is_about: impl Fn(&str) -> bool,
+        mut visit: impl FnMut(GroupId, &Group),
+    ) {
+        let groups = &self.groups;
+        let mut meet = |space: &mut Space| {
+            if let Some(candidates) = &mut space.candidates {
+                candidates.push(peer);
+            }
+            for id in &space.groups {
+                visit(*id, &groups[id]);
+            }
+        };
+        if let Namespaces::Named(name) = namespaces {
+            self.spaces.get_mut(name.as_str()).map(&mut meet);
+            return;
+        }
+        let spaces = self.spaces.iter_mut().filter(|(name, _)| is_about(name));
+        spaces.for_each(|(_, space)| meet(space));
+    }
+
+    /// A peer is about no pods any more.
+    pub(super) fn forget(&mut self, peer: PeerId) {
+        for candidates in self
+            .spaces
+            .values_mut()
+            .filter_map(|space| space.candidates.as_mut())
+        {
+            if let Ok(place) = candidates.binary_search(&peer) {
+                candidates.remove(place);
+            }
+        }
+    }
+
+    /// Other peers may be about the pods of a namespace.
+    pub(super) fn forget_candidates(&mut self, namespace: &str) {
+        if let Some(space) = self.spaces.get_mut(namespace) {
+            space.candidates = None;
+        }
+    }
+
+    /// The peers that are about the pods of a namespace, as `find` finds them.
+    pub(super) fn candidates(&mut self, namespace: &str, find: impl FnOnce() -> Vec<PeerId>) -> &[PeerId] {
+        match self.spaces.get_mut(namespace) {
+            Some(space) => space.candidates.get_or_insert_with(find),
+            None => &[],
+        }
+    }
+}
+
+impl IndexMut<GroupId> for Groups {
+    fn index_mut(&mut self, id: GroupId) -> &mut Group {
+        match self.groups.get_mut(&id) {
+            Some(group) => group,
+            None => unreachable!("groups are asked for by numbers that they gave"),
+        }
+    }
+}
+
+fn hash(pod: &Pod) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    pod.key.namespace.hash(&mut hasher);
+    pod.labels.hash(&mut hasher);
+    pod.named_ports.hash(&mut hasher);
+    hasher.finish()
+}

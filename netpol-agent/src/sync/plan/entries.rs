@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The entries of policy numbers: those to be written, and those that nothing needs any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netpol_common::abi::{Endpoint, IDENTITY_NONE};
+
+use super::{Numbers, is_shareable};
+use crate::{
+    compile::Compiled,
+    model::Map,
+    sync::{
+        EntryKey, Last, Meaning, State, Write,
+        identities::Numbering,
+        policies::{self, Expander, Said, Slots},
+    },
+};
+
+/// New policies whole; those in use extended by the identities that no address carries yet.
+pub(super) fn puts(
+    state: &State,
+    last: Option<&Last>,
+    compiled: &Compiled,
+    slots: &Slots,
+    numbering: &Numbering,
+    numbers: &Numbers,
+) -> Vec<Write> {
+    let mut writes = Vec::new();
+    let mut put = |policy: u32, entries: Said| {
+        let held = state.policies.get(&policy);
+        for (key, value) in entries {
+            if held.and_then(|held| held.get(&key)) != Some(&value) {
+                writes.push(Write::PutPolicy { policy, key, value });
+            }
+        }
+    };
+    let fresh = |policy| {
+        let identities = numbering.fresh.iter();
+        identities.flat_map(move |identity| {
+            let class = numbering.numbers[identity].class;
+            policies::entries_for(compiled, policy, class, *identity)
+        })
+    };
+    let is_steady = |policy, number| policies::is_steady(last, &(number, Some(policy)));
+    let whole = numbers
+        .iter()
+        .filter(|(policy, number)| !is_steady(**policy, **number));
+    let expander = Expander::new(compiled, &numbering.numbers, whole.map(|(policy, _)| *policy));
+    for (policy, number) in numbers.iter().filter(|(_, number)| is_shareable(**number)) {
+        if is_steady(*policy, *number) {
+            put(*number, fresh(Some(*policy)).collect());
+        } else {
+            put(*number, expander.expand(*policy));
+        }
+    }
+    let written: BTreeSet<u32> = numbers.values().copied().collect();
+    for (policy, target) in slots.iter().filter(|(policy, _)| !written.contains(policy)) {
+        put(*policy, fresh(*target).collect());
+    }
+    writes
+}
+
+/// Removes policies that no endpoint has, and entries for identities that no address carries. Returns the identities that stay. Without `all
+/// known` there may be some of which nothing is remembered.
+pub(super) fn sweep(
+    state: &State,
+    all_known: bool,
+    numbering: Numbering,
+    endpoints: &BTreeMap<u32, Endpoint>,
+    writes: &mut Vec<Write>,
+) -> Map<u32, Meaning> {
+    let Numbering {
+        mut numbers,
+        fresh,
+        left,
+        ..
+    } = numbering;
+    let looked_at: Vec<u32> = if all_known {
+        left.union(&fresh).copied().collect()
+    } else {
+        numbers.keys().copied().collect()
+    };
+    let is_dead = |number: &u32| {
+        *number != IDENTITY_NONE && numbers.get(number).is_none_or(|meaning| meaning.carriers == 0)
+    };
+    let dead: BTreeSet<u32> = looked_at.into_iter().filter(is_dead).collect();
+    for number in &dead {
+        numbers.remove(number);
+    }
+    let used: BTreeSet<u32> = endpoints
+        .values()
+        .flat_map(|endpoint| [endpoint.ingress_policy, endpoint.egress_policy])
+        .collect();
+    let mut after = state.clone();
+    for write in writes.iter() {
+        if let Write::PutPolicy { .. } = write {
+            after.record(write);
+        }
+    }
+    for (policy, entries) in &after.policies {
+        let mut remove = |key: &EntryKey| {
+            writes.push(Write::RemovePolicy {
+                policy: *policy,
+                key: *key,
+            });
+        };
+        if !used.contains(policy) {
+            entries.keys().for_each(&mut remove);
+        } else if all_known {
+            for number in &dead {
+                let of_number = policies::entries_of(&after, *policy, *number);
+                of_number.iter().for_each(|(key, _)| remove(key));
+            }
+        } else {
+            let gone = entries.keys().filter(|key| !numbers.contains_key(&key.identity));
+            gone.for_each(&mut remove);
+        }
+    }
+    numbers
+}

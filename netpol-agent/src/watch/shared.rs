@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One copy of what many objects have in common: labels, and the texts in them.
+
+use std::{collections::HashSet, sync::Arc};
+
+use crate::model::{Labels, NetworkPolicy, Pod};
+
+/// Number of texts and of labels below which nobody looks for those that no object has any more.
+const FEW: usize = 1024;
+
+/// What is known.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Shared {
+    labels: HashSet<Labels>,
+    texts: HashSet<Arc<str>>,
+    /// Number of both after the last look.
+    kept: usize,
+}
+
+impl Shared {
+    /// Gives a pod the texts and labels that the others have.
+    pub(super) fn pod(&mut self, pod: &mut Pod) {
+        let ports = pod.named_ports.iter_mut().map(|port| &mut port.name);
+        for text in ports.chain(&mut pod.node).chain([&mut pod.key.namespace]) {
+            *text = self.text(text.shared()).into();
+        }
+        pod.labels = self.labels(&pod.labels);
+    }
+
+    /// Gives the selectors of a policy the labels that the others have.
+    pub(super) fn policy(&mut self, policy: &mut NetworkPolicy) {
+        let rules = policy.ingress.iter_mut().chain(&mut policy.egress);
+        let peers = rules.flat_map(|rule| &mut rule.peers);
+        let of_peers =
+            peers.flat_map(|peer| peer.pod_selector.iter_mut().chain(&mut peer.namespace_selector));
+        for selector in of_peers.chain([&mut policy.pod_selector]) {
+            selector.match_labels = self.labels(&selector.match_labels);
+        }
+    }
+
+    /// The copy of these labels that the others have.
+    pub(super) fn labels(&mut self, labels: &Labels) -> Labels {
+        if let Some(known) = self.labels.get(labels) {
+            return known.clone();
+        }
+        if self.labels.len() + self.texts.len() > FEW.max(2 * self.kept) {
+            self.labels.retain(Labels::is_shared);
+            self.texts.retain(|text| Arc::strong_count(text) > 1);
+            self.kept = self.labels.len() + self.texts.len();
+        }
+        let labels = labels.with_texts(|text| self.text(text));
+        self.labels.insert(labels.clone());
+        labels
+    }
+
+    fn text(&mut self, text: &Arc<str>) -> Arc<str> {
+        if let Some(known) = self.texts.get(text) {
+            return known.clone();
+        }
+        self.texts.insert(text.clone());
+        text.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_kept_once_and_as_long_as_someone_has_them() {
+        let mut shared = Shared::default();
+        let of = |number: usize| Labels::from([("app".to_owned(), format!("app-{number}"))]);
+        let first = shared.labels(&of(0));
+        for number in 1..3 * FEW {
+            shared.labels(&of(number));
+            assert!(shared.labels.len() + shared.texts.len() <= FEW + 3);
+        }
+        let again = shared.labels(&of(0));
+        let text = |labels: &Labels| labels["app"].as_ptr();
+        assert_eq!((&again, text(&again)), (&first, text(&first)));
+    }
+}
