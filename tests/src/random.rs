@@ -5,6 +5,10 @@ use std::{net::IpAddr, sync::Arc};
 
 use netpol_agent::{evaluate::Packet, model::*};
 
+mod changes;
+
+pub use changes::{any_change, change};
+
 /// A small deterministic generator (splitmix64).
 #[derive(Debug)]
 pub struct Random(pub u64);
@@ -131,6 +135,23 @@ fn rule(random: &mut Random) -> Rule {
     }
 }
 
+fn namespace(random: &mut Random, name: &str) -> Namespace {
+    let mut labels = labels(random);
+    labels.insert("kubernetes.io/metadata.name", name);
+    Namespace {
+        name: name.to_owned(),
+        labels,
+    }
+}
+
+fn named_ports(random: &mut Random) -> Vec<NamedPort> {
+    random.many(4, |random| NamedPort {
+        name: random.pick(&["http", "dns"]).into(),
+        protocol: Protocol::ALL[random.below(3)],
+        number: PORTS[random.below(PORTS.len())] as u16,
+    })
+}
+
 /// A cluster: dual-stack pods on two nodes, hostNetwork and finished ones, and policies in all forms.
 pub fn cluster(random: &mut Random) -> Snapshot {
     let mut snapshot = Snapshot {
@@ -142,15 +163,8 @@ pub fn cluster(random: &mut Random) -> Snapshot {
         ..Snapshot::default()
     };
     for name in NAMESPACES {
-        let mut labels = labels(random);
-        labels.insert("kubernetes.io/metadata.name", name);
-        snapshot.namespaces.insert(
-            name.to_owned(),
-            Arc::new(Namespace {
-                name: name.to_owned(),
-                labels,
-            }),
-        );
+        let namespace = namespace(random, name);
+        snapshot.namespaces.insert(name.to_owned(), Arc::new(namespace));
     }
     for index in 0..10 {
         let (block, host_network) = (index % 2, random.below(10) == 0);
@@ -171,11 +185,7 @@ pub fn cluster(random: &mut Random) -> Snapshot {
             } else {
                 own.iter().map(|text| text.parse().unwrap()).collect()
             },
-            named_ports: random.many(4, |random| NamedPort {
-                name: random.pick(&["http", "dns"]).into(),
-                protocol: Protocol::ALL[random.below(3)],
-                number: PORTS[random.below(PORTS.len())] as u16,
-            }),
+            named_ports: named_ports(random),
         };
         snapshot.pods.insert(pod.key.clone(), Arc::new(pod));
     }
@@ -338,73 +348,4 @@ pub fn packet(random: &mut Random, snapshot: &Snapshot) -> Packet {
         protocol,
         port: matches!(protocol, 6 | 17 | 132).then_some(port),
     }
-}
-
-/// The cluster after one change of one object: a policy added, changed or deleted, a pod added, relabelled or deleted, a namespace relabelled; or of
-/// all Services, or of what is behind them.
-pub fn change(random: &mut Random, before: &Snapshot) -> Snapshot {
-    let mut after = before.clone();
-    after.revision += 1;
-    let other = cluster(random);
-    let pick = |random: &mut Random, len: usize| random.below(len.max(1));
-    match random.below(11) {
-        8 => {
-            after.services = other.services;
-        }
-        9 => {
-            after.endpoint_slices = other.endpoint_slices;
-        }
-        10 => {
-            if let Some(key) = before.services.keys().nth(pick(random, before.services.len())) {
-                after.services.remove(key);
-            }
-        }
-        0 | 1 => {
-            if let Some((key, policy)) = other.policies.iter().nth(pick(random, other.policies.len())) {
-                after.policies.insert(key.clone(), policy.clone());
-            }
-        }
-        2 => {
-            if let Some(key) = before.policies.keys().nth(pick(random, before.policies.len())) {
-                after.policies.remove(key);
-            }
-        }
-        3 | 4 => {
-            if let Some(key) = before.pods.keys().nth(pick(random, before.pods.len())) {
-                let mut pod = Pod::clone(&before.pods[key]);
-                pod.labels = labels(random);
-                after.pods.insert(key.clone(), Arc::new(pod));
-            }
-        }
-        5 => {
-            if let Some(key) = before.pods.keys().nth(pick(random, before.pods.len())) {
-                after.pods.remove(key);
-            }
-        }
-        6 => {
-            let taken: Vec<IpAddr> = before
-                .pods
-                .values()
-                .flat_map(|pod| pod.addresses.clone())
-                .collect();
-            let free = |pod: &&Arc<Pod>| !pod.addresses.iter().any(|address| taken.contains(address));
-            if let Some(pod) = other
-                .pods
-                .values()
-                .find(|pod| free(pod) && !before.pods.contains_key(&pod.key))
-            {
-                after.pods.insert(pod.key.clone(), pod.clone());
-            }
-        }
-        _ => {
-            let name = random.pick(&NAMESPACES).to_owned();
-            let mut namespace = Namespace::clone(&before.namespaces[&name]);
-            namespace.labels = labels(random);
-            namespace
-                .labels
-                .insert("kubernetes.io/metadata.name", name.as_str());
-            after.namespaces.insert(name, Arc::new(namespace));
-        }
-    }
-    after
 }

@@ -13,16 +13,18 @@ use netpol_agent::{
     model::{Direction, Node, ObjectKey, Snapshot},
     sync::{Desired, Memory, Plan, State, Write, apply, plan},
 };
-use netpol_common::abi::{Endpoint, IDENTITY_NONE, POLICY_DENY, POLICY_NONE, SENDER_UNTOLD};
+use netpol_common::abi::{Endpoint, POLICY_DENY, POLICY_NONE, SENDER_UNTOLD};
 use netpol_common::tag;
 use netpol_tests::{
     kernel::{Probe, passes},
     lookup,
-    random::{Random, change, cluster, nodes, packet, service_packet},
+    random::{Random, any_change, change, cluster, nodes, packet, service_packet},
     seeds,
 };
 use proptest::prelude::*;
 
+#[path = "plan/life.rs"]
+mod life;
 #[path = "plan/open_flows.rs"]
 mod open_flows;
 
@@ -39,6 +41,8 @@ struct Bench {
     memory: Memory,
     /// What compiles changes, if they are compiled as such.
     compiler: Option<RefCell<Compiler>>,
+    /// Interfaces of which is not known yet which pod is behind.
+    unknown: BTreeSet<u32>,
 }
 
 impl Bench {
@@ -49,6 +53,7 @@ impl Bench {
             state: State::default(),
             memory: Memory::default(),
             compiler: keeps.then(RefCell::default),
+            unknown: BTreeSet::new(),
         }
     }
 
@@ -61,6 +66,7 @@ impl Bench {
             .endpoints
             .keys()
             .map(|key| (interface(key), key.clone()))
+            .filter(|(ifindex, _)| !self.unknown.contains(ifindex))
             .collect();
         let present: BTreeSet<u32> = (100..110).collect();
         let desired = Desired {
@@ -119,80 +125,28 @@ fn probes(random: &mut Random, snapshots: [&Snapshot; 2], compiled: &Compiled) -
         .collect()
 }
 
-/// Runs a property on seeds, with benches that compile each snapshot for itself, and with such that compile what changed.
-fn run(share: u32, test: impl Fn(u64, bool) -> Result<(), TestCaseError>) {
-    seeds::hold("plan", 2 * share, |seed| {
-        test(seed, false)?;
-        test(seed, true).map_err(|error| TestCaseError::fail(format!("compiling changes: {error}")))
+type Change = fn(&mut Random, &Snapshot) -> Snapshot;
+
+/// Runs a property on seeds, with benches that compile each snapshot for itself, and with such that compile what changed (true), also by changes
+/// of all kinds.
+fn run(share: u32, test: impl Fn(u64, bool, Change) -> Result<(), TestCaseError>) {
+    seeds::hold("plan", 3 * share, |seed| {
+        let named = |name| move |error| TestCaseError::fail(format!("{name}: {error}"));
+        test(seed, false, change)?;
+        test(seed, true, change).map_err(named("compiling changes"))?;
+        test(seed, true, any_change).map_err(named("compiling changes of all kinds"))
     });
 }
 
-/// A state under names that do not depend on history: numbers replaced by what they say.
-fn canonical(state: &State) -> impl PartialEq + std::fmt::Debug {
-    let identities: BTreeMap<_, _> = state
-        .identities
-        .iter()
-        .map(|(prefix, identity)| (*prefix, identity.flags))
-        .collect();
-    let says = |policy: u32| {
-        let entries = state.policies.get(&policy).into_iter().flatten();
-        let by_prefix: BTreeSet<_> = entries
-            .flat_map(|(key, value)| {
-                let prefixes = state
-                    .identities
-                    .iter()
-                    .filter(|(_, identity)| identity.identity == key.identity);
-                let world = (key.identity == IDENTITY_NONE).then_some(None);
-                let frontends = state
-                    .frontends
-                    .iter()
-                    .filter(|(_, identity)| identity.identity == key.identity);
-                let prefixes: Vec<_> = prefixes
-                    .map(|(prefix, _)| Some(prefix.to_string()))
-                    .chain(world)
-                    .chain(frontends.map(|(frontend, _)| Some(format!("{frontend:?}"))))
-                    .collect();
-                prefixes
-                    .into_iter()
-                    .map(|prefix| (prefix, key.protocol, value.action, value.rule))
-            })
-            .collect();
-        (policy == 0, by_prefix)
-    };
-    let endpoints: BTreeMap<_, _> = state
-        .endpoints
-        .iter()
-        .map(|(ifindex, endpoint)| {
-            (
-                *ifindex,
-                (
-                    endpoint.ipv4,
-                    endpoint.ipv6,
-                    says(endpoint.ingress_policy),
-                    says(endpoint.egress_policy),
-                ),
-            )
-        })
-        .collect();
-    let frontends: Vec<_> = state.frontends.keys().copied().collect();
-    let attached = (state.attached.clone(), state.attached_devices.clone());
-    let senders: BTreeSet<u32> = state.senders.values().copied().collect();
-    (
-        identities,
-        (frontends, state.guarded.clone()),
-        endpoints,
-        (state.local_pods.clone(), senders),
-        attached,
-    )
-}
-
 /// A pod that policy keeps from something, and that the second look would not know or not meet. With or without Services: connections
-/// outlive those that they were opened by.
-fn unmet(state: &State) -> Option<u32> {
+/// outlive those that they were opened by. After `failed` writes a number may be nobody's: what comes with it and is yet to be judged is closed
+/// then (`a5_what_is_deferred_is_closed_where_its_sender_is_not_found`).
+fn unmet(state: &State, failed: bool) -> Option<u32> {
     let isolated = |policy: u32| state.policies.contains_key(&policy);
     let tells = |bridge: u32, ifindex: u32, number: u16| {
+        let told = state.senders.get(&(bridge, number.into()));
         state.senders.get(&(bridge, 0)) == Some(&SENDER_UNTOLD)
-            && state.senders.get(&(bridge, number.into())) == Some(&ifindex)
+            && (told == Some(&ifindex) || failed && told.is_none())
     };
     // By bridge 0: what the kernel does not tell the interface of.
     let known = |ifindex: u32, number: u16| {
@@ -209,7 +163,7 @@ fn unmet(state: &State) -> Option<u32> {
 
 #[test]
 fn b4_every_prefix_of_a_plan_for_one_change_is_before_or_after() {
-    run(250, |seed, keeps| {
+    run(250, |seed, keeps, change| {
         let mut random = Random(seed);
         let mut bench = Bench::new(keeps);
         let mut before = cluster(&mut random);
@@ -229,7 +183,7 @@ fn b4_every_prefix_of_a_plan_for_one_change_is_before_or_after() {
             for (step, write) in plan.writes.iter().enumerate() {
                 state.record(write);
                 prop_assert_eq!(
-                    unmet(&state),
+                    unmet(&state, false),
                     None,
                     "seed {}: after write {} of\n{:#?}",
                     seed,
@@ -269,7 +223,7 @@ fn judged_under(state: &State, probe: &Probe) -> Option<(u32, u32, u32)> {
 /// another agent goes on from there.
 #[test]
 fn c2_no_flow_outlives_the_verdict_that_let_it_in() {
-    run(250, |seed, keeps| {
+    run(250, |seed, keeps, change| {
         let mut random = Random(seed);
         let mut bench = Bench::new(keeps);
         let mut before = cluster(&mut random);
@@ -310,7 +264,7 @@ fn c2_no_flow_outlives_the_verdict_that_let_it_in() {
 
 #[test]
 fn what_is_written_says_what_was_compiled() {
-    run(250, |seed, keeps| {
+    run(250, |seed, keeps, change| {
         let mut random = Random(seed);
         let mut bench = Bench::new(keeps);
         let mut snapshot = cluster(&mut random);
@@ -363,51 +317,10 @@ fn what_is_written_says_what_was_compiled() {
     });
 }
 
-#[test]
-fn changes_one_by_one_end_where_a_fresh_start_does() {
-    run(250, |seed, keeps| {
-        let mut random = Random(seed);
-        let mut bench = Bench::new(keeps);
-        let mut snapshot = cluster(&mut random);
-        for _ in 0..6 {
-            let (_, plan) = bench.plan(&snapshot);
-            bench.apply(plan);
-            let (_, again) = bench.plan(&snapshot);
-            prop_assert_eq!(
-                again.writes,
-                Vec::<Write>::new(),
-                "seed {}: a second plan changes something",
-                seed
-            );
-            snapshot = change(&mut random, &snapshot);
-        }
-        let (_, plan) = bench.plan(&snapshot);
-        bench.apply(plan);
-        let mut fresh = Bench::new(false);
-        let (compiled, plan) = fresh.plan(&snapshot);
-        fresh.apply(plan);
-        // Interfaces of deleted pods are closed where they were isolated; a fresh start does not know them.
-        let known: BTreeSet<u32> = compiled.endpoints.keys().map(interface).collect();
-        bench.state.endpoints.retain(|ifindex, _| known.contains(ifindex));
-        bench.state.attached.retain(|ifindex| known.contains(ifindex));
-        bench
-            .state
-            .senders
-            .retain(|_, ifindex| *ifindex == SENDER_UNTOLD && !known.is_empty() || known.contains(ifindex));
-        prop_assert!(
-            canonical(&bench.state) == canonical(&fresh.state),
-            "seed {seed}:\n{:#?}\n{:#?}",
-            bench.state,
-            fresh.state
-        );
-        Ok(())
-    });
-}
-
 /// Pods and policies come and go, the agent is restarted now and then: a number in the kernel is given once.
 #[test]
 fn c3_numbers_are_never_given_twice() {
-    run(1000, |seed, keeps| {
+    run(1000, |seed, keeps, change| {
         let mut random = Random(seed);
         let mut bench = Bench::new(keeps);
         let mut snapshot = cluster(&mut random);
@@ -464,7 +377,7 @@ fn c3_numbers_are_never_given_twice() {
 
 #[test]
 fn l1_failed_writes_open_nothing_and_are_made_good() {
-    run(250, |seed, keeps| {
+    run(250, |seed, keeps, change| {
         let mut random = Random(seed);
         let mut bench = Bench::new(keeps);
         let before = cluster(&mut random);
@@ -503,7 +416,7 @@ fn l1_failed_writes_open_nothing_and_are_made_good() {
                 Ok(())
             }
         });
-        prop_assert_eq!(unmet(&bench.state), None, "seed {}: {:#?}", seed, report);
+        prop_assert_eq!(unmet(&bench.state, true), None, "seed {}: {:#?}", seed, report);
         for (probe, old) in probes.iter().zip(&old) {
             let (now, new) = (passes(&bench.state, probe), passes(&done, probe));
             prop_assert!(

@@ -10,7 +10,7 @@ use netpol_tests::{
     canonical::Canonical,
     looks::first_look,
     lookup,
-    random::{Random, change, cluster, nodes, packet, service_packet},
+    random::{Random, any_change, cluster, nodes, packet, service_packet},
     seeds,
 };
 use proptest::prelude::*;
@@ -136,7 +136,7 @@ fn numbers_that_stay_say_the_same() {
         let (mut compiler, mut snapshot) = (Compiler::default(), cluster(&mut random));
         let mut before = compiler.compile(&snapshot, &node);
         for _ in 0..8 {
-            snapshot = change(&mut random, &snapshot);
+            snapshot = any_change(&mut random, &snapshot);
             let now = compiler.compile(&snapshot, &node);
             let in_force = |peer: &&PeerId| {
                 before.peers.contains_key(*peer) && before.peers.get(*peer) == now.peers.get(*peer)
@@ -190,7 +190,7 @@ fn changes_one_by_one_compile_to_what_the_whole_does() {
                 snapshot.policies
             );
             for _ in 0..1 + random.below(3) {
-                snapshot = change(&mut random, &snapshot);
+                snapshot = any_change(&mut random, &snapshot);
             }
             match random.below(12) {
                 0 => snapshot = cluster(&mut random),

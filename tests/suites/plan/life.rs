@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whatever an agent went through, what it leaves in the kernel is what a fresh start makes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
+
+use netpol_agent::{
+    model::Snapshot,
+    sync::{Memory, Plan, State, Write, apply},
+};
+use netpol_common::abi::{IDENTITY_NONE, SENDER_UNTOLD};
+use netpol_tests::random::{Random, any_change, cluster};
+use proptest::prelude::*;
+
+use super::{Bench, interface, run};
+
+/// A state under names that do not depend on history: numbers replaced by what they say.
+fn canonical(state: &State) -> impl PartialEq + std::fmt::Debug {
+    let identities: BTreeMap<_, _> = state
+        .identities
+        .iter()
+        .map(|(prefix, identity)| (*prefix, identity.flags))
+        .collect();
+    let says = |policy: u32| {
+        let entries = state.policies.get(&policy).into_iter().flatten();
+        let by_prefix: BTreeSet<_> = entries
+            .flat_map(|(key, value)| {
+                let prefixes = state
+                    .identities
+                    .iter()
+                    .filter(|(_, identity)| identity.identity == key.identity);
+                let world = (key.identity == IDENTITY_NONE).then_some(None);
+                let frontends = state
+                    .frontends
+                    .iter()
+                    .filter(|(_, identity)| identity.identity == key.identity);
+                let prefixes: Vec<_> = prefixes
+                    .map(|(prefix, _)| Some(prefix.to_string()))
+                    .chain(world)
+                    .chain(frontends.map(|(frontend, _)| Some(format!("{frontend:?}"))))
+                    .collect();
+                prefixes
+                    .into_iter()
+                    .map(|prefix| (prefix, key.protocol, value.action, value.rule))
+            })
+            .collect();
+        (policy == 0, by_prefix)
+    };
+    let endpoints: BTreeMap<_, _> = state
+        .endpoints
+        .iter()
+        .map(|(ifindex, endpoint)| {
+            (
+                *ifindex,
+                (
+                    endpoint.ipv4,
+                    endpoint.ipv6,
+                    says(endpoint.ingress_policy),
+                    says(endpoint.egress_policy),
+                ),
+            )
+        })
+        .collect();
+    let frontends: Vec<_> = state.frontends.keys().copied().collect();
+    let attached = (state.attached.clone(), state.attached_devices.clone());
+    let senders: BTreeSet<u32> = state.senders.values().copied().collect();
+    (
+        identities,
+        (frontends, state.guarded.clone()),
+        endpoints,
+        (state.local_pods.clone(), senders),
+        attached,
+    )
+}
+
+/// Whether a bench holds what a fresh start makes of a snapshot, and nothing that nobody needs.
+fn is_as_fresh(bench: &Bench, snapshot: &Snapshot) -> Result<(), TestCaseError> {
+    let mut fresh = Bench::new(false);
+    fresh.node.clone_from(&bench.node);
+    fresh.unknown.clone_from(&bench.unknown);
+    let (compiled, plan) = fresh.plan(snapshot);
+    fresh.apply(plan);
+    let mut state = bench.state.clone();
+    // Interfaces of deleted pods are closed where they were isolated; a fresh start does not know them.
+    let known = compiled.endpoints.keys().map(interface);
+    let known: BTreeSet<u32> = known.filter(|ifindex| !bench.unknown.contains(ifindex)).collect();
+    state.endpoints.retain(|ifindex, _| known.contains(ifindex));
+    state.attached.retain(|ifindex| known.contains(ifindex));
+    state
+        .senders
+        .retain(|_, ifindex| *ifindex == SENDER_UNTOLD && !known.is_empty() || known.contains(ifindex));
+    prop_assert!(
+        canonical(&state) == canonical(&fresh.state),
+        "{:#?}\n{:#?}",
+        state,
+        fresh.state
+    );
+    let policies = bench.state.endpoints.values();
+    let policies: BTreeSet<u32> = policies
+        .flat_map(|endpoint| [endpoint.ingress_policy, endpoint.egress_policy])
+        .collect();
+    let identities = bench
+        .state
+        .identities
+        .values()
+        .chain(bench.state.frontends.values());
+    let identities: BTreeSet<u32> = identities.map(|identity| identity.identity).collect();
+    for (policy, entries) in &bench.state.policies {
+        prop_assert!(policies.contains(policy), "policy {policy} is nobody's");
+        for key in entries.keys() {
+            prop_assert!(
+                key.identity == IDENTITY_NONE || identities.contains(&key.identity),
+                "policy {policy}: identity {} is nobody's",
+                key.identity
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn changes_one_by_one_end_where_a_fresh_start_does() {
+    run(250, |seed, keeps, change| {
+        let mut random = Random(seed);
+        let mut bench = Bench::new(keeps);
+        let mut snapshot = cluster(&mut random);
+        for _ in 0..6 {
+            let (_, plan) = bench.plan(&snapshot);
+            bench.apply(plan);
+            let (_, again) = bench.plan(&snapshot);
+            prop_assert_eq!(
+                again.writes,
+                Vec::<Write>::new(),
+                "a second plan changes something"
+            );
+            snapshot = change(&mut random, &snapshot);
+        }
+        let (_, plan) = bench.plan(&snapshot);
+        bench.apply(plan);
+        is_as_fresh(&bench, &snapshot)
+    });
+}
+
+/// Writes of which some fail.
+fn apply_in_part(bench: &mut Bench, random: &mut Random, plan: Plan) {
+    let every = 1 + random.below(8);
+    apply(plan, &mut bench.state, &mut bench.memory, |_| {
+        if random.below(every) == 0 {
+            Err(io::Error::from_raw_os_error(28))
+        } else {
+            Ok(())
+        }
+    });
+}
+
+/// Someone else changes the maps, and the agent reads them back.
+fn drift(bench: &mut Bench, random: &mut Random) {
+    let state = &mut bench.state;
+    let nth = |random: &mut Random, len: usize| random.below(len.max(1));
+    match random.below(5) {
+        0 => {
+            let prefix = state.identities.keys().nth(nth(random, state.identities.len()));
+            prefix.copied().map(|prefix| state.identities.remove(&prefix));
+        }
+        1 => {
+            let prefix = state.identities.keys().nth(nth(random, state.identities.len()));
+            let other = state.identities.values().nth(nth(random, state.identities.len()));
+            if let Some((prefix, other)) = prefix.copied().zip(other.copied()) {
+                state.identities.insert(prefix, other);
+            }
+        }
+        2 => {
+            let policy = state.policies.keys().nth(nth(random, state.policies.len()));
+            policy.copied().map(|policy| state.policies.remove(&policy));
+        }
+        3 => {
+            let frontend = state.frontends.keys().nth(nth(random, state.frontends.len()));
+            frontend
+                .copied()
+                .map(|frontend| state.frontends.remove(&frontend));
+        }
+        _ => {
+            let ifindex = state.endpoints.keys().nth(nth(random, state.endpoints.len()));
+            ifindex.copied().map(|ifindex| state.endpoints.remove(&ifindex));
+        }
+    }
+    bench.memory.last = None;
+}
+
+/// Changes of all kinds, several at once and by revisions that are passed over, while writes fail, plans are cut off, the agent is started
+/// again, maps drift, and interfaces and addresses of the node come and go.
+#[test]
+fn whatever_happens_ends_where_a_fresh_start_does() {
+    run(1000, |seed, keeps, _| {
+        let mut random = Random(seed);
+        let mut bench = Bench::new(keeps);
+        let mut snapshot = cluster(&mut random);
+        for _ in 0..20 {
+            match random.below(12) {
+                0 => {
+                    let (_, plan) = bench.plan(&snapshot);
+                    apply_in_part(&mut bench, &mut random, plan);
+                }
+                1 => {
+                    let (_, mut plan) = bench.plan(&snapshot);
+                    plan.writes.truncate(random.below(plan.writes.len() + 1));
+                    bench.apply(plan);
+                    bench.memory = Memory::default();
+                    bench.compiler = keeps.then(Default::default);
+                }
+                2 => drift(&mut bench, &mut random),
+                3 => {
+                    let address = ["10.244.0.8", "10.244.1.9", "fd00:10:244::a"][random.below(3)];
+                    let address = address.parse().expect("an address");
+                    if !bench.node.addresses.remove(&address) {
+                        bench.node.addresses.insert(address);
+                    }
+                }
+                4 => {
+                    let ifindex = 100 + random.below(10) as u32;
+                    if !bench.unknown.remove(&ifindex) {
+                        bench.unknown.insert(ifindex);
+                    }
+                }
+                _ => {}
+            }
+            for _ in 0..[1, 1, 1, 0, 2, 5][random.below(6)] {
+                snapshot = any_change(&mut random, &snapshot);
+            }
+            if random.below(3) > 0 {
+                let (_, plan) = bench.plan(&snapshot);
+                bench.apply(plan);
+                is_as_fresh(&bench, &snapshot)?;
+            }
+        }
+        Ok(())
+    });
+}
