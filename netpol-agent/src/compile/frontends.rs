@@ -160,14 +160,14 @@ impl Frontends {
             }
             touched.insert(*frontend);
         }
-        let gone = now.keys().copied().collect::<BTreeSet<_>>();
+        let kept: BTreeSet<Frontend> = now.keys().copied().collect();
         let before = if now.is_empty() {
             self.services.remove(key)
         } else {
             self.services.insert(key.clone(), now)
         };
         for (frontend, backends) in before.unwrap_or_default() {
-            if !gone.contains(&frontend)
+            if !kept.contains(&frontend)
                 && let Some(services) = self.by_frontend.get_mut(&frontend)
             {
                 services.remove(key);

@@ -285,12 +285,8 @@ impl Profiles {
         let mut touched = std::mem::take(&mut self.touched);
         for span in spans {
             touched.extend(self.claims.within(*span));
-            touched.extend(
-                self.own
-                    .iter()
-                    .chain(self.of_nodes.keys())
-                    .filter(|address| (span.0..=span.1).contains(*address)),
-            );
+            touched.extend(self.own.range(span.0..=span.1));
+            touched.extend(self.of_nodes.range(span.0..=span.1).map(|(address, _)| *address));
         }
         touched
     }

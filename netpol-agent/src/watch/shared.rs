@@ -20,6 +20,7 @@ pub(super) struct Shared {
 impl Shared {
     /// Gives a pod the texts and labels that the others have.
     pub(super) fn pod(&mut self, pod: &mut Pod) {
+        self.forget();
         let ports = pod.named_ports.iter_mut().map(|port| &mut port.name);
         for text in ports.chain(&mut pod.node).chain([&mut pod.key.namespace]) {
             *text = self.text(text.shared()).into();
@@ -29,6 +30,7 @@ impl Shared {
 
     /// Gives the selectors of a policy the labels that the others have.
     pub(super) fn policy(&mut self, policy: &mut NetworkPolicy) {
+        self.forget();
         let rules = policy.ingress.iter_mut().chain(&mut policy.egress);
         let peers = rules.flat_map(|rule| &mut rule.peers);
         let of_peers =
@@ -39,18 +41,22 @@ impl Shared {
     }
 
     /// The copy of these labels that the others have.
-    pub(super) fn labels(&mut self, labels: &Labels) -> Labels {
+    fn labels(&mut self, labels: &Labels) -> Labels {
         if let Some(known) = self.labels.get(labels) {
             return known.clone();
         }
+        let labels = labels.with_texts(|text| self.text(text));
+        self.labels.insert(labels.clone());
+        labels
+    }
+
+    /// Forgets what no object has any more, once there may be much of it.
+    fn forget(&mut self) {
         if self.labels.len() + self.texts.len() > FEW.max(2 * self.kept) {
             self.labels.retain(Labels::is_shared);
             self.texts.retain(|text| Arc::strong_count(text) > 1);
             self.kept = self.labels.len() + self.texts.len();
         }
-        let labels = labels.with_texts(|text| self.text(text));
-        self.labels.insert(labels.clone());
-        labels
     }
 
     fn text(&mut self, text: &Arc<str>) -> Arc<str> {
@@ -65,18 +71,50 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{NamedPort, ObjectKey, Protocol};
+
+    /// A pod with a label of one value and a port of another name.
+    fn pod(label: &str, port: &str) -> Pod {
+        Pod {
+            key: ObjectKey::new("ns", "pod"),
+            uid: String::new(),
+            labels: Labels::from([("app".to_owned(), label.to_owned())]),
+            node: None,
+            host_network: false,
+            terminal: false,
+            addresses: Vec::new(),
+            named_ports: vec![NamedPort {
+                name: port.into(),
+                protocol: Protocol::Tcp,
+                number: 80,
+            }],
+        }
+    }
 
     #[test]
     fn labels_are_kept_once_and_as_long_as_someone_has_them() {
         let mut shared = Shared::default();
-        let of = |number: usize| Labels::from([("app".to_owned(), format!("app-{number}"))]);
-        let first = shared.labels(&of(0));
+        let of = |shared: &mut Shared, number: usize| {
+            let mut pod = pod(&format!("app-{number}"), "http");
+            shared.pod(&mut pod);
+            pod.labels
+        };
+        let first = of(&mut shared, 0);
         for number in 1..3 * FEW {
-            shared.labels(&of(number));
-            assert!(shared.labels.len() + shared.texts.len() <= FEW + 3);
+            of(&mut shared, number);
+            assert!(shared.labels.len() + shared.texts.len() <= FEW + 6);
         }
-        let again = shared.labels(&of(0));
+        let again = of(&mut shared, 0);
         let text = |labels: &Labels| labels["app"].as_ptr();
         assert_eq!((&again, text(&again)), (&first, text(&first)));
+    }
+
+    #[test]
+    fn texts_are_forgotten_though_the_labels_are_always_the_same() {
+        let mut shared = Shared::default();
+        for number in 0..3 * FEW {
+            shared.pod(&mut pod("app", &format!("port-{number}")));
+            assert!(shared.texts.len() <= FEW + 6, "{}", shared.texts.len());
+        }
     }
 }

@@ -28,7 +28,7 @@ enum Claimed {
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     of: BTreeMap<IpAddr, Claimed>,
-    /// Addresses that more than one pod has.
+    /// Addresses of more than one pod, none of them a hostNetwork one.
     shared: BTreeSet<IpAddr>,
 }
 
@@ -45,11 +45,10 @@ impl Claims {
                 };
                 let place = claims.partition_point(|(other, _)| other.key < pod.key);
                 claims.insert(place, claim);
-                self.shared.insert(address);
                 Claimed::Many(claims)
             }
         };
-        self.of.insert(address, claimed);
+        self.set(address, claimed);
     }
 
     /// A pod no longer has it.
@@ -59,15 +58,24 @@ impl Claims {
         };
         claims.retain(|(other, _)| other.key != pod.key);
         let claimed = match claims.pop() {
-            Some(last) if claims.is_empty() => {
-                self.shared.remove(&address);
-                Claimed::One(last)
-            }
+            Some(last) if claims.is_empty() => Claimed::One(last),
             last => {
                 claims.extend(last);
                 Claimed::Many(claims)
             }
         };
+        self.set(address, claimed);
+    }
+
+    fn set(&mut self, address: IpAddr, claimed: Claimed) {
+        match &claimed {
+            Claimed::Many(claims) if claims.iter().all(|(_, group)| group.is_some()) => {
+                self.shared.insert(address);
+            }
+            _ => {
+                self.shared.remove(&address);
+            }
+        }
         self.of.insert(address, claimed);
     }
 
@@ -80,7 +88,8 @@ impl Claims {
         }
     }
 
-    /// Addresses that more than one pod has.
+    /// Addresses that depend on the groups of more than one pod. With a hostNetwork pod among them, as on most nodes, an address matches no
+    /// selector, whatever the others are.
     pub(super) fn shared(&self) -> impl Iterator<Item = IpAddr> {
         self.shared.iter().copied()
     }
@@ -114,5 +123,43 @@ impl Claims {
             conflict(first, message)
         });
         twice.chain(on_node).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Labels, ObjectKey};
+
+    #[test]
+    fn an_address_of_host_network_pods_depends_on_no_group() {
+        let pod = |name: &str, host_network| {
+            Arc::new(Pod {
+                key: ObjectKey::new("ns", name),
+                uid: String::new(),
+                labels: Labels::new(),
+                node: None,
+                host_network,
+                terminal: false,
+                addresses: Vec::new(),
+                named_ports: Vec::new(),
+            })
+        };
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let (first, second, third) = (pod("a", false), pod("b", false), pod("c", true));
+        let mut claims = Claims::default();
+        let mut shared = Vec::new();
+        claims.add(address, &first, Some(1));
+        shared.push(claims.shared().count());
+        claims.add(address, &second, Some(2));
+        shared.push(claims.shared().count());
+        claims.add(address, &third, None);
+        shared.push(claims.shared().count());
+        claims.remove(address, &third);
+        shared.push(claims.shared().count());
+        claims.remove(address, &first);
+        shared.push(claims.shared().count());
+        assert_eq!(shared, [0, 1, 0, 1, 0]);
+        assert_eq!(claims.at(address).len(), 1);
     }
 }

@@ -20,7 +20,7 @@ pub(super) type GroupId = u32;
 /// Pods of one namespace with the same labels and ports.
 #[derive(Debug)]
 pub(super) struct Group {
-    /// Never empty.
+    /// By name. Never empty.
     pub(super) members: Vec<Arc<Pod>>,
     /// Its profile.
     pub(super) profile: ProfileId,
@@ -69,7 +69,8 @@ impl Groups {
     pub(super) fn join(&mut self, pod: &Arc<Pod>) -> (GroupId, bool) {
         if let Some(id) = self.find(pod) {
             if let Some(group) = self.groups.get_mut(&id) {
-                group.members.push(pod.clone());
+                let place = group.members.partition_point(|member| member.key < pod.key);
+                group.members.insert(place, pod.clone());
             }
             return (id, false);
         }
@@ -89,9 +90,9 @@ impl Groups {
     pub(super) fn leave(&mut self, pod: &Pod) -> Option<(GroupId, Group)> {
         let id = self.find(pod)?;
         let members = &mut self.groups.get_mut(&id)?.members;
-        let place = members.iter().position(|member| member.key == pod.key)?;
+        let place = members.binary_search_by(|member| member.key.cmp(&pod.key)).ok()?;
         if members.len() > 1 {
-            members.swap_remove(place);
+            members.remove(place);
             return None;
         }
         self.by_hash.remove(&(hash(pod), id));
