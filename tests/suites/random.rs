@@ -170,11 +170,11 @@ fn numbers_that_stay_say_the_same() {
 /// What a compiler makes of a change does not depend on what it compiled before.
 #[test]
 fn changes_one_by_one_compile_to_what_the_whole_does() {
-    seeds::hold("random", PACKETS_A_CLUSTER * 4, |seed| {
+    seeds::hold("random", PACKETS_A_CLUSTER * 8, |seed| {
         let mut random = Random(seed);
         let mut node: Node = nodes().swap_remove(0);
         let (mut compiler, mut snapshot) = (Compiler::default(), cluster(&mut random));
-        for _ in 0..12 {
+        for _ in 0..30 {
             let mut shown = snapshot.clone();
             if random.below(8) == 0 {
                 // A namespace that is not known yet.

@@ -11,6 +11,7 @@ use std::{
 use self::{
     claims::{Claim, Claims},
     groups::{GroupId, Groups},
+    nodes::Nodes,
 };
 use super::{
     addresses_of,
@@ -23,6 +24,8 @@ use crate::model::{Labels, Node, Pod, Snapshot};
 
 mod claims;
 mod groups;
+mod nodes;
+mod peers;
 
 /// The label that every namespace carries (rule P4).
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
@@ -71,10 +74,7 @@ pub(super) struct Profiles {
     ids: BTreeMap<Arc<Profile>, ProfileId>,
     last: ProfileId,
     claims: Claims,
-    /// Addresses on interfaces of this node.
-    own: BTreeSet<IpAddr>,
-    /// Addresses that Node objects tell, and how many do.
-    of_nodes: BTreeMap<IpAddr, usize>,
+    nodes: Nodes,
     /// Addresses that may be something else now.
     touched: BTreeSet<IpAddr>,
     /// Profiles that match other peers than before.
@@ -93,8 +93,7 @@ impl Default for Profiles {
             ids: BTreeMap::from([(Arc::default(), NO_POD)]),
             last: NO_POD,
             claims: Claims::default(),
-            own: BTreeSet::new(),
-            of_nodes: BTreeMap::new(),
+            nodes: Nodes::default(),
             touched: BTreeSet::new(),
             renamed: BTreeSet::new(),
             idle: BTreeSet::new(),
@@ -114,108 +113,6 @@ pub(super) struct Host {
 }
 
 impl Profiles {
-    /// A peer comes in force. Where all pods of a profile match it, the profile stays and matches it from now on.
-    pub(super) fn add_peer(&mut self, peer: PeerId, spec: &Arc<PeerSpec>, snapshot: &Snapshot) {
-        let PeerSpec::Pods { namespaces, pods } = &**spec else {
-            return;
-        };
-        self.selectors.insert(peer, spec.clone());
-        let mut matching: BTreeMap<ProfileId, BTreeSet<GroupId>> = BTreeMap::new();
-        let in_space = |name: &str| selects(namespaces, name, snapshot);
-        self.groups.meet(peer, namespaces, in_space, |id, group| {
-            if pods.matches(group.labels()) {
-                matching.entry(group.profile).or_default().insert(id);
-            }
-        });
-        for (id, groups) in matching {
-            let Some(known) = self.known.get(&id) else {
-                continue;
-            };
-            let before = known.profile.clone();
-            let mut with = Profile::clone(&before);
-            with.peers.push(peer);
-            if id == NO_POD || groups.len() * 2 <= known.groups.len() {
-                let new = self.intern(with);
-                groups.into_iter().for_each(|group| self.move_group(group, new));
-                continue;
-            }
-            let others: Vec<GroupId> = known.groups.difference(&groups).copied().collect();
-            self.rename(id, with);
-            if !others.is_empty() {
-                let new = self.intern(Profile::clone(&before));
-                others.into_iter().for_each(|group| self.move_group(group, new));
-            }
-        }
-        self.touched.extend(self.claims.shared());
-    }
-
-    /// A peer is no longer in force. Profiles that then are the same become one.
-    pub(super) fn remove_peer(&mut self, peer: PeerId, spec: &PeerSpec) {
-        if matches!(spec, PeerSpec::Block { .. }) {
-            return;
-        }
-        self.selectors.remove(&peer);
-        self.groups.forget(peer);
-        let has = |known: &Known| known.profile.peers.binary_search(&peer).is_ok();
-        let having: Vec<ProfileId> = self
-            .known
-            .iter()
-            .filter(|(_, known)| has(known))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in having {
-            let known = &self.known[&id];
-            let mut without = Profile::clone(&known.profile);
-            without.peers.retain(|other| *other != peer);
-            let Some(&same) = self.ids.get(&without) else {
-                self.rename(id, without);
-                continue;
-            };
-            let (stays, goes) = if same == NO_POD || self.known[&same].groups.len() >= known.groups.len() {
-                (same, id)
-            } else {
-                (id, same)
-            };
-            self.forget_content(goes);
-            if stays == id {
-                self.rename(id, without);
-            }
-            let groups: Vec<GroupId> = self.known[&goes].groups.iter().copied().collect();
-            groups.into_iter().for_each(|group| self.move_group(group, stays));
-        }
-        self.touched.extend(self.claims.shared());
-    }
-
-    /// Takes the named ports by which egress rules in force reach pods.
-    pub(super) fn want(&mut self, wanted: Wanted) {
-        if self.wanted == wanted {
-            return;
-        }
-        let before = std::mem::replace(&mut self.wanted, wanted);
-        let all = before.of_all != self.wanted.of_all;
-        let concerns = |peer: &PeerId| before.of_peers.get(peer) != self.wanted.of_peers.get(peer);
-        let concerned = self
-            .known
-            .values()
-            .filter(|known| all || known.profile.peers.iter().any(concerns));
-        let groups: Vec<GroupId> = concerned.flat_map(|known| &known.groups).copied().collect();
-        for id in groups {
-            let peers = self.known[&self.groups[id].profile].profile.peers.clone();
-            self.set_peers(id, peers);
-        }
-        self.touched.extend(self.claims.shared());
-    }
-
-    /// A namespace has other labels, or is or is no longer known.
-    pub(super) fn relabel(&mut self, namespace: &str, snapshot: &Snapshot) {
-        self.groups.forget_candidates(namespace);
-        for id in self.groups.of_namespace(namespace) {
-            let peers = self.matching(id, snapshot);
-            self.set_peers(id, peers);
-        }
-        self.touched.extend(self.claims.shared());
-    }
-
     /// A pod is there.
     pub(super) fn add_pod(&mut self, pod: &Arc<Pod>, snapshot: &Snapshot) {
         if !is_peer(pod) {
@@ -252,32 +149,7 @@ impl Profiles {
 
     /// Takes the addresses of nodes: those of this one are on its interfaces.
     pub(super) fn set_nodes(&mut self, own: (&Node, &Node), before: &Snapshot, after: &Snapshot) {
-        let canonical = |node: &Node| {
-            node.addresses
-                .iter()
-                .map(IpAddr::to_canonical)
-                .collect::<BTreeSet<_>>()
-        };
-        if own.0.addresses != own.1.addresses || self.own.is_empty() {
-            let now = canonical(own.1);
-            self.touched.extend(now.symmetric_difference(&self.own));
-            self.own = now;
-        }
-        for (_, old, new) in before.nodes.diff(&after.nodes) {
-            for address in new.into_iter().flat_map(|node| canonical(node)) {
-                *self.of_nodes.entry(address).or_default() += 1;
-                self.touched.insert(address);
-            }
-            for address in old.into_iter().flat_map(|node| canonical(node)) {
-                self.touched.insert(address);
-                if let Some(count) = self.of_nodes.get_mut(&address) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.of_nodes.remove(&address);
-                    }
-                }
-            }
-        }
+        self.nodes.update(own, before, after, &mut self.touched);
     }
 
     /// Addresses that may be something else than when this was last asked, those within `spans` included.
@@ -285,8 +157,7 @@ impl Profiles {
         let mut touched = std::mem::take(&mut self.touched);
         for span in spans {
             touched.extend(self.claims.within(*span));
-            touched.extend(self.own.range(span.0..=span.1));
-            touched.extend(self.of_nodes.range(span.0..=span.1).map(|(address, _)| *address));
+            touched.extend(self.nodes.within(*span));
         }
         touched
     }
@@ -301,8 +172,8 @@ impl Profiles {
     /// Two pods that claim one address have the intersection of their profiles there; a hostNetwork pod matches no selector peer
     /// (rule I6), and neither does an address that is on an interface of this node, whatever a pod claims.
     pub(super) fn host(&mut self, address: IpAddr, findings: &mut Findings) -> Option<Host> {
-        let node = self.own.contains(&address);
-        let remote_node = !node && self.of_nodes.contains_key(&address);
+        let node = self.nodes.is_own(address);
+        let remote_node = !node && self.nodes.is_other(address);
         findings.tell(Place::Address(address), self.claims.faults(address, node));
         let claimed = self.claims.at(address);
         if claimed.is_empty() && !node && !remote_node {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use netpol_common::abi::{IDENTITY_NODE, IDENTITY_NONE, IDENTITY_REMOTE_NODE, Identity};
 
-use self::agree::Agreement;
+use self::{agree::Agreement, giver::Giver, lengths::Lengths};
 use super::{Last, Meaning, State};
 use crate::{
     compile::{Address, ClassId, Compiled, Frontend, NO_PEER},
@@ -17,6 +17,8 @@ use crate::{
 };
 
 mod agree;
+mod giver;
+mod lengths;
 
 /// The prefixes and frontends that a plan is about, with what each shall be; `None`: it shall not be.
 #[derive(Debug, Default)]
@@ -65,44 +67,6 @@ impl Changes {
             .frontends
             .extend(frontends.map(|(frontend, class)| (*frontend, Some(*class))));
         changes
-    }
-}
-
-/// Changes from which on it is looked which prefix lengths there are, instead of trying all.
-const MANY: usize = 16;
-
-/// Prefix lengths, by family (IPv4: true), that prefixes may have.
-struct Lengths(BTreeSet<(bool, u8)>);
-
-impl Lengths {
-    fn new(state: &State, compiled: &Compiled, changes: &Changes) -> Self {
-        if changes.prefixes.len() < MANY {
-            let all = (0..=32).map(|length| (true, length));
-            return Self(all.chain((0..=128).map(|length| (false, length))).collect());
-        }
-        let prefixes = state.identities.keys().chain(compiled.addresses.keys());
-        let wide = prefixes.filter(|net| net.prefix_len() < net.max_prefix_len());
-        let wide = wide.map(|net| (net.addr().is_ipv4(), net.prefix_len()));
-        // All of IPv4, and single addresses.
-        Self(wide.chain([(true, 0), (true, 32), (false, 128)]).collect())
-    }
-
-    /// The prefixes around one, itself included, longest first.
-    fn around(&self, prefix: IpNet) -> impl Iterator<Item = IpNet> {
-        let is_ipv4 = prefix.addr().is_ipv4();
-        let lengths = self.0.range((is_ipv4, 0)..=(is_ipv4, prefix.prefix_len())).rev();
-        lengths.filter_map(move |(_, length)| Some(IpNet::new(prefix.addr(), *length).ok()?.trunc()))
-    }
-
-    /// The value of the longest prefix of a map that covers `prefix`, itself included.
-    fn longest_match<V: Copy>(&self, map: &Map<IpNet, V>, prefix: IpNet) -> Option<V> {
-        self.around(prefix).find_map(|net| map.get(&net).copied())
-    }
-
-    /// The class that a prefix, or the region it leaves behind, will have.
-    fn desired_class(&self, compiled: &Compiled, prefix: IpNet) -> ClassId {
-        let found = self.longest_match(&compiled.addresses, prefix);
-        found.map_or(NO_PEER, |address| address.class)
     }
 }
 
@@ -240,14 +204,7 @@ pub fn number(
     (numbers, left): (Map<u32, Meaning>, BTreeSet<u32>),
     stable: impl Fn(u32, ClassId) -> bool,
 ) -> Numbering {
-    let mut giver = Giver {
-        first_fresh: first_fresh(state, last),
-        owners: numbers.clone(),
-        by_class: None,
-        joinable: BTreeMap::new(),
-        fresh_of: BTreeMap::new(),
-        stable,
-    };
+    let mut giver = Giver::new(first_fresh(state, last), numbers.clone(), stable);
     let mut numbering = Numbering {
         numbers,
         fresh: BTreeSet::new(),
@@ -354,59 +311,4 @@ pub fn number(
         .removals
         .sort_by_key(|prefix| (mapped_length(prefix), *prefix));
     numbering
-}
-
-/// Classes whose numbers are looked for one by one.
-const FEW: usize = 16;
-
-/// Gives numbers to classes.
-struct Giver<S> {
-    first_fresh: u32,
-    owners: Map<u32, Meaning>,
-    /// Numbers of each class, once more than a few are asked for.
-    by_class: Option<BTreeMap<ClassId, Vec<u32>>>,
-    /// For each class a number in use that may be joined, once looked for.
-    joinable: BTreeMap<ClassId, Option<u32>>,
-    fresh_of: BTreeMap<ClassId, u32>,
-    stable: S,
-}
-
-impl<S: Fn(u32, ClassId) -> bool> Giver<S> {
-    /// The numbers in use of a class.
-    fn numbers_of(&mut self, class: ClassId) -> Vec<u32> {
-        if self.by_class.is_none() && self.joinable.len() < FEW {
-            let of_class = self.owners.iter().filter(|(_, meaning)| meaning.class == class);
-            return of_class.map(|(number, _)| *number).collect();
-        }
-        let owners = &self.owners;
-        let by_class = self.by_class.get_or_insert_with(|| {
-            let mut by_class: BTreeMap<ClassId, Vec<u32>> = BTreeMap::new();
-            for (number, meaning) in owners {
-                by_class.entry(meaning.class).or_default().push(*number);
-            }
-            by_class
-        });
-        by_class.get(&class).cloned().unwrap_or_default()
-    }
-
-    fn give(&mut self, class: ClassId, current: Option<u32>) -> u32 {
-        if let Some(current) = current
-            && self
-                .owners
-                .get(&current)
-                .is_some_and(|meaning| meaning.class == class)
-        {
-            return current;
-        }
-        if !self.joinable.contains_key(&class) {
-            let mut numbers = self.numbers_of(class).into_iter();
-            let join = numbers.find(|number| (self.stable)(*number, class));
-            self.joinable.insert(class, join);
-        }
-        let join = self.joinable[&class];
-        join.unwrap_or_else(|| {
-            let next = self.first_fresh + self.fresh_of.len() as u32;
-            *self.fresh_of.entry(class).or_insert(next)
-        })
-    }
 }

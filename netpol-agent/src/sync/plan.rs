@@ -2,6 +2,7 @@
 //! The order of the writes: policies, identities, endpoints, removals.
 
 mod entries;
+mod slots;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,14 +11,15 @@ use netpol_common::{
     tag,
 };
 
+use self::slots::{is_shareable, slots, unshare};
 use super::{
     Last, Meaning, Memory, State, Write, endpoint_addresses,
     identities::{self, Changes},
-    policies::{self, Expander, Slots},
+    policies::{self, Expander},
     second_look::SecondLook,
 };
 use crate::{
-    compile::{self, Compiled, PolicyId},
+    compile::{Compiled, PolicyId},
     model::{Map, ObjectKey},
 };
 
@@ -238,84 +240,6 @@ fn used_policies(desired: Desired<'_>) -> BTreeSet<PolicyId> {
         .values()
         .filter_map(|key| desired.compiled.endpoints.get(key));
     pods.flat_map(|pod| [pod.ingress, pod.egress]).flatten().collect()
-}
-
-/// A number that several endpoints share, and that different policies are to take the place of, becomes several of the same content: what
-/// is added to a number, for an identity that no address carries yet, then means one thing.
-fn unshare(state: &mut State, desired: Desired<'_>, next_policy: &mut u32, writes: &mut Vec<Write>) {
-    let mut first: BTreeMap<u32, Option<PolicyId>> = BTreeMap::new();
-    let mut copies: BTreeMap<(u32, Option<PolicyId>), u32> = BTreeMap::new();
-    let mut endpoints = Vec::new();
-    for (ifindex, endpoint) in &state.endpoints {
-        let Some(pod) = pod_of(desired, *ifindex) else {
-            continue;
-        };
-        let mut separate = |number: u32, target: Option<PolicyId>| {
-            if is_shareable(number) && *first.entry(number).or_insert(target) != target {
-                *copies
-                    .entry((number, target))
-                    .or_insert_with(|| take(next_policy))
-            } else {
-                number
-            }
-        };
-        let separated = Endpoint {
-            ingress_policy: separate(endpoint.ingress_policy, pod.ingress),
-            egress_policy: separate(endpoint.egress_policy, pod.egress),
-            ..*endpoint
-        };
-        if separated != *endpoint {
-            endpoints.push(Write::PutEndpoint {
-                ifindex: *ifindex,
-                endpoint: separated,
-            });
-        }
-    }
-    for ((number, _), copy) in copies {
-        for (key, value) in state.policies.get(&number).into_iter().flatten() {
-            writes.push(Write::PutPolicy {
-                policy: copy,
-                key: *key,
-                value: *value,
-            });
-        }
-    }
-    writes.append(&mut endpoints);
-    for write in writes {
-        state.record(write);
-    }
-}
-
-fn pod_of<'a>(desired: Desired<'a>, ifindex: u32) -> Option<&'a compile::Endpoint> {
-    desired.compiled.endpoints.get(desired.pods.get(&ifindex)?)
-}
-
-/// Whether a policy number has entries that endpoints may share.
-fn is_shareable(number: u32) -> bool {
-    ![POLICY_NONE, POLICY_DENY].contains(&number)
-}
-
-/// Policy numbers in use, each with what takes its place.
-fn slots(state: &State, desired: Desired<'_>) -> Slots {
-    let mut slots = Slots::new();
-    for (ifindex, endpoint) in &state.endpoints {
-        let Some(pod) = desired
-            .pods
-            .get(ifindex)
-            .and_then(|key| desired.compiled.endpoints.get(key))
-        else {
-            continue;
-        };
-        for (number, target) in [
-            (endpoint.ingress_policy, pod.ingress),
-            (endpoint.egress_policy, pod.egress),
-        ] {
-            if ![POLICY_NONE, POLICY_DENY].contains(&number) {
-                slots.insert((number, target));
-            }
-        }
-    }
-    slots
 }
 
 /// The endpoint of each interface.

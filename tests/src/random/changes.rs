@@ -164,7 +164,7 @@ fn any_address(random: &mut Random, snapshot: &Snapshot) -> IpAddr {
 
 /// Changes one thing about a pod. False where it shall be a new pod of that number instead.
 fn change_pod(random: &mut Random, snapshot: &Snapshot, pod: &mut Pod) -> bool {
-    match random.below(9) {
+    match random.below(13) {
         0 => pod.labels = labels(random),
         1 => pod.terminal = !pod.terminal,
         2 => pod.host_network = !pod.host_network,
@@ -176,7 +176,7 @@ fn change_pod(random: &mut Random, snapshot: &Snapshot, pod: &mut Pod) -> bool {
         5 => drop(pod.addresses.pop()),
         // The same as another pod's, perhaps: the one is gone and the other has it, or both claim it.
         6 => pod.addresses = vec![any_address(random, snapshot)],
-        7 => pod.addresses.push(any_address(random, snapshot)),
+        7..=11 => pod.addresses.push(any_address(random, snapshot)),
         _ => return false,
     }
     true

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netpol_common::abi::{Endpoint, IDENTITY_NONE};
 
-use super::{Numbers, is_shareable};
+use super::{Numbers, slots::is_shareable};
 use crate::{
     compile::Compiled,
     model::Map,

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A number for each class that addresses come to.
+
+use std::collections::BTreeMap;
+
+use crate::{compile::ClassId, model::Map, sync::Meaning};
+
+/// Classes whose numbers are looked for one by one.
+const FEW: usize = 16;
+
+/// Gives numbers to classes.
+pub struct Giver<S> {
+    /// The first number that is new.
+    first_fresh: u32,
+    /// What the numbers in use stand for.
+    owners: Map<u32, Meaning>,
+    /// Numbers of each class, once more than a few are asked for.
+    by_class: Option<BTreeMap<ClassId, Vec<u32>>>,
+    /// For each class a number in use that may be joined, once looked for.
+    joinable: BTreeMap<ClassId, Option<u32>>,
+    /// The new number of each class that got one.
+    pub fresh_of: BTreeMap<ClassId, u32>,
+    stable: S,
+}
+
+impl<S: Fn(u32, ClassId) -> bool> Giver<S> {
+    /// One that gives numbers in use, of these `owners`, where they are `stable`, and new ones from `first_fresh` on.
+    pub fn new(first_fresh: u32, owners: Map<u32, Meaning>, stable: S) -> Self {
+        Self {
+            first_fresh,
+            owners,
+            by_class: None,
+            joinable: BTreeMap::new(),
+            fresh_of: BTreeMap::new(),
+            stable,
+        }
+    }
+
+    /// The numbers in use of a class.
+    fn numbers_of(&mut self, class: ClassId) -> Vec<u32> {
+        if self.by_class.is_none() && self.joinable.len() < FEW {
+            let of_class = self.owners.iter().filter(|(_, meaning)| meaning.class == class);
+            return of_class.map(|(number, _)| *number).collect();
+        }
+        let owners = &self.owners;
+        let by_class = self.by_class.get_or_insert_with(|| {
+            let mut by_class: BTreeMap<ClassId, Vec<u32>> = BTreeMap::new();
+            for (number, meaning) in owners {
+                by_class.entry(meaning.class).or_default().push(*number);
+            }
+            by_class
+        });
+        by_class.get(&class).cloned().unwrap_or_default()
+    }
+
+    /// The number that an address of a class shall carry, which carries `current` now.
+    pub fn give(&mut self, class: ClassId, current: Option<u32>) -> u32 {
+        if let Some(current) = current
+            && self
+                .owners
+                .get(&current)
+                .is_some_and(|meaning| meaning.class == class)
+        {
+            return current;
+        }
+        if !self.joinable.contains_key(&class) {
+            let mut numbers = self.numbers_of(class).into_iter();
+            let join = numbers.find(|number| (self.stable)(*number, class));
+            self.joinable.insert(class, join);
+        }
+        let join = self.joinable[&class];
+        join.unwrap_or_else(|| {
+            let next = self.first_fresh + self.fresh_of.len() as u32;
+            *self.fresh_of.entry(class).or_insert(next)
+        })
+    }
+}

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The policy numbers that endpoints have, and what takes their place.
+
+use std::collections::BTreeMap;
+
+use netpol_common::abi::{Endpoint, POLICY_DENY, POLICY_NONE};
+
+use super::{Desired, take};
+use crate::{
+    compile::{self, PolicyId},
+    sync::{State, Write, policies::Slots},
+};
+
+/// A number that several endpoints share, and that different policies are to take the place of, becomes several of the same content: what
+/// is added to a number, for an identity that no address carries yet, then means one thing.
+pub(super) fn unshare(
+    state: &mut State,
+    desired: Desired<'_>,
+    next_policy: &mut u32,
+    writes: &mut Vec<Write>,
+) {
+    let mut first: BTreeMap<u32, Option<PolicyId>> = BTreeMap::new();
+    let mut copies: BTreeMap<(u32, Option<PolicyId>), u32> = BTreeMap::new();
+    let mut endpoints = Vec::new();
+    for (ifindex, endpoint) in &state.endpoints {
+        let Some(pod) = pod_of(desired, *ifindex) else {
+            continue;
+        };
+        let mut separate = |number: u32, target: Option<PolicyId>| {
+            if is_shareable(number) && *first.entry(number).or_insert(target) != target {
+                *copies
+                    .entry((number, target))
+                    .or_insert_with(|| take(next_policy))
+            } else {
+                number
+            }
+        };
+        let separated = Endpoint {
+            ingress_policy: separate(endpoint.ingress_policy, pod.ingress),
+            egress_policy: separate(endpoint.egress_policy, pod.egress),
+            ..*endpoint
+        };
+        if separated != *endpoint {
+            endpoints.push(Write::PutEndpoint {
+                ifindex: *ifindex,
+                endpoint: separated,
+            });
+        }
+    }
+    for ((number, _), copy) in copies {
+        for (key, value) in state.policies.get(&number).into_iter().flatten() {
+            writes.push(Write::PutPolicy {
+                policy: copy,
+                key: *key,
+                value: *value,
+            });
+        }
+    }
+    writes.append(&mut endpoints);
+    for write in writes {
+        state.record(write);
+    }
+}
+
+fn pod_of<'a>(desired: Desired<'a>, ifindex: u32) -> Option<&'a compile::Endpoint> {
+    desired.compiled.endpoints.get(desired.pods.get(&ifindex)?)
+}
+
+/// Whether a policy number has entries that endpoints may share.
+pub(super) fn is_shareable(number: u32) -> bool {
+    ![POLICY_NONE, POLICY_DENY].contains(&number)
+}
+
+/// Policy numbers in use, each with what takes its place.
+pub(super) fn slots(state: &State, desired: Desired<'_>) -> Slots {
+    let mut slots = Slots::new();
+    for (ifindex, endpoint) in &state.endpoints {
+        let Some(pod) = pod_of(desired, *ifindex) else {
+            continue;
+        };
+        let targets = [
+            (endpoint.ingress_policy, pod.ingress),
+            (endpoint.egress_policy, pod.egress),
+        ];
+        slots.extend(targets.into_iter().filter(|(number, _)| is_shareable(*number)));
+    }
+    slots
+}
