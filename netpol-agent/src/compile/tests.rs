@@ -5,6 +5,7 @@ use self::build::*;
 use crate::model::*;
 
 mod build;
+mod changes;
 mod codes;
 mod odd;
 mod properties;

@@ -110,8 +110,8 @@ pub(super) fn port_name(name: &str) -> PolicyPort {
     }
 }
 
-pub(super) fn compiled(pods: Vec<Pod>, policies: Vec<NetworkPolicy>) -> Compiled {
-    let snapshot = Snapshot {
+pub(super) fn snapshot(pods: Vec<Pod>, policies: Vec<NetworkPolicy>) -> Snapshot {
+    Snapshot {
         pods: pods
             .into_iter()
             .map(|pod| (pod.key.clone(), Arc::new(pod)))
@@ -121,11 +121,18 @@ pub(super) fn compiled(pods: Vec<Pod>, policies: Vec<NetworkPolicy>) -> Compiled
             .map(|policy| (policy.key.clone(), Arc::new(policy)))
             .collect(),
         ..Default::default()
-    };
-    let node = Node {
+    }
+}
+
+pub(super) fn node() -> Node {
+    Node {
         name: "n1".into(),
         addresses: BTreeSet::from(["192.168.0.1".parse().unwrap()]),
-    };
+    }
+}
+
+pub(super) fn compiled(pods: Vec<Pod>, policies: Vec<NetworkPolicy>) -> Compiled {
+    let (snapshot, node) = (snapshot(pods, policies), node());
     let first = compile(&snapshot, &node);
     assert_eq!(first, compile(&snapshot, &node), "compiling twice gives the same");
     for address in first.addresses.values() {
