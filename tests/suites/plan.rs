@@ -27,6 +27,8 @@ use proptest::prelude::*;
 mod life;
 #[path = "plan/open_flows.rs"]
 mod open_flows;
+#[path = "plan/shared.rs"]
+mod shared;
 
 const PROBES: usize = 60;
 /// The uplink.
@@ -341,9 +343,19 @@ fn c3_numbers_are_never_given_twice() {
         let mut snapshot = cluster(&mut random);
         let mut pods: BTreeMap<u32, (u32, u32)> = BTreeMap::new();
         let mut retired = BTreeSet::new();
+        let mut owners = BTreeMap::new();
         for _ in 0..12 {
-            let (_, plan) = bench.plan(&snapshot);
+            let (compiled, plan) = bench.plan(&snapshot);
             bench.apply(plan);
+            for (key, pod) in &compiled.endpoints {
+                let owner = (key.clone(), pod.uid.clone());
+                let id = bench.state.endpoints[&interface(key)].id;
+                let known = owners.insert(id, owner.clone());
+                prop_assert!(
+                    known.is_none_or(|known| known == owner),
+                    "endpoint {id} is another pod's: {owner:?}"
+                );
+            }
             let numbers: BTreeSet<u16> = bench.state.endpoints.values().map(Endpoint::number).collect();
             prop_assert!(
                 numbers.len() == bench.state.endpoints.len() && !numbers.contains(&0),
@@ -379,6 +391,7 @@ fn c3_numbers_are_never_given_twice() {
             snapshot = change(&mut random, &snapshot);
             if random.below(4) == 0 {
                 bench.memory = Memory::default();
+                owners.clear(); // Nobody remembers the uids.
             }
             if random.below(4) == 0 {
                 // Many pods came and went: the numbers in tags begin anew.

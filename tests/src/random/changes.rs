@@ -164,7 +164,7 @@ fn any_address(random: &mut Random, snapshot: &Snapshot) -> IpAddr {
 
 /// Changes one thing about a pod. False where it shall be a new pod of that number instead.
 fn change_pod(random: &mut Random, snapshot: &Snapshot, pod: &mut Pod) -> bool {
-    match random.below(13) {
+    match random.below(14) {
         0 => pod.labels = labels(random),
         1 => pod.terminal = !pod.terminal,
         2 => pod.host_network = !pod.host_network,
@@ -177,6 +177,8 @@ fn change_pod(random: &mut Random, snapshot: &Snapshot, pod: &mut Pod) -> bool {
         // The same as another pod's, perhaps: the one is gone and the other has it, or both claim it.
         6 => pod.addresses = vec![any_address(random, snapshot)],
         7..=11 => pod.addresses.push(any_address(random, snapshot)),
+        // It is another pod of the same name, with the same address.
+        12 => pod.uid = format!("uid-{}", random.below(1000)),
         _ => return false,
     }
     true

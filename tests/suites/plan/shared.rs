@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Endpoints that share a policy number and then no longer do (rule B4).
+
+use netpol_agent::model::{Direction, Snapshot};
+use netpol_tests::{
+    kernel::{Probe, passes},
+    objects::snapshot,
+    random::nodes,
+};
+use serde_json::{Value, json};
+
+use super::Bench;
+
+/// Two pods of the bench's node that give one port name different numbers, a peer on the other node, and a policy for both with these rules.
+fn two_pods(ingress: Value) -> Snapshot {
+    let pod = |name: &str, node: usize, address: &str, label: &str, number: u16| {
+        json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": "ns", "name": name, "labels": {"app": label}},
+            "spec": {"nodeName": nodes()[node].name, "containers": [
+                {"name": "c", "ports": [{"name": "http", "containerPort": number}]}]},
+            "status": {"podIP": address, "podIPs": [{"ip": address}]}})
+    };
+    let policy = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"namespace": "ns", "name": "p"},
+        "spec": {"podSelector": {"matchLabels": {"app": "own"}}, "ingress": ingress}});
+    let objects = [
+        pod("pod-1", 0, "10.244.0.9", "own", 80),
+        pod("pod-2", 0, "10.244.0.10", "own", 8080),
+        pod("pod-3", 1, "10.244.1.11", "peer", 80),
+        policy,
+    ];
+    snapshot(&objects).expect("the objects are right")
+}
+
+#[test]
+fn b4_what_one_endpoint_will_allow_is_not_open_at_another_on_the_way() {
+    let mut bench = Bench::new(true);
+    let (_, first) = bench.plan(&two_pods(json!([])));
+    bench.apply(first);
+    let policy = |ifindex: u32, bench: &Bench| bench.state.endpoints[&ifindex].ingress_policy;
+    assert_eq!(policy(101, &bench), policy(102, &bench), "they share a number");
+    let peer = json!({"podSelector": {"matchLabels": {"app": "peer"}}});
+    let (_, plan) = bench.plan(&two_pods(json!([{"from": [peer], "ports": [{"port": "http"}]}])));
+    let probe = |ifindex, port| Probe {
+        ifindex,
+        direction: Direction::Ingress,
+        remote: "10.244.1.11".parse().expect("an address"),
+        protocol: 6,
+        port,
+    };
+    let mut state = bench.state.clone();
+    for write in &plan.writes {
+        state.record(write);
+        for (ifindex, port) in [(101, 8080), (102, 80)] {
+            assert!(!passes(&state, &probe(ifindex, port)), "after {write:?}");
+        }
+    }
+    assert!(passes(&state, &probe(101, 80)) && passes(&state, &probe(102, 8080)));
+}
