@@ -2,7 +2,6 @@
 //! Changes after which something that was compiled before must not stay.
 
 use super::{super::Compiler, build::*};
-use crate::model::*;
 
 /// An address of two pods matches what both match. When a peer leaves force that only both together had, it is what others are.
 #[test]
