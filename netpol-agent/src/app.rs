@@ -146,7 +146,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
                 None => break,
             },
             Ok(()) = snapshots.changed() => {
-                reconciler.set_snapshot(snapshots.borrow_and_update().clone());
+                reconciler.set_snapshot(snapshots.borrow_and_update().as_ref());
                 reread_if_waiting = true;
             }
             Ok(()) = interfaces.changed() => reconciler.set_interfaces(interfaces.borrow_and_update().clone()),

@@ -5,6 +5,7 @@
 
 mod labels;
 mod map;
+mod received;
 mod text;
 
 use std::{fmt, net::IpAddr, sync::Arc};
@@ -13,6 +14,7 @@ use serde::Serialize;
 
 pub use labels::Labels;
 pub use map::{Change, Iter, Map, Set};
+pub use received::Received;
 pub use text::Text;
 
 /// Namespace and name of a namespaced object. Displayed as `namespace/name`.
@@ -300,6 +302,8 @@ pub struct SliceEndpoint {
 pub struct Snapshot {
     /// Raised by one for each snapshot; goes through all stages, logs and metrics.
     pub revision: u64,
+    /// When its first event came.
+    pub received: Received,
     /// Nodes by name, with the addresses that their objects tell.
     pub nodes: Map<String, Arc<Node>>,
     /// Namespaces by name. A namespace that is named by a pod or policy but not present counts as having no labels

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use netpol_common::abi::{Config, Lifetimes};
@@ -31,6 +31,8 @@ pub struct Reconciler {
     events_per_second: u32,
     lifetimes: Lifetimes,
     snapshot: Option<Arc<Snapshot>>,
+    /// When the first event came that no turn has followed.
+    received: Option<Instant>,
     interfaces: Option<Arc<Interfaces>>,
     compiler: Compiler,
     reported: Set<Diagnostic>,
@@ -41,6 +43,18 @@ pub struct Reconciler {
     waiting: usize,
     swept: bool,
     status: watch::Sender<Arc<Status>>,
+}
+
+/// What is told of a turn, beside its report.
+struct Turn {
+    /// Local pods whose interface is not known yet.
+    waiting: usize,
+    /// Nothing was written but programs attached anew.
+    routine: bool,
+    /// From the first event of the revision to its last write, if this is its first turn.
+    delay: Option<Duration>,
+    /// Of the turn itself.
+    duration: Duration,
 }
 
 impl Reconciler {
@@ -60,6 +74,7 @@ impl Reconciler {
             events_per_second: options.events_per_second,
             lifetimes: options.lifetimes,
             snapshot: None,
+            received: None,
             interfaces: None,
             compiler: Compiler::default(),
             reported: Set::new(),
@@ -71,9 +86,11 @@ impl Reconciler {
         }
     }
 
-    /// Takes what the source knows.
-    pub fn set_snapshot(&mut self, snapshot: Option<Arc<Snapshot>>) {
-        self.snapshot = snapshot.or(self.snapshot.take());
+    /// Takes what the source knows, while the source can publish nothing new: a moment is taken with its snapshot, or left to the next.
+    pub fn set_snapshot(&mut self, snapshot: Option<&Arc<Snapshot>>) {
+        let received = snapshot.and_then(|snapshot| snapshot.received.take());
+        self.received = self.received.into_iter().chain(received).min();
+        self.snapshot = snapshot.cloned().or(self.snapshot.take());
     }
 
     /// Takes what the node's interfaces are.
@@ -174,7 +191,10 @@ impl Reconciler {
         let report = sync::apply(plan, &mut self.state, &mut self.memory, |write| {
             datapath.write(write)
         });
-        match self.datapath.finish() {
+        let finished = self.datapath.finish();
+        // Later turns of a revision repair, or follow the interfaces: they are not its delay.
+        let delay = self.received.take().map(|received| received.elapsed());
+        match finished {
             Ok(seeded) => self
                 .status
                 .send_modify(|status| Arc::make_mut(status).seeded = seeded),
@@ -185,9 +205,15 @@ impl Reconciler {
         }
         let waiting = compiled.endpoints.len() - pods.len();
         self.waiting = waiting;
-        self.publish(&report, waiting, started);
         let first = self.applied.is_none();
-        self.log(&report, waiting, routine, started);
+        let turn = Turn {
+            waiting,
+            routine,
+            delay,
+            duration: started.elapsed(),
+        };
+        self.publish(&report, &turn);
+        self.log(&report, &turn);
         if first || report.writes > memory::LARGE {
             memory::give_back();
         }
@@ -229,7 +255,7 @@ impl Reconciler {
         }
     }
 
-    fn log(&mut self, report: &Report, waiting: usize, routine: bool, started: Instant) {
+    fn log(&mut self, report: &Report, turn: &Turn) {
         for failure in &report.failures {
             error!(revision = report.revision, %failure, "a write failed, and will be tried again");
         }
@@ -239,19 +265,20 @@ impl Reconciler {
                 ifindex, "the interface keeps its old policy, or is closed"
             );
         }
-        if self.applied == Some(report.revision) && routine {
+        if self.applied == Some(report.revision) && turn.routine {
             return;
         }
         self.applied = Some(report.revision);
         info!(
             revision = report.revision,
             endpoints = self.state.endpoints.len(),
-            waiting,
+            waiting = turn.waiting,
             policies = self.state.policies.len(),
             identities = self.state.identities.len(),
             writes = report.writes,
             failures = report.failures.len(),
-            duration_ms = started.elapsed().as_millis() as u64,
+            duration_ms = turn.duration.as_millis() as u64,
+            delay_us = turn.delay.map(|delay| delay.as_micros() as u64),
             "revision applied"
         );
     }
@@ -282,7 +309,7 @@ impl Reconciler {
         self.reported = diagnostics.clone();
     }
 
-    fn publish(&self, report: &Report, waiting: usize, started: Instant) {
+    fn publish(&self, report: &Report, turn: &Turn) {
         let endpoints: BTreeMap<u32, _> = self
             .state
             .endpoints
@@ -294,14 +321,17 @@ impl Reconciler {
             status.revision = report.revision;
             status.ready |= report.failures.is_empty();
             status.endpoints = endpoints;
-            status.endpoints_waiting = waiting;
+            status.endpoints_waiting = turn.waiting;
             status.endpoints_held_back = report.held_back.len();
             status.policies = self.state.policies.len();
             status.identities = self.state.identities.len();
             status.diagnostics.clone_from(&self.by_code);
             status.write_failures += report.failures.len() as u64;
             status.writes += report.writes as u64;
-            status.last_duration = started.elapsed();
+            status.last_duration = turn.duration;
+            if let Some(delay) = turn.delay {
+                status.delays.observe(delay);
+            }
         });
     }
 }

@@ -107,6 +107,13 @@ impl Collector for AgentMetrics {
             Some(&Unit::Seconds),
             duration.metric_type(),
         )?)?;
+        let delays = &status.delays.0;
+        delays.encode(encoder.encode_descriptor(
+            "change_to_kernel",
+            "Time from the first event of a revision to its last write to the kernel",
+            Some(&Unit::Seconds),
+            delays.metric_type(),
+        )?)?;
         let kind = ConstGauge::new(0i64).metric_type();
         let mut family = encoder.encode_descriptor(
             "diagnostics",
@@ -173,5 +180,32 @@ impl Collector for PacketMetrics {
             ConstCounter::new(count).encode(family.encode_family(&[("direction", direction.name())])?)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn delays_are_told_in_seconds() {
+        let status = Status::default();
+        status.delays.observe(Duration::from_millis(4));
+        status.delays.observe(Duration::from_secs(60));
+        let mut registry = Registry::with_prefix("netpol");
+        let (_sender, receiver) = watch::channel(Arc::new(status));
+        registry.register_collector(Box::new(AgentMetrics(receiver)));
+        let text = text(&registry).unwrap();
+        for line in [
+            "netpol_change_to_kernel_seconds_bucket{le=\"0.0025\"} 0",
+            "netpol_change_to_kernel_seconds_bucket{le=\"0.005\"} 1",
+            "netpol_change_to_kernel_seconds_bucket{le=\"10.0\"} 1",
+            "netpol_change_to_kernel_seconds_bucket{le=\"+Inf\"} 2",
+            "netpol_change_to_kernel_seconds_sum 60.004",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
     }
 }

@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use prometheus_client::metrics::histogram::Histogram;
+
 use crate::{
     datapath::{Expired, Seeded},
     model::ObjectKey,
@@ -39,4 +41,28 @@ pub struct Status {
     pub expired: Expired,
     /// How long the last turn took.
     pub last_duration: Duration,
+    /// From the first event of a revision to its last write.
+    pub delays: Delays,
+}
+
+/// Upper bounds of the delays that are counted together, in seconds: targets are about a few milliseconds.
+const DELAYS: [f64; 14] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+/// How long changes took from the event to the kernel. Clones count together.
+#[derive(Debug, Clone)]
+pub struct Delays(pub(super) Histogram);
+
+impl Delays {
+    /// Counts one.
+    pub fn observe(&self, delay: Duration) {
+        self.0.observe(delay.as_secs_f64());
+    }
+}
+
+impl Default for Delays {
+    fn default() -> Self {
+        Self(Histogram::new(DELAYS))
+    }
 }

@@ -79,9 +79,10 @@ pub(super) async fn run(
     let (sender, mut events) = mpsc::unbounded_channel();
     // Watched before it is read: no change is missed in between.
     let mut notices = Notices::start(dir, sender)?;
+    let opened = Instant::now();
     let mut folder = Folder::open(dir)?;
     tracing::info!(directory = %dir.display(), files = folder.len(), "manifest folder read");
-    publisher.publish(folder.objects(), folder.diagnostics());
+    publisher.publish(folder.objects(), folder.diagnostics(), opened);
 
     let mut burst = Burst::default();
     let mut vanished: Option<Instant> = None;
@@ -101,10 +102,10 @@ pub(super) async fn run(
                     burst.touch(Instant::now());
                 }
             }
-            () = burst.over() => {
+            received = burst.over() => {
                 let confirmed = vanished.is_some_and(|since| since.elapsed() >= VANISHED);
                 match folder.scan(&notices.being_written(), confirmed) {
-                    Scan::Changed => publisher.publish(folder.objects(), folder.diagnostics()),
+                    Scan::Changed => publisher.publish(folder.objects(), folder.diagnostics(), received),
                     Scan::Vanished => {
                         vanished.get_or_insert_with(Instant::now);
                         continue;

@@ -75,15 +75,15 @@ pub(super) async fn run(
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            Some((kind, update)) = updates.recv() => {
+            Some((kind, update, received)) = updates.recv() => {
                 let mut changed = cluster.apply(kind, update);
                 // What has come by now goes out together. More merges with it while a turn runs: the receiver only sees the last snapshot.
                 for _ in 1..QUEUE {
-                    let Ok((kind, update)) = updates.try_recv() else { break };
+                    let Ok((kind, update, _)) = updates.try_recv() else { break };
                     changed |= cluster.apply(kind, update);
                 }
                 if changed && cluster.is_complete() {
-                    publisher.publish(&cluster.objects, &[]);
+                    publisher.publish(&cluster.objects, &[], received);
                 }
             }
         }

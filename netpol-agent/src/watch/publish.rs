@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch::Sender, time::Instant};
 
-use crate::model::{Diagnostic, Snapshot};
+use crate::model::{Diagnostic, Received, Snapshot};
 
 use super::object::Objects;
 
@@ -29,10 +29,11 @@ impl Publisher {
         }
     }
 
-    /// Publishes `objects` as the next revision. What is wrong with them is logged with what the compiler finds, once.
-    pub fn publish(&mut self, objects: &Objects, diagnostics: &[Diagnostic]) {
+    /// Publishes `objects` as the next revision, whose first event came at `received`. What is wrong with them is logged with what the
+    /// compiler finds, once.
+    pub fn publish(&mut self, objects: &Objects, diagnostics: &[Diagnostic], received: Instant) {
         self.revision += 1;
-        let snapshot = objects.snapshot(self.revision, diagnostics);
+        let mut snapshot = objects.snapshot(self.revision, diagnostics);
         tracing::debug!(
             revision = self.revision,
             namespaces = snapshot.namespaces.len(),
@@ -40,30 +41,47 @@ impl Publisher {
             policies = snapshot.policies.len(),
             "snapshot published"
         );
-        self.snapshots.send_replace(Some(Arc::new(snapshot)));
+        // Dropped when the channel is free again.
+        let mut replaced = None;
+        self.snapshots.send_modify(|last| {
+            let received = Received::at(received.into_std());
+            snapshot.received = match last {
+                Some(last) => received.after(&last.received),
+                None => received,
+            };
+            replaced = last.replace(Arc::new(snapshot));
+        });
     }
 }
 
 /// When a burst of changes of files is to be published.
 #[derive(Debug, Default)]
 pub struct Burst {
-    limits: Option<(Instant, Instant)>,
+    limits: Option<Limits>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    first: Instant,
+    due: Instant,
 }
 
 impl Burst {
     /// Something changed at `now`.
     pub fn touch(&mut self, now: Instant) {
-        let last = self.limits.map_or(now + AT_MOST, |(_, last)| last);
-        self.limits = Some(((now + QUIET).min(last), last));
+        let first = self.limits.map_or(now, |limits| limits.first);
+        let due = (now + QUIET).min(first + AT_MOST);
+        self.limits = Some(Limits { first, due });
     }
 
-    /// Resolves when the burst is over, and forgets it; pends while nothing has changed.
-    pub async fn over(&mut self) {
-        match self.limits {
-            Some((due, _)) => tokio::time::sleep_until(due).await,
-            None => std::future::pending().await,
-        }
+    /// Resolves when the burst is over, with the moment of its first change, and forgets it; pends while nothing has changed.
+    pub async fn over(&mut self) -> Instant {
+        let Some(Limits { first, due }) = self.limits else {
+            return std::future::pending().await;
+        };
+        tokio::time::sleep_until(due).await;
         self.limits = None;
+        first
     }
 }
 
@@ -76,10 +94,11 @@ mod tests {
         let start = Instant::now();
         let mut burst = Burst::default();
         burst.touch(start);
-        assert_eq!(burst.limits.unwrap().0, start + QUIET);
+        assert_eq!(burst.limits.unwrap().due, start + QUIET);
         burst.touch(start + QUIET / 2);
-        assert_eq!(burst.limits.unwrap().0, start + QUIET / 2 + QUIET);
+        assert_eq!(burst.limits.unwrap().due, start + QUIET / 2 + QUIET);
         burst.touch(start + AT_MOST - QUIET / 2);
-        assert_eq!(burst.limits.unwrap().0, start + AT_MOST);
+        assert_eq!(burst.limits.unwrap().due, start + AT_MOST);
+        assert_eq!(burst.limits.unwrap().first, start);
     }
 }

@@ -12,7 +12,7 @@ use kube::{
         watcher::{self, DefaultBackoff, Event},
     },
 };
-use tokio::sync::mpsc::Sender;
+use tokio::{sync::mpsc::Sender, time::Instant};
 
 use super::{Update, failure::Failure};
 use crate::watch::{convert, object::Kind, wire::Wire};
@@ -26,7 +26,7 @@ fn may_be_missing(kind: Kind) -> bool {
 }
 
 /// Watches all objects of a kind. Ends when the receiver is gone.
-pub(super) async fn watch<T>(client: Client, updates: Sender<(Kind, Update)>)
+pub(super) async fn watch<T>(client: Client, updates: Sender<(Kind, Update, Instant)>)
 where
     T: Wire + Clone + Debug + Send + 'static,
 {
@@ -36,6 +36,7 @@ where
     let mut backoff = DefaultBackoff::default();
     let mut failing: Option<Failure> = None;
     while let Some(event) = events.next().await {
+        let received = Instant::now();
         let update = match event {
             // Says that a list is about to be asked for, not that the server answers.
             Ok(Event::Init) => Update::Listing,
@@ -52,14 +53,14 @@ where
             }
             Err(error) => {
                 let missing = fail(kind, Failure::of(&error), &mut failing);
-                if missing && updates.send((kind, Update::Missing)).await.is_err() {
+                if missing && updates.send((kind, Update::Missing, received)).await.is_err() {
                     return;
                 }
                 retry(&api, missing, &mut backoff, &mut failing).await;
                 continue;
             }
         };
-        if updates.send((kind, update)).await.is_err() {
+        if updates.send((kind, update, received)).await.is_err() {
             return;
         }
     }
