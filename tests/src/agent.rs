@@ -28,6 +28,7 @@ use crate::{netns::NetNs, node::Node, privilege};
 
 pub use command::{cleanup, inside};
 pub use launch::Launch;
+pub use log::Applied;
 
 use log::Log;
 
@@ -174,6 +175,19 @@ impl Agent {
     /// With its log, if it ends or [`DEADLINE`] passes before.
     pub fn wait_for_revision_after(&self, revision: u64) -> Result<u64> {
         self.log.wait_for_revision_after(revision, self.deadline)
+    }
+
+    /// Waits for the line of a revision above `revision` among those after the first `seen` ones, and gives what it says.
+    ///
+    /// # Errors
+    /// With its log, if it ends or `deadline` passes before.
+    pub fn wait_for_applied(&self, seen: usize, revision: u64, deadline: Duration) -> Result<Applied> {
+        self.log.wait_for_applied(seen, revision, deadline)
+    }
+
+    /// What it said of applied revisions after the first `seen` lines.
+    pub fn applied_since(&self, seen: usize) -> Vec<Applied> {
+        self.log.applied_since(seen)
     }
 
     /// Waits for a log line that contains `text` among those after the first `seen` ones (see [`Agent::log_length`]).

@@ -25,6 +25,7 @@ use tokio::runtime::Runtime;
 
 use crate::{netns::NetNs, node::Node, privilege};
 
+pub use processes::ETCD;
 use processes::end;
 
 /// How long a start may take before it has failed; on busy machines it takes seconds.

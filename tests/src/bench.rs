@@ -2,6 +2,8 @@
 //! The benchmarks: what netpol costs, beside what it is held against, measured in the same run. A group of them measures
 //! [`Figure`]s; the rest of this module shows, keeps and compares them.
 
+pub mod agent;
+pub mod changes;
 pub mod compare;
 pub mod figure;
 pub mod json;
@@ -42,5 +44,10 @@ pub const GROUPS: &[Group] = &[
         name: "memory",
         title: "kernel memory of the maps",
         measure: memory::measure,
+    },
+    Group {
+        name: "agent",
+        title: "the agent by the size of the cluster: from change to kernel, start, memory, CPU time",
+        measure: agent::measure,
     },
 ];

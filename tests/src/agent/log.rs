@@ -5,11 +5,25 @@ use std::{
     io::{BufRead, BufReader, Read},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Result, bail};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
+
+/// What an agent says when it has applied a revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applied {
+    /// The revision.
+    pub revision: u64,
+    /// When it said so, with a resolution of a microsecond.
+    pub at: SystemTime,
+    /// Writes to kernel maps.
+    pub writes: u64,
+    /// From the first event of the revision to its last write; nothing on later lines of the same revision.
+    pub delay: Option<Duration>,
+}
 
 /// The log of one run of an agent.
 #[derive(Debug, Default)]
@@ -60,6 +74,25 @@ impl Log {
         })
     }
 
+    /// Waits for a revision above `revision` in a line after the first `seen` ones.
+    pub(super) fn wait_for_applied(&self, seen: usize, revision: u64, deadline: Duration) -> Result<Applied> {
+        self.wait(deadline, &format!("a revision after {revision}"), |lines| {
+            let applied = lines.iter().skip(seen).filter_map(|line| applied(line));
+            applied.into_iter().find(|applied| applied.revision > revision)
+        })
+    }
+
+    /// Applied revisions in the lines after the first `seen` ones.
+    pub(super) fn applied_since(&self, seen: usize) -> Vec<Applied> {
+        let lines = self.lock();
+        lines
+            .lines
+            .iter()
+            .skip(seen)
+            .filter_map(|line| applied(line))
+            .collect()
+    }
+
     /// Waits for a line that contains `text`, after the first `seen` ones; with the log, if it does not come.
     pub(super) fn wait_for_line(&self, seen: usize, text: &str, deadline: Duration) -> Result<String> {
         self.wait(deadline, &format!("a log line with {text:?}"), |lines| {
@@ -97,21 +130,32 @@ impl Log {
 }
 
 fn last_revision(lines: &[String]) -> u64 {
-    lines.iter().rev().find_map(|line| applied(line)).unwrap_or(0)
+    let applied = lines.iter().rev().find_map(|line| applied(line));
+    applied.map_or(0, |applied| applied.revision)
 }
 
-/// The revision of a `revision applied` line that tells of no failed write, and of no pod whose interface is still to be found.
-fn applied(line: &str) -> Option<u64> {
+/// A `revision applied` line that tells of no failed write, and of no pod whose interface is still to be found.
+fn applied(line: &str) -> Option<Applied> {
+    // Most lines are others: they are not parsed.
+    if !line.contains("revision applied") {
+        return None;
+    }
     let value: Value = serde_json::from_str(line).ok()?;
     let fields = value.get("fields")?;
     if fields.get("message")?.as_str()? != "revision applied" {
         return None;
     }
-    let is_open = |field: &str| fields.get(field).and_then(Value::as_u64).unwrap_or(0) > 0;
-    if is_open("failures") || is_open("waiting") {
+    let number = |field: &str| fields.get(field).and_then(Value::as_u64);
+    if number("failures").unwrap_or(0) > 0 || number("waiting").unwrap_or(0) > 0 {
         return None;
     }
-    fields.get("revision")?.as_u64()
+    let at: Timestamp = value.get("timestamp")?.as_str()?.parse().ok()?;
+    Some(Applied {
+        revision: number("revision")?,
+        at: at.into(),
+        writes: number("writes").unwrap_or(0),
+        delay: number("delay_us").map(Duration::from_micros),
+    })
 }
 
 #[cfg(test)]
@@ -120,8 +164,11 @@ mod tests {
 
     #[test]
     fn the_last_applied_revision_counts() {
-        let line =
-            |message, revision| format!(r#"{{"fields":{{"message":"{message}","revision":{revision}}}}}"#);
+        let line = |message, revision| {
+            format!(
+                r#"{{"timestamp":"2026-11-21T05:10:06.385244Z","fields":{{"message":"{message}","revision":{revision},"writes":2,"delay_us":1500}}}}"#
+            )
+        };
         let lines = [
             line("revision applied", 3),
             line("revision applied", 4),
@@ -130,7 +177,14 @@ mod tests {
         ];
         assert_eq!(last_revision(&lines), 4);
         assert_eq!(last_revision(&lines[2..]), 0);
-        let failed = r#"{"fields":{"message":"revision applied","revision":7,"failures":1}}"#;
+        let failed = r#"{"timestamp":"2026-11-21T05:10:06.385244Z","fields":{"message":"revision applied","revision":7,"failures":1}}"#;
         assert_eq!(last_revision(&[failed.to_owned()]), 0);
+        let applied = applied(&lines[0]).unwrap();
+        assert_eq!(
+            (applied.writes, applied.delay),
+            (2, Some(Duration::from_micros(1500)))
+        );
+        let since = applied.at.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(since, Duration::from_micros(1_795_237_806_385_244));
     }
 }

@@ -210,12 +210,31 @@ impl ApiServer {
         })
     }
 
+    /// A client with every right, to be used within [`ApiServer::run`].
+    ///
+    /// # Errors
+    /// If the server does not run.
+    pub fn administrator(&self) -> Result<Client> {
+        self.client()
+    }
+
     fn client(&self) -> Result<Client> {
         self.client.clone().context("the API server does not run")
     }
 
+    /// Runs on a thread in the namespace and goes on until it ends, or the server is dropped.
+    pub fn follow(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(work);
+    }
+
     /// Runs on a thread in the namespace, where connections are made.
-    fn run<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
         match self.runtime.block_on(self.runtime.spawn(work)) {
             Ok(result) => result,
             Err(error) => bail!("a request panicked: {error}"),

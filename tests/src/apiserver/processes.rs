@@ -14,7 +14,8 @@ use nix::sys::{prctl, signal::Signal};
 use super::{ApiServer, PORT};
 use crate::agent::inside;
 
-const ETCD: &str = "http://127.0.0.1:2379";
+/// Where etcd listens, in the node's network namespace.
+pub const ETCD: &str = "http://127.0.0.1:2379";
 const ETCD_PEERS: &str = "http://127.0.0.1:2380";
 
 impl ApiServer {

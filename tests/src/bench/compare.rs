@@ -5,6 +5,8 @@ use super::{Figure, figure::Spread, json::Report, table::number};
 
 /// What a median must move by to count, as a part of it.
 const THRESHOLD: f64 = 0.05;
+/// What middle and 99th percentile of single times must both move by, as a part of them.
+const TIMES: f64 = 0.25;
 
 /// What became of a figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +41,7 @@ pub fn compare(now: &[Figure], before: &[Figure]) -> Vec<Row> {
         let spreads = (saved.and_then(Figure::related), figure.related());
         let change = match (saved, spreads) {
             (None, _) => Change::New,
+            (Some(_), (Some(before), Some(now))) if figure.times => judge_times(&before, &now),
             (Some(_), (Some(before), Some(now))) => judge(&before, &now, figure.more_is_better),
             (Some(_), _) => Change::Same,
         };
@@ -64,6 +67,18 @@ fn judge(before: &Spread, now: &Spread, more_is_better: bool) -> Change {
         Change::Better
     } else {
         Change::Worse
+    }
+}
+
+fn judge_times(before: &Spread, now: &Spread) -> Change {
+    let moved = |before: f64, now: f64| (now - before) / before.abs();
+    let moves = [moved(before.min, now.min), moved(before.median, now.median)];
+    if moves.iter().all(|moved| *moved > TIMES) {
+        Change::Worse
+    } else if moves.iter().all(|moved| *moved < -TIMES) {
+        Change::Better
+    } else {
+        Change::Same
     }
 }
 
@@ -104,6 +119,19 @@ mod tests {
 
     fn change(now: Figure, before: Figure) -> Change {
         compare(&[now], &[before])[0].change
+    }
+
+    #[test]
+    fn single_times_change_if_middle_and_99th_percentile_do() {
+        let times = |middle: f64, slow: f64| {
+            let times = [vec![middle; 90], vec![slow; 10]].concat();
+            Figure::of_times("g", "t", "ms", times)
+        };
+        let change = |middle, slow| compare(&[times(middle, slow)], &[times(2.0, 8.0)])[0].change;
+        assert_eq!(change(3.0, 12.0), Change::Worse);
+        assert_eq!(change(1.0, 4.0), Change::Better);
+        assert_eq!(change(2.0, 100.0), Change::Same);
+        assert_eq!(change(3.0, 4.0), Change::Same);
     }
 
     #[test]

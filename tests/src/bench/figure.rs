@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One measured thing: its samples, those of what it is held against, and what it should reach.
 
+mod spread;
+
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
+
+pub use spread::Spread;
 
 /// One measured thing. A sample is one repetition; the baseline's sample of the same number was taken in the same repetition, right
 /// before or after, so that what the machine does meanwhile falls on both.
@@ -19,8 +23,11 @@ pub struct Figure {
     pub unit: String,
     /// Whether more of the unit is better, as with a throughput.
     pub more_is_better: bool,
-    /// One number a repetition.
+    /// One number a repetition, or single times.
     pub samples: Vec<f64>,
+    /// The samples are single times: the 99th percentile counts, not the median.
+    #[serde(default)]
+    pub times: bool,
     /// What it is held against.
     pub baseline: Option<Baseline>,
     /// What it should reach.
@@ -64,17 +71,6 @@ pub enum Relation {
     Ratio,
 }
 
-/// The least, the middle and the greatest of a figure's repetitions.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Spread {
-    /// The least.
-    pub min: f64,
-    /// The middle one; the mean of the two in the middle of an even number.
-    pub median: f64,
-    /// The greatest.
-    pub max: f64,
-}
-
 impl Figure {
     /// A figure of which less is better, without anything else.
     pub fn new(group: &str, name: &str, unit: &str, samples: Vec<f64>) -> Self {
@@ -85,6 +81,7 @@ impl Figure {
             unit: unit.to_owned(),
             more_is_better: false,
             samples,
+            times: false,
             baseline: None,
             target: None,
             note: None,
@@ -94,6 +91,14 @@ impl Figure {
     /// One that could not be measured here, and why.
     pub fn missing(group: &str, name: &str, unit: &str, why: &str) -> Self {
         Self::new(group, name, unit, Vec::new()).noted(why)
+    }
+
+    /// Of single times, of which the 99th percentile counts.
+    pub fn of_times(group: &str, name: &str, unit: &str, times: Vec<f64>) -> Self {
+        Self {
+            times: true,
+            ..Self::new(group, name, unit, times)
+        }
     }
 
     /// More is better.
@@ -110,19 +115,19 @@ impl Figure {
         self
     }
 
-    /// As a ratio to samples that were taken in the same repetitions.
+    /// As a ratio to samples that were taken in the same repetitions, or to other times.
     ///
     /// # Panics
-    /// If there are not as many.
+    /// If there are not as many repetitions.
     #[must_use]
     pub fn against(self, name: &str, samples: Vec<f64>) -> Self {
         self.related_to(name, samples, Relation::Ratio)
     }
 
-    /// As a difference to samples that were taken in the same repetitions.
+    /// As a difference to samples that were taken in the same repetitions, or to other times.
     ///
     /// # Panics
-    /// If there are not as many.
+    /// If there are not as many repetitions.
     #[must_use]
     pub fn above(self, name: &str, samples: Vec<f64>) -> Self {
         self.related_to(name, samples, Relation::Difference)
@@ -130,7 +135,10 @@ impl Figure {
 
     fn related_to(mut self, name: &str, samples: Vec<f64>, relation: Relation) -> Self {
         let counts = (self.samples.len(), samples.len());
-        assert_eq!(counts.0, counts.1, "a baseline for each repetition");
+        assert!(
+            self.times || counts.0 == counts.1,
+            "a baseline for each repetition: {counts:?}"
+        );
         self.baseline = Some(Baseline {
             name: name.to_owned(),
             samples,
@@ -176,7 +184,20 @@ impl Figure {
 
     /// Of the samples; nothing if there are none.
     pub fn spread(&self) -> Option<Spread> {
-        Spread::of(&self.samples)
+        self.spread_of(&self.samples)
+    }
+
+    /// Of the baseline's samples.
+    pub fn baseline_spread(&self) -> Option<Spread> {
+        self.spread_of(&self.baseline.as_ref()?.samples)
+    }
+
+    fn spread_of(&self, samples: &[f64]) -> Option<Spread> {
+        if self.times {
+            Spread::of_times(samples)
+        } else {
+            Spread::of(samples)
+        }
     }
 
     /// How it is held against its baseline, if it has one.
@@ -184,16 +205,26 @@ impl Figure {
         self.baseline.as_ref().map(|baseline| baseline.relation)
     }
 
-    /// Sample against baseline, repetition by repetition; the samples themselves where there is no baseline.
+    /// Sample against baseline, repetition by repetition; of times, percentile against percentile. The samples themselves where there is
+    /// no baseline.
     pub fn related(&self) -> Option<Spread> {
         let Some(baseline) = &self.baseline else {
             return self.spread();
         };
-        let pairs = self.samples.iter().zip(&baseline.samples);
-        let related: Vec<f64> = match baseline.relation {
-            Relation::Difference => pairs.map(|(sample, base)| sample - base).collect(),
-            Relation::Ratio => pairs.map(|(sample, base)| sample / base).collect(),
+        let relate = |sample: f64, base: f64| match baseline.relation {
+            Relation::Difference => sample - base,
+            Relation::Ratio => sample / base,
         };
+        if self.times {
+            let (own, base) = (self.spread()?, self.baseline_spread()?);
+            return Some(Spread {
+                min: relate(own.min, base.min),
+                median: relate(own.median, base.median),
+                max: relate(own.max, base.max),
+            });
+        }
+        let pairs = self.samples.iter().zip(&baseline.samples);
+        let related: Vec<f64> = pairs.map(|(sample, base)| relate(*sample, *base)).collect();
         Spread::of(&related)
     }
 
@@ -224,44 +255,25 @@ impl fmt::Display for Target {
     }
 }
 
-impl Spread {
-    /// Of numbers; nothing if there are none, or one that is none.
-    pub fn of(numbers: &[f64]) -> Option<Self> {
-        if numbers.is_empty() || numbers.iter().any(|number| !number.is_finite()) {
-            return None;
-        }
-        let mut sorted = numbers.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let middle = sorted.len() / 2;
-        let median = if sorted.len().is_multiple_of(2) {
-            (sorted[middle - 1] + sorted[middle]) / 2.0
-        } else {
-            sorted[middle]
-        };
-        Some(Self {
-            min: sorted[0],
-            median,
-            max: sorted[sorted.len() - 1],
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Figure, Spread, Target};
+    use super::{Figure, Target};
 
     fn figure(samples: &[f64]) -> Figure {
         Figure::new("g", "n", "ns", samples.to_vec())
     }
 
     #[test]
-    fn the_middle_of_an_odd_and_of_an_even_number() {
-        let spread = Spread::of(&[3.0, 1.0, 2.0]).unwrap();
-        assert_eq!((spread.min, spread.median, spread.max), (1.0, 2.0, 3.0));
-        assert_eq!(Spread::of(&[4.0, 1.0, 2.0, 3.0]).unwrap().median, 2.5);
-        assert_eq!(Spread::of(&[]), None);
-        assert_eq!(Spread::of(&[1.0, f64::NAN]), None);
-        assert_eq!(Spread::of(&[1.0, f64::INFINITY]), None);
+    fn of_times_the_99th_percentile_counts_and_is_held_against_that_of_the_baseline() {
+        let times: Vec<f64> = (1..=200).map(f64::from).collect();
+        let reached = |limit| {
+            let figure = Figure::of_times("g", "n", "ms", times.clone());
+            figure.reaches(Target::AtMost(limit)).is_reached()
+        };
+        assert_eq!((reached(198.0), reached(197.9)), (Some(true), Some(false)));
+        let figure = Figure::of_times("g", "n", "ms", times.clone()).above("watch", vec![10.0, 8.0]);
+        let related = figure.related().unwrap();
+        assert_eq!((related.min, related.median, related.max), (92.0, 188.0, 190.0));
     }
 
     #[test]

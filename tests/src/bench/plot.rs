@@ -81,7 +81,9 @@ fn picture(title: String, parameter: String, points: &[Point<'_>]) -> Option<Pic
     // What is held against something tells the axis: what has no baseline is one.
     let related = points.iter().find(|point| point.figure.baseline.is_some());
     let first = related.or(points.first())?.figure;
-    let axis = match &first.baseline {
+    // A limit of the numbers themselves is drawn over them.
+    let plain = matches!(first.target, Some(Target::AtMost(_)));
+    let axis = match first.baseline.as_ref().filter(|_| !plain) {
         None => first.unit.clone(),
         Some(baseline) if baseline.relation == Relation::Difference => {
             format!("{} above {}", first.unit, baseline.name)
@@ -98,7 +100,12 @@ fn picture(title: String, parameter: String, points: &[Point<'_>]) -> Option<Pic
     for Point { value, figure } in points {
         let others = figure.parameters.iter().filter(|(name, _)| **name != parameter);
         let others: Vec<&str> = others.map(|(_, value)| value.as_str()).collect();
-        if let Some(spread) = figure.related().filter(|_| figure.relation() == first.relation()) {
+        let spread = if plain {
+            figure.spread()
+        } else {
+            figure.related().filter(|_| figure.relation() == first.relation())
+        };
+        if let Some(spread) = spread {
             let curve = curves.entry(others.join(" ")).or_default();
             curve.push((*value, spread));
         }
@@ -212,6 +219,24 @@ mod tests {
         let values: Vec<f64> = picture.curves["to_pod"].iter().map(|(value, _)| *value).collect();
         assert_eq!(values, [10.0, 100.0, 1000.0]);
         assert_eq!(picture.curves["to_pod"][0].1.median, 45.0);
+    }
+
+    #[test]
+    fn a_limit_of_the_numbers_themselves_is_drawn_over_them() {
+        let at = |pods: u32, value: f64| {
+            let figure = Figure::new("agent", "memory", "MB", vec![value]).at("pods", pods);
+            figure
+                .against("the smallest", vec![10.0])
+                .reaches(Target::AtMost(150.0))
+        };
+        let figures = [at(100, 10.0), at(1000, 20.0), at(10_000, 90.0)];
+        let picture = &pictures(&figures)[0];
+        assert_eq!((&*picture.axis, picture.limit), ("MB", Some(150.0)));
+        let values: Vec<f64> = picture.curves[""]
+            .iter()
+            .map(|(_, spread)| spread.median)
+            .collect();
+        assert_eq!(values, [10.0, 20.0, 90.0]);
     }
 
     #[test]

@@ -9,8 +9,16 @@ use super::{
 /// What stands at a figure that does not reach its target.
 pub const MISSED: &str = "MISSED";
 
-/// Names of the columns.
+/// Names of the columns, and those for single times.
 const HEADER: [&str; 7] = ["figure", "min", "median", "max", "against", "result", "target"];
+const TIMES: [&str; 7] = ["figure", "p50", "p99", "max", "against", "result", "target"];
+
+/// Figures that share a header: repetitions, then single times.
+fn parts(figures: &[Figure]) -> Vec<([&'static str; 7], Vec<&Figure>)> {
+    let (times, others): (Vec<_>, Vec<_>) = figures.iter().partition(|figure| figure.times);
+    let parts = [(HEADER, others), (TIMES, times)];
+    parts.into_iter().filter(|(_, part)| !part.is_empty()).collect()
+}
 
 /// The cells of a figure's row.
 fn row(figure: &Figure) -> [String; 7] {
@@ -36,7 +44,7 @@ fn row(figure: &Figure) -> [String; 7] {
             .to_owned(),
         cell(|spread| spread.max),
         figure.baseline.as_ref().map_or(String::new(), |baseline| {
-            Spread::of(&baseline.samples).map_or(baseline.name.clone(), |spread| {
+            figure.baseline_spread().map_or(baseline.name.clone(), |spread| {
                 format!("{}: {}", baseline.name, number(spread.median))
             })
         }),
@@ -47,23 +55,22 @@ fn row(figure: &Figure) -> [String; 7] {
     ]
 }
 
-/// How it stands to its baseline: the median, and between what it was.
+/// How it stands to its baseline: the median, and between what it was; of times the 99th percentile, and the middle.
 fn related(figure: &Figure) -> String {
     let (Some(relation), Some(spread)) = (figure.relation(), figure.related()) else {
         return String::new();
     };
-    match relation {
-        Relation::Difference => {
-            let signed =
-                |value: f64| format!("{}{}", if value < 0.0 { "-" } else { "+" }, number(value.abs()));
-            format!(
-                "{} ({} to {})",
-                signed(spread.median),
-                signed(spread.min),
-                signed(spread.max)
-            )
-        }
-        Relation::Ratio => format!("{:.3}x ({:.3} to {:.3})", spread.median, spread.min, spread.max),
+    let cell = |value: f64| match relation {
+        Relation::Difference if value < 0.0 => format!("-{}", number(-value)),
+        Relation::Difference => format!("+{}", number(value)),
+        Relation::Ratio => format!("{value:.3}"),
+    };
+    let unit = if relation == Relation::Ratio { "x" } else { "" };
+    let (least, middle, greatest) = (cell(spread.min), cell(spread.median), cell(spread.max));
+    if figure.times {
+        format!("{middle}{unit} (p50 {least})")
+    } else {
+        format!("{middle}{unit} ({least} to {greatest})")
     }
 }
 
@@ -80,9 +87,20 @@ pub fn number(value: f64) -> String {
 
 /// For a terminal: the rows of some figures, their notes below.
 pub fn text(figures: &[Figure]) -> String {
-    let mut rows = vec![HEADER.map(str::to_owned)];
-    rows.extend(figures.iter().map(row));
-    let widths: Vec<usize> = (0..HEADER.len())
+    let mut text = String::new();
+    for (header, part) in parts(figures) {
+        text.push_str(&text_part(header, &part));
+    }
+    for note in notes(figures) {
+        text.push_str(&format!("  {note}\n"));
+    }
+    text
+}
+
+fn text_part(header: [&str; 7], figures: &[&Figure]) -> String {
+    let mut rows = vec![header.map(str::to_owned)];
+    rows.extend(figures.iter().map(|figure| row(figure)));
+    let widths: Vec<usize> = (0..header.len())
         .map(|column| {
             rows.iter()
                 .map(|row| row[column].chars().count())
@@ -104,20 +122,23 @@ pub fn text(figures: &[Figure]) -> String {
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
     }
-    for note in notes(figures) {
-        text.push_str(&format!("  {note}\n"));
-    }
     text
 }
 
 /// In Markdown: the rows of some figures, their notes below.
 pub fn markdown(figures: &[Figure]) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-    let mut text = line(&HEADER.map(str::to_owned));
-    text.push_str("|---|--:|--:|--:|---|---|---|\n");
-    for figure in figures {
-        let cells = row(figure).map(|cell| cell.replace('|', "\\|"));
-        text.push_str(&line(&cells).replace(MISSED, &format!("**{MISSED}**")));
+    let mut text = String::new();
+    for (header, part) in parts(figures) {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text.push_str(&line(&header.map(str::to_owned)));
+        text.push_str("|---|--:|--:|--:|---|---|---|\n");
+        for figure in part {
+            let cells = row(figure).map(|cell| cell.replace('|', "\\|"));
+            text.push_str(&line(&cells).replace(MISSED, &format!("**{MISSED}**")));
+        }
     }
     let notes = notes(figures);
     if !notes.is_empty() {
@@ -182,6 +203,31 @@ mod tests {
         assert!(reached.contains("<= +70 reached"), "{reached}");
         assert!(!reached.contains(MISSED), "{reached}");
         assert!(markdown(&[figure([70.0, 80.0, 90.0], 60.0)]).contains("<= +60 **MISSED** |"));
+    }
+
+    #[test]
+    fn single_times_have_a_table_of_their_own() {
+        let times: Vec<f64> = (1..=100).map(f64::from).collect();
+        let figures = [
+            Figure::of_times("agent", "change", "ms", times)
+                .above("watch", vec![1.0])
+                .reaches(Target::AtMost(99.0)),
+            Figure::new("agent", "memory", "MB", vec![20.0]),
+        ];
+        let shown = text(&figures);
+        let cells =
+            |line: usize| -> Vec<&str> { shown.lines().nth(line).unwrap().split_whitespace().collect() };
+        assert_eq!(cells(1), ["memory", "20.0", "20.0", "MB", "20.0"]);
+        assert_eq!(cells(2)[..4], ["figure", "p50", "p99", "max"]);
+        assert_eq!(
+            cells(3),
+            [
+                "change", "50.0", "99.0", "ms", "100", "watch:", "1.00", "+98.0", "(p50", "+49.0)", "<=",
+                "99", "reached"
+            ]
+        );
+        let shown = markdown(&figures);
+        assert!(shown.contains("\n\n| figure | p50 | p99 | max |"), "{shown}");
     }
 
     #[test]

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The agent by the size of the cluster: how long a change takes from its event to the kernel, how long a start takes, memory and CPU
+//! time. The agent is a process as its DaemonSet starts it, on a node with 110 real pods, at a real API server that knows all objects.
+
+mod figures;
+mod load;
+mod packets;
+mod process;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::{
+    Figure, Run, Target,
+    changes::{Crowd, Effort, LOCAL, Mover, Stage, Started, Timed},
+    memory,
+};
+use crate::{agent::Agent, privilege};
+use figures::{Figures, GROUP};
+use load::Percent;
+
+/// One change of one object, but of a namespace with thousands of pods, is in the kernel after so many ms.
+const CHANGE: f64 = 10.0;
+/// Time from start to enforcement that the agent may take for itself, in s.
+const START: f64 = 5.0;
+/// Memory in MB at the smallest size and at the largest.
+const SMALL: f64 = 20.0;
+const LARGE: f64 = 150.0;
+/// CPU time that cannot be told from none: a few ticks of the kernel's clock a minute.
+const NOTHING: f64 = 0.1;
+
+/// What two measurements of the same differ by, on a busy machine.
+const NOISE: f64 = 1.1;
+
+/// Sizes, and how much is measured at each.
+struct Scale {
+    pods: &'static [usize],
+    policies: &'static [usize],
+    /// Every number of pods with every number of policies; else only sizes that grow together.
+    grid: bool,
+    elsewhere: usize,
+    effort: Effort,
+    idle: Duration,
+    churn: Duration,
+}
+
+const FULL: Scale = Scale {
+    pods: &[LOCAL, 10_000, 100_000],
+    policies: &[10, 1000, 10_000],
+    grid: true,
+    elsewhere: 10_000,
+    effort: Effort {
+        samples: 200,
+        time: Duration::from_secs(8),
+    },
+    idle: Duration::from_secs(60),
+    churn: Duration::from_secs(20),
+};
+
+const QUICK: Scale = Scale {
+    pods: &[LOCAL, 2000],
+    policies: &[10, 200],
+    grid: false,
+    elsewhere: 1000,
+    effort: Effort {
+        samples: 30,
+        time: Duration::from_secs(1),
+    },
+    idle: Duration::from_secs(3),
+    churn: Duration::from_secs(2),
+};
+
+/// Measures all sizes.
+///
+/// # Errors
+/// If a cluster cannot be made, or the agent does not get where it should.
+pub fn measure(run: &mut Run) -> Result<()> {
+    if let Err(why) = privilege::api_server() {
+        run.add(Figure::missing(GROUP, "change", "ms", &why));
+        return Ok(());
+    }
+    let scale = if run.is_quick() { QUICK } else { FULL };
+    let mut figures = Figures::new(run);
+    for (row, &pods) in scale.pods.iter().enumerate() {
+        let mut stage = Stage::new(Crowd {
+            pods,
+            ..Crowd::default()
+        })?;
+        for (column, &policies) in scale.policies.iter().enumerate() {
+            // Sizes that grow together are looked at closely.
+            let close = row == column;
+            if close || scale.grid {
+                stage.grow(policies)?;
+                scene(&mut figures, &scale, &stage, close)?;
+            }
+        }
+        if row == 0 {
+            drop(stage);
+            let stage = Stage::new(Crowd {
+                pods,
+                policies: scale.policies[0],
+                elsewhere: scale.elsewhere,
+            })?;
+            scene(&mut figures, &scale, &stage, false)?;
+        }
+    }
+    Ok(())
+}
+
+/// Everything at one size; `close`: with what takes long, and one kind of change by the other.
+fn scene(figures: &mut Figures<'_>, scale: &Scale, stage: &Stage, close: bool) -> Result<()> {
+    figures.at(stage.crowd);
+    let smallest = Crowd {
+        pods: scale.pods[0],
+        policies: scale.policies[0],
+        elsewhere: 0,
+    };
+    let limit = if stage.crowd == smallest { SMALL } else { LARGE };
+    let listed = stage.bare_list()?.as_secs_f64();
+    let started = stage.start_agent()?;
+    starts(figures, &started, listed)?;
+    let agent = &started.agent;
+    if close {
+        let Percent(idle) = load::idle(agent, scale.idle)?;
+        figures.add(
+            "cpu_idle",
+            "% of a CPU",
+            idle,
+            Some(Target::AtMost(NOTHING)),
+            IDLE,
+        );
+    }
+    resident(figures, agent, ["memory", "memory_peak"], limit, SETTLED)?;
+    let packets = packets::denied(stage, agent)?;
+    let same = (stage.crowd.elsewhere > 0).then_some(Target::RatioAtMost(NOISE));
+    figures.samples("packet_denied", "ns", packets, same, PACKET);
+    changes(figures, scale, stage, agent, close)?;
+    if close {
+        let (Percent(busy), delays) = load::churn(stage, agent, scale.churn)?;
+        figures.add("cpu_churn", "% of a CPU", busy, None, CHURN);
+        figures.times("change_churn", delays, None, CHURN);
+    }
+    resident(
+        figures,
+        agent,
+        ["memory_after", "memory_after_peak"],
+        limit,
+        AFTER,
+    )?;
+    let parameters = figures.parameters();
+    let run = figures.run();
+    if run.wants("memory", "agent") {
+        memory::add(run, "agent", agent.pin_path(), &parameters)?;
+    }
+    Ok(())
+}
+
+/// What a start takes.
+fn starts(figures: &mut Figures<'_>, started: &Started, listed: f64) -> Result<()> {
+    let pid = started.agent.pid().context("the agent does not run")?;
+    let used = process::cpu_time(pid)?.as_secs_f64();
+    let delay = started.applied.delay.context("the agent tells no delay")?;
+    let all = vec![started.enforced_after.as_secs_f64()];
+    let start = Figure::new(GROUP, "start", "s", all).above("a bare list of the pods", vec![listed]);
+    figures.finish(start, Some(Target::MoreByAtMost(START)), STARTED);
+    figures.add("start_after_lists", "s", delay.as_secs_f64(), None, STARTED);
+    figures.add("start_cpu", "s", used, None, STARTED);
+    // Policies in force on nothing here are written nowhere.
+    let same = (figures.crowd().elsewhere > 0).then_some(Target::RatioAtMost(1.0));
+    let writes = started.applied.writes as f64;
+    figures.add("start_writes", "writes", writes, same, STARTED);
+    Ok(())
+}
+
+/// Memory now, and the most that it ever was.
+fn resident(
+    figures: &mut Figures<'_>,
+    agent: &Agent,
+    names: [&str; 2],
+    limit: f64,
+    note: &str,
+) -> Result<()> {
+    let memory = process::memory(agent.pid().context("the agent does not run")?)?;
+    for (name, bytes) in names.into_iter().zip([memory.resident, memory.peak]) {
+        figures.add(name, "MB", bytes as f64 / 1e6, Some(Target::AtMost(limit)), note);
+    }
+    Ok(())
+}
+
+/// Single changes, one after the other.
+fn changes(
+    figures: &mut Figures<'_>,
+    scale: &Scale,
+    stage: &Stage,
+    agent: &Agent,
+    close: bool,
+) -> Result<()> {
+    let mut mover = Mover::new(stage, agent, scale.effort)?;
+    let mut single: Vec<Timed> = Vec::new();
+    single.extend(mover.policies()?);
+    single.extend(mover.pods_elsewhere()?);
+    single.extend(mover.pods_here()?);
+    let [namespace, large] = mover.namespaces()?;
+    single.push(namespace);
+    let target = Some(Target::AtMost(CHANGE));
+    let events = |timed: &Timed| -> Vec<f64> { timed.samples.iter().map(|sample| sample.event).collect() };
+    let all = single.iter().flat_map(events).collect();
+    figures.times("change", all, target, ANY);
+    if !close {
+        return Ok(());
+    }
+    for timed in &single {
+        figures.times(&format!("change_{}", timed.name), events(timed), target, CHANGED);
+        let target = Some(Target::MoreByAtMost(CHANGE));
+        figures.requests(&format!("request_{}", timed.name), timed, target, REQUESTED);
+    }
+    let [_, pods, _] = stage.crowd.population();
+    let note = format!("a namespace of {pods} pods");
+    figures.times(&format!("change_{}", large.name), events(&large), None, &note);
+    figures.requests(&format!("request_{}", large.name), &large, None, &note);
+    Ok(())
+}
+
+const ANY: &str = "all single changes of a policy, a pod or a namespace of a few hundred pods, from the event at the agent to the last write";
+const CHANGED: &str = "from the event at the agent to the last write";
+const REQUESTED: &str = "from just before the request until the agent says that all is written; a bare watch: until the event comes there";
+const STARTED: &str = "from the start of the process, and from the last complete list, until everything is enforced; CPU time until then. The \
+                       lists come at the API server's pace: a bare list is what someone waits who does nothing with the pods";
+const PACKET: &str =
+    "a SYN from outside that policy denies, at a pod's ingress, on the maps that the agent wrote";
+const SETTLED: &str = "resident a while after the start, and the peak until then";
+const AFTER: &str = "resident after all changes, and the peak until then";
+const IDLE: &str = "over a minute in a full run, one comparison of all maps included";
+const CHURN: &str = "100 changes of pods a second: each comes, becomes one of another app and back, and goes";

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From change to kernel: how long the agent takes from an event, and from the request to the API server, to the last write, by the size
+//! of the cluster.
+
+pub mod changed;
+pub mod crowd;
+mod moves;
+mod stage;
+pub mod store;
+mod stream;
+
+pub use crowd::{Crowd, LOCAL};
+pub use moves::{Effort, Mover, Sample, Timed};
+pub use stage::{Stage, Started};
+
+/// The node that is measured.
+pub const NODE: &str = "node-a";

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Single changes of objects through the API server, one after the other, each timed from the request to the kernel.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::{
+    changed::{self, Request, pod_elsewhere, policy, relabelled},
+    crowd::{self, APPS},
+    stage::Stage,
+    stream::Stream,
+};
+use crate::agent::Agent;
+
+/// How long one change may take before something is wrong.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Nothing more comes from the agent when nothing came for so long, or for twice as long as the slowest change took.
+const QUIET: Duration = Duration::from_millis(500);
+/// Local pods that are taken away and come back: one of each app of the first namespace, where all policies are in force.
+const HERE: std::ops::Range<usize> = 0..APPS;
+
+/// One timed change.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sample {
+    /// From the event at the agent to the last write, in ms.
+    pub event: f64,
+    /// From just before the request to the agent's line behind the last write, in ms.
+    pub request: f64,
+    /// From just before the request to the event at a bare watch, in ms.
+    pub watch: f64,
+    /// Writes to kernel maps.
+    pub writes: u64,
+}
+
+/// All samples of one kind of change.
+#[derive(Debug, Clone)]
+pub struct Timed {
+    /// What was changed.
+    pub name: &'static str,
+    /// Each time.
+    pub samples: Vec<Sample>,
+}
+
+/// How many changes of a kind are timed.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// At most so many.
+    pub samples: usize,
+    /// And none is begun after so long.
+    pub time: Duration,
+}
+
+/// Makes and times changes.
+pub struct Mover<'a> {
+    stage: &'a Stage,
+    agent: &'a Agent,
+    stream: Stream,
+    effort: Effort,
+    revision: u64,
+    slowest: Duration,
+}
+
+impl<'a> Mover<'a> {
+    /// One for an agent that enforces.
+    ///
+    /// # Errors
+    /// If the API server cannot be watched.
+    pub fn new(stage: &'a Stage, agent: &'a Agent, effort: Effort) -> Result<Self> {
+        let stream = Stream::start(&stage.api)?;
+        Ok(Self {
+            stage,
+            agent,
+            stream,
+            effort,
+            revision: agent.revision(),
+            slowest: Duration::ZERO,
+        })
+    }
+
+    /// Policies in force on a local pod, and on those of its app elsewhere: added, changed, deleted.
+    ///
+    /// # Errors
+    /// If a change is refused, or does not reach the kernel.
+    pub fn policies(&mut self) -> Result<[Timed; 3]> {
+        let mut all = ["policy_added", "policy_changed", "policy_deleted"].map(timed);
+        let until = Instant::now() + self.effort.time;
+        for number in 0..self.effort.samples {
+            if Instant::now() > until {
+                break;
+            }
+            let name = format!("bench-{number}");
+            let policy = policy(&name, number, false);
+            all[0].samples.push(self.time(&name, Request::Create(policy))?);
+            let policy = changed::policy(&name, number, true);
+            all[1]
+                .samples
+                .push(self.time(&name, Request::Merge(policy.clone()))?);
+            all[2].samples.push(self.time(&name, Request::Delete(policy))?);
+        }
+        Ok(all)
+    }
+
+    /// Pods of other nodes, which policies in force here name as peers: one gets its address, another app, and goes.
+    ///
+    /// # Errors
+    /// As [`Mover::policies`].
+    pub fn pods_elsewhere(&mut self) -> Result<[Timed; 3]> {
+        let mut all = [
+            "pod_elsewhere_added",
+            "pod_elsewhere_relabelled",
+            "pod_elsewhere_deleted",
+        ]
+        .map(timed);
+        let pods: Vec<Value> = (0..self.effort.samples).map(pod_elsewhere).collect();
+        self.create_without_address(&pods)?;
+        let until = Instant::now() + self.effort.time;
+        for pod in pods {
+            if Instant::now() > until {
+                self.send(Request::Delete(pod))?;
+                continue;
+            }
+            let name = changed::name(&pod);
+            all[0]
+                .samples
+                .push(self.time(&name, Request::Status(pod.clone()))?);
+            let other = relabelled(&pod, 9);
+            all[1].samples.push(self.time(&name, Request::Merge(other))?);
+            all[2].samples.push(self.time(&name, Request::Delete(pod))?);
+        }
+        self.settle();
+        Ok(all)
+    }
+
+    /// Pods of this node: one loses its object, gets it again with its address, and another app.
+    ///
+    /// # Errors
+    /// As [`Mover::policies`].
+    pub fn pods_here(&mut self) -> Result<[Timed; 3]> {
+        let mut all = ["pod_here_added", "pod_here_relabelled", "pod_here_deleted"].map(timed);
+        let until = Instant::now() + self.effort.time;
+        while all[0].samples.len() < self.effort.samples && Instant::now() <= until {
+            let round = Instant::now() + self.effort.time / 3;
+            let mut taken = Vec::new();
+            for index in HERE {
+                if Instant::now() > round || all[2].samples.len() >= self.effort.samples {
+                    break;
+                }
+                let pod = self.stage.crowd.pod(index);
+                let name = changed::name(&pod);
+                all[2]
+                    .samples
+                    .push(self.time(&name, Request::Delete(pod.clone()))?);
+                taken.push((index, pod));
+            }
+            let pods: Vec<Value> = taken.iter().map(|(_, pod)| pod.clone()).collect();
+            self.create_without_address(&pods)?;
+            for (_, pod) in &taken {
+                let name = changed::name(pod);
+                all[0]
+                    .samples
+                    .push(self.time(&name, Request::Status(pod.clone()))?);
+            }
+            for (index, pod) in &taken {
+                let other = relabelled(pod, index + 1);
+                all[1]
+                    .samples
+                    .push(self.time(&changed::name(pod), Request::Merge(other))?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Namespaces that policies in force here name as peers: one as most are, and the large one.
+    ///
+    /// # Errors
+    /// As [`Mover::policies`].
+    pub fn namespaces(&mut self) -> Result<[Timed; 2]> {
+        let mut all = ["namespace_relabelled", "large_namespace_relabelled"].map(timed);
+        for (timed, index) in all.iter_mut().zip([2, 1]) {
+            let until = Instant::now() + self.effort.time;
+            for number in 0..self.effort.samples {
+                if Instant::now() > until {
+                    break;
+                }
+                // Policies of the first namespace let in the team of the second.
+                let team = crowd::team(if number % 2 == 0 { 5 } else { 1 });
+                let namespace = json!({
+                    "apiVersion": "v1", "kind": "Namespace",
+                    "metadata": {"name": crowd::near_name(index), "labels": {"team": team}},
+                });
+                let name = changed::name(&namespace);
+                timed.samples.push(self.time(&name, Request::Merge(namespace))?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Creates pods that have no address yet, and waits until nothing more comes of it.
+    fn create_without_address(&mut self, pods: &[Value]) -> Result<()> {
+        for pod in pods {
+            self.send(Request::Create(pod.clone()))?;
+        }
+        self.settle();
+        Ok(())
+    }
+
+    /// Waits until the agent says nothing more.
+    fn settle(&mut self) {
+        let seen = self.agent.log_length();
+        let quiet = QUIET.max(2 * self.slowest);
+        self.revision = self.revision.max(self.agent.revision());
+        while let Ok(applied) = self.agent.wait_for_applied(seen, self.revision, quiet) {
+            self.revision = applied.revision;
+        }
+    }
+
+    /// Makes a change, waits until it is in the kernel, and times it.
+    fn time(&mut self, name: &str, request: Request) -> Result<Sample> {
+        let seen = self.agent.log_length();
+        let before = SystemTime::now();
+        self.send(request)?;
+        let applied = self.agent.wait_for_applied(seen, self.revision, DEADLINE)?;
+        let event = self.stream.wait_for_after(name, before)?;
+        self.revision = applied.revision;
+        let delay = applied.delay.context("the agent tells no delay")?;
+        let request = applied
+            .at
+            .duration_since(before)
+            .context("the agent was done before the request")?;
+        let watch = event
+            .duration_since(before)
+            .context("the event came before the request")?;
+        ensure!(
+            delay < request,
+            "what the agent applied began before the change of {name} was asked for: {delay:?}, {request:?}"
+        );
+        self.slowest = self.slowest.max(request);
+        Ok(Sample {
+            event: milliseconds(delay),
+            request: milliseconds(request),
+            watch: milliseconds(watch),
+            writes: applied.writes,
+        })
+    }
+
+    fn send(&self, request: Request) -> Result<()> {
+        let client = self.stage.api.administrator()?;
+        self.stage.api.run(request.send(client))
+    }
+}
+
+fn timed(name: &'static str) -> Timed {
+    Timed {
+        name,
+        samples: Vec::new(),
+    }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where changes are measured: a node with real pods, an API server that knows a whole cluster, and the agent as its DaemonSet starts it.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use kube::{
+    Client,
+    api::{GetParams, ListParams},
+};
+use serde_json::Value;
+
+use super::{
+    NODE, changed,
+    crowd::{Crowd, LOCAL, address},
+    store,
+};
+use crate::{
+    agent::{Agent, Applied},
+    apiserver::ApiServer,
+    deploy::Deployment,
+    node::{Node, Plan},
+};
+
+/// How long the agent may take until it enforces, or the API server until it knows what was written: far longer than either needs.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// The API server with its cluster, and the node. The API server goes first.
+pub struct Stage {
+    /// The API server.
+    pub api: ApiServer,
+    /// The node.
+    pub node: Node,
+    /// What is in the cluster.
+    pub crowd: Crowd,
+    deployment: Deployment,
+}
+
+/// An agent that just got there.
+pub struct Started {
+    /// The agent.
+    pub agent: Agent,
+    /// From its start to the line that says that everything is enforced.
+    pub enforced_after: Duration,
+    /// What it said then.
+    pub applied: Applied,
+}
+
+impl Stage {
+    /// Makes the node with its pods, the API server, and everything in it.
+    ///
+    /// # Errors
+    /// If something of it cannot be made.
+    pub fn new(crowd: Crowd) -> Result<Self> {
+        let mut node = Node::new(Plan::first(NODE))?;
+        node.add_pods(&local_pods(&crowd))?;
+        let api = ApiServer::start(&node)?;
+        let deployment = Deployment::load()?;
+        for object in &deployment.objects {
+            api.apply(object)?;
+        }
+        store::put(&api, crowd.objects())?;
+        let stage = Self {
+            api,
+            node,
+            crowd,
+            deployment,
+        };
+        stage.wait_until_known()?;
+        Ok(stage)
+    }
+
+    /// Gives the cluster the policies of another one with as many pods or more, and makes good what changed of the pods of the node and of
+    /// namespaces. No agent runs meanwhile.
+    ///
+    /// # Errors
+    /// If etcd refuses something.
+    pub fn grow(&mut self, policies: usize) -> Result<()> {
+        self.crowd.policies = policies;
+        let here = self.crowd.pods().take(LOCAL);
+        store::put(&self.api, self.crowd.setting().chain(here))?;
+        self.wait_until_known()
+    }
+
+    /// Starts the agent as a kubelet does, and waits until everything is enforced.
+    ///
+    /// # Errors
+    /// With its log, if it does not get there.
+    pub fn start_agent(&self) -> Result<Started> {
+        let mut launch = self.deployment.launch(NODE)?;
+        let account = &self.deployment.object("ServiceAccount")?["metadata"];
+        let text = |field: &str| account[field].as_str().context("the service account has no name");
+        let token = self.api.token(text("namespace")?, text("name")?)?;
+        launch.environment.extend(self.api.environment());
+        launch.service_account = Some(self.api.service_account(text("namespace")?, &token)?);
+        let started = Instant::now();
+        let agent = Agent::launch(&self.node, launch)?.with_deadline(DEADLINE);
+        let applied = agent.wait_for_applied(0, 0, DEADLINE)?;
+        let enforced_after = started.elapsed();
+        Ok(Started {
+            agent,
+            enforced_after,
+            applied,
+        })
+    }
+
+    /// Name of pod `index` of the node, as the node knows it.
+    pub fn local_pod(&self, index: usize) -> String {
+        full_name(&self.crowd.pod(index))
+    }
+
+    /// How long the API server takes to give all pods to someone who does nothing with them, page by page as the agent asks for them.
+    ///
+    /// # Errors
+    /// If it refuses.
+    pub fn bare_list(&self) -> Result<Duration> {
+        let client = self.api.administrator()?;
+        self.api.run(async move {
+            let started = Instant::now();
+            let mut next: Option<String> = None;
+            loop {
+                let mut parameters = ListParams::default().limit(500);
+                parameters.continue_token = next.take();
+                let request = kube::api::Request::new("/api/v1/pods").list(&parameters)?;
+                let page = client.request_text(request).await?;
+                // The token is in the metadata, in front of the items: nothing else is parsed.
+                let head = &page[..page.len().min(1000)];
+                let token = head
+                    .split("\"continue\":\"")
+                    .nth(1)
+                    .and_then(|rest| rest.split('"').next());
+                match token {
+                    Some(token) if !token.is_empty() => next = Some(token.to_owned()),
+                    _ => return Ok(started.elapsed()),
+                }
+            }
+        })
+    }
+
+    /// Waits until the API server's caches, of which there is one for each kind, have what was written last.
+    fn wait_until_known(&self) -> Result<()> {
+        let mut last: BTreeMap<String, Value> = BTreeMap::new();
+        let here = self.crowd.pods().take(LOCAL);
+        let newest = self.crowd.pods().last();
+        for (_, object) in self.crowd.setting().chain(here).chain(newest) {
+            last.insert(object["kind"].to_string(), object);
+        }
+        for object in last.into_values() {
+            let client = self.api.administrator()?;
+            self.api.run(until_cached(client, object))?;
+        }
+        Ok(())
+    }
+}
+
+/// Waits until an object is the same in the API server's cache as in etcd.
+async fn until_cached(client: Client, object: Value) -> Result<()> {
+    let (api, name) = (changed::api(client, &object), changed::name(&object));
+    let stored = api.get(&name).await.with_context(|| format!("reading {name}"))?;
+    let cached = GetParams {
+        resource_version: Some("0".to_owned()),
+    };
+    let until = Instant::now() + DEADLINE;
+    loop {
+        match api.get_with(&name, &cached).await {
+            Ok(found) if found.metadata.resource_version == stored.metadata.resource_version => return Ok(()),
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => return Err(error).with_context(|| format!("reading {name} from the cache")),
+        }
+        ensure!(
+            Instant::now() < until,
+            "the API server does not come to know {name}"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Names and addresses of the pods of the node.
+fn local_pods(crowd: &Crowd) -> Vec<(String, Vec<IpAddr>)> {
+    (0..LOCAL)
+        .map(|index| (full_name(&crowd.pod(index)), vec![address(index)]))
+        .collect()
+}
+
+fn full_name(pod: &Value) -> String {
+    let part = |field: &str| pod["metadata"][field].as_str().unwrap_or_default();
+    format!("{}/{}", part("namespace"), part("name"))
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Objects written into etcd past the API server, thousands a second: the API server reads them back as if it had written them, as it
+//! takes JSON for what it stores as well as its own encoding.
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::ByteString;
+use kube::{
+    Client, Config,
+    api::{PostParams, Request},
+};
+use serde_json::{Value, json};
+
+use super::crowd::Stored;
+use crate::apiserver::{ApiServer, ETCD};
+
+/// Objects of one transaction: what etcd takes at most by default.
+const TOGETHER: usize = 128;
+/// Transactions that are on their way at the same time.
+const AT_ONCE: usize = 4;
+
+/// A way to etcd past the API server.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn client(api: &ApiServer) -> Result<Client> {
+    api.run(async { Ok(Client::try_from(Config::new(ETCD.parse()?))?) })
+}
+
+/// Writes objects. What is there under the same key is replaced.
+///
+/// # Errors
+/// If etcd refuses one.
+pub fn put(api: &ApiServer, objects: impl Iterator<Item = Stored>) -> Result<usize> {
+    let client = client(api)?;
+    let mut objects = objects.peekable();
+    let mut written = 0;
+    while objects.peek().is_some() {
+        let mut bodies: Vec<Vec<Value>> = Vec::new();
+        while bodies.len() < AT_ONCE && objects.peek().is_some() {
+            let some: Vec<Stored> = objects.by_ref().take(TOGETHER).collect();
+            written += some.len();
+            bodies.push(some.iter().map(|(key, object)| put_one(key, object)).collect());
+        }
+        let client = client.clone();
+        api.run(async move {
+            let sent = bodies.into_iter().map(|body| {
+                let client = client.clone();
+                tokio::spawn(async move { send(&client, body).await })
+            });
+            for sent in sent.collect::<Vec<_>>() {
+                sent.await.context("a transaction panicked")??;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(written)
+}
+
+/// The operation that writes an object.
+pub fn put_one(key: &str, object: &Value) -> Value {
+    let value = ByteString(object.to_string().into_bytes());
+    json!({"requestPut": {"key": bytes(key), "value": value}})
+}
+
+/// The operation that removes an object.
+pub fn remove(key: &str) -> Value {
+    json!({"requestDeleteRange": {"key": bytes(key)}})
+}
+
+fn bytes(key: &str) -> ByteString {
+    ByteString(key.as_bytes().to_vec())
+}
+
+/// Makes operations in one transaction.
+///
+/// # Errors
+/// If etcd refuses.
+pub async fn send(client: &Client, operations: Vec<Value>) -> Result<()> {
+    let body = serde_json::to_vec(&json!({"success": operations}))?;
+    let request = Request::new("/v3/kv/txn").create(&PostParams::default(), body)?;
+    let answer: Value = client.request(request).await.context("writing into etcd")?;
+    ensure!(
+        answer["succeeded"] == true,
+        "etcd refused a transaction: {answer}"
+    );
+    Ok(())
+}
