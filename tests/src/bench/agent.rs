@@ -196,13 +196,29 @@ fn changes(
     agent: &Agent,
     close: bool,
 ) -> Result<()> {
+    let pid = agent.pid().context("the agent does not run")?;
     let mut mover = Mover::new(stage, agent, scale.effort)?;
+    let before = process::cpu_time(pid)?;
     let mut single: Vec<Timed> = Vec::new();
     single.extend(mover.policies()?);
     single.extend(mover.pods_elsewhere()?);
     single.extend(mover.pods_here()?);
+    let newcomers = mover.newcomers()?;
     let [namespace, large] = mover.namespaces()?;
     single.push(namespace);
+    let used = process::cpu_time(pid)?.saturating_sub(before);
+    let count: usize = single
+        .iter()
+        .chain([&newcomers, &large])
+        .map(|timed| timed.samples.len())
+        .sum();
+    figures.add(
+        "cpu_change",
+        "ms",
+        used.as_secs_f64() * 1000.0 / count as f64,
+        None,
+        EACH,
+    );
     let target = Some(Target::AtMost(CHANGE));
     let events = |timed: &Timed| -> Vec<f64> { timed.samples.iter().map(|sample| sample.event).collect() };
     let all = single.iter().flat_map(events).collect();
@@ -215,6 +231,8 @@ fn changes(
         let target = Some(Target::MoreByAtMost(CHANGE));
         figures.requests(&format!("request_{}", timed.name), timed, target, REQUESTED);
     }
+    let name = format!("change_{}", newcomers.name);
+    figures.times(&name, events(&newcomers), target, NEW);
     let [_, pods, _] = stage.crowd.population();
     let note = format!("a namespace of {pods} pods");
     figures.times(&format!("change_{}", large.name), events(&large), None, &note);
@@ -223,6 +241,8 @@ fn changes(
 }
 
 const ANY: &str = "all single changes of a policy, a pod or a namespace of a few hundred pods, from the event at the agent to the last write";
+const NEW: &str = "a pod on this node gets its address, and two programs; each waits for the kernel's grace period (RCU), some 10 ms";
+const EACH: &str = "CPU time of the agent by the number of single changes, with all that it does beside: unlike a delay, nearly the same on a busy machine";
 const CHANGED: &str = "from the event at the agent to the last write";
 const REQUESTED: &str = "from just before the request until the agent says that all is written; a bare watch: until the event comes there";
 const STARTED: &str = "from the start of the process, and from the last complete list, until everything is enforced; CPU time until then. The \

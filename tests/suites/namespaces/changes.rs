@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Labels, policies and pods that change while the agent runs.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use netpol_tests::{lab::DENY_ALL, probe::Outcome};
 
@@ -91,4 +91,22 @@ fn i1_pods_that_come_and_go_are_enforced_and_forgotten() {
         std::thread::yield_now();
     }
     lab.expect("other/c", "shop/a", &Outcome::Silent);
+}
+
+#[test]
+fn a_change_tells_how_long_it_took_to_the_kernel() {
+    let Some(lab) = lab(&[("a.yaml", &policy_of_a(TO_B))]) else {
+        return;
+    };
+    let (seen, revision) = (lab.agent.log_length(), lab.agent.revision());
+    let before = SystemTime::now();
+    lab.manifests.write("a.yaml", &policy_of_a("egress: []")).unwrap();
+    let applied = lab
+        .agent
+        .wait_for_applied(seen, revision, Duration::from_secs(20))
+        .unwrap();
+    assert!(applied.writes > 0, "{applied:?}");
+    let took = applied.at.duration_since(before).unwrap();
+    let delay = applied.delay.unwrap();
+    assert!(delay > Duration::ZERO && delay < took, "{delay:?} of {took:?}");
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is changed while changes are timed, and the requests that change it.
 
+use std::net::IpAddr;
+
 use anyhow::{Context, Result};
 use k8s_openapi::api::{core::v1 as core, networking::v1::NetworkPolicy};
 use kube::{
@@ -103,6 +105,17 @@ pub fn pod_elsewhere(number: usize) -> Value {
         app: 2,
         node: "node-other".to_owned(),
         address: crowd::address(LOCAL + 200_000 + number),
+    })
+}
+
+/// A pod that comes to the node, whose interface is there and unknown to the agent: a policy of the first namespace isolates it.
+pub fn newcomer(number: usize) -> Value {
+    crowd::pod(&Pod {
+        namespace: crowd::near_name(0),
+        name: format!("new-{number}"),
+        app: number % APPS,
+        node: super::NODE.to_owned(),
+        address: IpAddr::from([10, 244, 0, 130 + number as u8]),
     })
 }
 

@@ -7,9 +7,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{
-    changed::{self, Request, pod_elsewhere, policy, relabelled},
+    changed::{self, Request, newcomer, pod_elsewhere, policy, relabelled},
     crowd::{self, APPS},
-    stage::Stage,
+    stage::{NEWCOMERS, Stage},
     stream::Stream,
 };
 use crate::agent::Agent;
@@ -170,6 +170,31 @@ impl<'a> Mover<'a> {
             }
         }
         Ok(all)
+    }
+
+    /// Pods that come to this node: their programs are attached. They go again, which is not timed.
+    ///
+    /// # Errors
+    /// As [`Mover::policies`].
+    pub fn newcomers(&mut self) -> Result<Timed> {
+        let mut timed = timed("pod_here_new");
+        let pods: Vec<Value> = (0..NEWCOMERS.min(self.effort.samples)).map(newcomer).collect();
+        self.create_without_address(&pods)?;
+        let until = Instant::now() + self.effort.time;
+        for pod in &pods {
+            if Instant::now() > until {
+                break;
+            }
+            let name = changed::name(pod);
+            timed
+                .samples
+                .push(self.time(&name, Request::Status(pod.clone()))?);
+        }
+        for pod in pods {
+            self.send(Request::Delete(pod))?;
+        }
+        self.settle();
+        Ok(timed)
     }
 
     /// Namespaces that policies in force here name as peers: one as most are, and the large one.

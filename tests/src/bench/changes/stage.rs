@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::{
     NODE, changed,
-    crowd::{Crowd, LOCAL, address},
+    crowd::{Crowd, LOCAL},
     store,
 };
 use crate::{
@@ -25,6 +25,9 @@ use crate::{
     deploy::Deployment,
     node::{Node, Plan},
 };
+
+/// Pods that come to the node while changes are timed; their interfaces are there before.
+pub const NEWCOMERS: usize = 20;
 
 /// How long the agent may take until it enforces, or the API server until it knows what was written: far longer than either needs.
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -57,7 +60,7 @@ impl Stage {
     /// If something of it cannot be made.
     pub fn new(crowd: Crowd) -> Result<Self> {
         let mut node = Node::new(Plan::first(NODE))?;
-        node.add_pods(&local_pods(&crowd))?;
+        node.add_pods(&interfaces(&crowd))?;
         let api = ApiServer::start(&node)?;
         let deployment = Deployment::load()?;
         for object in &deployment.objects {
@@ -180,11 +183,15 @@ async fn until_cached(client: Client, object: Value) -> Result<()> {
     }
 }
 
-/// Names and addresses of the pods of the node.
-fn local_pods(crowd: &Crowd) -> Vec<(String, Vec<IpAddr>)> {
-    (0..LOCAL)
-        .map(|index| (full_name(&crowd.pod(index)), vec![address(index)]))
-        .collect()
+/// Names and addresses of the pods of the node, and of those that will come.
+fn interfaces(crowd: &Crowd) -> Vec<(String, Vec<IpAddr>)> {
+    let here = (0..LOCAL).map(|index| crowd.pod(index));
+    let pods = here.chain((0..NEWCOMERS).map(changed::newcomer));
+    pods.map(|pod| {
+        let address = pod["status"]["podIP"].as_str().and_then(|text| text.parse().ok());
+        (full_name(&pod), address.into_iter().collect())
+    })
+    .collect()
 }
 
 fn full_name(pod: &Value) -> String {
