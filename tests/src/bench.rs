@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod changes;
 pub mod compare;
+pub mod empty;
 pub mod figure;
 pub mod json;
 pub mod memory;

@@ -3,6 +3,7 @@
 //! time. The agent is a process as its DaemonSet starts it, on a node with 110 real pods, at a real API server that knows all objects.
 
 mod figures;
+mod kernel;
 mod load;
 mod packets;
 mod process;
@@ -117,6 +118,9 @@ fn scene(figures: &mut Figures<'_>, scale: &Scale, stage: &Stage, close: bool) -
         elsewhere: 0,
     };
     let limit = if stage.crowd == smallest { SMALL } else { LARGE };
+    if stage.crowd == smallest {
+        kernel::measure(figures, stage)?;
+    }
     let listed = stage.bare_list()?.as_secs_f64();
     let started = stage.start_agent()?;
     starts(figures, &started, listed)?;
@@ -241,7 +245,7 @@ fn changes(
 }
 
 const ANY: &str = "all single changes of a policy, a pod or a namespace of a few hundred pods, from the event at the agent to the last write";
-const NEW: &str = "a pod on this node gets its address, and two programs; each waits for the kernel's grace period (RCU), some 10 ms";
+const NEW: &str = "a pod on this node gets its address, and its two programs: of it, kernel_two_programs once and kernel_connections twice";
 const EACH: &str = "CPU time of the agent by the number of single changes, with all that it does beside: unlike a delay, nearly the same on a busy machine";
 const CHANGED: &str = "from the event at the agent to the last write";
 const REQUESTED: &str = "from just before the request until the agent says that all is written; a bare watch: until the event comes there";

@@ -2,7 +2,6 @@
 //! Group `packet`: what the programs cost a packet, above an empty program. Both run on frames in memory (`BPF_PROG_TEST_RUN`), in turn, on maps
 //! that were written as the agent writes them. The kernel measures many runs at once and tells the average.
 
-pub mod empty;
 pub mod lookups;
 pub mod path;
 pub mod stage;

@@ -17,8 +17,10 @@ use netpol_agent::model::{
     PortName, Rule, Snapshot,
 };
 
-use super::empty::Empty;
-use crate::progrun::{Bench, local_pods};
+use crate::{
+    bench::empty::Empty,
+    progrun::{Bench, local_pods},
+};
 
 /// Apps that peers are spread over: classes of peers that policy tells apart.
 const APPS: u32 = 10;

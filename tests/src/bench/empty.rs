@@ -13,6 +13,7 @@ use nix::libc;
 
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
+const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 
 /// `r0 = -1; exit`: `TC_ACT_UNSPEC`, as the programs pass packets.
@@ -56,6 +57,29 @@ struct TestRun {
     pad: u32,
 }
 
+/// The same for `BPF_LINK_CREATE`.
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreate {
+    program: u32,
+    ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+    relative: u32,
+    pad: u32,
+    revision: u64,
+}
+
+/// Which of an interface's packets a program runs on: `enum bpf_attach_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Hook {
+    /// `BPF_TCX_INGRESS`.
+    Ingress = 46,
+    /// `BPF_TCX_EGRESS`.
+    Egress = 47,
+}
+
 /// The empty program.
 #[derive(Debug)]
 pub struct Empty(OwnedFd);
@@ -76,6 +100,23 @@ impl Empty {
         let fd = bpf(BPF_PROG_LOAD, &mut attributes).context("loading an empty program")?;
         // SAFETY: the kernel just gave us this descriptor, and nobody else has it.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Attaches it to an interface, as long as the result lives.
+    ///
+    /// # Errors
+    /// There is no such interface, or no TCX.
+    pub fn attach(&self, ifindex: u32, hook: Hook) -> Result<OwnedFd> {
+        let mut attributes = LinkCreate {
+            program: self.0.as_raw_fd().cast_unsigned(),
+            ifindex,
+            attach_type: hook as u32,
+            ..LinkCreate::default()
+        };
+        let link = bpf(BPF_LINK_CREATE, &mut attributes);
+        let link = link.with_context(|| format!("attaching an empty program to interface {ifindex}"))?;
+        // SAFETY: the kernel just gave us this descriptor, and nobody else has it.
+        Ok(unsafe { OwnedFd::from_raw_fd(link) })
     }
 
     /// Runs it `times` over on a frame; how long a run took on average, in whole nanoseconds.
