@@ -168,6 +168,8 @@ impl Datapath {
         let folder = pin_folder(&options.pin_path);
         bpffs::make_folder(&folder)?;
         let mut loader = EbpfLoader::new();
+        // The kernel's own types take more memory than all else, and no program is fitted to them.
+        loader.btf(None);
         let pins: Vec<(&str, PathBuf)> = PINNED_MAPS
             .iter()
             .map(|name| (*name, folder.join(name)))

@@ -51,7 +51,7 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 8192> = LruHashMap::new(
 
 /// Dropped packets. Read by the agent.
 #[btf_map(name = "events")]
-pub static EVENTS: RingBuf<Event, 1048576> = RingBuf::new();
+pub static EVENTS: RingBuf<Event, 524288> = RingBuf::new();
 
 /// The rate limit of [`EVENTS`].
 #[btf_map(name = "event_budget")]
