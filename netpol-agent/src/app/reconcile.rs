@@ -191,13 +191,16 @@ impl Reconciler {
         let report = sync::apply(plan, &mut self.state, &mut self.memory, |write| {
             datapath.write(write)
         });
-        let finished = self.datapath.finish();
         // Later turns of a revision repair, or follow the interfaces: they are not its delay.
-        let delay = self.received.take().map(|received| received.elapsed());
-        match finished {
-            Ok(seeded) => self
-                .status
-                .send_modify(|status| Arc::make_mut(status).seeded = seeded),
+        let received = self.received.take();
+        let mut delay = received.map(|received| received.elapsed());
+        match self.datapath.finish() {
+            Ok(seeded) => self.status.send_modify(|status| {
+                if seeded.flows > status.seeded.flows {
+                    delay = received.map(|received| received.elapsed());
+                }
+                Arc::make_mut(status).seeded = seeded;
+            }),
             Err(error) => error!(error = %anyhow::Error::from(error), "looking for open connections"),
         }
         if !self.swept && report.failures.is_empty() {
