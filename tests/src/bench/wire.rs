@@ -3,6 +3,7 @@
 //! filters. All clusters stand side by side, and are measured in turn.
 
 pub mod filters;
+mod programs;
 pub mod traffic;
 pub mod world;
 
@@ -26,6 +27,8 @@ const HOW_LONG: (Duration, Duration) = (Duration::from_millis(300), Duration::fr
 
 const YARDSTICK: &str = "a yardstick: the same policies, IPv4 only, as rules in the forward hook behind one that lets \
                          connections pass that are known";
+const IN_PROGRAMS: &str = "time in the agent's programs, as the kernel counts it, in a measurement of its own: what of a difference is theirs. Several CPUs may \
+                           be in programs at once, and counting takes some of the time";
 const BEST: &str = "the best twentieth of a second (throughput: tenth) of two measurements a repetition";
 
 /// Measures the group.
@@ -67,7 +70,29 @@ pub fn measure(run: &mut Run) -> Result<()> {
                     .for_each(|(samples, best)| samples.push(best));
             }
             add(run, kind, way, &worlds, samples);
+            add_programs(run, kind, way, &worlds, how_long)?;
         }
+    }
+    Ok(())
+}
+
+/// What of the time is the agent's programs', where policies select the pods.
+fn add_programs(run: &mut Run, kind: Kind, way: Way, worlds: &[World], how_long: Duration) -> Result<()> {
+    let enforcing = |world: &&World| matches!(world.variant, Variant::Netpol(1..));
+    for world in worlds.iter().filter(enforcing) {
+        let (from, to) = world.ends(way)?;
+        let mut samples = Vec::new();
+        for _ in 0..run.repetitions() {
+            samples.push(programs::share(|| kind.measure(&from, &to, how_long).map(drop))?);
+        }
+        let figure = Figure::new(
+            GROUP,
+            &format!("{}_in_programs", kind.name()),
+            "% of the time",
+            samples,
+        );
+        let figure = figure.at("way", way).at("policies", world.variant.policies());
+        run.add(figure.noted(IN_PROGRAMS));
     }
     Ok(())
 }
