@@ -208,10 +208,14 @@ fn connections(from: &Site, to: &Site, how_long: Duration) -> Result<f64> {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let server = scope.spawn(|| -> Result<()> {
-            while !stop.load(Ordering::Acquire) {
-                listener.accept()?.0.write_all(&[1])?;
+            loop {
+                let (mut stream, _) = listener.accept()?;
+                // Looked for once there is a connection: the last one, which says so, is always taken.
+                if stop.load(Ordering::Acquire) {
+                    return Ok(());
+                }
+                stream.write_all(&[1])?;
             }
-            Ok(())
         });
         let measured = from.netns.run(|| {
             let (mut count, mut slices) = (0, Slices::new(how_long));
@@ -222,16 +226,17 @@ fn connections(from: &Site, to: &Site, how_long: Duration) -> Result<f64> {
             Ok(slices.best)
         });
         stop.store(true, Ordering::Release);
-        // Wakes the server, which ends then.
-        let woken = from.netns.run(|| one_connection(address(to)));
-        // One that failed says more than the connection that it left waiting.
+        let woken = to
+            .netns
+            .run(|| Ok(TcpStream::connect_timeout(&address(to), PATIENCE)?));
+        // A server that failed says more than the connection that it left waiting.
         if woken.is_ok() || server.is_finished() {
             match server.join() {
                 Ok(ended) => ended?,
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
-        measured.and_then(|rate| woken.map(|()| rate))
+        measured
     })
 }
 
