@@ -94,7 +94,8 @@ abi! {
 }
 
 abi! {
-    /// An address in a map key: IPv6, or IPv4 mapped into IPv6 (`::ffff:a.b.c.d`).
+    /// An address in a map key: IPv6, or IPv4 mapped into IPv6 (`::ffff:a.b.c.d`). In words, or the programs would copy it byte by byte.
+    #[repr(align(4))]
     pub struct Address, 16 {
         /// Network byte order.
         pub octets: [u8; 16],
@@ -263,7 +264,7 @@ abi! {
 abi! {
     /// Record of the ring buffer `events`: one dropped packet.
     pub struct Event, 72 {
-        /// Nanoseconds of the monotonic clock.
+        /// Nanoseconds of the monotonic clock, by the tick (`bpf_ktime_get_coarse_ns`).
         pub timestamp: u64,
         /// [`Endpoint::id`].
         pub endpoint: u32,
@@ -386,7 +387,7 @@ abi! {
 abi! {
     /// Value of map `event_budget`, per CPU: the rate limit of events.
     pub struct EventBudget, 16 {
-        /// Start of the current second, nanoseconds of the monotonic clock.
+        /// Start of the current second, nanoseconds of the monotonic clock by the tick.
         pub window_start: u64,
         /// Events written in it.
         pub written: u32,
@@ -545,12 +546,31 @@ impl Endpoint {
 }
 
 impl Address {
+    /// What an IPv4 address has in the place of the third word.
+    const MAPPED: u32 = 0xffff_u32.to_be();
+
     /// An IPv4 address, mapped into IPv6.
     #[inline(always)]
-    pub const fn from_ipv4(a: [u8; 4]) -> Self {
-        Self {
-            octets: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3]],
-        }
+    pub const fn from_ipv4(octets: [u8; 4]) -> Self {
+        Self::from_words([0, 0, Self::MAPPED, u32::from_ne_bytes(octets)])
+    }
+
+    /// An IPv6 address.
+    #[inline(always)]
+    pub const fn from_ipv6(octets: [u8; 16]) -> Self {
+        Self { octets }
+    }
+
+    /// From four words, each with its octets as they are in the address.
+    #[inline(always)]
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        zerocopy::transmute!(words)
+    }
+
+    /// The reverse.
+    #[inline(always)]
+    const fn words(&self) -> [u32; 4] {
+        zerocopy::transmute!(*self)
     }
 
     /// The zero address of this one's family.
@@ -566,14 +586,7 @@ impl Address {
     /// Whether it is an IPv4 address. In the header of an IPv6 packet it is none that anyone has.
     #[inline(always)]
     pub const fn is_ipv4(&self) -> bool {
-        let o = &self.octets;
-        let zeros = o[0] | o[1] | o[2] | o[3] | o[4] | o[5] | o[6] | o[7] | o[8] | o[9];
-        zeros == 0 && o[10] == 0xff && o[11] == 0xff
-    }
-
-    /// An IPv6 address.
-    #[inline(always)]
-    pub const fn from_ipv6(octets: [u8; 16]) -> Self {
-        Self { octets }
+        let [first, second, third, _] = self.words();
+        first | second == 0 && third == Self::MAPPED
     }
 }

@@ -436,10 +436,11 @@ fn is_spoofed(endpoint: &Endpoint, packet: &Packet) -> bool {
 #[inline(always)]
 fn is_own(endpoint: &Endpoint, address: &Address) -> bool {
     // Zeros stand for an address that the pod does not have.
-    let none = *address == Address::from_ipv4([0; 4]) || address.octets == [0; 16];
-    let known =
-        *address == Address::from_ipv4(endpoint.ipv4) || *address == Address::from_ipv6(endpoint.ipv6);
-    known && !none
+    if address.is_ipv4() {
+        endpoint.ipv4 != [0; 4] && *address == Address::from_ipv4(endpoint.ipv4)
+    } else {
+        endpoint.ipv6 != [0; 16] && *address == Address::from_ipv6(endpoint.ipv6)
+    }
 }
 
 /// Whether a packet that no interface brought is one that the node only forwards all the same (rule A3). Connection tracking takes IPv6 fragments

@@ -7,6 +7,8 @@ pub mod plain;
 #[cfg(test)]
 mod tests;
 
+use zerocopy::IntoBytes as _;
+
 use crate::abi::{Address, DropReason};
 
 /// IANA protocol numbers.
@@ -46,6 +48,12 @@ const TAG_LENGTH: usize = 4;
 pub trait Frame {
     /// Fills `into` with the bytes from `offset`, counted from the link layer header; false if the frame is shorter.
     fn read(&self, offset: usize, into: &mut [u8]) -> bool;
+    /// As many words from `offset`, each with its bytes as they are in the frame; `None` where they cannot be read at once.
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        let mut words = [0; N];
+        self.read(offset, words.as_mut_bytes()).then_some(words)
+    }
     /// Whether a VLAN tag was taken off the frame and is kept beside it.
     fn vlan_tag(&self) -> bool;
     /// Bytes of the frame, from the link layer header to the end of all its segments.
@@ -176,8 +184,8 @@ impl<F: Frame> Frame for Bounded<'_, F> {
 /// The header being read. One for all, because the stack of a program is 512 bytes.
 type Buffer = [u8; 40];
 
-/// Parses the headers of a frame into `packet`, which means something for [`Parsed::Packet`] only, and what an ICMP error quotes into
-/// `quoted`, which does for [`Role::Error`] only. Both must come in as their default.
+/// Parses the headers of a frame into `packet`, which must come in as its default and means something for [`Parsed::Packet`] only, and what an
+/// ICMP error quotes into `quoted`, which does for [`Role::Error`] only.
 #[inline(always)]
 pub fn parse(frame: &impl Frame, packet: &mut Packet, quoted: &mut Packet) -> Parsed {
     let mut header: Buffer = [0; 40];
@@ -357,6 +365,7 @@ fn quoted_ipv4(
     if header[0] >> 4 != 4 || header_length < 20 || later {
         return Err(DropReason::Malformed);
     }
+    *quoted = Packet::default();
     quoted.source = Address::from_ipv4([header[12], header[13], header[14], header[15]]);
     quoted.destination = Address::from_ipv4([header[16], header[17], header[18], header[19]]);
     quoted.protocol = header[9];
@@ -375,6 +384,7 @@ fn quoted_ipv6(
     if header[0] >> 4 != 6 {
         return Err(DropReason::Malformed);
     }
+    *quoted = Packet::default();
     quoted.protocol = header[6];
     quoted.source.octets.copy_from_slice(&header[8..24]);
     quoted.destination.octets.copy_from_slice(&header[24..40]);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 //! Events of dropped packets, at most so many a second and CPU: a flood must not cost more than its drops.
 
-use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
+use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::TcContext};
 use netpol_common::{
     abi::{Direction, Endpoint},
     decide::Drop,
@@ -31,7 +31,7 @@ pub fn dropped(
     // SAFETY: a per-CPU value that only this CPU writes, just looked up.
     let budget = unsafe { &mut *budget };
     // SAFETY: takes nothing, always allowed.
-    let now = unsafe { bpf_ktime_get_ns() };
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
     if now - budget.window_start >= SECOND {
         budget.window_start = now;
         budget.written = 0;

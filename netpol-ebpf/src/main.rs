@@ -3,6 +3,7 @@
 //! pod sends, TC egress what it receives.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(
     missing_docs,
     reason = "the classifier attribute drops the documentation of what it wraps"

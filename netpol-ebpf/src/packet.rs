@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 //! The frame of an `__sk_buff`, for the parser.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     bindings::bpf_hdr_start_off::BPF_HDR_START_NET,
     helpers::generated::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative},
@@ -37,24 +39,27 @@ impl Frame for Skb<'_> {
     }
 }
 
-/// A frame at a TC hook, as far as it is in the linear part of its buffer, where headers mostly are. Read two bytes at a time, as frames are aligned.
+/// A frame at a TC hook, as far as it is in the linear part of its buffer, where headers mostly are, and read in words.
 pub struct Linear<'a>(pub &'a TcContext);
 
 impl Frame for Linear<'_> {
     #[inline(always)]
     fn read(&self, offset: usize, into: &mut [u8]) -> bool {
+        Skb(self.0).read(offset, into)
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
         let from = self.0.data() + offset;
-        if from + into.len() > self.0.data_end() {
-            return false;
+        if from + size_of::<[u32; N]>() > self.0.data_end() {
+            return None;
         }
-        for (index, pair) in into.chunks_exact_mut(2).enumerate() {
-            // SAFETY: within the frame, as was just checked, and the verifier checks again. Frames begin at an even address (NET_IP_ALIGN and
-            // the room that devices ask for are even), and so do all headers.
-            pair.copy_from_slice(
-                &unsafe { *((from + 2 * index) as *const [u8; 2]).cast::<u16>() }.to_ne_bytes(),
-            );
+        let mut words = [0; N];
+        for (index, word) in words.iter_mut().enumerate() {
+            // SAFETY: within the frame, as was just checked, and the verifier checks again.
+            *word = unsafe { word_at(from + index * size_of::<u32>()) };
         }
-        true
+        Some(words)
     }
 
     #[inline(always)]
@@ -66,6 +71,21 @@ impl Frame for Linear<'_> {
     fn length(&self) -> usize {
         self.0.len() as usize
     }
+}
+
+/// A word of a packet, in one instruction. The kernel lets programs read words where its machine can read them, which need not be where Rust would:
+/// the compiler would make four of it.
+///
+/// # Safety
+/// The word is within the packet.
+#[inline(always)]
+unsafe fn word_at(address: usize) -> u32 {
+    let word: u64;
+    // SAFETY: reads a word that is there, as the caller says, and nothing else.
+    unsafe {
+        asm!("{word} = *(u32 *)({address} + 0)", word = out(reg) word, address = in(reg) address, options(pure, readonly, nostack));
+    }
+    word as u32
 }
 
 /// A packet that leaves the node, by a device that may put no Ethernet header before it: the network header is found where the kernel

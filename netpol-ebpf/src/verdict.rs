@@ -117,9 +117,13 @@ fn judge(skb: *mut __sk_buff, direction: u8) -> i32 {
         events_per_second: config.events_per_second,
         skb: ctx.skb.skb,
     };
-    *packet = Packet::default();
-    *quoted = Packet::default();
-    let parsed = parse::parse(&Skb(ctx), packet, quoted);
+    let parsed = if let Some(found) = plain(&Linear(ctx)) {
+        *packet = found;
+        Parsed::Packet
+    } else {
+        *packet = Packet::default();
+        parse::parse(&Skb(ctx), packet, quoted)
+    };
     match decide::decide(&maps, endpoint, place, parsed, packet, quoted) {
         Verdict::Forward => {
             let isolated =
@@ -171,7 +175,6 @@ pub fn leaving(ctx: &TcContext) -> i32 {
         )
     };
     *packet = Packet::default();
-    *quoted = Packet::default();
     // What is malformed was dropped where it left an isolated pod (rule F2). What is not, and cannot be read here, is not let out unjudged.
     let mut unreadable = None;
     match parse::parse(&Leaving(ctx), packet, quoted) {

@@ -2,63 +2,29 @@
 //! The verdict on what continues a connection that was judged before and need not be again: what [`decide`](super::decide) says of it, with one
 //! lookup and without what only others need.
 
-use super::{FlowEntry, Place, Tables};
+use super::{FlowEntry, Place, Tables, flow_key, is_own, own_address};
 use crate::{
-    abi::{Address, Direction, Endpoint, FlowKey},
-    flow::{self, State},
-    parse::plain::{Ends, Plain},
+    abi::{Direction, Endpoint},
+    flow::{self, FIN, RST, SYN, State},
+    parse::Packet,
     tag,
 };
 
-/// Whether a packet at one of an endpoint's hooks passes as part of an open connection that is judged under the current policy and epoch; it is
-/// counted there, then. False says nothing: [`decide`](super::decide) has the verdict.
+/// Whether a [plain](crate::parse::plain::plain) packet at one of an endpoint's hooks passes as part of an open connection that is judged under the
+/// current policy and epoch; it is counted there, then. False says nothing: [`decide`](super::decide) has the verdict.
 #[inline(always)]
-pub fn continues(tables: &impl Tables, endpoint: &Endpoint, place: &Place, packet: &Plain) -> bool {
-    // What the node itself sends passes without a flow (rule A2).
-    if place.is_by_node() {
+pub fn continues(tables: &impl Tables, endpoint: &Endpoint, place: &Place, packet: &Packet) -> bool {
+    let direction = place.direction;
+    let receives = matches!(direction, Direction::Ingress);
+    // What the node itself sends passes without a flow (rule A2). What opens or ends a connection changes its state.
+    if place.is_by_node() || packet.tcp_flags & (SYN | FIN | RST) != 0 {
         return false;
     }
-    let receives = matches!(place.direction, Direction::Ingress);
-    let (local_port, remote_port) = if receives {
-        (packet.destination_port, packet.source_port)
-    } else {
-        (packet.source_port, packet.destination_port)
-    };
-    // The pod's own address, or it is forged (rule A6), or something special like a group.
-    let remote = match packet.ends {
-        Ends::V4(source, destination) => {
-            let (own, remote) = if receives {
-                (destination, source)
-            } else {
-                (source, destination)
-            };
-            if u32::from_ne_bytes(own) != u32::from_ne_bytes(endpoint.ipv4) || u32::from_ne_bytes(own) == 0 {
-                return false;
-            }
-            Address::from_ipv4(remote)
-        }
-        Ends::V6(source, destination) => {
-            let (own, remote) = if receives {
-                (destination, source)
-            } else {
-                (source, destination)
-            };
-            if u128::from_ne_bytes(own) != u128::from_ne_bytes(endpoint.ipv6) || u128::from_ne_bytes(own) == 0
-            {
-                return false;
-            }
-            Address::from_ipv6(remote)
-        }
-    };
-    let key = FlowKey {
-        endpoint: endpoint.id,
-        remote,
-        local_port,
-        remote_port,
-        protocol: packet.protocol,
-        pad: [0; 3],
-    };
-    let Some(entry) = tables.flow(&key) else {
+    // Else it is forged (rule A6), or something special like a group.
+    if !is_own(endpoint, own_address(packet, direction)) {
+        return false;
+    }
+    let Some(entry) = tables.flow(&flow_key(endpoint, direction, packet)) else {
         return false;
     };
     entry.with(|flow| {
@@ -70,7 +36,7 @@ pub fn continues(tables: &impl Tables, endpoint: &Endpoint, place: &Place, packe
         if !current || !open || !flow::alive(flow, packet.protocol, now, tables.lifetimes()) {
             return false;
         }
-        let reply = initiator as u8 != place.direction as u8;
+        let reply = initiator as u8 != direction as u8;
         if receives && !reply {
             let has = tag::judged(place.tag);
             if flow.tag != has {

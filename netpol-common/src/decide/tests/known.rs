@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     decide::known::continues,
-    parse::plain::{Ends, Plain},
+    flow::{FIN, RST},
     tag,
 };
 
@@ -24,6 +24,8 @@ struct Case {
     came_by: u32,
     tag: u16,
     protocol: u8,
+    /// Of TCP.
+    flags: u8,
     own: [u8; 4],
     /// The flow's.
     flow: Flow,
@@ -44,6 +46,7 @@ fn cases() -> impl Strategy<Value = Case> {
         prop::sample::select(&CAME_BY[..]),
         prop::sample::select(&TAGS[..]),
         prop::sample::select(&[protocol::TCP, protocol::UDP][..]),
+        prop::sample::select(&[ACK, ACK, ACK, 0, ACK | SYN, SYN, ACK | FIN, RST][..]),
         prop::sample::select(&[POD, POD, POD, CLIENT][..]),
     );
     let flow = (
@@ -67,11 +70,12 @@ fn cases() -> impl Strategy<Value = Case> {
     });
     let age = prop::sample::select(&[1u64, 1, 1, 121, 432_001][..]);
     (place, flow, prop::bool::weighted(0.9), age).prop_map(
-        |((direction, came_by, tag, protocol, own), flow, known, age)| Case {
+        |((direction, came_by, tag, protocol, flags, own), flow, known, age)| Case {
             direction,
             came_by,
             tag,
             protocol,
+            flags,
             own,
             flow,
             known,
@@ -126,25 +130,23 @@ fn both(case: &Case) -> [(bool, Option<Flow>, u16); 2] {
     };
     let (source, destination) = ends(case.direction, case.own, CLIENT);
     let ports = ends(case.direction, POD_PORT.to_be_bytes(), PEER_PORT.to_be_bytes());
-    let plain = Plain {
-        ends: Ends::V4(source, destination),
-        source_port: ports.0,
-        destination_port: ports.1,
-        protocol: case.protocol,
-    };
     let packet = Packet {
         source: Address::from_ipv4(source),
         destination: Address::from_ipv4(destination),
         source_port: ports.0,
         destination_port: ports.1,
         protocol: case.protocol,
-        tcp_flags: if case.protocol == protocol::TCP { ACK } else { 0 },
+        tcp_flags: if case.protocol == protocol::TCP {
+            case.flags
+        } else {
+            0
+        },
         ..Packet::default()
     };
     [true, false].map(|short| {
         let (tables, pod, key) = world(case);
         let passes = if short {
-            continues(&tables, &pod, &place, &plain)
+            continues(&tables, &pod, &place, &packet)
         } else {
             decided(&tables, &pod, place, Parsed::Packet, packet) == Verdict::Forward
         };
@@ -179,6 +181,7 @@ fn c1_an_open_connection_continues_both_ways() {
                     came_by: 3,
                     tag: 0,
                     protocol,
+                    flags: ACK,
                     own: POD,
                     flow: Flow {
                         policy: endpoint(INGRESS, EGRESS).policy(initiator),
