@@ -43,7 +43,7 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
 #[inline(never)]
 fn continues(skb: *mut __sk_buff, direction: u8) -> bool {
     let ctx = &TcContext::new(skb);
-    let Some(packet) = plain(&Linear(ctx)) else {
+    let Some(packet) = plain(&Linear(ctx)).filter(known::may_continue) else {
         return false;
     };
     let direction = Direction::from_u8(direction);

@@ -10,14 +10,20 @@ use crate::{
     tag,
 };
 
+/// Whether a packet may continue a connection as it is: what opens or ends one changes its state, and is none of these.
+#[inline(always)]
+pub const fn may_continue(packet: &Packet) -> bool {
+    packet.tcp_flags & (SYN | FIN | RST) == 0
+}
+
 /// Whether a [plain](crate::parse::plain::plain) packet at one of an endpoint's hooks passes as part of an open connection that is judged under the
 /// current policy and epoch; it is counted there, then. False says nothing: [`decide`](super::decide) has the verdict.
 #[inline(always)]
 pub fn continues(tables: &impl Tables, endpoint: &Endpoint, place: &Place, packet: &Packet) -> bool {
     let direction = place.direction;
     let receives = matches!(direction, Direction::Ingress);
-    // What the node itself sends passes without a flow (rule A2). What opens or ends a connection changes its state.
-    if place.is_by_node() || packet.tcp_flags & (SYN | FIN | RST) != 0 {
+    // What the node itself sends passes without a flow (rule A2).
+    if place.is_by_node() || !may_continue(packet) {
         return false;
     }
     // Else it is forged (rule A6), or something special like a group.
