@@ -35,13 +35,15 @@ use self::attach::{AttachError, Attacher};
 use crate::sync::{State, Write};
 
 /// Maps by the name that they have in the object and below the pin folder.
-pub const PINNED_MAPS: [&str; 13] = [
+pub const PINNED_MAPS: [&str; 15] = [
     "endpoints",
     "local_pods",
     "senders",
     "guarded",
+    "addresses",
     "identities",
     "frontends",
+    "ports",
     "policies",
     "flows",
     "fragments",

@@ -8,7 +8,7 @@ use crate::tag;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of the layouts below; part of the pin path, so that agents of different layouts never share a map.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Policy id of an endpoint that is not isolated for a direction (rule I1).
 pub const POLICY_NONE: u32 = 0;
@@ -103,12 +103,32 @@ abi! {
 }
 
 abi! {
-    /// Value of map `identities`: the class of peers that an address belongs to, by longest prefix.
+    /// Value of map `identities`: the class of peers that an address belongs to, by longest prefix. Whole addresses are in map `addresses`.
     pub struct Identity, 8 {
         /// Number of the class, or [`IDENTITY_NONE`].
         pub identity: u32,
         /// [`IDENTITY_NODE`], [`IDENTITY_REMOTE_NODE`] or nothing.
         pub flags: u32,
+    }
+}
+
+impl Identity {
+    /// From both fields, as they are in memory.
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        zerocopy::transmute!(word)
+    }
+}
+
+abi! {
+    /// Value of map `addresses`: the class of peers of an address that has an entry of its own.
+    pub struct Peer, 28 {
+        /// The address, as in the key: who reads the value of one that is removed sees when its place is given to another's.
+        pub address: Address,
+        /// As in map `identities`.
+        pub class: Identity,
+        /// The kernel's own. With it a value is replaced where it is, see [`Endpoint::lock`]: no lookup misses it meanwhile.
+        pub lock: bpf_spin_lock,
     }
 }
 
@@ -140,7 +160,7 @@ abi! {
 }
 
 abi! {
-    /// Key of map `policies` behind its prefix length: what a policy says about an identity, protocol and port.
+    /// Key of map `policies` behind its prefix length, and of map `ports`: what a policy says about an identity, protocol and port.
     pub struct PolicyMatch, 12 {
         /// Number of the policy.
         pub policy: u32,
@@ -162,6 +182,12 @@ impl PolicyMatch {
     pub const ALL_PORTS: u32 = 72;
     /// Prefix length, in bits, of an entry for one port: the longest.
     pub const ONE_PORT: u32 = 88;
+
+    /// All of it, in words as they are in memory.
+    #[inline(always)]
+    pub const fn words(&self) -> [u32; 3] {
+        zerocopy::transmute!(*self)
+    }
 }
 
 abi! {
@@ -171,6 +197,26 @@ abi! {
         pub action: u32,
         /// Number of the rule that says so.
         pub rule: u32,
+    }
+}
+
+impl PolicyValue {
+    /// From both fields, as they are in memory.
+    #[inline(always)]
+    pub const fn from_words(words: [u32; 2]) -> Self {
+        zerocopy::transmute!(words)
+    }
+}
+
+abi! {
+    /// Value of map `ports`: what a policy says of one port.
+    pub struct PortValue, 24 {
+        /// As in the key, see [`Peer::address`].
+        pub entry: PolicyMatch,
+        /// As in map `policies`.
+        pub value: PolicyValue,
+        /// The kernel's own, see [`Peer::lock`].
+        pub lock: bpf_spin_lock,
     }
 }
 
@@ -569,7 +615,7 @@ impl Address {
 
     /// The reverse.
     #[inline(always)]
-    const fn words(&self) -> [u32; 4] {
+    pub const fn words(&self) -> [u32; 4] {
         zerocopy::transmute!(*self)
     }
 

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use netpol_common::abi::{
     Address, Config, Counters, Direction, Endpoint, Event, EventBudget, Flow, FlowKey, Fragment, FragmentKey,
-    Frontend, Identity, PolicyMatch, PolicyValue, Sender,
+    Frontend, Identity, Peer, PolicyMatch, PolicyValue, PortValue, Sender,
 };
 
 use crate::tables::Scratch;
@@ -17,7 +17,11 @@ use crate::tables::Scratch;
 #[btf_map(name = "endpoints")]
 pub static ENDPOINTS: HashMap<u32, Endpoint, 1024> = HashMap::new();
 
-/// Address to the class of peers it belongs to. Written by the agent.
+/// Address to the class of peers it belongs to, for as many as there is room: one lookup costs the same whatever the number. Written by the agent.
+#[btf_map(name = "addresses")]
+pub static ADDRESSES: HashMap<Address, Peer, 262144, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// Prefix to the class of peers that its addresses belong to, where they have none of their own. Written by the agent.
 #[btf_map(name = "identities")]
 pub static IDENTITIES: LpmTrie<Address, Identity, 1048576> = LpmTrie::new();
 
@@ -37,7 +41,11 @@ pub static GUARDED: HashMap<Frontend, u32, 262144, { BPF_F_NO_PREALLOC as usize 
 #[btf_map(name = "local_pods")]
 pub static LOCAL_PODS: HashMap<Address, u32, 2048> = HashMap::new();
 
-/// Policy, identity, protocol and port to what the policy says. Written by the agent.
+/// Policy, identity, protocol and one port to what the policy says, for as many as there is room. Written by the agent.
+#[btf_map(name = "ports")]
+pub static PORTS: HashMap<PolicyMatch, PortValue, 262144, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// The same for more than one port. Written by the agent.
 #[btf_map(name = "policies")]
 pub static POLICIES: LpmTrie<PolicyMatch, PolicyValue, 4194304> = LpmTrie::new();
 

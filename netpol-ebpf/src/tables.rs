@@ -11,14 +11,16 @@ use aya_ebpf::{
 use netpol_common::{
     abi::{
         Address, Counters, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Frontend, IDENTITY_NONE, Identity,
-        Lifetimes, POLICY_DENY, POLICY_NONE, PolicyMatch, PolicyValue, SENDER_UNTOLD, Sender,
+        Lifetimes, POLICY_DENY, POLICY_NONE, Peer, PolicyMatch, PolicyValue, PortValue, SENDER_UNTOLD,
+        Sender,
     },
     decide::{FlowEntry, Tables},
     parse::Packet,
 };
 
 use crate::maps::{
-    ENDPOINTS, FLOWS, FRAGMENTS, FRONTENDS, GUARDED, IDENTITIES, LOCAL_PODS, POLICIES, SENDERS,
+    ADDRESSES, ENDPOINTS, FLOWS, FRAGMENTS, FRONTENDS, GUARDED, IDENTITIES, LOCAL_PODS, POLICIES, PORTS,
+    SENDERS,
 };
 
 /// What does not fit on the stack of a program, which is 512 bytes.
@@ -29,11 +31,29 @@ pub struct Scratch {
     pub quoted: Packet,
     /// Whose policy it is judged by: an [`Endpoint`], whose lock the kernel allows in no value of such a map.
     pub endpoint: [u32; size_of::<Endpoint>() / size_of::<u32>()],
-    address: Key<Address>,
-    policy: Key<PolicyMatch>,
+    address: Prefix<Address>,
+    policy: Prefix<PolicyMatch>,
     frontend: Frontend,
     flow: Flow,
 }
+
+/// A [`Key`], on words: the compiler would write the other byte by byte.
+#[repr(C)]
+struct Prefix<K> {
+    length: u32,
+    data: K,
+}
+
+impl<K> Prefix<K> {
+    #[inline(always)]
+    fn key(&self) -> &Key<K> {
+        // SAFETY: both are a length and the data behind it, and the key's alignment is less.
+        unsafe { &*(&raw const *self).cast() }
+    }
+}
+
+const _: () = assert!(size_of::<Prefix<PolicyMatch>>() == size_of::<Key<PolicyMatch>>());
+const _: () = assert!(size_of::<Prefix<Address>>() == size_of::<Key<Address>>());
 
 /// How often a value is looked at until it stood still meanwhile. It is replaced far less often than a program runs.
 pub const ATTEMPTS: usize = 3;
@@ -87,10 +107,14 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn identity(&self, address: &Address) -> Identity {
+        if let Some(class) = class_of(address) {
+            return class;
+        }
         // SAFETY: a per-CPU value that only this run of the program uses; checked for null where it was looked up.
-        let key = unsafe { &mut (*self.scratch).address };
-        *key = Key::new(ADDRESS_BITS, *address);
-        match IDENTITIES.get(key) {
+        let prefix = unsafe { &mut (*self.scratch).address };
+        prefix.length = ADDRESS_BITS;
+        prefix.data = *address;
+        match IDENTITIES.get(prefix.key()) {
             Some(identity) => *identity,
             None => Identity {
                 identity: IDENTITY_NONE,
@@ -215,9 +239,13 @@ impl Tables for Maps {
     #[inline(always)]
     fn policy(&self, key: &PolicyMatch) -> Option<PolicyValue> {
         // SAFETY: a per-CPU value that only this run of the program uses; checked for null where it was looked up.
-        let scratch = unsafe { &mut (*self.scratch).policy };
-        *scratch = Key::new(PolicyMatch::ONE_PORT, *key);
-        POLICIES.get(scratch).copied()
+        let prefix = unsafe { &mut (*self.scratch).policy };
+        prefix.length = PolicyMatch::ONE_PORT;
+        prefix.data = *key;
+        match of_port(&prefix.data) {
+            Some(value) => Some(value),
+            None => POLICIES.get(prefix.key()).copied(),
+        }
     }
 
     #[inline(always)]
@@ -257,6 +285,48 @@ fn frontend(key: &Frontend) -> u32 {
 fn is_guarded(backend: &Frontend) -> bool {
     // SAFETY: the value is not read.
     unsafe { GUARDED.get(backend) }.is_some()
+}
+
+/// What map `addresses` says; a class that no policy knows where the address is taken out and put in again and again.
+#[inline(always)]
+fn class_of(address: &Address) -> Option<Identity> {
+    for _ in 0..ATTEMPTS {
+        let place: *const Peer = ADDRESSES.get_ptr(address)?;
+        // SAFETY: readable while the program runs (RCU), on words of eight bytes; volatile, so that all of the class is read at once, and whose it is
+        // after it.
+        let (class, of) = unsafe {
+            (
+                read_volatile((&raw const (*place).class).cast::<u64>()),
+                read_volatile((&raw const (*place).address).cast::<[u32; 4]>()),
+            )
+        };
+        if of == address.words() {
+            return Some(Identity::from_word(class));
+        }
+    }
+    Some(Identity {
+        identity: IDENTITY_UNKNOWN,
+        flags: 0,
+    })
+}
+
+/// What map `ports` says; a value that drops where the entry is taken out and put in again and again.
+#[inline(always)]
+fn of_port(entry: &PolicyMatch) -> Option<PolicyValue> {
+    for _ in 0..ATTEMPTS {
+        let place: *const PortValue = PORTS.get_ptr(entry)?;
+        // SAFETY: readable while the program runs (RCU), on words; volatile, so that whose it is is read after what it says.
+        let (value, of) = unsafe {
+            (
+                read_volatile((&raw const (*place).value).cast::<[u32; 2]>()),
+                read_volatile((&raw const (*place).entry).cast::<[u32; 3]>()),
+            )
+        };
+        if of == entry.words() {
+            return Some(PolicyValue::from_words(value));
+        }
+    }
+    Some(PolicyValue::default())
 }
 
 /// Reads a value that stood still meanwhile. The kernel may give the place of one that was replaced to another key's at once: what was

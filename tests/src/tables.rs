@@ -9,7 +9,11 @@ use std::{
 };
 
 use ipnet::IpNet;
-use netpol_agent::{datapath::attach::Hook, sync::State};
+use netpol_agent::{
+    compile::ProtocolMatch,
+    datapath::attach::Hook,
+    sync::{EntryKey, State},
+};
 use netpol_common::{
     abi::{
         Address, Counter, Counters, Direction, DropReason, Endpoint, Flow, FlowKey, Fragment, FragmentKey,
@@ -77,6 +81,26 @@ impl Mirror {
             made: RefCell::default(),
             counters: Default::default(),
         }
+    }
+
+    /// Whether an address has an entry of its own.
+    pub fn has_address(&self, address: &Address) -> bool {
+        let mut whole = self.prefixes.iter().filter(|(bits, ..)| *bits == 128);
+        whole.any(|(_, held, _)| held == address)
+    }
+
+    /// Whether a policy has an entry for just this port.
+    pub fn has_port(&self, key: &PolicyMatch) -> bool {
+        let entry = EntryKey {
+            identity: key.identity,
+            protocol: Some(ProtocolMatch {
+                protocol: key.protocol,
+                port: u16::from_be_bytes(key.port),
+                prefix_len: 16,
+            }),
+        };
+        let policy = self.state.policies.get(&key.policy);
+        policy.is_some_and(|entries| entries.contains_key(&entry))
     }
 
     /// Forgets flows, fragments and counts.

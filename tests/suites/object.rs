@@ -25,7 +25,7 @@ const RING_BUFFER: (u64, &str) = (27, "ringbuf");
 type Map = (&'static str, (u64, &'static str), usize, usize);
 
 /// Every pinned map.
-const MAPS: [Map; 13] = [
+const MAPS: [Map; 15] = [
     ("senders", HASH, size_of::<abi::Sender>(), 4),
     ("guarded", HASH, size_of::<abi::Frontend>(), 4),
     ("local_pods", HASH, size_of::<abi::Address>(), 4),
@@ -36,6 +36,18 @@ const MAPS: [Map; 13] = [
         size_of::<abi::Identity>(),
     ),
     ("endpoints", HASH, 4, size_of::<abi::Endpoint>()),
+    (
+        "addresses",
+        HASH,
+        size_of::<abi::Address>(),
+        size_of::<abi::Peer>(),
+    ),
+    (
+        "ports",
+        HASH,
+        size_of::<abi::PolicyMatch>(),
+        size_of::<abi::PortValue>(),
+    ),
     (
         "identities",
         LPM_TRIE,
@@ -80,7 +92,7 @@ fn layouts_are_those_of_the_abi() {
             assert_eq!(size, Some(size_of::<abi::$name>() as u64), stringify!($name));
         )* };
     }
-    hold!(Endpoint Address Identity Frontend Sender PolicyMatch PolicyValue FlowKey Flow FragmentKey Fragment Event Counter Counters Config Lifetimes EventBudget);
+    hold!(Endpoint Address Identity Frontend Sender PolicyMatch PolicyValue Peer PortValue FlowKey Flow FragmentKey Fragment Event Counter Counters Config Lifetimes EventBudget);
 }
 
 #[test]

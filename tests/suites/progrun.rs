@@ -28,6 +28,8 @@ use netpol_tests::{
 mod flows;
 #[path = "progrun/leaving.rs"]
 mod leaving;
+#[path = "progrun/longest.rs"]
+mod longest;
 #[path = "progrun/races.rs"]
 mod races;
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The maps with their types: reading them back, writing to them.
 
+mod longest;
+
 use std::{
     io,
     net::IpAddr,
@@ -10,22 +12,20 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{
-        Array, HashMap, IterableMap as _, MapData, MapInfo, PerCpuArray,
-        lpm_trie::{Key, LpmTrie},
-    },
+    maps::{Array, HashMap, IterableMap as _, MapData, MapInfo, PerCpuArray, lpm_trie::Key},
 };
 use ipnet::IpNet;
 use netpol_common::{
     abi::{
         self, Address, Config, Counter, Counters, Direction, Endpoint, Flow, FlowKey, Identity, Lifetimes,
-        PolicyMatch, PolicyValue,
+        Peer, PolicyMatch, PortValue,
     },
     flow,
 };
 use thiserror::Error;
 use tracing::info;
 
+use self::longest::Longest;
 use super::DatapathError;
 use crate::{
     compile::{Frontend, ProtocolMatch},
@@ -67,9 +67,9 @@ pub struct Maps {
     local_pods: HashMap<MapData, Address, u32>,
     senders: HashMap<MapData, abi::Sender, u32>,
     guarded: HashMap<MapData, abi::Frontend, u32>,
-    identities: LpmTrie<MapData, Address, Identity>,
+    identities: Longest<Peer>,
     frontends: HashMap<MapData, abi::Frontend, Identity>,
-    policies: LpmTrie<MapData, PolicyMatch, PolicyValue>,
+    policies: Longest<PortValue>,
     config: Array<MapData, Config>,
 }
 
@@ -94,8 +94,6 @@ impl Maps {
         check_layout::<abi::Sender, u32>(&folder.join("senders"))?;
         check_layout::<abi::Frontend, u32>(&folder.join("guarded"))?;
         check_layout::<abi::Frontend, Identity>(&folder.join("frontends"))?;
-        check_layout::<Key<Address>, Identity>(&folder.join("identities"))?;
-        check_layout::<Key<PolicyMatch>, PolicyValue>(&folder.join("policies"))?;
         check_layout::<FlowKey, Flow>(&folder.join("flows"))?;
         check_layout::<abi::FragmentKey, abi::Fragment>(&folder.join("fragments"))?;
         check_layout::<u32, Counters>(&folder.join("counters"))?;
@@ -106,8 +104,8 @@ impl Maps {
             senders: HashMap::try_from(map(ebpf, "senders")?).on("senders", "opening")?,
             guarded: HashMap::try_from(map(ebpf, "guarded")?).on("guarded", "opening")?,
             frontends: HashMap::try_from(map(ebpf, "frontends")?).on("frontends", "opening")?,
-            identities: LpmTrie::try_from(map(ebpf, "identities")?).on("identities", "opening")?,
-            policies: LpmTrie::try_from(map(ebpf, "policies")?).on("policies", "opening")?,
+            identities: Longest::take(ebpf, folder, ["addresses", "identities"])?,
+            policies: Longest::take(ebpf, folder, ["ports", "policies"])?,
             config: Array::try_from(map(ebpf, "config")?).on("config", "opening")?,
         })
     }
@@ -122,8 +120,7 @@ impl Maps {
             let (ifindex, endpoint) = entry.on("endpoints", "reading")?;
             state.endpoints.insert(ifindex, endpoint);
         }
-        for entry in self.identities.iter() {
-            let (key, identity) = entry.on("identities", "reading")?;
+        for (key, identity) in self.identities.read()? {
             state.identities.insert(prefix(&key), identity);
         }
         for entry in self.local_pods.iter() {
@@ -142,8 +139,7 @@ impl Maps {
             let (key, identity) = entry.on("frontends", "reading")?;
             state.frontends.insert(frontend(&key), identity);
         }
-        for entry in self.policies.iter() {
-            let (key, value) = entry.on("policies", "reading")?;
+        for (key, value) in self.policies.read()? {
             let (policy, key) = entry_key(&key);
             state.record(&Write::PutPolicy { policy, key, value });
         }
@@ -154,20 +150,14 @@ impl Maps {
     pub fn write(&mut self, write: &Write) -> Result<(), MapError> {
         retry(|| match write {
             Write::Config(config) => self.config.set(0, config, 0).on("config", "writing"),
-            Write::PutPolicy { policy, key, value } => self
-                .policies
-                .insert(&policy_key(*policy, key), value, 0)
-                .on("policies", "writing"),
-            Write::RemovePolicy { policy, key } => {
-                present(self.policies.remove(&policy_key(*policy, key))).on("policies", "removing an entry")
+            Write::PutPolicy { policy, key, value } => {
+                self.policies.insert(&policy_key(*policy, key), *value)
             }
-            Write::PutIdentity { prefix, identity } => self
-                .identities
-                .insert(&address_key(*prefix), identity, 0)
-                .on("identities", "writing"),
-            Write::RemoveIdentity(prefix) => {
-                present(self.identities.remove(&address_key(*prefix))).on("identities", "removing an entry")
+            Write::RemovePolicy { policy, key } => self.policies.remove(&policy_key(*policy, key)),
+            Write::PutIdentity { prefix, identity } => {
+                self.identities.insert(&address_key(*prefix), *identity)
             }
+            Write::RemoveIdentity(prefix) => self.identities.remove(&address_key(*prefix)),
             Write::PutEndpoint { ifindex, endpoint } => self
                 .endpoints
                 .insert(ifindex, endpoint, BPF_F_LOCK)

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use ipnet::IpNet;
 use netpol_agent::{
     compile::ProtocolMatch,
     datapath::pin_folder,
@@ -30,6 +31,23 @@ fn dump(folder: &Path, map: &str) -> Result<Vec<Value>> {
     let entries = dump.as_array().cloned().unwrap_or_default();
     ensure!(!entries.is_empty(), "map {map} is empty");
     Ok(entries)
+}
+
+/// What policy 3 says of an identity.
+fn put_policy(identity: u32, protocol: Option<ProtocolMatch>) -> Write {
+    Write::PutPolicy {
+        policy: 3,
+        key: EntryKey { identity, protocol },
+        value: abi::PolicyValue {
+            action: ACTION_ACCEPT,
+            rule: 1,
+        },
+    }
+}
+
+fn put_identity(prefix: IpNet, identity: u32) -> Write {
+    let identity = abi::Identity { identity, flags: 0 };
+    Write::PutIdentity { prefix, identity }
 }
 
 /// An entry of each map, through the ways that write it.
@@ -57,24 +75,10 @@ fn fill(bench: &mut Bench, ifindex: u32) -> Result<()> {
             next_policy: 5,
             lifetimes: abi::Lifetimes::default(),
         }),
-        Write::PutPolicy {
-            policy: 3,
-            key: EntryKey {
-                identity: 2,
-                protocol: Some(port),
-            },
-            value: abi::PolicyValue {
-                action: ACTION_ACCEPT,
-                rule: 1,
-            },
-        },
-        Write::PutIdentity {
-            prefix: IpAddr::V4(peer).into(),
-            identity: abi::Identity {
-                identity: 2,
-                flags: 0,
-            },
-        },
+        put_policy(2, Some(port)),
+        put_policy(3, None),
+        put_identity(IpAddr::V4(peer).into(), 2),
+        put_identity("10.245.0.0/16".parse()?, 3),
         Write::PutEndpoint { ifindex, endpoint },
     ] {
         bench.write(&write)?;
@@ -127,10 +131,22 @@ fn maps_dump_with_named_fields() {
             ],
             [7, 3, 4]
         );
+        let [key, peer] = entry("addresses", "value")?;
+        assert_eq!(key["octets"], peer["address"]["octets"]);
+        assert_eq!([&peer["class"]["identity"], &peer["class"]["flags"]], [2, 0]);
         let [key, identity] = entry("identities", "value")?;
+        assert_eq!(key["prefix_len"], 112, "{key}");
         assert!(key.to_string().contains("octets"), "{key}");
-        assert_eq!([&identity["identity"], &identity["flags"]], [2, 0]);
+        assert_eq!([&identity["identity"], &identity["flags"]], [3, 0]);
+        let [key, port] = entry("ports", "value")?;
+        assert_eq!(key, port["entry"]);
+        assert_eq!([&key["policy"], &key["identity"], &key["protocol"]], [3, 2, 6]);
+        assert_eq!(
+            [&port["value"]["action"], &port["value"]["rule"]],
+            [ACTION_ACCEPT, 1]
+        );
         let [key, value] = entry("policies", "value")?;
+        assert_eq!(key["prefix_len"], 64, "{key}");
         for field in ["policy", "identity", "protocol", "port"] {
             assert!(
                 key.to_string().contains(&format!("\"{field}\":")),

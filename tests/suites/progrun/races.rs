@@ -12,8 +12,16 @@ use std::{
 
 use anyhow::{Context, Result};
 use aya::maps::{HashMap, Map, MapData};
-use netpol_agent::datapath::{CounterReader, attach::Hook, pin_folder};
-use netpol_common::abi::{Address, Counters, Direction, DropReason, Endpoint, POLICY_DENY, POLICY_NONE};
+use netpol_agent::{
+    compile::ProtocolMatch,
+    datapath::{CounterReader, attach::Hook, pin_folder},
+    evaluate::Packet,
+    sync::{EntryKey, Write},
+};
+use netpol_common::abi::{
+    ACTION_ACCEPT, Address, Counters, Direction, DropReason, Endpoint, Identity, POLICY_DENY, POLICY_NONE,
+    Peer, PolicyMatch, PolicyValue, PortValue, bpf_spin_lock,
+};
 use netpol_tests::{
     frames,
     progrun::{Bench, Rewriter, on_bench},
@@ -215,4 +223,97 @@ fn a5_b4_a_sender_is_found_by_its_address_while_others_are_replaced() {
         );
         Ok(())
     });
+}
+
+const POLICY: u32 = 4_000_000;
+const FRIEND: u32 = 5_000_000;
+const STRANGER: u32 = 5_000_001;
+/// Peers elsewhere, of these classes.
+const PEERS: [(&str, u32); 2] = [("10.244.9.1", FRIEND), ("10.244.9.2", STRANGER)];
+const PORT: u16 = 8080;
+
+/// One pod, that only the friend may reach, and resets that the stranger sends while entries of both in a map are taken out and put in.
+fn strangers(map: &str, entries: &[Entry<'_>]) {
+    Pods::run(|pods| {
+        let (ifindex, mut endpoint) = pods.values[0];
+        endpoint.ingress_policy = POLICY;
+        for (address, identity) in PEERS {
+            let prefix = address.parse::<IpAddr>()?.into();
+            let identity = Identity { identity, flags: 0 };
+            pods.bench.write(&Write::PutIdentity { prefix, identity })?;
+        }
+        pods.bench.write(&Write::PutPolicy {
+            policy: POLICY,
+            key: EntryKey {
+                identity: FRIEND,
+                protocol: Some(ProtocolMatch {
+                    protocol: 6,
+                    port: PORT,
+                    prefix_len: 16,
+                }),
+            },
+            value: ACCEPT,
+        })?;
+        pods.bench.write(&Write::PutEndpoint { ifindex, endpoint })?;
+        let uplink = pods.bench.uplink();
+        let frame_of = |peer: &str| {
+            let packet = Packet {
+                port: Some(PORT),
+                ..tcp(peer, CLOSED)
+            };
+            let mut frame = frames::opening(&packet, 40_000);
+            frame[14 + 20 + 13] = 4;
+            frame
+        };
+        let [friend, stranger] = PEERS.map(|(peer, _)| frame_of(peer));
+        let before = pods.counters.read(Direction::Ingress)?.forwarded.packets;
+        pods.bench.time(Hook::ToPod, ifindex, uplink, &friend, 1)?;
+        let passed = pods.counters.read(Direction::Ingress)?.forwarded.packets - before;
+        assert_eq!(passed, 1, "the friend passes, without a race");
+        let runs = pods.race((map, entries), (Hook::ToPod, ifindex, uplink), &stranger)?;
+        let passed = pods.counters.read(Direction::Ingress)?.forwarded.packets - before;
+        assert_eq!(passed, 1, "of {runs} frames of a stranger passed");
+        Ok(())
+    });
+}
+
+const ACCEPT: PolicyValue = PolicyValue {
+    action: ACTION_ACCEPT,
+    rule: 1,
+};
+
+#[test]
+fn b4_an_address_is_not_taken_for_another() {
+    let peers = PEERS.map(|(text, identity)| Peer {
+        address: Address::from_ipv4(text.parse::<std::net::Ipv4Addr>().unwrap().octets()),
+        class: Identity { identity, flags: 0 },
+        lock: bpf_spin_lock::default(),
+    });
+    strangers(
+        "addresses",
+        &peers
+            .each_ref()
+            .map(|peer| (peer.address.as_bytes(), peer.as_bytes())),
+    );
+}
+
+#[test]
+fn b4_a_port_is_not_taken_for_another() {
+    let entries = [(FRIEND, ACCEPT), (STRANGER, PolicyValue::default())].map(|(identity, value)| PortValue {
+        entry: PolicyMatch {
+            policy: POLICY,
+            identity,
+            protocol: 6,
+            port: PORT.to_be_bytes(),
+            pad: 0,
+        },
+        value,
+        lock: bpf_spin_lock::default(),
+    });
+    strangers(
+        "ports",
+        &entries
+            .each_ref()
+            .map(|entry| (entry.entry.as_bytes(), entry.as_bytes())),
+    );
 }

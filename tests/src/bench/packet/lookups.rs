@@ -10,7 +10,10 @@ use netpol_common::{
         Address, Direction, Flow, FlowKey, Fragment, FragmentKey, Identity, Lifetimes, PolicyMatch,
         PolicyValue,
     },
-    decide::{Place, Tables, Verdict, decide, known::continues},
+    decide::{
+        Place, Tables, Verdict, decide,
+        known::{continues, may_continue},
+    },
     parse::{Packet, parse, plain::plain},
 };
 
@@ -75,7 +78,7 @@ fn run(mirror: &Mirror, state: &State, step: &Step) -> Result<(bool, Counts)> {
         counts: RefCell::default(),
     };
     // The programs: the short way for what continues a connection, then, if it is none, the long one. Each begins with the endpoint.
-    if let Some(packet) = plain(&Bytes(&step.frame)) {
+    if let Some(packet) = plain(&Bytes(&step.frame)).filter(may_continue) {
         tables.count("endpoints");
         if continues(&tables, endpoint, &place, &packet) {
             return Ok((true, tables.counts.into_inner()));
@@ -108,7 +111,10 @@ impl Tables for Counting<'_> {
     }
 
     fn identity(&self, address: &Address) -> Identity {
-        self.count("identities");
+        self.count("addresses");
+        if !self.tables.has_address(address) {
+            self.count("identities");
+        }
         self.tables.identity(address)
     }
 
@@ -146,7 +152,10 @@ impl Tables for Counting<'_> {
     }
 
     fn policy(&self, key: &PolicyMatch) -> Option<PolicyValue> {
-        self.count("policies");
+        self.count("ports");
+        if !self.tables.has_port(key) {
+            self.count("policies");
+        }
         self.tables.policy(key)
     }
 
