@@ -57,6 +57,8 @@ const _: () = assert!(size_of::<Prefix<Address>>() == size_of::<Key<Address>>())
 
 /// How often a value is looked at until it stood still meanwhile. It is replaced far less often than a program runs.
 pub const ATTEMPTS: usize = 3;
+/// The same of a value that is replaced where it is, and moves only when its key goes.
+const LOOKS: usize = 2;
 /// An identity that no policy says anything of.
 const IDENTITY_UNKNOWN: u32 = u32::MAX;
 
@@ -107,19 +109,22 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn identity(&self, address: &Address) -> Identity {
-        if let Some(class) = class_of(address) {
-            return class;
+        for _ in 0..LOOKS {
+            if let Some(place) = ADDRESSES.get_ptr(address) {
+                if let Some(class) = class_at(place, address) {
+                    return class;
+                }
+                continue;
+            }
+            // The agent writes an address before the prefixes that hold it: if one came meanwhile, what the prefix said may be of after that.
+            let by_prefix = self.by_prefix(address);
+            if ADDRESSES.get_ptr(address).is_none() {
+                return by_prefix;
+            }
         }
-        // SAFETY: a per-CPU value that only this run of the program uses; checked for null where it was looked up.
-        let prefix = unsafe { &mut (*self.scratch).address };
-        prefix.length = ADDRESS_BITS;
-        prefix.data = *address;
-        match IDENTITIES.get(prefix.key()) {
-            Some(identity) => *identity,
-            None => Identity {
-                identity: IDENTITY_NONE,
-                flags: 0,
-            },
+        Identity {
+            identity: IDENTITY_UNKNOWN,
+            flags: 0,
         }
     }
 
@@ -270,6 +275,24 @@ impl Tables for Maps {
     }
 }
 
+impl Maps {
+    /// What map `identities` says.
+    #[inline(always)]
+    fn by_prefix(&self, address: &Address) -> Identity {
+        // SAFETY: a per-CPU value that only this run of the program uses; checked for null where it was looked up.
+        let prefix = unsafe { &mut (*self.scratch).address };
+        prefix.length = ADDRESS_BITS;
+        prefix.data = *address;
+        match IDENTITIES.get(prefix.key()) {
+            Some(identity) => *identity,
+            None => Identity {
+                identity: IDENTITY_NONE,
+                flags: 0,
+            },
+        }
+    }
+}
+
 #[inline(always)]
 fn frontend(key: &Frontend) -> u32 {
     still(
@@ -287,33 +310,24 @@ fn is_guarded(backend: &Frontend) -> bool {
     unsafe { GUARDED.get(backend) }.is_some()
 }
 
-/// What map `addresses` says; a class that no policy knows where the address is taken out and put in again and again.
+/// What an entry of map `addresses` says; nothing if its place is another address's meanwhile.
 #[inline(always)]
-fn class_of(address: &Address) -> Option<Identity> {
-    for _ in 0..ATTEMPTS {
-        let place: *const Peer = ADDRESSES.get_ptr(address)?;
-        // SAFETY: readable while the program runs (RCU), on words of eight bytes; volatile, so that all of the class is read at once, and whose it is
-        // after it.
-        let (class, of) = unsafe {
-            (
-                read_volatile((&raw const (*place).class).cast::<u64>()),
-                read_volatile((&raw const (*place).address).cast::<[u32; 4]>()),
-            )
-        };
-        if of == address.words() {
-            return Some(Identity::from_word(class));
-        }
-    }
-    Some(Identity {
-        identity: IDENTITY_UNKNOWN,
-        flags: 0,
-    })
+fn class_at(place: *const Peer, address: &Address) -> Option<Identity> {
+    // SAFETY: readable while the program runs (RCU), on words of eight bytes; volatile, so that all of the class is read at once, and whose it is
+    // after it.
+    let (class, of) = unsafe {
+        (
+            read_volatile((&raw const (*place).class).cast::<u64>()),
+            read_volatile((&raw const (*place).address).cast::<[u32; 4]>()),
+        )
+    };
+    (of == address.words()).then(|| Identity::from_word(class))
 }
 
 /// What map `ports` says; a value that drops where the entry is taken out and put in again and again.
 #[inline(always)]
 fn of_port(entry: &PolicyMatch) -> Option<PolicyValue> {
-    for _ in 0..ATTEMPTS {
+    for _ in 0..LOOKS {
         let place: *const PortValue = PORTS.get_ptr(entry)?;
         // SAFETY: readable while the program runs (RCU), on words; volatile, so that whose it is is read after what it says.
         let (value, of) = unsafe {
