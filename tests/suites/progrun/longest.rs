@@ -118,8 +118,8 @@ fn l1_an_address_that_finds_no_room_is_found_all_the_same() {
         assert_eq!(held(bench)?, [room, 2]);
         let identities = |bench: &Bench| -> Result<BTreeMap<IpNet, u32>> {
             let state = bench.read()?;
-            let found = state.identities.into_iter();
-            Ok(found.map(|(prefix, class)| (prefix, class.identity)).collect())
+            let found = state.identities.iter();
+            Ok(found.map(|(prefix, class)| (*prefix, class.identity)).collect())
         };
         assert!(identities(bench)? == expected, "read back");
         for number in [0, 1, room, room + 1] {
