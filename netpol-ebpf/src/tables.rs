@@ -313,15 +313,17 @@ fn is_guarded(backend: &Frontend) -> bool {
 /// What an entry of map `addresses` says; nothing if its place is another address's meanwhile.
 #[inline(always)]
 fn class_at(place: *const Peer, address: &Address) -> Option<Identity> {
-    // SAFETY: readable while the program runs (RCU), on words of eight bytes; volatile, so that all of the class is read at once, and whose it is
-    // after it.
-    let (class, of) = unsafe {
+    // SAFETY: readable while the program runs (RCU), on words of eight bytes; volatile, so that all of the class is read at once, whose it is
+    // after it, and the class once more after that: the place would have to change hands three times between to pass for this address's.
+    let (class, of, again) = unsafe {
+        let class = (&raw const (*place).class).cast::<u64>();
         (
-            read_volatile((&raw const (*place).class).cast::<u64>()),
+            read_volatile(class),
             read_volatile((&raw const (*place).address).cast::<[u32; 4]>()),
+            read_volatile(class),
         )
     };
-    (of == address.words()).then(|| Identity::from_word(class))
+    (of == address.words() && class == again).then(|| Identity::from_word(class))
 }
 
 /// What map `ports` says; a value that drops where the entry is taken out and put in again and again.
@@ -329,14 +331,16 @@ fn class_at(place: *const Peer, address: &Address) -> Option<Identity> {
 fn of_port(entry: &PolicyMatch) -> Option<PolicyValue> {
     for _ in 0..LOOKS {
         let place: *const PortValue = PORTS.get_ptr(entry)?;
-        // SAFETY: readable while the program runs (RCU), on words; volatile, so that whose it is is read after what it says.
-        let (value, of) = unsafe {
+        // SAFETY: readable while the program runs (RCU), on words; volatile, so that it is read in this order, see `class_at`.
+        let (value, of, again) = unsafe {
+            let value = (&raw const (*place).value).cast::<[u32; 2]>();
             (
-                read_volatile((&raw const (*place).value).cast::<[u32; 2]>()),
+                read_volatile(value),
                 read_volatile((&raw const (*place).entry).cast::<[u32; 3]>()),
+                read_volatile(value),
             )
         };
-        if of == entry.words() {
+        if of == entry.words() && value == again {
             return Some(PolicyValue::from_words(value));
         }
     }
