@@ -77,7 +77,10 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
 
     let (snapshots_in, mut snapshots) = watch::channel(None);
     let (interfaces_in, mut interfaces) = watch::channel(None);
-    let (status_in, status) = watch::channel(Arc::new(Status::default()));
+    let (status_in, status) = watch::channel(Arc::new(Status {
+        checks_checksums: datapath.checks_checksums(),
+        ..Status::default()
+    }));
     let reread = Arc::new(Notify::new());
     let mut stages = JoinSet::new();
     stages.spawn(stage(

@@ -3,6 +3,7 @@
 
 pub mod attach;
 pub mod bpffs;
+mod btf;
 mod capacity;
 mod conntrack;
 mod expiry;
@@ -11,6 +12,7 @@ mod maps;
 mod netlink;
 pub mod object;
 mod run;
+mod sk_buff;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,6 +24,7 @@ use std::{
 use aya::{Ebpf, EbpfLoader, maps::RingBuf};
 use netpol_common::abi::{ABI_VERSION, Counters, Direction, Lifetimes};
 use thiserror::Error;
+use zerocopy::IntoBytes as _;
 
 pub use conntrack::Seeded;
 use conntrack::Seeder;
@@ -138,6 +141,7 @@ pub struct Datapath {
     ebpf: Ebpf,
     maps: Maps,
     attacher: Attacher,
+    checks_checksums: bool,
     seeder: Seeder,
     expiry: Expiry,
     /// Of flows, as in map `config`.
@@ -159,6 +163,56 @@ pub fn links_folder(pin_path: &Path) -> PathBuf {
     pin_folder(pin_path).join(LINKS)
 }
 
+/// Loads maps and programs; whether they see where a checksum is to be written.
+fn load(object: &[u8], options: &Options, folder: &Path) -> Result<(Ebpf, bool), DatapathError> {
+    let ways = sk_buff::ways(Path::new(sk_buff::KERNEL_BTF));
+    let mut closed = ways.as_ref().err().map(|error| error.to_string());
+    for way in ways.into_iter().flatten() {
+        match load_with(object, options, folder, &way) {
+            Ok(ebpf) => return Ok((ebpf, true)),
+            // Kernels differ in what they let programs read: older ones, and those locked down for confidentiality.
+            Err(error) => closed = Some(format!("{:#}", anyhow::Error::from(error))),
+        }
+    }
+    let ebpf = load_with(object, options, folder, &sk_buff::Way::default())?;
+    tracing::error!(
+        error = closed,
+        "not enforced on this kernel: that no checksum is written over a port or an address, for a pod with the capability NET_RAW"
+    );
+    Ok((ebpf, false))
+}
+
+fn load_with(
+    object: &[u8],
+    options: &Options,
+    folder: &Path,
+    way: &sk_buff::Way,
+) -> Result<Ebpf, DatapathError> {
+    let mut loader = EbpfLoader::new();
+    // The kernel's own types take more memory than all else, and no program is fitted to them.
+    loader.btf(None);
+    let pins = PINNED_MAPS.map(|name| (name, folder.join(name)));
+    for (name, path) in &pins {
+        loader.map_pin_path(name, path);
+    }
+    match options.flow_capacity {
+        Some(capacity) => {
+            loader.map_max_entries("flows", capacity);
+        }
+        None if !folder.join("flows").exists() => {
+            loader.map_max_entries("flows", capacity::of_this_machine());
+        }
+        None => {}
+    }
+    loader.override_global(aya_log::LEVEL, &options.log_level, true);
+    loader.override_global("SK_BUFF", &way.layout, true);
+    let mut ebpf = loader
+        .load(way.put_into(object).as_bytes())
+        .map_err(|error| DatapathError::Load(Box::new(error)))?;
+    attach::load(&mut ebpf)?;
+    Ok(ebpf)
+}
+
 impl Datapath {
     /// Loads the programs, over the maps that an earlier agent pinned where there are any. Nothing is attached or changed yet.
     ///
@@ -169,29 +223,11 @@ impl Datapath {
         maps::probe().map_err(DatapathError::NotPermitted)?;
         let folder = pin_folder(&options.pin_path);
         bpffs::make_folder(&folder)?;
-        let mut loader = EbpfLoader::new();
-        // The kernel's own types take more memory than all else, and no program is fitted to them.
-        loader.btf(None);
-        let pins: Vec<(&str, PathBuf)> = PINNED_MAPS
-            .iter()
-            .map(|name| (*name, folder.join(name)))
-            .collect();
-        for (name, path) in &pins {
-            loader.map_pin_path(name, path);
-        }
         let mut flows = Vec::new();
-        if options.flow_capacity.is_none() && !folder.join("flows").exists() {
-            loader.map_max_entries("flows", capacity::of_this_machine());
-        }
         if let Some(capacity) = options.flow_capacity {
             flows = maps::unpin_flows_of_other_capacity(&folder.join("flows"), capacity)?;
-            loader.map_max_entries("flows", capacity);
         }
-        loader.override_global(aya_log::LEVEL, &options.log_level, true);
-        let mut ebpf = loader
-            .load(object)
-            .map_err(|error| DatapathError::Load(Box::new(error)))?;
-        attach::load(&mut ebpf)?;
+        let (mut ebpf, checks_checksums) = load(object, options, &folder)?;
         let maps = Maps::take(&mut ebpf, &folder)?;
         maps::restore_flows(&mut ebpf, flows)?;
         let attacher = Attacher::new(options.attach, links_folder(&options.pin_path))?;
@@ -199,6 +235,7 @@ impl Datapath {
             ebpf,
             maps,
             attacher,
+            checks_checksums,
             seeder: Seeder::default(),
             expiry: Expiry::default(),
             lifetimes: Lifetimes::default(),
@@ -209,6 +246,11 @@ impl Datapath {
     /// How programs are attached.
     pub fn mechanism(&self) -> attach::Mechanism {
         self.attacher.mechanism()
+    }
+
+    /// Whether packets are dropped whose checksum a device is to write over what was judged.
+    pub fn checks_checksums(&self) -> bool {
+        self.checks_checksums
     }
 
     /// What the maps hold. Interfaces count as not attached until this agent has put its own programs there.

@@ -8,6 +8,7 @@
 extern crate std;
 
 pub mod abi;
+pub mod checksum;
 pub mod decide;
 pub mod flow;
 pub mod parse;

@@ -33,7 +33,10 @@ pub mod protocol {
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 
 const ETHERNET_LENGTH: usize = 14;
+const IPV4_LENGTH: usize = 20;
+const IPV4_SOURCE_END: usize = 16;
 const IPV6_LENGTH: usize = 40;
+const IPV6_SOURCE_END: usize = 24;
 const ICMP_LENGTH: usize = 8;
 /// The least offset of a fragment that is not the first, in units of 8 bytes: behind the longest of the headers that are read.
 const MIN_FRAGMENT_EIGHTHS: u16 = 3;
@@ -41,7 +44,7 @@ const MIN_FRAGMENT_EIGHTHS: u16 = 3;
 const MAX_LENGTH: usize = 0xffff;
 
 /// [`Packet::protocol`] of a frame with more than two tags, of which the source is not looked for: no pod may send that (rule A6).
-const NOTHING_TOLD: u8 = 255;
+pub(crate) const NOTHING_TOLD: u8 = 255;
 const TAG_LENGTH: usize = 4;
 
 /// A frame that headers are read from.
@@ -97,6 +100,10 @@ pub struct Packet {
     /// Whether it has a fragment header of IPv6, which a [`Part::Whole`] may have too (RFC 6946), or may have one behind headers that
     /// cannot be read to the end.
     pub fragment_header: bool,
+    /// Where the source address ends, in bytes from the link layer header; 0 if there is none.
+    pub source_end: u16,
+    /// Where the upper layer's header begins, in the same bytes; 0 if that is not known. Not for [`Part::Later`].
+    pub upper: u16,
 }
 
 /// A part of a packet (rule C5).
@@ -235,6 +242,8 @@ fn ipv4(
     packet.source = Address::from_ipv4([header[12], header[13], header[14], header[15]]);
     packet.destination = Address::from_ipv4([header[16], header[17], header[18], header[19]]);
     packet.protocol = header[9];
+    packet.source_end = (ETHERNET_LENGTH + IPV4_SOURCE_END) as u16;
+    packet.upper = (ETHERNET_LENGTH + header_length) as u16;
     // Nobody's, and in map `frontends` that of every NodePort.
     if header[16] | header[17] | header[18] | header[19] == 0 {
         return Err(DropReason::Malformed);
@@ -274,9 +283,11 @@ fn source_behind_tag(frame: &impl Frame, header: &mut Buffer, packet: &mut Packe
     let inner = ETHERNET_LENGTH + TAG_LENGTH;
     match [header[2], header[3]] {
         [0x08, 0x00] if frame.read(inner, &mut header[..20]) => {
+            packet.source_end = (inner + IPV4_SOURCE_END) as u16;
             packet.source = Address::from_ipv4([header[12], header[13], header[14], header[15]]);
         }
         [0x86, 0xdd] if frame.read(inner, &mut header[..IPV6_LENGTH]) => {
+            packet.source_end = (inner + IPV6_SOURCE_END) as u16;
             packet.source.octets.copy_from_slice(&header[8..24]);
         }
         [0x81, 0x00] | [0x88, 0xa8] => packet.protocol = NOTHING_TOLD,
@@ -322,6 +333,7 @@ fn ipv6(
     packet.protocol = header[6];
     packet.source.octets.copy_from_slice(&header[8..24]);
     packet.destination.octets.copy_from_slice(&header[24..40]);
+    packet.source_end = (ETHERNET_LENGTH + IPV6_SOURCE_END) as u16;
     // In the maps such an address is the IPv4 address in it: neither its identity nor its flows are this packet's.
     if packet.source.is_ipv4() || packet.destination.is_ipv4() || is_nobody(&packet.destination) {
         packet.fragment_header = true;
@@ -334,6 +346,7 @@ fn ipv6(
             return Err(reason);
         }
     };
+    packet.upper = offset as u16;
     if packet.part == Part::Later {
         return Ok(Parsed::Packet);
     }

@@ -11,6 +11,7 @@
 
 mod event;
 mod maps;
+mod offload;
 mod packet;
 mod tables;
 mod verdict;

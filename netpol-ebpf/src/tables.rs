@@ -31,6 +31,8 @@ pub struct Scratch {
     pub quoted: Packet,
     /// Whose policy it is judged by: an [`Endpoint`], whose lock the kernel allows in no value of such a map.
     pub endpoint: [u32; size_of::<Endpoint>() / size_of::<u32>()],
+    /// What the kernel says of the packet.
+    pub sk_buff: crate::offload::Part,
     address: Prefix<Address>,
     policy: Prefix<PolicyMatch>,
     frontend: Frontend,

@@ -10,6 +10,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use netpol_common::{
     abi::{Counter, Direction, DropReason, Endpoint, IDENTITY_NONE, POLICY_DENY, POLICY_NONE, bpf_spin_lock},
+    checksum,
     decide::{self, Place, Tables as _, Verdict, judge::UNKNOWN, known},
     parse::{self, Packet, Parsed, Part, plain::plain},
     tag,
@@ -18,6 +19,7 @@ use netpol_common::{
 use crate::{
     event,
     maps::{CONFIG, COUNTERS, ENDPOINTS, SCRATCH},
+    offload::{self, Origin},
     packet::{self, Leaving, Linear, Skb},
     tables::{ATTEMPTS, Maps},
 };
@@ -54,6 +56,11 @@ fn continues(skb: *mut __sk_buff, direction: u8) -> bool {
     ) else {
         return false;
     };
+    // SAFETY: a per-CPU value that only this run of the program uses, just looked up.
+    let unfinished = unsafe { offload::unfinished(skb, Origin::Link, &raw mut (*scratch).sk_buff) };
+    if !unfinished.is_of(&packet) {
+        return false;
+    }
     // SAFETY: a valid reference; volatile, so that it is read here, before what it dates, and nowhere else.
     let epoch = unsafe { read_volatile(&raw const config.epoch) };
     let place = place(ctx, direction);
@@ -124,6 +131,9 @@ fn judge(skb: *mut __sk_buff, direction: u8) -> i32 {
         *packet = Packet::default();
         parse::parse(&Skb(ctx), packet, quoted)
     };
+    // SAFETY: as above.
+    let unfinished = unsafe { offload::unfinished(skb, Origin::Link, &raw mut (*scratch).sk_buff) };
+    let parsed = checksum::judged(parsed, packet, unfinished);
     match decide::decide(&maps, endpoint, place, parsed, packet, quoted) {
         Verdict::Forward => {
             let isolated =
@@ -177,7 +187,11 @@ pub fn leaving(ctx: &TcContext) -> i32 {
     *packet = Packet::default();
     // What is malformed was dropped where it left an isolated pod (rule F2). What is not, and cannot be read here, is not let out unjudged.
     let mut unreadable = None;
-    match parse::parse(&Leaving(ctx), packet, quoted) {
+    let parsed = parse::parse(&Leaving(ctx), packet, quoted);
+    // SAFETY: as above.
+    let unfinished =
+        unsafe { offload::unfinished(ctx.skb.skb, Origin::Network, &raw mut (*scratch).sk_buff) };
+    match checksum::judged(parsed, packet, unfinished) {
         Parsed::Packet => {}
         Parsed::Unjudged(reason) if tag::is_deferred(place.tag) => unreadable = Some(reason),
         Parsed::Unjudged(_) | Parsed::Neighbour => return PASS,

@@ -107,6 +107,33 @@ impl Wire {
         Ok(())
     }
 
+    /// Sends a frame whose checksum is to be made by the device that it leaves by at last: of all from byte `start`, into the two bytes that are
+    /// `offset` behind that. `segment`: size of the segments of TCP, or of the fragments of UDP, over IPv4 that it stands for, if it does.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn send_unfinished(&self, frame: &[u8], start: u16, offset: u16, segment: Option<u16>) -> Result<()> {
+        const NEEDS_CHECKSUM: u8 = 1;
+        const GSO_TCPV4: u8 = 1;
+        const GSO_UDP: u8 = 3;
+        const UDP: u8 = 17;
+        let mut bytes = vec![NEEDS_CHECKSUM, 0, 0, 0, 0, 0];
+        if let Some(segment) = segment {
+            bytes[1] = if frame.get(23) == Some(&UDP) {
+                GSO_UDP
+            } else {
+                GSO_TCPV4
+            };
+            bytes[4..6].copy_from_slice(&segment.to_ne_bytes());
+        }
+        bytes.extend(start.to_ne_bytes());
+        bytes.extend(offset.to_ne_bytes());
+        bytes.extend(frame);
+        let sent = send(self.offload.as_raw_fd(), &bytes, MsgFlags::empty());
+        sent.with_context(|| format!("sending {} bytes without a checksum", frame.len()))?;
+        Ok(())
+    }
+
     /// Waits for a frame from this MAC address; its length, a VLAN tag not counted.
     ///
     /// # Errors

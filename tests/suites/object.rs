@@ -92,7 +92,7 @@ fn layouts_are_those_of_the_abi() {
             assert_eq!(size, Some(size_of::<abi::$name>() as u64), stringify!($name));
         )* };
     }
-    hold!(Endpoint Address Identity Frontend Sender PolicyMatch PolicyValue Peer PortValue FlowKey Flow FragmentKey Fragment Event Counter Counters Config Lifetimes EventBudget);
+    hold!(Endpoint Address Identity Frontend Sender PolicyMatch PolicyValue Peer PortValue FlowKey Flow FragmentKey Fragment Event Counter Counters Config Lifetimes EventBudget SkBuff);
 }
 
 #[test]

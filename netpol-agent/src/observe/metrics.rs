@@ -64,6 +64,11 @@ impl Collector for AgentMetrics {
             "Endpoints that keep an old policy or are closed because writes failed",
             status.endpoints_held_back as u64,
         )?;
+        gauge(
+            "checksums_checked",
+            "Whether this kernel tells where a packet's checksum is still to be written",
+            status.checks_checksums.into(),
+        )?;
         gauge("policies", "Policy numbers in the kernel", status.policies as u64)?;
         gauge(
             "identities",
@@ -206,6 +211,24 @@ mod tests {
             "netpol_change_to_kernel_seconds_sum 60.004",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_tell_of_checksums_shows() {
+        for (checks_checksums, expected) in [
+            (true, "netpol_checksums_checked 1"),
+            (false, "netpol_checksums_checked 0"),
+        ] {
+            let status = Status {
+                checks_checksums,
+                ..Status::default()
+            };
+            let (_sender, status) = watch::channel(Arc::new(status));
+            let mut registry = Registry::with_prefix("netpol");
+            registry.register_collector(Box::new(AgentMetrics(status)));
+            let text = text(&registry).unwrap();
+            assert!(text.lines().any(|line| line == expected), "{text}");
         }
     }
 }

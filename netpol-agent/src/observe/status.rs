@@ -13,6 +13,8 @@ use crate::{
 /// The agent after its last turn.
 #[derive(Debug, Clone, Default)]
 pub struct Status {
+    /// Packets are dropped whose checksum a device is to write over what was judged.
+    pub checks_checksums: bool,
     /// A complete revision was enforced, without a write that failed.
     pub ready: bool,
     /// The last revision.

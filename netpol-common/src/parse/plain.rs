@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What nearly all packets are, read with less work than [`parse`](super::parse) takes for what can come.
 
-use super::{ETHERNET_LENGTH, Frame, IPV6_LENGTH, Packet, Part, Role, protocol};
+use super::{
+    ETHERNET_LENGTH, Frame, IPV4_LENGTH, IPV4_SOURCE_END, IPV6_LENGTH, IPV6_SOURCE_END, Packet, Part, Role,
+    protocol,
+};
 use crate::abi::Address;
 
-const IPV4_LENGTH: usize = 20;
 const TCP_LENGTH: usize = 20;
 const UDP_LENGTH: usize = 8;
 
@@ -39,7 +41,11 @@ fn ipv4(frame: &impl Frame) -> Option<Packet> {
     }
     let ends = [source, destination].map(|address| Address::from_ipv4(address.to_ne_bytes()));
     let offset = ETHERNET_LENGTH + IPV4_LENGTH;
-    upper_layer(frame, offset, (third >> 16) as u8, length - IPV4_LENGTH, ends)
+    let packet = upper_layer(frame, offset, (third >> 16) as u8, length - IPV4_LENGTH, ends)?;
+    Some(Packet {
+        source_end: (ETHERNET_LENGTH + IPV4_SOURCE_END) as u16,
+        ..packet
+    })
 }
 
 #[inline(always)]
@@ -53,10 +59,14 @@ fn ipv6(frame: &impl Frame) -> Option<Packet> {
     }
     let (length, protocol) = ((second >> 16) as usize, (second >> 8) as u8);
     let offset = ETHERNET_LENGTH + IPV6_LENGTH;
-    upper_layer(frame, offset, protocol, length, [source, destination])
+    let packet = upper_layer(frame, offset, protocol, length, [source, destination])?;
+    Some(Packet {
+        source_end: (ETHERNET_LENGTH + IPV6_SOURCE_END) as u16,
+        ..packet
+    })
 }
 
-/// A packet whose upper layer begins at `offset` and has `length` bytes.
+/// A packet whose upper layer begins at `offset` and has `length` bytes, but for where its source address ends.
 #[inline(always)]
 fn upper_layer(
     frame: &impl Frame,
@@ -99,5 +109,7 @@ fn upper_layer(
         fragment_protocol: 0,
         identification: 0,
         fragment_header: false,
+        source_end: 0,
+        upper: offset as u16,
     })
 }

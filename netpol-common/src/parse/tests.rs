@@ -62,15 +62,35 @@ fn unjudged(frame: &[u8]) -> DropReason {
 }
 
 fn expected(version: u8, protocol: u8) -> Packet {
-    let (source, destination) = match version {
-        4 => (Address::from_ipv4(SOURCE), Address::from_ipv4(DESTINATION)),
-        _ => (Address::from_ipv6(SOURCE_V6), Address::from_ipv6(DESTINATION_V6)),
+    let (source, destination, source_end, upper) = match version {
+        4 => (
+            Address::from_ipv4(SOURCE),
+            Address::from_ipv4(DESTINATION),
+            30,
+            34,
+        ),
+        _ => (
+            Address::from_ipv6(SOURCE_V6),
+            Address::from_ipv6(DESTINATION_V6),
+            38,
+            54,
+        ),
     };
     Packet {
         source,
         destination,
         protocol,
+        source_end,
+        upper,
         ..Packet::default()
+    }
+}
+
+/// The same with so many bytes of options or extension headers before the upper layer.
+fn behind(bytes: usize, packet: Packet) -> Packet {
+    Packet {
+        upper: packet.upper + bytes as u16,
+        ..packet
     }
 }
 
@@ -161,7 +181,8 @@ fn f3_ipv4_options_are_walked() {
     for words in 0..=10usize {
         let options = vec![1; words * 4];
         let frame = ipv4_with_options(&options, protocol::UDP, &ports_and(4));
-        assert_eq!(packet(&frame), with_ports(4, protocol::UDP), "{words} words");
+        let expected = behind(words * 4, with_ports(4, protocol::UDP));
+        assert_eq!(packet(&frame), expected, "{words} words");
     }
 }
 
@@ -177,18 +198,19 @@ fn f3_ipv6_extension_headers_are_walked() {
         protocol::AH,
         protocol::FRAGMENT,
     ];
+    let plain = ip(6, protocol::UDP, &ports_and(4)).len();
     for kind in kinds {
         let frame = ipv6_chain(&[kind], protocol::UDP, &ports_and(4));
         let expected = Packet {
             fragment_header: kind == protocol::FRAGMENT,
-            ..with_ports(6, protocol::UDP)
+            ..behind(frame.len() - plain, with_ports(6, protocol::UDP))
         };
         assert_eq!(packet(&frame), expected, "{kind}");
     }
     let all = ipv6_chain(&kinds, protocol::UDP, &ports_and(4));
     let expected = Packet {
         fragment_header: true,
-        ..with_ports(6, protocol::UDP)
+        ..behind(all.len() - plain, with_ports(6, protocol::UDP))
     };
     assert_eq!(packet(&all), expected);
 }
@@ -196,7 +218,9 @@ fn f3_ipv6_extension_headers_are_walked() {
 #[test]
 fn f2_an_authentication_header_shorter_than_its_fixed_part_is_malformed() {
     let mut frame = ipv6_chain(&[protocol::AH], protocol::UDP, &ports_and(4));
-    assert_eq!(packet(&frame), with_ports(6, protocol::UDP));
+    let length = ip(6, protocol::UDP, &ports_and(4)).len();
+    let expected = behind(frame.len() - length, with_ports(6, protocol::UDP));
+    assert_eq!(packet(&frame), expected);
     frame[14 + 40 + 1] = 0;
     assert_eq!(unjudged(&frame), DropReason::Malformed);
 }
@@ -212,7 +236,10 @@ fn f3_more_extension_headers_than_are_walked() {
     };
     assert_eq!(
         packet(&chain(MAX_EXTENSION_HEADERS)),
-        with_ports(6, protocol::UDP)
+        behind(
+            chain(MAX_EXTENSION_HEADERS).len() - chain(0).len(),
+            with_ports(6, protocol::UDP)
+        )
     );
     let (_, packet) = parse_bytes(&chain(MAX_EXTENSION_HEADERS + 1));
     assert!(packet.fragment_header, "one may come behind them");
@@ -255,13 +282,17 @@ fn c5_fragments_tell_which_packet_they_are_of() {
     };
     assert_eq!(
         packet(&frame),
-        headed(with_ports(6, protocol::UDP)),
+        headed(behind(8, with_ports(6, protocol::UDP))),
         "not fragmented (RFC 6946)"
     );
     frame[54 + 3] = 1; // More fragments, offset 0.
     assert_eq!(
         packet(&frame),
-        headed(part_of(with_ports(6, protocol::UDP), Part::First, 0x0102_0304))
+        headed(part_of(
+            behind(8, with_ports(6, protocol::UDP)),
+            Part::First,
+            0x0102_0304
+        ))
     );
     frame[54 + 3] = 3 << 3;
     assert_eq!(

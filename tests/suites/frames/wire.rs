@@ -35,17 +35,17 @@ spec:
   egress: [{ports: [{port: 80}, {protocol: UDP, port: 53}]}]
 ";
 
-struct Wires {
-    a: Wire,
-    b: Wire,
-    c: Wire,
+pub(super) struct Wires {
+    pub(super) a: Wire,
+    pub(super) b: Wire,
+    pub(super) c: Wire,
     counters: CounterReader,
     /// Of the next frame: every frame has a source MAC address of its own.
     next: u32,
-    lab: Lab,
+    pub(super) lab: Lab,
 }
 
-fn wires() -> Option<Wires> {
+pub(super) fn wires() -> Option<Wires> {
     can_enforce(SUITE).then(|| Wires::new().unwrap())
 }
 
@@ -79,7 +79,7 @@ impl Wires {
         })
     }
 
-    fn address(&self, pod: &str, ipv4: bool) -> IpAddr {
+    pub(super) fn address(&self, pod: &str, ipv4: bool) -> IpAddr {
         let addresses = self.lab.node.pod(pod).unwrap().addresses;
         addresses
             .into_iter()
@@ -88,7 +88,7 @@ impl Wires {
     }
 
     /// The packet that opens a connection from one pod to another.
-    fn frame(&self, from: &str, to: &str, ipv4: bool, number: u8, port: u16) -> Vec<u8> {
+    pub(super) fn frame(&self, from: &str, to: &str, ipv4: bool, number: u8, port: u16) -> Vec<u8> {
         let packet = Packet {
             source: self.address(from, ipv4),
             destination: self.address(to, ipv4),
@@ -99,7 +99,7 @@ impl Wires {
     }
 
     /// The frame with MAC addresses: the receiver's, and one that no other frame has as its source.
-    fn addressed(&mut self, frame: &[u8], to: [u8; 6]) -> (Vec<u8>, [u8; 6]) {
+    pub(super) fn addressed(&mut self, frame: &[u8], to: [u8; 6]) -> (Vec<u8>, [u8; 6]) {
         self.next += 1;
         let [one, two, three, four] = self.next.to_be_bytes();
         let mac = [2, 0x66, one, two, three, four];
@@ -109,13 +109,13 @@ impl Wires {
         (frame, mac)
     }
 
-    fn counted(&self, direction: Direction, reason: DropReason) -> u64 {
+    pub(super) fn counted(&self, direction: Direction, reason: DropReason) -> u64 {
         let mut counters: Counters = self.counters.read(direction).unwrap();
         counters.dropped(reason).packets
     }
 
     /// Waits until so many were dropped for a reason.
-    fn await_drops(&self, direction: Direction, reason: DropReason, wanted: u64) {
+    pub(super) fn await_drops(&self, direction: Direction, reason: DropReason, wanted: u64) {
         let started = Instant::now();
         loop {
             let found = self.counted(direction, reason);
