@@ -19,13 +19,14 @@ use aya::{
 use namespaces::{Pod, enter_new, ip, not_run, privileged, run};
 use netpol_agent::datapath::{
     attach::{AttachError, Attacher, Hook, Mechanism, Mode, cleanup, take_over},
-    object::EBPF_OBJECT,
+    object,
 };
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     net::if_::if_nametoindex,
     sched::{CloneFlags, unshare},
 };
+use zerocopy::IntoBytes as _;
 
 const SUITE: &str = "attach";
 const HOOKS: [(Hook, TcAttachType); 2] = [
@@ -35,7 +36,7 @@ const HOOKS: [(Hook, TcAttachType); 2] = [
 
 /// A node with a bpffs.
 struct Node {
-    object: &'static [u8],
+    object: Vec<u64>,
     bpffs: tempfile::TempDir,
 }
 
@@ -43,7 +44,7 @@ impl Node {
     fn load(&self) -> Ebpf {
         EbpfLoader::new()
             .default_map_pin_directory(self.bpffs.path())
-            .load(self.object)
+            .load(self.object.as_bytes())
             .unwrap()
     }
 
@@ -73,7 +74,7 @@ fn on_a_node(test: impl FnOnce(&Node) + Send) {
     if !privileged(SUITE) {
         return;
     }
-    let Some(object) = EBPF_OBJECT else {
+    let Some(object) = object::for_any_kernel() else {
         return not_run(SUITE, "this build has no eBPF programs");
     };
     std::thread::scope(|scope| {

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The compiled eBPF programs, embedded in the agent.
 
+use super::sk_buff::Way;
+
 /// The ELF object of `netpol-ebpf` with its BTF, aligned to 8 bytes as aya reads it.
 ///
 /// `None` in a build that had no eBPF toolchain (the build script warns of it): such an agent cannot enforce.
-/// `cargo xtask build` makes one that can.
+/// `cargo xtask build` makes one that can. A kernel takes it with what is put into it for that kernel only, see [`for_any_kernel`].
 #[cfg(netpol_ebpf_object)]
 pub static EBPF_OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(
     env!("OUT_DIR"),
@@ -14,6 +16,11 @@ pub static EBPF_OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!
 /// The ELF object of `netpol-ebpf`: none, as this build had no eBPF toolchain. `cargo xtask build` makes one that has it.
 #[cfg(not(netpol_ebpf_object))]
 pub static EBPF_OBJECT: Option<&[u8]> = None;
+
+/// The programs without what differs from kernel to kernel: they do not see where checksums are to be written. Words, as aya reads it.
+pub fn for_any_kernel() -> Option<Vec<u64>> {
+    Some(Way::default().put_into(EBPF_OBJECT?))
+}
 
 #[cfg(test)]
 mod tests {

@@ -4,11 +4,11 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::libc;
 
 const BPF_PROG_LOAD: libc::c_int = 5;
@@ -90,10 +90,38 @@ impl Empty {
     /// # Errors
     /// Without the right to.
     pub fn load() -> Result<Self> {
+        Self::load_all(&INSTRUCTIONS)
+    }
+
+    /// The same with one lookup before it, of this key in this map.
+    ///
+    /// # Errors
+    /// Without the right to; a key that is not of whole words, or not of the map.
+    pub fn with_lookup(map: BorrowedFd<'_>, key: &[u8]) -> Result<Self> {
+        let mut instructions = Vec::new();
+        let (words, rest) = key.as_chunks::<4>();
+        ensure!(rest.is_empty(), "a key of {} bytes", key.len());
+        for (offset, word) in (-(key.len() as i16)..0).step_by(4).zip(words) {
+            // `*(u32 *)(r10 + offset) = word`
+            instructions.push(instruction(0x62, 10, 0, offset, i32::from_ne_bytes(*word)));
+        }
+        instructions.extend([
+            // `r2 = r10; r2 -= length; r1 = map; call bpf_map_lookup_elem`
+            instruction(0xbf, 2, 10, 0, 0),
+            instruction(0x07, 2, 0, 0, -(key.len() as i32)),
+            instruction(0x18, 1, 1, 0, map.as_raw_fd()),
+            0,
+            instruction(0x85, 0, 0, 0, 1),
+        ]);
+        instructions.extend(INSTRUCTIONS);
+        Self::load_all(&instructions)
+    }
+
+    fn load_all(instructions: &[u64]) -> Result<Self> {
         let mut attributes = Load {
             program_type: BPF_PROG_TYPE_SCHED_CLS,
-            instruction_count: INSTRUCTIONS.len() as u32,
-            instructions: INSTRUCTIONS.as_ptr() as u64,
+            instruction_count: instructions.len() as u32,
+            instructions: instructions.as_ptr() as u64,
             license: c"GPL".as_ptr() as u64,
             ..Load::default()
         };
@@ -134,6 +162,15 @@ impl Empty {
         bpf(BPF_PROG_TEST_RUN, &mut attributes).context("running the empty program")?;
         Ok(Duration::from_nanos(attributes.duration.into()))
     }
+}
+
+/// `struct bpf_insn`, on a machine whose bytes begin with the least.
+fn instruction(code: u8, to: u8, from: u8, offset: i16, value: i32) -> u64 {
+    u64::from(code)
+        | u64::from(to) << 8
+        | u64::from(from) << 12
+        | u64::from(offset.cast_unsigned()) << 16
+        | u64::from(value.cast_unsigned()) << 32
 }
 
 fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_int> {

@@ -3,6 +3,7 @@
 //! that were written as the agent writes them. The kernel measures many runs at once and tells the average.
 
 pub mod lookups;
+pub mod one_lookup;
 pub mod path;
 pub mod stage;
 pub mod world;
@@ -42,6 +43,8 @@ const SYN_NOTE: &str =
     "the same SYN again and again: each is judged anew, and replaces the flow of the one before";
 const DISTINCT_NOTE: &str =
     "a thousand connections, a run each, the middle one; map `flows` has 16,384 places";
+const ONE_LOOKUP_NOTE: &str = "a program that looks up one key, which is there, and nothing else: with the number of lookups of a path, what of its cost is \
+                               the maps'";
 const EVENT_NOTE: &str =
     "every drop is an event; the agent reads them after the measurement, so that its wake-up is not in it";
 
@@ -78,7 +81,8 @@ fn paths(run: &mut Run) -> Result<()> {
         .collect();
     let distinct = run.wants(GROUP, "first_allowed_distinct");
     let (lookups, programs) = (run.wants(GROUP, "lookups"), run.wants(GROUP, "program"));
-    if figures.is_empty() && !(distinct || lookups || programs) {
+    let one_lookup = run.wants(GROUP, "one_lookup");
+    if figures.is_empty() && !(distinct || lookups || one_lookup || programs) {
         return Ok(());
     }
     let stage = Stage::new(USUAL)?;
@@ -102,6 +106,9 @@ fn paths(run: &mut Run) -> Result<()> {
     }
     if lookups {
         count_lookups(run, &stage)?;
+    }
+    if one_lookup {
+        time_lookups(run, &stage)?;
     }
     if programs {
         program_sizes(run, &stage)?;
@@ -202,6 +209,22 @@ fn first_packets_of_many(run: &mut Run, stage: &Stage) -> Result<()> {
             .at("table", if full { "full" } else { "free" })
             .noted(DISTINCT_NOTE);
         run.add(above_empty(figure, &costs));
+    }
+    Ok(())
+}
+
+fn time_lookups(run: &mut Run, stage: &Stage) -> Result<()> {
+    let mut costs: Vec<Vec<Cost>> = vec![Vec::new(); one_lookup::MAPS.len()];
+    // So that there is a flow.
+    stage.with(|world| measure_path(world, Path::usual(Hook::ToPod, Meets::Established)))?;
+    for _ in 0..run.repetitions() {
+        for (costs, map) in costs.iter_mut().zip(one_lookup::MAPS) {
+            costs.push(stage.with(move |world| one_lookup::measure(world, map))?);
+        }
+    }
+    for (costs, map) in costs.into_iter().zip(one_lookup::MAPS) {
+        let figure = Figure::new(GROUP, "one_lookup", "ns", Vec::new()).at("map", map);
+        run.add(above_empty(figure.noted(ONE_LOOKUP_NOTE), &costs));
     }
     Ok(())
 }
