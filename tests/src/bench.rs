@@ -25,6 +25,8 @@ pub struct Group {
     pub name: &'static str,
     /// What it measures, for who reads the table.
     pub title: &'static str,
+    /// Which of its figures tell where the time of others goes.
+    pub profile: &'static str,
     /// Measures its figures.
     pub measure: fn(&mut Run) -> anyhow::Result<()>,
 }
@@ -34,21 +36,27 @@ pub const GROUPS: &[Group] = &[
     Group {
         name: "packet",
         title: "what a packet costs, above an empty program",
+        profile: "`lookups` says how often a path looks into which map, `one_lookup` what a lookup costs; the rest is in the programs, whose instructions \
+                  `program` counts.",
         measure: packet::measure,
     },
     Group {
         name: "wire",
         title: "traffic between pods",
+        profile: "`..._in_programs` is the part of the time that is spent in the agent's programs.",
         measure: wire::measure,
     },
     Group {
         name: "memory",
         title: "kernel memory of the maps",
+        profile: "`idle` and `agent` tell each map.",
         measure: memory::measure,
     },
     Group {
         name: "agent",
         title: "the agent by the size of the cluster: from change to kernel, start, memory, CPU time",
+        profile: "`kernel_two_programs` and `kernel_connections` are what the kernel takes for itself for a pod that is new, and \
+                  110 times the first of a start; `start_cpu` is the agent's own part of a start, `request_...` less its baseline that of a change.",
         measure: agent::measure,
     },
 ];

@@ -49,6 +49,14 @@ pub fn page(report: &Report, groups: &[Group]) -> String {
     if !missed.is_empty() {
         page.push_str("Not reached:\n\n");
         missed.iter().for_each(|line| page.push_str(line));
+        page.push_str("\nWhere the time goes, by figures of the same run:\n\n");
+        let has_missed = |group: &&Group| {
+            let mut figures = report.figures.iter().filter(|figure| figure.group == group.name);
+            figures.any(|figure| figure.is_reached() == Some(false))
+        };
+        for group in groups.iter().filter(has_missed) {
+            let _ = writeln!(page, "- {}: {}", group.name, group.profile);
+        }
     }
     for group in groups {
         let figures: Vec<_> = report
@@ -89,12 +97,16 @@ mod tests {
         let group = Group {
             name: "packet",
             title: "cost per packet",
+            profile: "`free` says.",
             measure: |_| Ok(()),
         };
         let page = page(&report, &[group]);
         assert!(page.contains("1 of 2 targets are reached."), "{page}");
         assert!(
-            page.contains("Not reached:\n\n- packet/slow peers=10\n\n## packet: cost per packet\n"),
+            page.contains(
+                "Not reached:\n\n- packet/slow peers=10\n\nWhere the time goes, by figures of the same run:\n\n- packet: `free` says.\n\n## packet: cost \
+                 per packet\n"
+            ),
             "{page}"
         );
         assert!(page.contains("| <= 10 **MISSED** |"), "{page}");
