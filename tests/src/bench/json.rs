@@ -17,6 +17,9 @@ pub struct Report {
     version: u32,
     /// Where and when.
     pub machine: Machine,
+    /// The same of runs that measured a part of it again, later.
+    #[serde(default)]
+    pub again: Vec<Machine>,
     /// What was measured, in that order.
     pub figures: Vec<Figure>,
 }
@@ -46,8 +49,18 @@ impl Report {
         Self {
             version: VERSION,
             machine,
+            again: Vec::new(),
             figures,
         }
+    }
+
+    /// With the figures of a later run of a part, instead of those that `is_part` of it.
+    #[must_use]
+    pub fn renewed_by(mut self, part: Self, is_part: impl Fn(&Figure) -> bool) -> Self {
+        self.again.push(part.machine);
+        self.figures.retain(|figure| !is_part(figure));
+        self.figures.extend(part.figures);
+        self
     }
 
     /// Reads a saved run.

@@ -30,6 +30,14 @@ pub fn page(report: &Report, groups: &[Group]) -> String {
     for (name, value) in lines {
         let _ = writeln!(page, "| {name} | {value} |");
     }
+    for part in &report.again {
+        let commit = part.commit.as_deref().unwrap_or("unknown");
+        let _ = writeln!(
+            page,
+            "| Measured again | `{}`, {}, commit {commit}, kernel {} |",
+            part.command, part.date, part.kernel
+        );
+    }
     let missed: Vec<String> = report
         .figures
         .iter()
@@ -80,7 +88,7 @@ pub fn page(report: &Report, groups: &[Group]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Group, Report, page};
+    use super::{Group, Report};
     use crate::bench::{Figure, Target, json::Machine};
 
     #[test]
@@ -93,14 +101,15 @@ mod tests {
             figure("slow", 11.0).at("peers", 10),
             Figure::new("packet", "free", "ns", vec![1.0]),
         ];
-        let report = Report::new(Machine::this("cargo xtask bench").unwrap(), figures);
+        let run = |figures| Report::new(Machine::this("cargo xtask bench").unwrap(), figures);
+        let report = run(figures);
         let group = Group {
             name: "packet",
             title: "cost per packet",
             profile: "`free` says.",
             measure: |_| Ok(()),
         };
-        let page = page(&report, &[group]);
+        let page = super::page(&report, std::slice::from_ref(&group));
         assert!(page.contains("1 of 2 targets are reached."), "{page}");
         assert!(
             page.contains(
@@ -112,6 +121,14 @@ mod tests {
         assert!(page.contains("| <= 10 **MISSED** |"), "{page}");
         assert!(
             page.contains(&format!("| Kernel | {} |", report.machine.kernel)),
+            "{page}"
+        );
+
+        let later = report.renewed_by(run(vec![figure("slow", 8.0)]), |figure| figure.name == "slow");
+        let page = super::page(&later, &[group]);
+        assert!(page.contains("2 of 2 targets are reached."), "{page}");
+        assert!(
+            page.contains("| Measured again | `cargo xtask bench`, "),
             "{page}"
         );
     }

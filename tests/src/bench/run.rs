@@ -28,7 +28,7 @@ pub struct Options {
     pub out: PathBuf,
     /// A saved run to hold this one against.
     pub compare: Option<PathBuf>,
-    /// Replace `BENCHMARKS.md`.
+    /// Replace `BENCHMARKS.md`; with `only`, by the run that `out` has with these figures instead of its own.
     pub write: bool,
 }
 
@@ -128,11 +128,15 @@ pub fn run(options: &Options) -> Result<()> {
             println!("\n{}: {}\n{}", group.name, group.title, table::text(&figures));
         }
     }
-    let report = Report::new(machine, run.figures);
+    let saved = options.out.join("bench.json");
+    let wanted = |figure: &Figure| run.wants(&figure.group, &figure.name);
+    let mut report = Report::new(machine, run.figures.clone());
+    if options.write && options.only.is_some() {
+        report = Report::read(&saved)?.renewed_by(report, wanted);
+    }
     if let Some(before) = &before {
         println!("{}", compare::text(&report.figures, before));
     }
-    let saved = options.out.join("bench.json");
     report.write(&saved)?;
     println!("saved {}", saved.display());
     for picture in plot::draw_all(&report.figures, &options.out)? {
@@ -159,6 +163,9 @@ fn command(options: &Options) -> String {
     }
     if options.quick {
         command.push_str(" --quick");
+    }
+    if options.write {
+        command.push_str(" --write");
     }
     command
 }

@@ -24,8 +24,8 @@ struct Arguments {
     /// Say what changed since a saved run.
     #[arg(long, value_name = "FILE.json")]
     compare: Option<PathBuf>,
-    /// Replace BENCHMARKS.md by this run.
-    #[arg(long, conflicts_with_all = ["only", "quick"])]
+    /// Replace BENCHMARKS.md by this run; with --only, by the run that is in the folder with these figures instead of its own.
+    #[arg(long, conflicts_with = "quick")]
     write: bool,
 }
 

@@ -12,6 +12,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
 use serde_json::Value;
 
 use super::world::PORT;
@@ -122,6 +126,9 @@ fn throughput(from: &Site, to: &Site, how_long: Duration) -> Result<f64> {
         "0.1",
     ]);
     client.args(["--connect-timeout", "5000"]);
+    if thread::available_parallelism()?.get() > 1 {
+        client.args(["--affinity", "0,1"]);
+    }
     let output = inside(&mut client, &from.netns)
         .output()
         .context("starting iperf3")?;
@@ -134,6 +141,14 @@ fn throughput(from: &Site, to: &Site, how_long: Duration) -> Result<f64> {
         .iter()
         .filter_map(|interval| interval["sum"]["bits_per_second"].as_f64());
     Ok(rates.fold(0.0, f64::max) / 1e9)
+}
+
+/// Keeps the calling thread on one CPU, or the only one. Which of them two threads run on that wait for each other is else up to the scheduler,
+/// which changes its mind, and makes more of a difference than what is measured. Those that take turns are on one, others on two.
+fn stay_on(cpu: usize) -> Result<()> {
+    let mut only = CpuSet::new();
+    only.set(cpu.min(thread::available_parallelism()?.get() - 1))?;
+    sched_setaffinity(Pid::from_raw(0), &only).context("staying on one CPU")
 }
 
 fn connect(from: &Site, to: SocketAddr) -> Result<TcpStream> {
@@ -188,17 +203,20 @@ fn request_response(from: &Site, to: &Site, how_long: Duration) -> Result<f64> {
     thread::scope(|scope| {
         scope.spawn(move || {
             let mut byte = [0];
-            while server.read_exact(&mut byte).is_ok() && server.write_all(&byte).is_ok() {}
+            let stays = stay_on(0).is_ok();
+            while stays && server.read_exact(&mut byte).is_ok() && server.write_all(&byte).is_ok() {}
         });
-        let (mut byte, mut count, mut slices) = ([0], 0, Slices::new(how_long));
-        while slices.go_on(count) {
-            client.write_all(&byte)?;
-            client.read_exact(&mut byte)?;
-            count += 1;
-        }
         // The server ends with the connection.
-        drop(client);
-        Ok(slices.best)
+        from.netns.run(move || {
+            stay_on(0)?;
+            let (mut byte, mut count, mut slices) = ([0], 0, Slices::new(how_long));
+            while slices.go_on(count) {
+                client.write_all(&byte)?;
+                client.read_exact(&mut byte)?;
+                count += 1;
+            }
+            Ok(slices.best)
+        })
     })
 }
 
@@ -208,6 +226,7 @@ fn connections(from: &Site, to: &Site, how_long: Duration) -> Result<f64> {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let server = scope.spawn(|| -> Result<()> {
+            stay_on(0)?;
             loop {
                 let (mut stream, _) = listener.accept()?;
                 // Looked for once there is a connection: the last one, which says so, is always taken.
@@ -218,6 +237,7 @@ fn connections(from: &Site, to: &Site, how_long: Duration) -> Result<f64> {
             }
         });
         let measured = from.netns.run(|| {
+            stay_on(0)?;
             let (mut count, mut slices) = (0, Slices::new(how_long));
             while slices.go_on(count) {
                 one_connection(address(to))?;
@@ -272,21 +292,23 @@ fn packets(from: &Site, to: &Site, how_long: Duration) -> Result<f64> {
     thread::scope(|scope| {
         scope.spawn(|| {
             let mut buffer = [0; 128];
-            while !stop.load(Ordering::Acquire) {
+            let stays = stay_on(1).is_ok();
+            while stays && !stop.load(Ordering::Acquire) {
                 if receiver.recv(&mut buffer).is_ok() {
                     received.fetch_add(1, Ordering::Relaxed);
                 }
             }
         });
-        let (mut failed, mut slices) = (None, Slices::new(how_long));
-        while failed.is_none() && slices.go_on(received.load(Ordering::Relaxed)) {
-            failed = sender.send(&payload).err();
-        }
+        let sent = from.netns.run(|| {
+            stay_on(0)?;
+            let mut slices = Slices::new(how_long);
+            while slices.go_on(received.load(Ordering::Relaxed)) {
+                sender.send(&payload).context("sending")?;
+            }
+            Ok(slices.best)
+        });
         stop.store(true, Ordering::Release);
-        match failed {
-            Some(error) => Err(error).context("sending"),
-            None => Ok(slices.best),
-        }
+        sent
     })
 }
 
