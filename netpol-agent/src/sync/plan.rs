@@ -51,7 +51,7 @@ pub struct Plan {
     pub memory: Memory,
 }
 
-/// The number of each desired policy, by its index.
+/// The kernel's number of each desired policy, by the compiler's.
 type Numbers = BTreeMap<PolicyId, u32>;
 
 /// Compares what the kernel holds with what it should hold.
