@@ -59,6 +59,12 @@ macro_rules! abi {
     };
 }
 
+mod observed;
+mod sk_buff;
+
+pub use observed::{Counter, Counters, DropReason, Event, EventBudget};
+pub use sk_buff::SkBuff;
+
 /// The size of the field that `_project` points at.
 const fn field_size<T, F>(_project: fn(&T) -> &F) -> usize {
     size_of::<F>()
@@ -308,84 +314,6 @@ abi! {
 }
 
 abi! {
-    /// Record of the ring buffer `events`: one dropped packet.
-    pub struct Event, 72 {
-        /// Nanoseconds of the monotonic clock, by the tick (`bpf_ktime_get_coarse_ns`).
-        pub timestamp: u64,
-        /// [`Endpoint::id`].
-        pub endpoint: u32,
-        /// Interface index of the pod's host-side veth.
-        pub ifindex: u32,
-        /// Policy that dropped it, or [`POLICY_NONE`].
-        pub policy: u32,
-        /// Identity of the other side, or [`IDENTITY_NONE`].
-        pub identity: u32,
-        /// Source address, zeros if parsing did not come that far.
-        pub source: Address,
-        /// Destination address, zeros if parsing did not come that far.
-        pub destination: Address,
-        /// Source port or zeros.
-        pub source_port: [u8; 2],
-        /// Destination port or zeros.
-        pub destination_port: [u8; 2],
-        /// IANA protocol number, or 0.
-        pub protocol: u8,
-        /// A [`Direction`].
-        pub direction: u8,
-        /// A [`DropReason`].
-        pub reason: u8,
-        /// Zero.
-        pub pad: u8,
-        /// Length of the frame, bytes.
-        pub length: u32,
-        /// Events that this CPU left out since its last one, because of the rate limit or a full buffer.
-        pub suppressed: u32,
-    }
-}
-
-abi! {
-    /// Packets and bytes.
-    pub struct Counter, 16 {
-        /// Packets.
-        pub packets: u64,
-        /// Bytes, link layer header included.
-        pub bytes: u64,
-    }
-}
-
-abi! {
-    /// Value of map `counters`, per CPU, by [`Direction`].
-    pub struct Counters, 200 {
-        /// Passed.
-        pub forwarded: Counter,
-        /// Dropped: [`DropReason::Policy`].
-        pub policy: Counter,
-        /// Dropped: [`DropReason::Malformed`].
-        pub malformed: Counter,
-        /// Dropped: [`DropReason::EtherType`].
-        pub ether_type: Counter,
-        /// Dropped: [`DropReason::Vlan`].
-        pub vlan: Counter,
-        /// Dropped: [`DropReason::Fragment`].
-        pub fragment: Counter,
-        /// Dropped: [`DropReason::ExtensionHeaders`].
-        pub extension_headers: Counter,
-        /// Dropped: [`DropReason::NoEndpoint`].
-        pub no_endpoint: Counter,
-        /// Dropped: [`DropReason::EgressBackend`].
-        pub egress_backend: Counter,
-        /// Dropped: [`DropReason::UnknownSender`].
-        pub unknown_sender: Counter,
-        /// Dropped: [`DropReason::Spoofed`].
-        pub spoofed: Counter,
-        /// Flow entries made (packets; bytes of their first packet).
-        pub flows_created: Counter,
-        /// Flow entries that could not be written; the connection is judged again, its replies may be dropped.
-        pub flow_insert_failures: u64,
-    }
-}
-
-abi! {
     /// How long a flow may be silent before it counts for nothing (rule C3): seconds, by protocol and [`crate::flow::State`]. 0 stands for the
     /// default, see [`crate::flow::lifetime`].
     pub struct Lifetimes, 40 {
@@ -430,18 +358,6 @@ abi! {
     }
 }
 
-abi! {
-    /// Value of map `event_budget`, per CPU: the rate limit of events.
-    pub struct EventBudget, 16 {
-        /// Start of the current second, nanoseconds of the monotonic clock by the tick.
-        pub window_start: u64,
-        /// Events written in it.
-        pub written: u32,
-        /// Events left out since the last one written.
-        pub suppressed: u32,
-    }
-}
-
 /// A direction as the pod sees it; the index of map `counters`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -480,127 +396,6 @@ impl Direction {
         match self {
             Self::Ingress => "ingress",
             Self::Egress => "egress",
-        }
-    }
-}
-
-abi! {
-/// Where the kernel keeps what it knows of a packet: bytes of its `struct sk_buff`, which differ from kernel to kernel. The agent gives them to
-/// the programs when it loads them; no map has this.
-pub struct SkBuff, 18 {
-    /// How it can be read: [`SkBuff::UNKNOWN`], [`SkBuff::COPIED`] or [`SkBuff::IN_PLACE`].
-    pub access: u16,
-    /// The first byte to read.
-    pub first: u16,
-    /// Bytes to read.
-    pub length: u16,
-    /// The byte that has `ip_summed`, counted from the first, as are all that follow.
-    pub ip_summed: u16,
-    /// Bits below `ip_summed` in its byte.
-    pub ip_summed_shift: u16,
-    /// `csum_start`.
-    pub csum_start: u16,
-    /// `csum_offset`.
-    pub csum_offset: u16,
-    /// `network_header`.
-    pub network_header: u16,
-    /// `mac_header`.
-    pub mac_header: u16,
-}
-}
-
-impl SkBuff {
-    /// [`SkBuff::access`]: not at all.
-    pub const UNKNOWN: u16 = 0;
-    /// [`SkBuff::access`]: with a helper that copies from the kernel's memory.
-    pub const COPIED: u16 = 1;
-    /// [`SkBuff::access`]: by the pointer that the kernel function `bpf_cast_to_kern_ctx` makes of a context.
-    pub const IN_PLACE: u16 = 2;
-    /// The instruction that stands for the call of that function, whose number differs from kernel to kernel: the agent puts it into the object.
-    pub const CAST: u64 = 0x6e70_636b_0000_2085;
-    /// Most bytes that the programs read.
-    pub const MAX_LENGTH: u16 = 128;
-}
-
-/// Why a packet was dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum DropReason {
-    /// The endpoint is isolated and no rule allows it (rules I1, I4).
-    Policy = 1,
-    /// A header is cut short or contradicts itself, or a device is to write a checksum over it (rule F2).
-    Malformed = 2,
-    /// Neither IPv4, IPv6 nor ARP (rule F2).
-    EtherType = 3,
-    /// VLAN tagged (rule F2).
-    Vlan = 4,
-    /// A fragment whose first fragment was not seen, or did not pass (rule C5).
-    Fragment = 5,
-    /// More IPv6 extension headers than are walked (rule F3).
-    ExtensionHeaders = 6,
-    /// The programs are on an interface that map `endpoints` does not know: it was too full, or was changed by hand (rule L1).
-    NoEndpoint = 7,
-    /// The pod that sent it is isolated for egress, and its policy does not allow the backend that a Service led to (rule A5).
-    EgressBackend = 8,
-    /// A pod of this node sent it through a Service with masquerade, its tag was overwritten on the way, and not every pod may reach the
-    /// backend (rule A5).
-    UnknownSender = 9,
-    /// The pod sent it with a source address that is not the pod's (rule A6).
-    Spoofed = 10,
-}
-
-impl DropReason {
-    /// All of them.
-    pub const ALL: [Self; 10] = [
-        Self::Policy,
-        Self::Malformed,
-        Self::EtherType,
-        Self::Vlan,
-        Self::Fragment,
-        Self::ExtensionHeaders,
-        Self::NoEndpoint,
-        Self::EgressBackend,
-        Self::UnknownSender,
-        Self::Spoofed,
-    ];
-
-    /// Its name in logs and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Policy => "policy",
-            Self::Malformed => "malformed",
-            Self::EtherType => "ether_type",
-            Self::Vlan => "vlan",
-            Self::Fragment => "fragment",
-            Self::ExtensionHeaders => "extension_headers",
-            Self::NoEndpoint => "no_endpoint",
-            Self::EgressBackend => "egress_backend",
-            Self::UnknownSender => "unknown_sender",
-            Self::Spoofed => "spoofed",
-        }
-    }
-
-    /// From its number in an event.
-    pub fn from_u8(number: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| *reason as u8 == number)
-    }
-}
-
-impl Counters {
-    /// The counter of a drop reason.
-    #[inline(always)]
-    pub fn dropped(&mut self, reason: DropReason) -> &mut Counter {
-        match reason {
-            DropReason::Policy => &mut self.policy,
-            DropReason::Malformed => &mut self.malformed,
-            DropReason::EtherType => &mut self.ether_type,
-            DropReason::Vlan => &mut self.vlan,
-            DropReason::Fragment => &mut self.fragment,
-            DropReason::ExtensionHeaders => &mut self.extension_headers,
-            DropReason::NoEndpoint => &mut self.no_endpoint,
-            DropReason::EgressBackend => &mut self.egress_backend,
-            DropReason::UnknownSender => &mut self.unknown_sender,
-            DropReason::Spoofed => &mut self.spoofed,
         }
     }
 }
