@@ -8,7 +8,7 @@ use crate::tag;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of the layouts below; part of the pin path, so that agents of different layouts never share a map.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Policy id of an endpoint that is not isolated for a direction (rule I1).
 pub const POLICY_NONE: u32 = 0;

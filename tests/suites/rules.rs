@@ -12,7 +12,7 @@ use std::{
 use netpol_tests::{cases, scenario::case::scenario};
 
 /// The rules of the contract, with what they are about.
-const RULES: [(&str, &str); 42] = [
+const RULES: [(&str, &str); 45] = [
     (
         "I1",
         "a pod is isolated by a policy of its namespace that selects it",
@@ -48,7 +48,9 @@ const RULES: [(&str, &str); 42] = [
     ("A5", "Services"),
     ("A6", "spoofed sources"),
     ("A7", "denial is silence"),
-    ("F1", "ARP and neighbour discovery"),
+    ("A8", "whose an interface is"),
+    ("A9", "what an address is, and who is delivered what"),
+    ("F1", "ARP, neighbour discovery, MLD and IGMP"),
     ("F2", "malformed, unknown and VLAN-tagged frames"),
     ("F3", "IPv4 options and IPv6 extension headers"),
     ("F4", "ICMP and other protocols"),
@@ -58,6 +60,7 @@ const RULES: [(&str, &str); 42] = [
     ("B3", "the kernel enforces without the agent"),
     ("B4", "a policy changes as a whole"),
     ("L1", "no silent limit"),
+    ("L2", "no object costs others their enforcement"),
 ];
 
 fn root() -> PathBuf {
@@ -166,6 +169,18 @@ fn table() -> String {
         }
     }
     text
+}
+
+/// A rule of the contract that is implemented has its line in the table.
+#[test]
+fn every_rule_of_the_contract_is_listed() {
+    let contract = fs::read_to_string(root().join("docs/semantics.md")).unwrap();
+    let (implemented, _) = contract.split_once("## Cluster-wide policy").unwrap();
+    let rules: BTreeSet<&str> = implemented
+        .lines()
+        .filter_map(|line| line.strip_prefix("- **")?.split("**").next())
+        .collect();
+    assert_eq!(rules, RULES.iter().map(|(rule, _)| *rule).collect());
 }
 
 #[test]
