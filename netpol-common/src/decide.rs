@@ -4,8 +4,11 @@
 mod fragments;
 pub mod judge;
 pub mod known;
+mod leaving;
 #[cfg(test)]
 mod tests;
+
+pub use leaving::{decide_leaving, sender_leaving};
 
 use crate::{
     abi::{
@@ -296,103 +299,6 @@ pub fn decide(
     if sends {
         tables.put_tag(if reply { endpoint.tag(false) } else { tag });
     }
-    Verdict::Forward
-}
-
-/// Whose egress policy a packet that leaves the node is still to be judged by: the interface index of a pod, [`judge::UNKNOWN`] or 0 for
-/// nobody's. Replies, and what was judged here, have a tag that says so, whatever headers they have meanwhile.
-#[inline(always)]
-pub fn sender_leaving(tables: &impl Tables, place: &Place, packet: &Packet) -> u32 {
-    let judged = tag::number(place.tag) != 0 && !tag::is_deferred(place.tag);
-    if judged || place.ingress_ifindex == 0 && !is_forwarded(tables, packet) {
-        0
-    } else {
-        judge::sender(tables, place, packet)
-    }
-}
-
-/// The verdict on a packet that leaves the node, with the endpoint of its [sender](sender_leaving), isolated for egress: what a Service
-/// translated is judged here, on the backend (rule A5). What was judged is remembered in the flow table, apart from the pod's own flows.
-#[inline(always)]
-pub fn decide_leaving(
-    tables: &impl Tables,
-    endpoint: &Endpoint,
-    place: &Place,
-    packet: &mut Packet,
-) -> Verdict {
-    let policy = endpoint.policy(Direction::Egress);
-    if !fragments::restore(tables, endpoint, Direction::Egress, packet) {
-        return denied(DropReason::Fragment, POLICY_NONE, IDENTITY_NONE);
-    }
-    let mut key = flow_key(endpoint, Direction::Egress, packet);
-    // Without a tag that says otherwise it may be a reply, which was let through a moment ago.
-    if !tag::is_deferred(place.tag)
-        && continues_flow(packet)
-        && let Some(entry) = tables.flow(&key)
-    {
-        let mut reply = false;
-        entry.with(|flow| {
-            reply = flow::alive(flow, packet.protocol, tables.now(), tables.lifetimes())
-                && matches!(Direction::from_u8(flow.initiator), Direction::Ingress);
-        });
-        if reply {
-            fragments::remember(tables, endpoint, Direction::Egress, packet);
-            tables.put_tag(tag::judged(place.tag));
-            return Verdict::Forward;
-        }
-    }
-    // An entry of its own: of what from_pod judged under these addresses it may be a translation, and its port may be masquerade's.
-    key.pad[0] = FlowKey::LEAVING;
-    let entry = if matches!(packet.role, Role::Single | Role::Error) {
-        None
-    } else {
-        tables.flow(&key)
-    };
-    let mut known = false;
-    let mut judged = false;
-    if let Some(entry) = &entry {
-        entry.with(|flow| {
-            if flow::alive(flow, packet.protocol, tables.now(), tables.lifetimes()) {
-                known = true;
-                judged = flow.policy == policy && flow.epoch == tables.epoch();
-                if judged {
-                    flow.last_seen = tables.now();
-                }
-            }
-        });
-    }
-    if judged {
-        fragments::remember(tables, endpoint, Direction::Egress, packet);
-        tables.put_tag(tag::judged(place.tag));
-        return Verdict::Forward;
-    }
-    let egress = judge::egress(
-        tables,
-        policy,
-        &packet.destination,
-        packet.protocol,
-        packet.destination_port,
-        known || may_open(packet),
-    );
-    if egress.action != ACTION_ACCEPT {
-        return denied(DropReason::EgressBackend, policy, egress.identity);
-    }
-    if let Some(entry) = &entry
-        && known
-    {
-        entry.with(|flow| {
-            flow.policy = policy;
-            flow.epoch = tables.epoch();
-            flow.last_seen = tables.now();
-        });
-    } else if opens_flow(packet) && !egress.to_node {
-        let flow = new_flow(tables, policy, Direction::Egress);
-        let tag = endpoint.tag(false);
-        tables.insert_flow(&key, &Flow { tag, ..flow });
-    }
-    fragments::remember(tables, endpoint, Direction::Egress, packet);
-    // An encapsulated packet that leaves by a second device carries the tag of the one inside.
-    tables.put_tag(tag::judged(place.tag));
     Verdict::Forward
 }
 
