@@ -122,7 +122,9 @@ pub fn settle(suite: &str, obstacle: Option<String>) -> bool {
     let _ = writeln!(io::stderr(), "\n*** NOT RUN: {suite}: {reason} ***\n");
     if let Some(report) = env::var_os(REPORT) {
         let file = OpenOptions::new().create(true).append(true).open(&report);
-        if let Err(error) = file.and_then(|mut file| writeln!(file, "not run: {suite}: {reason}")) {
+        // In one write: other tests append at the same time.
+        let line = format!("not run: {suite}: {reason}\n");
+        if let Err(error) = file.and_then(|mut file| file.write_all(line.as_bytes())) {
             eprintln!("writing {}: {error}", report.to_string_lossy());
         }
     }
