@@ -8,7 +8,11 @@ mod map;
 mod received;
 mod text;
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 
 use serde::Serialize;
 
@@ -328,6 +332,8 @@ pub struct Node {
     pub name: String,
     /// Of the agent's own, the addresses on its interfaces, read from netlink (rule A2); of others, those of `status.addresses`.
     pub addresses: std::collections::BTreeSet<IpAddr>,
+    /// Of the agent's own, the link-local addresses of its pods, as bound (rules A8, A9).
+    pub link_locals: std::collections::BTreeMap<ObjectKey, std::collections::BTreeSet<Ipv6Addr>>,
 }
 
 /// Something wrong with an object, and what it means for enforcement. Never an error: the rest goes on.

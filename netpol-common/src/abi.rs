@@ -25,6 +25,9 @@ pub const IDENTITY_NODE: u32 = 1;
 /// [`Identity::flags`]: an address of another node (rules A4, A5).
 pub const IDENTITY_REMOTE_NODE: u32 = 2;
 
+/// [`Endpoint::flags`]: the pod sends and receives for the addresses that map `forwards` has for it, too (rule A6).
+pub const ENDPOINT_FORWARDS: u16 = 1;
+
 /// Value of map `senders` for the number 0: pods are behind this bridge, but who sent an untagged packet is not known.
 pub const SENDER_UNTOLD: u32 = u32::MAX;
 
@@ -80,7 +83,7 @@ pub struct bpf_spin_lock {
 
 abi! {
     /// Value of map `endpoints`: a local pod, by the interface index of its host-side veth.
-    pub struct Endpoint, 40 {
+    pub struct Endpoint, 64 {
         /// Interface index of its host-side veth, as in the key: who reads the value while it is replaced sees that it is another's.
         pub ifindex: u32,
         /// Number of the endpoint. Never given to another pod while the maps live (rule C3).
@@ -93,6 +96,12 @@ abi! {
         pub ipv4: [u8; 4],
         /// The pod's IPv6 address, or zeros.
         pub ipv6: [u8; 16],
+        /// MAC address of the interface in the pod as it was when it was bound; zeros: not known, so not checked (rule A6).
+        pub mac: [u8; 6],
+        /// [`ENDPOINT_FORWARDS`] or nothing.
+        pub flags: u16,
+        /// The pod's one link-local IPv6 address; zeros while none is known, and none is the pod's then (rules A6, A9).
+        pub link_local: [u8; 16],
         /// The kernel's own. With it, the value of an interface can be replaced where it is (`BPF_F_LOCK`): else the kernel puts the new one elsewhere
         /// and gives the old one's place to another interface's at once, while programs may still read there.
         pub lock: bpf_spin_lock,

@@ -251,6 +251,9 @@ const CLOSED: Endpoint = Endpoint {
     egress_policy: POLICY_DENY,
     ipv4: [0; 4],
     ipv6: [0; 16],
+    mac: [0; 6],
+    flags: 0,
+    link_local: [0; 16],
     lock: bpf_spin_lock { val: 0 },
 };
 

@@ -143,6 +143,7 @@ fn load(path: &Path) -> Result<Case> {
         .map(|node| Node {
             name: node.name,
             addresses: node.addresses,
+            ..Node::default()
         })
         .collect();
     let first = StepFile {

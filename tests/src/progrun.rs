@@ -279,6 +279,7 @@ impl Bench {
             present: &self.interfaces.iter().copied().collect::<BTreeSet<_>>(),
             devices: &BTreeSet::new(),
             bridges: &bridges,
+            links: &BTreeMap::new(),
             events_per_second: self.events_per_second,
         };
         let plan = plan(&self.state, &self.memory, desired);

@@ -56,6 +56,7 @@ pub fn nodes() -> Vec<Node> {
     let node = |name: &str, addresses: [&str; 2]| Node {
         name: name.to_owned(),
         addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+        ..Node::default()
     };
     vec![
         node("node-a", ["10.244.0.1", "fd00:10:244::1"]),

@@ -39,6 +39,7 @@ impl Agent {
         let node = Node {
             name: NODE.to_owned(),
             addresses: BTreeSet::from(["192.0.2.1".parse().unwrap()]),
+            ..Node::default()
         };
         let start = cpu_ms();
         let compiled = self.compiler.compile(snapshot, &node);
@@ -59,6 +60,7 @@ impl Agent {
             present: &present,
             devices: &BTreeSet::from([2]),
             bridges: &BTreeMap::new(),
+            links: &BTreeMap::new(),
             events_per_second: 100,
         };
         let start = cpu_ms();

@@ -77,6 +77,7 @@ impl Bench {
             present: &present,
             devices: &BTreeSet::from([DEVICE]),
             bridges: &present.iter().map(|ifindex| (*ifindex, BRIDGE)).collect(),
+            links: &BTreeMap::new(),
             events_per_second: 100,
         };
         let plan = plan(&self.state, &self.memory, desired);

@@ -154,6 +154,7 @@ impl Reconciler {
         let node = Node {
             name: self.node_name.clone(),
             addresses: interfaces.node_addresses.clone(),
+            link_locals: BTreeMap::new(),
         };
         let compiled = self.compiler.compile(&snapshot, &node);
         self.report_diagnostics(&compiled.diagnostics);
@@ -171,6 +172,7 @@ impl Reconciler {
             present: &present,
             devices: &devices,
             bridges: &bridges,
+            links: &BTreeMap::new(),
             events_per_second: self.events_per_second,
         };
         let plan = sync::plan(&self.state, &self.memory, desired);

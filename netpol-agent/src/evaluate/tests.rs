@@ -233,6 +233,7 @@ fn reasons_name_the_rule_or_the_policies() {
     let node = Node {
         name: "node-a".to_owned(),
         addresses: ["198.51.100.1".parse().unwrap()].into(),
+        ..Node::default()
     };
     let probe = evaluate(&snapshot, &[node], &tcp("198.51.100.1", "10.244.0.1", 80));
     assert_eq!(probe.ingress.why, Why::Node);

@@ -29,6 +29,7 @@ impl FromStr for NodeAddresses {
         Ok(Self(Node {
             name: name.to_owned(),
             addresses,
+            ..Node::default()
         }))
     }
 }
@@ -53,6 +54,7 @@ pub fn known_nodes(snapshot: &Snapshot, given: &[Node]) -> Vec<Node> {
         .map(|(name, addresses)| Node {
             name: name.to_owned(),
             addresses,
+            ..Node::default()
         })
         .collect()
 }

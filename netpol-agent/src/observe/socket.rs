@@ -164,6 +164,7 @@ impl Known {
         let own = Node {
             name: self.node_name.clone(),
             addresses: interfaces.map_or_else(Default::default, |found| found.node_addresses.clone()),
+            ..Node::default()
         };
         let nodes = known_nodes(&snapshot, &[own]);
         let mut answer = explain(&snapshot, &nodes, &request)

@@ -4,7 +4,10 @@
 mod entries;
 mod slots;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv6Addr,
+};
 
 use netpol_common::{
     abi::{ABI_VERSION, Config, Endpoint, POLICY_DENY, POLICY_NONE},
@@ -36,8 +39,19 @@ pub struct Desired<'a> {
     pub devices: &'a BTreeSet<u32>,
     /// The bridge of each interface that is a port of one.
     pub bridges: &'a BTreeMap<u32, u32>,
+    /// What each interface was when it was bound; one that is absent keeps what its endpoint has (rule A8).
+    pub links: &'a BTreeMap<u32, Link>,
     /// `events_per_second` of map `config`.
     pub events_per_second: u32,
+}
+
+/// The link of a pod, as it was when its interface was bound (rule A8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Link {
+    /// MAC address of the interface in the pod; zeros: not known.
+    pub mac: [u8; 6],
+    /// The pod's link-local address, once it has one.
+    pub link_local: Option<Ipv6Addr>,
 }
 
 /// The writes that turn the kernel's state into the desired one, in order.
@@ -185,6 +199,17 @@ fn egress_changes(state: &State, endpoints: &BTreeMap<u32, Endpoint>) -> bool {
     })
 }
 
+impl Link {
+    /// As an endpoint in the kernel has it.
+    fn of(endpoint: &Endpoint) -> Self {
+        let link_local = Ipv6Addr::from(endpoint.link_local);
+        Self {
+            mac: endpoint.mac,
+            link_local: (!link_local.is_unspecified()).then_some(link_local),
+        }
+    }
+}
+
 /// The next number. After four billion there is none left: then every policy is POLICY_DENY, which closes.
 fn take(next: &mut u32) -> u32 {
     let number = *next;
@@ -270,6 +295,8 @@ fn endpoints(
             |endpoint| endpoint.id,
         );
         let (ingress_policy, egress_policy) = (number(pod.ingress), number(pod.egress));
+        let kept = known.map_or_else(Link::default, Link::of);
+        let link = desired.links.get(ifindex).copied().unwrap_or(kept);
         endpoints.insert(
             *ifindex,
             Endpoint {
@@ -279,6 +306,8 @@ fn endpoints(
                 egress_policy,
                 ipv4,
                 ipv6,
+                mac: link.mac,
+                link_local: link.link_local.map_or([0; 16], |address| address.octets()),
                 ..Endpoint::default()
             },
         );

@@ -224,6 +224,7 @@ pub fn show() -> Result<bool> {
     let nodes = [model::Node {
         name: "node-a".to_owned(),
         addresses,
+        ..model::Node::default()
     }];
     let answers = matrix.ask(&Prober::new()?, &kept.manifests, &nodes)?;
     println!("{}\n\n{}", matrix.legend(), matrix.table(&answers));

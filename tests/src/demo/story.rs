@@ -99,6 +99,7 @@ fn play(options: &Options) -> Result<bool> {
     let nodes = [model::Node {
         name: plan.name,
         addresses: node.site().addresses.into_iter().collect(),
+        ..model::Node::default()
     }];
 
     let mut differences = Vec::new();

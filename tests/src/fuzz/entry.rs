@@ -112,6 +112,7 @@ pub fn manifest(bytes: &[u8]) -> usize {
             Some(Node {
                 name: pod.node.as_ref()?.to_string(),
                 addresses: Default::default(),
+                ..Node::default()
             })
         });
         let nodes: Vec<Node> = snapshot

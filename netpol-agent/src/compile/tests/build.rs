@@ -128,6 +128,7 @@ pub(super) fn node() -> Node {
     Node {
         name: "n1".into(),
         addresses: BTreeSet::from(["192.168.0.1".parse().unwrap()]),
+        ..Node::default()
     }
 }
 

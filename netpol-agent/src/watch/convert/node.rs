@@ -32,6 +32,7 @@ impl Wire for wire::Node {
         let node = Node {
             name: id.key.name.to_string(),
             addresses,
+            ..Node::default()
         };
         Entry {
             object: Object::Node(Arc::new(node)),

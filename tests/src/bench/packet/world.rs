@@ -65,6 +65,7 @@ impl World {
                 .iter()
                 .map(|text| text.parse())
                 .collect::<Result<_, _>>()?,
+            ..Node::default()
         };
         let snapshot = snapshot(shape, &node);
         let free = bench.interfaces().iter().copied().zip(LOCAL);
