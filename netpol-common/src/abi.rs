@@ -65,7 +65,7 @@ macro_rules! abi {
 mod observed;
 mod sk_buff;
 
-pub use observed::{Counter, Counters, DropReason, Event, EventBudget};
+pub use observed::{Counter, Counters, DropReason, Event, EventBudget, Hook};
 pub use sk_buff::SkBuff;
 
 /// The size of the field that `_project` points at.

@@ -114,6 +114,42 @@ pub struct Drop {
     pub policy: u32,
     /// Identity of the other side, or [`IDENTITY_NONE`].
     pub identity: u32,
+    /// Whose policy it is.
+    pub whose: Whose,
+}
+
+/// Whose policy drops a packet, and which way the packet goes in its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whose {
+    /// Interface index of the subject's host-side veth; 0 where nothing tells which pod it is.
+    pub subject: u32,
+    /// The direction of the subject's policy: egress if the subject opened the connection, or, of what was not judged as part of one,
+    /// sent the packet.
+    pub direction: Direction,
+    /// The packet goes from who received the connection to who opened it, as far as the flow table knows.
+    pub reply: bool,
+}
+
+impl Whose {
+    /// The pod whose hook the packet is met at, in the direction of the hook.
+    #[inline(always)]
+    pub const fn at_hook(place: &Place) -> Self {
+        Self {
+            subject: place.ifindex,
+            direction: place.direction,
+            reply: false,
+        }
+    }
+
+    /// The local pod that sent a packet: [`judge::UNKNOWN`] is nobody that is known.
+    #[inline(always)]
+    pub const fn sender(sender: u32) -> Self {
+        Self {
+            subject: if sender == judge::UNKNOWN { 0 } else { sender },
+            direction: Direction::Egress,
+            reply: false,
+        }
+    }
 }
 
 /// The verdict on a frame at one of an endpoint's hooks. `packet` and `quoted` as [`crate::parse::parse`] leaves them; a later fragment gets
@@ -137,7 +173,12 @@ pub fn decide(
         return Verdict::Forward;
     }
     if sends && is_spoofed(endpoint, packet) {
-        return denied(DropReason::Spoofed, POLICY_NONE, IDENTITY_NONE);
+        return denied(
+            Whose::at_hook(&place),
+            DropReason::Spoofed,
+            POLICY_NONE,
+            IDENTITY_NONE,
+        );
     }
     if place.is_by_node() && !is_forwarded(tables, packet) {
         let key = flow_key(endpoint, direction, packet);
@@ -159,8 +200,14 @@ pub fn decide(
         _ => None,
     };
     if let Some(reason) = unjudged {
-        if endpoint.policy(direction) != POLICY_NONE || !sends && judge::is_kept(tables, &place, packet) {
-            return denied(reason, POLICY_NONE, IDENTITY_NONE);
+        if endpoint.policy(direction) != POLICY_NONE {
+            return denied(Whose::at_hook(&place), reason, POLICY_NONE, IDENTITY_NONE);
+        }
+        if !sends {
+            let sender = judge::sender(tables, &place, packet);
+            if judge::is_kept(tables, sender) {
+                return denied(Whose::sender(sender), reason, POLICY_NONE, IDENTITY_NONE);
+            }
         }
         // The pod may have written one of its own, and what hides the packet from us may be gone later (a priority tag, a tunnel).
         if sends {
@@ -222,6 +269,11 @@ pub fn decide(
     }
     let mut to_node = false;
     if !current {
+        let own_policy = Whose {
+            subject: place.ifindex,
+            direction: initiator,
+            reply: initiator as u8 != direction as u8,
+        };
         let port = if reply {
             view.source_port
         } else {
@@ -237,7 +289,7 @@ pub fn decide(
             let opens = known || may_open(packet);
             let egress = judge::egress(tables, policy, remote, view.protocol, port, opens);
             if !matches!(egress.action, ACTION_ACCEPT | ACTION_DEFER) {
-                return denied(DropReason::Policy, policy, egress.identity);
+                return denied(own_policy, DropReason::Policy, policy, egress.identity);
             }
             to_node = egress.to_node;
             // Whatever this was judged by, kube-proxy may know other backends, or connection tracking remember some: where the packet leaves,
@@ -251,21 +303,30 @@ pub fn decide(
             if opened_here {
                 sender = judge::sender(tables, &place, packet);
                 if sender == judge::UNKNOWN {
-                    return denied(DropReason::UnknownSender, POLICY_NONE, IDENTITY_NONE);
+                    return denied(
+                        Whose::sender(sender),
+                        DropReason::UnknownSender,
+                        POLICY_NONE,
+                        IDENTITY_NONE,
+                    );
                 }
             }
             // A pod that reaches itself through a Service is its own peer, whatever address masquerade put on the packet (rule A1).
             let peer = if sender == place.ifindex { own } else { remote };
             let identity = tables.identity(peer).identity;
             if !judge::accepts(tables, policy, identity, view.protocol, port) {
-                return denied(DropReason::Policy, policy, identity);
+                return denied(own_policy, DropReason::Policy, policy, identity);
             }
             let egress = tables.egress_policy(sender);
             if egress != POLICY_NONE {
                 // The node's own addresses are nobody's backend here: what a pod sends to the node reaches no other pod.
                 let backend = tables.identity(own).identity;
                 if !judge::accepts(tables, egress, backend, view.protocol, port) {
-                    return denied(DropReason::EgressBackend, egress, backend);
+                    let of_sender = Whose {
+                        reply: own_policy.reply,
+                        ..Whose::sender(sender)
+                    };
+                    return denied(of_sender, DropReason::EgressBackend, egress, backend);
                 }
             }
         }
@@ -303,11 +364,12 @@ pub fn decide(
 }
 
 #[inline(always)]
-const fn denied(reason: DropReason, policy: u32, identity: u32) -> Verdict {
+const fn denied(whose: Whose, reason: DropReason, policy: u32, identity: u32) -> Verdict {
     Verdict::Drop(Drop {
         reason,
         policy,
         identity,
+        whose,
     })
 }
 

@@ -3,7 +3,7 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::TcContext};
 use netpol_common::{
-    abi::{Direction, Endpoint},
+    abi::{Endpoint, Hook},
     decide::Drop,
     parse::Packet,
 };
@@ -20,7 +20,7 @@ const SECOND: u64 = 1_000_000_000;
 pub fn dropped(
     ctx: &TcContext,
     endpoint: &Endpoint,
-    direction: Direction,
+    hook: Hook,
     packet: &Packet,
     drop: &Drop,
     per_second: u32,
@@ -50,11 +50,14 @@ pub fn dropped(
     event.timestamp = now;
     event.endpoint = endpoint.id;
     event.ifindex = ifindex(ctx);
+    event.subject = drop.whose.subject;
     event.policy = drop.policy;
     event.identity = drop.identity;
-    event.direction = direction as u8;
+    event.direction = drop.whose.direction as u8;
     event.reason = drop.reason as u8;
-    event.pad = 0;
+    event.hook = hook as u8;
+    event.reply = u8::from(drop.whose.reply);
+    event.pad = [0; 3];
     event.length = ctx.len();
     event.suppressed = budget.suppressed;
     event.source = packet.source;

@@ -9,9 +9,12 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use netpol_common::{
-    abi::{Counter, Direction, DropReason, Endpoint, IDENTITY_NONE, POLICY_DENY, POLICY_NONE, bpf_spin_lock},
+    abi::{
+        Counter, Direction, DropReason, Endpoint, Hook, IDENTITY_NONE, POLICY_DENY, POLICY_NONE,
+        bpf_spin_lock,
+    },
     checksum,
-    decide::{self, Place, Tables as _, Verdict, judge::UNKNOWN, known},
+    decide::{self, Place, Tables as _, Verdict, Whose, judge::UNKNOWN, known},
     parse::{self, Packet, Parsed, Part, plain::plain},
     tag,
 };
@@ -134,6 +137,10 @@ fn judge(skb: *mut __sk_buff, direction: u8) -> i32 {
     // SAFETY: as above.
     let unfinished = unsafe { offload::unfinished(skb, Origin::Link, &raw mut (*scratch).sk_buff) };
     let parsed = checksum::judged(parsed, packet, unfinished);
+    let hook = match direction {
+        Direction::Ingress => Hook::ToPod,
+        Direction::Egress => Hook::FromPod,
+    };
     match decide::decide(&maps, endpoint, place, parsed, packet, quoted) {
         Verdict::Forward => {
             let isolated =
@@ -143,8 +150,9 @@ fn judge(skb: *mut __sk_buff, direction: u8) -> i32 {
                     reason: DropReason::Fragment,
                     policy: POLICY_NONE,
                     identity: IDENTITY_NONE,
+                    whose: Whose::at_hook(&place),
                 };
-                return dropped(ctx, &maps, endpoint, direction, packet, &drop);
+                return dropped(ctx, &maps, endpoint, hook, packet, &drop);
             }
             // SAFETY: a per-CPU value that only this CPU writes, just looked up.
             count(unsafe { &mut (*counters).forwarded }, length);
@@ -154,7 +162,7 @@ fn judge(skb: *mut __sk_buff, direction: u8) -> i32 {
             if !known {
                 drop.reason = DropReason::NoEndpoint;
             }
-            dropped(ctx, &maps, endpoint, direction, packet, &drop)
+            dropped(ctx, &maps, endpoint, hook, packet, &drop)
         }
     }
 }
@@ -223,13 +231,14 @@ pub fn leaving(ctx: &TcContext) -> i32 {
             reason,
             policy: POLICY_NONE,
             identity: IDENTITY_NONE,
+            whose: Whose::sender(sender),
         })
     } else {
         decide::decide_leaving(&maps, endpoint, &place, packet)
     };
     match verdict {
         Verdict::Forward => PASS,
-        Verdict::Drop(drop) => dropped(ctx, &maps, endpoint, Direction::Egress, packet, &drop),
+        Verdict::Drop(drop) => dropped(ctx, &maps, endpoint, Hook::ToNetwork, packet, &drop),
     }
 }
 
@@ -286,14 +295,14 @@ fn dropped(
     ctx: &TcContext,
     maps: &Maps,
     endpoint: &Endpoint,
-    direction: Direction,
+    hook: Hook,
     packet: &Packet,
     drop: &decide::Drop,
 ) -> i32 {
     // SAFETY: a per-CPU value that only this CPU writes; checked for null where it was looked up.
     let counters = unsafe { &mut *maps.counters };
     count(counters.dropped(drop.reason), maps.length);
-    event::dropped(ctx, endpoint, direction, packet, drop, maps.events_per_second);
+    event::dropped(ctx, endpoint, hook, packet, drop, maps.events_per_second);
     // Few arguments: what the log macro keeps of them, and its own call, share a stack of 512 bytes with all the rest.
     debug!(
         ctx,

@@ -24,12 +24,14 @@ use netpol_agent::{
     model::{Direction, Node, ObjectKey, Snapshot},
     sync::{Desired, Memory, State, Write, apply, plan},
 };
-use netpol_common::abi::{Flow, FlowKey, Fragment, FragmentKey};
+use netpol_common::abi::{Event, Flow, FlowKey, Fragment, FragmentKey};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     net::if_::if_nametoindex,
     sched::{CloneFlags, unshare},
 };
+
+use zerocopy::FromBytes;
 
 use crate::{frames, privilege};
 
@@ -199,16 +201,30 @@ impl Bench {
         self.events_per_second = events;
     }
 
+    /// Whether drops are told.
+    pub fn writes_events(&self) -> bool {
+        self.events_per_second > 0
+    }
+
     /// Reads all events there are, and returns how many.
     ///
     /// # Errors
     /// There is no such ring buffer.
     pub fn drain_events(&mut self) -> Result<usize> {
+        Ok(self.take_events()?.len())
+    }
+
+    /// Reads all events there are.
+    ///
+    /// # Errors
+    /// There is no such ring buffer, or a record in it is no event.
+    pub fn take_events(&mut self) -> Result<Vec<Event>> {
         if self.events.is_none() {
             self.events = self.datapath.take_events();
         }
         let events = self.events.as_mut().context("no ring buffer of events")?;
-        Ok(std::iter::from_fn(|| events.next().map(drop)).count())
+        let event = |record: &[u8]| Event::read_from_bytes(record).ok().context("no event");
+        std::iter::from_fn(|| events.next().map(|record| event(&record))).collect()
     }
 
     /// Entries that map `flows` has room for.

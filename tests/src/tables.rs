@@ -134,15 +134,15 @@ impl Mirror {
         self.tag.get()
     }
 
-    /// The verdict on a frame at a hook: why it is dropped, or nothing.
-    pub fn run(&mut self, met: Met, frame: &[u8]) -> Option<DropReason> {
+    /// The verdict on a frame at a hook: why and by whose policy it is dropped, or nothing.
+    pub fn run(&mut self, met: Met, frame: &[u8]) -> Option<Drop> {
         let place = met.place();
         let length = frame.len() as u32;
         self.flow_met.set(false);
         *self.made.borrow_mut() = Counter::default();
         self.length.set(length);
         self.tag.set(met.tag);
-        let reason = match met.hook {
+        let drop = match met.hook {
             Hook::ToNetwork => self.leave(place, frame),
             Hook::FromPod | Hook::ToPod => self.decide(place, frame),
         };
@@ -150,25 +150,28 @@ impl Mirror {
         let made = *self.made.borrow();
         counters.flows_created.packets += made.packets;
         counters.flows_created.bytes += made.packets * u64::from(length);
-        let counter = match reason {
-            Some(reason) => counters.dropped(reason),
+        let counter = match drop {
+            Some(drop) => counters.dropped(drop.reason),
             // What leaves was counted where it left the pod.
             None if met.hook == Hook::ToNetwork => return None,
             None => &mut counters.forwarded,
         };
         counter.packets += 1;
         counter.bytes += u64::from(length);
-        reason
+        drop
     }
 
-    fn decide(&self, place: Place, frame: &[u8]) -> Option<DropReason> {
+    fn decide(&self, place: Place, frame: &[u8]) -> Option<Drop> {
         let (mut packet, mut quoted) = (Packet::default(), Packet::default());
         let parsed = parse(&Bytes(frame), &mut packet, &mut quoted);
         let endpoint = self.endpoint(place.ifindex);
         match decide(self, &endpoint, place, parsed, &mut packet, &quoted) {
             Verdict::Forward => None,
-            Verdict::Drop(_) if !self.is_endpoint(place.ifindex) => Some(DropReason::NoEndpoint),
-            Verdict::Drop(Drop { reason, .. }) => Some(reason),
+            Verdict::Drop(drop) if !self.is_endpoint(place.ifindex) => Some(Drop {
+                reason: DropReason::NoEndpoint,
+                ..drop
+            }),
+            Verdict::Drop(drop) => Some(drop),
         }
     }
 

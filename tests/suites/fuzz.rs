@@ -131,6 +131,7 @@ fn f2_f3_kernel_and_userspace_say_the_same_of_damaged_frames() {
     };
     on_bench(SUITE, PODS, |bench| {
         bench.restart(FLOWS)?;
+        bench.set_events_per_second(u32::MAX);
         seeds.into_iter().try_for_each(|seed| run(bench, seed, frames))
     });
 }

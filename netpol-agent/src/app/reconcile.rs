@@ -321,8 +321,11 @@ impl Reconciler {
             .iter()
             .filter_map(|(ifindex, endpoint)| Some((endpoint.id, self.memory.pods.get(ifindex)?.0.clone())))
             .collect();
+        let pod = |ifindex: &u32| Some((*ifindex, self.memory.pods.get(ifindex)?.0.clone()));
+        let interfaces = self.state.endpoints.keys().filter_map(pod).collect();
         self.status.send_modify(|status| {
             let status = Arc::make_mut(status);
+            status.interfaces = interfaces;
             status.revision = report.revision;
             status.ready |= report.failures.is_empty();
             status.endpoints = endpoints;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use netpol_common::abi::{Address, Direction, DropReason, Event};
+use netpol_common::abi::{Address, Direction, DropReason, Event, Hook};
 use tokio::{io::unix::AsyncFd, sync::watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -19,10 +19,16 @@ use super::status::Status;
 /// A dropped packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerdictEvent {
-    /// Number of the endpoint.
+    /// Number of the endpoint at whose hook it was dropped.
     pub endpoint: u32,
-    /// Direction seen from the endpoint.
+    /// Interface index of the subject, the pod whose policy dropped it; 0 where nothing tells which pod it is.
+    pub subject: u32,
+    /// Direction of the subject's policy: of the connection, as far as one is known.
     pub direction: Direction,
+    /// Name of the program; `None` for a number that this build does not know.
+    pub hook: Option<&'static str>,
+    /// It goes against the direction in which its connection was opened.
+    pub reply: bool,
     /// Why it was dropped; `None` for a number that this build does not know.
     pub reason: Option<DropReason>,
     /// Policy number, 0 if no policy said so.
@@ -51,7 +57,10 @@ impl VerdictEvent {
         let event = Event::read_from_bytes(record).ok()?;
         Some(Self {
             endpoint: event.endpoint,
+            subject: event.subject,
             direction: Direction::from_u8(event.direction),
+            hook: Hook::name_of(event.hook),
+            reply: event.reply != 0,
             reason: DropReason::from_u8(event.reason),
             policy: event.policy,
             identity: event.identity,
@@ -71,13 +80,13 @@ fn address(address: &Address) -> Option<IpAddr> {
     (!address.is_unspecified()).then(|| address.to_canonical())
 }
 
-/// An address or a dash.
-struct Shown(Option<IpAddr>);
+/// What is known, or a dash.
+struct Shown<T>(Option<T>);
 
-impl fmt::Display for Shown {
+impl<T: fmt::Display> fmt::Display for Shown<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(address) => address.fmt(f),
+        match &self.0 {
+            Some(known) => known.fmt(f),
             None => f.write_str("-"),
         }
     }
@@ -113,12 +122,16 @@ pub async fn run(
 
 fn log(event: &VerdictEvent, status: &watch::Receiver<Arc<Status>>) {
     let status = status.borrow();
-    let pod = status.endpoints.get(&event.endpoint);
+    let at = status.endpoints.get(&event.endpoint);
+    let subject = status.interfaces.get(&event.subject);
     info!(
-        namespace = pod.map_or("-", |pod| &pod.namespace),
-        pod = pod.map_or("-", |pod| &pod.name),
-        endpoint = event.endpoint,
+        namespace = subject.map_or("-", |pod| &pod.namespace),
+        pod = subject.map_or("-", |pod| &pod.name),
         direction = event.direction.name(),
+        reply = event.reply,
+        hook = event.hook.unwrap_or("unknown"),
+        at = %Shown(at),
+        endpoint = event.endpoint,
         verdict = "dropped",
         reason = event.reason.map_or("unknown", DropReason::name),
         source = %Shown(event.source),

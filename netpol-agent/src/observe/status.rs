@@ -21,6 +21,8 @@ pub struct Status {
     pub revision: u64,
     /// Pod of each endpoint, by the endpoint's number.
     pub endpoints: BTreeMap<u32, ObjectKey>,
+    /// The same pods by the index of their interface.
+    pub interfaces: BTreeMap<u32, ObjectKey>,
     /// Local pods whose interface is not known yet.
     pub endpoints_waiting: usize,
     /// Endpoints that keep an old policy or are closed, because the new one could not be written.

@@ -7,13 +7,15 @@ use super::{Address, field_size};
 
 abi! {
     /// Record of the ring buffer `events`: one dropped packet.
-    pub struct Event, 72 {
+    pub struct Event, 80 {
         /// Nanoseconds of the monotonic clock, by the tick (`bpf_ktime_get_coarse_ns`).
         pub timestamp: u64,
-        /// [`Endpoint::id`](super::Endpoint::id).
+        /// [`Endpoint::id`](super::Endpoint::id) of the pod at whose hook it was dropped; of the sender, where it would leave the node.
         pub endpoint: u32,
-        /// Interface index of the pod's host-side veth.
+        /// Interface index of that pod's host-side veth, or of the device that the packet would leave by.
         pub ifindex: u32,
+        /// Interface index of the host-side veth of the subject, the pod whose policy dropped it; 0 where nothing tells which pod it is.
+        pub subject: u32,
         /// Policy that dropped it, or [`POLICY_NONE`](super::POLICY_NONE).
         pub policy: u32,
         /// Identity of the other side, or [`IDENTITY_NONE`](super::IDENTITY_NONE).
@@ -28,12 +30,16 @@ abi! {
         pub destination_port: [u8; 2],
         /// IANA protocol number, or 0.
         pub protocol: u8,
-        /// A [`Direction`](super::Direction).
+        /// A [`Direction`](super::Direction): of the subject's policy. The subject opened the connection (egress) or received it.
         pub direction: u8,
         /// A [`DropReason`].
         pub reason: u8,
-        /// Zero.
-        pub pad: u8,
+        /// A [`Hook`].
+        pub hook: u8,
+        /// 1 if the packet goes against the direction in which its connection was opened, else 0.
+        pub reply: u8,
+        /// Zeros.
+        pub pad: [u8; 3],
         /// Length of the frame, bytes.
         pub length: u32,
         /// Events that this CPU left out since its last one, because of the rate limit or a full buffer.
@@ -92,6 +98,30 @@ abi! {
         pub written: u32,
         /// Events left out since the last one written.
         pub suppressed: u32,
+    }
+}
+
+/// Where a packet is met: the programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Hook {
+    /// What a pod receives.
+    ToPod = 0,
+    /// What a pod sends.
+    FromPod = 1,
+    /// What leaves the node.
+    ToNetwork = 2,
+}
+
+impl Hook {
+    /// The program's name; `None` for a number that no hook has.
+    pub const fn name_of(number: u8) -> Option<&'static str> {
+        match number {
+            0 => Some("to_pod"),
+            1 => Some("from_pod"),
+            2 => Some("to_network"),
+            _ => None,
+        }
     }
 }
 

@@ -78,10 +78,10 @@ pub(super) fn accepts(tables: &impl Tables, policy: u32, identity: u32, protocol
     action(tables, policy, identity, protocol, port) == ACTION_ACCEPT
 }
 
-/// Whether policy keeps, or may keep, the pod of this node that sent a packet from something: what cannot be judged is not let to others then.
+/// Whether policy keeps, or may keep, the pod of this node that sent a packet, its [`sender`], from something: what cannot be judged is not let
+/// to others then.
 #[inline(always)]
-pub(super) fn is_kept(tables: &impl Tables, place: &Place, packet: &Packet) -> bool {
-    let sender = sender(tables, place, packet);
+pub(super) fn is_kept(tables: &impl Tables, sender: u32) -> bool {
     sender == UNKNOWN || tables.egress_policy(sender) != POLICY_NONE
 }
 

@@ -2,8 +2,8 @@
 //! The verdict on a packet that leaves the node (rule A5).
 
 use super::{
-    FlowEntry, Place, Tables, Verdict, continues_flow, denied, flow_key, fragments, is_forwarded, judge,
-    may_open, new_flow, opens_flow,
+    FlowEntry, Place, Tables, Verdict, Whose, continues_flow, denied, flow_key, fragments, is_forwarded,
+    judge, may_open, new_flow, opens_flow,
 };
 use crate::{
     abi::{ACTION_ACCEPT, Direction, DropReason, Endpoint, Flow, FlowKey, IDENTITY_NONE, POLICY_NONE},
@@ -34,8 +34,9 @@ pub fn decide_leaving(
     packet: &mut Packet,
 ) -> Verdict {
     let policy = endpoint.policy(Direction::Egress);
+    let sender = Whose::sender(endpoint.ifindex);
     if !fragments::restore(tables, endpoint, Direction::Egress, packet) {
-        return denied(DropReason::Fragment, POLICY_NONE, IDENTITY_NONE);
+        return denied(sender, DropReason::Fragment, POLICY_NONE, IDENTITY_NONE);
     }
     let mut key = flow_key(endpoint, Direction::Egress, packet);
     // Without a tag that says otherwise it may be a reply, which was let through a moment ago.
@@ -88,7 +89,7 @@ pub fn decide_leaving(
         known || may_open(packet),
     );
     if egress.action != ACTION_ACCEPT {
-        return denied(DropReason::EgressBackend, policy, egress.identity);
+        return denied(sender, DropReason::EgressBackend, policy, egress.identity);
     }
     if let Some(entry) = &entry
         && known

@@ -15,6 +15,7 @@ mod second_look;
 mod services;
 mod spoofing;
 mod tables;
+mod whose;
 
 use tables::*;
 
@@ -164,6 +165,7 @@ fn i4_what_no_rule_allows_is_dropped_with_its_reason() {
             reason,
             policy: WEB,
             identity,
+            whose: Whose::at_hook(&at(Direction::Ingress, false)),
         })
     };
     assert_eq!(dropped(from_client(protocol::TCP, 81, SYN)), drop(CLIENTS));
@@ -560,7 +562,8 @@ fn f2_what_cannot_be_judged_is_dropped_at_an_isolated_pod_only() {
             Verdict::Drop(Drop {
                 reason,
                 policy,
-                identity
+                identity,
+                whose: Whose::at_hook(&at(Direction::Ingress, false)),
             })
         );
         assert_eq!(verdict(Direction::Egress), Verdict::Forward);

@@ -8,9 +8,10 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use netpol_agent::datapath::CounterReader;
+use netpol_agent::datapath::{CounterReader, attach::Hook};
 use netpol_common::{
-    abi::{Counter, Counters, Direction, DropReason, Flow},
+    abi::{self, Counter, Counters, Direction, DropReason, Flow},
+    decide::Drop,
     flow,
 };
 
@@ -109,11 +110,15 @@ impl<'a> Pair<'a> {
         self.bench.forget_flows()?;
         let before = self.counted()?;
         for (index, step) in steps.iter().enumerate() {
-            let reason = self.mirror.run(step.met, &step.frame);
+            let drop = self.mirror.run(step.met, &step.frame);
+            let reason = drop.map(|drop| drop.reason);
             *tally
                 .entry(reason.map_or("forwarded", DropReason::name))
                 .or_default() += 1;
             if let Some(what) = self.compare(step, reason)? {
+                return Ok(Some(format!("frame {index}: {what}")));
+            }
+            if let Some(what) = self.compare_event(step, drop)? {
                 return Ok(Some(format!("frame {index}: {what}")));
             }
             if let Some(allowed) = step.truth
@@ -171,6 +176,35 @@ impl<'a> Pair<'a> {
         let kernel = if passes { "passes it" } else { "drops it" };
         let what = format!("the kernel {kernel}, userspace says {reason:?}");
         Ok((passes != reason.is_none()).then_some(what))
+    }
+
+    /// Says what is not as in userspace in the event of a drop, where the bench writes events.
+    fn compare_event(&mut self, step: &Step, drop: Option<Drop>) -> Result<Option<String>> {
+        if !self.bench.writes_events() {
+            return Ok(None);
+        }
+        let told = self.bench.take_events()?;
+        let told: Vec<_> = told
+            .iter()
+            .map(|event| {
+                let whose = (event.subject, event.direction, event.reply != 0);
+                (event.hook, event.reason, event.policy, event.identity, whose)
+            })
+            .collect();
+        let hook = match step.met.hook {
+            Hook::ToPod => abi::Hook::ToPod,
+            Hook::FromPod => abi::Hook::FromPod,
+            Hook::ToNetwork => abi::Hook::ToNetwork,
+        };
+        let expected: Vec<_> = drop
+            .iter()
+            .map(|drop| {
+                let whose = (drop.whose.subject, drop.whose.direction as u8, drop.whose.reply);
+                (hook as u8, drop.reason as u8, drop.policy, drop.identity, whose)
+            })
+            .collect();
+        let what = format!("the kernel tells {told:?}, userspace {expected:?}");
+        Ok((told != expected).then_some(what))
     }
 
     fn counted(&self) -> Result<[Counters; 2]> {

@@ -2,8 +2,8 @@
 //! What program `to_network` says of a frame.
 
 use netpol_common::{
-    abi::{DropReason, POLICY_NONE},
-    decide::{self, Drop, Place, Tables as _, Verdict, judge::UNKNOWN},
+    abi::{DropReason, IDENTITY_NONE, POLICY_NONE},
+    decide::{self, Drop, Place, Tables as _, Verdict, Whose, judge::UNKNOWN},
     parse::{Frame, Packet, Parsed, parse},
     tag,
 };
@@ -39,7 +39,7 @@ impl Frame for Leaving<'_> {
 
 impl Mirror {
     /// Why a frame does not leave the node, or nothing.
-    pub(super) fn leave(&self, place: Place, frame: &[u8]) -> Option<DropReason> {
+    pub(super) fn leave(&self, place: Place, frame: &[u8]) -> Option<Drop> {
         if place.ingress_ifindex == 0 {
             return None;
         }
@@ -49,21 +49,28 @@ impl Mirror {
             Parsed::Unjudged(reason) if tag::is_deferred(place.tag) => Some(reason),
             Parsed::Unjudged(_) | Parsed::Neighbour => return None,
         };
-        let endpoint = match decide::sender_leaving(self, &place, &packet) {
+        let sender = decide::sender_leaving(self, &place, &packet);
+        let unjudged = |reason| Drop {
+            reason,
+            policy: POLICY_NONE,
+            identity: IDENTITY_NONE,
+            whose: Whose::sender(sender),
+        };
+        let endpoint = match sender {
             0 => return None,
-            UNKNOWN => return Some(DropReason::UnknownSender),
+            UNKNOWN => return Some(unjudged(DropReason::UnknownSender)),
             sender => self.endpoint(sender),
         };
         if endpoint.egress_policy == POLICY_NONE {
             self.put_tag(tag::judged(place.tag));
             return None;
         }
-        if unreadable.is_some() {
-            return unreadable;
+        if let Some(reason) = unreadable {
+            return Some(unjudged(reason));
         }
         match decide::decide_leaving(self, &endpoint, &place, &mut packet) {
             Verdict::Forward => None,
-            Verdict::Drop(Drop { reason, .. }) => Some(reason),
+            Verdict::Drop(drop) => Some(drop),
         }
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::shared::{FLOODER, Flood, NEIGHBOUR, VICTIM, counted, lab, policy, restart_with, suppressed};
 
 const DENY: &str = "ingress: [{from: [{podSelector: {matchLabels: {app: neighbour}}}]}]";
-/// More than the ring buffer holds: 512 KiB of events of 80 bytes each.
+/// More than the ring buffer holds: 512 KiB of events of 88 bytes each.
 const PACKETS: u16 = 30_000;
 
 /// Drops at all hooks, for whatever reason.

@@ -76,7 +76,8 @@ fn c5_a_fragment_without_its_first_passes_where_nobody_is_isolated() {
         Verdict::Drop(Drop {
             reason,
             policy: POLICY_NONE,
-            identity: IDENTITY_NONE
+            identity: IDENTITY_NONE,
+            whose: Whose::at_hook(&at(Direction::Ingress, false)),
         })
     );
 }

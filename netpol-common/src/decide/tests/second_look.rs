@@ -411,6 +411,7 @@ fn a6_what_the_node_unpacks_is_the_pods() {
                 reason: DropReason::UnknownSender,
                 policy: POLICY_NONE,
                 identity: IDENTITY_NONE,
+                whose: Whose::sender(judge::UNKNOWN),
             });
             assert_eq!(verdict == forged, source != own, "{own:?} as {source:?}");
             let reason = Parsed::Unjudged(DropReason::ExtensionHeaders);

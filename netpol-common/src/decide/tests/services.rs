@@ -195,6 +195,7 @@ fn a5_the_backend_is_judged_by_the_policy_of_the_pod_that_sent() {
                 reason: DropReason::EgressBackend,
                 policy: OPEN,
                 identity: POD_CLASS,
+                whose: Whose::sender(CLIENT_IFINDEX),
             });
             assert_eq!(came(from(source, port)), dropped);
         }
@@ -278,6 +279,7 @@ fn a5_what_leaves_the_node_is_judged_on_the_backend() {
             reason: DropReason::EgressBackend,
             policy: OPEN,
             identity: POD_CLASS,
+            whose: Whose::sender(pod.ifindex),
         })
     );
     assert!(
@@ -332,6 +334,7 @@ fn a5_a_sender_that_nobody_knows_reaches_no_backend_that_is_not_everyones() {
         reason: DropReason::UnknownSender,
         policy: POLICY_NONE,
         identity: IDENTITY_NONE,
+        whose: Whose::sender(judge::UNKNOWN),
     });
     // What a pod that is gone left to be judged, nobody can judge.
     let gone = (BRIDGE, tag::new(99, true));

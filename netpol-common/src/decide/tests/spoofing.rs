@@ -33,6 +33,7 @@ fn a6_another_source_address_is_dropped_whoever_is_isolated() {
         reason: DropReason::Spoofed,
         policy: POLICY_NONE,
         identity: IDENTITY_NONE,
+        whose: Whose::at_hook(&at(Direction::Egress, false)),
     });
     let link_local = |last: u8| {
         let mut octets = [0; 16];

@@ -11,7 +11,7 @@ use crate::frames::{self, headers};
 
 /// Runs in one measurement, on one buffer.
 const TIMES: u32 = 20_000;
-/// Fewer where each run leaves an event: the ring buffer has room for 13,107.
+/// Fewer where each run leaves an event: the ring buffer has room for 5,957.
 const TIMES_WITH_EVENTS: u32 = 5_000;
 /// Measurements of which the least is taken: what the machine does besides only adds.
 const ATTEMPTS: usize = 7;
