@@ -146,11 +146,17 @@ fn allowed(why: Why) -> Side {
     Side { allowed: true, why }
 }
 
-/// The pods that can be an end of a packet with this address: live ones with a network of their own (rules I6, I7, P6).
+/// The pods that can be an end of a packet with this address: live ones with a network of their own (rules I6, I7, P6), and of those
+/// that are being deleted none where there is another (rule A8).
 fn pods_with_address(snapshot: &Snapshot, address: IpAddr) -> Vec<&Pod> {
     let pods = snapshot.pods.values().map(AsRef::as_ref);
-    pods.filter(|pod: &&Pod| !pod.host_network && !pod.terminal && pod.addresses.contains(&address))
-        .collect()
+    let mut found: Vec<&Pod> = pods
+        .filter(|pod: &&Pod| !pod.host_network && !pod.terminal && pod.addresses.contains(&address))
+        .collect();
+    if found.iter().any(|pod| !pod.terminating) {
+        found.retain(|pod| !pod.terminating);
+    }
+    found
 }
 
 /// Whether the address belongs to the node that the pod runs on (rule A2).

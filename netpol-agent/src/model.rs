@@ -116,6 +116,10 @@ pub struct Pod {
     pub host_network: bool,
     /// Phase Succeeded or Failed: its addresses may already be someone else's (rule I7).
     pub terminal: bool,
+    /// `metadata.deletionTimestamp` is set. Its addresses are another live pod's, if that claims them (rule A8).
+    pub terminating: bool,
+    /// Of the mirror of a static pod, the UID that the kubelet gave the static pod itself, by which a runtime knows it.
+    pub static_uid: Option<Text>,
     /// `status.podIPs`, both families (rule P6).
     pub addresses: Vec<IpAddr>,
     /// Named ports of containers, then of restartable init containers, in the order of the object (rule T4).

@@ -116,6 +116,8 @@ fn pod(pod: core::Pod) -> Result<Pod> {
         node: spec.node_name.map(Into::into),
         host_network: spec.host_network == Some(true),
         terminal: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+        terminating: pod.metadata.deletion_timestamp.is_some(),
+        static_uid: None,
         addresses: addresses
             .iter()
             .map(|entry| Ok(entry.ip.parse()?))

@@ -181,6 +181,8 @@ pub fn cluster(random: &mut Random) -> Snapshot {
             node: Some(node.name.as_str().into()),
             host_network,
             terminal: random.below(10) == 0,
+            terminating: false,
+            static_uid: None,
             addresses: if host_network {
                 node.addresses.iter().copied().collect()
             } else {

@@ -83,6 +83,8 @@ pub fn pod(random: &mut Random, size: &Size, index: usize) -> Pod {
         node: Some(node.into()),
         host_network: false,
         terminal: false,
+        terminating: false,
+        static_uid: None,
         addresses: vec![IpAddr::V4(Ipv4Addr::from(address))],
         named_ports: vec![NamedPort {
             name: "http".into(),

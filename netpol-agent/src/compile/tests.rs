@@ -288,6 +288,35 @@ fn p6_an_address_of_two_pods_matches_what_both_match() {
 }
 
 #[test]
+fn a8_an_address_that_a_pod_being_deleted_gave_back_is_the_live_pods() {
+    let rules = || vec![rule(vec![pods(selector("app=db"))], vec![])];
+    let twin = |terminating, name: &str, app: &str| Pod {
+        terminating,
+        ..pod("shop", name, app, B)
+    };
+    // Whichever name sorts first.
+    for old in ["aa", "zz"] {
+        for (old_app, new_app, allowed) in [("app=web", "app=db", true), ("app=db", "app=web", false)] {
+            let pods = vec![web(), twin(true, old, old_app), twin(false, "new", new_app)];
+            let compiled = compiled(pods, vec![policy("app=web", rules(), vec![])]);
+            assert_eq!(ingress(&compiled, B, 80), allowed, "{old}: {old_app}");
+            assert!(codes(&compiled).is_empty());
+        }
+    }
+    // Two that both go, or both live, are no more than both.
+    for terminating in [true, false] {
+        let pods = vec![
+            web(),
+            twin(terminating, "one", "app=db"),
+            twin(terminating, "two", "app=web"),
+        ];
+        let compiled = compiled(pods, vec![policy("app=web", rules(), vec![])]);
+        assert!(!ingress(&compiled, B, 80));
+        assert_eq!(codes(&compiled), [("address-conflict", "status.podIPs")]);
+    }
+}
+
+#[test]
 fn p5_ip_blocks_do_not_cross_address_families() {
     let rules = vec![rule(vec![block("0.0.0.0/0", &[])], vec![])];
     let compiled = compiled(vec![web(), db()], vec![policy("", rules, vec![])]);

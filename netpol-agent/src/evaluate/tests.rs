@@ -81,6 +81,8 @@ fn pod(name: &str, app: &str, address: &str, number: u16) -> Arc<Pod> {
         node: Some("node-a".into()),
         host_network: false,
         terminal: false,
+        terminating: false,
+        static_uid: None,
         addresses: vec![address.parse().unwrap()],
         named_ports: vec![NamedPort {
             name: "http".into(),
@@ -237,4 +239,22 @@ fn reasons_name_the_rule_or_the_policies() {
     };
     let probe = evaluate(&snapshot, &[node], &tcp("198.51.100.1", "10.244.0.1", 80));
     assert_eq!(probe.ingress.why, Why::Node);
+}
+
+#[test]
+fn a8_an_address_that_a_pod_being_deleted_gave_back_is_the_live_pods() {
+    let going = |app: &str| {
+        Arc::new(Pod {
+            terminating: true,
+            ..Pod::clone(&pod("going", app, "10.244.0.2", 80))
+        })
+    };
+    let live = |app: &str| pod("live", app, "10.244.0.2", 80);
+    let allowed = |snapshot: &Snapshot| {
+        let packet = tcp("10.244.0.2", "10.244.0.1", 80);
+        evaluate(snapshot, &[], &packet).ingress.allowed
+    };
+    let policy = || ingress_from("web", "client");
+    assert!(allowed(&claimed(going("other"), live("client"), policy())));
+    assert!(!allowed(&claimed(going("client"), live("other"), policy())));
 }

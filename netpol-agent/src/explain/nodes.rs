@@ -80,6 +80,8 @@ mod tests {
             node: Some("a".into()),
             host_network,
             terminal,
+            terminating: false,
+            static_uid: None,
             addresses: vec![address.parse().unwrap()],
             named_ports: Vec::new(),
         })

@@ -9,9 +9,12 @@ use std::net::IpAddr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::model::{Diagnostic, Labels, ObjectKey, Protocol};
+use crate::model::{Diagnostic, Labels, ObjectKey, Protocol, Text};
 
-use super::object::{Id, Kind};
+use super::{
+    object::{Id, Kind},
+    wire,
+};
 
 mod node;
 mod pod;
@@ -45,6 +48,15 @@ fn taken(kind: Kind, meta: ObjectMeta) -> (Id, String, Labels) {
         meta.uid.unwrap_or_default(),
         meta.labels.unwrap_or_default().into(),
     )
+}
+
+/// What only pods have of the metadata: whether it is being deleted, and of a static pod's mirror the static pod's UID.
+fn taken_of_pod(meta: &ObjectMeta) -> (bool, Option<Text>) {
+    let annotation = |name| Some(meta.annotations.as_ref()?.get(name)?.as_str());
+    let static_uid = annotation(wire::MIRROR)
+        .and_then(|_| annotation(wire::CONFIG_HASH))
+        .filter(|hash| !hash.is_empty());
+    (meta.deletion_timestamp.is_some(), static_uid.map(Text::from))
 }
 
 /// Collects what is wrong with one object.

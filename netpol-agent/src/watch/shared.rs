@@ -82,6 +82,8 @@ mod tests {
             node: None,
             host_network: false,
             terminal: false,
+            terminating: false,
+            static_uid: None,
             addresses: Vec::new(),
             named_ports: vec![NamedPort {
                 name: port.into(),

@@ -5,7 +5,8 @@
 //! Every field is optional here, and `null` is the same as absent, as for the API server.
 
 use k8s_openapi::{
-    ClusterResourceScope, NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    ClusterResourceScope, NamespaceResourceScope,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use kube::Resource;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
@@ -19,7 +20,7 @@ mod policy;
 mod service;
 
 pub use node::{Node, NodeAddress, NodeStatus};
-pub use pod::{Container, ContainerPort, Namespace, Pod, PodIp, PodSpec, PodStatus};
+pub use pod::{CONFIG_HASH, Container, ContainerPort, MIRROR, Namespace, Pod, PodIp, PodSpec, PodStatus};
 pub use policy::{
     IpBlock, LabelSelector, LabelSelectorRequirement, NetworkPolicy, NetworkPolicyEgressRule,
     NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
@@ -38,7 +39,7 @@ pub(crate) trait Wire: Resource<DynamicType = ()> + DeserializeOwned {
     fn convert(self) -> Entry;
 }
 
-/// Only what is read of `metadata`; the rest (annotations, managed fields, owners) is dropped unread.
+/// Only what is read of `metadata`; the rest (managed fields, owners, nearly all annotations) is dropped unread.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct SlimMeta {
@@ -47,6 +48,24 @@ struct SlimMeta {
     uid: Option<String>,
     resource_version: Option<String>,
     labels: Option<BTreeMap<String, String>>,
+    deletion_timestamp: Option<Time>,
+    #[serde(default, deserialize_with = "few")]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+/// Annotations that are read: what a kubelet writes on the mirror of a static pod.
+const ANNOTATIONS: [&str; 2] = [pod::MIRROR, pod::CONFIG_HASH];
+
+/// Keeps the annotations that are read. Others are passed over before they are copied.
+fn few<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BTreeMap<String, String>>, D::Error> {
+    let all = Option::<BTreeMap<Cow<'de, str>, Option<Cow<'de, str>>>>::deserialize(deserializer)?;
+    let kept: BTreeMap<_, _> = all
+        .into_iter()
+        .flatten()
+        .filter(|(key, _)| ANNOTATIONS.contains(&key.as_ref()))
+        .filter_map(|(key, value)| Some((key.into_owned(), value?.into_owned())))
+        .collect();
+    Ok((!kept.is_empty()).then_some(kept))
 }
 
 fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
@@ -57,6 +76,8 @@ fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Err
         uid: meta.uid,
         resource_version: meta.resource_version,
         labels: meta.labels,
+        deletion_timestamp: meta.deletion_timestamp,
+        annotations: meta.annotations,
         ..ObjectMeta::default()
     }))
 }

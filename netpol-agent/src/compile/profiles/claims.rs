@@ -17,7 +17,7 @@ use crate::{
 /// A pod that has an address, and its group; a hostNetwork pod has none.
 pub(super) type Claim = (Arc<Pod>, Option<GroupId>);
 
-/// The pods of an address, sorted by name. Almost always it is one.
+/// The pods of an address: those that are being deleted last, then by name. Almost always it is one.
 #[derive(Debug)]
 enum Claimed {
     One(Claim),
@@ -43,7 +43,8 @@ impl Claims {
                     Claimed::One(first) => vec![first],
                     Claimed::Many(claims) => claims,
                 };
-                let place = claims.partition_point(|(other, _)| other.key < pod.key);
+                let order = |pod: &Pod| (pod.terminating, pod.key.clone());
+                let place = claims.partition_point(|(other, _)| order(other) < order(pod));
                 claims.insert(place, claim);
                 Claimed::Many(claims)
             }
@@ -79,12 +80,15 @@ impl Claims {
         self.of.insert(address, claimed);
     }
 
-    /// The pods of an address.
+    /// The pods of an address. One that is being deleted has none of it where another is not: it has given it back (rule A8).
     pub(super) fn at(&self, address: IpAddr) -> &[Claim] {
         match self.of.get(&address) {
             None => &[],
             Some(Claimed::One(claim)) => slice::from_ref(claim),
-            Some(Claimed::Many(claims)) => claims,
+            Some(Claimed::Many(claims)) => {
+                let live = claims.partition_point(|(pod, _)| !pod.terminating);
+                if live > 0 { &claims[..live] } else { claims }
+            }
         }
     }
 
@@ -141,6 +145,8 @@ mod tests {
                 node: None,
                 host_network,
                 terminal: false,
+                terminating: false,
+                static_uid: None,
                 addresses: Vec::new(),
                 named_ports: Vec::new(),
             })

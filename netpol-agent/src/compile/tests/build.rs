@@ -43,6 +43,8 @@ pub(super) fn pod(namespace: &str, name: &str, text: &str, address: &str) -> Pod
         node: Some("n1".into()),
         host_network: false,
         terminal: false,
+        terminating: false,
+        static_uid: None,
         addresses: vec![address.parse().unwrap()],
         named_ports: Vec::new(),
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::model::{NamedPort, Namespace, Pod, Text};
 
-use super::{Faults, taken};
+use super::{Faults, taken, taken_of_pod};
 use crate::watch::{
     object::{Entry, Kind, Object},
     syntax,
@@ -41,6 +41,7 @@ impl Wire for wire::Pod {
     const KIND: Kind = Kind::Pod;
 
     fn convert(self) -> Entry {
+        let (terminating, static_uid) = taken_of_pod(&self.metadata);
         let (id, uid, labels) = taken(Self::KIND, self.metadata);
         let mut faults = Faults::of(&id);
         let spec = self.spec.unwrap_or_default();
@@ -88,6 +89,8 @@ impl Wire for wire::Pod {
             node: spec.node_name.filter(|node| !node.is_empty()).map(Text::from),
             host_network,
             terminal,
+            terminating,
+            static_uid,
             addresses,
             named_ports,
         };

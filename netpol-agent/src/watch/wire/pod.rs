@@ -4,6 +4,11 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
+/// The annotation by which a kubelet marks the mirror of a static pod.
+pub const MIRROR: &str = "kubernetes.io/config.mirror";
+/// The annotation with the UID that the kubelet gave the static pod itself.
+pub const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+
 /// `v1` Namespace.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Namespace {

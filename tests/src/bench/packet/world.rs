@@ -175,6 +175,8 @@ fn snapshot(shape: Shape, node: &Node) -> Snapshot {
             node: Some(node.into()),
             host_network: false,
             terminal: false,
+            terminating: false,
+            static_uid: None,
             addresses: addresses.to_vec(),
             named_ports: Vec::new(),
         };

@@ -56,6 +56,19 @@ fn p6_all_addresses_count_and_pod_ip_is_the_fallback() {
 }
 
 #[test]
+fn a8_what_tells_a_pods_interface_is_read() {
+    let meta = json!({"name": "a", "namespace": "shop", "uid": "u", "deletionTimestamp": "2026-11-29T00:00:00Z",
+        "annotations": {"kubernetes.io/config.hash": "h", "kubernetes.io/config.mirror": "h", "x": "y"}});
+    let (mirror, _) = pod(json!({ "metadata": meta }));
+    assert!(mirror.terminating);
+    assert_eq!(mirror.static_uid.as_deref(), Some("h"));
+    // Anyone may annotate a pod; without the mark it is no mirror.
+    let annotations = json!({"kubernetes.io/config.hash": "h"});
+    let (plain, _) = pod(json!({"metadata": {"name": "a", "annotations": annotations}}));
+    assert_eq!((plain.terminating, plain.static_uid), (false, None));
+}
+
+#[test]
 fn a_bad_address_is_reported_and_the_others_stay() {
     let ips = json!([{"ip": "10.0.0.300"}, {"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}, {"ip": "10.0.0.1"}]);
     let (pod, entry) = pod(json!({"metadata": {"name": "a"}, "status": {"podIPs": ips}}));
