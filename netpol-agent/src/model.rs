@@ -14,6 +14,7 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use serde::Serialize;
 
 pub use labels::Labels;
@@ -124,6 +125,21 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// Named ports of containers, then of restartable init containers, in the order of the object (rule T4).
     pub named_ports: Vec<NamedPort>,
+    /// Ports of its node that lead to it, in the order of the object; none of a pod that shares its node's network.
+    pub host_ports: Vec<HostPort>,
+}
+
+/// A container port with `hostPort`: the CNI translates it at the node's addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    /// `hostIP`: the only address of the node that has it; `None` for all.
+    pub address: Option<IpAddr>,
+    /// `protocol` of the port.
+    pub protocol: Protocol,
+    /// `hostPort`.
+    pub number: u16,
+    /// `containerPort`, which it becomes.
+    pub container_port: u16,
 }
 
 /// A named container port.
@@ -338,6 +354,10 @@ pub struct Node {
     pub addresses: std::collections::BTreeSet<IpAddr>,
     /// Of the agent's own, the link-local addresses of its pods, as bound (rules A8, A9).
     pub link_locals: std::collections::BTreeMap<ObjectKey, std::collections::BTreeSet<Ipv6Addr>>,
+    /// `spec.podCIDRs`, those that parse: the first addresses of each are those of the node's bridge and tunnel.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Annotation `flannel.alpha.coreos.com/backend-type`: how pods of other nodes are reached. Empty: not told.
+    pub backend: String,
 }
 
 /// Something wrong with an object, and what it means for enforcement. Never an error: the rest goes on.

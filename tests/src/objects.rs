@@ -3,7 +3,7 @@
 
 mod service;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::{
@@ -11,8 +11,8 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1 as meta, util::intstr::IntOrString},
 };
 use netpol_agent::model::{
-    Direction, IpBlock, LabelExpression, LabelSelector, Labels, NamedPort, Namespace, NetworkPolicy,
-    ObjectKey, Peer, Pod, PolicyPort, PortName, Protocol, Rule, Snapshot,
+    Direction, HostPort, IpBlock, LabelExpression, LabelSelector, Labels, NamedPort, Namespace,
+    NetworkPolicy, ObjectKey, Peer, Pod, PolicyPort, PortName, Protocol, Rule, Snapshot,
 };
 use serde_json::Value;
 
@@ -97,11 +97,20 @@ fn pod(pod: core::Pod) -> Result<Pod> {
         .into_iter()
         .chain(restartable)
         .flat_map(|container| container.ports.unwrap_or_default());
-    let mut named_ports = Vec::new();
+    let (mut named_ports, mut host_ports) = (Vec::new(), Vec::new());
     for port in ports {
         let protocol = port.protocol.as_deref().unwrap_or("TCP");
         let protocol = Protocol::from_kubernetes(protocol).context("unknown protocol")?;
         let number = u16::try_from(port.container_port)?;
+        if let Some(host_port) = port.host_port.filter(|_| spec.host_network != Some(true)) {
+            let address = port.host_ip.map(|ip| ip.parse()).transpose()?;
+            host_ports.push(HostPort {
+                address: address.filter(|address: &IpAddr| !address.is_unspecified()),
+                protocol,
+                number: u16::try_from(host_port)?,
+                container_port: number,
+            });
+        }
         named_ports.extend(port.name.map(|name| NamedPort {
             name: name.into(),
             protocol,
@@ -123,6 +132,7 @@ fn pod(pod: core::Pod) -> Result<Pod> {
             .map(|entry| Ok(entry.ip.parse()?))
             .collect::<Result<_>>()?,
         named_ports,
+        host_ports,
     })
 }
 

@@ -189,6 +189,7 @@ pub fn cluster(random: &mut Random) -> Snapshot {
                 own.iter().map(|text| text.parse().unwrap()).collect()
             },
             named_ports: named_ports(random),
+            host_ports: Vec::new(),
         };
         snapshot.pods.insert(pod.key.clone(), Arc::new(pod));
     }

@@ -91,6 +91,7 @@ pub fn pod(random: &mut Random, size: &Size, index: usize) -> Pod {
             protocol: Protocol::Tcp,
             number: 8080 + (app % 2) as u16,
         }],
+        host_ports: Vec::new(),
     }
 }
 

@@ -155,6 +155,7 @@ impl Reconciler {
             name: self.node_name.clone(),
             addresses: interfaces.node_addresses.clone(),
             link_locals: BTreeMap::new(),
+            ..Node::default()
         };
         let compiled = self.compiler.compile(&snapshot, &node);
         self.report_diagnostics(&compiled.diagnostics);

@@ -89,6 +89,7 @@ fn pod(name: &str, app: &str, address: &str, number: u16) -> Arc<Pod> {
             protocol: Protocol::Tcp,
             number,
         }],
+        host_ports: Vec::new(),
     })
 }
 

@@ -84,6 +84,7 @@ mod tests {
             static_uid: None,
             addresses: vec![address.parse().unwrap()],
             named_ports: Vec::new(),
+            host_ports: Vec::new(),
         })
     }
 

@@ -90,6 +90,7 @@ mod tests {
                 protocol: Protocol::Tcp,
                 number: 80,
             }],
+            host_ports: Vec::new(),
         }
     }
 

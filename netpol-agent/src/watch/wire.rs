@@ -19,7 +19,9 @@ mod pod;
 mod policy;
 mod service;
 
-pub use node::{Node, NodeAddress, NodeStatus};
+pub(in crate::watch) use node::BACKEND;
+
+pub use node::{Node, NodeAddress, NodeSpec, NodeStatus};
 pub use pod::{CONFIG_HASH, Container, ContainerPort, MIRROR, Namespace, Pod, PodIp, PodSpec, PodStatus};
 pub use policy::{
     IpBlock, LabelSelector, LabelSelectorRequirement, NetworkPolicy, NetworkPolicyEgressRule,

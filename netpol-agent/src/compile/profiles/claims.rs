@@ -149,6 +149,7 @@ mod tests {
                 static_uid: None,
                 addresses: Vec::new(),
                 named_ports: Vec::new(),
+                host_ports: Vec::new(),
             })
         };
         let address: IpAddr = "192.0.2.1".parse().unwrap();

@@ -47,6 +47,7 @@ pub(super) fn pod(namespace: &str, name: &str, text: &str, address: &str) -> Pod
         static_uid: None,
         addresses: vec![address.parse().unwrap()],
         named_ports: Vec::new(),
+        host_ports: Vec::new(),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     model::Node,
     watch::{
         object::{Entry, Kind, Object},
-        wire::{self, Wire},
+        wire::{self, BACKEND, Wire},
     },
 };
 
@@ -16,7 +16,9 @@ impl Wire for wire::Node {
     const KIND: Kind = Kind::Node;
 
     fn convert(self) -> Entry {
-        let (id, _, _) = taken(Self::KIND, self.metadata);
+        let mut metadata = self.metadata;
+        let annotations = metadata.annotations.take().unwrap_or_default();
+        let (id, _, _) = taken(Self::KIND, metadata);
         let mut faults = Faults::of(&id);
         let mut addresses = BTreeSet::new();
         let given = self
@@ -29,9 +31,13 @@ impl Wire for wire::Node {
                 addresses.extend(faults.address(|| format!("status.addresses[{index}].address"), &text));
             }
         }
+        // What the kernel enforces does not depend on them, so what does not parse is left out without a word.
+        let pod_cidrs = self.spec.and_then(|spec| spec.pod_cidrs).unwrap_or_default();
         let node = Node {
             name: id.key.name.to_string(),
             addresses,
+            pod_cidrs: pod_cidrs.iter().filter_map(|text| text.parse().ok()).collect(),
+            backend: annotations.get(BACKEND).cloned().unwrap_or_default(),
             ..Node::default()
         };
         Entry {
@@ -51,7 +57,8 @@ mod tests {
     #[test]
     fn a4_a_node_has_its_addresses_and_no_names() {
         let entry = converted::<wire::Node>(json!({
-            "metadata": {"name": "node-b"},
+            "metadata": {"name": "node-b", "annotations": {BACKEND: "vxlan", "x": "y"}},
+            "spec": {"podCIDRs": ["10.244.1.0/24", "no range", "fd00:244:1::/64"]},
             "status": {"addresses": [
                 {"type": "InternalIP", "address": "192.0.2.2"}, {"type": "InternalIP", "address": "2001:db8::2"},
                 {"type": "ExternalIP", "address": "x"}, {"type": "Hostname", "address": "node-b"},
@@ -68,6 +75,11 @@ mod tests {
         assert_eq!(
             (node.name.as_str(), &node.addresses),
             ("node-b", &BTreeSet::from(addresses))
+        );
+        let cidrs = ["10.244.1.0/24", "fd00:244:1::/64"].map(|text| text.parse().unwrap());
+        assert_eq!(
+            (node.backend.as_str(), node.pod_cidrs.as_slice()),
+            ("vxlan", &cidrs[..])
         );
         assert_eq!(entry.object.id().to_string(), "Node node-b");
     }

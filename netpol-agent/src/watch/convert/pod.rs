@@ -6,7 +6,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use crate::model::{NamedPort, Namespace, Pod, Text};
+use crate::model::{HostPort, NamedPort, Namespace, Pod, Text};
 
 use super::{Faults, taken, taken_of_pod};
 use crate::watch::{
@@ -47,10 +47,11 @@ impl Wire for wire::Pod {
         let spec = self.spec.unwrap_or_default();
         let status = self.status.unwrap_or_default();
 
-        let mut named_ports = Vec::new();
+        let (mut named_ports, mut host_ports) = (Vec::new(), Vec::new());
         for (index, container) in spec.containers.unwrap_or_default().iter().enumerate() {
             add_ports(
                 &mut named_ports,
+                &mut host_ports,
                 &mut faults,
                 &format!("spec.containers[{index}]"),
                 container,
@@ -60,6 +61,7 @@ impl Wire for wire::Pod {
             if container.restart_policy.as_deref() == Some("Always") {
                 add_ports(
                     &mut named_ports,
+                    &mut host_ports,
                     &mut faults,
                     &format!("spec.initContainers[{index}]"),
                     container,
@@ -74,6 +76,7 @@ impl Wire for wire::Pod {
         // There may be a hundred thousand of them.
         addresses.shrink_to_fit();
         named_ports.shrink_to_fit();
+        host_ports.shrink_to_fit();
         if addresses.is_empty() && !terminal && !host_network && phase != "Pending" {
             faults.report(
                 "pod-without-address",
@@ -93,6 +96,8 @@ impl Wire for wire::Pod {
             static_uid,
             addresses,
             named_ports,
+            // A pod on its node's network has its ports there itself.
+            host_ports: if host_network { Vec::new() } else { host_ports },
         };
         Entry {
             object: Object::Pod(Arc::new(pod)),
@@ -101,12 +106,33 @@ impl Wire for wire::Pod {
     }
 }
 
-/// Adds the named ports of a container (rule T4).
-fn add_ports(ports: &mut Vec<NamedPort>, faults: &mut Faults, at: &str, container: &Container) {
+/// Adds the named ports of a container (rule T4), and those that lead to it from its node.
+fn add_ports(
+    ports: &mut Vec<NamedPort>,
+    host_ports: &mut Vec<HostPort>,
+    faults: &mut Faults,
+    at: &str,
+    container: &Container,
+) {
     for (index, port) in container.ports.iter().flatten().enumerate() {
         let field = |name: &str| format!("{at}.ports[{index}].{name}");
         let number = faults.port(|| field("containerPort"), port.container_port);
         let protocol = faults.protocol(|| field("protocol"), port.protocol.as_deref());
+        if let Some(given) = port.host_port.filter(|given| *given != 0)
+            && let Some(host_port) = faults.port(|| field("hostPort"), Some(given))
+            && let (Some(container_port), Some(protocol)) = (number, protocol)
+        {
+            let given = port.host_ip.as_deref().filter(|given| !given.is_empty());
+            let address = given.map(|given| faults.address(|| field("hostIP"), given));
+            if address != Some(None) {
+                host_ports.push(HostPort {
+                    address: address.flatten().filter(|address| !address.is_unspecified()),
+                    protocol,
+                    number: host_port,
+                    container_port,
+                });
+            }
+        }
         let Some(name) = port.name.as_deref().filter(|name| !name.is_empty()) else {
             continue;
         };

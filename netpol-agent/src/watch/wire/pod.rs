@@ -61,6 +61,11 @@ pub struct ContainerPort {
     pub name: Option<String>,
     /// Its number.
     pub container_port: Option<i64>,
+    /// The port of the node that leads to it.
+    pub host_port: Option<i64>,
+    /// The only address of the node that has that port.
+    #[serde(rename = "hostIP")]
+    pub host_ip: Option<String>,
     /// Its protocol; TCP if absent.
     pub protocol: Option<String>,
 }

@@ -179,6 +179,7 @@ fn snapshot(shape: Shape, node: &Node) -> Snapshot {
             static_uid: None,
             addresses: addresses.to_vec(),
             named_ports: Vec::new(),
+            host_ports: Vec::new(),
         };
         snapshot.pods.insert(pod.key.clone(), Arc::new(pod));
     };

@@ -179,3 +179,45 @@ fn bad_container_ports_are_left_out_and_reported() {
         .collect();
     assert_eq!(found, expected);
 }
+
+#[test]
+fn a5_host_ports_are_those_of_containers_that_run_on_a_network_of_their_own() {
+    let containers = json!([{"ports": [
+        {"containerPort": 80, "hostPort": 8080},
+        {"containerPort": 53, "hostPort": 53, "protocol": "UDP", "hostIP": "192.0.2.1"},
+        {"containerPort": 443, "hostPort": 443, "hostIP": "0.0.0.0"},
+        {"containerPort": 81, "hostPort": 0},
+        {"containerPort": 82, "hostPort": 70000},
+        {"containerPort": 83, "hostPort": 83, "hostIP": "x"},
+    ]}]);
+    let ports = json!([{"containerPort": 90, "hostPort": 90}]);
+    let sidecar = json!([{"restartPolicy": "Always", "ports": ports}, {"ports": ports}]);
+    let of = |host_network: bool| {
+        let spec = json!({"hostNetwork": host_network, "containers": containers, "initContainers": sidecar});
+        pod(
+            json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": spec, "status": {"phase": "Pending"}}),
+        )
+    };
+    let (found, entry) = of(false);
+    let port = |address: Option<&str>, protocol, number, container_port| HostPort {
+        address: address.map(|text| text.parse().unwrap()),
+        protocol,
+        number,
+        container_port,
+    };
+    let expected = [
+        port(None, Protocol::Tcp, 8080, 80),
+        port(Some("192.0.2.1"), Protocol::Udp, 53, 53),
+        port(None, Protocol::Tcp, 443, 443),
+        port(None, Protocol::Tcp, 90, 90),
+    ];
+    assert_eq!(found.host_ports, expected);
+    assert_eq!(
+        codes(&entry),
+        [
+            ("port-number-invalid", "spec.containers[0].ports[4].hostPort"),
+            ("address-invalid", "spec.containers[0].ports[5].hostIP")
+        ]
+    );
+    assert_eq!(of(true).0.host_ports, []);
+}
