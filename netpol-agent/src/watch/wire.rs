@@ -55,8 +55,8 @@ struct SlimMeta {
     annotations: Option<BTreeMap<String, String>>,
 }
 
-/// Annotations that are read: what a kubelet writes on the mirror of a static pod.
-const ANNOTATIONS: [&str; 2] = [pod::MIRROR, pod::CONFIG_HASH];
+/// Annotations that are read: what a kubelet writes on the mirror of a static pod, and flanneld on a Node.
+const ANNOTATIONS: [&str; 3] = [pod::MIRROR, pod::CONFIG_HASH, node::BACKEND];
 
 /// Keeps the annotations that are read. Others are passed over before they are copied.
 fn few<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BTreeMap<String, String>>, D::Error> {
