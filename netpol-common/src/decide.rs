@@ -297,7 +297,7 @@ pub fn decide(
             let translated =
                 !matches!(packet.role, Role::Single | Role::Error) || egress.action == ACTION_DEFER;
             // So it is, from whichever pod, with what the node unpacks of it (rule A6). No tunnel is made of TCP.
-            let unpacked = to_node && view.protocol != protocol::TCP;
+            let unpacked = egress.at_node && view.protocol != protocol::TCP;
             tag = endpoint.tag((policy != POLICY_NONE || unpacked) && translated);
         } else {
             if opened_here {

@@ -7,7 +7,7 @@ use crate::{
         ACTION_ACCEPT, ACTION_DEFER, Address, IDENTITY_NODE, IDENTITY_NONE, IDENTITY_REMOTE_NODE,
         NO_INTERFACE, POLICY_NONE, PolicyMatch, SENDER_UNTOLD,
     },
-    parse::Packet,
+    parse::{Packet, protocol::TCP},
     tag,
 };
 
@@ -23,13 +23,15 @@ pub(super) struct Egress {
     pub(super) action: u32,
     /// Identity that it was said of.
     pub(super) identity: u32,
-    /// To the node that the pod runs on, and not to a Service there.
+    /// To an address of the node that the pod runs on, whatever Service claims it.
+    pub(super) at_node: bool,
+    /// The same, and no Service claims it: nothing is translated on the way.
     pub(super) to_node: bool,
 }
 
-/// Judges a connection by where the pod sends it. Frontends come first: a virtual IP is never matched against a CIDR, and a NodePort
-/// leads to its backends on every address of every node (rule A5). Else the pod's own node is always open (rule A2). A packet that does
-/// not open a connection (`opens`) is no NodePort's there: it may be a reply to the node itself.
+/// Judges a connection by where the pod sends it. A Service can only add a way (rule A9): kube-proxy leads to its backends, and where it has
+/// no rules for the frontend, which nobody can tell here, the packet goes to what has the address. So it passes if either is allowed, and
+/// is judged again where it ends.
 #[inline(always)]
 pub(super) fn egress(
     tables: &impl Tables,
@@ -39,24 +41,62 @@ pub(super) fn egress(
     port: [u8; 2],
     opens: bool,
 ) -> Egress {
-    let mut identity = tables.frontend(remote, protocol, port);
-    let mut elsewhere = false;
+    let frontend = tables.frontend(remote, protocol, port);
+    if frontend == IDENTITY_NONE {
+        return by_address(tables, policy, remote, protocol, port, opens);
+    }
+    let said = action(tables, policy, frontend, protocol, port);
+    // By TCP nothing is asked of the address that matters if the Service is allowed: no tunnel is made of it.
+    if said != DENY && protocol == TCP {
+        return Egress {
+            action: said,
+            identity: frontend,
+            at_node: false,
+            to_node: false,
+        };
+    }
+    let address = by_address(tables, policy, remote, protocol, port, opens);
+    let by_service = said != DENY || address.action == DENY;
+    Egress {
+        action: match (said, address.action) {
+            (DENY, DENY) => DENY,
+            (DENY, _) => ACTION_DEFER,
+            _ => said,
+        },
+        identity: if by_service { frontend } else { address.identity },
+        at_node: address.at_node,
+        to_node: false,
+    }
+}
+
+/// Judges a connection by what its address is. A NodePort leads to its backends on every address of every node (rule A5). Else the pod's own
+/// node is always open (rule A2). A packet that does not open a connection (`opens`) is no NodePort's there: it may be a reply to the node
+/// itself.
+#[inline(always)]
+pub(super) fn by_address(
+    tables: &impl Tables,
+    policy: u32,
+    remote: &Address,
+    protocol: u8,
+    port: [u8; 2],
+    opens: bool,
+) -> Egress {
+    let class = tables.identity(remote);
+    let at_node = class.flags & IDENTITY_NODE != 0;
+    let elsewhere = class.flags & IDENTITY_REMOTE_NODE != 0;
+    let mut identity = IDENTITY_NONE;
+    if at_node && opens || elsewhere {
+        identity = tables.node_port(remote, protocol, port);
+    }
     if identity == IDENTITY_NONE {
-        let class = tables.identity(remote);
-        let own_node = class.flags & IDENTITY_NODE != 0;
-        elsewhere = class.flags & IDENTITY_REMOTE_NODE != 0;
-        if own_node && opens || elsewhere {
-            identity = tables.node_port(remote, protocol, port);
-        }
-        if identity == IDENTITY_NONE {
-            if own_node {
-                return Egress {
-                    action: ACTION_ACCEPT,
-                    identity: class.identity,
-                    to_node: true,
-                };
-            }
-            identity = class.identity;
+        identity = class.identity;
+        if at_node {
+            return Egress {
+                action: ACTION_ACCEPT,
+                identity,
+                at_node,
+                to_node: true,
+            };
         }
     }
     let mut action = action(tables, policy, identity, protocol, port);
@@ -67,6 +107,7 @@ pub(super) fn egress(
     Egress {
         action,
         identity,
+        at_node,
         to_node: false,
     }
 }

@@ -80,7 +80,8 @@ pub fn decide_leaving(
         tables.put_tag(tag::judged(place.tag));
         return Verdict::Forward;
     }
-    let egress = judge::egress(
+    // No Service is asked: what it would have translated still has its address here, and goes to whoever has that (rule A9).
+    let egress = judge::by_address(
         tables,
         policy,
         &packet.destination,

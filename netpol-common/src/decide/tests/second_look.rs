@@ -127,19 +127,26 @@ fn a5_a_backend_that_the_agent_no_longer_knows_is_judged_where_it_leaves() {
     }
 }
 
-/// kube-proxy leaves a load balancer's address alone that has `ipMode: Proxy`: the backend is chosen far away, then.
+/// Before kube-proxy has rules for a Service, and after it had them.
 #[test]
-fn a5_what_nobody_translated_leaves_only_if_every_backend_is_allowed() {
-    for (action, passes) in [(ACTION_ACCEPT, true), (ACTION_DEFER, false)] {
-        let (tables, pod) = isolated();
-        tables
-            .policies
-            .borrow_mut()
-            .retain(|(_, key, _)| key.identity != SERVICE);
-        tables.put_policy(OPEN, SERVICE, None, action);
-        for flags in [SYN, ACK] {
-            let packet = to(VIRTUAL, 80, flags);
-            assert_eq!(leaves(&tables, &pod, packet, packet), passes, "action {action}");
+fn a9_what_nobody_translated_leaves_only_if_its_address_is_allowed() {
+    for action in [ACTION_ACCEPT, ACTION_DEFER, 0] {
+        for (identity, passes) in [(ANYONE, true), (DENIED_CLASS, false)] {
+            let (tables, pod) = isolated();
+            tables
+                .policies
+                .borrow_mut()
+                .retain(|(_, key, _)| key.identity != SERVICE);
+            tables.put_policy(OPEN, SERVICE, None, action);
+            tables.put_identity(VIRTUAL, identity, 0);
+            for flags in [SYN, ACK] {
+                let packet = to(VIRTUAL, 80, flags);
+                assert_eq!(
+                    leaves(&tables, &pod, packet, packet),
+                    passes,
+                    "action {action}, identity {identity}"
+                );
+            }
         }
     }
 }

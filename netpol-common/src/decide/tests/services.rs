@@ -7,18 +7,22 @@ use crate::abi::{IDENTITY_REMOTE_NODE, SENDER_UNTOLD};
 const POD: [u8; 4] = [10, 244, 0, 10];
 const VIRTUAL: [u8; 4] = [10, 96, 0, 1];
 const ELSEWHERE: [u8; 4] = [192, 168, 0, 2];
+/// A host that every policy here allows, and that a Service claims.
+const OUTSIDE: [u8; 4] = [198, 51, 100, 7];
 const CLIENT_IFINDEX: u32 = 11;
 const CLIENT_NUMBER: u16 = 5;
 const ANYONE: u32 = 20;
+const NOBODY: u32 = 21;
 const SERVICE: u32 = 30;
 const POD_CLASS: u32 = 40;
 const OPEN: u32 = 8;
 
-/// A pod whose egress policy allows everyone in every block, and says `action` of the Service.
+/// A pod whose egress policy allows a block around all nodes and hosts, but not around virtual addresses, and says `action` of the Service.
 fn sender(action: u32) -> (Memory, Endpoint) {
     let tables = Memory::default();
     for (address, identity, flags) in [
-        (VIRTUAL, ANYONE, 0),
+        (VIRTUAL, NOBODY, 0),
+        (OUTSIDE, ANYONE, 0),
         (NODE, 2, IDENTITY_NODE),
         (ELSEWHERE, ANYONE, IDENTITY_REMOTE_NODE),
     ] {
@@ -26,10 +30,12 @@ fn sender(action: u32) -> (Memory, Endpoint) {
     }
     tables.put_policy(OPEN, ANYONE, None, ACTION_ACCEPT);
     tables.put_policy(OPEN, SERVICE, None, action);
-    for (address, port) in [(VIRTUAL, 80), ([0; 4], 30_080)] {
+    for (address, port) in [(VIRTUAL, 80), (OUTSIDE, 443), (NODE, 53), ([0; 4], 30_080)] {
         let key = (Address::from_ipv4(address), protocol::TCP, port);
         tables.frontends.borrow_mut().insert(key, SERVICE);
     }
+    let key = (Address::from_ipv4(NODE), protocol::UDP, 53);
+    tables.frontends.borrow_mut().insert(key, SERVICE);
     (tables, endpoint(POLICY_NONE, OPEN))
 }
 
@@ -42,7 +48,7 @@ fn to(address: [u8; 4], port: u16) -> Packet {
 }
 
 #[test]
-fn a5_a_frontend_is_judged_by_its_backends_and_by_no_block() {
+fn a5_a_frontend_is_judged_by_its_backends() {
     for (action, passes) in [(ACTION_ACCEPT, true), (ACTION_DEFER, true), (0, false)] {
         let (tables, pod) = sender(action);
         for (address, port) in [(VIRTUAL, 80), (NODE, 30_080)] {
@@ -59,10 +65,10 @@ fn a5_a_frontend_is_judged_by_its_backends_and_by_no_block() {
             action == ACTION_ACCEPT
         );
         for (address, port) in [
-            (VIRTUAL, 81),
+            (OUTSIDE, 444),
             (NODE, 30_081),
             (ELSEWHERE, 30_081),
-            (VIRTUAL, 30_080),
+            (OUTSIDE, 30_080),
         ] {
             assert!(
                 sends(&tables, &pod, to(address, port)),
@@ -73,7 +79,101 @@ fn a5_a_frontend_is_judged_by_its_backends_and_by_no_block() {
             protocol: protocol::UDP,
             ..to(VIRTUAL, 80)
         };
-        assert!(sends(&tables, &pod, udp), "another protocol is another frontend");
+        assert!(!sends(&tables, &pod, udp), "another protocol is another frontend");
+    }
+}
+
+/// A Service with an address as its ExternalIP, of which kube-proxy may have no rules (yet).
+#[test]
+fn a9_a_service_closes_no_way_to_an_address_that_is_allowed() {
+    for action in [ACTION_ACCEPT, ACTION_DEFER, 0] {
+        let (tables, pod) = sender(action);
+        let request = to(OUTSIDE, 443);
+        assert!(sends(&tables, &pod, request), "action {action}");
+        assert_eq!(
+            tables.tag.get(),
+            pod.tag(true),
+            "kube-proxy may lead it elsewhere"
+        );
+        let place = leaving(tables.tag.get());
+        assert_eq!(
+            decide_leaving(&tables, &pod, &place, &mut { request }),
+            Verdict::Forward
+        );
+        let closed = Endpoint {
+            ingress_policy: POLICY_DENY,
+            ..pod
+        };
+        tables.raise_epoch();
+        assert!(
+            receives(&tables, &closed, reversed(request, SYN | ACK)),
+            "C1, action {action}"
+        );
+    }
+}
+
+#[test]
+fn a9_a_service_opens_no_way_to_an_address_that_is_denied() {
+    for action in [ACTION_ACCEPT, ACTION_DEFER, 0] {
+        let (tables, pod) = sender(action);
+        // Another pod, another node and a host outside that a Service claims.
+        for (port, flags) in [(1, 0), (2, IDENTITY_REMOTE_NODE), (3, 0)] {
+            let claimed = [192, 0, 2, port];
+            tables.put_identity(claimed, NOBODY, flags);
+            let key = (Address::from_ipv4(claimed), protocol::TCP, 80);
+            tables.frontends.borrow_mut().insert(key, SERVICE);
+            let request = to(claimed, 80);
+            assert_eq!(sends(&tables, &pod, request), action != 0);
+            for deferred in [true, false] {
+                // Without a tag, too: someone overwrote it.
+                let place = leaving(if deferred { pod.tag(true) } else { 0 });
+                let left = decide_leaving(&tables, &pod, &place, &mut { request });
+                assert!(matches!(left, Verdict::Drop(_)), "action {action}, {claimed:?}");
+            }
+        }
+    }
+}
+
+/// As a node-local cache of DNS has the ClusterIP of the Service that it stands in for.
+#[test]
+fn a2_a_virtual_address_that_the_node_has_itself_is_open() {
+    for action in [ACTION_ACCEPT, ACTION_DEFER, 0] {
+        for protocol in [protocol::TCP, protocol::UDP] {
+            let (tables, pod) = sender(action);
+            let request = Packet {
+                protocol,
+                ..to(NODE, 53)
+            };
+            assert!(
+                sends(&tables, &pod, request),
+                "action {action} protocol {protocol}"
+            );
+            // If kube-proxy leads it to a pod, that is judged, and its answers come.
+            assert_eq!(tables.tag.get(), pod.tag(true));
+            let closed = Endpoint {
+                ingress_policy: POLICY_DENY,
+                ..pod
+            };
+            assert!(receives(&tables, &closed, reversed(request, SYN | ACK)));
+        }
+    }
+}
+
+/// A Service on a port of the node where it unpacks a tunnel: what is inside is judged as without the Service.
+#[test]
+fn a6_a9_a_service_hides_no_tunnel_of_the_node() {
+    for action in [ACTION_ACCEPT, ACTION_DEFER, 0] {
+        let (tables, pod) = sender(action);
+        let tunnel = Packet {
+            protocol: protocol::UDP,
+            ..to(NODE, 53)
+        };
+        let open = Endpoint {
+            egress_policy: POLICY_NONE,
+            ..pod
+        };
+        assert!(sends(&tables, &open, tunnel));
+        assert_eq!(tables.tag.get(), open.tag(true), "action {action}");
     }
 }
 
@@ -284,7 +384,7 @@ fn a5_what_leaves_the_node_is_judged_on_the_backend() {
     );
     assert!(
         matches!(leaves(to(VIRTUAL, 80)), Verdict::Drop(_)),
-        "nobody translated it, and nobody else judges it"
+        "nobody translated it, and its address is not allowed"
     );
     let more = Packet {
         tcp_flags: ACK,
