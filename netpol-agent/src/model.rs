@@ -3,6 +3,7 @@
 //! become these, once. Fields that only mean something after a check (CIDRs, selectors, ports, policy types) are kept as
 //! they were written: the check, and the diagnostic when it fails, belong to [`crate::compile`].
 
+mod address;
 mod labels;
 mod map;
 mod received;
@@ -17,6 +18,7 @@ use std::{
 use ipnet::IpNet;
 use serde::Serialize;
 
+pub use address::{CidrError, parse_address, parse_cidr};
 pub use labels::Labels;
 pub use map::{Change, Iter, Map, Set};
 pub use received::Received;

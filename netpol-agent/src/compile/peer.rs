@@ -9,7 +9,7 @@ use super::{
     fault::Fault,
     selector::{Selector, Word},
 };
-use crate::model::{IpBlock, Peer};
+use crate::model::{IpBlock, Peer, parse_cidr};
 
 /// What an invalid peer comes to.
 const MATCHES_NOTHING: &str = "this peer matches nothing";
@@ -139,18 +139,6 @@ fn outside(cidr: &IpNet, except: &IpNet) -> Option<&'static str> {
         Some("is not within")
     } else {
         None
-    }
-}
-
-/// The CIDR with host bits masked (rule P5). IPv4-mapped IPv6 is refused: no packet carries such an address, and what was
-/// meant is IPv4.
-fn parse_cidr(text: &str) -> Result<IpNet, &'static str> {
-    let net = text.parse::<IpNet>().map_err(|_| "is not a CIDR")?.trunc();
-    match net {
-        IpNet::V6(v6) if v6.prefix_len() >= 96 && v6.addr().to_ipv4_mapped().is_some() => {
-            Err("is an IPv4-mapped IPv6 CIDR: write it as IPv4")
-        }
-        _ => Ok(net),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::selector::selects;
-use crate::model::{IpBlock, Labels, Peer, Pod, Snapshot};
+use crate::model::{IpBlock, Labels, Peer, Pod, Snapshot, parse_cidr};
 
 /// Whether a peer without `ipBlock`, in a policy of `namespace`, selects a pod (rule P2). A peer with no field selects none.
 pub(super) fn selects_pod(snapshot: &Snapshot, namespace: &str, peer: &Peer, pod: &Pod) -> bool {
@@ -47,25 +47,20 @@ pub(super) fn block_holds(block: &IpBlock, address: IpAddr) -> bool {
     cidr.holds(address) && !excepted
 }
 
-/// An address and how many of its leading bits count. The others are ignored, not refused.
+/// An address and how many of its leading bits count.
 pub(super) struct Cidr {
     address: IpAddr,
     length: u32,
 }
 
 impl Cidr {
-    /// Reads `ADDRESS/LENGTH`. An IPv4-mapped IPv6 CIDR (`::ffff:10.0.0.0/104`) is an IPv6 CIDR, as it is written: it
-    /// holds no IPv4 address.
+    /// Reads `ADDRESS/LENGTH`; `None` for what matches nothing.
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let (address, length) = text.split_once('/')?;
-        if length.is_empty() || !length.bytes().all(|byte| byte.is_ascii_digit()) {
-            return None;
-        }
-        let cidr = Self {
-            address: address.parse().ok()?,
-            length: length.parse().ok()?,
-        };
-        (cidr.length <= bits(cidr.address).1).then_some(cidr)
+        let net = parse_cidr(text).ok()?;
+        Some(Self {
+            address: net.addr(),
+            length: net.prefix_len().into(),
+        })
     }
 
     /// Whether every address of `inner` is in it.

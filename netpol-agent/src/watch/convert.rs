@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::model::{Diagnostic, Labels, ObjectKey, Protocol, Text};
+use crate::model::{Diagnostic, Labels, ObjectKey, Protocol, Text, parse_address};
 
 use super::{
     object::{Id, Kind},
@@ -84,9 +84,9 @@ impl Faults {
 
     /// An address; an IPv4 address in IPv6 notation is the IPv4 address.
     fn address(&mut self, field: impl FnOnce() -> String, text: &str) -> Option<IpAddr> {
-        match text.parse::<IpAddr>() {
-            Ok(address) => Some(address.to_canonical()),
-            Err(_) => {
+        match parse_address(text) {
+            Some(address) => Some(address.to_canonical()),
+            None => {
                 self.report(
                     "address-invalid",
                     field(),
