@@ -28,9 +28,10 @@ pub use self::{
     policy::{Passage, Policy},
     ports::{PortKey, ProtocolMatch},
 };
-use crate::model::{Diagnostic, Direction, Map, Node, ObjectKey, Pod, Set, Snapshot};
+use crate::model::{Diagnostic, Direction, Limits, Map, Node, ObjectKey, Pod, Set, Snapshot};
 
 mod blocks;
+mod budget;
 mod check;
 mod classes;
 mod fault;
@@ -43,6 +44,7 @@ mod profiles;
 mod selector;
 #[cfg(test)]
 mod tests;
+mod weight;
 
 /// Number of a class, given once by a compiler.
 pub type ClassId = u32;
@@ -166,7 +168,7 @@ pub fn compile(snapshot: &Snapshot, node: &Node) -> Compiled {
 }
 
 /// Compiles one snapshot after the other; what it costs is what is different between two.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Compiler {
     node: Node,
     snapshot: Snapshot,
@@ -179,12 +181,38 @@ pub struct Compiler {
     origin: Origin,
 }
 
+impl Default for Compiler {
+    fn default() -> Self {
+        Self::new(String::new(), Limits::default())
+    }
+}
+
 impl Compiler {
+    /// One that has compiled nothing.
+    fn new(node: String, limits: Limits) -> Self {
+        Self {
+            node: Node {
+                name: node,
+                ..Node::default()
+            },
+            snapshot: Snapshot {
+                limits,
+                ..Snapshot::default()
+            },
+            findings: Findings::default(),
+            force: Force::new(&limits),
+            profiles: Profiles::default(),
+            classes: Classes::default(),
+            frontends: Frontends::new(&limits),
+            policies: Policies::default(),
+            origin: Origin::default(),
+        }
+    }
+
     /// What [`compile()`] gives, under numbers that stay from one time to the next.
     pub fn compile(&mut self, snapshot: &Snapshot, node: &Node) -> Compiled {
-        if node.name != self.node.name {
-            *self = Self::default();
-            self.node.name.clone_from(&node.name);
+        if node.name != self.node.name || snapshot.limits != self.snapshot.limits {
+            *self = Self::new(node.name.clone(), snapshot.limits);
         }
         let before = std::mem::replace(&mut self.snapshot, snapshot.clone());
         let findings = &mut self.findings;

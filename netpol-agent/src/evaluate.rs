@@ -13,6 +13,7 @@ use std::net::IpAddr;
 
 use crate::model::{Direction, NetworkPolicy, Node, ObjectKey, Pod, Rule, Snapshot};
 
+mod budget;
 mod peer;
 mod port;
 mod reasons;
@@ -191,8 +192,9 @@ impl Question<'_> {
         if isolating.is_empty() {
             return allowed(Why::NotIsolated);
         }
+        let refused = budget::refused_policies(self.snapshot, self.subject);
         // Rule I4: any rule of any policy is enough.
-        for policy in &isolating {
+        for policy in isolating.iter().filter(|policy| !refused.contains(&policy.key)) {
             let rules = match self.direction {
                 Direction::Ingress => &policy.ingress,
                 Direction::Egress => &policy.egress,

@@ -5,6 +5,7 @@
 
 mod address;
 mod labels;
+mod limits;
 mod map;
 mod received;
 mod text;
@@ -20,6 +21,7 @@ use serde::Serialize;
 
 pub use address::{CidrError, parse_address, parse_cidr};
 pub use labels::Labels;
+pub use limits::{Limit, Limits, POLICY_RESOURCES, SERVICE_RESOURCES};
 pub use map::{Change, Iter, Map, Set};
 pub use received::Received;
 pub use text::Text;
@@ -345,6 +347,8 @@ pub struct Snapshot {
     pub endpoint_slices: Map<ObjectKey, Arc<EndpointSlice>>,
     /// What the source found wrong with objects, or could not read (it keeps the last good object where there was one).
     pub diagnostics: Set<Diagnostic>,
+    /// What the objects may cost (rule L2).
+    pub limits: Limits,
 }
 
 /// A node: the one that this agent runs on, or another of the cluster.

@@ -164,10 +164,32 @@ fn named_ports(random: &mut Random) -> Vec<NamedPort> {
     })
 }
 
+/// What objects may cost (rule L2): in one of three clusters so little that some are over it. It takes nothing from the cluster's own numbers.
+fn limits(random: &mut Random) -> Limits {
+    if random.below(3) > 0 {
+        return Limits::default();
+    }
+    let mut limit = |most: usize| {
+        let object = 1 + random.below(most);
+        let namespace = object + random.below(most);
+        Limit {
+            object,
+            namespace,
+            all: namespace + random.below(2 * most),
+        }
+    };
+    Limits {
+        policies: [limit(20), limit(8), limit(4), limit(12)],
+        services: [limit(12), limit(30)],
+        ..Limits::default()
+    }
+}
+
 /// A cluster: dual-stack pods on two nodes, hostNetwork and finished ones, and policies in all forms.
 pub fn cluster(random: &mut Random) -> Snapshot {
     let mut snapshot = Snapshot {
         revision: 1,
+        limits: limits(&mut Random(random.0 ^ 0xB0D6)),
         nodes: nodes()
             .into_iter()
             .map(|node| (node.name.clone(), Arc::new(node)))

@@ -70,7 +70,7 @@ impl CheckedPolicy {
 }
 
 /// Rule I2.
-fn applies(policy: &NetworkPolicy, direction: Direction) -> bool {
+pub(super) fn applies(policy: &NetworkPolicy, direction: Direction) -> bool {
     match &policy.policy_types {
         Some(types) if !types.is_empty() => types.contains(&direction),
         _ => direction == Direction::Ingress || !policy.egress.is_empty(),

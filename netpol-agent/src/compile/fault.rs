@@ -3,7 +3,6 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use super::Frontend;
 use crate::model::{Diagnostic, ObjectKey, Set};
 
 /// A finding on a part of an object.
@@ -39,12 +38,16 @@ impl Fault {
 pub(super) enum Place {
     /// A policy for itself.
     Policy(ObjectKey),
+    /// A policy over budget (rule L2).
+    Budget(ObjectKey),
+    /// A Service over budget (rule L2).
+    ServiceBudget(ObjectKey),
     /// What the named ports of a policy in force come to.
     NamedPorts(ObjectKey),
     /// An address.
     Address(IpAddr),
-    /// Where a Service is reached.
-    Frontend(Frontend),
+    /// A Service that is reached where others are.
+    Conflicts(ObjectKey),
 }
 
 /// The diagnostics, without repetition.

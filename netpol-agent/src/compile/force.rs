@@ -8,17 +8,19 @@ use std::{
 
 use super::{
     Class, ClassId, RuleRef,
+    budget::Budget,
     check::{self, CheckedPolicy, CheckedRule},
-    fault::{Findings, Place},
+    fault::{Fault, Findings, Place, diagnostic},
     peer::{PeerId, PeerSpec},
     ports::{PortKey, Ports},
+    weight,
 };
-use crate::model::{Direction, Map, NetworkPolicy, ObjectKey, Pod, Snapshot};
+use crate::model::{Direction, Limits, Map, NetworkPolicy, ObjectKey, POLICY_RESOURCES, Pod, Snapshot};
 
 mod named_ports;
 
 /// All that is in force.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Force {
     /// The pods of this node that are enforced on.
     pub(super) endpoints: BTreeMap<ObjectKey, Local>,
@@ -33,6 +35,8 @@ pub(super) struct Force {
     /// All rules by number.
     pub(super) rules: Map<u32, RuleRef>,
     named_ports: named_ports::Looked,
+    /// What policies in force may cost (rule L2).
+    budget: Budget<{ POLICY_RESOURCES.len() }>,
 }
 
 /// A pod of this node.
@@ -91,6 +95,22 @@ pub(super) struct Wanted {
 }
 
 impl Force {
+    /// Nothing yet.
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            endpoints: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            selected: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            last_peer: 0,
+            texts: Map::new(),
+            rules: Map::new(),
+            named_ports: named_ports::Looked::default(),
+            budget: Budget::new(limits.policies),
+        }
+    }
+
     /// Goes from one snapshot to the next.
     pub(super) fn update(
         &mut self,
@@ -129,6 +149,29 @@ impl Force {
             let pod = pod.filter(|pod| super::is_endpoint(pod, node));
             changes.changed |= pod.is_some() || self.endpoints.contains_key(key);
             self.set_endpoint(key, pod, after, &mut touched);
+        }
+        for key in &touched {
+            let in_force = self
+                .selected
+                .get(key)
+                .is_some_and(|selected| !selected.is_empty());
+            let policy = after.policies.get(key).filter(|_| in_force);
+            self.budget.set(key, policy.map(|policy| weight::policy(policy)));
+        }
+        for key in self.budget.settle() {
+            let found = self.budget.refusal(&key).map(|refusal| {
+                let message = format!(
+                    "{}; its rules match nothing, and what it selects is isolated",
+                    refusal.describe(&POLICY_RESOURCES)
+                );
+                diagnostic(
+                    "NetworkPolicy",
+                    &key,
+                    Fault::new("policy-over-budget", "spec", message),
+                )
+            });
+            findings.tell(Place::Budget(key.clone()), found.into_iter().collect());
+            touched.insert(key);
         }
         changes.changed |= !touched.is_empty();
         let last_peer = self.last_peer;
@@ -203,8 +246,12 @@ impl Force {
         }
     }
 
-    /// The rules of a policy, whose numbers stay with their places.
+    /// The rules of a policy, whose numbers stay with their places. One over budget has none: it isolates.
     fn enforce(&mut self, policy: &NetworkPolicy, old: Option<&Lists>) -> Lists {
+        if self.budget.refusal(&policy.key).is_some() {
+            let directions = [Direction::Ingress, Direction::Egress];
+            return directions.map(|direction| check::applies(policy, direction).then(Vec::new));
+        }
         let (checked, _) = CheckedPolicy::new(policy);
         let known: BTreeMap<&RuleRef, u32> = all_rules(old)
             .map(|rule| (&rule.reference, rule.number))

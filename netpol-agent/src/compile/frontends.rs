@@ -13,10 +13,12 @@ use ipnet::IpNet;
 use self::reached::{Reached, reached};
 use super::{
     Class, ClassId, Frontend,
+    budget::Budget,
     classes::Classes,
     fault::{Fault, Findings, Place, diagnostic},
+    weight,
 };
-use crate::model::{Diagnostic, Map, ObjectKey, Snapshot};
+use crate::model::{Diagnostic, EndpointSlice, Limits, Map, ObjectKey, SERVICE_RESOURCES, Snapshot};
 
 mod guards;
 mod reached;
@@ -40,7 +42,7 @@ pub struct Target {
 pub(super) type Targets = BTreeSet<Target>;
 
 /// All frontends.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Frontends {
     /// The class of each frontend.
     pub(super) classes: Map<Frontend, ClassId>,
@@ -57,9 +59,32 @@ pub(super) struct Frontends {
     by_backend: BTreeMap<IpAddr, BTreeMap<Frontend, usize>>,
     /// Frontends whose class or whose backends have changed since this was last asked.
     moved: BTreeSet<Frontend>,
+    /// Of frontends that several Services have, those behind the first.
+    shared: BTreeMap<Frontend, BTreeSet<ObjectKey>>,
+    /// The same by Service.
+    conflicts: BTreeMap<ObjectKey, BTreeSet<Frontend>>,
+    /// What Services may cost (rule L2).
+    budget: Budget<{ SERVICE_RESOURCES.len() }>,
 }
 
 impl Frontends {
+    /// None yet.
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            classes: Map::new(),
+            known: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            services: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            by_frontend: BTreeMap::new(),
+            by_backend: BTreeMap::new(),
+            moved: BTreeSet::new(),
+            shared: BTreeMap::new(),
+            conflicts: BTreeMap::new(),
+            budget: Budget::new(limits.services),
+        }
+    }
+
     /// Goes from one snapshot to the next; `changed` are the prefixes that have other classes than before.
     pub(super) fn update(
         &mut self,
@@ -70,15 +95,16 @@ impl Frontends {
         findings: &mut Findings,
     ) {
         let mut touched = BTreeSet::new();
-        for service in self.changed_services(before, after) {
+        for service in self.within_budget(before, after, findings) {
             self.set_service(&service, after, &mut touched);
         }
         for net in changed {
             let range = self.by_backend.range(net.network()..=net.broadcast());
             touched.extend(range.flat_map(|(_, frontends)| frontends.keys().copied()));
         }
+        let mut sharing = BTreeSet::new();
         for frontend in touched {
-            findings.tell(Place::Frontend(frontend), self.conflicts(frontend));
+            sharing.extend(self.share(frontend));
             let class = self.by_frontend.contains_key(&frontend).then(|| {
                 let targets = self.backends(frontend).into_iter().map(|backend| {
                     let address = classes.address_at(backend.address);
@@ -102,6 +128,10 @@ impl Frontends {
             if let Some(old) = old.filter(|old| Some(*old) != class) {
                 self.leave(old, frontend, classes);
             }
+        }
+        for service in sharing {
+            let found = self.conflict(&service).into_iter().collect();
+            findings.tell(Place::Conflicts(service), found);
         }
     }
 
@@ -138,15 +168,49 @@ impl Frontends {
         changed
     }
 
-    fn set_service(&mut self, key: &ObjectKey, after: &Snapshot, touched: &mut BTreeSet<Frontend>) {
+    /// Services that are others, have other slices, or are over budget since now or no longer.
+    fn within_budget(
+        &mut self,
+        before: &Snapshot,
+        after: &Snapshot,
+        findings: &mut Findings,
+    ) -> BTreeSet<ObjectKey> {
+        let mut changed = self.changed_services(before, after);
+        for key in &changed {
+            let service = after.services.get(key);
+            let weight = service.map(|service| weight::service(service, &self.slices_of(key, after)));
+            self.budget.set(key, weight);
+        }
+        for key in self.budget.settle() {
+            let found = self.budget.refusal(&key).map(|refusal| {
+                let message = format!(
+                    "{}; it opens no way to its backends, which are judged where they are reached themselves",
+                    refusal.describe(&SERVICE_RESOURCES)
+                );
+                diagnostic(
+                    "Service",
+                    &key,
+                    Fault::new("service-over-budget", "spec", message),
+                )
+            });
+            findings.tell(Place::ServiceBudget(key.clone()), found.into_iter().collect());
+            changed.insert(key);
+        }
+        changed
+    }
+
+    fn slices_of<'a>(&self, key: &ObjectKey, after: &'a Snapshot) -> Vec<&'a Arc<EndpointSlice>> {
         let slices = self.slices.get(key).into_iter().flatten();
-        let slices: Vec<_> = slices
+        slices
             .filter_map(|slice| after.endpoint_slices.get(slice))
-            .collect();
-        let now = after
-            .services
-            .get(key)
-            .map(|service| reached(service, &slices))
+            .collect()
+    }
+
+    fn set_service(&mut self, key: &ObjectKey, after: &Snapshot, touched: &mut BTreeSet<Frontend>) {
+        let service = after.services.get(key);
+        let now = service
+            .filter(|_| self.budget.refusal(key).is_none())
+            .map(|service| reached(service, &self.slices_of(key, after)))
             .unwrap_or_default();
         for (frontend, backends) in &now {
             self.by_frontend.entry(*frontend).or_default().insert(key.clone());
@@ -225,23 +289,46 @@ impl Frontends {
         }
     }
 
-    /// What is wrong with a frontend that several Services have.
-    fn conflicts(&self, frontend: Frontend) -> Vec<Diagnostic> {
-        let mut services = self.by_frontend.get(&frontend).into_iter().flatten();
-        let Some(first) = services.next() else {
-            return Vec::new();
+    /// Takes it that a frontend is reached by other Services than before. Returns those that have it beside another, then or now.
+    fn share(&mut self, frontend: Frontend) -> BTreeSet<ObjectKey> {
+        let services = self.by_frontend.get(&frontend).into_iter().flatten();
+        let now: BTreeSet<ObjectKey> = services.skip(1).cloned().collect();
+        let before = if now.is_empty() {
+            self.shared.remove(&frontend).unwrap_or_default()
+        } else {
+            self.shared.insert(frontend, now.clone()).unwrap_or_default()
         };
-        let conflict = |service| {
-            let message = format!(
-                "{}:{} is also reached by Service {first}; both count as one, with the backends of both",
-                frontend.address, frontend.port
-            );
-            diagnostic(
-                "Service",
-                service,
-                Fault::new("frontend-conflict", "spec.ports", message),
-            )
+        for service in before.difference(&now) {
+            if let Some(frontends) = self.conflicts.get_mut(service) {
+                frontends.remove(&frontend);
+                if frontends.is_empty() {
+                    self.conflicts.remove(service);
+                }
+            }
+        }
+        for service in &now {
+            self.conflicts
+                .entry(service.clone())
+                .or_default()
+                .insert(frontend);
+        }
+        before.union(&now).cloned().collect()
+    }
+
+    /// What is wrong with a Service that is reached where others are: one finding, however many frontends they are.
+    fn conflict(&self, service: &ObjectKey) -> Option<Diagnostic> {
+        let frontends = self.conflicts.get(service)?;
+        let frontend = frontends.first()?;
+        let first = self.by_frontend.get(frontend)?.first()?;
+        let more = match frontends.len() - 1 {
+            0 => String::new(),
+            more => format!(", as are {more} others of its addresses and ports by it or others"),
         };
-        services.map(conflict).collect()
+        let message = format!(
+            "{}:{} is also reached by Service {first}{more}; both count as one, with the backends of both",
+            frontend.address, frontend.port
+        );
+        let fault = Fault::new("frontend-conflict", "spec.ports", message);
+        Some(diagnostic("Service", service, fault))
     }
 }

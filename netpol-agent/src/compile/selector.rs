@@ -9,6 +9,9 @@ use crate::{
     watch::syntax,
 };
 
+/// Values times requirements that are looked at for a remark.
+const LOOKS: usize = 1 << 16;
+
 /// A valid label selector: its requirements are ANDed, sorted and without repetition. No requirement selects everything.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub(super) struct Selector(BTreeSet<Requirement>);
@@ -80,45 +83,46 @@ impl Selector {
         remarks
     }
 
-    /// Whether no value of a label, and not its absence either, meets every requirement on it.
+    /// Whether no value of a label, and not its absence either, meets every requirement on it. Not looked for where that is too much to look at:
+    /// what contradicts itself selects nothing all the same.
     fn contradicts_itself(&self, key: &str) -> bool {
-        let requirements = || self.0.iter().filter(|requirement| requirement.key == key);
-        let lists = || {
-            requirements().filter_map(|requirement| match &requirement.operator {
-                Operator::In(values) => Some(values),
-                _ => None,
-            })
-        };
-        let absent = Labels::new();
-        if requirements().count() < 2 || self.meets(key, &absent) {
+        let requirements: Vec<&Operator> = self.of_key(key).collect();
+        if requirements.len() < 2 || requirements.iter().all(|operator| operator.meets(None)) {
             return false;
         }
-        match lists().next() {
+        let list = requirements.iter().find_map(|operator| match operator {
+            Operator::In(values) => Some(values),
+            _ => None,
+        });
+        match list {
+            Some(values) if values.len().saturating_mul(requirements.len()) > LOOKS => false,
             // Only the values of one list can be in all lists.
             Some(values) => !values
                 .iter()
-                .any(|value| self.meets(key, &Labels::from([(key.to_owned(), value.clone())]))),
+                .any(|value| requirements.iter().all(|operator| operator.meets(Some(value)))),
             // Without a list there are more values than any `NotIn` can name.
-            None => requirements().any(|requirement| requirement.operator == Operator::DoesNotExist),
+            None => requirements.contains(&&Operator::DoesNotExist),
         }
     }
 
-    /// Whether these labels meet every requirement on `key`.
-    fn meets(&self, key: &str, labels: &Labels) -> bool {
-        let requirements = self.0.iter().filter(|requirement| requirement.key == key);
-        Self(requirements.cloned().collect()).matches(labels)
+    /// The requirements on a label.
+    fn of_key<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a Operator> {
+        let first = Requirement {
+            key: key.to_owned(),
+            operator: Operator::In(BTreeSet::new()),
+        };
+        let from = self
+            .0
+            .range(first..)
+            .take_while(move |requirement| requirement.key == key);
+        from.map(|requirement| &requirement.operator)
     }
 
     /// Whether the selector selects an object with these labels.
     pub(super) fn matches(&self, labels: &Labels) -> bool {
         self.0.iter().all(|requirement| {
             let value = labels.get(&requirement.key);
-            match &requirement.operator {
-                Operator::In(values) => value.is_some_and(|value| values.contains(value)),
-                Operator::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
-                Operator::Exists => value.is_some(),
-                Operator::DoesNotExist => value.is_none(),
-            }
+            requirement.operator.meets(value)
         })
     }
 
@@ -160,6 +164,16 @@ fn label_remarks(selector: &LabelSelector) -> Vec<Fault> {
 }
 
 impl Operator {
+    /// Whether a label with this value, or none, is as required.
+    fn meets(&self, value: Option<&str>) -> bool {
+        match self {
+            Self::In(values) => value.is_some_and(|value| values.contains(value)),
+            Self::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
+            Self::Exists => value.is_some(),
+            Self::DoesNotExist => value.is_none(),
+        }
+    }
+
     /// The operator of an expression, or the field that is wrong and the problem with it.
     fn parse(expression: &LabelExpression) -> Result<Self, (&'static str, String)> {
         let operator = expression.operator.as_str();

@@ -63,6 +63,22 @@ impl Cidr {
         })
     }
 
+    /// Whether it is IPv4, its first address, and the address behind its last, if there is one.
+    pub(super) fn span(&self) -> (bool, u128, Option<u128>) {
+        let (own, width) = bits(self.address);
+        let ignored = width - self.length;
+        let first = own
+            .checked_shr(ignored)
+            .and_then(|kept| kept.checked_shl(ignored));
+        let size = 1_u128.checked_shl(ignored);
+        let first = first.unwrap_or(0);
+        (
+            self.address.is_ipv4(),
+            first,
+            size.and_then(|size| first.checked_add(size)),
+        )
+    }
+
     /// Whether every address of `inner` is in it.
     pub(super) fn contains(&self, inner: &Self) -> bool {
         inner.length >= self.length && self.holds(inner.address)

@@ -20,7 +20,9 @@ pub fn evaluate_service(
     let port = packet.port?;
     let mut reached = false;
     let mut backends = Vec::new();
-    for service in snapshot.services.values() {
+    let refused = super::budget::refused_services(snapshot);
+    let services = snapshot.services.values();
+    for service in services.filter(|service| !refused.contains(&service.key)) {
         for service_port in &service.ports {
             let here = service_port.protocol == protocol
                 && (has_virtual_ip(service, service_port, packet.destination, port)

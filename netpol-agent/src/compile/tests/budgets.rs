@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+//! No object costs everybody (rule L2): what is over budget is isolated and reported once, and all others stay as they are.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use proptest::prelude::*;
+
+use super::{
+    super::{
+        ClassId, Compiler,
+        budget::{Budget, Weight},
+        weight,
+    },
+    build::*,
+};
+use crate::model::*;
+
+/// A policy that lets one pod in, in another namespace than the objects that are too large.
+fn honest(snapshot: &mut Snapshot) {
+    let mut policy = policy(
+        "app=db",
+        vec![rule(vec![pods(selector("app=db"))], vec![])],
+        vec![],
+    );
+    policy.key = ObjectKey::new("other", "honest");
+    snapshot.policies.insert(policy.key.clone(), Arc::new(policy));
+    let pod = other();
+    snapshot.pods.insert(pod.key.clone(), Arc::new(pod));
+}
+
+/// What the first compilation of a policy for `shop/web` comes to; the other namespace has what it has alone.
+fn isolates(policy: NetworkPolicy) {
+    let mut snapshot = snapshot(vec![web(), db()], vec![policy]);
+    honest(&mut snapshot);
+    let mut compiler = Compiler::default();
+    let compiled = compiler.compile(&snapshot, &node());
+    assert_eq!(codes(&compiled), [("policy-over-budget", "spec")]);
+    assert!(!ingress(&compiled, B, 80) && !ingress(&compiled, "192.0.2.1", 80));
+    assert!(compiled.classes.len() < 10, "{}", compiled.classes.len());
+    let other = ObjectKey::new("other", "db");
+    let policy = compiled.endpoints[&other].ingress.expect("isolated");
+    assert!(!compiled.entries(policy, class_of(&compiled, C)).is_empty());
+    // And once it is as small as others.
+    let mut small = NetworkPolicy::clone(&snapshot.policies.get(&ObjectKey::new("shop", "p")).unwrap());
+    small.ingress = vec![rule(vec![], vec![port(80, None)])];
+    snapshot.policies.insert(small.key.clone(), Arc::new(small));
+    let compiled = compiler.compile(&snapshot, &node());
+    assert!(compiled.diagnostics.is_empty() && ingress(&compiled, B, 80) && !ingress(&compiled, B, 81));
+}
+
+fn address(nth: usize) -> String {
+    format!("10.{}.{}.{}", nth >> 16, nth >> 8 & 255, nth & 255)
+}
+
+#[test]
+fn l2_a_policy_of_peers_times_ports_is_counted_before_it_is_built() {
+    let peers = (0..9000).map(|nth| block(&format!("{}/32", address(nth)), &[]));
+    let ports = (1..9000).map(|number| port(2 * number, None));
+    isolates(policy(
+        "app=web",
+        vec![rule(peers.collect(), ports.collect())],
+        vec![],
+    ));
+}
+
+#[test]
+fn l2_ranges_count_as_the_blocks_that_they_come_to() {
+    let peers = (0..900).map(|nth| block(&format!("{}/32", address(nth)), &[]));
+    let ports = (1..1000).map(|nth| port(60 * nth + 1, Some(60 * nth + 58)));
+    isolates(policy(
+        "app=web",
+        vec![rule(peers.collect(), ports.collect())],
+        vec![],
+    ));
+}
+
+#[test]
+fn l2_everything_but_one_address_six_thousand_times() {
+    let peers = (0..6000).map(|nth| block("0.0.0.0/0", &[&format!("{}/32", address(nth))]));
+    isolates(policy("app=web", vec![rule(peers.collect(), vec![])], vec![]));
+    // In rules of their own, and with other ports.
+    let rules = (0..6000).map(|nth| {
+        let peer = block("0.0.0.0/0", &[&format!("{}/32", address(nth))]);
+        rule(vec![peer], vec![port(1 + nth as i32, None)])
+    });
+    isolates(policy("app=web", rules.collect(), vec![]));
+}
+
+#[test]
+fn l2_selectors_with_thousands_of_requirements() {
+    let expressions = (0..9000).map(|nth| LabelExpression {
+        key: format!("key-{nth}"),
+        operator: "DoesNotExist".into(),
+        values: Vec::new(),
+    });
+    let selector = LabelSelector {
+        match_expressions: expressions.collect(),
+        ..LabelSelector::default()
+    };
+    isolates(policy(
+        "app=web",
+        vec![rule(vec![namespaces(selector)], vec![])],
+        vec![],
+    ));
+}
+
+#[test]
+fn l2_policies_of_one_namespace_cost_that_namespace_only() {
+    let many = (0..200).map(|nth| {
+        let peer = block("0.0.0.0/0", &[&format!("{}/32", address(nth))]);
+        let mut policy = policy("app=web", vec![rule(vec![peer], vec![port(80, None)])], vec![]);
+        policy.key = ObjectKey::new("shop", format!("p-{nth:03}"));
+        policy
+    });
+    let mut snapshot = snapshot(vec![web(), db()], many.collect());
+    honest(&mut snapshot);
+    let compiled = super::super::compile(&snapshot, &node());
+    let objects: BTreeSet<&str> = compiled.diagnostics.keys().map(|found| &*found.object).collect();
+    assert_eq!((objects.len(), compiled.diagnostics.len()), (72, 72), "128 fit");
+    assert!(objects.contains("NetworkPolicy shop/p-128") && !objects.contains("NetworkPolicy shop/p-127"));
+    assert!(
+        compiled.endpoints[&ObjectKey::new("other", "db")]
+            .ingress
+            .is_some()
+    );
+}
+
+fn service(namespace: &str, name: &str, external: usize, ports: usize) -> Service {
+    let address = |nth| address(nth).parse::<IpAddr>().unwrap();
+    Service {
+        key: ObjectKey::new(namespace, name),
+        cluster_ips: vec!["10.96.0.1".parse().unwrap()],
+        external_ips: (0..external).map(address).collect(),
+        load_balancer_ips: Vec::new(),
+        ports: (1..=ports)
+            .map(|nth| ServicePort {
+                name: format!("p{nth}"),
+                protocol: Protocol::Tcp,
+                port: nth as u16,
+                node_port: None,
+            })
+            .collect(),
+    }
+}
+
+#[test]
+fn l2_a_service_of_addresses_times_ports_is_counted_before_it_is_built() {
+    let mut snapshot = snapshot(vec![web(), db()], vec![]);
+    for service in [
+        service("shop", "large", 2500, 2500),
+        service("other", "small", 1, 2),
+    ] {
+        snapshot.services.insert(service.key.clone(), Arc::new(service));
+    }
+    let compiled = super::super::compile(&snapshot, &node());
+    assert_eq!(compiled.frontends.len(), 4);
+    assert_eq!(codes(&compiled), [("service-over-budget", "spec")]);
+}
+
+#[test]
+fn l2_services_of_one_namespace_leave_room_for_others() {
+    let mut snapshot = snapshot(vec![web(), db()], vec![]);
+    for nth in 0..100 {
+        let service = service("shop", &format!("s{nth:02}"), 200, 40);
+        snapshot.services.insert(service.key.clone(), Arc::new(service));
+    }
+    let small = service("zoo", "small", 1, 2);
+    snapshot.services.insert(small.key.clone(), Arc::new(small));
+    let compiled = super::super::compile(&snapshot, &node());
+    let refused = compiled
+        .diagnostics
+        .keys()
+        .filter(|found| found.code == "service-over-budget");
+    let refused: BTreeSet<_> = refused.map(|found| found.object.clone()).collect();
+    assert_eq!(refused.len(), 98);
+    assert!(!refused.contains("Service zoo/small"));
+}
+
+#[test]
+fn l2_two_services_at_the_same_places_are_a_line_each() {
+    let mut snapshot = snapshot(vec![web(), db()], vec![]);
+    for name in ["a", "b"] {
+        let service = service("shop", name, 50, 100);
+        snapshot.services.insert(service.key.clone(), Arc::new(service));
+    }
+    let mut compiler = Compiler::default();
+    let compiled = compiler.compile(&snapshot, &node());
+    assert_eq!(codes(&compiled), [("frontend-conflict", "spec.ports")]);
+    assert!(
+        first(&compiled).message.contains("5099 others"),
+        "{}",
+        first(&compiled)
+    );
+    snapshot.services.remove(&ObjectKey::new("shop", "a"));
+    assert!(compiler.compile(&snapshot, &node()).diagnostics.is_empty());
+}
+
+#[test]
+fn l2_a_namespace_that_asks_for_little_loses_nothing_to_many_that_ask_for_much() {
+    let limit = Limit {
+        object: 100,
+        namespace: 100,
+        all: 1000,
+    };
+    let mut budget = Budget::new([limit]);
+    budget.set(&ObjectKey::new("kube-system", "dns"), Some([10]));
+    for nth in 0..50 {
+        budget.set(&ObjectKey::new(format!("tenant-{nth:02}"), "a"), Some([15]));
+        budget.set(&ObjectKey::new(format!("tenant-{nth:02}"), "b"), Some([85]));
+    }
+    let refused = budget.settle();
+    assert_eq!(refused.len(), 50, "each keeps its first");
+    assert!(refused.iter().all(|key| &*key.name == "b"));
+    (10..50).for_each(|nth| budget.set(&ObjectKey::new(format!("tenant-{nth:02}"), "b"), None));
+    let changed = budget.settle();
+    assert_eq!(changed.len(), 50, "those that are gone, and those that fit since");
+    assert!(budget.refusal(&ObjectKey::new("tenant-00", "b")).is_some());
+}
+
+proptest! {
+    /// Step by step it comes to what it does at once, and never to more than the limits.
+    #[test]
+    fn l2_budgets_are_kept_and_do_not_depend_on_what_came_before(
+        limits in (1usize..20, 1usize..20, 1usize..20),
+        changes in prop::collection::vec((0u8..4, 0u8..5, prop::option::of((0usize..25, 0usize..8))), 1..40),
+    ) {
+        let limit = |object: usize| Limit { object, namespace: object + limits.1, all: object + limits.1 + limits.2 };
+        let limits = [limit(limits.0), limit(limits.0 / 2)];
+        let mut kept = Budget::new(limits);
+        let mut all = std::collections::BTreeMap::new();
+        for (namespace, name, weight) in changes {
+            let key = ObjectKey::new(format!("n{namespace}"), format!("o{name}"));
+            let weight: Option<Weight<2>> = weight.map(|(one, two)| [one, two]);
+            kept.set(&key, weight);
+            all.insert(key, weight);
+            if name % 2 == 0 {
+                kept.settle();
+            }
+        }
+        kept.settle();
+        let mut fresh = Budget::new(limits);
+        all.iter().for_each(|(key, weight)| fresh.set(key, *weight));
+        fresh.settle();
+        let mut used = [0; 2];
+        for (key, weight) in &all {
+            prop_assert_eq!(kept.refusal(key), fresh.refusal(key), "{}", key);
+            prop_assert!(weight.is_some() || kept.refusal(key).is_none());
+            if let Some(weight) = weight.filter(|_| kept.refusal(key).is_none()) {
+                (0..2).for_each(|nth| used[nth] += weight[nth]);
+            }
+        }
+        prop_assert!((0..2).all(|nth| used[nth] <= limits[nth].all));
+    }
+
+    /// What is counted is no less than what is built.
+    #[test]
+    fn l2_a_policy_is_counted_as_no_less_than_it_comes_to(
+        peers in prop::collection::vec((0u8..8, 20u8..32), 0..6),
+        ports in prop::collection::vec((1i32..200, prop::option::of(0i32..90)), 0..5),
+    ) {
+        let blocks = peers.iter().map(|(host, length)| block(&format!("10.0.{host}.0/{length}"), &[]));
+        let ports = ports.iter().map(|(first, more)| port(*first, more.map(|more| first + more)));
+        let policy = policy("app=web", vec![rule(blocks.collect(), ports.collect())], vec![]);
+        let [pairs, prefixes, depth, _] = weight::policy(&policy);
+        let compiled = compiled(vec![web()], vec![policy]);
+        let of_class = |class: &ClassId| compiled.entries(0, *class).len();
+        let most = compiled.classes.keys().map(of_class).max().unwrap_or(0);
+        prop_assert!(most * prefixes.max(1) <= pairs.max(1), "{most} entries a class, {prefixes} prefixes, {pairs} pairs");
+        let around = compiled.classes.values().map(|class| class.peers.len()).max().unwrap_or(0);
+        prop_assert!(around <= depth, "{around} around, {depth} counted");
+    }
+}
