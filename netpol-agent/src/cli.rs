@@ -7,13 +7,14 @@ pub mod explain;
 mod lifetimes;
 pub mod matrix;
 mod read;
+mod stop;
 
-use std::process::ExitCode;
-
-use std::io::IsTerminal;
+use std::{io::IsTerminal, process::ExitCode, sync::LazyLock};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
+
+use crate::datapath::object;
 
 /// Default of `--log`. The client library logs each failed request at its own level; the watch stage says once what it means.
 const LOG: &str = "info,kube_client=off,kube_runtime=off";
@@ -22,7 +23,7 @@ const QUIET: &str = "error,kube_client=off,kube_runtime=off";
 
 /// Enforces Kubernetes NetworkPolicy on the pods of one node, with eBPF programs at their interfaces.
 #[derive(Debug, Parser)]
-#[command(name = "netpol", version)]
+#[command(name = "netpol", version, long_version = long_version())]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -34,6 +35,13 @@ pub struct Cli {
     /// Default: info for agent and cleanup, error for explain and matrix, each without the client library's own.
     #[arg(long, global = true, value_name = "FILTER", env = "NETPOL_LOG")]
     pub log: Option<String>,
+}
+
+/// What `--version` prints after the name; `-V` prints the number only.
+fn long_version() -> &'static str {
+    static TEXT: LazyLock<String> =
+        LazyLock::new(|| format!("{}\n{}", env!("CARGO_PKG_VERSION"), object::described()));
+    &TEXT
 }
 
 /// The commands.

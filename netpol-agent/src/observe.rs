@@ -5,5 +5,6 @@ pub mod events;
 pub mod http;
 pub mod metrics;
 pub mod program_log;
+mod serve;
 pub mod socket;
 pub mod status;

@@ -25,7 +25,7 @@ pub struct Arguments {
 /// If the toolchain cannot be had, or the build fails.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     toolchain::prepare(workspace)?;
-    let mut cargo = workspace.cargo();
+    let mut cargo = workspace.cargo_with_programs();
     cargo.args(["build", "--package", "netpol-agent"]);
     if arguments.release {
         cargo.arg("--release");
@@ -56,7 +56,7 @@ impl Binaries {
     /// # Errors
     /// If the build fails.
     pub fn development(workspace: &Workspace) -> Result<Self> {
-        Self::build(workspace.cargo().args(PROGRAMS))
+        Self::build(workspace.cargo_with_programs().args(PROGRAMS))
     }
 
     /// The same, in the release profile.
@@ -64,7 +64,7 @@ impl Binaries {
     /// # Errors
     /// If the build fails.
     pub fn optimised(workspace: &Workspace) -> Result<Self> {
-        Self::build(workspace.cargo().args(PROGRAMS).arg("--release"))
+        Self::build(workspace.cargo_with_programs().args(PROGRAMS).arg("--release"))
     }
 
     /// Runs a `cargo build` and notes where it puts the programs: the folder depends on the user's configuration.

@@ -50,9 +50,17 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     archive::write(&path, &arguments.tag, &program)
         .with_context(|| format!("cannot write {}", path.display()))?;
     let image = archive::read(&path).with_context(|| format!("{} does not read back", path.display()))?;
+    check_programs(&image.program).with_context(|| format!("{} is not fit to be shipped", path.display()))?;
     if packages::is_root()? {
         let version = start_alone(&workspace.target, &image.program)?;
-        println!("image: {} starts in an empty root", version.trim());
+        println!(
+            "image: starts in an empty root: {}",
+            version.trim().replace('\n', ", ")
+        );
+        ensure!(
+            version.contains(&PROGRAMS.join(", ")),
+            "the program does not know the eBPF programs that are in it"
+        );
     }
     println!(
         "image: {} as {}, {} KiB, manifest {}",
@@ -64,10 +72,25 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// What the agent enforces with.
+const PROGRAMS: [&str; 3] = ["from_pod", "to_network", "to_pod"];
+
+/// Reads the eBPF programs out of the agent's binary.
+fn check_programs(program: &[u8]) -> Result<()> {
+    let found = elf::embedded_programs(program);
+    ensure!(
+        found == PROGRAMS,
+        "its agent has the eBPF programs [{}], not [{}]",
+        found.join(", "),
+        PROGRAMS.join(", ")
+    );
+    Ok(())
+}
+
 fn static_binary(workspace: &Workspace) -> Result<PathBuf> {
     let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
     let flags = env::var("RUSTFLAGS").unwrap_or_default();
-    let mut cargo = workspace.cargo();
+    let mut cargo = workspace.cargo_with_programs();
     // A target that is named keeps the flags away from build scripts and procedural macros, which cannot be static.
     cargo
         .args([
@@ -147,6 +170,12 @@ mod tests {
             assert_eq!(start_alone(&folder, &image.program).unwrap(), "alone --version\n");
         }
         fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn an_agent_without_programs_is_not_shipped() {
+        let error = check_programs(&fs::read(env::current_exe().unwrap()).unwrap()).unwrap_err();
+        assert!(error.to_string().contains("has the eBPF programs []"), "{error}");
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
 
     let report = workspace.target.join("netpol-test-report");
     fs::write(&report, "").with_context(|| format!("cannot write {}", report.display()))?;
-    let mut cargo = workspace.cargo();
+    let mut cargo = workspace.cargo_with_programs();
     cargo
         .args(["test", "--no-fail-fast", "--"])
         .args(&arguments.filter);

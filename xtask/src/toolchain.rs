@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a build of the eBPF programs needs beyond stable Rust, in a folder of its own: `TARGET/ebpf-toolchain`.
 //!
-//! - `bin/bpf-linker`, and `bin/rustc` if the active toolchain lacks the library's source: what `netpol-agent/build.rs` uses;
+//! - `bin/bpf-linker`, and `bin/rustc` if the active toolchain lacks the library's source: what `netpol-agent/build` uses;
 //! - `stamp`, what all of it was made for: written last, so that a build script that finds it current can rely on the rest.
 //!
 //! Nothing outside of the target folder is changed.
@@ -36,7 +36,7 @@ pub struct Toolchain {
 /// # Errors
 /// If the Rust source or the linker can be had in none of the known ways; the message names them.
 pub fn prepare(workspace: &Workspace) -> Result<Toolchain> {
-    let folder = workspace.target.join("ebpf-toolchain");
+    let folder = workspace.toolchain();
     let bin = folder.join("bin");
     fs::create_dir_all(&bin).with_context(|| format!("cannot make {}", bin.display()))?;
     // Removed when the process ends, whatever way: another xtask waits for it.

@@ -49,6 +49,20 @@ impl Workspace {
         command
     }
 
+    /// The same, for what is meant to be run: a build of the agent without eBPF programs fails. The toolchain must be ready.
+    pub fn cargo_with_programs(&self) -> Command {
+        let mut command = self.cargo();
+        command
+            .env("NETPOL_EBPF_TOOLCHAIN", self.toolchain())
+            .env("NETPOL_REQUIRE_EBPF", "1");
+        command
+    }
+
+    /// Where the eBPF toolchain is.
+    pub fn toolchain(&self) -> PathBuf {
+        self.target.join("ebpf-toolchain")
+    }
+
     /// A path as a message shows it: relative to the root where it is below it.
     pub fn show<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
         path.strip_prefix(&self.root).unwrap_or(path).display()

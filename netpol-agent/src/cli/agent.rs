@@ -5,11 +5,12 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
-use super::lifetimes::{self, Lifetime};
+use super::{
+    lifetimes::{self, Lifetime},
+    stop::on_signal,
+};
 use crate::{app, datapath, datapath::attach, watch::Source};
 
 /// Default of `--pin-path`.
@@ -124,23 +125,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         socket: arguments.socket.0,
         resync: Duration::from_secs(arguments.resync),
     };
+    let stop = CancellationToken::new();
+    let _running = on_signal(stop.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("starting the async runtime")?;
-    runtime.block_on(async {
-        let stop = CancellationToken::new();
-        let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-        let on_signal = stop.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => info!(signal = "SIGTERM", "stopping; what is enforced stays enforced"),
-                _ = interrupt.recv() => info!(signal = "SIGINT", "stopping; what is enforced stays enforced"),
-            }
-            on_signal.cancel();
-        });
-        app::run(options, stop).await
-    })
+    runtime.block_on(app::run(options, stop))
 }

@@ -2,8 +2,9 @@
 //! The BPF file system, where maps and links outlive the agent.
 
 use std::{
-    fs::{self, File},
+    fs::{self, DirBuilder, File, Permissions},
     io,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -54,7 +55,10 @@ pub enum BpffsError {
     },
 }
 
-/// Makes a folder on bpffs, mounting that on its usual place if it is not.
+/// Only root looks into pins: maps say what is enforced, and whoever can open a folder can take its lock.
+const PRIVATE: u32 = 0o700;
+
+/// Makes a folder on bpffs, for root only, mounting that on its usual place if it is not.
 ///
 /// # Errors
 /// Not on bpffs, not permitted.
@@ -64,8 +68,8 @@ pub fn make_folder(folder: &Path) -> Result<(), BpffsError> {
             Some("bpf"),
             MOUNT_POINT,
             Some("bpf"),
-            MsFlags::empty(),
-            None::<&str>,
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+            Some(format!("mode={PRIVATE:o}").as_str()),
         )
         .map_err(BpffsError::Mount)?;
         info!(path = MOUNT_POINT, "mounted bpffs");
@@ -79,11 +83,18 @@ pub fn make_folder(folder: &Path) -> Result<(), BpffsError> {
             path: folder.to_owned(),
         });
     }
-    fs::create_dir_all(folder).map_err(|error| BpffsError::Io {
-        what: "creating",
-        path: folder.to_owned(),
-        error,
-    })
+    let failed = |what| {
+        move |error| BpffsError::Io {
+            what,
+            path: folder.to_owned(),
+            error,
+        }
+    };
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(PRIVATE);
+    builder.create(folder).map_err(failed("creating"))?;
+    // It may be of an agent that let others in.
+    fs::set_permissions(folder, Permissions::from_mode(PRIVATE)).map_err(failed("closing to others"))
 }
 
 /// The right to work on the pins below a folder. It ends with the process, however that ends.

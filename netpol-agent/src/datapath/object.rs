@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The compiled eBPF programs, embedded in the agent.
 
+use netpol_common::abi::ABI_VERSION;
+use object::{File, Object as _, ObjectSection as _, ObjectSymbol as _};
+
 use super::sk_buff::Way;
 
 /// The ELF object of `netpol-ebpf` with its BTF, aligned to 8 bytes as aya reads it.
@@ -22,9 +25,46 @@ pub fn for_any_kernel() -> Option<Vec<u64>> {
     Some(Way::default().put_into(EBPF_OBJECT?))
 }
 
+/// Names of the programs in the object, sorted; none in a build without them.
+pub fn programs() -> Vec<&'static str> {
+    let Some(object) = EBPF_OBJECT.and_then(|object| File::parse(object).ok()) else {
+        return Vec::new();
+    };
+    let mut names: Vec<_> = object
+        .symbols()
+        .filter(|symbol| {
+            let section = symbol
+                .section_index()
+                .and_then(|index| object.section_by_index(index).ok());
+            symbol.is_definition() && section.is_some_and(|section| section.name() == Ok(SECTION))
+        })
+        .filter_map(|symbol| symbol.name_bytes().ok())
+        .filter_map(|name| std::str::from_utf8(name).ok())
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+/// The section of an object that programs of TC hooks are in.
+const SECTION: &str = "classifier";
+
+/// What this build enforces with, for people: its ABI version and its programs.
+pub fn described() -> String {
+    let programs = programs();
+    if programs.is_empty() {
+        return format!("ABI version {ABI_VERSION}, no eBPF programs: this build cannot enforce");
+    }
+    format!(
+        "ABI version {ABI_VERSION}, {} eBPF programs: {}",
+        programs.len(),
+        programs.join(", ")
+    )
+}
+
 #[cfg(test)]
 mod tests {
-    use super::EBPF_OBJECT;
+    use super::{EBPF_OBJECT, described, programs};
+    use crate::datapath::attach::Hook;
 
     #[test]
     fn the_object_is_aligned_elf_for_bpf() {
@@ -39,5 +79,13 @@ mod tests {
         assert_eq!(object.as_ptr() as usize % 8, 0);
         assert_eq!(&object[..4], b"\x7fELF");
         assert_eq!(u16::from_ne_bytes([object[18], object[19]]), EM_BPF);
+        let mut hooks = Hook::ALL.map(Hook::name);
+        hooks.sort_unstable();
+        assert_eq!(programs(), hooks);
+        assert!(
+            described().ends_with("3 eBPF programs: from_pod, to_network, to_pod"),
+            "{}",
+            described()
+        );
     }
 }

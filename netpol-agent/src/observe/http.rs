@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `/metrics`, `/healthz` and `/readyz`.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -16,7 +16,11 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::{metrics, status::Status};
+use super::{
+    metrics,
+    serve::{self, Limits},
+    status::Status,
+};
 use crate::datapath::CounterReader;
 
 /// The address to serve on is taken, or not this node's.
@@ -37,6 +41,13 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
         .await
         .map_err(|error| BindError { address, error })
 }
+
+/// A kubelet, a Prometheus or two and people: whoever reaches the address may try to be all of them.
+const LIMITS: Limits = Limits {
+    connections: 64,
+    head: Duration::from_secs(5),
+    whole: Duration::from_secs(10),
+};
 
 #[derive(Clone)]
 struct Served {
@@ -61,9 +72,8 @@ pub async fn run(
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(serve_readiness))
         .with_state(Served { registry, status });
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+    serve::run(&listener, &router, LIMITS, &stop).await;
+    Ok(())
 }
 
 /// The format that prometheus-client writes.

@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{
@@ -19,17 +20,29 @@ use axum::{
 use thiserror::Error;
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::watch,
+    sync::{Semaphore, watch},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::status::Status;
+use super::{
+    serve::{self, Limits},
+    status::Status,
+};
 use crate::{
     datapath::interfaces::Interfaces,
     explain::{Answer, Request, explain, known_nodes},
     model::{Node, Snapshot},
 };
+
+/// Only root connects; an answer about a large cluster takes a while.
+const LIMITS: Limits = Limits {
+    connections: 16,
+    head: Duration::from_secs(5),
+    whole: Duration::from_secs(60),
+};
+/// Answers are made two at a time, whoever still waits for them.
+static ANSWERS: Semaphore = Semaphore::const_new(2);
 
 /// The socket cannot be had.
 #[derive(Debug, Error)]
@@ -137,13 +150,17 @@ pub async fn run(listener: Listener, known: Known, stop: CancellationToken) -> i
     let router = Router::new()
         .route("/explain", get(serve_explain))
         .with_state(known);
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+    serve::run(&listener, &router, LIMITS, &stop).await;
+    Ok(())
 }
 
 async fn serve_explain(State(known): State<Known>, RawQuery(query): RawQuery) -> Response {
-    let answered = tokio::task::spawn_blocking(move || known.answer(&query.unwrap_or_default())).await;
+    let permit = ANSWERS.acquire().await;
+    let answered = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        known.answer(&query.unwrap_or_default())
+    });
+    let answered = answered.await;
     match answered {
         Ok(Ok(answer)) => Json(answer).into_response(),
         Ok(Err((status, message))) => (status, message).into_response(),

@@ -2,7 +2,10 @@
 //! Builds the eBPF programs with the toolchain that `cargo xtask` keeps in the target folder, for the agent to embed.
 //!
 //! Without that toolchain the agent is built with no programs in it, and says so: a plain `cargo check`, a language
-//! server or a documentation build needs stable Rust only.
+//! server or a documentation build needs stable Rust only. What is meant to be run fails to build instead: `cargo xtask` sets
+//! [`REQUIRED`].
+
+mod toolchain;
 
 use std::{
     env,
@@ -13,35 +16,49 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use toolchain::Toolchain;
+
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// If it is set, a build without programs is an error.
+const REQUIRED: &str = "NETPOL_REQUIRE_EBPF";
 
 fn main() -> Result<()> {
     println!("cargo::rustc-check-cfg=cfg(netpol_ebpf_object)");
     let out = PathBuf::from(variable("OUT_DIR")?);
-    let target = target_folder(&out)?;
-    let toolchain = target.join("ebpf-toolchain");
-    let stamp = toolchain.join("stamp");
-    watch_from_now_on(&stamp)?;
+    let toolchain = Toolchain::find(&out)?;
+    let stamp = toolchain.stamp();
+    watch_from_now_on(&stamp);
     for path in [
         "../netpol-ebpf",
         "../netpol-common",
         "../Cargo.toml",
         "../Cargo.lock",
-        "build.rs",
+        "build",
     ] {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rerun-if-changed={}", stamp.display());
 
-    if !is_for_this_compiler(&toolchain, &stamp)? {
+    if !toolchain.is_ready()? {
+        // Only now: where there are programs, a change of these changes nothing, and must not build the agent anew.
+        println!("cargo::rerun-if-env-changed={REQUIRED}");
+        println!("cargo::rerun-if-env-changed={}", toolchain::FOLDER);
+        let missing = format!(
+            "no eBPF toolchain for this compiler in {}",
+            toolchain.folder.display()
+        );
+        if env::var_os(REQUIRED).is_some() {
+            return Err(format!("{missing}, and {REQUIRED} is set: no netpol without its datapath").into());
+        }
         println!(
-            "cargo::warning=netpol is built without its datapath, and will not enforce: no eBPF toolchain for this \
-             compiler in {}. `cargo xtask build` gets one and builds with it.",
-            toolchain.display()
+            "cargo::warning=netpol is built without its datapath, and will not enforce: {missing}. `cargo xtask build` \
+             gets one and builds with it."
         );
         return Ok(());
     }
-    let object = build(&toolchain, &target.join("ebpf"))?;
+    let target = toolchain.folder.with_file_name("ebpf");
+    let object = build(&toolchain, &target)?;
     let copy = out.join("netpol-ebpf.o");
     fs::copy(&object, &copy)
         .map_err(|error| format!("cannot copy {} to {}: {error}", object.display(), copy.display()))?;
@@ -49,58 +66,20 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The folder with the toolchain; else the one that cargo marked as its own when it made it; else, as someone else made
-/// it, by cargo's layout: `TARGET_FOLDER/[TRIPLE/]PROFILE/build/PACKAGE/out`.
-fn target_folder(out: &Path) -> Result<&Path> {
-    let marks = ["ebpf-toolchain/stamp", "CACHEDIR.TAG"];
-    if let Some(marked) = out
-        .ancestors()
-        .find(|folder| marks.iter().any(|mark| folder.join(mark).is_file()))
+/// Makes an empty stamp if there is none: cargo runs this script on each build if a file that it watches is missing. Where
+/// that cannot be made, it does.
+fn watch_from_now_on(stamp: &Path) {
+    let folder = stamp.parent().map(fs::create_dir_all);
+    if folder.is_some_and(|made| made.is_ok())
+        && let Ok(file) = fs::OpenOptions::new().write(true).create_new(true).open(stamp)
     {
-        return Ok(marked);
-    }
-    let triple = variable("TARGET")?;
-    out.ancestors()
-        .skip(4)
-        .find(|folder| !folder.ends_with(&triple))
-        .ok_or_else(|| "no cargo target folder above OUT_DIR".into())
-}
-
-/// Makes an empty stamp if there is none: cargo runs this script on each build if a file that it watches is missing.
-fn watch_from_now_on(stamp: &Path) -> Result<()> {
-    if let Some(folder) = stamp.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    if let Ok(file) = fs::OpenOptions::new().write(true).create_new(true).open(stamp) {
         // Older than this run, or cargo would take it for a change.
-        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(86_400))?;
+        let _ = file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(86_400));
     }
-    Ok(())
-}
-
-/// The stamp is the toolchain's own path, and the sysroot and `rustc -vV` of the compiler that it was made for.
-fn is_for_this_compiler(toolchain: &Path, stamp: &Path) -> Result<bool> {
-    let version = Command::new(variable("RUSTC")?).arg("-vV").output()?;
-    let wanted = [
-        toolchain.as_os_str().as_encoded_bytes(),
-        b"\n",
-        &sysroot()?,
-        &version.stdout,
-    ]
-    .concat();
-    Ok(fs::read(stamp)? == wanted && toolchain.join("bin/bpf-linker").is_file())
-}
-
-/// The active compiler's sysroot as it prints it, with a newline.
-fn sysroot() -> Result<Vec<u8>> {
-    Ok(Command::new(variable("RUSTC")?)
-        .args(["--print", "sysroot"])
-        .output()?
-        .stdout)
 }
 
 /// Builds the object in a target folder of its own, as the outer cargo holds the lock of the other one.
-fn build(toolchain: &Path, target_dir: &Path) -> Result<PathBuf> {
+fn build(toolchain: &Toolchain, target_dir: &Path) -> Result<PathBuf> {
     let target = match variable("CARGO_CFG_TARGET_ENDIAN")?.as_str() {
         "big" => "bpfeb-unknown-none",
         _ => "bpfel-unknown-none",
@@ -119,7 +98,7 @@ fn build(toolchain: &Path, target_dir: &Path) -> Result<PathBuf> {
         .arg(target_dir)
         .current_dir("..")
         .env("RUSTC_BOOTSTRAP", "1");
-    let linker = toolchain.join("bin/bpf-linker");
+    let linker = toolchain.linker();
     let linker = linker.to_str().ok_or("the target folder's path is not UTF-8")?;
     let flags = [
         format!("--cfg=bpf_target_arch=\"{}\"", variable("CARGO_CFG_TARGET_ARCH")?),
@@ -134,7 +113,7 @@ fn build(toolchain: &Path, target_dir: &Path) -> Result<PathBuf> {
     for key in ["RUSTC", "RUSTC_WORKSPACE_WRAPPER", "CLIPPY_ARGS", "RUSTFLAGS"] {
         cargo.env_remove(key);
     }
-    let wrapper = toolchain.join("bin/rustc");
+    let wrapper = toolchain.folder.join("bin/rustc");
     let rustc = if wrapper.is_file() {
         wrapper.into_os_string()
     } else {

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Serves HTTP to clients that nobody vouches for: none may keep the others from being answered, or the agent from enforcing.
+//!
+//! One request a connection, a time for its head and a time for all of it, and a number of connections: one more ends the oldest.
+//! So a client that only holds connections has to renew them all the time, and one that asks is answered beside it. Where
+//! descriptors end, the oldest connection gives its own; if there is none, one that was held back for this serves a single client.
+
+use std::{collections::VecDeque, fs::File, io, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    task::{AbortHandle, JoinSet},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+/// Bytes of a request's line and header fields that are read, and no more.
+const HEAD: usize = 16 * 1024;
+/// First pause after a connection could not be accepted; it doubles up to [`PAUSE_LAST`].
+const PAUSE_FIRST: Duration = Duration::from_millis(10);
+/// Longest pause.
+const PAUSE_LAST: Duration = Duration::from_secs(1);
+
+/// What clients may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at a time.
+    pub connections: usize,
+    /// Until the head of the request is there.
+    pub head: Duration,
+    /// Until the last byte of the answer is sent, from the start.
+    pub whole: Duration,
+}
+
+/// What clients connect to.
+pub trait Listener: Send + Sync + 'static {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Waits for one.
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Stream = tokio::net::TcpStream;
+
+    async fn accept(&self) -> io::Result<Self::Stream> {
+        Ok(Self::accept(self).await?.0)
+    }
+}
+
+impl Listener for UnixListener {
+    type Stream = tokio::net::UnixStream;
+
+    async fn accept(&self) -> io::Result<Self::Stream> {
+        Ok(Self::accept(self).await?.0)
+    }
+}
+
+/// Serves until `stop`; then ends all connections. What goes wrong with a connection is its client's trouble.
+pub async fn run(listener: &impl Listener, router: &Router, limits: Limits, stop: &CancellationToken) {
+    let mut open = Open::default();
+    let mut reserve = Reserve::taken();
+    let mut pause = PAUSE_FIRST;
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_) = open.tasks.join_next() => {
+                reserve.refill();
+                continue;
+            }
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok(stream) => {
+                open.make_room(limits.connections - 1);
+                let connection = connection(stream, router.clone(), limits);
+                open.oldest_first.push_back(open.tasks.spawn(connection));
+                reserve.refill();
+                pause = PAUSE_FIRST;
+            }
+            Err(error) => {
+                if pause == PAUSE_FIRST {
+                    warn!(%error, connections = open.tasks.len(), "a connection for metrics, health or explain is not accepted");
+                }
+                if is_out_of_descriptors(&error) && !open.end_oldest() {
+                    reserve.0 = None;
+                }
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    () = sleep(pause) => pause = (pause * 2).min(PAUSE_LAST),
+                }
+            }
+        }
+    }
+}
+
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    limits: Limits,
+) {
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .keep_alive(false)
+        .max_buf_size(HEAD)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let _ = timeout(limits.whole, serving).await;
+}
+
+/// The connections that are served.
+#[derive(Default)]
+struct Open {
+    tasks: JoinSet<()>,
+    oldest_first: VecDeque<AbortHandle>,
+}
+
+impl Open {
+    /// Ends the oldest until at most `count` are left.
+    fn make_room(&mut self, count: usize) {
+        self.oldest_first.retain(|task| !task.is_finished());
+        let surplus = self.oldest_first.len().saturating_sub(count);
+        self.oldest_first.drain(..surplus).for_each(|task| task.abort());
+    }
+
+    /// Ends the oldest, if there is one.
+    fn end_oldest(&mut self) -> bool {
+        self.oldest_first.retain(|task| !task.is_finished());
+        let oldest = self.oldest_first.pop_front();
+        oldest.inspect(AbortHandle::abort).is_some()
+    }
+}
+
+/// A descriptor that is held back.
+struct Reserve(Option<File>);
+
+impl Reserve {
+    fn taken() -> Self {
+        let mut reserve = Self(None);
+        reserve.refill();
+        reserve
+    }
+
+    fn refill(&mut self) {
+        if self.0.is_none() {
+            self.0 = File::open("/dev/null").ok();
+        }
+    }
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+#[cfg(test)]
+mod tests;
