@@ -148,6 +148,8 @@ pub struct Datapath {
     lifetimes: Lifetimes,
     /// Names of interfaces by index, for attaching.
     names: BTreeMap<u32, String>,
+    /// Why interfaces have not the programs that they should have.
+    unattached: BTreeMap<u32, String>,
 }
 
 /// Name of the folder of pinned links, in the versioned one.
@@ -240,6 +242,7 @@ impl Datapath {
             expiry: Expiry::default(),
             lifetimes: Lifetimes::default(),
             names: BTreeMap::new(),
+            unattached: BTreeMap::new(),
         })
     }
 
@@ -263,7 +266,40 @@ impl Datapath {
 
     /// Which name each interface has, for attaching.
     pub fn set_interfaces(&mut self, names: BTreeMap<u32, String>) {
+        self.unattached.retain(|ifindex, _| names.contains_key(ifindex));
         self.names = names;
+    }
+
+    /// Name of an interface.
+    pub fn name(&self, ifindex: u32) -> Option<&str> {
+        self.names.get(&ifindex).map(String::as_str)
+    }
+
+    /// Interfaces that should have programs and to which they do not attach, with the reason: nothing is enforced there.
+    pub fn unattached(&self) -> &BTreeMap<u32, String> {
+        &self.unattached
+    }
+
+    /// What is wrong at hooks of these interfaces, which have this agent's programs, by what the kernel runs there.
+    pub fn faults(&mut self, interfaces: &BTreeSet<u32>) -> BTreeMap<u32, String> {
+        let mut found = BTreeMap::new();
+        for ifindex in interfaces {
+            let Some(name) = self.names.get(ifindex) else {
+                continue;
+            };
+            match self.attacher.faults(&mut self.ebpf, *ifindex, name) {
+                Ok(faults) if faults.is_empty() => {}
+                Ok(faults) => {
+                    let told = faults.iter().map(|(hook, fault)| format!("{hook} {fault}"));
+                    found.insert(*ifindex, told.collect::<Vec<_>>().join(", "));
+                }
+                Err(AttachError::Gone { .. }) => {}
+                Err(error) => {
+                    found.insert(*ifindex, anyhow::Error::from(error).to_string());
+                }
+            }
+        }
+        found
     }
 
     /// A turn's writes follow, on what the maps hold. `node`: the node's addresses. Without it no connection that was open before a pod's
@@ -323,13 +359,27 @@ impl Datapath {
                     // Pods come and go: there is nothing left to enforce on, and the next reading of the interfaces says so.
                     Err(error @ AttachError::Gone { .. }) => {
                         tracing::debug!(%error, "an interface vanished while programs were attached to it");
+                        self.unattached.remove(ifindex);
                         Ok(())
                     }
-                    attached => Ok(attached?),
+                    Err(error) => {
+                        self.unattached.insert(*ifindex, error.to_string());
+                        Err(error.into())
+                    }
+                    Ok(()) => {
+                        self.unattached.remove(ifindex);
+                        Ok(())
+                    }
                 }
             }
-            Write::DetachDevice(ifindex) => Ok(self.attacher.detach_device(*ifindex)?),
-            Write::Detach(ifindex) => Ok(self.attacher.detach_pod(*ifindex)?),
+            Write::DetachDevice(ifindex) | Write::Detach(ifindex) => {
+                self.unattached.remove(ifindex);
+                if matches!(write, Write::Detach(_)) {
+                    Ok(self.attacher.detach_pod(*ifindex)?)
+                } else {
+                    Ok(self.attacher.detach_device(*ifindex)?)
+                }
+            }
             write => {
                 if let Write::RemoveEndpoint(ifindex) = write {
                     self.seeder.removing(*ifindex);

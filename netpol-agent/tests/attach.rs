@@ -14,11 +14,14 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{LinkOrder, SchedClassifier, TcAttachType, loaded_links, tc::TcAttachOptions},
+    programs::{
+        LinkOrder, SchedClassifier, TcAttachType, loaded_links,
+        tc::{NlOptions, TcAttachOptions},
+    },
 };
 use namespaces::{Pod, enter_new, ip, not_run, privileged, run};
 use netpol_agent::datapath::{
-    attach::{AttachError, Attacher, Hook, Mechanism, Mode, cleanup, take_over},
+    attach::{AttachError, Attacher, Fault, Hook, Mechanism, Mode, cleanup, take_over},
     object,
 };
 use nix::{
@@ -439,4 +442,178 @@ fn b3_another_versions_programs_give_way_to_this_ones() {
             });
         }
     }
+}
+
+fn tc(arguments: &str) {
+    run(Command::new("tc").args(arguments.split(' ')));
+}
+
+/// What the bandwidth plugin makes of an interface: a qdisc that takes what is for one direction for the other's, with a filter in it.
+fn ingress_qdisc_in_use(name: &str) {
+    tc(&format!("qdisc add dev {name} ingress"));
+    tc(&format!(
+        "filter add dev {name} parent ffff: protocol all prio 1 u32 match u32 0 0 flowid 1:1"
+    ));
+}
+
+/// Where filters would replace each other, links do what they are to, and nothing of others is touched.
+#[test]
+fn l1_an_ingress_qdisc_of_others_keeps_no_program_away() {
+    on_a_node(|node| {
+        let pod = Pod::new();
+        pod.connect("host0");
+        ingress_qdisc_in_use("host0");
+        let (mut ebpf, mut attacher) = (node.load(), node.attacher(Mode::Clsact));
+        for _ in 0..2 {
+            attacher.attach(&mut ebpf, index("host0"), "host0").unwrap();
+            for (_, side) in HOOKS {
+                assert_eq!(tcx_programs("host0", side).len(), 1);
+            }
+            assert_eq!(attacher.faults(&mut ebpf, index("host0"), "host0").unwrap(), []);
+        }
+        let shown = run(Command::new("tc").args(["filter", "show", "dev", "host0", "parent", "ffff:"]));
+        assert!(shown.contains("u32") && !shown.contains("_pod"), "{shown}");
+    });
+}
+
+#[test]
+fn l1_an_empty_ingress_qdisc_is_replaced() {
+    on_a_node(|node| {
+        let pod = Pod::new();
+        pod.connect("host0");
+        tc("qdisc add dev host0 ingress");
+        let mut ebpf = node.load();
+        let mut attacher = Attacher::without_tcx(node.links()).unwrap();
+        attacher.attach(&mut ebpf, index("host0"), "host0").unwrap();
+        assert!(has_clsact("host0"));
+        for (_, side) in HOOKS {
+            assert_eq!(filters("host0", side).0.len(), 1);
+        }
+        assert_eq!(attacher.faults(&mut ebpf, index("host0"), "host0").unwrap(), []);
+    });
+}
+
+/// A kernel without TCX cannot have both programs there: that is an error with the interface's name, never one program for both.
+#[test]
+fn l1_without_tcx_an_ingress_qdisc_of_others_is_an_error() {
+    on_a_node(|node| {
+        let pod = Pod::new();
+        pod.connect("host0");
+        ingress_qdisc_in_use("host0");
+        let mut ebpf = node.load();
+        let mut attacher = Attacher::without_tcx(node.links()).unwrap();
+        let error = attacher.attach(&mut ebpf, index("host0"), "host0").unwrap_err();
+        assert!(
+            matches!(&error, AttachError::OtherQdisc { interface, kind, .. } if interface == "host0" && kind == "ingress"),
+            "{error}"
+        );
+        let shown = run(Command::new("tc").args(["filter", "show", "dev", "host0", "parent", "ffff:"]));
+        assert!(shown.contains("u32") && !shown.contains("_pod"), "{shown}");
+    });
+}
+
+/// What others do to a hook: shown when it is read back, made good by attaching again, and theirs stays.
+#[test]
+fn b3_what_others_do_to_a_hook_is_seen_and_made_good() {
+    for mode in [Mode::Tcx, Mode::Clsact] {
+        on_a_node(|node| {
+            let pod = Pod::new();
+            pod.connect("host0");
+            let index = index("host0");
+            let (mut ebpf, mut attacher) = (node.load(), node.attacher(mode));
+            let (mut foreign, mut other) = (node.load(), node.load());
+            attacher.attach(&mut ebpf, index, "host0").unwrap();
+            for ((hook, side), side_name) in HOOKS.into_iter().zip(["ingress", "egress"]) {
+                let pin = node.links().join(format!("{index}-{hook}"));
+                // Before ours.
+                let program: &mut SchedClassifier =
+                    foreign.program_mut("to_network").unwrap().try_into().unwrap();
+                let _ = program.load();
+                let order = if mode == Mode::Tcx {
+                    TcAttachOptions::TcxOrder(LinkOrder::first())
+                } else {
+                    TcAttachOptions::Netlink(NlOptions {
+                        priority: 1,
+                        ..NlOptions::default()
+                    })
+                };
+                program.attach_with_options("host0", side, order).unwrap();
+                let faults =
+                    |attacher: &Attacher, ebpf: &mut Ebpf| attacher.faults(ebpf, index, "host0").unwrap();
+                assert_eq!(
+                    faults(&attacher, &mut ebpf),
+                    [(hook, Fault::NotFirst)],
+                    "{mode:?}"
+                );
+                attacher.attach(&mut ebpf, index, "host0").unwrap();
+                assert_eq!(faults(&attacher, &mut ebpf), [], "{mode:?} {hook}: moved");
+                let count = match mode {
+                    Mode::Tcx => tcx_programs("host0", side).len(),
+                    _ => filters("host0", side).1,
+                };
+                assert_eq!(count, 2, "{mode:?} {hook}: theirs stays");
+
+                // Ours removed.
+                if mode == Mode::Tcx {
+                    run(Command::new("bpftool")
+                        .args(["link", "detach", "pinned"])
+                        .arg(&pin));
+                } else {
+                    tc(&format!(
+                        "filter del dev host0 {side_name} prio 1 handle 0x6e657470 bpf"
+                    ));
+                }
+                assert_eq!(faults(&attacher, &mut ebpf), [(hook, Fault::Absent)], "{mode:?}");
+                attacher.attach(&mut ebpf, index, "host0").unwrap();
+                assert_eq!(
+                    faults(&attacher, &mut ebpf),
+                    [],
+                    "{mode:?} {hook}: attached again"
+                );
+
+                // Its place given to others, under the same name, handle or pin.
+                node.attacher(mode).attach(&mut other, index, "host0").unwrap();
+                assert_eq!(faults(&attacher, &mut ebpf).len(), 2, "{mode:?}");
+                attacher.attach(&mut ebpf, index, "host0").unwrap();
+                assert_eq!(faults(&attacher, &mut ebpf), [], "{mode:?} {hook}: taken back");
+
+                // The last descriptor would take it along.
+                if mode == Mode::Tcx {
+                    std::fs::remove_file(pin).unwrap();
+                    assert_eq!(faults(&attacher, &mut ebpf), [(hook, Fault::Unpinned)]);
+                    attacher.attach(&mut ebpf, index, "host0").unwrap();
+                    assert_eq!(faults(&attacher, &mut ebpf), [], "{mode:?} {hook}: pinned again");
+                }
+            }
+        });
+    }
+}
+
+/// An agent that ends while it moves a program leaves the hook closed, and a link that the next one tidies away.
+#[test]
+fn b3_an_agent_that_ends_while_it_moves_a_program_leaves_no_gap() {
+    on_a_node(|node| {
+        let pod = Pod::new();
+        pod.connect("host0");
+        let index = index("host0");
+        node.attach_and_end(Mode::Tcx, "host0");
+        let pin = node.links().join(format!("{index}-from_pod"));
+        let next = node.links().join(format!("{index}-from_pod-next"));
+        // The new link is there, the old one not yet gone.
+        let mut ebpf = node.load();
+        let program: &mut SchedClassifier = ebpf.program_mut("from_pod").unwrap().try_into().unwrap();
+        program.load().unwrap();
+        let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let id = program
+            .attach_with_options("host0", TcAttachType::Ingress, first)
+            .unwrap();
+        let link: aya::programs::links::FdLink = program.take_link(id).unwrap().try_into().unwrap();
+        drop(link.pin(&next).unwrap());
+        assert!(pin.exists() && next.exists());
+
+        node.attach_and_end(Mode::Tcx, "host0");
+        assert!(!next.exists());
+        assert_eq!(tcx_programs("host0", TcAttachType::Ingress).len(), 1);
+        assert_eq!(cleanup(&node.links()).unwrap(), 1);
+    });
 }

@@ -161,6 +161,57 @@ fn only_veths_into_other_namespaces_are_pods() {
     });
 }
 
+/// Rule A5: what leaves the node is looked at where it leaves, once it is translated. Each kind of device that this kernel has.
+#[test]
+fn a5_packets_leave_by_devices_that_send_them_on() {
+    const KINDS: [(&str, &str, bool); 9] = [
+        ("veth", "type veth peer name far0", true),
+        ("macvlan", "link lower0 type macvlan", true),
+        ("vxlan", "type vxlan id 7 dstport 4789 dev lower0", true),
+        ("tun", "", true),
+        ("gre", "type gre remote 192.0.2.9", true),
+        ("wireguard", "type wireguard", true),
+        ("bridge", "type bridge", false),
+        ("ifb", "type ifb", false),
+        ("dummy", "type dummy", false),
+    ];
+    on_a_node(async || {
+        ip("link add lower0 type veth peer name lower1");
+        let mut tried = Vec::new();
+        for (number, (kind, arguments, leaves)) in KINDS.into_iter().enumerate() {
+            let name = format!("test{number}");
+            let mut command = std::process::Command::new("ip");
+            if kind == "tun" {
+                command.args(["tuntap", "add", &name, "mode", "tun"]);
+            } else {
+                let arguments = arguments.split(' ');
+                let (before, after): (Vec<_>, Vec<_>) = if kind == "macvlan" {
+                    (arguments.clone().take(2).collect(), arguments.skip(2).collect())
+                } else {
+                    (Vec::new(), arguments.collect())
+                };
+                command.args(["link", "add"]).args(before).arg(&name).args(after);
+            }
+            if command.output().unwrap().status.success() {
+                tried.push((kind, name, leaves));
+            } else {
+                eprintln!("this kernel has no {kind}");
+            }
+        }
+        // Those that a kernel for containers has in any case.
+        for kind in ["veth", "bridge"] {
+            assert!(tried.iter().any(|(tried, ..)| *tried == kind), "{tried:?}");
+        }
+        let mut watched = Watched::start();
+        let first = watched.until("anything", |_| true).await;
+        let devices: Vec<&String> = first.devices.values().collect();
+        for (kind, name, leaves) in tried {
+            assert_eq!(devices.contains(&&name), leaves, "{kind}");
+        }
+        watched.end().await;
+    });
+}
+
 #[test]
 fn each_interface_has_its_own_addresses() {
     on_a_node(async || {

@@ -3,6 +3,8 @@
 
 #[path = "namespaces/changes.rs"]
 mod changes;
+#[path = "namespaces/hooks.rs"]
+mod hooks;
 #[path = "namespaces/lifetime.rs"]
 mod lifetime;
 #[path = "namespaces/shared.rs"]

@@ -98,8 +98,10 @@ impl Reconciler {
         self.interfaces = interfaces.or(self.interfaces.take());
     }
 
-    /// Reads the maps back: what differs from what was written is drift, and the next turn repairs it. Programs are attached anew.
+    /// Reads back what the kernel holds and runs: what differs from what was written or attached is drift, and the next turn repairs it.
     pub fn reread(&mut self) {
+        let attached = self.check(self.state.attached.clone());
+        let attached_devices = self.check(self.state.attached_devices.clone());
         match self.datapath.read() {
             Ok(found) => {
                 debug!(endpoints = found.endpoints.len(), "the maps were compared");
@@ -122,6 +124,26 @@ impl Reconciler {
             }
             Err(error) => error!(error = %anyhow::Error::from(error), "reading the maps back"),
         }
+        self.state.attached = attached;
+        self.state.attached_devices = attached_devices;
+    }
+
+    /// Of interfaces with programs, those where the kernel runs them as they were attached.
+    fn check(&mut self, mut attached: BTreeSet<u32>) -> BTreeSet<u32> {
+        let faults = self.datapath.faults(&attached);
+        for (ifindex, fault) in &faults {
+            let interface = self.datapath.name(*ifindex);
+            warn!(
+                interface,
+                ifindex, fault, "programs are not as they were attached; repairing"
+            );
+            attached.remove(ifindex);
+        }
+        if !faults.is_empty() {
+            self.status
+                .send_modify(|status| Arc::make_mut(status).repairs += faults.len() as u64);
+        }
+        attached
     }
 
     /// Whether there is a local pod whose interface is not known yet.

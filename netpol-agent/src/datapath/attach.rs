@@ -23,7 +23,7 @@ use aya::{
     Ebpf,
     programs::{ProgramError, SchedClassifier, links::PinnedLink},
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
 pub use self::{error::AttachError, hook::Hook};
 use self::{
@@ -61,10 +61,44 @@ impl fmt::Display for Mechanism {
     }
 }
 
+impl Mechanism {
+    const fn other(self) -> Self {
+        match self {
+            Self::Tcx => Self::Clsact,
+            Self::Clsact => Self::Tcx,
+        }
+    }
+}
+
+/// What is wrong at a hook that should have our program, by what the kernel runs there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It does not run.
+    Absent,
+    /// Another one runs before, and what that passes for good is not judged.
+    NotFirst,
+    /// It runs, and would end with the agent.
+    Unpinned,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Absent => "is not attached",
+            Self::NotFirst => "runs behind another one, which may pass packets for good",
+            Self::Unpinned => "is not pinned",
+        })
+    }
+}
+
 /// Attaches the programs, and removes them where they are no longer wanted.
 pub struct Attacher {
     mechanism: Mechanism,
+    /// Whether the other mechanism is tried where the own one does not attach.
+    both: bool,
     folder: PathBuf,
+    /// How the programs of an interface are attached, if not as all are.
+    exceptions: BTreeSet<u32>,
     /// Kept open, so that a pin that someone removes does not end the enforcement while the agent runs.
     links: BTreeMap<(u32, Hook), PinnedLink>,
     /// What this attacher attached.
@@ -77,14 +111,24 @@ impl Attacher {
     /// # Errors
     /// TCX was asked for and is not there, the kernel does not answer, or the folder cannot be made.
     pub fn new(mode: Mode, folder: PathBuf) -> Result<Self, AttachError> {
+        let has_tcx = tcx::is_supported().map_err(AttachError::Probe)?;
         let mechanism = match mode {
-            Mode::Clsact => Mechanism::Clsact,
-            Mode::Tcx | Mode::Auto => match (tcx::is_supported().map_err(AttachError::Probe)?, mode) {
-                (true, _) => Mechanism::Tcx,
-                (false, Mode::Tcx) => return Err(AttachError::NoTcx),
-                (false, _) => Mechanism::Clsact,
-            },
+            Mode::Tcx if !has_tcx => return Err(AttachError::NoTcx),
+            Mode::Tcx | Mode::Auto if has_tcx => Mechanism::Tcx,
+            _ => Mechanism::Clsact,
         };
+        Self::with(mechanism, has_tcx, folder)
+    }
+
+    /// As [`Attacher::new`] on a kernel that has clsact only.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn without_tcx(folder: PathBuf) -> Result<Self, AttachError> {
+        Self::with(Mechanism::Clsact, false, folder)
+    }
+
+    fn with(mechanism: Mechanism, both: bool, folder: PathBuf) -> Result<Self, AttachError> {
         std::fs::create_dir_all(&folder).map_err(|source| AttachError::Folder {
             attempt: "make the folder",
             path: folder.clone(),
@@ -92,7 +136,9 @@ impl Attacher {
         })?;
         Ok(Self {
             mechanism,
+            both,
             folder,
+            exceptions: BTreeSet::new(),
             links: BTreeMap::new(),
             hooks: BTreeMap::new(),
         })
@@ -134,27 +180,28 @@ impl Attacher {
             path: self.folder.clone(),
             source,
         })?;
-        for &hook in hooks {
-            let program = program(ebpf, hook)?;
-            let place = Place {
-                interface: name,
-                index,
-                hook,
-            };
-            if !place.is_there() {
-                return Err(place.gone());
+        let known = if self.exceptions.contains(&index) {
+            self.mechanism.other()
+        } else {
+            self.mechanism
+        };
+        let mechanism = match self.attach_by(known, ebpf, index, name, hooks) {
+            Ok(()) => known,
+            Err(gone @ AttachError::Gone { .. }) => return Err(gone),
+            // What keeps one of them away, as a qdisc of others, or too many programs, need not keep the other.
+            Err(error) if self.both => {
+                self.attach_by(known.other(), ebpf, index, name, hooks)?;
+                warn!(interface = name, index, mechanism = %known.other(), %error, "programs are attached the other way");
+                known.other()
             }
-            match self.mechanism {
-                Mechanism::Tcx => {
-                    let path = pin(&self.folder, index, hook);
-                    let held = self.links.remove(&(index, hook));
-                    let link = tcx::attach(program, place, &path, held)?;
-                    self.links.insert((index, hook), link);
-                }
-                Mechanism::Clsact => clsact::attach(program, place, &self.folder)?,
-            }
+            Err(error) => return Err(error),
+        };
+        if mechanism == self.mechanism {
+            self.exceptions.remove(&index);
+        } else {
+            self.exceptions.insert(index);
         }
-        match self.mechanism {
+        match mechanism {
             Mechanism::Tcx => clsact::detach(index, &self.folder)?,
             Mechanism::Clsact => {
                 clsact::note(index, &self.folder)?;
@@ -165,13 +212,72 @@ impl Attacher {
         for hook in Hook::ALL.into_iter().filter(|hook| !hooks.contains(hook)) {
             self.links.remove(&(index, hook));
             remove_pin(&pin(&self.folder, index, hook))?;
-            if self.mechanism == Mechanism::Clsact {
+            if mechanism == Mechanism::Clsact {
                 clsact::remove(index, hook)?;
             }
         }
         self.hooks.insert(index, hooks);
-        debug!(interface = name, index, mechanism = %self.mechanism, "programs attached");
+        debug!(interface = name, index, %mechanism, "programs attached");
         Ok(())
+    }
+
+    fn attach_by(
+        &mut self,
+        mechanism: Mechanism,
+        ebpf: &mut Ebpf,
+        index: u32,
+        name: &str,
+        hooks: &[Hook],
+    ) -> Result<(), AttachError> {
+        for &hook in hooks {
+            let program = program(ebpf, hook)?;
+            let place = Place {
+                interface: name,
+                index,
+                hook,
+            };
+            if !place.is_there() {
+                return Err(place.gone());
+            }
+            match mechanism {
+                Mechanism::Tcx => {
+                    let path = pin(&self.folder, index, hook);
+                    let held = self.links.remove(&(index, hook));
+                    let link = tcx::attach(program, place, &path, held)?;
+                    self.links.insert((index, hook), link);
+                }
+                Mechanism::Clsact => clsact::attach(program, place, &self.folder)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What is wrong at the hooks of an interface that this attacher attached programs to, as the kernel tells: programs of `ebpf`, these and
+    /// no others, are to run first. Someone may have removed one, put another one in its link, or one of their own before it.
+    ///
+    /// # Errors
+    /// [`AttachError::Gone`] if the interface vanished; the kernel does not tell.
+    pub fn faults(&self, ebpf: &mut Ebpf, index: u32, name: &str) -> Result<Vec<(Hook, Fault)>, AttachError> {
+        let mut found = Vec::new();
+        let clsact = (self.mechanism == Mechanism::Clsact) != self.exceptions.contains(&index);
+        for &hook in self.hooks.get(&index).copied().unwrap_or_default() {
+            let program = program(ebpf, hook)?;
+            let place = Place {
+                interface: name,
+                index,
+                hook,
+            };
+            if !place.is_there() {
+                return Err(place.gone());
+            }
+            let fault = if clsact {
+                clsact::fault(program, place)?
+            } else {
+                tcx::fault(program, place, &pin(&self.folder, index, hook))?
+            };
+            found.extend(fault.map(|fault| (hook, fault)));
+        }
+        Ok(found)
     }
 
     /// Whether both programs of a pod, this agent's or an earlier one's of the same version, are on the interface: no packet passes without one.
@@ -208,6 +314,7 @@ impl Attacher {
     /// A pin or a filter that cannot be removed.
     pub fn detach(&mut self, index: u32) -> Result<(), AttachError> {
         self.hooks.remove(&index);
+        self.exceptions.remove(&index);
         clsact::detach(index, &self.folder)?;
         self.unpin(index)
     }

@@ -40,7 +40,8 @@ pub struct PodInterface {
 pub struct Interfaces {
     /// Veths that lead into another namespace, by interface index.
     pub pods: BTreeMap<u32, PodInterface>,
-    /// Names of all interfaces by which packets can leave this namespace, by index: neither loopback nor a bridge. The veths in `pods` too:
+    /// Names of all interfaces by which packets can leave this namespace, by index: neither loopback nor a bridge,
+    /// `ifb` or dummy. The veths in `pods` too:
     /// until it is known which pod is behind one, it is a device like any other.
     pub devices: BTreeMap<u32, String>,
     /// All addresses on the interfaces of this namespace (rule A2): a pod can reach the bridge's link-local address too, so those are

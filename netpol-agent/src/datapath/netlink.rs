@@ -72,10 +72,24 @@ impl Requests {
 
     /// Sends a request and waits for its acknowledgement.
     pub(super) fn request(&mut self, kind: u16, flags: u16, payload: &[u8]) -> io::Result<()> {
+        self.get(kind, flags, payload, |_, _| ())
+    }
+
+    /// As [`Requests::request`]; what is answered before goes to `each`, type and payload.
+    pub(super) fn get(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        payload: &[u8],
+        mut each: impl FnMut(u16, &[u8]),
+    ) -> io::Result<()> {
         let sequence = self.send(kind, flags | NLM_F_ACK, payload)?;
         while !self.receive(sequence, |message| match message.message_type() {
             NLMSG_ERROR => Ok(Some(status(message.payload())?)),
-            _ => Ok(None),
+            kind => {
+                each(kind, message.payload());
+                Ok(None)
+            }
         })? {}
         Ok(())
     }

@@ -87,10 +87,11 @@ async fn serve_metrics(State(served): State<Served>) -> Result<impl IntoResponse
 async fn serve_readiness(State(served): State<Served>) -> (StatusCode, String) {
     let status = served.status.borrow();
     if status.ready {
-        (
-            StatusCode::OK,
-            format!("enforcing revision {}\n", status.revision),
-        )
+        let mut told = format!("enforcing revision {}\n", status.revision);
+        for (who, why) in &status.unattached {
+            told.push_str(&format!("not enforced: {who}: {why}\n"));
+        }
+        (StatusCode::OK, told)
     } else {
         (
             StatusCode::SERVICE_UNAVAILABLE,

@@ -65,6 +65,11 @@ impl Collector for AgentMetrics {
             status.endpoints_held_back as u64,
         )?;
         gauge(
+            "interfaces_unattached",
+            "Interfaces to which programs do not attach: nothing is enforced there",
+            status.unattached.len() as u64,
+        )?;
+        gauge(
             "checksums_checked",
             "Whether this kernel tells where a packet's checksum is still to be written",
             status.checks_checksums.into(),
@@ -89,6 +94,11 @@ impl Collector for AgentMetrics {
             "drifts",
             "Times that kernel maps were found other than written",
             status.drifts,
+        )?;
+        counter(
+            "programs_repaired",
+            "Interfaces whose programs were found removed, replaced or behind others, and were attached again",
+            status.repairs,
         )?;
         counter(
             "flows_seeded",

@@ -27,6 +27,8 @@ pub struct Status {
     pub endpoints_waiting: usize,
     /// Endpoints that keep an old policy or are closed, because the new one could not be written.
     pub endpoints_held_back: usize,
+    /// Pods, or interfaces where no pod is known, to which programs do not attach, and why: nothing is enforced there.
+    pub unattached: BTreeMap<String, String>,
     /// Policy numbers with entries.
     pub policies: usize,
     /// Entries of map `identities`.
@@ -39,6 +41,8 @@ pub struct Status {
     pub write_failures: u64,
     /// Times that the maps were found other than written.
     pub drifts: u64,
+    /// Interfaces whose programs were found other than attached.
+    pub repairs: u64,
     /// Flows of connections that were open before a pod's programs were there.
     pub seeded: Seeded,
     /// Flows past their lifetime.

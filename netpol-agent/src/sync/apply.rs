@@ -104,8 +104,7 @@ pub fn apply<E: std::error::Error>(
                     | Write::PutFrontend { .. }
                     | Write::PutLocalPod { .. }
                     | Write::PutSender { .. }
-                    | Write::PutGuarded(_)
-                    | Write::AttachDevice(_) => {
+                    | Write::PutGuarded(_) => {
                         frozen = true;
                         identities_incomplete = true;
                     }

@@ -15,6 +15,7 @@ const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+const BPF_F_BEFORE: u32 = 1 << 3;
 
 /// `r0 = -1; exit`: `TC_ACT_UNSPEC`, as the programs pass packets.
 const INSTRUCTIONS: [u64; 2] = [0xffff_ffff_0000_00b7, 0x0000_0000_0000_0095];
@@ -93,6 +94,14 @@ impl Empty {
         Self::load_all(&INSTRUCTIONS)
     }
 
+    /// One that passes every packet for good: what comes behind it on its hook does not run (`r0 = TC_ACT_OK; exit`).
+    ///
+    /// # Errors
+    /// Without the right to.
+    pub fn that_ends_it() -> Result<Self> {
+        Self::load_all(&[instruction(0xb7, 0, 0, 0, 0), INSTRUCTIONS[1]])
+    }
+
     /// The same with one lookup before it, of this key in this map.
     ///
     /// # Errors
@@ -135,9 +144,22 @@ impl Empty {
     /// # Errors
     /// There is no such interface, or no TCX.
     pub fn attach(&self, ifindex: u32, hook: Hook) -> Result<OwnedFd> {
+        self.attach_with(ifindex, hook, 0)
+    }
+
+    /// As [`Empty::attach`], before all others.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn attach_first(&self, ifindex: u32, hook: Hook) -> Result<OwnedFd> {
+        self.attach_with(ifindex, hook, BPF_F_BEFORE)
+    }
+
+    fn attach_with(&self, ifindex: u32, hook: Hook, flags: u32) -> Result<OwnedFd> {
         let mut attributes = LinkCreate {
             program: self.0.as_raw_fd().cast_unsigned(),
             ifindex,
+            flags,
             attach_type: hook as u32,
             ..LinkCreate::default()
         };

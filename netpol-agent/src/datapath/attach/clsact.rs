@@ -10,7 +10,7 @@ use aya::programs::{
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::{
-    AttachError, Hook,
+    AttachError, Fault, Hook,
     error::errno,
     hook::Place,
     pins::{filters_mark, put_mark, qdisc_mark, remove_mark},
@@ -21,7 +21,10 @@ use crate::datapath::netlink::{Requests, attributes, text, u32_at};
 const PRIORITY: u16 = 1;
 /// Fixed, so that a new agent replaces the filter of the last one in one step: "netp".
 const HANDLE: TcHandle = TcHandle::new(0x6e65, 0x7470);
+/// Has the place while the other one moves before the filters of others.
+const STAND_IN: TcHandle = TcHandle::new(0x6e65, 0x7471);
 
+const CLSACT_KIND: &[u8] = b"clsact";
 const CLSACT: u32 = 0xffff_fff1;
 const CLSACT_HANDLE: u32 = 0xffff_0000;
 const INGRESS: u32 = 0xffff_fff2;
@@ -31,16 +34,40 @@ const TC_MESSAGE_BYTES: usize = 20;
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_BPF_NAME: u16 = 7;
+const TCA_BPF_FLAGS: u16 = 8;
+const TCA_BPF_ID: u16 = 11;
+/// The program's return value is the action.
+const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
+const NLM_F_ECHO: u16 = 8;
 
-/// Attaches `program`, or replaces the one that is there, in one step.
+/// Attaches `program`, or replaces the one that is there, in one step. It runs before the filters of others.
 pub(super) fn attach(
     program: &mut SchedClassifier,
     place: Place<'_>,
     folder: &Path,
 ) -> Result<(), AttachError> {
     add_qdisc(place, folder)?;
+    put(program, place, HANDLE)?;
+    match fault(program, place)? {
+        None => Ok(()),
+        Some(Fault::Absent) if !place.is_there() => Err(place.gone()),
+        Some(Fault::Absent) => Err(place.failed("find the filter where it was put")(
+            "something else has its place",
+        )),
+        // What comes later with the same priority runs earlier.
+        Some(_) => {
+            put(program, place, STAND_IN)?;
+            let mut requests = open()?;
+            remove_one(&mut requests, place.index, place.hook, HANDLE.into())?;
+            put(program, place, HANDLE)?;
+            remove_one(&mut requests, place.index, place.hook, STAND_IN.into())
+        }
+    }
+}
+
+fn put(program: &mut SchedClassifier, place: Place<'_>, handle: TcHandle) -> Result<(), AttachError> {
     let known =
-        SchedClassifierLink::attached(place.interface, place.hook.attach_type(), PRIORITY, HANDLE, None)
+        SchedClassifierLink::attached(place.interface, place.hook.attach_type(), PRIORITY, handle, None)
             .map_err(|_| place.gone())?;
     let id = match program.attach_to_link(known) {
         Err(error) if errno(&error) == Some(libc::ENOENT) => program.attach_with_options(
@@ -48,7 +75,7 @@ pub(super) fn attach(
             place.hook.attach_type(),
             TcAttachOptions::Netlink(NlOptions {
                 priority: PRIORITY,
-                handle: HANDLE,
+                handle,
                 classid: None,
             }),
         ),
@@ -58,11 +85,25 @@ pub(super) fn attach(
     let link = program.take_link(id).map_err(place.failed("take the filter"))?;
     // Dropping it would remove the filter. It owns nothing else.
     std::mem::forget(link);
+    Ok(())
+}
+
+/// What is wrong with `program` at its hook, by what the kernel runs there. A qdisc with one hook for both directions runs none as it should.
+pub(super) fn fault(program: &SchedClassifier, place: Place<'_>) -> Result<Option<Fault>, AttachError> {
+    let own = program
+        .info()
+        .map_err(place.failed("ask for the program's id"))?
+        .id();
     let mut requests = open()?;
-    if filters(&mut requests, place.index, place.hook)?.ours {
-        return Ok(());
+    if kind(&mut requests, place.index)?.as_deref() != Some(CLSACT_KIND) {
+        return Ok(Some(Fault::Absent));
     }
-    Err(place.gone())
+    let found = filters(&mut requests, place.index, place.hook)?;
+    Ok(match found.running.iter().position(|id| *id == Some(own)) {
+        None => Some(Fault::Absent),
+        Some(0) => None,
+        Some(_) => Some(Fault::NotFirst),
+    })
 }
 
 /// Removes our filters from an interface, and the qdisc if we added it and nothing else is left on it.
@@ -126,15 +167,22 @@ pub(super) fn remove(index: u32, hook: Hook) -> Result<(), AttachError> {
 /// As [`remove`]; whether others have filters there.
 fn remove_from(requests: &mut Requests, index: u32, hook: Hook) -> Result<bool, AttachError> {
     let found = filters(requests, index, hook)?;
-    if found.ours {
-        let info = (u32::from(PRIORITY) << 16) | u32::from((libc::ETH_P_ALL as u16).to_be());
-        let message = tc_message(index, HANDLE.into(), parent(hook), info);
-        requests
-            .request(libc::RTM_DELTFILTER, 0, &message)
-            .or_else(ignore_gone)
-            .map_err(failed(|| format!("remove filter {hook} of interface {index}")))?;
+    for handle in found.handles {
+        remove_one(requests, index, hook, handle)?;
     }
     Ok(found.others)
+}
+
+fn remove_one(requests: &mut Requests, index: u32, hook: Hook, handle: u32) -> Result<(), AttachError> {
+    let info = (u32::from(PRIORITY) << 16) | u32::from((libc::ETH_P_ALL as u16).to_be());
+    requests
+        .request(
+            libc::RTM_DELTFILTER,
+            0,
+            &tc_message(index, handle, parent(hook), info),
+        )
+        .or_else(ignore_gone)
+        .map_err(failed(|| format!("remove filter {hook} of interface {index}")))
 }
 
 /// Indices of the interfaces of this network namespace that have filters of ours.
@@ -163,22 +211,80 @@ pub(super) fn attached() -> Result<BTreeSet<u32>, AttachError> {
     Ok(found)
 }
 
-/// Adds the qdisc if there is none, and leaves a mark that it is ours.
+/// Adds the qdisc if there is none, and leaves a mark that it is ours. The place that it has may be taken by an `ingress` qdisc, as of the bandwidth
+/// plugin. That takes the filters of both directions for one and the same list: what is attached for one replaces what is for the
+/// other. An empty one is replaced; one that someone uses is not ours to take.
 fn add_qdisc(place: Place<'_>, folder: &Path) -> Result<(), AttachError> {
+    let mut requests = open()?;
+    let found = kind(&mut requests, place.index)?;
+    match found.as_deref() {
+        Some(CLSACT_KIND) => return Ok(()),
+        Some(_) if filters(&mut requests, place.index, Hook::FromPod)?.is_empty() => {
+            requests
+                .request(
+                    libc::RTM_DELQDISC,
+                    0,
+                    &tc_message(place.index, CLSACT_HANDLE, CLSACT, 0),
+                )
+                .or_else(ignore_gone)
+                .map_err(place.failed("replace the empty qdisc by clsact"))?;
+        }
+        Some(kind) => {
+            return Err(AttachError::OtherQdisc {
+                interface: place.interface.to_owned(),
+                index: place.index,
+                kind: String::from_utf8_lossy(kind).into_owned(),
+            });
+        }
+        None => {}
+    }
     match qdisc_add_clsact(place.interface) {
         Ok(()) => put_mark(&qdisc_mark(folder, place.index)),
+        Err(_) if !place.is_there() => Err(place.gone()),
+        // Another came in between: what it is shows when the filters are read back.
         Err(TcError::AlreadyAttached) => Ok(()),
         Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
-        Err(_) if !place.is_there() => Err(place.gone()),
         Err(error) => Err(place.failed("add the clsact qdisc")(error)),
     }
+}
+
+/// What the qdisc is that has the place of clsact; `None` if there is none.
+fn kind(requests: &mut Requests, index: u32) -> Result<Option<Vec<u8>>, AttachError> {
+    let mut found = None;
+    let asked = requests.get(
+        libc::RTM_GETQDISC,
+        NLM_F_ECHO,
+        &tc_message(index, 0, CLSACT, 0),
+        |kind, message| {
+            if kind == libc::RTM_NEWQDISC {
+                let rest = message.get(TC_MESSAGE_BYTES..).unwrap_or_default();
+                let mut kinds = attributes(rest).filter(|(kind, _)| *kind == TCA_KIND);
+                found = kinds.next().map(|(_, kind)| text(kind).to_owned());
+            }
+        },
+    );
+    asked
+        .or_else(ignore_gone)
+        .map_err(failed(|| format!("ask for the qdisc of interface {index}")))?;
+    Ok(found)
 }
 
 /// The filters at one hook.
 #[derive(Default)]
 struct Filters {
+    /// One of them is ours.
     ours: bool,
+    /// Handles of ours.
+    handles: Vec<u32>,
     others: bool,
+    /// Ids of the programs whose value is the action, in the order in which filters run; `None` for any other filter.
+    running: Vec<Option<u32>>,
+}
+
+impl Filters {
+    fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
 }
 
 fn filters(requests: &mut Requests, index: u32, hook: Hook) -> Result<Filters, AttachError> {
@@ -187,15 +293,19 @@ fn filters(requests: &mut Requests, index: u32, hook: Hook) -> Result<Filters, A
         libc::RTM_GETTFILTER,
         &tc_message(index, 0, parent(hook), 0),
         |kind, message| {
+            let handle = u32_at(message, 8).unwrap_or_default();
             // A filter chain shows itself too, with no handle.
-            if kind != libc::RTM_NEWTFILTER || u32_at(message, 8).is_none_or(|handle| handle == 0) {
+            if kind != libc::RTM_NEWTFILTER || handle == 0 {
                 return;
             }
-            if is_ours(message, hook) {
+            let filter = Filter::read(message);
+            if filter.is_ours(hook) {
                 found.ours = true;
-            } else if !Hook::ALL.into_iter().any(|hook| is_ours(message, hook)) {
+                found.handles.push(handle);
+            } else if !Hook::ALL.into_iter().any(|hook| filter.is_ours(hook)) {
                 found.others = true;
             }
+            found.running.push(filter.program);
         },
     );
     match dumped {
@@ -206,20 +316,48 @@ fn filters(requests: &mut Requests, index: u32, hook: Hook) -> Result<Filters, A
     }
 }
 
-fn is_ours(message: &[u8], hook: Hook) -> bool {
-    let name = hook.name().as_bytes();
-    let (mut bpf, mut named) = (false, false);
-    for (kind, value) in attributes(message.get(TC_MESSAGE_BYTES..).unwrap_or_default()) {
-        match kind {
-            TCA_KIND => bpf = text(value) == b"bpf",
-            TCA_OPTIONS => {
-                named = attributes(value).any(|(kind, value)| kind == TCA_BPF_NAME && text(value) == name)
+/// A filter, as far as it is told apart from others.
+struct Filter<'a> {
+    /// Of a `bpf` filter with our handle and priority.
+    name: Option<&'a [u8]>,
+    /// Id of the program, if its value is the action.
+    program: Option<u32>,
+}
+
+impl<'a> Filter<'a> {
+    fn read(message: &'a [u8]) -> Self {
+        let (mut bpf, mut name, mut program, mut direct) = (false, None, None, false);
+        for (kind, value) in attributes(message.get(TC_MESSAGE_BYTES..).unwrap_or_default()) {
+            match kind {
+                TCA_KIND => bpf = text(value) == b"bpf",
+                TCA_OPTIONS => {
+                    for (kind, value) in attributes(value) {
+                        match kind {
+                            TCA_BPF_NAME => name = Some(text(value)),
+                            TCA_BPF_ID => program = u32_at(value, 0),
+                            TCA_BPF_FLAGS => {
+                                direct = u32_at(value, 0)
+                                    .is_some_and(|flags| flags & TCA_BPF_FLAG_ACT_DIRECT != 0);
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
             }
-            _ => {}
+        }
+        let own_handle = [HANDLE, STAND_IN].map(|handle| Some(u32::from(handle)));
+        let own_place = own_handle.contains(&u32_at(message, 8))
+            && u32_at(message, 16).map(|info| info >> 16) == Some(PRIORITY.into());
+        Self {
+            name: name.filter(|_| bpf && own_place),
+            program: program.filter(|_| bpf && direct),
         }
     }
-    let priority = u32_at(message, 16).map(|info| info >> 16);
-    bpf && named && u32_at(message, 8) == Some(HANDLE.into()) && priority == Some(PRIORITY.into())
+
+    fn is_ours(&self, hook: Hook) -> bool {
+        self.name == Some(hook.name().as_bytes())
+    }
 }
 
 const fn parent(hook: Hook) -> u32 {

@@ -57,6 +57,19 @@ pub enum AttachError {
         /// The reason.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// The qdisc that others use there has one list of filters for both directions.
+    #[error(
+        "interface {interface} (index {index}): its {kind} qdisc has filters of others, and keeps what a pod receives from being \
+         judged: filters need clsact there, or TCX (Linux 6.6)"
+    )]
+    OtherQdisc {
+        /// Name of the interface.
+        interface: String,
+        /// Its index.
+        index: u32,
+        /// What the qdisc is.
+        kind: String,
+    },
     /// A list or a change by netlink failed.
     #[error("netlink: {attempt}: {source}")]
     Netlink {

@@ -12,6 +12,8 @@ use super::{AttachError, Hook, link};
 
 /// What the mark of a qdisc that we added ends with: `<ifindex>-clsact`.
 const QDISC: &str = "clsact";
+/// What the pin of a link ends with that is to take the place of another: `<ifindex>-<hook>-next`.
+const NEXT: &str = "-next";
 /// What the mark of filters ends with: `<ifindex>-filters`.
 const FILTERS: &str = "filters";
 
@@ -37,7 +39,8 @@ pub(super) fn indices(folder: &Path) -> Result<BTreeSet<u32>, AttachError> {
 /// The interface index in the name of a pin.
 fn pinned_index(name: &str) -> Option<u32> {
     let (index, rest) = name.split_once('-')?;
-    let ours = [QDISC, FILTERS].contains(&rest) || Hook::ALL.iter().any(|hook| rest == hook.name());
+    let link = rest.strip_suffix(NEXT).unwrap_or(rest);
+    let ours = [QDISC, FILTERS].contains(&rest) || Hook::ALL.iter().any(|hook| link == hook.name());
     ours.then(|| index.parse().ok()).flatten()
 }
 
@@ -46,9 +49,17 @@ pub(super) fn pin(folder: &Path, index: u32, hook: Hook) -> PathBuf {
     folder.join(format!("{index}-{hook}"))
 }
 
+/// Path of a link that is to take the place of the one pinned at `path`.
+pub(super) fn next(path: &Path) -> PathBuf {
+    let mut next = path.as_os_str().to_owned();
+    next.push(NEXT);
+    next.into()
+}
+
 /// Removes the pinned links of an interface.
 pub(super) fn unpin(folder: &Path, index: u32) -> Result<(), AttachError> {
     for hook in Hook::ALL {
+        remove_pin(&next(&pin(folder, index, hook)))?;
         remove_pin(&pin(folder, index, hook))?;
     }
     Ok(())
@@ -118,6 +129,10 @@ mod tests {
                 pinned_index(path.file_name().unwrap().to_str().unwrap()),
                 Some(17)
             );
+            assert_eq!(
+                pinned_index(next(&path).file_name().unwrap().to_str().unwrap()),
+                Some(17)
+            );
         }
         for mark in [qdisc_mark, filters_mark].map(|mark| mark(Path::new(""), 17)) {
             assert_eq!(pinned_index(mark.to_str().unwrap()), Some(17));
@@ -130,6 +145,7 @@ mod tests {
             "x-from_pod",
             "-1-to_pod",
             "17-from_pod-2",
+            "17-clsact-next",
         ] {
             assert_eq!(pinned_index(other), None, "{other}");
         }

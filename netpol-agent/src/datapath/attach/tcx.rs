@@ -10,7 +10,13 @@ use aya::programs::{
 };
 use tracing::debug;
 
-use super::{AttachError, error::errno, hook::Place, link::device, pins::remove_pin};
+use super::{
+    AttachError, Fault,
+    error::errno,
+    hook::Place,
+    link::{self, device},
+    pins::{next, remove_pin},
+};
 
 /// Whether the kernel has TCX: one that does not refuses to list the programs of such a hook as it does not know it.
 pub(super) fn is_supported() -> Result<bool, ProgramError> {
@@ -38,8 +44,13 @@ pub(super) fn attach(
     }
     match device(path, place.hook) {
         Ok(Some(index)) if index == place.index => {
+            // One that took its place left this behind, if an agent ended meanwhile.
+            remove_pin(&next(path))?;
             if let Some(link) = take_over(program, place, path)? {
-                return Ok(link);
+                return match fault(program, place, path)? {
+                    Some(Fault::NotFirst) => put_first(program, place, path),
+                    _ => Ok(link),
+                };
             }
             remove_pin(path)?;
         }
@@ -50,15 +61,7 @@ pub(super) fn attach(
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(place.failed("read the pinned link")(error)),
     }
-    // First: what is dropped here reaches no other program, and what passes goes on to the next.
-    let id = program
-        .attach_with_options(
-            place.interface,
-            place.hook.attach_type(),
-            TcAttachOptions::TcxOrder(LinkOrder::first()),
-        )
-        .map_err(|error| place.program_failed("attach the program (TCX)", error))?;
-    let link = own(program, place, id)?
+    let link = attach_first(program, place)?
         .pin(path)
         .map_err(place.failed("pin the link"))?;
     match device(path, place.hook) {
@@ -69,6 +72,63 @@ pub(super) fn attach(
         }
         Err(error) => Err(place.failed("read the new link")(error)),
     }
+}
+
+/// What is wrong with `program` at its hook, by what the kernel runs there; `path` is where its link is pinned.
+pub(super) fn fault(
+    program: &SchedClassifier,
+    place: Place<'_>,
+    path: &Path,
+) -> Result<Option<Fault>, AttachError> {
+    let own = program
+        .info()
+        .map_err(place.failed("ask for the program's id"))?
+        .id();
+    let running = match link::programs(place.index, place.hook) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => {
+            return Err(place.gone());
+        }
+        running => running.map_err(place.failed("list the programs of the hook (TCX)"))?,
+    };
+    Ok(match running.iter().position(|id| *id == own) {
+        None => Some(Fault::Absent),
+        Some(0) => match device(path, place.hook) {
+            Ok(Some(index)) if index == place.index => None,
+            // It ends with this process.
+            Ok(_) => Some(Fault::Unpinned),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(Fault::Unpinned),
+            Err(error) => return Err(place.failed("read the pinned link")(error)),
+        },
+        Some(_) => Some(Fault::NotFirst),
+    })
+}
+
+/// First: what is dropped here reaches no other program, and what passes goes on to the next.
+fn attach_first(program: &mut SchedClassifier, place: Place<'_>) -> Result<FdLink, AttachError> {
+    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = program
+        .attach_with_options(place.interface, place.hook.attach_type(), order)
+        .map_err(|error| place.program_failed("attach the program (TCX)", error))?;
+    own(program, place, id)
+}
+
+/// Moves `program`, whose link is pinned at `path`, before the programs of others: what they pass for good would not be judged. The kernel
+/// moves no link and takes no program twice, so packets are dropped here from the old link to the new one, some milliseconds.
+fn put_first(
+    program: &mut SchedClassifier,
+    place: Place<'_>,
+    path: &Path,
+) -> Result<PinnedLink, AttachError> {
+    let closed = link::close(path).map_err(place.failed("close the hook while the program is moved"))?;
+    let next = next(path);
+    drop(
+        attach_first(program, place)?
+            .pin(&next)
+            .map_err(place.failed("pin the link"))?,
+    );
+    std::fs::rename(&next, path).map_err(place.failed("pin the link in the place of the old one"))?;
+    link::end(&closed).map_err(place.failed("end the old link"))?;
+    PinnedLink::from_pin(path).map_err(place.failed("open the pinned link"))
 }
 
 /// `None`: the link's device vanished meanwhile.

@@ -27,6 +27,9 @@ const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_TARGET_NETNSID: u16 = 10;
+/// Kinds of devices that no packet leaves the node by. A bridge passes it on to a port, where it is looked at; an `ifb` gives it back to the
+/// interface that it was redirected from, before Services are translated; a dummy and a monitor of netlink end it.
+const NO_WAY_OUT: [&[u8]; 4] = [b"bridge", b"ifb", b"dummy", b"nlmon"];
 /// Readings of something that changes under them. The event of the change is already queued then, so the last may stand.
 const ATTEMPTS: usize = 8;
 
@@ -265,22 +268,23 @@ fn veth(message: &[u8]) -> Option<(u32, Veth)> {
     ))
 }
 
-/// Reads a link message; `None` if packets do not leave the node there. A bridge is passed on the way to its ports.
+/// Reads a link message; `None` if packets do not leave the node there.
 fn device(message: &[u8]) -> Option<(u32, String)> {
     let (index, flags) = (u32_at(message, 4)?, u32_at(message, 8)?);
-    let (mut name, mut is_bridge) = (None, false);
+    let (mut name, mut leaves) = (None, true);
     for (attribute, value) in attributes(message.get(INTERFACE_MESSAGE_BYTES..)?) {
         match attribute {
             IFLA_IFNAME => name = Some(String::from_utf8_lossy(text(value)).into_owned()),
             IFLA_LINKINFO => {
-                is_bridge = attributes(value)
-                    .any(|(attribute, value)| attribute == IFLA_INFO_KIND && text(value) == b"bridge");
+                leaves = !attributes(value).any(|(attribute, value)| {
+                    attribute == IFLA_INFO_KIND && NO_WAY_OUT.contains(&text(value))
+                });
             }
             _ => {}
         }
     }
     let loopback = flags & libc::IFF_LOOPBACK as u32 != 0;
-    (!loopback && !is_bridge).then_some((index, name?))
+    (!loopback && leaves).then_some((index, name?))
 }
 
 /// Reads an address message. One that does not carry the id of the namespace that was asked for is not from there: `None`.

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Others at the hooks of a pod's interface: what they put there opens nothing.
+
+use std::process::Command;
+
+use netpol_tests::{
+    agent::inside,
+    bench::empty::{Empty, Hook},
+    lab::{DENY_ALL, Lab},
+    probe::Outcome,
+};
+use nix::net::if_::if_nametoindex;
+
+use crate::shared::lab;
+
+fn tc(lab: &Lab, arguments: &str) {
+    let mut tc = Command::new("tc");
+    let output = inside(tc.args(arguments.split(' ')), lab.node.netns())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "tc {arguments}: {output:?}");
+}
+
+/// What the bandwidth plugin makes has one list of filters for both directions: the program for one would replace the other's.
+#[test]
+fn l1_a_pod_with_an_ingress_qdisc_of_others_is_isolated_both_ways() {
+    let Some(mut lab) = lab(&[("deny.yaml", DENY_ALL)]) else {
+        return;
+    };
+    lab.agent.stop().unwrap();
+    lab.agent.cleanup().unwrap();
+    let veth = lab.node.veth("shop/a").unwrap().to_owned();
+    tc(&lab, &format!("qdisc add dev {veth} ingress"));
+    tc(
+        &lab,
+        &format!("filter add dev {veth} parent ffff: protocol all prio 1 u32 match u32 0 0 flowid 1:1"),
+    );
+    lab.agent.set_argument("--attach", "clsact");
+    lab.agent.restart().unwrap();
+    lab.expect("other/c", "shop/a", &Outcome::Silent);
+    lab.expect("shop/a", "other/c", &Outcome::Silent);
+    lab.expect("node", "shop/a", &Outcome::Reached);
+}
+
+/// A program before ours that passes packets for good takes them from us. It is found, and comes behind ours.
+#[test]
+fn l1_b3_a_program_of_others_before_ours_is_found_and_opens_nothing() {
+    let Some(mut lab) = lab(&[("deny.yaml", DENY_ALL)]) else {
+        return;
+    };
+    lab.agent.stop().unwrap();
+    lab.agent.set_argument("--resync", "1");
+    lab.agent.restart().unwrap();
+    let veth = lab.node.veth("shop/a").unwrap().to_owned();
+    let index = lab
+        .node
+        .netns()
+        .run(|| Ok(if_nametoindex(veth.as_str())?))
+        .unwrap();
+    let foreign = [Empty::that_ends_it(), Empty::that_ends_it()].map(Result::unwrap);
+    let seen = lab.agent.log_length();
+    let _links = lab
+        .node
+        .netns()
+        .run(|| {
+            let hooks = foreign.iter().zip([Hook::Ingress, Hook::Egress]);
+            hooks
+                .map(|(foreign, hook)| foreign.attach_first(index, hook))
+                .collect::<anyhow::Result<Vec<_>>>()
+        })
+        .unwrap();
+    let told = lab
+        .agent
+        .wait_for_line(seen, "programs are not as they were attached")
+        .unwrap();
+    assert!(told.contains(&veth), "{told}");
+    // The turn that repairs follows the finding.
+    let seen = lab.agent.log_length();
+    lab.apply("more.yaml", &DENY_ALL.replace("deny-all", "deny-more"))
+        .unwrap();
+    assert!(lab.agent.log_length() > seen);
+    lab.expect("other/c", "shop/a", &Outcome::Silent);
+    lab.expect("shop/a", "other/c", &Outcome::Silent);
+}
