@@ -4,6 +4,7 @@
 mod bind;
 mod memory;
 mod reconcile;
+mod troubles;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 

@@ -18,8 +18,13 @@ use std::{
 use ipnet::IpNet;
 
 use self::{
-    classes::Classes, fault::Findings, force::Force, frontends::Frontends, policy::Policies,
+    classes::Classes,
+    fault::{Findings, Place},
+    force::Force,
+    frontends::Frontends,
+    policy::Policies,
     profiles::Profiles,
+    room::Room,
 };
 pub use self::{
     force::ForceRule,
@@ -41,6 +46,7 @@ mod peer;
 mod policy;
 mod ports;
 mod profiles;
+mod room;
 mod selector;
 #[cfg(test)]
 mod tests;
@@ -50,6 +56,9 @@ mod weight;
 pub type ClassId = u32;
 /// Number of a policy, given once by a compiler.
 pub type PolicyId = u32;
+
+/// In the place of a policy: closed, as what should be there is over budget (rule L2).
+pub const CLOSED: PolicyId = PolicyId::MAX;
 
 /// The class of addresses that match no peer.
 pub const NO_PEER: ClassId = 0;
@@ -178,6 +187,9 @@ pub struct Compiler {
     classes: Classes,
     frontends: Frontends,
     policies: Policies,
+    room: Room,
+    /// Endpoints that are closed as their policies are over budget.
+    closed: BTreeSet<ObjectKey>,
     origin: Origin,
 }
 
@@ -205,6 +217,8 @@ impl Compiler {
             classes: Classes::default(),
             frontends: Frontends::new(&limits),
             policies: Policies::default(),
+            room: Room::new(limits.entries),
+            closed: BTreeSet::new(),
             origin: Origin::default(),
         }
     }
@@ -252,10 +266,17 @@ impl Compiler {
         }
         let guarded = self.policies.guard(&mut self.frontends, &classes.list);
         self.force.report_unresolved(&classes.list, findings);
+        let refused = self.room.update(&self.policies.list, &classes.list);
+        let mut endpoints = self.policies.endpoints.clone();
+        let closed = room::close(&mut endpoints, &refused, findings);
+        for no_longer in self.closed.difference(&closed) {
+            findings.tell(Place::Room(no_longer.clone()), Vec::new());
+        }
+        self.closed = closed;
         Compiled {
             revision: snapshot.revision,
             origin: self.origin.clone(),
-            endpoints: self.policies.endpoints.clone(),
+            endpoints,
             policies: self.policies.list.clone(),
             classes: classes.list.clone(),
             addresses: classes.addresses.clone(),

@@ -12,6 +12,7 @@ use crate::model::{Diagnostic, Snapshot};
 
 pub mod convert;
 pub mod directory;
+pub mod findings;
 mod kube;
 mod object;
 mod publish;

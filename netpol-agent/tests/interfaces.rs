@@ -346,3 +346,46 @@ fn a_loss_of_events_is_made_good() {
         watched.end().await;
     });
 }
+
+/// Twenty thousand changes within one pod lead to few readings, and another pod is seen meanwhile.
+#[test]
+fn l2_a_pod_that_changes_its_own_addresses_delays_nobody() {
+    const CHANGES: usize = 20_000;
+    on_a_node(async || {
+        let mut watched = Watched::start();
+        let (storming, other) = (Pod::new(), Pod::new());
+        storming.connect("host0");
+        watched.until("the pod that storms", has("host0", &[])).await;
+        let path = std::env::temp_dir().join(format!("netpol-storm-{}", std::process::id()));
+        let lines = "addr add 10.9.0.2/24 dev eth0\naddr del 10.9.0.2/24 dev eth0\n";
+        std::fs::write(&path, lines.repeat(CHANGES / 2)).unwrap();
+        let batch = format!("-batch {}", path.display());
+        let storm = tokio::task::spawn_blocking(move || {
+            storming.ip(&batch);
+            storming
+        });
+        let mut published = watched.rx.clone();
+        let counting = tokio::spawn(async move {
+            let mut readings = 0;
+            while published.changed().await.is_ok() {
+                readings += 1;
+            }
+            readings
+        });
+        other.connect("host1");
+        other.ip("addr add 10.9.0.3/24 dev eth0");
+        watched.until("the other pod", has("host1", &["10.9.0.3"])).await;
+        let storming = storm.await.unwrap();
+        storming.ip("addr add 10.9.0.4/24 dev eth0");
+        watched
+            .until("what the storm came to", has("host0", &["10.9.0.4"]))
+            .await;
+        std::fs::remove_file(&path).unwrap();
+        watched.end().await;
+        let readings: usize = counting.await.unwrap();
+        assert!(
+            readings * 100 <= CHANGES,
+            "{readings} readings of {CHANGES} changes"
+        );
+    });
+}

@@ -253,3 +253,76 @@ fn b3_losing_the_api_server_changes_no_verdict() {
     cluster.becomes("shop/b", "shop/a", &Reached);
     cluster.expect("other/c", "shop/a", &Silent);
 }
+
+/// Objects as large as an API server lets in: others' policies change as if there were none.
+#[test]
+fn l2_what_one_namespace_writes_costs_the_others_nothing() {
+    let Some((cluster, deployment)) = cluster() else {
+        return;
+    };
+    let agent = cluster.enforce(&deployment).unwrap();
+    let address = |nth: usize| format!("203.{}.{}.{}", nth >> 16, nth >> 8 & 255, nth & 255);
+    let ports: Vec<Value> = (1..=2500)
+        .map(|port| json!({"name": format!("p{port}"), "port": port}))
+        .collect();
+    for name in ["large", "again"] {
+        cluster
+            .api
+            .apply(&json!({
+                "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "other", "name": name},
+                "spec": {"ports": ports, "externalIPs": (0..2500).map(address).collect::<Vec<_>>()},
+            }))
+            .unwrap();
+    }
+    let blocks = |count: usize| -> Vec<Value> {
+        let block = |nth| json!({"ipBlock": {"cidr": format!("{}/32", address(nth))}});
+        (0..count).map(block).collect()
+    };
+    let around: Vec<Value> = (0..4000)
+        .map(|nth| json!({"ipBlock": {"cidr": "0.0.0.0/0", "except": [format!("{}/32", address(nth))]}}))
+        .collect();
+    let numbers: Vec<Value> = (1..=4000).map(|nth| json!({"port": 2 * nth})).collect();
+    let rules = [
+        ("product", json!([{"from": blocks(6000), "ports": numbers}])),
+        ("around", json!([{"from": around}])),
+    ];
+    for (name, ingress) in rules {
+        cluster
+            .api
+            .apply(&json!({
+                "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+                "metadata": {"namespace": "other", "name": name},
+                "spec": {"podSelector": {}, "ingress": ingress},
+            }))
+            .unwrap();
+    }
+    // What they select is isolated, and theirs alone.
+    cluster.becomes("shop/a", "other/c", &Silent);
+    cluster.expect("shop/b", "shop/a", &Reached);
+    cluster.api.apply(&policy(&json!([]))).unwrap();
+    cluster.becomes("shop/b", "shop/a", &Silent);
+    let from_b = json!([{"from": [{"podSelector": {"matchLabels": {"app": "b"}}}]}]);
+    cluster.api.apply(&policy(&from_b)).unwrap();
+    cluster.becomes("shop/b", "shop/a", &Reached);
+    cluster.expect("other/c", "shop/a", &Silent);
+    cluster.api.apply(&policy(&json!([]))).unwrap();
+    cluster.becomes("shop/b", "shop/a", &Silent);
+    let log = agent.log();
+    for (object, code) in [
+        ("Service other/large", "service-over-budget"),
+        ("Service other/again", "service-over-budget"),
+        ("NetworkPolicy other/product", "policy-over-budget"),
+        ("NetworkPolicy other/around", "policy-over-budget"),
+    ] {
+        let lines = log.lines().filter(|line| line.contains(object));
+        let lines: Vec<&str> = lines.collect();
+        assert!(lines.len() == 1 && lines[0].contains(code), "{lines:#?}");
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid().unwrap())).unwrap();
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak < 200 << 10, "{peak} kB at most");
+}

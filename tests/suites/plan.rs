@@ -23,6 +23,8 @@ use netpol_tests::{
 };
 use proptest::prelude::*;
 
+#[path = "plan/failures.rs"]
+mod failures;
 #[path = "plan/life.rs"]
 mod life;
 #[path = "plan/open_flows.rs"]
@@ -156,7 +158,8 @@ fn run(share: u32, test: impl Fn(u64, bool, Change) -> Result<(), TestCaseError>
 }
 
 /// A pod that policy keeps from something, and that the second look would not know or not meet. With or without Services: connections
-/// outlive those that they were opened by. After `failed` writes a number may be nobody's: what comes with it and is yet to be judged is closed
+/// outlive those that they were opened by. After `failed` writes a device may be without its program, which is told and holds up nothing, and
+/// a number may be nobody's: what comes with it and is yet to be judged is closed
 /// then (`a5_what_is_deferred_is_closed_where_its_sender_is_not_found`).
 fn unmet(state: &State, failed: bool) -> Option<u32> {
     let isolated = |policy: u32| state.policies.contains_key(&policy);
@@ -169,7 +172,7 @@ fn unmet(state: &State, failed: bool) -> Option<u32> {
     let known = |ifindex: u32, number: u16| {
         tells(BRIDGE, ifindex, number)
             && tells(0, ifindex, number)
-            && state.attached_devices.contains(&DEVICE)
+            && (failed || state.attached_devices.contains(&DEVICE))
     };
     let endpoints = state.endpoints.iter();
     endpoints

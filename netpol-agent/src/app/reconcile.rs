@@ -12,7 +12,12 @@ use netpol_common::abi::{Config, Lifetimes};
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
-use super::{Options, bind::bind, memory};
+use super::{
+    Options,
+    bind::bind,
+    memory,
+    troubles::{self, Troubles},
+};
 use crate::{
     compile::Compiler,
     datapath::{self, Datapath, interfaces::Interfaces},
@@ -36,6 +41,7 @@ pub struct Reconciler {
     interfaces: Option<Arc<Interfaces>>,
     compiler: Compiler,
     reported: Set<Diagnostic>,
+    troubles: Troubles,
     /// Number of diagnostics of each code.
     by_code: BTreeMap<&'static str, u64>,
     applied: Option<u64>,
@@ -78,6 +84,7 @@ impl Reconciler {
             interfaces: None,
             compiler: Compiler::default(),
             reported: Set::new(),
+            troubles: Troubles::default(),
             by_code: BTreeMap::new(),
             applied: None,
             waiting: 0,
@@ -284,15 +291,7 @@ impl Reconciler {
     }
 
     fn log(&mut self, report: &Report, turn: &Turn) {
-        for failure in &report.failures {
-            error!(revision = report.revision, %failure, "a write failed, and will be tried again");
-        }
-        for ifindex in &report.held_back {
-            error!(
-                revision = report.revision,
-                ifindex, "the interface keeps its old policy, or is closed"
-            );
-        }
+        self.troubles.tell(report, |ifindex| self.datapath.name(ifindex));
         if self.applied == Some(report.revision) && turn.routine {
             return;
         }
@@ -304,7 +303,7 @@ impl Reconciler {
             policies = self.state.policies.len(),
             identities = self.state.identities.len(),
             writes = report.writes,
-            failures = report.failures.len(),
+            failures = report.failed(),
             duration_ms = turn.duration.as_millis() as u64,
             delay_us = turn.delay.map(|delay| delay.as_micros() as u64),
             "revision applied"
@@ -312,17 +311,12 @@ impl Reconciler {
     }
 
     fn report_diagnostics(&mut self, diagnostics: &Set<Diagnostic>) {
+        let mut new = BTreeSet::new();
         for (diagnostic, _, now) in self.reported.diff(diagnostics) {
             let count = self.by_code.entry(diagnostic.code).or_default();
             if now.is_some() {
                 *count += 1;
-                warn!(
-                    code = diagnostic.code,
-                    object = diagnostic.object,
-                    field = diagnostic.field,
-                    message = diagnostic.message,
-                    "{diagnostic}"
-                );
+                new.insert(diagnostic);
             } else {
                 *count -= 1;
                 debug!(
@@ -333,6 +327,7 @@ impl Reconciler {
                 );
             }
         }
+        troubles::tell_diagnostics(new);
         self.by_code.retain(|_, count| *count > 0);
         self.reported = diagnostics.clone();
     }
@@ -357,7 +352,7 @@ impl Reconciler {
             status.policies = self.state.policies.len();
             status.identities = self.state.identities.len();
             status.diagnostics.clone_from(&self.by_code);
-            status.write_failures += report.failures.len() as u64;
+            status.write_failures += report.failed() as u64;
             status.writes += report.writes as u64;
             status.last_duration = turn.duration;
             if let Some(delay) = turn.delay {

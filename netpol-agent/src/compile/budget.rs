@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who is over budget (rule L2). Objects are counted before what they come to is built.
 //!
-//! An object over its own limit is refused. Those of a namespace are taken in the order of their names while they fit what the namespace may
-//! use: a namespace costs itself only. Where all namespaces together would use too much, none may use more than the level at which they fit.
+//! An object over its own limit is refused. Those of a namespace are taken in the order of their
+//! names while they fit what the namespace may use: a namespace costs itself only. Where all
+//! namespaces together would use too much, none may use more than the level at which they fit.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -178,8 +179,9 @@ impl<const N: usize> Budget<N> {
 }
 
 impl<const N: usize> Space<N> {
-    /// What the namespace would use within its own limit, and what is refused if it may not use more than `level` either. What does not fit
-    /// its own limit has no place that another left to the level.
+    /// What the namespace would use within its own limit, and what is refused if it may not use
+    /// more than `level` either. What does not fit its own limit has no place that another left to
+    /// the level.
     fn admit(
         &self,
         limits: &[Limit; N],

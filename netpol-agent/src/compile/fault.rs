@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use crate::model::{Diagnostic, ObjectKey, Set};
+use crate::{
+    model::{Diagnostic, ObjectKey, Set},
+    watch::findings::bounded,
+};
 
 /// A finding on a part of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +43,8 @@ pub(super) enum Place {
     Policy(ObjectKey),
     /// A policy over budget (rule L2).
     Budget(ObjectKey),
+    /// A pod whose policies are over budget (rule L2).
+    Room(ObjectKey),
     /// A Service over budget (rule L2).
     ServiceBudget(ObjectKey),
     /// What the named ports of a policy in force come to.
@@ -72,6 +77,7 @@ pub(super) fn diagnostic(kind: &str, key: &ObjectKey, fault: Fault) -> Diagnosti
 impl Findings {
     /// Says what is wrong with a place, instead of what was said before.
     pub(super) fn tell(&mut self, place: Place, found: Vec<Diagnostic>) {
+        let found = bounded(found);
         if self.of.get(&place).map_or(&[][..], Vec::as_slice) == found {
             return;
         }

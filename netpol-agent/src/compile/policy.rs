@@ -45,6 +45,38 @@ impl Policy {
         Some(lists?.into_iter().flatten().copied().collect())
     }
 
+    /// The namespace of its rules; one without rules has none.
+    pub(super) fn namespace(&self) -> &str {
+        let first = self.rules.first();
+        first.map_or("", |rule| rule.reference.policy.namespace.as_str())
+    }
+
+    /// A number that another policy hardly has: by where its rules stand.
+    pub(super) fn fingerprint(&self) -> u32 {
+        let numbers = self.rules.iter().flat_map(|rule| rule.number.to_be_bytes());
+        let own = self.named_ports.values().flat_map(|port| port.to_be_bytes());
+        let all: Vec<u8> = numbers.chain(own).chain([self.direction as u8]).collect();
+        super::force::fnv1a(&all)
+    }
+
+    /// The most entries that it has for one class.
+    pub(super) fn most_entries(&self) -> usize {
+        self.rules.iter().map(|rule| rule.ports.count()).sum()
+    }
+
+    /// No less than the entries that it has for a class, without making them.
+    pub(super) fn count(&self, class: &Class) -> usize {
+        if class.frontend.is_some() {
+            return usize::from(self.direction == Direction::Egress);
+        }
+        let matches = |rule: &&Arc<ForceRule>| {
+            let peers = rule.peers.as_ref();
+            peers.is_none_or(|peers| shares(peers, &class.peers))
+        };
+        let matching = self.rules.iter().filter(matches);
+        matching.map(|rule| rule.ports.count()).sum()
+    }
+
     /// What it allows of a class of addresses.
     pub fn entries(&self, class: &Class) -> Entries {
         let mut entries = Entries::new();
@@ -244,7 +276,8 @@ fn policy_of(force: &Force, local: &Local, direction: Direction) -> Option<Polic
     let mut named_ports = BTreeMap::new();
     if direction == Direction::Ingress {
         let named = rules.iter().flat_map(|rule| rule.ports.named());
-        named_ports.extend(named.filter_map(|(_, port)| Some((port.clone(), port.resolve(&local.pod)?))));
+        let given = PortKey::of(&local.pod);
+        named_ports.extend(named.filter_map(|(_, port)| Some((port.clone(), *given.get(port)?))));
     }
     Some(Policy {
         direction,

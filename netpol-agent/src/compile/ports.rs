@@ -51,10 +51,18 @@ impl fmt::Display for PortKey {
 }
 
 impl PortKey {
-    /// The number that the pod gives this port; the first in the order of the object where it gives several (rule T4).
-    pub(super) fn resolve(&self, pod: &Pod) -> Option<u16> {
-        let same = |port: &&crate::model::NamedPort| port.protocol == self.protocol && port.name == self.name;
-        pod.named_ports.iter().find(same).map(|port| port.number)
+    /// The named ports of a pod with their numbers; the first in the order of the object where it
+    /// gives one several (rule T4).
+    pub(super) fn of(pod: &Pod) -> BTreeMap<Self, u16> {
+        let mut numbers = BTreeMap::new();
+        for port in &pod.named_ports {
+            let key = Self {
+                name: port.name.to_string(),
+                protocol: port.protocol,
+            };
+            numbers.entry(key).or_insert(port.number);
+        }
+        numbers
     }
 
     /// What the port matches once its number is known.
@@ -115,6 +123,14 @@ impl Ports {
             }
         }
         (Self::Listed { blocks, named }, faults)
+    }
+
+    /// The most entries that they come to.
+    pub(super) fn count(&self) -> usize {
+        match self {
+            Self::All => 1,
+            Self::Listed { blocks, named } => blocks.len() + named.len(),
+        }
     }
 
     /// The named ports, with the index of their entry in the object.

@@ -298,16 +298,14 @@ impl Profiles {
     /// A group matches these peers.
     fn set_peers(&mut self, id: GroupId, peers: Vec<PeerId>) {
         let group = &self.groups[id];
-        let by_peer = peers
-            .iter()
-            .filter_map(|peer| self.wanted.of_peers.get(peer))
-            .flatten();
-        let wanted = by_peer.chain(&self.wanted.of_all);
-        let named_ports = wanted.filter_map(|port| Some((port.clone(), port.resolve(group.example())?)));
-        let profile = Profile {
-            named_ports: named_ports.collect(),
-            peers,
-        };
+        let of_peers = peers.iter().filter_map(|peer| self.wanted.of_peers.get(peer));
+        let of_peers: Vec<_> = of_peers.collect();
+        // A pod has few ports, whatever there is in rules.
+        let mut named_ports = PortKey::of(group.example());
+        named_ports.retain(|port, _| {
+            self.wanted.of_all.contains(port) || of_peers.iter().any(|wanted| wanted.contains(port))
+        });
+        let profile = Profile { named_ports, peers };
         let profile = self.intern(profile);
         self.move_group(id, profile);
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What an object would come to, counted by the lengths of its lists: nothing is built, and it takes no longer than reading the object.
+//! What an object would come to, counted by the lengths of its lists: nothing is built, and it
+//! takes no longer than reading the object.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -58,7 +59,8 @@ fn requirements(selector: &LabelSelector) -> usize {
     selector.match_labels.len() + selector.match_expressions.len()
 }
 
-/// The most different blocks that are around one address. Sorted CIDRs come parents first, so those around the current one are a stack.
+/// The most different blocks that are around one address. Sorted CIDRs come parents first, so those
+/// around the current one are a stack.
 fn depth(blocks: Vec<&IpBlock>) -> usize {
     let different: BTreeSet<&IpBlock> = blocks.into_iter().collect();
     let cidrs = different.iter().filter_map(|block| parse_cidr(&block.cidr).ok());

@@ -6,6 +6,7 @@
 //! that this one knows are listened to, and every burst of them leads to one new reading.
 
 mod events;
+mod pace;
 mod reading;
 
 use std::{

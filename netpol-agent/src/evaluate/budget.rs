@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Objects over budget (rule L2): the rules of such a policy match nothing, and such a Service is reached nowhere.
+//! Objects over budget (rule L2): the rules of such a policy match nothing, and such a Service is
+//! reached nowhere.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -65,7 +66,8 @@ pub(super) fn refused_services(snapshot: &Snapshot) -> BTreeSet<ObjectKey> {
     refused(&uses, &snapshot.limits.services)
 }
 
-/// Objects in the order of their names, with what each uses of every resource: those that are refused.
+/// Objects in the order of their names, with what each uses of every resource: those that are
+/// refused.
 fn refused(uses: &[(&ObjectKey, Vec<usize>)], limits: &[Limit]) -> BTreeSet<ObjectKey> {
     // Each for itself, then what fits its namespace.
     let small = |(_, object): &&(&ObjectKey, Vec<usize>)| {
@@ -104,7 +106,8 @@ fn refused(uses: &[(&ObjectKey, Vec<usize>)], limits: &[Limit]) -> BTreeSet<Obje
 
 type Uses<'a> = (&'a ObjectKey, Vec<usize>);
 
-/// Takes objects as long as each namespace has its share. Returns those, and what each namespace uses.
+/// Takes objects as long as each namespace has its share. Returns those, and what each namespace
+/// uses.
 fn admit<'a, 'b>(
     objects: &[&'b Uses<'a>],
     shares: &[usize],
@@ -124,7 +127,8 @@ fn admit<'a, 'b>(
     (admitted, used)
 }
 
-/// What a policy uses: pairs of peers and ports, prefixes, different blocks around one address, requirements.
+/// What a policy uses: pairs of peers and ports, prefixes, different blocks around one address,
+/// requirements.
 fn uses(policy: &NetworkPolicy) -> Vec<usize> {
     let mut uses = at_most(policy);
     let blocks = policy
@@ -171,7 +175,8 @@ fn port_uses(entry: &PolicyPort) -> usize {
     }
 }
 
-/// Blocks begin and end on a line of all addresses: the most that have begun and not ended anywhere.
+/// Blocks begin and end on a line of all addresses: the most that have begun and not ended
+/// anywhere.
 fn deepest(blocks: &BTreeSet<&IpBlock>) -> usize {
     let mut line: BTreeMap<(bool, u128), isize> = BTreeMap::new();
     for cidr in blocks.iter().filter_map(|block| Cidr::parse(&block.cidr)) {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What objects may cost (rule L2): budgets by object, by namespace and in all.
 //!
-//! They are chosen so that what a namespace may use leaves room for many others, and so that all of them together fit the maps and
-//! the memory of an agent. What real clusters have is far below them. What is over budget is isolated, and reported.
+//! They are chosen so that what a namespace may use leaves room for many others, and so that all of
+//! them together fit the maps and the memory of an agent. What real clusters have is far below
+//! them. What is over budget is isolated, and reported.
 
 /// How much of one resource may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,8 +12,9 @@ pub struct Limit {
     pub object: usize,
     /// By all objects of one namespace that count.
     pub namespace: usize,
-    /// By all objects that count. Where they would use more, namespaces share: each has what it asks for, up to the level at which all of them
-    /// fit. So whoever asks for more than others takes nothing from those that ask for little.
+    /// By all objects that count. Where they would use more, namespaces share: each has what it
+    /// asks for, up to the level at which all of them fit. So whoever asks for more than others
+    /// takes nothing from those that ask for little.
     pub all: usize,
 }
 
@@ -23,7 +25,8 @@ pub struct Limits {
     pub policies: [Limit; 4],
     /// Of Services, in the order of [`SERVICE_RESOURCES`].
     pub services: [Limit; 2],
-    /// Entries of map `policies` that the pods of a namespace, with all rules that isolate them, may come to on this node: `object` is what one pod may in one direction.
+    /// Entries of map `policies` that the pods of a namespace, with all rules that isolate them,
+    /// may come to on this node: `object` is what one pod may in one direction.
     pub entries: Limit,
 }
 
@@ -52,9 +55,11 @@ impl Default for Limits {
             policies: [
                 // 9,000 prefixes of a cloud's published ranges by 7 ports.
                 limit(1 << 16, 1 << 17, 1 << 19),
-                // Each is a place in `identities` and `addresses`, which have room for 1,310,720, pods included.
+                // Each is a place in `identities` and `addresses`, which have room for 1,310,720,
+                // pods included.
                 limit(1 << 14, 1 << 15, 1 << 16),
-                // Prefixes by this is what the regions of addresses take to work out: memory and time.
+                // Prefixes by this is what the regions of addresses take to work out: memory and
+                // time.
                 limit(64, 128, 512),
                 // Each is held against the labels of every set of pods that are alike.
                 limit(1 << 12, 1 << 14, 1 << 16),
@@ -62,11 +67,13 @@ impl Default for Limits {
             services: [
                 // Map `frontends` has room for 262,144.
                 limit(1 << 13, 1 << 14, 3 << 16),
-                // Around 100 bytes of memory each; and there are no more backends in map `guarded`, which has room for 262,144.
+                // Around 100 bytes of memory each; and there are no more backends in map `guarded`,
+                // which has room for 262,144.
                 limit(1 << 17, 1 << 17, 1 << 21),
             ],
-            // Maps `policies` and `ports` have room for 4,456,448. A class may have several identities, and an old policy stands
-            // beside the new one while endpoints change: half is left to that.
+            // Maps `policies` and `ports` have room for 4,456,448. A class may have several
+            // identities, and an old policy stands beside the new one while endpoints change: half
+            // is left to that.
             entries: limit(1 << 19, 1 << 20, 1 << 21),
         }
     }

@@ -1,82 +1,166 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Makes the writes of a plan. A write that fails never opens anything: what depends on it keeps what it had or, having had
-//! nothing, is isolated (rule L1).
+//! Makes the writes of a plan. A write that fails concerns what depends on it, and nothing else
+//! (rules L1, L2):
+//!
+//! - An entry of a policy that is missing is closed. An endpoint that was to get a number with such
+//!   a hole keeps the number that it has, if that allows nothing that the new one does not; else it
+//!   is closed.
+//! - An address that could not get its identity keeps the one that it has. Endpoints whose policy
+//!   says more of that than it was to say are closed, all others have their new policies. A prefix
+//!   around it waits, should it have no entry of its own, so that it falls to none that it never
+//!   had.
+//! - A frontend that is missing is an address like any other. A pod whose second look (rule A5) is
+//!   not in place gets no new egress policy.
+//! - What is removed is removed, but for entries that someone who was held back still goes by.
+//!
+//! Once a map is full, only entries that it has already are written to it.
 
-use std::{collections::BTreeSet, fmt};
+mod narrow;
+mod report;
 
-use netpol_common::abi::{Endpoint, POLICY_DENY, POLICY_NONE};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+};
 
-use super::{Memory, Plan, State, Write};
+use ipnet::{IpNet, Ipv6Net};
+use netpol_common::abi::{ACTION_DEFER, Config, Endpoint, POLICY_DENY, POLICY_NONE, SENDER_UNTOLD};
 
-/// A write that did not succeed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// What was attempted, on what.
-    pub write: String,
-    /// The error.
-    pub error: String,
-}
+use self::narrow::{Differences, carried, is_within};
+pub use self::report::{Failure, Report};
+use super::{Memory, Plan, State, Write, plan::policies_in_use};
+use crate::model::Direction;
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.write, self.error)
-    }
-}
-
-/// What became of a plan.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    /// The snapshot's revision.
-    pub revision: u64,
-    /// Writes made.
-    pub writes: usize,
-    /// Writes that failed.
-    pub failures: Vec<Failure>,
-    /// Interfaces that did not get their new policies: they keep the old ones or are closed.
-    pub held_back: BTreeSet<u32>,
+/// Where there may be room or not: entries of single addresses or ports have room of their own.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Room {
+    Policies { whole: bool },
+    Identities { whole: bool },
+    Frontends,
+    LocalPods,
+    Senders,
+    Guarded,
+    Endpoints,
 }
 
 /// Makes the writes of `plan` with `write`, recording in `state` and `memory` what was made.
-pub fn apply<E: std::error::Error>(
+pub fn apply<E: Error + 'static>(
     plan: Plan,
     state: &mut State,
     memory: &mut Memory,
-    mut write: impl FnMut(&Write) -> Result<(), E>,
+    write: impl FnMut(&Write) -> Result<(), E>,
 ) -> Report {
-    let mut report = Report {
-        revision: plan.revision,
-        ..Report::default()
+    let is_content = |write: &Write| {
+        matches!(
+            write,
+            Write::PutPolicy { .. } | Write::PutIdentity { .. } | Write::PutFrontend { .. }
+        )
     };
-    let mut incomplete: BTreeSet<u32> = BTreeSet::new();
-    // Something that must come before could not be written: addresses keep their identities, and numbers in use their entries.
-    let mut frozen = false;
-    let mut identities_incomplete = false;
-    let mut written: BTreeSet<u32> = BTreeSet::new();
-    for planned in plan.writes {
+    let mut turn = Turn {
+        state,
+        write,
+        report: Report {
+            revision: plan.revision,
+            ..Report::default()
+        },
+        intended: None,
+        full: BTreeSet::new(),
+        lost: BTreeMap::new(),
+        bare: BTreeSet::new(),
+        incomplete: BTreeSet::new(),
+        stuck: BTreeSet::new(),
+        unseen: BTreeSet::new(),
+        all_unseen: false,
+        unguarded: false,
+        kept: None,
+        written: BTreeSet::new(),
+    };
+    let last_content = plan.writes.iter().rposition(is_content);
+    let mut broken = false;
+    for (nth, planned) in plan.writes.into_iter().enumerate() {
+        // Endpoints that come before take copies of their policies, so that the numbers which they
+        // leave may be told other things.
+        let separates = Some(nth) < last_content;
+        if !turn.make(planned, separates) {
+            broken = true;
+            break;
+        }
+    }
+    if !broken {
+        turn.close_what_is_wider();
+    }
+    let Turn {
+        report,
+        intended,
+        written,
+        ..
+    } = turn;
+    // What numbers mean is only known when all of them were written; without it the next plan goes
+    // by the kernel's state alone.
+    if intended.is_none() {
+        *memory = plan.memory;
+    } else {
+        memory.last = None;
+        memory.settled = false;
+        let pods = plan.memory.pods.into_iter();
+        memory
+            .pods
+            .extend(pods.filter(|(ifindex, _)| written.contains(ifindex)));
+    }
+    report
+}
+
+/// One plan on its way into the kernel.
+struct Turn<'a, W> {
+    state: &'a mut State,
+    write: W,
+    report: Report,
+    /// What the state would be without failures, from the first one on.
+    intended: Option<State>,
+    full: BTreeSet<Room>,
+    /// Prefixes that did not get their identity, or did not lose it, as the map has them.
+    lost: BTreeMap<Ipv6Net, IpNet>,
+    /// Those of them without an entry.
+    bare: BTreeSet<Ipv6Net>,
+    /// Policy numbers with missing entries.
+    incomplete: BTreeSet<u32>,
+    /// Policy numbers that an endpoint could not leave: nothing may be added to them.
+    stuck: BTreeSet<u32>,
+    /// Interfaces of pods that the second look does not know.
+    unseen: BTreeSet<u32>,
+    /// The second look is not in place.
+    all_unseen: bool,
+    /// Some backends are not guarded.
+    unguarded: bool,
+    /// Once entries are removed after a failure: what must stay.
+    kept: Option<Kept>,
+    /// Endpoints that were written.
+    written: BTreeSet<u32>,
+}
+
+impl<W, E> Turn<'_, W>
+where
+    W: FnMut(&Write) -> Result<(), E>,
+    E: Error + 'static,
+{
+    /// Makes a planned write, if what it needs is there. False: nothing may follow.
+    fn make(&mut self, planned: Write, separates: bool) -> bool {
+        if let Some(intended) = &mut self.intended {
+            intended.record(&planned);
+            if matches!(planned, Write::RemovePolicy { .. }) && self.kept.is_none() {
+                self.kept = Some(Kept::new(self.state, intended));
+            }
+        }
+        if !self.is_ready(&planned) {
+            self.miss(&planned);
+            self.report.left_out += 1;
+            return true;
+        }
         let planned = match planned {
-            // Prefixes come most specific first: one that is missing must not leave its region to a wider one.
-            Write::PutIdentity { .. } | Write::PutFrontend { .. } if frozen => {
-                identities_incomplete = true;
-                continue;
-            }
-            Write::RemoveIdentity(_)
-            | Write::RemoveFrontend(_)
-            | Write::RemovePolicy { .. }
-            | Write::RemoveLocalPod(_)
-            | Write::RemoveSender(_)
-            | Write::RemoveGuarded(_)
-            | Write::DetachDevice(_)
-                if frozen =>
-            {
-                continue;
-            }
             Write::PutEndpoint { ifindex, endpoint } => {
-                let held = hold_back(&endpoint, state.endpoints.get(&ifindex), |policy| {
-                    identities_incomplete || incomplete.contains(&policy)
-                });
+                let held = self.hold_back(ifindex, &endpoint, separates);
                 if held != endpoint {
-                    frozen = true;
-                    report.held_back.insert(ifindex);
+                    self.report.held_back.insert(ifindex);
                 }
                 Write::PutEndpoint {
                     ifindex,
@@ -85,138 +169,278 @@ pub fn apply<E: std::error::Error>(
             }
             planned => planned,
         };
-        let is_config = matches!(planned, Write::Config(_));
-        match write(&planned) {
+        if self.attempt(&planned) {
+            return true;
+        }
+        if let Write::PutEndpoint { ifindex, .. } = planned {
+            self.report.held_back.insert(ifindex);
+            if separates && let Some(held) = self.state.endpoints.get(&ifindex) {
+                self.stuck.extend([held.ingress_policy, held.egress_policy]);
+            }
+        }
+        self.miss(&planned);
+        // Numbers that are not stored as given, or an epoch that is not raised: nothing may go on.
+        !matches!(planned, Write::Config(_))
+    }
+
+    /// Makes a write. False if it failed.
+    fn attempt(&mut self, planned: &Write) -> bool {
+        match (self.write)(planned) {
             Ok(()) => {
-                report.writes += 1;
-                state.record(&planned);
+                self.report.writes += 1;
+                self.state.record(planned);
                 if let Write::PutEndpoint { ifindex, .. } = planned {
-                    written.insert(ifindex);
+                    self.written.insert(*ifindex);
                 }
+                true
             }
             Err(error) => {
-                match planned {
-                    Write::PutPolicy { policy, .. } => {
-                        incomplete.insert(policy);
-                        frozen |= in_use(state, policy);
-                    }
-                    Write::PutIdentity { .. }
-                    | Write::PutFrontend { .. }
-                    | Write::PutLocalPod { .. }
-                    | Write::PutSender { .. }
-                    | Write::PutGuarded(_) => {
-                        frozen = true;
-                        identities_incomplete = true;
-                    }
-                    // It keeps what it has, which must not be taken from under it.
-                    Write::PutEndpoint { .. } => frozen = true,
-                    _ => {}
+                if report::is_full(&error) {
+                    self.full.extend(room(planned));
                 }
-                report.failures.push(Failure {
-                    write: describe(&planned),
-                    error: chain(&error),
-                });
-                // Numbers that are not stored as given, or an epoch that is not raised: nothing may go on.
-                if is_config {
-                    break;
-                }
+                self.report.fail(planned, &error);
+                false
             }
         }
     }
-    // What numbers mean is only known when all of them were written; without it the next plan goes by the kernel's state alone.
-    if report.failures.is_empty() {
-        *memory = plan.memory;
-    } else {
-        memory.last = None;
-        memory.settled = false;
-        memory.pods.extend(
-            plan.memory
-                .pods
-                .into_iter()
-                .filter(|(ifindex, _)| written.contains(ifindex)),
-        );
+
+    /// Whether a write may be made, by what is missing before it.
+    fn is_ready(&self, planned: &Write) -> bool {
+        if room(planned).is_some_and(|room| self.full.contains(&room)) && !self.is_there(planned) {
+            return false;
+        }
+        match planned {
+            Write::PutPolicy { policy, value, .. } => {
+                !self.stuck.contains(policy) && !(self.unguarded && value.action == ACTION_DEFER)
+            }
+            // In order, what is within a prefix follows it.
+            Write::PutIdentity { prefix, .. } => {
+                let net = mapped(*prefix);
+                let within = self.bare.range(net..).take_while(|bare| net.contains(*bare));
+                !within.take(2).any(|bare| *bare != net)
+            }
+            Write::PutFrontend { .. } => !self.unguarded,
+            Write::RemoveIdentity(prefix) => self.lost.is_empty() || !self.is_within_lost(*prefix),
+            Write::RemovePolicy { policy, key } => self
+                .kept
+                .as_ref()
+                .is_none_or(|kept| !kept.needs(*policy, key.identity)),
+            // Those who were held back are looked at by these.
+            Write::RemoveLocalPod(_)
+            | Write::RemoveSender(_)
+            | Write::RemoveGuarded(_)
+            | Write::DetachDevice(_) => self.report.held_back.is_empty(),
+            _ => true,
+        }
     }
-    report
+
+    /// Whether a map has the key of a write.
+    fn is_there(&self, planned: &Write) -> bool {
+        let state = &*self.state;
+        match planned {
+            Write::PutPolicy { policy, key, .. } => {
+                let entries = state.policies.get(policy);
+                entries.is_some_and(|entries| entries.contains_key(key))
+            }
+            Write::PutIdentity { prefix, .. } => state.identities.contains_key(prefix),
+            Write::PutFrontend { frontend, .. } => state.frontends.contains_key(frontend),
+            Write::PutLocalPod { address, .. } => state.local_pods.contains_key(address),
+            Write::PutSender { sender, .. } => state.senders.contains_key(sender),
+            Write::PutGuarded(backend) => state.guarded.contains_key(backend),
+            Write::PutEndpoint { ifindex, .. } => state.endpoints.contains_key(ifindex),
+            _ => true,
+        }
+    }
+
+    /// Whether a prefix is within one that did not get its identity: it would fall to that.
+    fn is_within_lost(&self, prefix: IpNet) -> bool {
+        let net = mapped(prefix);
+        let around = std::iter::successors(net.supernet(), Ipv6Net::supernet);
+        let mut lost = around.filter(|net| self.lost.contains_key(&net.trunc()));
+        lost.next().is_some()
+    }
+
+    /// Takes it that a write was not made.
+    fn miss(&mut self, planned: &Write) {
+        self.intend(planned);
+        match planned {
+            Write::PutPolicy { policy, .. } => {
+                self.incomplete.insert(*policy);
+            }
+            Write::PutIdentity { prefix, .. } => {
+                self.lost.insert(mapped(*prefix), *prefix);
+                if !self.state.identities.contains_key(prefix) {
+                    self.bare.insert(mapped(*prefix));
+                }
+            }
+            Write::RemoveIdentity(prefix) => {
+                self.lost.insert(mapped(*prefix), *prefix);
+            }
+            Write::PutLocalPod { ifindex, .. } => {
+                self.unseen.insert(*ifindex);
+            }
+            Write::PutSender { ifindex, .. } if *ifindex == SENDER_UNTOLD => self.all_unseen = true,
+            Write::PutSender { ifindex, .. } => {
+                self.unseen.insert(*ifindex);
+            }
+            Write::PutGuarded(_) => self.unguarded = true,
+            _ => {}
+        }
+    }
+
+    /// Notes what was to be.
+    fn intend(&mut self, planned: &Write) {
+        let state = &*self.state;
+        self.intended.get_or_insert_with(|| state.clone()).record(planned);
+    }
+
+    /// The endpoint with those policies that it may have.
+    fn hold_back(&mut self, ifindex: u32, wanted: &Endpoint, separates: bool) -> Endpoint {
+        if self.intended.is_none() {
+            return *wanted;
+        }
+        let held = self.state.endpoints.get(&ifindex).copied();
+        let blind = self.all_unseen || self.unseen.contains(&ifindex);
+        let mut keep = |wanted: u32, held: Option<u32>, fails: bool| {
+            let closes = wanted == POLICY_NONE || wanted == POLICY_DENY;
+            if closes || Some(wanted) == held || !(fails || self.incomplete.contains(&wanted)) {
+                return wanted;
+            }
+            let Some(held) = held.filter(|held| ![POLICY_NONE, POLICY_DENY].contains(held)) else {
+                return POLICY_DENY;
+            };
+            if separates {
+                self.stuck.insert(held);
+                return held;
+            }
+            let intended = self.intended.as_ref().unwrap_or(self.state);
+            if is_within(self.state, (held, wanted), intended, &carried(self.state)) {
+                held
+            } else {
+                POLICY_DENY
+            }
+        };
+        Endpoint {
+            ingress_policy: keep(
+                wanted.ingress_policy,
+                held.map(|endpoint| endpoint.ingress_policy),
+                false,
+            ),
+            egress_policy: keep(
+                wanted.egress_policy,
+                held.map(|endpoint| endpoint.egress_policy),
+                blind,
+            ),
+            ..*wanted
+        }
+    }
+
+    /// Closes endpoints whose policy says more of what addresses are than it was to say of what
+    /// they were to be.
+    fn close_what_is_wider(&mut self) {
+        let Some(intended) = self.intended.take() else {
+            return;
+        };
+        let has_holes = |endpoint: &Endpoint| {
+            let policies = [endpoint.ingress_policy, endpoint.egress_policy];
+            policies.iter().any(|policy| self.incomplete.contains(policy))
+        };
+        let endpoints = self.state.endpoints.iter();
+        let with_holes = endpoints.filter(|(_, endpoint)| has_holes(endpoint));
+        self.report
+            .held_back
+            .extend(with_holes.map(|(ifindex, _)| *ifindex));
+        if !self.lost.is_empty() {
+            let differences = Differences::new(self.state, &intended, self.lost.values());
+            let mut narrower = Vec::new();
+            for (ifindex, endpoint) in &self.state.endpoints {
+                let Some(meant) = intended.endpoints.get(ifindex) else {
+                    continue;
+                };
+                let close = |is, meant, direction| {
+                    let wider = differences.widen((self.state, is), (&intended, meant), direction);
+                    if wider { POLICY_DENY } else { is }
+                };
+                let closed = Endpoint {
+                    ingress_policy: close(endpoint.ingress_policy, meant.ingress_policy, Direction::Ingress),
+                    egress_policy: close(endpoint.egress_policy, meant.egress_policy, Direction::Egress),
+                    ..*endpoint
+                };
+                if closed != *endpoint {
+                    narrower.push((*ifindex, closed));
+                }
+            }
+            let before = self.state.endpoints.clone();
+            for (ifindex, endpoint) in narrower {
+                self.report.held_back.insert(ifindex);
+                self.attempt(&Write::PutEndpoint { ifindex, endpoint });
+            }
+            // Connections that other endpoints received were judged under the policy of the pod
+            // that opened them, too (rules A5, C2).
+            let egress = |(ifindex, endpoint): (&u32, &Endpoint)| {
+                before.get(ifindex).map(|before| before.egress_policy) != Some(endpoint.egress_policy)
+            };
+            if self.state.endpoints.iter().any(egress) {
+                self.attempt(&Write::Config(Config {
+                    epoch: self.state.config.epoch.wrapping_add(1),
+                    ..self.state.config
+                }));
+            }
+        }
+        self.intended = Some(intended);
+    }
 }
 
-/// The endpoint with the policies that could not be written replaced by those it has, or closed.
-fn hold_back(wanted: &Endpoint, held: Option<&Endpoint>, failed: impl Fn(u32) -> bool) -> Endpoint {
-    let keep = |wanted: u32, held: Option<u32>| {
-        if wanted == POLICY_NONE || wanted == POLICY_DENY || !failed(wanted) {
-            return wanted;
+/// What must stay of policies, though it was to be removed.
+struct Kept {
+    /// Numbers that an endpoint has.
+    used: BTreeSet<u32>,
+    /// Those of them that none was to have any more.
+    left: BTreeSet<u32>,
+    /// Identities that are carried.
+    carried: BTreeSet<u32>,
+}
+
+impl Kept {
+    fn new(state: &State, intended: &State) -> Self {
+        let used: BTreeSet<u32> = policies_in_use(state).collect();
+        let meant: BTreeSet<u32> = policies_in_use(intended).collect();
+        Self {
+            left: used.difference(&meant).copied().collect(),
+            used,
+            carried: carried(state),
         }
-        held.filter(|policy| *policy != POLICY_NONE)
-            .unwrap_or(POLICY_DENY)
+    }
+
+    fn needs(&self, policy: u32, identity: u32) -> bool {
+        self.left.contains(&policy) || self.used.contains(&policy) && self.carried.contains(&identity)
+    }
+}
+
+/// Where a write needs room.
+fn room(write: &Write) -> Option<Room> {
+    Some(match write {
+        Write::PutPolicy { key, .. } => Room::Policies {
+            whole: key.protocol.is_some_and(|matched| matched.prefix_len == 16),
+        },
+        Write::PutIdentity { prefix, .. } => Room::Identities {
+            whole: prefix.prefix_len() == prefix.max_prefix_len(),
+        },
+        Write::PutFrontend { .. } => Room::Frontends,
+        Write::PutLocalPod { .. } => Room::LocalPods,
+        Write::PutSender { .. } => Room::Senders,
+        Write::PutGuarded(_) => Room::Guarded,
+        Write::PutEndpoint { .. } => Room::Endpoints,
+        _ => return None,
+    })
+}
+
+/// The prefix as the map has it: IPv4 is mapped into IPv6.
+fn mapped(prefix: IpNet) -> Ipv6Net {
+    let (address, length) = match prefix {
+        IpNet::V4(net) => (net.network().to_ipv6_mapped(), net.prefix_len() + 96),
+        IpNet::V6(net) => (net.network(), net.prefix_len()),
     };
-    Endpoint {
-        ingress_policy: keep(
-            wanted.ingress_policy,
-            held.map(|endpoint| endpoint.ingress_policy),
-        ),
-        egress_policy: keep(wanted.egress_policy, held.map(|endpoint| endpoint.egress_policy)),
-        ..*wanted
-    }
-}
-
-fn in_use(state: &State, policy: u32) -> bool {
-    state
-        .endpoints
-        .values()
-        .any(|endpoint| [endpoint.ingress_policy, endpoint.egress_policy].contains(&policy))
-}
-
-fn describe(write: &Write) -> String {
-    match write {
-        Write::Config(_) => "writing the configuration".into(),
-        Write::PutPolicy { policy, key, .. } => {
-            format!("adding an entry for identity {} to policy {policy}", key.identity)
-        }
-        Write::RemovePolicy { policy, key } => {
-            format!(
-                "removing an entry for identity {} from policy {policy}",
-                key.identity
-            )
-        }
-        Write::PutIdentity { prefix, identity } => format!("giving {prefix} identity {}", identity.identity),
-        Write::RemoveIdentity(prefix) => format!("removing the identity of {prefix}"),
-        Write::PutEndpoint { ifindex, endpoint } => {
-            format!("writing endpoint {} of interface {ifindex}", endpoint.id)
-        }
-        Write::RemoveEndpoint(ifindex) => format!("removing the endpoint of interface {ifindex}"),
-        Write::PutFrontend { frontend, identity } => format!(
-            "giving frontend {}:{} identity {}",
-            frontend.address, frontend.port, identity.identity
-        ),
-        Write::RemoveFrontend(frontend) => {
-            format!("removing frontend {}:{}", frontend.address, frontend.port)
-        }
-        Write::PutLocalPod { address, ifindex } => {
-            format!("telling that the pod with {address} is behind interface {ifindex}")
-        }
-        Write::RemoveLocalPod(address) => format!("forgetting the pod with {address}"),
-        Write::PutSender {
-            sender: (bridge, number),
-            ifindex,
-        } => format!("telling that number {number} by bridge {bridge} is the pod behind interface {ifindex}"),
-        Write::RemoveSender((bridge, number)) => format!("forgetting number {number} by bridge {bridge}"),
-        Write::PutGuarded(backend) => format!("guarding backend {}:{}", backend.address, backend.port),
-        Write::RemoveGuarded(backend) => {
-            format!("no longer guarding backend {}:{}", backend.address, backend.port)
-        }
-        Write::AttachDevice(ifindex) => format!("attaching a program to device {ifindex}"),
-        Write::DetachDevice(ifindex) => format!("detaching a program from device {ifindex}"),
-        Write::Attach(ifindex) => format!("attaching programs to interface {ifindex}"),
-        Write::Detach(ifindex) => format!("detaching programs from interface {ifindex}"),
-    }
-}
-
-/// An error with what caused it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
+    // No IPv4 prefix is longer than 32.
+    Ipv6Net::new_assert(address, length)
 }

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use netpol_common::abi::{IDENTITY_NODE, IDENTITY_NONE, IDENTITY_REMOTE_NODE, Identity};
 
-use self::{agree::Agreement, giver::Giver, lengths::Lengths};
+pub use self::lengths::Lengths;
+use self::{agree::Agreement, giver::Giver};
 use super::{Last, Meaning, State};
 use crate::{
     compile::{Address, ClassId, Compiled, Frontend, NO_PEER},

@@ -22,7 +22,7 @@ use super::{
     second_look::SecondLook,
 };
 use crate::{
-    compile::{Compiled, PolicyId},
+    compile::{CLOSED, Compiled, PolicyId},
     model::{Map, ObjectKey},
 };
 
@@ -264,7 +264,8 @@ fn used_policies(desired: Desired<'_>) -> BTreeSet<PolicyId> {
         .pods
         .values()
         .filter_map(|key| desired.compiled.endpoints.get(key));
-    pods.flat_map(|pod| [pod.ingress, pod.egress]).flatten().collect()
+    let used = pods.flat_map(|pod| [pod.ingress, pod.egress]).flatten();
+    used.filter(|policy| *policy != CLOSED).collect()
 }
 
 /// The endpoint of each interface.
@@ -275,7 +276,11 @@ fn endpoints(
     numbers: &Numbers,
     next_endpoint: &mut u32,
 ) -> BTreeMap<u32, Endpoint> {
-    let number = |policy: Option<PolicyId>| policy.map_or(POLICY_NONE, |policy| numbers[&policy]);
+    let number = |policy: Option<PolicyId>| match policy {
+        None => POLICY_NONE,
+        Some(CLOSED) => POLICY_DENY,
+        Some(policy) => numbers[&policy],
+    };
     let mut endpoints = BTreeMap::new();
     let mut taken = state.endpoints.values().map(Endpoint::number).collect();
     for (ifindex, key) in desired.pods {

@@ -11,7 +11,7 @@ use crate::model::{
     Diagnostic, EndpointSlice, Map, Namespace, NetworkPolicy, Node, ObjectKey, Pod, Service, Snapshot,
 };
 
-use super::shared::Shared;
+use super::{findings::bounded, shared::Shared};
 
 /// The kinds that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -269,6 +269,7 @@ impl Objects {
 
     /// Remembers what is wrong with an object. False if nothing else was before.
     fn tell(&mut self, id: Id, faults: Vec<Diagnostic>) -> bool {
+        let faults = bounded(faults);
         if self.faults.get(&id).map_or(&[][..], Vec::as_slice) == faults {
             return false;
         }

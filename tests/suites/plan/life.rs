@@ -76,7 +76,7 @@ fn canonical(state: &State) -> impl PartialEq + std::fmt::Debug {
 }
 
 /// Whether a bench holds what a fresh start makes of a snapshot, and nothing that nobody needs.
-fn is_as_fresh(bench: &Bench, snapshot: &Snapshot) -> Result<(), TestCaseError> {
+pub(super) fn is_as_fresh(bench: &Bench, snapshot: &Snapshot) -> Result<(), TestCaseError> {
     let mut fresh = Bench::new(false);
     fresh.node.clone_from(&bench.node);
     fresh.unknown.clone_from(&bench.unknown);

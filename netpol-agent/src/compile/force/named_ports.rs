@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Named ports that nobody has (rule T4).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    cell::OnceCell,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{Force, ForceRule};
 use crate::{
@@ -13,6 +17,9 @@ use crate::{
     },
     model::{Diagnostic, Direction, Map, ObjectKey},
 };
+
+/// Named ports that nobody has which are looked for in one policy.
+const LOOKS: usize = 20;
 
 /// What was looked at last.
 #[derive(Debug, Default)]
@@ -53,10 +60,16 @@ impl Looked {
         self.classes = classes.clone();
         for policy in &self.policies {
             let mut found = Vec::new();
+            let given = OnceCell::new();
             for rule in super::all_rules(force.policies.get(policy)) {
                 for (index, port) in rule.ports.named() {
+                    // Each costs a look at all classes.
+                    if found.len() > LOOKS {
+                        break;
+                    }
+                    let given = || given.get_or_init(|| given_ports(force, policy));
                     let nobody = match rule.reference.direction {
-                        Direction::Ingress if !is_given(force, policy, port) => {
+                        Direction::Ingress if !given().contains(port) => {
                             "no pod of this node that the policy selects"
                         }
                         Direction::Egress if !is_reached(&mut self.having, classes, rule, *index, port) => {
@@ -72,11 +85,13 @@ impl Looked {
     }
 }
 
-/// Whether an endpoint that the policy selects has the port.
-fn is_given(force: &Force, policy: &ObjectKey, port: &PortKey) -> bool {
+/// The ports that endpoints have which the policy selects.
+fn given_ports(force: &Force, policy: &ObjectKey) -> BTreeSet<PortKey> {
     let selected = force.selected.get(policy).into_iter().flatten();
-    let mut locals = selected.filter_map(|endpoint| force.endpoints.get(endpoint));
-    locals.any(|local| port.resolve(&local.pod).is_some())
+    let locals = selected.filter_map(|endpoint| force.endpoints.get(endpoint));
+    locals
+        .flat_map(|local| PortKey::of(&local.pod).into_keys())
+        .collect()
 }
 
 /// Whether a class that an egress rule reaches by what pods they are has the port.

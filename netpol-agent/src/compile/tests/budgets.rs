@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! No object costs everybody (rule L2): what is over budget is isolated and reported once, and all others stay as they are.
+//! No object costs everybody (rule L2): what is over budget is isolated and reported once, and all
+//! others stay as they are.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
@@ -28,7 +29,8 @@ fn honest(snapshot: &mut Snapshot) {
     snapshot.pods.insert(pod.key.clone(), Arc::new(pod));
 }
 
-/// What the first compilation of a policy for `shop/web` comes to; the other namespace has what it has alone.
+/// What the first compilation of a policy for `shop/web` comes to; the other namespace has what it
+/// has alone.
 fn isolates(policy: NetworkPolicy) {
     let mut snapshot = snapshot(vec![web(), db()], vec![policy]);
     honest(&mut snapshot);
@@ -123,6 +125,88 @@ fn l2_policies_of_one_namespace_cost_that_namespace_only() {
             .ingress
             .is_some()
     );
+}
+
+/// A snapshot whose policy for `shop/web` names thousands of ports, and pods that have thousands.
+#[test]
+fn l2_named_ports_times_pods_are_looked_up_and_not_searched() {
+    let names: Vec<String> = (0..30_000).map(|nth| format!("p{nth}")).collect();
+    let ports: Vec<PolicyPort> = names.iter().map(|name| port_name(name)).collect();
+    let any = || rule(vec![namespaces(LabelSelector::default())], ports.clone());
+    let mut many = db();
+    for (nth, name) in names.iter().enumerate().take(1024) {
+        many = named(many, name, nth as u16 + 1);
+    }
+    let compiled = compiled(
+        vec![web(), many],
+        vec![policy("app=web", vec![any()], vec![any()])],
+    );
+    assert!(egress(&compiled, B, 1024) && !egress(&compiled, B, 1025));
+    assert!(!ingress(&compiled, B, 1024));
+    let unresolved = compiled.diagnostics.keys();
+    let unresolved = unresolved.filter(|found| found.code == "named-port-unresolved");
+    assert_eq!(unresolved.count(), 20, "and not 60,000");
+}
+
+/// Where classes times rules are too much, those are closed who come to the most.
+#[test]
+fn l2_entries_for_the_peers_that_there_are_have_a_budget() {
+    let mut pods = vec![web(), db(), other()];
+    for nth in 0..40 {
+        let mut peer = pod(
+            "peers",
+            &format!("p{nth}"),
+            &format!("l{nth}=x"),
+            &address(nth + 7),
+        );
+        peer.node = Some("n2".into());
+        pods.push(peer);
+    }
+    // 40 classes, each of which the large policy allows 50 ports.
+    let selectors = (0..40).map(|nth| rule(vec![namespaces_and(&format!("l{nth}=x"))], vec![]));
+    let apart = NetworkPolicy {
+        key: ObjectKey::new("other", "apart"),
+        ..policy("app=db", selectors.collect(), vec![])
+    };
+    let ports = (0..50).map(|nth| port(2 * nth + 1, None)).collect();
+    let large = policy(
+        "app=web",
+        vec![rule(vec![namespaces(LabelSelector::default())], ports)],
+        vec![],
+    );
+    let mut snapshot = snapshot(pods, vec![apart, large]);
+    let mut compiler = Compiler::default();
+    let free = compiler.compile(&snapshot, &node());
+    assert!(free.diagnostics.is_empty() && ingress(&free, &address(7), 1));
+    snapshot.limits.entries = Limit {
+        object: 1000,
+        namespace: 1000,
+        all: 1500,
+    };
+    let tight = compiler.compile(&snapshot, &node());
+    assert_eq!(codes(&tight), [("pod-over-budget", "")]);
+    assert_eq!(
+        tight.endpoints[&ObjectKey::new("shop", "web")].ingress,
+        Some(super::super::CLOSED)
+    );
+    assert!(!ingress(&tight, &address(7), 1));
+    let other = tight.endpoints[&ObjectKey::new("other", "db")]
+        .ingress
+        .expect("isolated");
+    assert!(!tight.entries(other, class_of(&tight, &address(7))).is_empty());
+    // As pods go, and with them what the policy comes to.
+    for nth in 10..40 {
+        snapshot.pods.remove(&ObjectKey::new("peers", format!("p{nth}")));
+    }
+    let again = compiler.compile(&snapshot, &node());
+    assert!(again.diagnostics.is_empty() && ingress(&again, &address(7), 1));
+}
+
+fn namespaces_and(text: &str) -> Peer {
+    Peer {
+        pod_selector: Some(selector(text)),
+        ..namespaces(LabelSelector::default())
+    }
 }
 
 fn service(namespace: &str, name: &str, external: usize, ports: usize) -> Service {

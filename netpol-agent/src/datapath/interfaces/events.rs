@@ -1,29 +1,69 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Link and address events of this network namespace and of those that it has an id for.
 
-use std::io;
+use std::{
+    collections::HashSet,
+    io::{self, IoSliceMut},
+    os::fd::{AsRawFd as _, RawFd},
+};
 
-use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, Socket, TokioSocket, protocols::NETLINK_ROUTE};
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use nix::{
+    errno::Errno,
+    sys::socket::{ControlMessageOwned, MsgFlags, recvmsg},
+};
+use tokio::{io::unix::AsyncFd, time::Instant};
 use tracing::warn;
 
-use super::InterfacesError;
+use super::{
+    InterfacesError,
+    pace::{Pace, Source},
+};
+use crate::datapath::netlink::u32_at;
 
 /// Multicast groups of `linux/rtnetlink.h`: link, IPv4 address, IPv6 address, namespace id.
 const GROUPS: [u32; 4] = [1, 5, 9, 28];
 /// Messages taken at once, so that a storm of events cannot hold back the reading for ever.
 const BURST: usize = 4096;
+/// Bytes of a netlink header. Link and address messages have the index of the interface in their
+/// second four bytes.
+const HEADER_BYTES: usize = 16;
+/// `SOL_NETLINK` and `NETLINK_LISTEN_ALL_NSID` of `linux/netlink.h`: the id of the namespace that a
+/// message is from.
+const NAMESPACE: (libc::c_int, libc::c_int) = (270, 8);
+/// Room for events that wait, so that a storm of one source leaves room to others.
+const RECEIVE_BYTES: usize = 4 << 20;
 
 /// A socket that becomes readable when something that [`super::reading`] reads may have changed.
-pub(super) struct Events(TokioSocket);
+pub(super) struct Events {
+    socket: AsyncFd<Socket>,
+    pace: Pace,
+}
+
+/// What was taken from the socket.
+struct Taken {
+    sources: HashSet<Source>,
+    lost: bool,
+    /// Nothing is left.
+    all: bool,
+}
 
 impl Events {
     /// Joins the groups.
     pub(super) fn listen() -> Result<Self, InterfacesError> {
         let failed = |attempt| move |source| InterfacesError::Socket { attempt, source };
-        let mut events = TokioSocket::new(NETLINK_ROUTE).map_err(failed("open a socket for events"))?;
-        let socket = events.socket_mut();
+        let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed("open a socket for events"))?;
+        socket
+            .set_non_blocking(true)
+            .map_err(failed("make the socket for events non-blocking"))?;
         socket.bind_auto().map_err(failed("bind the socket for events"))?;
-        // Before the groups: a membership joined first would let events of other namespaces pass by.
+        if let Err(error) =
+            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::RcvBufForce, &RECEIVE_BYTES)
+        {
+            warn!(%error, "a storm of netlink events may hide others: the capability CAP_NET_ADMIN is missing");
+        }
+        // Before the groups: a membership joined first would let events of other namespaces pass
+        // by.
         if let Err(error) = socket.set_listen_all_namespaces(true) {
             warn!(
                 %error,
@@ -36,43 +76,85 @@ impl Events {
                 .add_membership(group)
                 .map_err(failed("join the link and address events"))?;
         }
-        Ok(Self(events))
+        // SAFETY: the socket owns its descriptor, which is always the same and is closed when the socket is dropped, with what waits for it.
+        let socket = unsafe { AsyncFd::register(socket) };
+        Ok(Self {
+            socket: socket.map_err(|error| failed("wait for events")(error.into()))?,
+            pace: Pace::default(),
+        })
     }
 
-    /// Waits for events and takes all that are ready. `true`: the kernel had no room for some and dropped them. Cancel safe: an
-    /// event is taken only in the poll that returns.
+    /// Waits until there has to be a reading. `true`: the kernel had no room for some events and
+    /// dropped them. Cancel safe: an event is taken only in the poll that returns, or that notes
+    /// when it has to be read.
     pub(super) async fn next(&mut self) -> Result<bool, InterfacesError> {
-        let lost = match self.0.recv(&mut discard()).await {
-            Ok(()) => false,
-            Err(error) if is_loss(&error) => true,
-            Err(error) => return Err(InterfacesError::Events(error)),
-        };
-        drain(self.0.socket_ref())
-            .map(|more| lost || more)
-            .map_err(InterfacesError::Events)
+        loop {
+            let due = self.pace.due();
+            tokio::select! {
+                ready = self.socket.readable() => {
+                    let mut ready = ready.map_err(InterfacesError::Events)?;
+                    let taken = take(ready.get_inner().as_raw_fd()).map_err(InterfacesError::Events)?;
+                    if taken.all {
+                        ready.clear_ready();
+                    }
+                    if self.pace.met(taken.sources, Instant::now()) {
+                        return Ok(taken.lost);
+                    }
+                }
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.pace.read();
+                    return Ok(false);
+                }
+            }
+        }
     }
 }
 
 /// Takes what is ready. What the messages say does not matter: they all lead to a new reading.
-fn drain(socket: &Socket) -> io::Result<bool> {
-    let mut lost = false;
+fn take(socket: RawFd) -> io::Result<Taken> {
+    let mut taken = Taken {
+        sources: HashSet::new(),
+        lost: false,
+        all: false,
+    };
+    // Room for the start of a message; the kernel cuts off the rest.
+    let mut start = [0; 64];
+    let mut control = nix::cmsg_space!(libc::c_int, libc::c_int);
     for _ in 0..BURST {
-        match socket.recv(&mut discard(), 0) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if is_loss(&error) => lost = true,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error),
+        let mut room = [IoSliceMut::new(&mut start)];
+        match recvmsg::<()>(socket, &mut room, Some(&mut control), MsgFlags::empty()) {
+            Ok(message) => {
+                let namespace = message.cmsgs().ok().and_then(|mut all| all.find_map(namespace));
+                let index = message
+                    .iovs()
+                    .next()
+                    .and_then(|bytes| u32_at(bytes.get(HEADER_BYTES..)?, 4));
+                taken.sources.insert(match namespace {
+                    Some(namespace) => Source::Other(namespace),
+                    None => Source::Own(index.unwrap_or_default()),
+                });
+            }
+            Err(Errno::EINTR) => {}
+            Err(Errno::ENOBUFS) => {
+                taken.lost = true;
+                taken.sources.insert(Source::Lost);
+            }
+            Err(Errno::EAGAIN) => {
+                taken.all = true;
+                break;
+            }
+            Err(error) => return Err(error.into()),
         }
     }
-    Ok(lost)
+    Ok(taken)
 }
 
-fn is_loss(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ENOBUFS)
-}
-
-/// Room for the start of a message; the kernel cuts off the rest.
-fn discard() -> Vec<u8> {
-    Vec::with_capacity(64)
+/// The id of the namespace that a message is from, if it is not this one.
+fn namespace(message: ControlMessageOwned) -> Option<i32> {
+    let ControlMessageOwned::Unknown(message) = message else {
+        return None;
+    };
+    let header = message.cmsg_header;
+    let id = u32_at(&message.data_bytes, 0)?.cast_signed();
+    ((header.cmsg_level, header.cmsg_type) == NAMESPACE && id >= 0).then_some(id)
 }

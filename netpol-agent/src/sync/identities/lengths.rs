@@ -32,6 +32,13 @@ impl Lengths {
         Self(wide.chain([(true, 0), (true, 32), (false, 128)]).collect())
     }
 
+    /// Those of these maps.
+    pub fn of<V>(maps: &[&Map<IpNet, V>]) -> Self {
+        let prefixes = maps.iter().flat_map(|map| map.keys());
+        let all = prefixes.map(|net| (net.addr().is_ipv4(), net.prefix_len()));
+        Self(all.chain([(true, 0)]).collect())
+    }
+
     /// The prefixes around one, itself included, longest first.
     pub fn around(&self, prefix: IpNet) -> impl Iterator<Item = IpNet> {
         let is_ipv4 = prefix.addr().is_ipv4();

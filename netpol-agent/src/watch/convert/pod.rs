@@ -15,6 +15,9 @@ use crate::watch::{
     wire::{self, Container, Wire},
 };
 
+/// Named ports of a pod that count (rule L2): the first ones, as of those with one name.
+const NAMED_PORTS: usize = 1024;
+
 /// The label that every namespace has (rule P4).
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
@@ -67,6 +70,18 @@ impl Wire for wire::Pod {
                     container,
                 );
             }
+        }
+
+        if let Some(more) = named_ports
+            .len()
+            .checked_sub(NAMED_PORTS)
+            .filter(|more| *more > 0)
+        {
+            named_ports.truncate(NAMED_PORTS);
+            let message = format!(
+                "{more} named ports more than the {NAMED_PORTS} that count; a rule that names one of them matches nothing here"
+            );
+            faults.report("named-ports-excess", "spec.containers", message);
         }
 
         let phase = status.phase.as_deref().unwrap_or_default();

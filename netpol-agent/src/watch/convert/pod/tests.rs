@@ -221,3 +221,15 @@ fn a5_host_ports_are_those_of_containers_that_run_on_a_network_of_their_own() {
     );
     assert_eq!(of(true).0.host_ports, []);
 }
+
+#[test]
+fn l2_named_ports_count_up_to_a_number() {
+    let port = |nth: u16| json!({"name": format!("p{nth}"), "containerPort": nth});
+    let ports: Vec<Value> = (1..=3000).map(port).collect();
+    let (pod, entry) = pod(json!({
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"containers": [{"name": "c", "ports": ports}]}, "status": {"phase": "Pending"},
+    }));
+    assert_eq!(pod.named_ports.len(), NAMED_PORTS);
+    assert_eq!(codes(&entry), [("named-ports-excess", "spec.containers")]);
+}

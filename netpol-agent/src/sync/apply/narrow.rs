@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whether what the kernel has says no more than what it was to say: what is wider than that must
+//! not stay (rule L2).
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use netpol_common::abi::{ACTION_ACCEPT, IDENTITY_NODE, IDENTITY_NONE, Identity, POLICY_DENY, POLICY_NONE};
+
+use super::super::{
+    EntryKey, State,
+    identities::Lengths,
+    policies::{self, Said},
+};
+use crate::{compile::ProtocolMatch, model::Direction};
+
+/// Identities that addresses or frontends carry, and that of all others.
+pub(super) fn carried(state: &State) -> BTreeSet<u32> {
+    let identities = state.identities.values().chain(state.frontends.values());
+    let carried = identities.map(|identity| identity.identity);
+    carried.chain([IDENTITY_NONE]).collect()
+}
+
+/// Whether an old policy number allows nothing that the new one would, of the identities that are
+/// carried. All of what the new one would say is in `intended`.
+pub(super) fn is_within(
+    state: &State,
+    (old, new): (u32, u32),
+    intended: &State,
+    carried: &BTreeSet<u32>,
+) -> bool {
+    let entries = state.policies.get(&old).into_iter().flatten();
+    let mut live = entries.filter(|(key, _)| carried.contains(&key.identity));
+    live.all(|(key, value)| {
+        let says = policies::entries_of(intended, new, key.identity);
+        allows(&says, key.protocol, value.action)
+    })
+}
+
+/// Whether entries for one identity allow all that another entry does.
+fn allows(entries: &Said, wanted: Option<ProtocolMatch>, action: u32) -> bool {
+    entries.iter().any(|(EntryKey { protocol, .. }, value)| {
+        let around = match (protocol, wanted) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(outer), Some(inner)) => {
+                let same = (outer.port ^ inner.port).leading_zeros();
+                outer.protocol == inner.protocol
+                    && outer.prefix_len <= inner.prefix_len
+                    && u32::from(outer.prefix_len) <= same
+            }
+        };
+        around && (value.action == action || value.action == ACTION_ACCEPT)
+    })
+}
+
+/// What addresses are, and what they were to be, where the two differ.
+pub(super) struct Differences(BTreeSet<((u32, u32), (u32, u32))>);
+
+impl Differences {
+    /// At these prefixes.
+    pub(super) fn new<'a>(
+        state: &State,
+        intended: &State,
+        prefixes: impl Iterator<Item = &'a IpNet>,
+    ) -> Self {
+        let lengths = Lengths::of(&[&state.identities, &intended.identities]);
+        let at = |state: &State, prefix: &IpNet| {
+            let found = lengths.longest_match(&state.identities, *prefix);
+            found.map_or((IDENTITY_NONE, 0), |Identity { identity, flags }| {
+                (identity, flags)
+            })
+        };
+        let pairs = prefixes.map(|prefix| (at(state, prefix), at(intended, prefix)));
+        Self(pairs.filter(|(is, was_to_be)| is != was_to_be).collect())
+    }
+
+    /// Whether a policy number says more of what an address is than another, in its place, was to
+    /// say of what it was to be.
+    pub(super) fn widen(
+        &self,
+        (state, policy): (&State, u32),
+        (intended, meant): (&State, u32),
+        direction: Direction,
+    ) -> bool {
+        if policy == POLICY_DENY || meant == POLICY_NONE {
+            return false;
+        }
+        self.0.iter().any(|((is, is_flags), (was_to_be, meant_flags))| {
+            let node = |flags: u32| direction == Direction::Egress && flags & IDENTITY_NODE != 0;
+            if node(*meant_flags) {
+                return false;
+            }
+            let says = policies::entries_of(intended, meant, *was_to_be);
+            let mut more = policies::entries_of(state, policy, *is).into_iter();
+            node(*is_flags) || more.any(|(key, value)| !allows(&says, key.protocol, value.action))
+        })
+    }
+}
