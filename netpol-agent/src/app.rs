@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Wiring: starts the stages, hands what one gives to the next, and stops them.
 
+mod ahead;
 mod bind;
 mod memory;
 mod reconcile;
@@ -9,16 +10,18 @@ mod troubles;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use ipnet::IpNet;
 use netpol_common::abi::Lifetimes;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     sync::{Notify, watch},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub use self::ahead::Startup;
 use self::reconcile::Reconciler;
 use crate::{
     datapath::{self, Datapath, interfaces},
@@ -50,6 +53,10 @@ pub struct Options {
     pub listen: Option<SocketAddr>,
     /// Where to answer `netpol explain`.
     pub socket: Option<PathBuf>,
+    /// What a new pod's traffic gets before its policy is programmed.
+    pub startup: Startup,
+    /// What this node's pods have addresses of; empty: what the Node says.
+    pub pod_cidrs: Vec<IpNet>,
     /// Time between comparisons with the kernel.
     pub resync: Duration,
 }
@@ -62,7 +69,17 @@ pub struct Options {
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let _lock = datapath::lock(&options.datapath.pin_path)?;
-    let mut datapath = Datapath::open(&options.datapath).context("opening the datapath")?;
+    let (snapshots_in, mut snapshots) = watch::channel(None);
+    let (interfaces_in, mut interfaces) = watch::channel(None);
+    let mut stages = JoinSet::new();
+    // Lists take as long as the API server does, and the programs as long as the kernel: neither waits for the other.
+    stages.spawn(stage(
+        "watch",
+        source::run(options.source.clone(), snapshots_in, stop.clone()),
+    ));
+    let mut cidrs = pod_cidrs(&options);
+    let mut datapath =
+        tokio::task::block_in_place(|| Datapath::open(&options.datapath)).context("opening the datapath")?;
     let state = datapath
         .read()
         .context("reading back what an earlier agent enforced")?;
@@ -76,22 +93,21 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
         "datapath open"
     );
 
-    let (snapshots_in, mut snapshots) = watch::channel(None);
-    let (interfaces_in, mut interfaces) = watch::channel(None);
     let (status_in, status) = watch::channel(Arc::new(Status {
         checks_checksums: datapath.checks_checksums(),
         ..Status::default()
     }));
     let reread = Arc::new(Notify::new());
-    let mut stages = JoinSet::new();
-    stages.spawn(stage(
-        "watch",
-        source::run(options.source.clone(), snapshots_in, stop.clone()),
-    ));
     stages.spawn(stage(
         "interfaces",
         interfaces::watch(interfaces_in, reread.clone(), stop.clone()),
     ));
+    if options.startup == Startup::Strict {
+        stages.spawn(stage(
+            "routes",
+            interfaces::watch_routes(reread.clone(), stop.clone()),
+        ));
+    }
     let events = datapath
         .take_events()
         .context("the eBPF object has no ring buffer of events")?;
@@ -139,6 +155,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     let mut retry = RETRY_FIRST;
     let mut retry_at: Option<Instant> = None;
     let mut reread_if_waiting = false;
+    let mut ahead = false;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -152,8 +169,25 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
             Ok(()) = snapshots.changed() => {
                 reconciler.set_snapshot(snapshots.borrow_and_update().as_ref());
                 reread_if_waiting = true;
+                ahead = true;
             }
-            Ok(()) = interfaces.changed() => reconciler.set_interfaces(interfaces.borrow_and_update().clone()),
+            Ok(()) = interfaces.changed() => {
+                reconciler.set_interfaces(interfaces.borrow_and_update().clone());
+                ahead = true;
+                // What is to be closed comes before all else.
+                while reconciler.is_strict() && ahead && !stop.is_cancelled() {
+                    ahead = tokio::task::block_in_place(|| reconciler.attach_ahead());
+                }
+            }
+            Some(told) = next(&mut cidrs) => {
+                reconciler.set_pod_cidrs(told);
+                ahead = true;
+                continue;
+            }
+            () = std::future::ready(()), if ahead => {
+                ahead = tokio::task::block_in_place(|| reconciler.attach_ahead());
+                continue;
+            }
             _ = resync.tick() => reconciler.reread(),
             _ = expiry.tick() => {
                 tokio::task::block_in_place(|| reconciler.expire_flows());
@@ -192,6 +226,33 @@ fn raise_descriptor_limit() {
     if let Err(error) = raised {
         warn!(%error, "raising the limit of open files");
     }
+}
+
+/// What the Node says that its pods have addresses of, asked for before all lists: what starts closed does not wait for them. `None`: it is
+/// known already, or comes with the lists.
+fn pod_cidrs(options: &Options) -> Option<JoinHandle<Option<Vec<IpNet>>>> {
+    let Source::Kube { kubeconfig } = options.source.clone() else {
+        return None;
+    };
+    if !options.pod_cidrs.is_empty() {
+        return None;
+    }
+    let node = options.node_name.clone();
+    Some(tokio::spawn(async move {
+        let told = source::pod_cidrs(kubeconfig.as_deref(), &node).await;
+        told.inspect_err(|error| warn!(node, error, "asking for the node's pod ranges"))
+            .ok()
+    }))
+}
+
+/// The result of a task, once.
+async fn next<T>(task: &mut Option<JoinHandle<Option<T>>>) -> Option<T> {
+    let Some(running) = task else {
+        return std::future::pending().await;
+    };
+    let result = running.await;
+    *task = None;
+    result.ok().flatten()
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

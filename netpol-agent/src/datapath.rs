@@ -22,7 +22,7 @@ use std::{
 };
 
 use aya::{Ebpf, EbpfLoader, maps::RingBuf};
-use netpol_common::abi::{ABI_VERSION, Counters, Direction, Lifetimes};
+use netpol_common::abi::{self, ABI_VERSION, Counters, Direction, Lifetimes};
 use thiserror::Error;
 use zerocopy::IntoBytes as _;
 
@@ -150,6 +150,8 @@ pub struct Datapath {
     names: BTreeMap<u32, String>,
     /// Why interfaces have not the programs that they should have.
     unattached: BTreeMap<u32, String>,
+    /// Interfaces whose programs came before their endpoint: connections of before are looked for when that is written (rule C6).
+    unread: BTreeSet<u32>,
 }
 
 /// Name of the folder of pinned links, in the versioned one.
@@ -243,6 +245,7 @@ impl Datapath {
             lifetimes: Lifetimes::default(),
             names: BTreeMap::new(),
             unattached: BTreeMap::new(),
+            unread: BTreeSet::new(),
         })
     }
 
@@ -303,8 +306,9 @@ impl Datapath {
     }
 
     /// A turn's writes follow, on what the maps hold. `node`: the node's addresses. Without it no connection that was open before a pod's
-    /// programs is known (rule C6).
-    pub fn begin(&mut self, state: &State, writes: &[Write], node: &BTreeSet<IpAddr>) {
+    /// programs is known (rule C6). `unread`: interfaces whose programs are there before their endpoint, and came after connections may have.
+    pub fn begin(&mut self, state: &State, writes: &[Write], node: &BTreeSet<IpAddr>, unread: BTreeSet<u32>) {
+        self.unread = unread;
         let planned = writes.iter().filter_map(|write| match write {
             Write::PutEndpoint { ifindex, endpoint } => Some((*ifindex, *endpoint)),
             _ => None,
@@ -345,17 +349,13 @@ impl Datapath {
             Write::Attach(ifindex) | Write::AttachDevice(ifindex) => {
                 if matches!(write, Write::Attach(_)) {
                     self.seed(*ifindex);
+                    return self.attach(*ifindex);
                 }
                 let name = self
                     .names
                     .get(ifindex)
                     .ok_or(DatapathError::NoInterface(*ifindex))?;
-                let attached = if matches!(write, Write::Attach(_)) {
-                    self.attacher.attach(&mut self.ebpf, *ifindex, name)
-                } else {
-                    self.attacher.attach_device(&mut self.ebpf, *ifindex, name)
-                };
-                match attached {
+                match self.attacher.attach_device(&mut self.ebpf, *ifindex, name) {
                     // Pods come and go: there is nothing left to enforce on, and the next reading of the interfaces says so.
                     Err(error @ AttachError::Gone { .. }) => {
                         tracing::debug!(%error, "an interface vanished while programs were attached to it");
@@ -384,6 +384,15 @@ impl Datapath {
                 if let Write::RemoveEndpoint(ifindex) = write {
                     self.seeder.removing(*ifindex);
                 }
+                if let Write::PutEndpoint { ifindex, .. } = write
+                    && self.unread.remove(ifindex)
+                {
+                    let table = FlowTable::open(&mut self.ebpf).map_err(DatapathError::from);
+                    told_unread(
+                        *ifindex,
+                        table.and_then(|mut table| Ok(self.seeder.attaching(*ifindex, &mut table)?)),
+                    );
+                }
                 Ok(self.maps.write(write)?)
             }
         }
@@ -399,9 +408,59 @@ impl Datapath {
             }
             Ok(())
         });
-        if let Err(error) = seeded {
-            tracing::error!(ifindex, error = %anyhow::Error::from(error), "looking for open connections");
+        told_unread(ifindex, seeded);
+    }
+
+    /// Attaches the programs to an interface, and looks for no connections.
+    ///
+    /// # Errors
+    /// As [`Datapath::write`].
+    pub fn attach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        let name = self
+            .names
+            .get(&ifindex)
+            .ok_or(DatapathError::NoInterface(ifindex))?;
+        let attached = self.attacher.attach(&mut self.ebpf, ifindex, name);
+        match attached {
+            // Pods come and go: there is nothing left to enforce on, and the next reading of the interfaces says so.
+            Err(error @ AttachError::Gone { .. }) => {
+                tracing::debug!(%error, "an interface vanished while programs were attached to it");
+                self.unattached.remove(&ifindex);
+                Ok(())
+            }
+            Err(error) => {
+                self.unattached.insert(ifindex, error.to_string());
+                Err(error.into())
+            }
+            Ok(()) => {
+                self.unattached.remove(&ifindex);
+                Ok(())
+            }
         }
+    }
+
+    /// Whether programs of another ABI version are on an interface, which enforce by maps of their own.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn has_other_version(&self, ifindex: u32) -> Result<bool, DatapathError> {
+        Ok(self.attacher.has_other_version(ifindex)?)
+    }
+
+    /// Makes flows of the connections that these endpoints, whose programs let everything pass, had before their programs. `held`: all
+    /// endpoints, these with the addresses inside their pods. Returns those for which all is known then.
+    ///
+    /// # Errors
+    /// Map `flows` cannot be written.
+    pub fn read_connections(
+        &mut self,
+        held: &BTreeMap<u32, abi::Endpoint>,
+        of: &BTreeSet<u32>,
+        node: &BTreeSet<IpAddr>,
+    ) -> Result<BTreeSet<u32>, DatapathError> {
+        self.seeder.begin(held, &BTreeMap::new(), node, self.lifetimes);
+        let mut table = FlowTable::open(&mut self.ebpf)?;
+        Ok(self.seeder.read_for(of, &mut table)?)
     }
 
     /// Removes links that an earlier agent left on interfaces without an endpoint.
@@ -423,6 +482,13 @@ impl Datapath {
     /// The log's ring buffer cannot be opened.
     pub fn take_log(&mut self) -> Result<ProgramLog, DatapathError> {
         Ok(ProgramLog(aya_log::EbpfLogger::init(&mut self.ebpf)?))
+    }
+}
+
+/// Trouble with open connections keeps nothing away.
+fn told_unread(ifindex: u32, seeded: Result<(), DatapathError>) {
+    if let Err(error) = seeded {
+        tracing::error!(ifindex, error = %anyhow::Error::from(error), "looking for open connections");
     }
 }
 

@@ -15,7 +15,7 @@ mod policies;
 mod second_look;
 
 pub use apply::{Failure, Report, apply};
-pub use plan::{Desired, Link, Plan, plan};
+pub use plan::{Desired, Link, Plan, ahead, plan};
 
 use std::{
     collections::{BTreeMap, BTreeSet},

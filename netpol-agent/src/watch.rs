@@ -136,6 +136,17 @@ pub async fn load(source: Source, patience: std::time::Duration) -> Result<Arc<S
     }
 }
 
+/// What a node's object says that its pods have addresses of (`spec.podCIDRs`), asked of the API server alone; none if there is no such node.
+///
+/// # Errors
+/// Why it cannot be asked.
+pub async fn pod_cidrs(
+    kubeconfig: Option<&std::path::Path>,
+    node: &str,
+) -> Result<Vec<ipnet::IpNet>, String> {
+    kube::pod_cidrs(kubeconfig, node).await
+}
+
 fn listed(diagnostics: &[Diagnostic]) -> String {
     diagnostics.iter().map(|d| format!("\n  {d}")).collect()
 }

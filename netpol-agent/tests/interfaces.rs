@@ -7,7 +7,7 @@ mod namespaces;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use namespaces::{Pod, drop_capability, enter_new, ip, privileged};
-use netpol_agent::datapath::interfaces::{Interfaces, InterfacesError, watch};
+use netpol_agent::datapath::interfaces::{Interfaces, InterfacesError, watch, watch_routes};
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -158,6 +158,43 @@ fn only_veths_into_other_namespaces_are_pods() {
             })
             .await;
         watched.end().await;
+    });
+}
+
+/// Rule B2: whose interface a veth is shows on the node's side of it.
+#[test]
+fn b2_a_veth_has_the_addresses_of_its_bridge_or_what_is_routed_to_it() {
+    on_a_node(async || {
+        let (one, two) = (Pod::new(), Pod::new());
+        one.connect("one0");
+        two.connect("two0");
+        let mut watched = Watched::start();
+        watched.until("two pods", |read| read.pods.len() == 2).await;
+        ip("link add bridge0 type bridge");
+        ip("addr add 10.9.0.1/24 dev bridge0");
+        ip("link set bridge0 up");
+        ip("link set one0 master bridge0");
+        let of = |read: &Interfaces, name: &str| {
+            let found = read.pods.values().find(|pod| pod.name == name);
+            found
+                .map(|pod| (pod.gateways.clone(), pod.routed.clone()))
+                .unwrap()
+        };
+        let gateway: IpAddr = "10.9.0.1".parse().unwrap();
+        let read = watched
+            .until("a pod on a bridge", |read| of(read, "one0").0.contains(&gateway))
+            .await;
+        assert!(of(&read, "one0").1.is_empty() && of(&read, "two0").0.is_empty());
+        let routes = tokio::spawn(watch_routes(watched.reread.clone(), watched.stop.clone()));
+        // The socket for events is there once the task has run.
+        tokio::task::yield_now().await;
+        ip("route add 10.9.1.7/32 dev two0");
+        let routed = "10.9.1.7/32".parse().unwrap();
+        watched
+            .until("a routed pod", |read| of(read, "two0").1.contains(&routed))
+            .await;
+        watched.end().await;
+        routes.await.unwrap().unwrap();
     });
 }
 

@@ -25,6 +25,8 @@ pub const IDENTITY_NODE: u32 = 1;
 /// [`Identity::flags`]: an address of another node (rules A4, A5).
 pub const IDENTITY_REMOTE_NODE: u32 = 2;
 
+/// [`Endpoint::flags`]: it is not known yet which pod this is, and what it may have as addresses: everything passes (rule B2).
+pub const ENDPOINT_PENDING: u16 = 1 << 1;
 /// [`Endpoint::flags`]: the pod sends and receives for the addresses that map `forwards` has for it, too (rule A6).
 pub const ENDPOINT_FORWARDS: u16 = 1;
 
@@ -98,7 +100,7 @@ abi! {
         pub ipv6: [u8; 16],
         /// MAC address of the interface in the pod as it was when it was bound; zeros: not known, so not checked (rule A6).
         pub mac: [u8; 6],
-        /// [`ENDPOINT_FORWARDS`] or nothing.
+        /// [`ENDPOINT_FORWARDS`], [`ENDPOINT_PENDING`] or nothing.
         pub flags: u16,
         /// The pod's one link-local IPv6 address; zeros while none is known, and none is the pod's then (rules A6, A9).
         pub link_local: [u8; 16],
@@ -415,6 +417,12 @@ impl Endpoint {
     #[inline(always)]
     pub const fn number(&self) -> u16 {
         (self.id % tag::MAX_NUMBER as u32) as u16 + 1
+    }
+
+    /// Whether it is not known yet which pod this is.
+    #[inline(always)]
+    pub const fn is_pending(&self) -> bool {
+        self.flags & ENDPOINT_PENDING != 0
     }
 
     /// The tag of a packet that the pod sends.

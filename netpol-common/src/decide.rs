@@ -397,7 +397,7 @@ fn is_spoofed(endpoint: &Endpoint, packet: &Packet) -> bool {
     let link_local = source.octets[0] == 0xfe && source.octets[1] & 0xc0 == 0x80;
     let own = is_own(endpoint, source);
     let nameless = none && matches!(packet.protocol, protocol::ICMPV6 | 0);
-    endpoint.id != 0 && !(own || link_local || nameless)
+    endpoint.id != 0 && !endpoint.is_pending() && !(own || link_local || nameless)
 }
 
 /// Whether an address is the pod's, other than its link-local one.

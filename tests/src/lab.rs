@@ -85,10 +85,19 @@ impl Lab {
     /// # Errors
     /// If the name is taken, or the agent does not apply it.
     pub fn add_pod(&mut self, name: &str, label: &str) -> Result<Site> {
+        let site = self.add_interface(name)?;
+        self.label(name, label)?;
+        Ok(site)
+    }
+
+    /// Makes the interface of one more pod, which has no object before it gets labels.
+    ///
+    /// # Errors
+    /// If the name is taken.
+    pub fn add_interface(&mut self, name: &str) -> Result<Site> {
         let site = self.node.add_pod(name, &addresses(self.node.plan(), self.next))?;
         self.next += 1;
         self.servers.add(&site, &SERVICES)?;
-        self.label(name, label)?;
         Ok(site)
     }
 

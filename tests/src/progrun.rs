@@ -294,6 +294,8 @@ impl Bench {
             pods,
             present: &self.interfaces.iter().copied().collect::<BTreeSet<_>>(),
             devices: &BTreeSet::new(),
+            closed: &BTreeSet::new(),
+            kept: &BTreeSet::new(),
             bridges: &bridges,
             links: &BTreeMap::new(),
             events_per_second: self.events_per_second,

@@ -59,6 +59,8 @@ impl Agent {
             pods: &pods,
             present: &present,
             devices: &BTreeSet::from([2]),
+            closed: &BTreeSet::new(),
+            kept: &BTreeSet::new(),
             bridges: &BTreeMap::new(),
             links: &BTreeMap::new(),
             events_per_second: 100,

@@ -101,6 +101,7 @@ fn b1_nothing_changes_before_the_first_complete_list_and_what_is_missing_is_name
     // Nothing enforced yet: stays open, and not ready.
     let mut agent = cluster.launch(&deployment).unwrap();
     wait_until_forbidden(&agent, 0, "list", "networkpolicies");
+    agent.wait_for_line(0, "serving metrics and health").unwrap();
     cluster.expect("other/c", "shop/a", &Reached);
     assert_eq!((agent.revision(), cluster.health("/readyz").unwrap()), (0, 503));
     allow(&cluster, &deployment);
@@ -116,6 +117,7 @@ fn b1_nothing_changes_before_the_first_complete_list_and_what_is_missing_is_name
     forbid(&cluster, &deployment, &["list", "watch"], "", "pods");
     agent.relaunch().unwrap();
     wait_until_forbidden(&agent, 0, "list", "pods");
+    agent.wait_for_line(0, "serving metrics and health").unwrap();
     cluster.expect("other/c", "shop/a", &Silent);
     cluster.expect("shop/a", "other/c", &Reached);
     assert_eq!((agent.revision(), cluster.health("/readyz").unwrap()), (0, 503));
@@ -235,6 +237,7 @@ fn b3_losing_the_api_server_changes_no_verdict() {
     agent.kill().unwrap();
     agent.relaunch().unwrap();
     agent.wait_for_line(0, "cannot be watched").unwrap();
+    agent.wait_for_line(0, "serving metrics and health").unwrap();
     cluster.expect("other/c", "shop/a", &Silent);
     cluster.expect("shop/b", "shop/a", &Reached);
     assert_eq!((agent.revision(), cluster.health("/readyz").unwrap()), (0, 503));

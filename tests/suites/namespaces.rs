@@ -9,5 +9,7 @@ mod hooks;
 mod lifetime;
 #[path = "namespaces/shared.rs"]
 mod shared;
+#[path = "namespaces/startup.rs"]
+mod startup;
 #[path = "namespaces/verdicts.rs"]
 mod verdicts;

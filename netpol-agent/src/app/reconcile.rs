@@ -8,19 +8,24 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipnet::IpNet;
 use netpol_common::abi::{Config, Lifetimes};
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use super::{
     Options,
+    ahead::{Ahead, Waiting, with_addresses},
     bind::bind,
     memory,
     troubles::{self, Troubles},
 };
 use crate::{
     compile::Compiler,
-    datapath::{self, Datapath, interfaces::Interfaces},
+    datapath::{
+        self, Datapath,
+        interfaces::{self, Interfaces},
+    },
     model::{Diagnostic, Node, Set, Snapshot},
     observe::status::Status,
     sync::{self, Desired, Memory, Report, State, Write},
@@ -48,6 +53,7 @@ pub struct Reconciler {
     /// Local pods whose interface is not known yet.
     waiting: usize,
     swept: bool,
+    ahead: Ahead,
     status: watch::Sender<Arc<Status>>,
 }
 
@@ -89,6 +95,11 @@ impl Reconciler {
             applied: None,
             waiting: 0,
             swept: false,
+            ahead: Ahead {
+                startup: options.startup,
+                given: options.pod_cidrs.clone(),
+                ..Ahead::default()
+            },
             status,
         }
     }
@@ -98,6 +109,157 @@ impl Reconciler {
         let received = snapshot.and_then(|snapshot| snapshot.received.take());
         self.received = self.received.into_iter().chain(received).min();
         self.snapshot = snapshot.cloned().or(self.snapshot.take());
+        let node = snapshot.and_then(|snapshot| snapshot.nodes.get(self.node_name.as_str()));
+        if snapshot.is_some() {
+            self.set_pod_cidrs(node.map(|node| node.pod_cidrs.clone()).unwrap_or_default());
+            if self.ahead.is_strict() && self.ahead.cidrs().is_empty() && self.applied.is_none() {
+                error!(
+                    node = self.node_name,
+                    "--startup-mode=strict closes no interface: neither --pod-cidr nor spec.podCIDRs of the Node tells the addresses of its pods"
+                );
+            }
+        }
+    }
+
+    /// Takes what the Node says that its pods have addresses of.
+    pub fn set_pod_cidrs(&mut self, cidrs: Vec<IpNet>) {
+        self.ahead.told = cidrs;
+    }
+
+    /// Whether interfaces are closed until their pod is known.
+    pub fn is_strict(&self) -> bool {
+        self.ahead.is_strict()
+    }
+
+    /// Attaches programs to the next interface of the pod network that has none, before its pod is known (rule B2). Returns whether there was
+    /// one: each takes the kernel some milliseconds, in which more may become known.
+    pub fn attach_ahead(&mut self) -> bool {
+        let Some(interfaces) = self.interfaces.clone() else {
+            return false;
+        };
+        self.ahead.retain(&interfaces);
+        let Some(ifindex) = self.ahead.next(&interfaces, &self.state) else {
+            self.read_ahead(&interfaces);
+            return false;
+        };
+        self.name(&interfaces);
+        let interface = self.datapath.name(ifindex).unwrap_or_default().to_owned();
+        let done = match self.datapath.has_other_version(ifindex) {
+            // It enforces, by its own maps, until the first complete list is in (rule B1).
+            Ok(true) => false,
+            Ok(false) => self.attach_one(ifindex, &interface),
+            Err(error) => {
+                warn!(interface, error = %anyhow::Error::from(error), "whose programs are on the interface");
+                false
+            }
+        };
+        if !done {
+            self.ahead.left.insert(ifindex);
+            return true;
+        }
+        let behind = interfaces::addresses_behind(ifindex);
+        let waiting = Waiting {
+            since: Instant::now(),
+            // Without an address nothing was opened before.
+            unread: behind.map_or(true, |addresses| !addresses.is_empty()),
+            read_for: Default::default(),
+        };
+        if self.ahead.is_strict() {
+            info!(
+                interface,
+                ifindex, "closed to all but the node until its pod is known"
+            );
+        } else {
+            debug!(interface, ifindex, "programs are there before the pod is known");
+        }
+        self.ahead.waiting.insert(ifindex, waiting);
+        self.publish_ahead();
+        true
+    }
+
+    fn attach_one(&mut self, ifindex: u32, interface: &str) -> bool {
+        for write in sync::ahead(&self.state, ifindex, !self.ahead.is_strict()) {
+            let made = match write {
+                Write::Attach(ifindex) => self.datapath.attach(ifindex),
+                ref write => self.datapath.write(write),
+            };
+            if let Err(error) = made {
+                error!(interface, ifindex, error = %anyhow::Error::from(error), "programs cannot be attached before the pod is known");
+                return false;
+            }
+            self.state.record(&write);
+        }
+        true
+    }
+
+    /// Looks for connections that were open before the programs of interfaces that let everything pass.
+    fn read_ahead(&mut self, interfaces: &Interfaces) {
+        let mut held = self.state.endpoints.clone();
+        let mut of = BTreeSet::new();
+        for (ifindex, waiting) in &self.ahead.waiting {
+            let inside = interfaces.pods.get(ifindex).map(|interface| &interface.addresses);
+            if let (true, Some(endpoint), Some(inside)) = (waiting.unread, held.get_mut(ifindex), inside)
+                && let Some(known) = with_addresses(endpoint, inside)
+                && !inside.is_empty()
+            {
+                *endpoint = known;
+                of.insert(*ifindex);
+            }
+        }
+        if of.is_empty() {
+            return;
+        }
+        match self
+            .datapath
+            .read_connections(&held, &of, &interfaces.node_addresses)
+        {
+            Ok(read) => {
+                for ifindex in read {
+                    if let (Some(waiting), Some(endpoint)) =
+                        (self.ahead.waiting.get_mut(&ifindex), held.get(&ifindex))
+                    {
+                        waiting.unread = false;
+                        waiting.read_for = (endpoint.ipv4, endpoint.ipv6);
+                    }
+                }
+            }
+            Err(error) => error!(error = %anyhow::Error::from(error), "looking for open connections"),
+        }
+    }
+
+    fn name(&mut self, interfaces: &Interfaces) {
+        let pods = interfaces.pods.iter();
+        let names = pods
+            .map(|(index, interface)| (*index, interface.name.clone()))
+            .chain(interfaces.devices.clone());
+        self.datapath.set_interfaces(names.collect());
+    }
+
+    fn publish_ahead(&mut self) {
+        let closed = self.ahead.closed(&self.state);
+        let names = closed.iter().filter_map(|ifindex| self.datapath.name(*ifindex));
+        let names = names.map(str::to_owned).collect();
+        self.status
+            .send_modify(|status| Arc::make_mut(status).closed = names);
+    }
+
+    /// Tells how long interfaces were closed whose pod is known now.
+    fn settle_ahead(&mut self) {
+        for (ifindex, waiting) in self.ahead.take_known(&self.state) {
+            if self.ahead.is_strict() {
+                let closed = waiting.since.elapsed();
+                let interface = self.datapath.name(ifindex);
+                let pod = self.memory.pods.get(&ifindex).map(|(pod, _)| pod.to_string());
+                info!(
+                    interface,
+                    pod,
+                    closed_ms = closed.as_millis() as u64,
+                    "the pod of a closed interface is known"
+                );
+                self.status.borrow().closed_for.observe(closed);
+            }
+        }
+        self.publish_ahead();
     }
 
     /// Takes what the node's interfaces are.
@@ -190,13 +352,23 @@ impl Reconciler {
         self.report_diagnostics(&compiled.diagnostics);
         let pods = bind(&compiled, &interfaces, &self.memory.pods, &self.state.endpoints);
         let present = interfaces.pods.keys().copied().collect();
-        let devices = interfaces.devices.keys().copied().collect();
+        // Interfaces of pods get a pod's programs, known or not.
+        let awaited = self.ahead.awaited(&interfaces);
+        let devices = interfaces.devices.keys();
+        let devices = devices
+            .filter(|ifindex| !awaited.contains(ifindex))
+            .copied()
+            .collect();
         let bridges = interfaces
             .pods
             .iter()
             .filter_map(|(ifindex, interface)| Some((*ifindex, interface.bridge?)))
             .collect();
+        let closed = self.ahead.closed(&self.state);
+        let (kept, unread) = self.ahead.known(&pods, &compiled);
         let desired = Desired {
+            closed: &closed,
+            kept: &kept,
             compiled: &compiled,
             pods: &pods,
             present: &present,
@@ -206,19 +378,13 @@ impl Reconciler {
             events_per_second: self.events_per_second,
         };
         let plan = sync::plan(&self.state, &self.memory, desired);
-        let names = interfaces
-            .pods
-            .iter()
-            .map(|(index, interface)| (*index, interface.name.clone()))
-            .chain(interfaces.devices.clone())
-            .collect();
-        self.datapath.set_interfaces(names);
+        self.name(&interfaces);
         let routine = plan
             .writes
             .iter()
             .all(|write| matches!(write, Write::Attach(_) | Write::AttachDevice(_)));
         self.datapath
-            .begin(&self.state, &plan.writes, &interfaces.node_addresses);
+            .begin(&self.state, &plan.writes, &interfaces.node_addresses, unread);
         let datapath = &mut self.datapath;
         let report = sync::apply(plan, &mut self.state, &mut self.memory, |write| {
             datapath.write(write)
@@ -235,6 +401,7 @@ impl Reconciler {
             }),
             Err(error) => error!(error = %anyhow::Error::from(error), "looking for open connections"),
         }
+        self.settle_ahead();
         if !self.swept && report.failures.is_empty() {
             self.sweep();
         }

@@ -58,6 +58,15 @@ pub struct Arguments {
     /// Unix socket for `netpol explain`, for root only; `none` to have none. An agent that cannot have it warns, and goes on.
     #[arg(long, value_name = "PATH|none", default_value = SOCKET, env = "NETPOL_SOCKET")]
     socket: Socket,
+    /// What a new pod's traffic gets before its policy is programmed: `open` lets it pass, `strict` drops all but the node's from the moment that the
+    /// interface shows on a bridge, or by a route, of this node's pods. The agent has to run for that: what is new while it does not
+    /// is closed when it starts.
+    #[arg(long, value_enum, default_value_t = app::Startup::Open, env = "NETPOL_STARTUP_MODE")]
+    startup_mode: app::Startup,
+    /// What this node's pods have addresses of, once for each range; by these the interfaces of the pod network are known. Default:
+    /// `spec.podCIDRs` of the Node.
+    #[arg(long, value_name = "CIDR")]
+    pod_cidr: Vec<ipnet::IpNet>,
     /// Seconds between comparisons of what the kernel holds with what it should hold; differences are repaired and reported.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     resync: u64,
@@ -123,6 +132,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         lifetimes: lifetimes::all(&arguments.flow_lifetime),
         listen: arguments.listen.0,
         socket: arguments.socket.0,
+        startup: arguments.startup_mode,
+        pod_cidrs: arguments.pod_cidr,
         resync: Duration::from_secs(arguments.resync),
     };
     let stop = CancellationToken::new();

@@ -308,6 +308,28 @@ impl Attacher {
         Ok(true)
     }
 
+    /// Whether programs of another version's agent are on an interface: below a folder beside the own one, or filters that no mark of ours is of.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn has_other_version(&self, index: u32) -> Result<bool, AttachError> {
+        let own = self.folder.parent();
+        let beside = own.and_then(Path::parent).map(std::fs::read_dir);
+        let versions = beside.and_then(Result::ok).into_iter().flatten();
+        for version in versions.filter_map(|entry| Some(entry.ok()?.path())) {
+            let links = self.folder.file_name().map(|name| version.join(name));
+            let Some(links) = links.filter(|_| Some(version.as_path()) != own) else {
+                continue;
+            };
+            for hook in Hook::POD {
+                if link::device(&pin(&links, index, hook), hook).is_ok_and(|device| device == Some(index)) {
+                    return Ok(true);
+                }
+            }
+        }
+        clsact::has_other_version(index, &self.folder)
+    }
+
     /// Removes the programs from an interface, and its pins. It need not exist any more.
     ///
     /// # Errors

@@ -112,6 +112,29 @@ impl Seeder {
         written
     }
 
+    /// Programs that let everything pass are on these interfaces: what was opened before becomes their flows. Returns those whose addresses are
+    /// theirs alone, of which all is known then.
+    pub(super) fn read_for(
+        &mut self,
+        interfaces: &BTreeSet<u32>,
+        table: &mut FlowTable<'_>,
+    ) -> Result<BTreeSet<u32>, MapError> {
+        self.room = table.capacity()? as usize / 2;
+        self.left_out = 0;
+        self.gaps.clone_from(interfaces);
+        self.finish(table)?;
+        let alone = |ifindex: &u32| {
+            let endpoint = self.endpoints.get(ifindex)?;
+            let claimed =
+                addresses(endpoint).map(|address| self.places.pods.get(&address).copied().flatten());
+            claimed
+                .into_iter()
+                .all(|by| by == Some(*ifindex))
+                .then_some(*ifindex)
+        };
+        Ok(interfaces.iter().filter_map(alone).collect())
+    }
+
     /// An interface's endpoint is removed.
     pub(super) fn removing(&mut self, ifindex: u32) {
         if let Some(endpoint) = self.endpoints.remove(&ifindex) {

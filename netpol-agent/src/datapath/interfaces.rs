@@ -16,6 +16,7 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +25,7 @@ use tracing::{debug, warn};
 use self::{events::Events, reading::Reader};
 
 /// A host-side veth whose peer is in another network namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PodInterface {
     /// Index of the veth on the node.
     pub index: u32,
@@ -34,6 +35,20 @@ pub struct PodInterface {
     pub addresses: BTreeSet<IpAddr>,
     /// Index of the bridge that the veth is a port of.
     pub bridge: Option<u32>,
+    /// Addresses of that bridge on the node: the gateways of the pods behind it.
+    pub gateways: BTreeSet<IpAddr>,
+    /// What the node routes to this interface, if it is on no bridge.
+    pub routed: BTreeSet<IpNet>,
+}
+
+impl PodInterface {
+    /// Whether it is one of the pod network: on a bridge with an address of one of `cidrs`, or the node routes addresses of one there.
+    pub fn is_of(&self, cidrs: &[IpNet]) -> bool {
+        cidrs.iter().any(|cidr| {
+            self.gateways.iter().any(|address| cidr.contains(address))
+                || self.routed.iter().any(|routed| cidr.contains(routed))
+        })
+    }
 }
 
 /// The interfaces of this network namespace, as far as policy needs them.
@@ -111,6 +126,32 @@ pub async fn watch(
                 if lost? {
                     warn!("netlink events were lost; all interfaces are read again");
                 }
+            }
+        }
+    }
+}
+
+/// The addresses inside the pod behind a veth of this network namespace now, as in [`PodInterface::addresses`]; none if there is no such veth.
+///
+/// # Errors
+/// As [`watch()`].
+pub fn addresses_behind(index: u32) -> Result<BTreeSet<IpAddr>, InterfacesError> {
+    Reader::open()?.addresses_of(index)
+}
+
+/// Asks for a reading whenever the routes of this network namespace change, until `stop`: some pod networks have no bridge, and add the
+/// route to a pod after its interface.
+///
+/// # Errors
+/// A socket that cannot be set up.
+pub async fn watch_routes(reread: Arc<Notify>, stop: CancellationToken) -> Result<(), InterfacesError> {
+    let mut events = Events::of_routes()?;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            lost = events.next() => {
+                lost?;
+                reread.notify_one();
             }
         }
     }

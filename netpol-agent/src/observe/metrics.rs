@@ -70,6 +70,11 @@ impl Collector for AgentMetrics {
             status.unattached.len() as u64,
         )?;
         gauge(
+            "interfaces_closed",
+            "Interfaces of the pod network that are closed to all but the node until their pod is known",
+            status.closed.len() as u64,
+        )?;
+        gauge(
             "checksums_checked",
             "Whether this kernel tells where a packet's checksum is still to be written",
             status.checks_checksums.into(),
@@ -128,6 +133,13 @@ impl Collector for AgentMetrics {
             "Time from the first event of a revision to its last write to the kernel",
             Some(&Unit::Seconds),
             delays.metric_type(),
+        )?)?;
+        let closed = &status.closed_for.0;
+        closed.encode(encoder.encode_descriptor(
+            "interface_closed",
+            "Time from a new interface's programs to its pod's policy, with --startup-mode=strict",
+            Some(&Unit::Seconds),
+            closed.metric_type(),
         )?)?;
         let kind = ConstGauge::new(0i64).metric_type();
         let mut family = encoder.encode_descriptor(

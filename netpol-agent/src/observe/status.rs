@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the agent says of itself.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use prometheus_client::metrics::histogram::Histogram;
 
@@ -29,6 +32,10 @@ pub struct Status {
     pub endpoints_held_back: usize,
     /// Pods, or interfaces where no pod is known, to which programs do not attach, and why: nothing is enforced there.
     pub unattached: BTreeMap<String, String>,
+    /// Interfaces that are closed to all but the node until their pod is known (rule B2).
+    pub closed: BTreeSet<String>,
+    /// How long interfaces were closed until their pod was known.
+    pub closed_for: Delays,
     /// Policy numbers with entries.
     pub policies: usize,
     /// Entries of map `identities`.

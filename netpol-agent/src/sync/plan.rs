@@ -10,7 +10,7 @@ use std::{
 };
 
 use netpol_common::{
-    abi::{ABI_VERSION, Config, Endpoint, POLICY_DENY, POLICY_NONE},
+    abi::{ABI_VERSION, Config, ENDPOINT_PENDING, Endpoint, POLICY_DENY, POLICY_NONE},
     tag,
 };
 
@@ -37,6 +37,10 @@ pub struct Desired<'a> {
     pub present: &'a BTreeSet<u32>,
     /// Devices by which packets can leave the node; those of pods may be among them.
     pub devices: &'a BTreeSet<u32>,
+    /// Interfaces that have programs and no endpoint, and stay so until their pod is known (rule B2).
+    pub closed: &'a BTreeSet<u32>,
+    /// Pending endpoints whose flows are all that their pod has, and go on as the pod's.
+    pub kept: &'a BTreeSet<u32>,
     /// The bridge of each interface that is a port of one.
     pub bridges: &'a BTreeMap<u32, u32>,
     /// What each interface was when it was bound; one that is absent keeps what its endpoint has (rule A8).
@@ -172,7 +176,7 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
         .endpoints
         .keys()
         .chain(&state.attached)
-        .filter(|ifindex| !endpoints.contains_key(ifindex));
+        .filter(|ifindex| !endpoints.contains_key(ifindex) && !desired.closed.contains(ifindex));
     for ifindex in gone.collect::<BTreeSet<_>>() {
         writes.push(Write::Detach(*ifindex));
         writes.push(Write::RemoveEndpoint(*ifindex));
@@ -208,6 +212,42 @@ impl Link {
             link_local: (!link_local.is_unspecified()).then_some(link_local),
         }
     }
+}
+
+/// The writes that attach programs to an interface before it is known which pod is behind it (rule B2): with an endpoint that lets everything
+/// pass, or without one, which closes it to all but the node.
+pub fn ahead(state: &State, ifindex: u32, open: bool) -> Vec<Write> {
+    let held = state.endpoints.get(&ifindex);
+    let mut writes = Vec::new();
+    if open && held.is_none() {
+        let mut next = first_free(
+            state.config.next_endpoint,
+            state.endpoints.values().map(|endpoint| endpoint.id),
+        );
+        let mut taken = state.endpoints.values().map(Endpoint::number).collect();
+        let id = take_endpoint(&mut next, &mut taken);
+        writes.push(Write::Config(Config {
+            abi_version: ABI_VERSION,
+            next_endpoint: next,
+            ..state.config
+        }));
+        writes.push(Write::PutEndpoint {
+            ifindex,
+            endpoint: Endpoint {
+                ifindex,
+                id,
+                ingress_policy: POLICY_NONE,
+                egress_policy: POLICY_NONE,
+                flags: ENDPOINT_PENDING,
+                ..Endpoint::default()
+            },
+        });
+    }
+    if !open && held.is_some() {
+        writes.push(Write::RemoveEndpoint(ifindex));
+    }
+    writes.push(Write::Attach(ifindex));
+    writes
 }
 
 /// The next number. After four billion there is none left: then every policy is POLICY_DENY, which closes.
@@ -293,6 +333,9 @@ fn endpoints(
                 .pods
                 .get(ifindex)
                 .is_none_or(|(k, uid)| k == key && *uid == pod.uid);
+            if endpoint.is_pending() {
+                return desired.kept.contains(ifindex);
+            }
             same_pod && endpoint.ipv4 == ipv4 && endpoint.ipv6 == ipv6
         });
         let id = known.map_or_else(

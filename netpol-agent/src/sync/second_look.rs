@@ -59,7 +59,9 @@ impl<'a> SecondLook<'a> {
                 .map(|(backend, _, now)| (backend, now.is_some()))
                 .collect(),
             devices: devices
-                .filter(|device| needed && !endpoints.contains_key(device))
+                .filter(|device| {
+                    needed && !endpoints.contains_key(device) && !desired.closed.contains(device)
+                })
                 .collect(),
         }
     }

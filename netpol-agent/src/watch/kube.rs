@@ -19,9 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     WatchError,
-    object::{Entry, Id, Kind, Objects},
+    object::{Entry, Id, Kind, Object, Objects},
     publish::Publisher,
-    wire,
+    wire::{self, Wire as _},
 };
 
 mod failure;
@@ -88,6 +88,25 @@ pub(super) async fn run(
             }
         }
     }
+}
+
+/// As [`super::pod_cidrs`].
+pub(super) async fn pod_cidrs(kubeconfig: Option<&Path>, node: &str) -> Result<Vec<ipnet::IpNet>, String> {
+    let config = configuration(kubeconfig)
+        .await
+        .map_err(|error| error.to_string())?;
+    let client = Client::try_from(config).map_err(|error| error.to_string())?;
+    let nodes = kube::Api::<wire::Node>::all(client);
+    let only = kube::api::ListParams::default().fields(&format!("metadata.name={node}"));
+    let found = nodes.list(&only).await.map_err(|error| error.to_string())?;
+    let told = found
+        .items
+        .into_iter()
+        .flat_map(|node| match node.convert().object {
+            Object::Node(node) => node.pod_cidrs.clone(),
+            _ => Vec::new(),
+        });
+    Ok(told.collect())
 }
 
 /// All kinds together.

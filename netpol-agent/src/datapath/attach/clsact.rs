@@ -141,6 +141,20 @@ pub(super) fn is_attached(index: u32, hook: Hook, folder: &Path) -> Result<bool,
     Ok(filters_mark(folder, index).exists() && filters(&mut open()?, index, hook)?.ours)
 }
 
+/// Whether filters of ours are on an interface that are not this version's.
+pub(super) fn has_other_version(index: u32, folder: &Path) -> Result<bool, AttachError> {
+    if filters_mark(folder, index).exists() {
+        return Ok(false);
+    }
+    let mut requests = open()?;
+    for hook in Hook::POD {
+        if filters(&mut requests, index, hook)?.ours {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Takes over what another version knew of an interface in its folder, after our filters replaced its own. A qdisc that it added is ours
 /// then, or goes if no filter of ours is on it.
 pub(super) fn take_over(index: u32, other: &Path, folder: &Path) -> Result<(), AttachError> {

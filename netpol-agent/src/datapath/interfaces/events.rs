@@ -23,6 +23,8 @@ use crate::datapath::netlink::u32_at;
 
 /// Multicast groups of `linux/rtnetlink.h`: link, IPv4 address, IPv6 address, namespace id.
 const GROUPS: [u32; 4] = [1, 5, 9, 28];
+/// IPv4 route, IPv6 route.
+const ROUTES: [u32; 2] = [7, 11];
 /// Messages taken at once, so that a storm of events cannot hold back the reading for ever.
 const BURST: usize = 4096;
 /// Bytes of a netlink header. Link and address messages have the index of the interface in their
@@ -76,10 +78,35 @@ impl Events {
                 .add_membership(group)
                 .map_err(failed("join the link and address events"))?;
         }
+        Self::on(socket)
+    }
+
+    /// Joins those of routes, of this network namespace only: what pods do in theirs is no event.
+    pub(super) fn of_routes() -> Result<Self, InterfacesError> {
+        let failed = |attempt| move |source| InterfacesError::Socket { attempt, source };
+        let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed("open a socket for events of routes"))?;
+        socket
+            .set_non_blocking(true)
+            .map_err(failed("make the socket for events of routes non-blocking"))?;
+        socket
+            .bind_auto()
+            .map_err(failed("bind the socket for events of routes"))?;
+        for group in ROUTES {
+            socket
+                .add_membership(group)
+                .map_err(failed("join the route events"))?;
+        }
+        Self::on(socket)
+    }
+
+    fn on(socket: Socket) -> Result<Self, InterfacesError> {
         // SAFETY: the socket owns its descriptor, which is always the same and is closed when the socket is dropped, with what waits for it.
         let socket = unsafe { AsyncFd::register(socket) };
         Ok(Self {
-            socket: socket.map_err(|error| failed("wait for events")(error.into()))?,
+            socket: socket.map_err(|error| InterfacesError::Socket {
+                attempt: "wait for events",
+                source: error.into(),
+            })?,
             pace: Pace::default(),
         })
     }

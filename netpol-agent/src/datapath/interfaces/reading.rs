@@ -7,6 +7,7 @@ use std::{
     net::IpAddr,
 };
 
+use ipnet::IpNet;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::net::if_::if_nametoindex;
 use tracing::{debug, warn};
@@ -24,6 +25,9 @@ const IFLA_EXT_MASK: u16 = 29;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+const ROUTE_MESSAGE_BYTES: usize = 12;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_TARGET_NETNSID: u16 = 10;
@@ -100,13 +104,20 @@ impl Reader {
     fn read_behind(&mut self, links: &Links) -> Result<Interfaces, InterfacesError> {
         // kube-proxy in IPVS mode keeps the virtual IPs of Services on an interface of its own: they are not the node (rule A5).
         let virtual_ips = if_nametoindex("kube-ipvs0").ok();
-        let node_addresses = self
-            .addresses(None)?
-            .into_iter()
-            .filter(|(index, _)| Some(*index) != virtual_ips)
+        let on_node = self.addresses(None)?;
+        let node_addresses = on_node
+            .iter()
+            .filter(|(index, _)| Some(**index) != virtual_ips)
             .flat_map(|(_, addresses)| addresses)
             .filter(|address| !address.is_loopback())
+            .copied()
             .collect();
+        // Nodes may have many routes, which tell nothing where pods are on bridges.
+        let mut routes = if links.veths.values().any(|veth| veth.bridge.is_none()) {
+            self.routes()?
+        } else {
+            BTreeMap::new()
+        };
         let mut namespaces: BTreeMap<i32, Addresses> = BTreeMap::new();
         let mut pods = BTreeMap::new();
         for (&index, veth) in &links.veths {
@@ -129,6 +140,11 @@ impl Reader {
                     name,
                     addresses,
                     bridge: veth.bridge,
+                    gateways: gateways(veth, &on_node),
+                    routed: match veth.bridge {
+                        None => routes.remove(&index).unwrap_or_default(),
+                        Some(_) => BTreeSet::new(),
+                    },
                 },
             );
         }
@@ -137,6 +153,50 @@ impl Reader {
             devices: links.devices.clone(),
             node_addresses,
         })
+    }
+
+    /// The addresses inside the pod behind a veth, without link-local and loopback ones.
+    pub(super) fn addresses_of(&mut self, index: u32) -> Result<BTreeSet<IpAddr>, InterfacesError> {
+        let links = self.links()?;
+        let Some(veth) = links.veths.get(&index) else {
+            return Ok(BTreeSet::new());
+        };
+        let mut behind = self.addresses_behind(veth)?;
+        let mut addresses = behind.remove(&veth.peer).unwrap_or_default();
+        addresses.retain(|address| !address.is_loopback() && !is_link_local(*address));
+        Ok(addresses)
+    }
+
+    /// What is routed where, by the index of the interface.
+    fn routes(&mut self) -> Result<BTreeMap<u32, BTreeSet<IpNet>>, InterfacesError> {
+        let mut all: BTreeMap<u32, BTreeSet<IpNet>> = BTreeMap::new();
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            // `struct rtmsg`: the family, and the type last but the flags.
+            let mut request = vec![0; ROUTE_MESSAGE_BYTES];
+            request[0] = family as u8;
+            request[7] = libc::RTN_UNICAST;
+            let found = self.consistent(
+                libc::RTM_GETROUTE,
+                &request,
+                || "the routes of this network namespace".to_owned(),
+                |found: &mut Vec<_>, kind, message| {
+                    if kind == libc::RTM_NEWROUTE {
+                        found.extend(route(message));
+                    }
+                },
+            );
+            match found {
+                Ok(found) => {
+                    for (index, network) in found {
+                        all.entry(index).or_default().insert(network);
+                    }
+                }
+                Err(InterfacesError::Dump { source, .. })
+                    if family == libc::AF_INET6 && source.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
     }
 
     /// The addresses in the namespace that `veth` leads to: none if it ended, or may not be read.
@@ -237,6 +297,26 @@ impl Reader {
         }
         unreachable!("the last attempt returns")
     }
+}
+
+/// The addresses of the bridge that a veth is a port of.
+fn gateways(veth: &Veth, on_node: &Addresses) -> BTreeSet<IpAddr> {
+    let bridge = veth.bridge.and_then(|bridge| on_node.get(&bridge));
+    bridge.cloned().unwrap_or_default()
+}
+
+/// Reads a route message; `None` if it is a default route, or one by several interfaces.
+fn route(message: &[u8]) -> Option<(u32, IpNet)> {
+    let length = *message.get(1)?;
+    let (mut destination, mut index) = (None, None);
+    for (kind, value) in attributes(message.get(ROUTE_MESSAGE_BYTES..)?) {
+        match kind {
+            RTA_DST => destination = ip(value),
+            RTA_OIF => index = u32_at(value, 0),
+            _ => {}
+        }
+    }
+    Some((index?, IpNet::new(destination?, length).ok()?))
 }
 
 /// Reads a link message; `None` if it is no veth that leads into another namespace.

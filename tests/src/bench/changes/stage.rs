@@ -26,7 +26,7 @@ use crate::{
     node::{Node, Plan},
 };
 
-/// Pods that come to the node while changes are timed; their interfaces are there before.
+/// Pods that come to the node while changes are timed: first their interfaces, then what the API server says of them.
 pub const NEWCOMERS: usize = 20;
 
 /// How long the agent may take until it enforces, or the API server until it knows what was written: far longer than either needs.
@@ -60,12 +60,13 @@ impl Stage {
     /// If something of it cannot be made.
     pub fn new(crowd: Crowd) -> Result<Self> {
         let mut node = Node::new(Plan::first(NODE))?;
-        node.add_pods(&interfaces(&crowd))?;
+        node.add_pods(&interfaces_of((0..LOCAL).map(|index| crowd.pod(index))))?;
         let api = ApiServer::start(&node)?;
         let deployment = Deployment::load()?;
         for object in &deployment.objects {
             api.apply(object)?;
         }
+        api.apply(&own_node(&node))?;
         store::put(&api, crowd.objects())?;
         let stage = Self {
             api,
@@ -87,6 +88,20 @@ impl Stage {
         let here = self.crowd.pods().take(LOCAL);
         store::put(&self.api, self.crowd.setting().chain(here))?;
         self.wait_until_known()
+    }
+
+    /// Makes the interfaces of pods that will come to the node, anew: the agent that runs sees each come, as on a node.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn bring_newcomers(&mut self) -> Result<()> {
+        let pods = interfaces_of((0..NEWCOMERS).map(changed::newcomer));
+        for (name, _) in &pods {
+            if self.node.pod(name).is_ok() {
+                self.node.remove_pod(name)?;
+            }
+        }
+        self.node.add_pods(&pods)
     }
 
     /// Starts the agent as a kubelet does, and waits until everything is enforced.
@@ -183,10 +198,16 @@ async fn until_cached(client: Client, object: Value) -> Result<()> {
     }
 }
 
-/// Names and addresses of the pods of the node, and of those that will come.
-fn interfaces(crowd: &Crowd) -> Vec<(String, Vec<IpAddr>)> {
-    let here = (0..LOCAL).map(|index| crowd.pod(index));
-    let pods = here.chain((0..NEWCOMERS).map(changed::newcomer));
+/// The object of the node that is measured.
+fn own_node(node: &Node) -> Value {
+    let cidrs = node.plan().pod_networks().map(|net| net.trunc().to_string());
+    serde_json::json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}, "spec": {"podCIDR": cidrs[0], "podCIDRs": cidrs},
+    })
+}
+
+/// Names and addresses of pods.
+fn interfaces_of(pods: impl Iterator<Item = Value>) -> Vec<(String, Vec<IpAddr>)> {
     pods.map(|pod| {
         let address = pod["status"]["podIP"].as_str().and_then(|text| text.parse().ok());
         (full_name(&pod), address.into_iter().collect())
