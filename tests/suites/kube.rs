@@ -266,7 +266,7 @@ fn l2_what_one_namespace_writes_costs_the_others_nothing() {
     let agent = cluster.enforce(&deployment).unwrap();
     let address = |nth: usize| format!("203.{}.{}.{}", nth >> 16, nth >> 8 & 255, nth & 255);
     let ports: Vec<Value> = (1..=2500)
-        .map(|port| json!({"name": format!("p{port}"), "port": port}))
+        .map(|port| json!({"name": format!("p{port}"), "port": port, "protocol": "TCP"}))
         .collect();
     for name in ["large", "again"] {
         cluster
