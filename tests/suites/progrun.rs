@@ -283,11 +283,14 @@ fn differ_by_service(
             } else {
                 passes
             },
-            "{packet:?}: the kernel {} it, isolated {isolated}, expected {said:?} of {backends:#?}\n{:#?}\n{:#?}\n{:#?}",
+            "{packet:?}: the kernel {} it, isolated {isolated}, expected {said:?} of {backends:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}",
             if passes { "passes" } else { "drops" },
             snapshot.pods,
             snapshot.policies,
-            snapshot.services
+            snapshot.services,
+            snapshot.endpoint_slices,
+            snapshot.limits,
+            compiled.diagnostics
         );
     }
     let mut services = snapshot.services.values();

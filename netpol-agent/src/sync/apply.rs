@@ -211,7 +211,8 @@ where
         }
         match planned {
             Write::PutPolicy { policy, value, .. } => {
-                !self.stuck.contains(policy) && !(self.unguarded && value.action == ACTION_DEFER)
+                let unguarded = self.unguarded && value.action == ACTION_DEFER;
+                !unguarded && !self.stuck.contains(policy)
             }
             // In order, what is within a prefix follows it.
             Write::PutIdentity { prefix, .. } => {

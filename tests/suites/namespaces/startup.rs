@@ -189,11 +189,10 @@ fn b2_c6_what_a_new_pod_opened_before_its_policy_goes_on_if_that_allows_it() {
     lab.expect("shop/new", "outside", &Outcome::Reached);
     let open = |to: &str| {
         let probes = lab.probes("shop/new", to, &TCP).unwrap();
-        let open = probes
+        probes
             .iter()
             .map(|probe| lab.prober.converse(probe).unwrap())
-            .collect::<Vec<_>>();
-        open
+            .collect::<Vec<_>>()
     };
     let (mut allowed, mut denied) = (open("shop/b"), open("outside"));
     for conversation in allowed.iter_mut().chain(&mut denied) {

@@ -43,7 +43,7 @@ fn isolates(policy: NetworkPolicy) {
     let policy = compiled.endpoints[&other].ingress.expect("isolated");
     assert!(!compiled.entries(policy, class_of(&compiled, C)).is_empty());
     // And once it is as small as others.
-    let mut small = NetworkPolicy::clone(&snapshot.policies.get(&ObjectKey::new("shop", "p")).unwrap());
+    let mut small = NetworkPolicy::clone(snapshot.policies.get(&ObjectKey::new("shop", "p")).unwrap());
     small.ingress = vec![rule(vec![], vec![port(80, None)])];
     snapshot.policies.insert(small.key.clone(), Arc::new(small));
     let compiled = compiler.compile(&snapshot, &node());

@@ -54,8 +54,11 @@ fn allows(entries: &Said, wanted: Option<ProtocolMatch>, action: u32) -> bool {
     })
 }
 
+/// Number and flags of an identity.
+type Identified = (u32, u32);
+
 /// What addresses are, and what they were to be, where the two differ.
-pub(super) struct Differences(BTreeSet<((u32, u32), (u32, u32))>);
+pub(super) struct Differences(BTreeSet<(Identified, Identified)>);
 
 impl Differences {
     /// At these prefixes.
