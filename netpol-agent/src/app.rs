@@ -2,12 +2,12 @@
 //! Wiring: starts the stages, hands what one gives to the next, and stops them.
 
 mod ahead;
-mod bind;
+pub mod bind;
 mod memory;
 mod reconcile;
 mod troubles;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use ipnet::IpNet;
@@ -26,6 +26,7 @@ use self::reconcile::Reconciler;
 use crate::{
     datapath::{self, Datapath, interfaces},
     observe::{self, status::Status},
+    records,
     watch::{self as source, Source},
 };
 
@@ -45,6 +46,8 @@ pub struct Options {
     pub node_name: String,
     /// How to open the datapath.
     pub datapath: datapath::Options,
+    /// Where libcni keeps its results.
+    pub cni_results: PathBuf,
     /// Events that each CPU may report in a second.
     pub events_per_second: u32,
     /// How long flows may be silent; 0 is the default.
@@ -93,6 +96,13 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
         "datapath open"
     );
 
+    let (records_in, mut records) = watch::channel(None);
+    let bindings = bind::stored_bindings(&datapath.bindings().context("reading back what interfaces were")?);
+    let sights = bindings
+        .iter()
+        .map(|(ifindex, binding)| (*ifindex, binding.sight()))
+        .collect();
+    let (settled_in, settled) = watch::channel(BTreeSet::new());
     let (status_in, status) = watch::channel(Arc::new(Status {
         checks_checksums: datapath.checks_checksums(),
         ..Status::default()
@@ -100,7 +110,11 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     let reread = Arc::new(Notify::new());
     stages.spawn(stage(
         "interfaces",
-        interfaces::watch(interfaces_in, reread.clone(), stop.clone()),
+        interfaces::watch(interfaces_in, sights, settled, reread.clone(), stop.clone()),
+    ));
+    stages.spawn(stage(
+        "records",
+        records::run(options.cni_results.clone(), records_in, stop.clone()),
     ));
     if options.startup == Startup::Strict {
         stages.spawn(stage(
@@ -148,7 +162,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
         }
     }
 
-    let mut reconciler = Reconciler::new(datapath, state, &options, status_in);
+    let mut reconciler = Reconciler::new(datapath, state, bindings, &options, status_in, settled_in);
     let mut resync = tokio::time::interval_at(Instant::now() + options.resync, options.resync);
     let mut expiry = tokio::time::interval_at(Instant::now() + EXPIRY, EXPIRY);
     expiry.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -188,6 +202,8 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
                 ahead = tokio::task::block_in_place(|| reconciler.attach_ahead());
                 continue;
             }
+            Ok(()) = records.changed() => reconciler.set_records(records.borrow_and_update().clone()),
+            () = sleep_until(reconciler.next_overdue()) => {}
             _ = resync.tick() => reconciler.reread(),
             _ = expiry.tick() => {
                 tokio::task::block_in_place(|| reconciler.expire_flows());

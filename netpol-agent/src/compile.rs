@@ -290,7 +290,7 @@ impl Compiler {
 }
 
 /// Rules I6 and I7: a pod of this node that has a network of its own and still runs.
-fn is_endpoint(pod: &Pod, node: &str) -> bool {
+pub(crate) fn is_endpoint(pod: &Pod, node: &str) -> bool {
     pod.node.as_deref() == Some(node) && !pod.host_network && !pod.terminal && !pod.addresses.is_empty()
 }
 

@@ -22,7 +22,7 @@ use std::{
 };
 
 use aya::{Ebpf, EbpfLoader, maps::RingBuf};
-use netpol_common::abi::{self, ABI_VERSION, Counters, Direction, Lifetimes};
+use netpol_common::abi::{self, ABI_VERSION, Binding, Counters, Direction, Lifetimes};
 use thiserror::Error;
 use zerocopy::IntoBytes as _;
 
@@ -38,8 +38,9 @@ use self::attach::{AttachError, Attacher};
 use crate::sync::{State, Write};
 
 /// Maps by the name that they have in the object and below the pin folder.
-pub const PINNED_MAPS: [&str; 15] = [
+pub const PINNED_MAPS: [&str; 16] = [
     "endpoints",
+    "bindings",
     "local_pods",
     "senders",
     "guarded",
@@ -265,6 +266,22 @@ impl Datapath {
     /// A map that cannot be read.
     pub fn read(&self) -> Result<State, DatapathError> {
         Ok(self.maps.read()?)
+    }
+
+    /// What earlier agents, or this one, remember of interfaces (rule A8).
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn bindings(&self) -> Result<BTreeMap<u32, Binding>, DatapathError> {
+        Ok(self.maps.bindings()?)
+    }
+
+    /// Remembers what an interface is, for as long as it lives, or forgets it.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn set_binding(&mut self, ifindex: u32, binding: Option<&Binding>) -> Result<(), DatapathError> {
+        Ok(self.maps.set_binding(ifindex, binding)?)
     }
 
     /// Which name each interface has, for attaching.

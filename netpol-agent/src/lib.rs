@@ -12,5 +12,6 @@ pub mod explain;
 pub mod matrix;
 pub mod model;
 pub mod observe;
+pub mod records;
 pub mod sync;
 pub mod watch;

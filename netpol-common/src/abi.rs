@@ -64,9 +64,11 @@ macro_rules! abi {
     };
 }
 
+mod binding;
 mod observed;
 mod sk_buff;
 
+pub use binding::Binding;
 pub use observed::{Counter, Counters, DropReason, Event, EventBudget, Hook};
 pub use sk_buff::SkBuff;
 

@@ -7,8 +7,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use netpol_common::abi::{
-    Address, Config, Counters, Direction, Endpoint, Event, EventBudget, Flow, FlowKey, Fragment, FragmentKey,
-    Frontend, Identity, Peer, PolicyMatch, PolicyValue, PortValue, Sender,
+    Address, Binding, Config, Counters, Direction, Endpoint, Event, EventBudget, Flow, FlowKey, Fragment,
+    FragmentKey, Frontend, Identity, Peer, PolicyMatch, PolicyValue, PortValue, Sender,
 };
 
 use crate::tables::Scratch;
@@ -16,6 +16,10 @@ use crate::tables::Scratch;
 /// Interface index of a pod's host-side veth to the pod's endpoint. Written by the agent.
 #[btf_map(name = "endpoints")]
 pub static ENDPOINTS: HashMap<u32, Endpoint, 1024> = HashMap::new();
+
+/// The same index to what the interface was when its pod was bound. Written and read by the agent only.
+#[btf_map(name = "bindings")]
+pub static BINDINGS: HashMap<u32, Binding, 4096, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 /// Address to the class of peers it belongs to, for as many as there is room: one lookup costs the same whatever the number. Written by the agent.
 #[btf_map(name = "addresses")]

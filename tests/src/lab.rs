@@ -101,6 +101,31 @@ impl Lab {
         Ok(site)
     }
 
+    /// Makes the interface of a pod and no object: what a runtime has done before the API server knows of it. Gives the site.
+    ///
+    /// # Errors
+    /// If the name is taken.
+    pub fn add_sandbox(&mut self, name: &str) -> Result<Site> {
+        let addresses = addresses(self.node.plan(), self.next);
+        self.next += 1;
+        self.sandbox_with(name, &addresses)
+    }
+
+    /// As [`Lab::add_sandbox`], with addresses.
+    ///
+    /// # Errors
+    /// If the name is taken.
+    pub fn sandbox_with(&mut self, name: &str, addresses: &[IpAddr]) -> Result<Site> {
+        let site = self.node.add_pod(name, addresses)?;
+        self.servers.add(&site, &SERVICES)?;
+        Ok(site)
+    }
+
+    /// The addresses that the next pod will have.
+    pub fn next_addresses(&self) -> Vec<IpAddr> {
+        addresses(self.node.plan(), self.next)
+    }
+
     /// Removes a pod, first its object, then its interface.
     ///
     /// # Errors

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Rules with real packets: the agent on a node with pods, as in production. Each test names the rules that it proves.
 
+#[path = "namespaces/attackers.rs"]
+mod attackers;
+#[path = "namespaces/binding.rs"]
+mod binding;
+#[path = "namespaces/bound.rs"]
+mod bound;
 #[path = "namespaces/changes.rs"]
 mod changes;
 #[path = "namespaces/hooks.rs"]

@@ -25,7 +25,7 @@ const RING_BUFFER: (u64, &str) = (27, "ringbuf");
 type Map = (&'static str, (u64, &'static str), usize, usize);
 
 /// Every pinned map.
-const MAPS: [Map; 15] = [
+const MAPS: [Map; 16] = [
     ("senders", HASH, size_of::<abi::Sender>(), 4),
     ("guarded", HASH, size_of::<abi::Frontend>(), 4),
     ("local_pods", HASH, size_of::<abi::Address>(), 4),
@@ -36,6 +36,7 @@ const MAPS: [Map; 15] = [
         size_of::<abi::Identity>(),
     ),
     ("endpoints", HASH, 4, size_of::<abi::Endpoint>()),
+    ("bindings", HASH, 4, size_of::<abi::Binding>()),
     (
         "addresses",
         HASH,
@@ -92,7 +93,7 @@ fn layouts_are_those_of_the_abi() {
             assert_eq!(size, Some(size_of::<abi::$name>() as u64), stringify!($name));
         )* };
     }
-    hold!(Endpoint Address Identity Frontend Sender PolicyMatch PolicyValue Peer PortValue FlowKey Flow FragmentKey Fragment Event Counter Counters Config Lifetimes EventBudget SkBuff);
+    hold!(Endpoint Binding Address Identity Frontend Sender PolicyMatch PolicyValue Peer PortValue FlowKey Flow FragmentKey Fragment Event Counter Counters Config Lifetimes EventBudget SkBuff);
 }
 
 #[test]

@@ -1,71 +1,342 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which pod is behind which interface: the one whose addresses are there.
+//! Which pod is behind which interface (rule A8): told by what the pod cannot write. A pure function of what there is and of what was
+//! bound before.
+//!
+//! In this order: the record of the runtime ([`crate::records`]); what was bound before; another interface that leads into the same
+//! network namespace; the addresses that the interface had when it was first seen, where one pod and one namespace claim each other.
+//! What is bound stays bound while the interface lives, whatever becomes of the pod and its addresses. Only by addresses a pod is not
+//! bound that is being deleted, or had an interface that is gone: its address may be the next pod's already. It is lent the interface.
+
+mod claims;
+mod locals;
+mod stored;
+#[cfg(test)]
+mod tests;
+mod why;
 
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv6Addr},
 };
 
 use netpol_common::abi;
 
 use crate::{
-    compile::{Compiled, Endpoint},
-    datapath::interfaces::{Interfaces, PodInterface},
-    model::ObjectKey,
-    sync::endpoint_addresses,
+    datapath::interfaces::{Interfaces, Mac, PodInterface},
+    model::{ObjectKey, Text},
+    records::{Record, Records},
+    sync::{Link, endpoint_addresses},
 };
 
-/// The pod of each interface. A pod that was behind an interface (`before`; after a restart: that has the addresses of the endpoint that
-/// the kernel `holds` for it) stays there while it has an address there: another pod that takes the address on its own interface
-/// does not become it.
-pub fn bind(
-    compiled: &Compiled,
-    interfaces: &Interfaces,
-    before: &BTreeMap<u32, (ObjectKey, String)>,
-    holds: &BTreeMap<u32, abi::Endpoint>,
-) -> BTreeMap<u32, ObjectKey> {
-    let mut bound = BTreeMap::new();
-    let mut placed = BTreeSet::new();
-    for (ifindex, interface) in &interfaces.pods {
-        let Some((key, uid)) = before.get(ifindex) else {
-            continue;
-        };
-        let stays = compiled
-            .endpoints
-            .get(key)
-            .is_some_and(|pod| pod.uid == *uid && shared(pod, interface) > 0);
-        if stays {
-            bound.insert(*ifindex, key.clone());
-            placed.insert(key);
+use claims::{Contest, Contested};
+pub use locals::Locals;
+pub use stored::stored_bindings;
+pub use why::{Standing, Why};
+
+/// A pod of this node that has an address and a network of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LocalPod {
+    /// `metadata.uid`; empty where the source gives none.
+    pub uid: String,
+    /// Of the mirror of a static pod, the UID by which the runtime knows it.
+    pub static_uid: Option<Text>,
+    /// `status.podIPs`.
+    pub addresses: Vec<IpAddr>,
+    /// It is being deleted.
+    pub terminating: bool,
+}
+
+/// What there is.
+#[derive(Debug, Clone, Copy)]
+pub struct World<'a> {
+    /// The pods of this node.
+    pub pods: &'a BTreeMap<ObjectKey, LocalPod>,
+    /// Its interfaces.
+    pub interfaces: &'a Interfaces,
+    /// The runtime's records.
+    pub records: &'a Records,
+    /// The endpoints that the kernel holds: they tell, after a restart without bindings, which pod was behind an interface.
+    pub holds: &'a BTreeMap<u32, abi::Endpoint>,
+}
+
+/// A pod, whether it is known yet, still known, or not.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PodRef {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// UID; empty where nobody told one.
+    pub uid: String,
+}
+
+/// Who told that a pod is behind an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// The addresses that were first seen there, or another interface into the same namespace.
+    Seen,
+    /// The record of the runtime.
+    Record,
+}
+
+/// What is known of an interface for its life.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Binding {
+    /// MAC address of the interface on the node: with the index it tells it from a later one.
+    pub mac: Mac,
+    /// The addresses that the record tells or, without one, that were first seen behind it.
+    pub addresses: BTreeSet<IpAddr>,
+    /// The pod behind it, and who told so.
+    pub pod: Option<(PodRef, Source)>,
+    /// MAC address inside the pod, as it was when the pod was bound.
+    pub peer_mac: Option<Mac>,
+    /// The pod's link-local address, the first one seen (rule A6).
+    pub link_local: Option<Ipv6Addr>,
+}
+
+/// What is known of each interface, by its index. A pod that is known keeps that of an interface that is gone.
+pub type Bindings = BTreeMap<u32, Binding>;
+
+/// Which pod is behind which interface.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Bound {
+    /// To be remembered.
+    pub bindings: Bindings,
+    /// The pod of each interface. One that several pods claim has the first of them here.
+    pub pods: BTreeMap<u32, ObjectKey>,
+    /// What each of these interfaces is, and which pods claim it beside the first.
+    pub links: BTreeMap<u32, Link>,
+    /// How each pod stands.
+    pub standing: BTreeMap<ObjectKey, Standing>,
+    /// Interfaces whose index was another's before.
+    pub replaced: BTreeSet<u32>,
+}
+
+/// Binds, after what was bound `before`.
+pub fn bind(world: World<'_>, before: &Bindings) -> Bound {
+    let mut bound = Bound::default();
+    for (ifindex, interface) in &world.interfaces.pods {
+        let known = before.get(ifindex);
+        if known.is_some_and(|known| known.mac != interface.mac) {
+            bound.replaced.insert(*ifindex);
         }
-    }
-    for (key, pod) in &compiled.endpoints {
-        if placed.contains(key) {
-            continue;
-        }
-        let best = interfaces
-            .pods
-            .iter()
-            .filter(|(ifindex, interface)| !bound.contains_key(ifindex) && shared(pod, interface) > 0)
-            .min_by_key(|(ifindex, interface)| {
-                let held = holds.get(ifindex).map(|endpoint| (endpoint.ipv4, endpoint.ipv6));
-                (
-                    held != Some(endpoint_addresses(&pod.addresses)),
-                    Reverse(shared(pod, interface)),
-                    interface.addresses.len(),
-                    **ifindex,
-                )
+        let mut binding = known
+            .filter(|known| known.mac == interface.mac)
+            .cloned()
+            .unwrap_or_else(|| Binding {
+                mac: interface.mac,
+                ..Binding::default()
             });
-        if let Some((ifindex, _)) = best {
-            bound.insert(*ifindex, key.clone());
+        if binding.addresses.is_empty() {
+            binding.addresses.clone_from(&interface.addresses);
         }
+        if let Some((pod, record)) = recorded(world, interface) {
+            let told = Some((pod, Source::Record));
+            if binding.pod != told {
+                if binding.pod.as_ref().map(|(pod, _)| pod) != told.as_ref().map(|(pod, _)| pod) {
+                    (binding.peer_mac, binding.link_local) = (None, None);
+                }
+                if !record.addresses.is_empty() {
+                    binding.addresses.clone_from(&record.addresses);
+                }
+                binding.pod = told;
+            }
+            // The runtime knows what its last plugin left.
+            binding.peer_mac = binding.peer_mac.or(record.mac);
+        }
+        bound.bindings.insert(*ifindex, binding);
     }
+    let left = departed(world, before);
+    let mut contested = share_namespaces(world, &mut bound.bindings);
+    contested.extend(claims::settle(world, &mut bound.bindings, &left));
+    know_links(world, &mut bound.bindings);
+    endpoints(world, &contested, &mut bound);
+    bound.standing = why::standing(world, &bound, &contested);
+    bound.bindings.extend(left.into_values());
     bound
 }
 
-fn shared(pod: &Endpoint, interface: &PodInterface) -> usize {
-    pod.addresses
+/// What is known of interfaces that are gone, one for each pod that is still known.
+fn departed<'a>(world: World<'a>, before: &Bindings) -> BTreeMap<&'a ObjectKey, (u32, Binding)> {
+    let gone = before
         .iter()
-        .filter(|address| interface.addresses.contains(address))
-        .count()
+        .filter(|(ifindex, _)| !world.interfaces.pods.contains_key(ifindex));
+    gone.filter_map(|(ifindex, binding)| {
+        let (key, _) = resolve(world, &binding.pod.as_ref()?.0)?;
+        Some((key, (*ifindex, binding.clone())))
+    })
+    .collect()
+}
+
+/// The pod that is known under a reference.
+fn resolve<'a>(world: World<'a>, pod: &PodRef) -> Option<(&'a ObjectKey, &'a LocalPod)> {
+    let (key, found) = world.pods.get_key_value(&pod.key)?;
+    let uid = stored::cut(&pod.uid);
+    let is_static = found.static_uid.as_deref().map(stored::cut) == Some(uid);
+    let same = stored::cut(&found.uid) == uid || is_static || found.uid.is_empty();
+    same.then_some((key, found))
+}
+
+/// Whose interface it is by the newest record of it. One without a UID only counts for the pod of that name that has its addresses.
+fn recorded<'a>(world: World<'a>, interface: &PodInterface) -> Option<(PodRef, &'a Record)> {
+    let records = world.records.values().map(|record| &**record);
+    let of_interface = records.filter(|record| record.names(&interface.name, interface.mac));
+    let newest = of_interface.max_by_key(|record| (record.written, &record.pod, &record.uid))?;
+    let uid = if newest.uid.is_empty() {
+        let pod = world.pods.get(&newest.pod)?;
+        let shared = pod
+            .addresses
+            .iter()
+            .any(|address| newest.addresses.contains(address));
+        shared.then(|| pod.uid.clone())?
+    } else {
+        newest.uid.clone()
+    };
+    let key = newest.pod.clone();
+    Some((PodRef { key, uid }, newest))
+}
+
+/// A namespace is one pod: where one of the interfaces that lead into it is bound, all are that pod's. Gives those that lead to several.
+fn share_namespaces(world: World<'_>, bindings: &mut Bindings) -> Contested {
+    let mut of_namespace: BTreeMap<i32, BTreeSet<PodRef>> = BTreeMap::new();
+    for (ifindex, binding) in bindings.iter() {
+        let namespace = world.interfaces.pods[ifindex].namespace;
+        if let (0.., Some((pod, _))) = (namespace, &binding.pod) {
+            of_namespace.entry(namespace).or_default().insert(pod.clone());
+        }
+    }
+    let mut contested = Contested::new();
+    for (ifindex, binding) in bindings.iter_mut().filter(|(_, binding)| binding.pod.is_none()) {
+        let Some(pods) = of_namespace.get(&world.interfaces.pods[ifindex].namespace) else {
+            continue;
+        };
+        if let (Some(pod), 1) = (pods.first(), pods.len()) {
+            binding.pod = Some((pod.clone(), Source::Seen));
+            continue;
+        }
+        let claimants = pods.iter().filter_map(|pod| Some(resolve(world, pod)?.0.clone()));
+        let contest = Contest {
+            claimants: claimants.collect(),
+            impostor: true,
+        };
+        contested.insert(*ifindex, contest);
+    }
+    contested
+}
+
+/// Fixes the MAC and link-local address of what is bound. No two interfaces have one link-local address.
+fn know_links(world: World<'_>, bindings: &mut Bindings) {
+    let mut taken: BTreeSet<Ipv6Addr> = bindings
+        .values()
+        .filter_map(|binding| binding.link_local)
+        .collect();
+    for (ifindex, binding) in bindings.iter_mut().filter(|(_, binding)| binding.pod.is_some()) {
+        let interface = &world.interfaces.pods[ifindex];
+        binding.peer_mac = binding.peer_mac.or(interface.peer_mac);
+        if binding.link_local.is_some() {
+            continue;
+        }
+        let made_of_mac = binding
+            .peer_mac
+            .map(eui64)
+            .filter(|address| interface.link_locals.contains(address));
+        let candidates = made_of_mac
+            .into_iter()
+            .chain(interface.link_locals.iter().copied());
+        binding.link_local = candidates.into_iter().find(|address| !taken.contains(address));
+        taken.extend(binding.link_local);
+    }
+}
+
+/// The link-local address that the kernel makes of a MAC address (RFC 4291, appendix A).
+fn eui64([a, b, c, d, e, f]: Mac) -> Ipv6Addr {
+    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+}
+
+/// The endpoint of each interface. An interface that does not have the pod's addresses while another has (a second network of the pod) is
+/// enforced under the pod's policies with the addresses that were first seen there.
+fn endpoints(world: World<'_>, contested: &Contested, bound: &mut Bound) {
+    let mut of_pod: BTreeMap<&ObjectKey, Vec<u32>> = BTreeMap::new();
+    for (ifindex, binding) in &bound.bindings {
+        let pod = binding.pod.as_ref().and_then(|(pod, _)| resolve(world, pod));
+        if let Some((key, _)) = pod {
+            of_pod.entry(key).or_default().push(*ifindex);
+        }
+    }
+    for (key, interfaces) in of_pod {
+        let addresses = &world.pods[key].addresses;
+        let has = |ifindex: &u32| shares(&bound.bindings[ifindex].addresses, addresses);
+        let mut main: BTreeSet<u32> = interfaces.iter().copied().filter(has).collect();
+        if main.is_empty() {
+            main.extend(interfaces.first());
+        }
+        for ifindex in interfaces {
+            let binding = &bound.bindings[&ifindex];
+            let link = Link {
+                mac: binding.peer_mac.unwrap_or_default(),
+                link_local: binding.link_local,
+                addresses: (!main.contains(&ifindex)).then(|| binding.addresses.iter().copied().collect()),
+                ..Link::default()
+            };
+            bound.pods.insert(ifindex, key.clone());
+            bound.links.insert(ifindex, link);
+        }
+    }
+    for (ifindex, contest) in contested {
+        let mut claimants = contest.claimants.iter();
+        let Some(first) = claimants.next().cloned() else {
+            continue;
+        };
+        let claimed = |address: &&IpAddr| {
+            let mut claimants = contest.claimants.iter();
+            claimants.any(|key| world.pods[key].addresses.contains(*address))
+        };
+        let seen = bound.bindings[ifindex].addresses.iter();
+        let link = Link {
+            addresses: Some(seen.filter(claimed).copied().collect()),
+            rivals: claimants.cloned().collect(),
+            closed: contest.impostor,
+            ..Link::default()
+        };
+        bound.pods.insert(*ifindex, first);
+        bound.links.insert(*ifindex, link);
+    }
+}
+
+fn shares(seen: &BTreeSet<IpAddr>, addresses: &[IpAddr]) -> bool {
+    addresses.iter().any(|address| seen.contains(address))
+}
+
+impl Bound {
+    /// Interfaces about whose pods nothing more is to be found out.
+    pub fn settled(&self) -> BTreeSet<u32> {
+        let bindings = self.bindings.iter();
+        bindings
+            .filter(|(_, binding)| {
+                binding.pod.is_some()
+                    && binding.peer_mac.is_some()
+                    && binding.link_local.is_some()
+                    && !binding.addresses.is_empty()
+            })
+            .map(|(ifindex, _)| *ifindex)
+            .collect()
+    }
+
+    /// The link-local addresses of this node's pods (rule A9).
+    pub fn link_locals(&self) -> BTreeMap<ObjectKey, BTreeSet<Ipv6Addr>> {
+        let mut found: BTreeMap<ObjectKey, BTreeSet<Ipv6Addr>> = BTreeMap::new();
+        for (ifindex, link) in &self.links {
+            if let (Some(key), Some(address)) = (self.pods.get(ifindex), link.link_local) {
+                found.entry(key.clone()).or_default().insert(address);
+            }
+        }
+        found
+    }
+}
+
+/// Whether the kernel holds an endpoint with exactly the addresses of a pod at an interface.
+fn held(world: World<'_>, ifindex: u32, pod: &LocalPod) -> bool {
+    let held = world
+        .holds
+        .get(&ifindex)
+        .map(|endpoint| (endpoint.ipv4, endpoint.ipv6));
+    held == Some(endpoint_addresses(&pod.addresses))
 }

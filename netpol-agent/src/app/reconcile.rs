@@ -16,7 +16,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     Options,
     ahead::{Ahead, Waiting, with_addresses},
-    bind::bind,
+    bind::{Bindings, Bound, Locals, Standing, World, bind},
     memory,
     troubles::{self, Troubles},
 };
@@ -24,12 +24,16 @@ use crate::{
     compile::Compiler,
     datapath::{
         self, Datapath,
-        interfaces::{self, Interfaces},
+        interfaces::{self, Interfaces, Settled},
     },
-    model::{Diagnostic, Node, Set, Snapshot},
-    observe::status::Status,
+    model::{Diagnostic, Node, ObjectKey, Pod, Set, Snapshot},
+    observe::status::{GRACE, Status, Unenforced},
+    records::Records,
     sync::{self, Desired, Memory, Report, State, Write},
 };
+
+/// Names of nodes that are listed where none is this one's.
+const NAMES: usize = 10;
 
 /// The state of the loop.
 pub struct Reconciler {
@@ -44,17 +48,26 @@ pub struct Reconciler {
     /// When the first event came that no turn has followed.
     received: Option<Instant>,
     interfaces: Option<Arc<Interfaces>>,
+    records: Option<Arc<Records>>,
+    locals: Locals,
+    /// What was bound by these interfaces and records, and by the pods of now.
+    bound: Option<(Arc<Interfaces>, Arc<Records>, Arc<Bound>)>,
+    /// What is known of interfaces for their life.
+    bindings: Bindings,
+    /// Local pods that are not enforced on.
+    unenforced: BTreeMap<ObjectKey, Unenforced>,
+    /// The names that there are, where none of them is this node's.
+    misnamed: Option<BTreeSet<String>>,
     compiler: Compiler,
     reported: Set<Diagnostic>,
     troubles: Troubles,
     /// Number of diagnostics of each code.
     by_code: BTreeMap<&'static str, u64>,
     applied: Option<u64>,
-    /// Local pods whose interface is not known yet.
-    waiting: usize,
     swept: bool,
     ahead: Ahead,
     status: watch::Sender<Arc<Status>>,
+    settled: watch::Sender<Settled>,
 }
 
 /// What is told of a turn, beside its report.
@@ -74,8 +87,10 @@ impl Reconciler {
     pub fn new(
         datapath: Datapath,
         state: State,
+        bindings: Bindings,
         options: &Options,
         status: watch::Sender<Arc<Status>>,
+        settled: watch::Sender<Settled>,
     ) -> Self {
         Self {
             datapath,
@@ -88,12 +103,17 @@ impl Reconciler {
             snapshot: None,
             received: None,
             interfaces: None,
+            records: None,
+            locals: Locals::default(),
+            bound: None,
+            bindings,
+            unenforced: BTreeMap::new(),
+            misnamed: None,
             compiler: Compiler::default(),
             reported: Set::new(),
             troubles: Troubles::default(),
             by_code: BTreeMap::new(),
             applied: None,
-            waiting: 0,
             swept: false,
             ahead: Ahead {
                 startup: options.startup,
@@ -101,6 +121,7 @@ impl Reconciler {
                 ..Ahead::default()
             },
             status,
+            settled,
         }
     }
 
@@ -267,6 +288,18 @@ impl Reconciler {
         self.interfaces = interfaces.or(self.interfaces.take());
     }
 
+    /// Takes what the runtime has written of interfaces.
+    pub fn set_records(&mut self, records: Option<Arc<Records>>) {
+        self.records = records.or(self.records.take());
+    }
+
+    /// When a pod that is not enforced on is to be told of.
+    pub fn next_overdue(&self) -> Option<tokio::time::Instant> {
+        let waiting = self.unenforced.values().filter(|pod| !pod.overdue);
+        let since = waiting.map(|pod| pod.since).min()?;
+        Some(tokio::time::Instant::from_std(since + GRACE))
+    }
+
     /// Reads back what the kernel holds and runs: what differs from what was written or attached is drift, and the next turn repairs it.
     pub fn reread(&mut self) {
         let attached = self.check(self.state.attached.clone());
@@ -317,7 +350,7 @@ impl Reconciler {
 
     /// Whether there is a local pod whose interface is not known yet.
     pub fn is_waiting(&self) -> bool {
-        self.waiting > 0
+        !self.unenforced.is_empty()
     }
 
     /// Removes a part of the flows that are past their lifetime.
@@ -337,20 +370,24 @@ impl Reconciler {
     /// Brings the kernel to what is known. Nothing changes before both the cluster and the interfaces are known (rule B1). Returns
     /// whether all writes succeeded.
     pub fn reconcile(&mut self) -> bool {
-        let (Some(snapshot), Some(interfaces)) = (self.snapshot.clone(), self.interfaces.clone()) else {
+        let (Some(snapshot), Some(interfaces), Some(records)) = (
+            self.snapshot.clone(),
+            self.interfaces.clone(),
+            self.records.clone(),
+        ) else {
             return true;
         };
         self.settle_lifetimes();
         let started = Instant::now();
+        let bound = self.bind(&snapshot, &interfaces, &records);
         let node = Node {
             name: self.node_name.clone(),
             addresses: interfaces.node_addresses.clone(),
-            link_locals: BTreeMap::new(),
+            link_locals: bound.link_locals(),
             ..Node::default()
         };
         let compiled = self.compiler.compile(&snapshot, &node);
         self.report_diagnostics(&compiled.diagnostics);
-        let pods = bind(&compiled, &interfaces, &self.memory.pods, &self.state.endpoints);
         let present = interfaces.pods.keys().copied().collect();
         // Interfaces of pods get a pod's programs, known or not.
         let awaited = self.ahead.awaited(&interfaces);
@@ -365,16 +402,16 @@ impl Reconciler {
             .filter_map(|(ifindex, interface)| Some((*ifindex, interface.bridge?)))
             .collect();
         let closed = self.ahead.closed(&self.state);
-        let (kept, unread) = self.ahead.known(&pods, &compiled);
+        let (kept, unread) = self.ahead.known(&bound.pods, &compiled);
         let desired = Desired {
             closed: &closed,
             kept: &kept,
             compiled: &compiled,
-            pods: &pods,
+            pods: &bound.pods,
             present: &present,
             devices: &devices,
             bridges: &bridges,
-            links: &BTreeMap::new(),
+            links: &bound.links,
             events_per_second: self.events_per_second,
         };
         let plan = sync::plan(&self.state, &self.memory, desired);
@@ -405,8 +442,7 @@ impl Reconciler {
         if !self.swept && report.failures.is_empty() {
             self.sweep();
         }
-        let waiting = compiled.endpoints.len() - pods.len();
-        self.waiting = waiting;
+        let waiting = self.unenforced.len();
         let first = self.applied.is_none();
         let turn = Turn {
             waiting,
@@ -420,6 +456,136 @@ impl Reconciler {
             memory::give_back();
         }
         report.failures.is_empty()
+    }
+
+    /// Finds out which pod is behind which interface, and remembers it in the kernel before anything is enforced by it.
+    fn bind(
+        &mut self,
+        snapshot: &Snapshot,
+        interfaces: &Arc<Interfaces>,
+        records: &Arc<Records>,
+    ) -> Arc<Bound> {
+        let changed = self.locals.update(&snapshot.pods, &self.node_name);
+        let same = |(of, by, _): &&(Arc<Interfaces>, Arc<Records>, _)| {
+            !changed && Arc::ptr_eq(of, interfaces) && Arc::ptr_eq(by, records)
+        };
+        let bound = match self.bound.as_ref().filter(same) {
+            Some((_, _, bound)) => bound.clone(),
+            None => {
+                let bound = Arc::new(self.bind_anew(interfaces, records));
+                self.bound = Some((interfaces.clone(), records.clone(), bound.clone()));
+                bound
+            }
+        };
+        self.tell_unenforced(&bound);
+        self.check_name(snapshot);
+        bound
+    }
+
+    fn bind_anew(&mut self, interfaces: &Interfaces, records: &Records) -> Bound {
+        let world = World {
+            pods: &self.locals.pods,
+            interfaces,
+            records,
+            holds: &self.state.endpoints,
+        };
+        let bound = bind(world, &self.bindings);
+        for ifindex in &bound.replaced {
+            // What was there is another interface's: its programs went with it, and its endpoint's number with its pod.
+            self.state.attached.remove(ifindex);
+            let nobody = (ObjectKey::new("", ""), String::new());
+            self.memory.pods.insert(*ifindex, nobody);
+        }
+        let gone = self
+            .bindings
+            .keys()
+            .filter(|ifindex| !bound.bindings.contains_key(ifindex));
+        let gone: Vec<_> = gone.copied().map(|ifindex| (ifindex, None)).collect();
+        let changed = bound.bindings.iter().filter_map(|(ifindex, binding)| {
+            let stored = binding.to_stored(*ifindex);
+            let known = self.bindings.get(ifindex).map(|known| known.to_stored(*ifindex));
+            (known != Some(stored)).then_some((*ifindex, Some(stored)))
+        });
+        for (ifindex, binding) in gone.into_iter().chain(changed) {
+            if let Err(error) = self.datapath.set_binding(ifindex, binding.as_ref()) {
+                error!(ifindex, error = %anyhow::Error::from(error), "a restart may forget which pod is behind an interface");
+            }
+        }
+        self.bindings.clone_from(&bound.bindings);
+        let settled = bound.settled();
+        self.settled.send_if_modified(|known| {
+            let changed = *known != settled;
+            *known = settled;
+            changed
+        });
+        bound
+    }
+
+    /// Tells of pods that are not enforced on, once each.
+    fn tell_unenforced(&mut self, bound: &Bound) {
+        let now = Instant::now();
+        let mut before = std::mem::take(&mut self.unenforced);
+        for (key, standing) in &bound.standing {
+            let Standing::Not(why) = standing else { continue };
+            let why = why.to_string();
+            let known = before.remove(key);
+            let mut pod = Unenforced {
+                since: known.as_ref().map_or(now, |known| known.since),
+                overdue: known
+                    .as_ref()
+                    .is_some_and(|known| known.overdue && known.why == why),
+                why,
+            };
+            if !pod.overdue && now.duration_since(pod.since) >= GRACE {
+                pod.overdue = true;
+                warn!(
+                    namespace = &*key.namespace,
+                    pod = &*key.name,
+                    why = pod.why,
+                    "a pod is not enforced on"
+                );
+            }
+            self.unenforced.insert(key.clone(), pod);
+        }
+        for (key, _) in before.iter().filter(|(_, pod)| pod.overdue) {
+            if matches!(bound.standing.get(key), Some(Standing::Bound(_))) {
+                info!(
+                    namespace = &*key.namespace,
+                    pod = &*key.name,
+                    "a pod is enforced on now"
+                );
+            }
+        }
+    }
+
+    /// Tells, once, if nothing in the cluster knows a node of this name: then no pod here is enforced on.
+    fn check_name(&mut self, snapshot: &Snapshot) {
+        let named = |pod: &Arc<Pod>| pod.node.as_deref() == Some(self.node_name.as_str());
+        let known = !self.locals.pods.is_empty()
+            || snapshot.nodes.get(&self.node_name).is_some()
+            || snapshot.pods.values().any(named);
+        if known {
+            self.misnamed = None;
+            return;
+        }
+        let of_pods = snapshot
+            .pods
+            .values()
+            .filter_map(|pod| Some(pod.node.as_deref()?.to_owned()));
+        let names: BTreeSet<String> = snapshot.nodes.keys().cloned().chain(of_pods).collect();
+        if self.misnamed.as_ref() == Some(&names) {
+            return;
+        }
+        let mut listed = names.iter().take(NAMES).cloned().collect::<Vec<_>>().join(", ");
+        if names.len() > NAMES {
+            listed += &format!(" and {} more", names.len() - NAMES);
+        }
+        error!(
+            node = self.node_name,
+            names = listed,
+            "no node and no pod has the name of --node-name: no pod of this node is enforced on"
+        );
+        self.misnamed = Some(names);
     }
 
     /// Writes the lifetimes of flows, should the kernel hold others.
@@ -515,6 +681,8 @@ impl Reconciler {
             status.ready |= report.failures.is_empty();
             status.endpoints = endpoints;
             status.endpoints_waiting = turn.waiting;
+            status.unenforced.clone_from(&self.unenforced);
+            status.misnamed = self.misnamed.is_some();
             status.endpoints_held_back = report.held_back.len();
             status.policies = self.state.policies.len();
             status.identities = self.state.identities.len();

@@ -11,7 +11,7 @@ use super::{
     lifetimes::{self, Lifetime},
     stop::on_signal,
 };
-use crate::{app, datapath, datapath::attach, watch::Source};
+use crate::{app, datapath, datapath::attach, records, watch::Source};
 
 /// Default of `--pin-path`.
 pub const PIN_PATH: &str = "/sys/fs/bpf/netpol";
@@ -36,6 +36,9 @@ pub struct Arguments {
     /// Folder on bpffs where maps and links are pinned, in a subfolder by ABI version. bpffs is mounted if it is not.
     #[arg(long, value_name = "DIR", default_value = PIN_PATH, env = "NETPOL_PIN_PATH")]
     pin_path: PathBuf,
+    /// Folder where libcni keeps the results of CNI plugins: they tell which pod an interface was made for, which the pod cannot change.
+    #[arg(long, value_name = "DIR", default_value = records::FOLDER, env = "NETPOL_CNI_RESULTS")]
+    cni_results: PathBuf,
     /// How programs are attached: TCX links where the kernel has them (6.6 and later), else filters of a clsact qdisc.
     #[arg(long, value_enum, default_value_t = attach::Mode::Auto)]
     attach: attach::Mode,
@@ -128,6 +131,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             flow_capacity: arguments.flow_capacity,
             log_level: arguments.program_log as u8,
         },
+        cni_results: arguments.cni_results,
         events_per_second: arguments.events_per_second,
         lifetimes: lifetimes::all(&arguments.flow_lifetime),
         listen: arguments.listen.0,

@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which pod is behind which host-side veth, and the node's own addresses: read from netlink, and read again on its events.
 //!
-//! The kernel says of a veth in which network namespace its peer is, and lists the addresses in that namespace on request. No
-//! container runtime, no host process namespace and no CNI state is asked. There is no timer: the events of all namespaces
-//! that this one knows are listened to, and every burst of them leads to one new reading.
+//! The kernel says of a veth in which network namespace its peer is, and lists the addresses in that namespace on request. There is no
+//! timer: the events of all namespaces that this one knows are listened to, and every burst of them leads to one new reading.
+//!
+//! What a pod has inside is its own to change, so only what was there first counts (rule A8): [`Sight`].
 
 mod events;
+mod links;
 mod pace;
 mod reading;
+mod sight;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     sync::Arc,
 };
 
@@ -22,7 +25,14 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+pub use self::sight::Sight;
 use self::{events::Events, reading::Reader};
+
+/// A MAC address.
+pub type Mac = [u8; 6];
+
+/// Interfaces about whose pods all is known that there is to know: nothing inside is read any more.
+pub type Settled = BTreeSet<u32>;
 
 /// A host-side veth whose peer is in another network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -31,8 +41,17 @@ pub struct PodInterface {
     pub index: u32,
     /// Name of the veth on the node. It can change while the index does not.
     pub name: String,
-    /// Addresses on the peer, inside the pod. Link-local and loopback ones are left out.
+    /// MAC address of the veth on the node, which nothing in the pod can change.
+    pub mac: Mac,
+    /// Number that this namespace has for the one that the peer is in; negative while that ends. It changes if the pod moves the peer.
+    pub namespace: i32,
+    /// The first addresses that were seen inside the pod (rule A8): on the peer or, where it has none and no other veth leads there, anywhere.
+    /// Link-local and loopback ones are left out. What is seen later changes nothing.
     pub addresses: BTreeSet<IpAddr>,
+    /// MAC address of the peer, if it could be read. It is that of now, until [`Settled`] has the interface.
+    pub peer_mac: Option<Mac>,
+    /// Link-local IPv6 addresses of the peer; of now, as above.
+    pub link_locals: BTreeSet<Ipv6Addr>,
     /// Index of the bridge that the veth is a port of.
     pub bridge: Option<u32>,
     /// Addresses of that bridge on the node: the gateways of the pods behind it.
@@ -92,7 +111,7 @@ pub enum InterfacesError {
     Reading(#[source] tokio::task::JoinError),
 }
 
-/// Publishes the first complete reading, then every change, until `stop`.
+/// Publishes the first complete reading, then every change, until `stop`. `sights`: what an earlier agent saw first.
 ///
 /// The sockets belong to the network namespace of the thread that first polls this future. `reread` asks for a reading without an
 /// event. It is for kernels and containers that refuse the events of other namespaces (capability `CAP_NET_BROADCAST`): addresses
@@ -103,16 +122,19 @@ pub enum InterfacesError {
 /// error.
 pub async fn watch(
     tx: watch::Sender<Option<Arc<Interfaces>>>,
+    sights: BTreeMap<u32, Sight>,
+    settled: watch::Receiver<Settled>,
     reread: Arc<Notify>,
     stop: CancellationToken,
 ) -> Result<(), InterfacesError> {
     // Listening starts before the first reading, so that no change falls between them.
     let mut events = Events::listen()?;
-    let mut reader = Reader::open()?;
+    let mut reader = Reader::open(sights)?;
     loop {
         // A reading blocks on the kernel's configuration lock, which belongs on no asynchronous thread.
+        let known = settled.borrow().clone();
         let (returned, interfaces) = tokio::task::spawn_blocking(move || {
-            let interfaces = reader.read();
+            let interfaces = reader.read(&known);
             (reader, interfaces)
         })
         .await
@@ -136,7 +158,7 @@ pub async fn watch(
 /// # Errors
 /// As [`watch()`].
 pub fn addresses_behind(index: u32) -> Result<BTreeSet<IpAddr>, InterfacesError> {
-    Reader::open()?.addresses_of(index)
+    Reader::open(BTreeMap::new())?.addresses_of(index)
 }
 
 /// Asks for a reading whenever the routes of this network namespace change, until `stop`: some pod networks have no bridge, and add the

@@ -4,6 +4,7 @@
 mod longest;
 
 use std::{
+    collections::BTreeMap,
     io,
     net::IpAddr,
     os::fd::{AsFd as _, BorrowedFd},
@@ -64,6 +65,7 @@ impl<T> Named<T> for Result<T, aya::maps::MapError> {
 /// Handles of the maps that the agent reads and writes.
 pub struct Maps {
     endpoints: HashMap<MapData, u32, Endpoint>,
+    bindings: HashMap<MapData, u32, abi::Binding>,
     local_pods: HashMap<MapData, Address, u32>,
     senders: HashMap<MapData, abi::Sender, u32>,
     guarded: HashMap<MapData, abi::Frontend, u32>,
@@ -90,6 +92,7 @@ impl Maps {
     /// Takes the maps out of a loaded object, after a look at whether what was pinned is what this build expects.
     pub fn take(ebpf: &mut Ebpf, folder: &Path) -> Result<Self, DatapathError> {
         check_layout::<u32, Endpoint>(&folder.join("endpoints"))?;
+        check_layout::<u32, abi::Binding>(&folder.join("bindings"))?;
         check_layout::<Address, u32>(&folder.join("local_pods"))?;
         check_layout::<abi::Sender, u32>(&folder.join("senders"))?;
         check_layout::<abi::Frontend, u32>(&folder.join("guarded"))?;
@@ -100,6 +103,7 @@ impl Maps {
         check_layout::<u32, Config>(&folder.join("config"))?;
         Ok(Self {
             endpoints: HashMap::try_from(map(ebpf, "endpoints")?).on("endpoints", "opening")?,
+            bindings: HashMap::try_from(map(ebpf, "bindings")?).on("bindings", "opening")?,
             local_pods: HashMap::try_from(map(ebpf, "local_pods")?).on("local_pods", "opening")?,
             senders: HashMap::try_from(map(ebpf, "senders")?).on("senders", "opening")?,
             guarded: HashMap::try_from(map(ebpf, "guarded")?).on("guarded", "opening")?,
@@ -144,6 +148,23 @@ impl Maps {
             state.record(&Write::PutPolicy { policy, key, value });
         }
         Ok(state)
+    }
+
+    /// What map `bindings` holds.
+    pub fn bindings(&self) -> Result<BTreeMap<u32, abi::Binding>, MapError> {
+        let entries = self.bindings.iter();
+        entries.map(|entry| entry.on("bindings", "reading")).collect()
+    }
+
+    /// Writes an entry of map `bindings`, or removes it.
+    pub fn set_binding(&mut self, ifindex: u32, binding: Option<&abi::Binding>) -> Result<(), MapError> {
+        retry(|| match binding {
+            Some(binding) => self
+                .bindings
+                .insert(ifindex, binding, 0)
+                .on("bindings", "writing"),
+            None => present(self.bindings.remove(&ifindex)).on("bindings", "removing an entry"),
+        })
     }
 
     /// Makes a write; attaching is not one of these.

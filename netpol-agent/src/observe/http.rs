@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::State,
+    extract::{RawQuery, State},
     http::{StatusCode, header::CONTENT_TYPE},
     response::IntoResponse,
     routing::get,
@@ -84,9 +84,9 @@ async fn serve_metrics(State(served): State<Served>) -> Result<impl IntoResponse
     Ok(([(CONTENT_TYPE, OPENMETRICS)], text))
 }
 
-async fn serve_readiness(State(served): State<Served>) -> (StatusCode, String) {
+async fn serve_readiness(State(served): State<Served>, RawQuery(query): RawQuery) -> (StatusCode, String) {
     let status = served.status.borrow();
-    if status.ready {
+    let (code, mut text) = if status.ready {
         let mut told = format!("enforcing revision {}\n", status.revision);
         for (who, why) in &status.unattached {
             told.push_str(&format!("not enforced: {who}: {why}\n"));
@@ -97,5 +97,34 @@ async fn serve_readiness(State(served): State<Served>) -> (StatusCode, String) {
             StatusCode::SERVICE_UNAVAILABLE,
             "waiting for the first complete list of objects and interfaces\n".into(),
         )
+    };
+    let verbose = query
+        .iter()
+        .flat_map(|query| query.split('&'))
+        .any(|part| part.split_once('=').map_or(part, |(name, _)| name) == "verbose");
+    if verbose {
+        text += &conditions(&status);
     }
+    (code, text)
+}
+
+/// What is not as it should be, in the form of the API server's `/readyz?verbose`. It does not make the agent unready: a node's other pods
+/// would not be better off without it.
+fn conditions(status: &Status) -> String {
+    let overdue: Vec<_> = status.unenforced.iter().filter(|(_, pod)| pod.overdue).collect();
+    let mut text = String::new();
+    for (good, name) in [
+        (overdue.is_empty(), "pods-enforced"),
+        (!status.misnamed, "node-name-known"),
+    ] {
+        text += &format!(
+            "[{}]{name} {}\n",
+            if good { '+' } else { '-' },
+            if good { "ok" } else { "failed" }
+        );
+    }
+    for (key, pod) in overdue {
+        text += &format!("pod {key} is not enforced on: {}\n", pod.why);
+    }
+    text
 }

@@ -60,6 +60,16 @@ impl Collector for AgentMetrics {
             status.endpoints_waiting as u64,
         )?;
         gauge(
+            "endpoints_unenforced",
+            "Local pods with an address that are not enforced on for more than 10 seconds; the log names them",
+            status.unenforced.values().filter(|pod| pod.overdue).count() as u64,
+        )?;
+        gauge(
+            "node_name_unknown",
+            "Whether no node and no pod of the cluster has the name that this agent was given for its node",
+            status.misnamed.into(),
+        )?;
+        gauge(
             "endpoints_held_back",
             "Endpoints that keep an old policy or are closed because writes failed",
             status.endpoints_held_back as u64,

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use prometheus_client::metrics::histogram::Histogram;
@@ -12,6 +12,20 @@ use crate::{
     datapath::{Expired, Seeded},
     model::ObjectKey,
 };
+
+/// A pod may be without an interface for this long before it is told of: its address may be known before its interface is.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// A pod of this node that has an address and is not enforced on (rule A8).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unenforced {
+    /// Since when.
+    pub since: Instant,
+    /// Why, as a sentence without its end.
+    pub why: String,
+    /// For longer than [`GRACE`], and it was told of.
+    pub overdue: bool,
+}
 
 /// The agent after its last turn.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +42,10 @@ pub struct Status {
     pub interfaces: BTreeMap<u32, ObjectKey>,
     /// Local pods whose interface is not known yet.
     pub endpoints_waiting: usize,
+    /// Local pods that are not enforced on, and why.
+    pub unenforced: BTreeMap<ObjectKey, Unenforced>,
+    /// No node and no pod of the cluster has this node's name.
+    pub misnamed: bool,
     /// Endpoints that keep an old policy or are closed, because the new one could not be written.
     pub endpoints_held_back: usize,
     /// Pods, or interfaces where no pod is known, to which programs do not attach, and why: nothing is enforced there.

@@ -2,11 +2,12 @@
 //! The order of the writes: policies, identities, endpoints, removals.
 
 mod entries;
+mod sides;
 mod slots;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv6Addr,
+    net::{IpAddr, Ipv6Addr},
 };
 
 use netpol_common::{
@@ -14,7 +15,10 @@ use netpol_common::{
     tag,
 };
 
-use self::slots::{is_shareable, slots, unshare};
+use self::{
+    sides::sides,
+    slots::{is_shareable, slots, unshare},
+};
 use super::{
     Last, Meaning, Memory, State, Write, endpoint_addresses,
     identities::{self, Changes},
@@ -50,12 +54,18 @@ pub struct Desired<'a> {
 }
 
 /// The link of a pod, as it was when its interface was bound (rule A8).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Link {
     /// MAC address of the interface in the pod; zeros: not known.
     pub mac: [u8; 6],
     /// The pod's link-local address, once it has one.
     pub link_local: Option<Ipv6Addr>,
+    /// The addresses to enforce it with, where they are not the pod's: those of a second network of the pod, or what several pods claim.
+    pub addresses: Option<Vec<IpAddr>>,
+    /// Pods that may be behind it instead: it gets no more than each of them would.
+    pub rivals: Vec<ObjectKey>,
+    /// It may be one that only pretends to be the pod's: nothing passes.
+    pub closed: bool,
 }
 
 /// The writes that turn the kernel's state into the desired one, in order.
@@ -210,6 +220,7 @@ impl Link {
         Self {
             mac: endpoint.mac,
             link_local: (!link_local.is_unspecified()).then_some(link_local),
+            ..Self::default()
         }
     }
 }
@@ -300,11 +311,8 @@ fn policy_numbers(state: &State) -> impl Iterator<Item = u32> {
 
 /// Policies that a pod with an interface has.
 fn used_policies(desired: Desired<'_>) -> BTreeSet<PolicyId> {
-    let pods = desired
-        .pods
-        .values()
-        .filter_map(|key| desired.compiled.endpoints.get(key));
-    let used = pods.flat_map(|pod| [pod.ingress, pod.egress]).flatten();
+    let sides = desired.pods.keys().filter_map(|ifindex| sides(desired, *ifindex));
+    let used = sides.flatten().flatten();
     used.filter(|policy| *policy != CLOSED).collect()
 }
 
@@ -324,10 +332,12 @@ fn endpoints(
     let mut endpoints = BTreeMap::new();
     let mut taken = state.endpoints.values().map(Endpoint::number).collect();
     for (ifindex, key) in desired.pods {
-        let Some(pod) = desired.compiled.endpoints.get(key) else {
+        let (Some(pod), Some(sides)) = (desired.compiled.endpoints.get(key), sides(desired, *ifindex)) else {
             continue;
         };
-        let (ipv4, ipv6) = endpoint_addresses(&pod.addresses);
+        let link = desired.links.get(ifindex);
+        let addresses = link.and_then(|link| link.addresses.as_ref());
+        let (ipv4, ipv6) = endpoint_addresses(addresses.unwrap_or(&pod.addresses));
         let known = state.endpoints.get(ifindex).filter(|endpoint| {
             let same_pod = memory
                 .pods
@@ -342,9 +352,9 @@ fn endpoints(
             || take_endpoint(next_endpoint, &mut taken),
             |endpoint| endpoint.id,
         );
-        let (ingress_policy, egress_policy) = (number(pod.ingress), number(pod.egress));
+        let [ingress_policy, egress_policy] = sides.map(number);
         let kept = known.map_or_else(Link::default, Link::of);
-        let link = desired.links.get(ifindex).copied().unwrap_or(kept);
+        let link = link.unwrap_or(&kept);
         endpoints.insert(
             *ifindex,
             Endpoint {

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
 };
 
 use ipnet::IpNet;
@@ -12,18 +12,16 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::net::if_::if_nametoindex;
 use tracing::{debug, warn};
 
-use super::{Interfaces, InterfacesError, PodInterface};
-use crate::datapath::netlink::{Requests, attributes, push_attribute, text, u32_at};
+use super::{
+    Interfaces, InterfacesError, Mac, PodInterface, Settled, Sight,
+    links::{INTERFACE_MESSAGE_BYTES, Links, Veth, device, mac, veth},
+    sight::Sights,
+};
+use crate::datapath::netlink::{Requests, attributes, push_attribute, u32_at};
 
-const INTERFACE_MESSAGE_BYTES: usize = 16;
 const ADDRESS_MESSAGE_BYTES: usize = 8;
-const IFLA_IFNAME: u16 = 3;
-const IFLA_LINK: u16 = 5;
-const IFLA_MASTER: u16 = 10;
-const IFLA_LINKINFO: u16 = 18;
 const IFLA_EXT_MASK: u16 = 29;
-const IFLA_LINK_NETNSID: u16 = 37;
-const IFLA_INFO_KIND: u16 = 1;
+const IFLA_TARGET_NETNSID: u16 = 46;
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 const ROUTE_MESSAGE_BYTES: usize = 12;
 const RTA_DST: u16 = 1;
@@ -31,58 +29,46 @@ const RTA_OIF: u16 = 4;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_TARGET_NETNSID: u16 = 10;
-/// Kinds of devices that no packet leaves the node by. A bridge passes it on to a port, where it is looked at; an `ifb` gives it back to the
-/// interface that it was redirected from, before Services are translated; a dummy and a monitor of netlink end it.
-const NO_WAY_OUT: [&[u8]; 4] = [b"bridge", b"ifb", b"dummy", b"nlmon"];
 /// Readings of something that changes under them. The event of the change is already queued then, so the last may stand.
 const ATTEMPTS: usize = 8;
-
-/// A veth and where its peer is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Veth {
-    name: String,
-    /// Id of the peer's namespace, as this namespace numbers it. Negative while that namespace ends.
-    namespace: i32,
-    /// Index of the peer in its namespace.
-    peer: u32,
-    /// Index of the bridge, or other device, that it is a port of.
-    bridge: Option<u32>,
-}
-
-/// What the links of this namespace are.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Links {
-    /// Veths that lead into another namespace.
-    veths: BTreeMap<u32, Veth>,
-    /// Names of the interfaces by which packets can leave the node.
-    devices: BTreeMap<u32, String>,
-}
 
 /// Addresses by index of the interface they are on.
 type Addresses = BTreeMap<u32, BTreeSet<IpAddr>>;
 
-/// A socket to read with.
-pub(super) struct Reader(Requests);
+/// A socket to read with, and what was read first.
+pub(super) struct Reader {
+    requests: Requests,
+    sights: Sights,
+}
 
 impl Reader {
     /// Opens the socket in the calling thread's network namespace.
-    pub(super) fn open() -> Result<Self, InterfacesError> {
+    pub(super) fn open(sights: BTreeMap<u32, Sight>) -> Result<Self, InterfacesError> {
         let failed = |attempt| move |source| InterfacesError::Socket { attempt, source };
-        Requests::open(NETLINK_ROUTE)
+        let requests = Requests::open(NETLINK_ROUTE)
             .map_err(failed("open a socket for requests"))?
             .strict()
             .map_err(failed(
                 "ask for strict checking (NETLINK_GET_STRICT_CHK, Linux 4.20)",
-            ))
-            .map(Self)
+            ))?;
+        Ok(Self {
+            requests,
+            sights: Sights::new(sights),
+        })
     }
 
-    /// Reads all. The links are read before and after the addresses: the id of a namespace that ended is soon another's, so the
-    /// addresses found under an id are only a veth's if it led there all the time.
-    pub(super) fn read(&mut self) -> Result<Interfaces, InterfacesError> {
+    /// Reads all, but what is settled. The links are read before and after the addresses: the id of a namespace that ended is soon
+    /// another's, so the addresses found under an id are only a veth's if it led there all the time.
+    pub(super) fn read(&mut self, settled: &Settled) -> Result<Interfaces, InterfacesError> {
+        let mut interfaces = self.read_now(settled)?;
+        self.sights.keep(&mut interfaces.pods);
+        Ok(interfaces)
+    }
+
+    fn read_now(&mut self, settled: &Settled) -> Result<Interfaces, InterfacesError> {
         let mut links = self.links()?;
         for _ in 1..ATTEMPTS {
-            let interfaces = self.read_behind(&links)?;
+            let interfaces = self.read_behind(&links, settled)?;
             let after = self.links()?;
             if after == links {
                 return Ok(interfaces);
@@ -91,17 +77,19 @@ impl Reader {
         }
         debug!("interfaces keep changing while they are read");
         // Never an address that may be another pod's: those that moved during this last reading have none yet.
-        let mut interfaces = self.read_behind(&links)?;
+        let mut interfaces = self.read_behind(&links, settled)?;
         let after = self.links()?;
         for (index, interface) in &mut interfaces.pods {
             if links.veths.get(index) != after.veths.get(index) {
                 interface.addresses.clear();
+                interface.peer_mac = None;
+                interface.link_locals.clear();
             }
         }
         Ok(interfaces)
     }
 
-    fn read_behind(&mut self, links: &Links) -> Result<Interfaces, InterfacesError> {
+    fn read_behind(&mut self, links: &Links, settled: &Settled) -> Result<Interfaces, InterfacesError> {
         // kube-proxy in IPVS mode keeps the virtual IPs of Services on an interface of its own: they are not the node (rule A5).
         let virtual_ips = if_nametoindex("kube-ipvs0").ok();
         let on_node = self.addresses(None)?;
@@ -121,32 +109,39 @@ impl Reader {
         let mut namespaces: BTreeMap<i32, Addresses> = BTreeMap::new();
         let mut pods = BTreeMap::new();
         for (&index, veth) in &links.veths {
-            let behind = match namespaces.entry(veth.namespace) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) => new.insert(self.addresses_behind(veth)?),
+            let sight = match self.sights.settled(index, veth.mac, settled) {
+                Some(known) => known.clone(),
+                None => {
+                    let behind = match namespaces.entry(veth.namespace) {
+                        Entry::Occupied(known) => known.into_mut(),
+                        Entry::Vacant(new) => new.insert(self.addresses_behind(veth)?),
+                    };
+                    let veths = links.veths.values();
+                    let alone = veths.filter(|other| other.namespace == veth.namespace).count() == 1;
+                    Sight {
+                        mac: veth.mac,
+                        addresses: addresses_of(veth, behind, alone),
+                        link_locals: link_locals_of(veth, behind),
+                        peer_mac: self.peer_mac(veth),
+                    }
+                }
             };
-            let addresses = behind
-                .get(&veth.peer)
-                .into_iter()
-                .flatten()
-                .copied()
-                .filter(|address| !address.is_loopback() && !is_link_local(*address))
-                .collect();
-            let name = veth.name.clone();
-            pods.insert(
+            let pod = PodInterface {
                 index,
-                PodInterface {
-                    index,
-                    name,
-                    addresses,
-                    bridge: veth.bridge,
-                    gateways: gateways(veth, &on_node),
-                    routed: match veth.bridge {
-                        None => routes.remove(&index).unwrap_or_default(),
-                        Some(_) => BTreeSet::new(),
-                    },
+                name: veth.name.clone(),
+                mac: veth.mac,
+                namespace: veth.namespace,
+                addresses: sight.addresses,
+                peer_mac: sight.peer_mac,
+                link_locals: sight.link_locals,
+                bridge: veth.bridge,
+                gateways: gateways(veth, &on_node),
+                routed: match veth.bridge {
+                    None => routes.remove(&index).unwrap_or_default(),
+                    Some(_) => BTreeSet::new(),
                 },
-            );
+            };
+            pods.insert(index, pod);
         }
         Ok(Interfaces {
             pods,
@@ -197,6 +192,33 @@ impl Reader {
             }
         }
         Ok(all)
+    }
+
+    /// The MAC address of a veth's peer. What cannot be read is not known: the namespace may be gone.
+    fn peer_mac(&mut self, veth: &Veth) -> Option<Mac> {
+        if veth.namespace < 0 {
+            return None;
+        }
+        let mut request = vec![0; INTERFACE_MESSAGE_BYTES];
+        request[4..8].copy_from_slice(&veth.peer.to_ne_bytes());
+        push_attribute(
+            &mut request,
+            IFLA_EXT_MASK,
+            &RTEXT_FILTER_SKIP_STATS.to_ne_bytes(),
+        );
+        push_attribute(&mut request, IFLA_TARGET_NETNSID, &veth.namespace.to_ne_bytes());
+        let mut found = None;
+        let asked = self
+            .requests
+            .get(libc::RTM_GETLINK, 0, &request, |kind, message| {
+                if kind == libc::RTM_NEWLINK {
+                    found = mac(message);
+                }
+            });
+        if let Err(error) = asked {
+            debug!(interface = veth.name, %error, "the MAC address of the pod behind this interface cannot be read");
+        }
+        found
     }
 
     /// The addresses in the namespace that `veth` leads to: none if it ended, or may not be read.
@@ -288,7 +310,7 @@ impl Reader {
         for attempt in 1.. {
             let mut found = T::default();
             let consistent = self
-                .0
+                .requests
                 .dump(kind, request, |kind, message| each(&mut found, kind, message))
                 .map_err(failed)?;
             if consistent || attempt == ATTEMPTS {
@@ -319,54 +341,6 @@ fn route(message: &[u8]) -> Option<(u32, IpNet)> {
     Some((index?, IpNet::new(destination?, length).ok()?))
 }
 
-/// Reads a link message; `None` if it is no veth that leads into another namespace.
-fn veth(message: &[u8]) -> Option<(u32, Veth)> {
-    let index = u32_at(message, 4)?;
-    let (mut name, mut peer, mut namespace, mut bridge, mut is_veth) = (None, None, None, None, false);
-    for (kind, value) in attributes(message.get(INTERFACE_MESSAGE_BYTES..)?) {
-        match kind {
-            IFLA_IFNAME => name = Some(String::from_utf8_lossy(text(value)).into_owned()),
-            IFLA_LINK => peer = u32_at(value, 0),
-            IFLA_LINK_NETNSID => namespace = u32_at(value, 0).map(u32::cast_signed),
-            IFLA_MASTER => bridge = u32_at(value, 0),
-            IFLA_LINKINFO => {
-                is_veth =
-                    attributes(value).any(|(kind, value)| kind == IFLA_INFO_KIND && text(value) == b"veth");
-            }
-            _ => {}
-        }
-    }
-    let (name, namespace, peer) = (name?, namespace?, peer?);
-    is_veth.then_some((
-        index,
-        Veth {
-            name,
-            namespace,
-            peer,
-            bridge,
-        },
-    ))
-}
-
-/// Reads a link message; `None` if packets do not leave the node there.
-fn device(message: &[u8]) -> Option<(u32, String)> {
-    let (index, flags) = (u32_at(message, 4)?, u32_at(message, 8)?);
-    let (mut name, mut leaves) = (None, true);
-    for (attribute, value) in attributes(message.get(INTERFACE_MESSAGE_BYTES..)?) {
-        match attribute {
-            IFLA_IFNAME => name = Some(String::from_utf8_lossy(text(value)).into_owned()),
-            IFLA_LINKINFO => {
-                leaves = !attributes(value).any(|(attribute, value)| {
-                    attribute == IFLA_INFO_KIND && NO_WAY_OUT.contains(&text(value))
-                });
-            }
-            _ => {}
-        }
-    }
-    let loopback = flags & libc::IFF_LOOPBACK as u32 != 0;
-    (!loopback && leaves).then_some((index, name?))
-}
-
 /// Reads an address message. One that does not carry the id of the namespace that was asked for is not from there: `None`.
 fn address(message: &[u8], namespace: Option<i32>) -> Option<(u32, IpAddr)> {
     let index = u32_at(message, 4)?;
@@ -381,6 +355,31 @@ fn address(message: &[u8], namespace: Option<i32>) -> Option<(u32, IpAddr)> {
     }
     // On a point-to-point interface `IFA_ADDRESS` is the other end.
     (from == namespace).then_some((index, local.or(address)?))
+}
+
+/// The addresses by which a pod may be known: those on the peer or, where it has none and the only veth there, all in its namespace. A
+/// pod may keep them on a bridge inside.
+fn addresses_of(veth: &Veth, behind: &Addresses, alone: bool) -> BTreeSet<IpAddr> {
+    let counting = |addresses: &BTreeSet<IpAddr>| -> BTreeSet<IpAddr> {
+        let all = addresses.iter().copied();
+        all.filter(|address| !address.is_loopback() && !is_link_local(*address))
+            .collect()
+    };
+    let on_peer = behind.get(&veth.peer).map(counting).unwrap_or_default();
+    if !on_peer.is_empty() || !alone {
+        return on_peer;
+    }
+    behind.values().flat_map(counting).collect()
+}
+
+fn link_locals_of(veth: &Veth, behind: &Addresses) -> BTreeSet<Ipv6Addr> {
+    let on_peer = behind.get(&veth.peer).into_iter().flatten();
+    on_peer
+        .filter_map(|address| match address {
+            IpAddr::V6(address) if address.is_unicast_link_local() => Some(*address),
+            _ => None,
+        })
+        .collect()
 }
 
 fn ip(value: &[u8]) -> Option<IpAddr> {

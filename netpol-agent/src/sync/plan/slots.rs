@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use netpol_common::abi::{Endpoint, POLICY_DENY, POLICY_NONE};
 
-use super::{Desired, take};
+use super::{Desired, sides::sides, take};
 use crate::{
-    compile::{self, PolicyId},
+    compile::PolicyId,
     sync::{State, Write, policies::Slots},
 };
 
@@ -23,7 +23,7 @@ pub(super) fn unshare(
     let mut copies: BTreeMap<(u32, Option<PolicyId>), u32> = BTreeMap::new();
     let mut endpoints = Vec::new();
     for (ifindex, endpoint) in &state.endpoints {
-        let Some(pod) = pod_of(desired, *ifindex) else {
+        let Some([ingress, egress]) = sides(desired, *ifindex) else {
             continue;
         };
         let mut separate = |number: u32, target: Option<PolicyId>| {
@@ -36,8 +36,8 @@ pub(super) fn unshare(
             }
         };
         let separated = Endpoint {
-            ingress_policy: separate(endpoint.ingress_policy, pod.ingress),
-            egress_policy: separate(endpoint.egress_policy, pod.egress),
+            ingress_policy: separate(endpoint.ingress_policy, ingress),
+            egress_policy: separate(endpoint.egress_policy, egress),
             ..*endpoint
         };
         if separated != *endpoint {
@@ -62,10 +62,6 @@ pub(super) fn unshare(
     }
 }
 
-fn pod_of<'a>(desired: Desired<'a>, ifindex: u32) -> Option<&'a compile::Endpoint> {
-    desired.compiled.endpoints.get(desired.pods.get(&ifindex)?)
-}
-
 /// Whether a policy number has entries that endpoints may share.
 pub(super) fn is_shareable(number: u32) -> bool {
     ![POLICY_NONE, POLICY_DENY].contains(&number)
@@ -75,12 +71,12 @@ pub(super) fn is_shareable(number: u32) -> bool {
 pub(super) fn slots(state: &State, desired: Desired<'_>) -> Slots {
     let mut slots = Slots::new();
     for (ifindex, endpoint) in &state.endpoints {
-        let Some(pod) = pod_of(desired, *ifindex) else {
+        let Some([ingress, egress]) = sides(desired, *ifindex) else {
             continue;
         };
         let targets = [
-            (endpoint.ingress_policy, pod.ingress),
-            (endpoint.egress_policy, pod.egress),
+            (endpoint.ingress_policy, ingress),
+            (endpoint.egress_policy, egress),
         ];
         slots.extend(targets.into_iter().filter(|(number, _)| is_shareable(*number)));
     }

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The pods of this node, kept up with the snapshots: most changes in a cluster are elsewhere.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::LocalPod;
+use crate::{
+    compile::is_endpoint,
+    model::{Map, ObjectKey, Pod},
+};
+
+/// The pods of one node that have an address and a network of their own.
+#[derive(Debug, Default)]
+pub struct Locals {
+    /// All pods, as of the last time.
+    all: Map<ObjectKey, Arc<Pod>>,
+    /// Those of this node.
+    pub pods: BTreeMap<ObjectKey, LocalPod>,
+}
+
+impl Locals {
+    /// Takes the pods that there are now; whether any of this node's is different.
+    pub fn update(&mut self, all: &Map<ObjectKey, Arc<Pod>>, node: &str) -> bool {
+        let mut changed = false;
+        for (key, _, now) in self.all.diff(all) {
+            let local = now.filter(|pod| is_endpoint(pod, node)).map(|pod| LocalPod {
+                uid: pod.uid.clone(),
+                static_uid: pod.static_uid.clone(),
+                addresses: pod.addresses.clone(),
+                terminating: pod.terminating,
+            });
+            changed |= self.pods.get(key) != local.as_ref();
+            match local {
+                Some(local) => self.pods.insert(key.clone(), local),
+                None => self.pods.remove(key),
+            };
+        }
+        self.all = all.clone();
+        changed
+    }
+}

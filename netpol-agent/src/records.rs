@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0
+//! For which pod an interface was made: libcni's cache of results, which a runtime writes when CNI ADD has succeeded, before any container
+//! of the pod starts. No pod can write there (rule A8). A runtime that tells of pods itself would come before it, as one more source of
+//! [`Records`].
+//!
+//! The folder is read at the start and watched. What is in it is checked as if it came from anyone: a file that is no record, is too
+//! large or is one too many is left out, and said once.
+
+mod parse;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    io::Read as _,
+    net::IpAddr,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use notify::{
+    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
+    event::{AccessKind, AccessMode},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::MissedTickBehavior,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::{datapath::interfaces::Mac, model::ObjectKey};
+
+use parse::ParseError;
+
+/// Where libcni keeps results.
+pub const FOLDER: &str = "/var/lib/cni/results";
+/// Bytes of the largest file that is read; a record has a few thousand.
+const MAX_BYTES: u64 = 256 << 10;
+/// Records that are kept, the newest: several for each of the pods that a node can have.
+const MAX_RECORDS: usize = 4096;
+/// How often the folder itself is looked for: it may come later, or be replaced.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// One attachment of a pod to a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Namespace and name of the pod.
+    pub pod: ObjectKey,
+    /// UID of the pod as the kubelet has it; empty if the runtime did not tell.
+    pub uid: String,
+    /// Name of the network.
+    pub network: String,
+    /// Name of the interface inside the pod.
+    pub interface: String,
+    /// The node's ends of it, and bridges: name and MAC address.
+    pub on_node: Vec<(String, Mac)>,
+    /// MAC address of the interface inside the pod.
+    pub mac: Option<Mac>,
+    /// Addresses of the pod on this network.
+    pub addresses: BTreeSet<IpAddr>,
+    /// When it was written.
+    pub written: SystemTime,
+}
+
+impl Record {
+    /// Whether it tells of this interface of the node. Its name alone is not enough: a record can outlive its pod.
+    pub fn names(&self, name: &str, mac: Mac) -> bool {
+        self.on_node.iter().any(|end| end.0 == name && end.1 == mac)
+    }
+}
+
+/// All records, by the name of their file.
+pub type Records = BTreeMap<String, Arc<Record>>;
+
+/// Publishes the records of `folder` whenever they change, until `stop`. A folder that is not there has none, and is waited for.
+pub async fn run(
+    folder: PathBuf,
+    tx: watch::Sender<Option<Arc<Records>>>,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let (sender, mut events) = mpsc::unbounded_channel();
+    let mut cache = Cache::new(folder);
+    let mut watched = None;
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let changed = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            Some(event) = events.recv() => {
+                let mut changed = concerns(event);
+                while let Ok(event) = events.try_recv() {
+                    changed |= concerns(event);
+                }
+                changed
+            }
+            _ = look.tick() => cache.watch(&mut watched, &sender),
+        };
+        if changed || tx.borrow().is_none() {
+            // Files are small; a disk may still be slow.
+            let records = tokio::task::block_in_place(|| cache.read());
+            tx.send_if_modified(|current| {
+                let changed = current.as_deref() != Some(&records);
+                *current = Some(Arc::new(records));
+                changed
+            });
+        }
+    }
+}
+
+/// Whether an event can change what is read. A file that was only created is read when it is closed.
+fn concerns(event: notify::Result<Event>) -> bool {
+    match event {
+        Ok(event) if event.need_rescan() => true,
+        Ok(event) => matches!(
+            event.kind,
+            EventKind::Access(AccessKind::Close(AccessMode::Write))
+                | EventKind::Remove(_)
+                | EventKind::Modify(_)
+        ),
+        Err(error) => {
+            warn!(%error, "watching libcni's results failed; reading them again");
+            true
+        }
+    }
+}
+
+/// Device and inode of a folder.
+type Identity = (u64, u64);
+type Events = mpsc::UnboundedSender<notify::Result<Event>>;
+
+/// What a file was when it was read.
+type Version = (SystemTime, u64, u64);
+
+/// The folder, and what was read of it.
+struct Cache {
+    folder: PathBuf,
+    files: BTreeMap<String, (Version, Option<Arc<Record>>)>,
+    missing: bool,
+    full: bool,
+}
+
+impl Cache {
+    fn new(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            files: BTreeMap::new(),
+            missing: false,
+            full: false,
+        }
+    }
+
+    /// Watches the folder, if it is another than before or there was none; whether it has to be read.
+    fn watch(&mut self, watched: &mut Option<(RecommendedWatcher, Identity)>, events: &Events) -> bool {
+        let identity = match fs::metadata(&self.folder) {
+            Ok(found) => (found.dev(), found.ino()),
+            Err(error) => {
+                if !std::mem::replace(&mut self.missing, true) {
+                    info!(folder = %self.folder.display(), %error,
+                        "no results of libcni: interfaces are bound by the addresses that they had when they were first seen");
+                }
+                return watched.take().is_some();
+            }
+        };
+        if watched.as_ref().is_some_and(|(_, known)| *known == identity) {
+            return false;
+        }
+        let events = events.clone();
+        let started =
+            notify::recommended_watcher(move |event| drop(events.send(event))).and_then(|mut watcher| {
+                watcher.watch(&self.folder, RecursiveMode::NonRecursive)?;
+                Ok(watcher)
+            });
+        match started {
+            Ok(watcher) => {
+                info!(folder = %self.folder.display(), "watching the results of libcni");
+                self.missing = false;
+                *watched = Some((watcher, identity));
+                true
+            }
+            Err(error) => {
+                warn!(folder = %self.folder.display(), %error, "the results of libcni cannot be watched yet");
+                // Read by the clock until it can be.
+                true
+            }
+        }
+    }
+
+    /// The records that there are now. A file that is as it was is not read again.
+    fn read(&mut self) -> Records {
+        let mut found = list(&self.folder).unwrap_or_else(|error| {
+            debug!(folder = %self.folder.display(), %error, "the results of libcni cannot be listed");
+            Vec::new()
+        });
+        found.sort_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
+        let full = found.len() > MAX_RECORDS;
+        if full && !self.full {
+            warn!(folder = %self.folder.display(), files = found.len(), kept = MAX_RECORDS,
+                "too many results of libcni; the oldest are not read");
+        }
+        self.full = full;
+        found.truncate(MAX_RECORDS);
+        let mut before = std::mem::take(&mut self.files);
+        for (name, version) in found {
+            let known = before.remove(&name).filter(|(read, _)| *read == version);
+            let record = match known {
+                Some((_, record)) => record,
+                None => self.record(&name, version),
+            };
+            self.files.insert(name, (version, record));
+        }
+        let records = self.files.iter();
+        records
+            .filter_map(|(name, (_, record))| Some((name.clone(), record.clone()?)))
+            .collect()
+    }
+
+    fn record(&self, name: &str, version: Version) -> Option<Arc<Record>> {
+        let path = self.folder.join(name);
+        let read = read(&path).map_err(ParseError::from);
+        match read.and_then(|bytes| parse::record(&bytes, version.0)) {
+            Ok(record) => record.map(Arc::new),
+            // It may be in the middle of being written: the event of its end follows.
+            Err(error) if error.is_cut_short() => {
+                debug!(file = %path.display(), %error, "a result of libcni that is not complete");
+                None
+            }
+            Err(error) => {
+                warn!(file = %path.display(), %error, "a result of libcni that cannot be read is ignored");
+                None
+            }
+        }
+    }
+}
+
+/// The regular files, with what tells whether one was changed.
+fn list(folder: &Path) -> io::Result<Vec<(String, Version)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let Ok(entry) = entry else { continue };
+        // Not through links; and what is no file may block whoever reads it.
+        let Ok(meta) = entry.metadata() else { continue };
+        if let (true, Ok(name)) = (meta.is_file(), entry.file_name().into_string()) {
+            let written = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            found.push((name, (written, meta.len(), meta.ino())));
+        }
+    }
+    Ok(found)
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut options = fs::File::options();
+    let file = options
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(io::Error::other(format!("larger than {MAX_BYTES} bytes")));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(pod: &str) -> String {
+        parse::tests::bridge(pod, "00000000-0000-4000-8000-000000000001", "veth0")
+    }
+
+    #[test]
+    fn a8_what_is_no_record_is_left_out_and_the_others_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        let mut cache = Cache::new(folder.path().to_owned());
+        assert!(cache.read().is_empty());
+        write("good", &text("web"));
+        write("cut", &text("web")[..100]);
+        write("empty", "");
+        write("list", "[]");
+        write("deep", &"[".repeat(100_000));
+        write(
+            "large",
+            &format!("{}{}", text("web"), " ".repeat(MAX_BYTES as usize)),
+        );
+        fs::create_dir(folder.path().join("folder")).unwrap();
+        std::os::unix::fs::symlink("good", folder.path().join("link")).unwrap();
+        nix::unistd::mkfifo(&folder.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let names = |records: &Records| records.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&cache.read()), ["good"]);
+        write("cut", &text("db"));
+        let records = cache.read();
+        assert_eq!(names(&records), ["cut", "good"]);
+        assert_eq!(&*records["cut"].pod.name, "db");
+        fs::remove_file(folder.path().join("good")).unwrap();
+        assert_eq!(names(&cache.read()), ["cut"]);
+    }
+
+    #[test]
+    fn a8_the_newest_records_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..MAX_RECORDS + 2 {
+            let path = folder.path().join(format!("{number:05}"));
+            fs::write(&path, text("web")).unwrap();
+            let written = SystemTime::UNIX_EPOCH + Duration::from_secs(number as u64);
+            fs::File::options()
+                .write(true)
+                .open(&path)
+                .unwrap()
+                .set_modified(written)
+                .unwrap();
+        }
+        let records = Cache::new(folder.path().to_owned()).read();
+        assert_eq!(records.len(), MAX_RECORDS);
+        assert!(records.keys().next().is_some_and(|first| first == "00002"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a8_records_are_followed() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("results");
+        let (tx, mut rx) = watch::channel(None);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(run(folder.clone(), tx, stop.clone()));
+        let mut until = async |count: usize| {
+            let wanted = |read: &Option<Arc<Records>>| read.as_ref().is_some_and(|read| read.len() == count);
+            let waited = tokio::time::timeout(Duration::from_secs(20), rx.wait_for(wanted)).await;
+            waited.expect("a reading").unwrap().clone().unwrap()
+        };
+        assert!(until(0).await.is_empty());
+        // The folder comes later.
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("one"), text("web")).unwrap();
+        until(1).await;
+        fs::write(folder.join("two"), text("db")).unwrap();
+        until(2).await;
+        fs::remove_file(folder.join("one")).unwrap();
+        assert_eq!(&*until(1).await["two"].pod.name, "db");
+        stop.cancel();
+        task.await.unwrap().unwrap();
+    }
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the agent has bound, objects that say what the API server would, and records as libcni leaves them.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::IpAddr,
+    path::Path,
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use netpol_agent::{app::bind::stored_bindings, datapath::pin_folder};
+use netpol_common::abi;
+use netpol_tests::{agent::inside, lab::Lab, netns::NetNs, node::Site};
+use serde_json::{Value, json};
+
+/// How long something may take that must come in the end, on a busy machine.
+const LONG: Duration = Duration::from_secs(20);
+
+/// What map `bindings` says of the interface of a sandbox: the pod's name (or nothing) and the addresses.
+pub fn binding(lab: &Lab, sandbox: &str) -> Option<(String, Vec<IpAddr>)> {
+    let index = u32::try_from(link(lab, lab.node.veth(sandbox).unwrap())["ifindex"].as_u64()?).ok()?;
+    let pin = pin_folder(lab.agent.pin_path()).join("bindings");
+    let data = aya::maps::MapData::from_pin(pin).unwrap();
+    let map = aya::maps::HashMap::<_, u32, abi::Binding>::try_from(aya::maps::Map::HashMap(data)).unwrap();
+    let stored: BTreeMap<u32, abi::Binding> = map
+        .get(&index, 0)
+        .ok()
+        .map(|found| (index, found))
+        .into_iter()
+        .collect();
+    let found = stored_bindings(&stored).remove(&index)?;
+    let name = found.pod.map(|(pod, _)| pod.key.to_string()).unwrap_or_default();
+    Some((name, found.addresses.into_iter().collect()))
+}
+
+/// Waits until the agent has that, and gives it.
+pub fn wait_for_binding(
+    lab: &Lab,
+    sandbox: &str,
+    wanted: impl Fn(&str, &[IpAddr]) -> bool,
+) -> (String, Vec<IpAddr>) {
+    let until = Instant::now() + LONG;
+    loop {
+        let found = binding(lab, sandbox);
+        match found {
+            Some((name, addresses)) if wanted(&name, &addresses) => return (name, addresses),
+            found => assert!(
+                Instant::now() < until,
+                "{sandbox}: {found:?}\n{}",
+                lab.agent.log()
+            ),
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Waits until the agent has seen the addresses of a sandbox.
+pub fn wait_until_seen(lab: &Lab, sandbox: &str) {
+    wait_for_binding(lab, sandbox, |_, addresses| !addresses.is_empty());
+}
+
+/// Waits until the agent has bound a sandbox to a pod.
+pub fn wait_until_bound(lab: &Lab, sandbox: &str, pod: &str) {
+    wait_for_binding(lab, sandbox, |name, _| name == pod);
+}
+
+/// A pod's object. `more`: further fields of its metadata, each behind a comma.
+pub fn object(pod: &str, label: &str, addresses: &[IpAddr], more: &str) -> String {
+    let (namespace, name) = pod.split_once('/').unwrap();
+    let ips: Vec<String> = addresses.iter().map(|ip| format!("{{ip: \"{ip}\"}}")).collect();
+    format!(
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {{namespace: {namespace}, name: {name}, labels: {{{label}}}{more}}}\n\
+         spec: {{nodeName: node-a, containers: [{{name: main, image: example}}]}}\n\
+         status: {{phase: Running, podIPs: [{}]}}\n",
+        ips.join(", ")
+    )
+}
+
+/// A policy that isolates the pods with a label, in both directions, and allows nothing.
+pub fn deny(namespace: &str, label: &str) -> String {
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{namespace: {namespace}, name: deny}}\n\
+         spec:\n  podSelector: {{matchLabels: {{{label}}}}}\n  policyTypes: [Ingress, Egress]\n"
+    )
+}
+
+/// As [`Lab::apply`], where a pod is left that nothing can be enforced on.
+pub fn apply_and_leave(lab: &Lab, file: &str, text: &str) {
+    let seen = lab.agent.log_length();
+    lab.manifests.write(file, text).unwrap();
+    lab.agent.wait_for_line(seen, "revision applied").unwrap();
+}
+
+/// Restarts the agent, as above.
+pub fn restart_and_leave(lab: &mut Lab) {
+    lab.agent.stop().unwrap();
+    lab.agent.relaunch().unwrap();
+    lab.agent.wait_for_line(0, "revision applied").unwrap();
+}
+
+/// Takes the addresses of a site off its interface, onto its loopback: it goes on with them. Nothing answers for such an address in IPv6, so
+/// who has to reach it is told the way.
+pub fn move_to_loopback(lab: &Lab, site: &Site) {
+    let mut batch = String::new();
+    let mac = link_of(&site.netns, "eth0")["address"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    for address in &site.addresses {
+        let (length, whole, gateway, all) = match address {
+            IpAddr::V4(_) => (24, 32, "10.244.0.1", "0.0.0.0/0"),
+            IpAddr::V6(_) => (64, 128, "fd00:10:244::1", "::/0"),
+        };
+        batch += &format!(
+            "addr del {address}/{length} dev eth0\naddr add {address}/{whole} dev lo\n\
+             route replace {gateway} dev eth0 src {address}\n\
+             route replace {all} via {gateway} dev eth0 src {address}\n"
+        );
+    }
+    site.netns.ip(&batch).unwrap();
+    let ways = [
+        (lab.node.netns().clone(), "cni0"),
+        (lab.site("shop/b").unwrap().netns, "eth0"),
+    ];
+    for (netns, device) in ways {
+        for address in &site.addresses {
+            let way = format!("neigh replace {address} lladdr {mac} dev {device} nud permanent\n");
+            netns.ip(&way).unwrap();
+        }
+    }
+}
+
+/// An interface of the node, as `ip` shows it.
+fn link(lab: &Lab, name: &str) -> Value {
+    link_of(lab.node.netns(), name)
+}
+
+fn link_of(netns: &Arc<NetNs>, name: &str) -> Value {
+    let mut ip = Command::new("ip");
+    let shown = inside(ip.args(["-j", "link", "show", name]), netns);
+    let shown = shown.output().unwrap();
+    let links: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    links[0].clone()
+}
+
+/// Writes libcni's record of a sandbox for a pod.
+pub fn record(lab: &Lab, folder: &Path, sandbox: &str, pod: &str, uid: &str) {
+    let veth = lab.node.veth(sandbox).unwrap();
+    let (namespace, name) = pod.split_once('/').unwrap();
+    let ips: Vec<Value> = lab
+        .site(sandbox)
+        .unwrap()
+        .addresses
+        .iter()
+        .map(|address| json!({"address": format!("{address}/24"), "interface": 1}))
+        .collect();
+    let text = json!({
+        "kind": "cniCacheV1",
+        "containerId": uid,
+        "ifName": "eth0",
+        "networkName": "cbr0",
+        "cniArgs": [["K8S_POD_NAMESPACE", namespace], ["K8S_POD_NAME", name], ["K8S_POD_UID", uid]],
+        "result": {
+            "cniVersion": "1.0.0",
+            "interfaces": [
+                {"name": veth, "mac": link(lab, veth)["address"]},
+                {"name": "eth0", "sandbox": "/var/run/netns/x"},
+            ],
+            "ips": ips,
+        },
+    });
+    fs::write(folder.join(format!("cbr0-{uid}-eth0")), text.to_string()).unwrap();
+}
