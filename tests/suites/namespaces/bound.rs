@@ -110,12 +110,13 @@ pub fn move_to_loopback(lab: &Lab, site: &Site) {
         .unwrap()
         .to_owned();
     for address in &site.addresses {
-        let (length, whole, gateway, all) = match address {
-            IpAddr::V4(_) => (24, 32, "10.244.0.1", "0.0.0.0/0"),
-            IpAddr::V6(_) => (64, 128, "fd00:10:244::1", "::/0"),
+        // A route takes no IPv6 address for its source that is still looked for on the link.
+        let (length, whole, gateway, all, settled) = match address {
+            IpAddr::V4(_) => (24, 32, "10.244.0.1", "0.0.0.0/0", ""),
+            IpAddr::V6(_) => (64, 128, "fd00:10:244::1", "::/0", " nodad"),
         };
         batch += &format!(
-            "addr del {address}/{length} dev eth0\naddr add {address}/{whole} dev lo\n\
+            "addr del {address}/{length} dev eth0\naddr add {address}/{whole} dev lo{settled}\n\
              route replace {gateway} dev eth0 src {address}\n\
              route replace {all} via {gateway} dev eth0 src {address}\n"
         );
