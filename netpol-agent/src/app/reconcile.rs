@@ -35,6 +35,9 @@ use crate::{
 /// Names of nodes that are listed where none is this one's.
 const NAMES: usize = 10;
 
+/// What was bound, with the interfaces and the records that said so.
+type Told = (Arc<Interfaces>, Arc<Records>, Arc<Bound>);
+
 /// The state of the loop.
 pub struct Reconciler {
     datapath: Datapath,
@@ -51,7 +54,7 @@ pub struct Reconciler {
     records: Option<Arc<Records>>,
     locals: Locals,
     /// What was bound by these interfaces and records, and by the pods of now.
-    bound: Option<(Arc<Interfaces>, Arc<Records>, Arc<Bound>)>,
+    bound: Option<Told>,
     /// What is known of interfaces for their life.
     bindings: Bindings,
     /// Local pods that are not enforced on.

@@ -5,7 +5,7 @@
 //! So a client that only holds connections has to renew them all the time, and one that asks is answered beside it. Where
 //! descriptors end, the oldest connection gives its own; if there is none, one that was held back for this serves a single client.
 
-use std::{collections::VecDeque, fs::File, io, time::Duration};
+use std::{collections::VecDeque, fs::File, io, os::fd::AsFd, time::Duration};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -13,6 +13,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
@@ -41,7 +42,7 @@ pub struct Limits {
 }
 
 /// What clients connect to.
-pub trait Listener: Send + Sync + 'static {
+pub trait Listener: AsFd + Send + Sync + 'static {
     /// A connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
@@ -81,7 +82,7 @@ pub async fn run(listener: &impl Listener, router: &Router, limits: Limits, stop
         };
         match accepted {
             Ok(stream) => {
-                open.make_room(limits.connections - 1);
+                open.make_room(limits.connections - 1).await;
                 let connection = connection(stream, router.clone(), limits);
                 open.oldest_first.push_back(open.tasks.spawn(connection));
                 reserve.refill();
@@ -91,7 +92,8 @@ pub async fn run(listener: &impl Listener, router: &Router, limits: Limits, stop
                 if pause == PAUSE_FIRST {
                     warn!(%error, connections = open.tasks.len(), "a connection for metrics, health or explain is not accepted");
                 }
-                if is_out_of_descriptors(&error) && !open.end_oldest() {
+                // The kernel looks for a descriptor before it looks for a client.
+                if is_out_of_descriptors(&error) && is_waited_for(listener) && !open.end_oldest() {
                     reserve.0 = None;
                 }
                 tokio::select! {
@@ -125,11 +127,14 @@ struct Open {
 }
 
 impl Open {
-    /// Ends the oldest until at most `count` are left.
-    fn make_room(&mut self, count: usize) {
+    /// Ends the oldest until at most `count` are left, and waits until their descriptors are closed.
+    async fn make_room(&mut self, count: usize) {
         self.oldest_first.retain(|task| !task.is_finished());
         let surplus = self.oldest_first.len().saturating_sub(count);
         self.oldest_first.drain(..surplus).for_each(|task| task.abort());
+        while self.tasks.len() > count {
+            self.tasks.join_next().await;
+        }
     }
 
     /// Ends the oldest, if there is one.
@@ -155,6 +160,12 @@ impl Reserve {
             self.0 = File::open("/dev/null").ok();
         }
     }
+}
+
+/// Whether a client waits to be accepted.
+fn is_waited_for(listener: &impl Listener) -> bool {
+    let mut asked = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 fn is_out_of_descriptors(error: &io::Error) -> bool {

@@ -176,7 +176,7 @@ fn untie<'a>(
     }
     // A pod that is being deleted has given its address back, if there are more pods than places.
     let live = |key: &&ObjectKey| !world.pods[*key].terminating;
-    if knot.pods.len() > knot.namespaces.len() && knot.pods.iter().any(|key| live(key)) {
+    if knot.pods.len() > knot.namespaces.len() && knot.pods.iter().any(live) {
         knot.pods.retain(live);
     }
     if knot.pods.len() != knot.namespaces.len() {
