@@ -73,6 +73,16 @@ pub fn second_look(compiled: &Compiled, packet: &Packet, seen: IpAddr) -> Option
     judged.then(|| senders.iter().all(sent) && receivers.iter().all(received))
 }
 
+/// Whether a packet is for a virtual address. Policy may let it go there itself, as nobody may translate it (rule A9).
+pub fn is_virtual(compiled: &Compiled, packet: &Packet) -> bool {
+    let frontend = packet.port.map(|port| Frontend {
+        address: packet.destination,
+        protocol: packet.protocol,
+        port,
+    });
+    frontend.is_some_and(|frontend| compiled.frontends.contains_key(&frontend))
+}
+
 /// Which frontend of a Service a packet is for, if any: by its destination, or by a NodePort where that is an address of a node.
 pub fn frontend(compiled: &Compiled, packet: &Packet) -> Option<ClassId> {
     let address = longest_prefix(compiled, packet.destination);

@@ -20,6 +20,7 @@ use netpol_tests::{
     cases::{Case, Expectation, Step, Translated, load_all},
     frames,
     looks::{chooses_elsewhere, first_look},
+    lookup,
     progrun::{Bench, local_pods, on_bench},
     random::{Random, cluster, nodes, packet, service_packet},
 };
@@ -276,7 +277,10 @@ fn differ_by_service(
             .any(|endpoint| endpoint.addresses.contains(&packet.source) && endpoint.egress.is_some());
         let said = first_look(&backends);
         let elsewhere = chooses_elsewhere(&nodes(), node, packet);
-        let lets = |said: &&str| *said == "accept" || *said == "defer" && !elsewhere;
+        // Nobody may translate it: then it goes to what has the address (rule A9).
+        let itself =
+            lookup::is_virtual(compiled, packet) && evaluate(snapshot, &nodes(), packet).egress.allowed;
+        let lets = |said: &&str| *said == "accept" || *said == "defer" && !elsewhere || itself;
         ensure!(
             if isolated {
                 said.iter().any(|said| lets(said) == passes)

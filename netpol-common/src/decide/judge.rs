@@ -23,7 +23,7 @@ pub(super) struct Egress {
     pub(super) action: u32,
     /// Identity that it was said of.
     pub(super) identity: u32,
-    /// To an address of the node that the pod runs on, whatever Service claims it.
+    /// To an address of the node that the pod runs on, whatever Service claims it, but by no NodePort.
     pub(super) at_node: bool,
     /// The same, and no Service claims it: nothing is translated on the way.
     pub(super) to_node: bool,
@@ -94,7 +94,7 @@ pub(super) fn by_address(
             return Egress {
                 action: ACTION_ACCEPT,
                 identity,
-                at_node,
+                at_node: true,
                 to_node: true,
             };
         }
@@ -107,7 +107,8 @@ pub(super) fn by_address(
     Egress {
         action,
         identity,
-        at_node,
+        // A NodePort is translated before the node could unpack a tunnel of that port.
+        at_node: false,
         to_node: false,
     }
 }

@@ -12,7 +12,7 @@ use netpol_tests::probe::Outcome;
 use crate::{
     bound::{
         apply_and_leave, binding, deny, move_to_loopback, object, record, restart_and_leave,
-        wait_until_bound, wait_until_seen,
+        wait_until_bound, wait_until_isolated, wait_until_seen,
     },
     shared::lab,
 };
@@ -229,6 +229,7 @@ fn a8_the_record_of_libcni_comes_before_addresses() {
     );
     record(&lab, results.path(), "shop/m", "shop/m", "m-1");
     wait_until_bound(&lab, "shop/m", "shop/m");
+    wait_until_isolated(&lab, "shop/m");
     lab.expect("shop/m", "outside", &Outcome::Silent);
     // What is no record, and the end of the record, change nothing.
     std::fs::write(results.path().join("cbr0-x-eth0"), "{\"kind\": 5}").unwrap();
