@@ -30,7 +30,7 @@ pub use command::{cleanup, inside};
 pub use launch::Launch;
 pub use log::Applied;
 
-use log::Log;
+pub(crate) use log::Log;
 
 /// How long a start or an applied revision may take before a wait for it fails. Far longer than either needs.
 pub const DEADLINE: Duration = Duration::from_secs(20);

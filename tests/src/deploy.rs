@@ -39,15 +39,52 @@ impl Deployment {
         Ok(object)
     }
 
+    /// What its pods are made of.
+    ///
+    /// # Errors
+    /// If there is no DaemonSet.
+    pub fn pod(&self) -> Result<&Value> {
+        Ok(&self.object("DaemonSet")?["spec"]["template"]["spec"])
+    }
+
+    /// The container of its pods.
+    ///
+    /// # Errors
+    /// If there is not exactly one.
+    pub fn container(&self) -> Result<&Value> {
+        let containers = self.pod()?["containers"].as_array().context("no containers")?;
+        ensure!(containers.len() == 1, "more than one container");
+        Ok(&containers[0])
+    }
+
+    /// Takes a capability away from the container.
+    ///
+    /// # Errors
+    /// If it has not got it.
+    pub fn without_capability(&self, capability: &str) -> Result<Self> {
+        let mut less = self.clone();
+        let daemon_set = less
+            .objects
+            .iter_mut()
+            .find(|object| object["kind"] == "DaemonSet");
+        let list = daemon_set
+            .and_then(|object| {
+                object.pointer_mut("/spec/template/spec/containers/0/securityContext/capabilities/add")
+            })
+            .and_then(Value::as_array_mut)
+            .context("no capabilities")?;
+        let before = list.len();
+        list.retain(|name| name != capability);
+        ensure!(list.len() + 1 == before, "no capability {capability}");
+        Ok(less)
+    }
+
     /// How its container starts the agent on a node: arguments, environment, capabilities.
     ///
     /// # Errors
     /// If it has not one container, or that has the capabilities or environment in a form not known here.
     pub fn launch(&self, node: &str) -> Result<Launch> {
-        let pod = &self.object("DaemonSet")?["spec"]["template"]["spec"];
-        let containers = pod["containers"].as_array().context("no containers")?;
-        ensure!(containers.len() == 1, "more than one container");
-        let container = &containers[0];
+        let container = self.container()?;
         let security = &container["securityContext"];
         ensure!(security["privileged"].is_null(), "the container is privileged");
         ensure!(

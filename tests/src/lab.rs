@@ -126,6 +126,18 @@ impl Lab {
         addresses(self.node.plan(), self.next)
     }
 
+    /// As [`Lab::add_pod`], and does not wait until the agent has applied it.
+    ///
+    /// # Errors
+    /// If the name is taken.
+    pub fn offer_pod(&mut self, name: &str, label: &str) -> Result<Site> {
+        let site = self.add_interface(name)?;
+        self.labels.insert(name.to_owned(), label.to_owned());
+        self.manifests
+            .write(PODS, &pod_manifests(&self.node, &self.labels)?)?;
+        Ok(site)
+    }
+
     /// Removes a pod, first its object, then its interface.
     ///
     /// # Errors

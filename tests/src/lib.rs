@@ -9,6 +9,7 @@ pub mod canonical;
 pub mod capture;
 pub mod cases;
 pub mod cluster;
+pub mod container;
 pub mod demo;
 pub mod deploy;
 pub mod expectation;

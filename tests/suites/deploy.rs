@@ -103,15 +103,7 @@ fn each_capability_is_needed_and_no_other() {
     ];
     assert_eq!(all, without.map(|(capability, _)| capability));
     for (capability, says) in without {
-        let mut less = deployment.clone();
-        let daemon_set = less
-            .objects
-            .iter_mut()
-            .find(|object| object["kind"] == "DaemonSet")
-            .unwrap();
-        let security = &mut daemon_set["spec"]["template"]["spec"]["containers"][0]["securityContext"];
-        let left: Vec<_> = all.iter().filter(|name| *name != capability).collect();
-        security["capabilities"]["add"] = json!(left);
+        let less = deployment.without_capability(capability).unwrap();
         let agent = cluster.launch(&less).unwrap();
         agent.wait_for_line(0, says).unwrap();
     }

@@ -18,6 +18,9 @@ use crate::{
     workspace::{Workspace, output},
 };
 
+/// The name that `deploy/netpol.yaml` has.
+const TAG: &str = concat!("netpol:", env!("CARGO_PKG_VERSION"));
+
 /// Where to, and under which name.
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -25,8 +28,29 @@ pub struct Arguments {
     #[arg(long)]
     output: Option<PathBuf>,
     /// The image's name
-    #[arg(long, value_name = "NAME", default_value = concat!("netpol:", env!("CARGO_PKG_VERSION")))]
+    #[arg(long, value_name = "NAME", default_value = TAG)]
     tag: String,
+}
+
+impl Arguments {
+    /// Where the archive is written.
+    fn path(&self, workspace: &Workspace) -> PathBuf {
+        let default = || workspace.target.join("netpol-image.tar");
+        self.output.clone().unwrap_or_else(default)
+    }
+}
+
+/// Builds the image of `cargo xtask image` without arguments, for the suite that starts it. Returns the archive.
+///
+/// # Errors
+/// As [`run`].
+pub fn build(workspace: &Workspace) -> Result<PathBuf> {
+    let arguments = Arguments {
+        output: None,
+        tag: TAG.to_owned(),
+    };
+    run(workspace, &arguments)?;
+    Ok(arguments.path(workspace))
 }
 
 /// Builds the static binary, writes the archive, and reads it back.
@@ -43,10 +67,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
             netpol.display()
         );
     }
-    let path = arguments
-        .output
-        .clone()
-        .unwrap_or_else(|| workspace.target.join("netpol-image.tar"));
+    let path = arguments.path(workspace);
     archive::write(&path, &arguments.tag, &program)
         .with_context(|| format!("cannot write {}", path.display()))?;
     let image = archive::read(&path).with_context(|| format!("{} does not read back", path.display()))?;

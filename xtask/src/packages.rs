@@ -8,11 +8,12 @@ use anyhow::{Context as _, Result, bail};
 use crate::workspace::run;
 
 /// Program, and the package of it.
-const PROGRAMS: [(&str, &str); 4] = [
+const PROGRAMS: [(&str, &str); 5] = [
     ("ip", "iproute2"),
     ("bpftool", "bpftool"),
     ("iptables-restore", "iptables"),
     ("nft", "nftables"),
+    ("runc", "runc"),
 ];
 
 /// The same, for the benchmarks only.

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     build::Binaries,
-    packages, toolchain,
+    image, packages, toolchain,
     workspace::{Workspace, run as run_command},
 };
 
@@ -23,6 +23,9 @@ pub struct Arguments {
     /// Fail if a suite cannot run on this machine (also with the environment variable CI)
     #[arg(long)]
     require_all: bool,
+    /// Do not build the image, and leave out the suite that starts it: a build of some minutes
+    #[arg(long)]
+    no_image: bool,
     /// Run only tests whose name contains one of these
     filter: Vec<String>,
 }
@@ -35,6 +38,9 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     packages::install()?;
     toolchain::prepare(workspace)?;
     let netpol = Binaries::development(workspace)?.path("netpol")?;
+    let image = (!arguments.no_image)
+        .then(|| image::build(workspace))
+        .transpose()?;
 
     let report = workspace.target.join("netpol-test-report");
     fs::write(&report, "").with_context(|| format!("cannot write {}", report.display()))?;
@@ -43,6 +49,9 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         .args(["test", "--no-fail-fast", "--"])
         .args(&arguments.filter);
     cargo.env("NETPOL_BIN", netpol).env("NETPOL_TEST_REPORT", &report);
+    if let Some(image) = image {
+        cargo.env("NETPOL_IMAGE", image);
+    }
     if arguments.long {
         cargo.env("NETPOL_TEST_LONG", "1");
     }

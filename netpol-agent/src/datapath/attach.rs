@@ -189,11 +189,14 @@ impl Attacher {
             Ok(()) => known,
             Err(gone @ AttachError::Gone { .. }) => return Err(gone),
             // What keeps one of them away, as a qdisc of others, or too many programs, need not keep the other.
-            Err(error) if self.both => {
-                self.attach_by(known.other(), ebpf, index, name, hooks)?;
-                warn!(interface = name, index, mechanism = %known.other(), %error, "programs are attached the other way");
-                known.other()
-            }
+            Err(error) if self.both => match self.attach_by(known.other(), ebpf, index, name, hooks) {
+                Ok(()) => {
+                    warn!(interface = name, index, mechanism = %known.other(), %error, "programs are attached the other way");
+                    known.other()
+                }
+                Err(gone @ AttachError::Gone { .. }) => return Err(gone),
+                Err(other) => return Err(AttachError::NeitherWay(Box::new([error, other]))),
+            },
             Err(error) => return Err(error),
         };
         if mechanism == self.mechanism {

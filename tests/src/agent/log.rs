@@ -27,7 +27,7 @@ pub struct Applied {
 
 /// The log of one run of an agent.
 #[derive(Debug, Default)]
-pub(super) struct Log {
+pub(crate) struct Log {
     lines: Mutex<Lines>,
     changed: Condvar,
 }
@@ -40,7 +40,7 @@ struct Lines {
 
 impl Log {
     /// Reads lines in a thread of its own until they end.
-    pub(super) fn follow(log: &Arc<Self>, output: impl Read + Send + 'static) {
+    pub(crate) fn follow(log: &Arc<Self>, output: impl Read + Send + 'static) {
         let log = Arc::clone(log);
         thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
@@ -53,29 +53,29 @@ impl Log {
     }
 
     /// Number of lines up to now.
-    pub(super) fn length(&self) -> usize {
+    pub(crate) fn length(&self) -> usize {
         self.lock().lines.len()
     }
 
     /// All lines up to now.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.lock().lines.join("\n")
     }
 
     /// The last applied revision; 0 if none.
-    pub(super) fn revision(&self) -> u64 {
+    pub(crate) fn revision(&self) -> u64 {
         last_revision(&self.lock().lines)
     }
 
     /// Waits for an applied revision above `revision`, and gives that; with the log, if it does not come.
-    pub(super) fn wait_for_revision_after(&self, revision: u64, deadline: Duration) -> Result<u64> {
+    pub(crate) fn wait_for_revision_after(&self, revision: u64, deadline: Duration) -> Result<u64> {
         self.wait(deadline, &format!("a revision after {revision}"), |lines| {
             Some(last_revision(lines)).filter(|&last| last > revision)
         })
     }
 
     /// Waits for a revision above `revision` in a line after the first `seen` ones.
-    pub(super) fn wait_for_applied(&self, seen: usize, revision: u64, deadline: Duration) -> Result<Applied> {
+    pub(crate) fn wait_for_applied(&self, seen: usize, revision: u64, deadline: Duration) -> Result<Applied> {
         self.wait(deadline, &format!("a revision after {revision}"), |lines| {
             let applied = lines.iter().skip(seen).filter_map(|line| applied(line));
             applied.into_iter().find(|applied| applied.revision > revision)
@@ -83,7 +83,7 @@ impl Log {
     }
 
     /// Applied revisions in the lines after the first `seen` ones.
-    pub(super) fn applied_since(&self, seen: usize) -> Vec<Applied> {
+    pub(crate) fn applied_since(&self, seen: usize) -> Vec<Applied> {
         let lines = self.lock();
         lines
             .lines
@@ -94,10 +94,28 @@ impl Log {
     }
 
     /// Waits for a line that contains `text`, after the first `seen` ones; with the log, if it does not come.
-    pub(super) fn wait_for_line(&self, seen: usize, text: &str, deadline: Duration) -> Result<String> {
+    pub(crate) fn wait_for_line(&self, seen: usize, text: &str, deadline: Duration) -> Result<String> {
         self.wait(deadline, &format!("a log line with {text:?}"), |lines| {
             lines.iter().skip(seen).find(|line| line.contains(text)).cloned()
         })
+    }
+
+    /// Waits until there will be no more lines; with the log, if that does not come.
+    pub(crate) fn wait_for_end(&self, deadline: Duration) -> Result<()> {
+        let until = Instant::now() + deadline;
+        let mut lines = self.lock();
+        while !lines.ended {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                bail!(
+                    "waiting for the end: time is up; the log:\n{}",
+                    lines.lines.join("\n")
+                );
+            }
+            let waited = self.changed.wait_timeout(lines, left);
+            lines = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(())
     }
 
     fn wait<T>(&self, deadline: Duration, what: &str, found: impl Fn(&[String]) -> Option<T>) -> Result<T> {

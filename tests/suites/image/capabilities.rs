@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+//! With one capability fewer than the DaemonSet gives, it does not look as if all were well.
+
+use super::shared::World;
+
+/// What is missing, what the log says then, and whether the agent ends.
+const TABLE: [(&str, &str, bool); 4] = [
+    ("BPF", "create a BPF map", true),
+    ("PERFMON", "load program", true),
+    ("NET_ADMIN", "ot permitted", true),
+    ("NET_BROADCAST", "CAP_NET_BROADCAST", false),
+];
+
+#[test]
+fn what_a_missing_capability_costs_shows() {
+    let Some(world) = World::new() else { return };
+    world.isolate();
+    let given = world.deployment.launch("node-a").unwrap().capabilities.unwrap();
+    assert_eq!(given, TABLE.map(|(capability, ..)| capability));
+    for (capability, says, ends) in TABLE {
+        let less = world.deployment.without_capability(capability).unwrap();
+        let mut container = world.start_as(&less, None).unwrap();
+        container.wait_for_line(says).unwrap();
+        if ends {
+            let status = container.wait().unwrap();
+            assert!(!status.success(), "{capability}: {}", container.log());
+        }
+    }
+}

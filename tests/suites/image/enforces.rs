@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The image enforces, answers, outlives its container, and leaves nothing behind.
+
+use std::{collections::BTreeSet, ffi::OsString, fs, path::Path};
+
+use netpol_tests::probe::Outcome::{Reached, Silent};
+use serde_json::json;
+
+use super::shared::{World, policy};
+
+fn field<'a>(status: &'a str, name: &str) -> &'a str {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap_or_else(|| panic!("no {name} in {status}")).trim()
+}
+
+/// What is in a folder.
+fn names(folder: &Path) -> BTreeSet<OsString> {
+    let entries = fs::read_dir(folder).unwrap();
+    entries.map(|entry| entry.unwrap().file_name()).collect()
+}
+
+#[test]
+fn b3_the_image_enforces_as_the_daemon_set_runs_it() {
+    let Some(world) = World::new() else { return };
+    let cluster = &world.cluster;
+    // The kernel has files of its own there.
+    let pins = names(&world.host.path("/sys/fs/bpf"));
+    world.isolate();
+    let mut container = world.start();
+    container.wait_for_line("revision applied").unwrap();
+
+    // It is confined as the manifest says, and not by less.
+    let status = fs::read_to_string(format!("/proc/{}/status", container.pid().unwrap())).unwrap();
+    // Bits of linux/capability.h: BPF 39, PERFMON 38, NET_ADMIN 12, NET_BROADCAST 11.
+    let four: u64 = 1 << 39 | 1 << 38 | 1 << 12 | 1 << 11;
+    for set in ["CapEff:", "CapPrm:", "CapBnd:"] {
+        assert_eq!(field(&status, set), format!("{four:016x}"), "{status}");
+    }
+    assert_eq!(field(&status, "CapInh:"), format!("{:016x}", 0), "{status}");
+    assert_eq!(
+        (field(&status, "NoNewPrivs:"), field(&status, "Seccomp:")),
+        ("1", "2"),
+        "{status}"
+    );
+    let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", container.pid().unwrap())).unwrap();
+    let options = |point: &str| {
+        let line = mounts.lines().find(|line| line.split(' ').nth(4) == Some(point));
+        line.unwrap_or_else(|| panic!("no mount {point} in {mounts}"))
+            .split(' ')
+            .nth(5)
+            .unwrap()
+            .to_owned()
+    };
+    for (point, access) in [
+        ("/", "ro"),
+        ("/var/lib/cni/results", "ro"),
+        ("/sys/fs/bpf", "rw"),
+        ("/run/netpol", "rw"),
+    ] {
+        assert!(
+            options(point).split(',').any(|option| option == access),
+            "{point} in {mounts}"
+        );
+    }
+
+    cluster.expect("other/c", "shop/a", &Silent);
+    cluster.expect("shop/b", "shop/a", &Reached);
+    cluster.expect("node", "shop/a", &Reached);
+    cluster.expect("shop/a", "other/c", &Reached);
+    assert_eq!(
+        (
+            cluster.health("/healthz").unwrap(),
+            cluster.health("/readyz").unwrap()
+        ),
+        (200, 200)
+    );
+    for (from, code, says) in [("other/c", 1, ": denied"), ("shop/b", 0, ": allowed")] {
+        let answer = container
+            .exec(&["/netpol", "explain", from, "shop/a", "8080/TCP"])
+            .unwrap();
+        let text = String::from_utf8_lossy(&answer.stdout);
+        assert!(
+            answer.status.code() == Some(code) && text.contains(says),
+            "{text}{answer:?}"
+        );
+    }
+    let version = container.exec(&["/netpol", "--version"]).unwrap();
+    let version = String::from_utf8_lossy(&version.stdout).into_owned();
+    assert!(
+        version.contains("3 eBPF programs: from_pod, to_network, to_pod"),
+        "{version}"
+    );
+
+    // A change arrives, a stop changes nothing, and neither does a crash.
+    cluster.api.apply(&policy(&json!([]))).unwrap();
+    cluster.becomes("shop/b", "shop/a", &Silent);
+    assert!(container.end("TERM").unwrap().success(), "{}", container.log());
+    drop(container);
+    cluster.expect("other/c", "shop/a", &Silent);
+    cluster.expect("shop/b", "shop/a", &Silent);
+    let mut container = world.start();
+    container.wait_for_line("revision applied").unwrap();
+    cluster.expect("shop/b", "shop/a", &Silent);
+    world.isolate();
+    cluster.becomes("shop/b", "shop/a", &Reached);
+    cluster.expect("other/c", "shop/a", &Silent);
+    container.end("KILL").unwrap();
+    drop(container);
+    cluster.expect("other/c", "shop/a", &Silent);
+    cluster.expect("shop/b", "shop/a", &Reached);
+
+    // The end of it: what README says of removing it, by the same image.
+    let mut cleanup = world.start_as(&world.deployment, Some(&["cleanup"])).unwrap();
+    assert!(cleanup.wait().unwrap().success(), "{}", cleanup.log());
+    assert_eq!(names(&world.host.path("/sys/fs/bpf")), pins);
+    cluster.expect("other/c", "shop/a", &Reached);
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A node with an agent that serves metrics and health, and the other side of its sockets.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+};
+
+use anyhow::Result;
+use netpol_tests::{
+    agent::{Agent, Launch},
+    manifests::ManifestDir,
+    netns::NetNs,
+    node::{Node, Plan},
+};
+
+pub const SUITE: &str = "operations";
+/// Where agents of this suite serve metrics and health.
+pub const LISTEN: &str = "127.0.0.1:9600";
+
+/// A node without pods, and a folder of manifests.
+pub fn node() -> (Node, ManifestDir) {
+    let node = Node::new(Plan::first("node-a")).unwrap();
+    (node, ManifestDir::new().unwrap())
+}
+
+/// An agent that serves metrics and health; nothing is waited for.
+pub fn launch(node: &Node, manifests: &ManifestDir) -> Agent {
+    let mut launch = Launch::new(manifests.path(), &node.plan().name);
+    launch.arguments.extend(["--listen".into(), LISTEN.into()]);
+    Agent::launch(node, launch).unwrap()
+}
+
+/// Connects to the agent.
+pub fn connect(netns: &NetNs) -> Result<TcpStream> {
+    netns.run(|| Ok(TcpStream::connect(LISTEN.parse::<SocketAddr>()?)?))
+}
+
+/// What it answers for a path.
+pub fn ask(netns: &NetNs, path: &str) -> Result<String> {
+    let mut stream = connect(netns)?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// Descriptors that a process has open.
+pub fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+//! SIGTERM at the moments of a start: the agent ends with 0, soon, and what is enforced stays (rule B3).
+
+use std::{
+    fs,
+    net::TcpListener,
+    time::{Duration, Instant},
+};
+
+use super::shared::{SUITE, ask, connect, launch, node};
+use netpol_tests::{
+    agent::{Agent, Launch},
+    privilege::can_enforce,
+};
+
+/// On a busy machine; it takes a second at most.
+const SOON: Duration = Duration::from_secs(8);
+
+fn ends_soon(agent: &mut Agent) {
+    let asked = Instant::now();
+    agent.stop().unwrap();
+    assert!(
+        asked.elapsed() < SOON,
+        "it took {:?}\n{}",
+        asked.elapsed(),
+        agent.log()
+    );
+}
+
+/// Whether the process holds SIGTERM back until it is ready for it: from then on none is lost.
+fn listens(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+    let blocked = u64::from_str_radix(blocked.unwrap().trim(), 16).unwrap();
+    blocked & (1 << (nix::libc::SIGTERM - 1)) != 0
+}
+
+#[test]
+fn b3_sigterm_ends_the_agent_while_it_loads_its_programs() {
+    if !can_enforce(SUITE) {
+        return;
+    }
+    let (node, manifests) = node();
+    let mut agent = launch(&node, &manifests);
+    let until = Instant::now() + SOON;
+    while !listens(agent.pid().unwrap()) {
+        assert!(Instant::now() < until, "{}", agent.log());
+        std::thread::yield_now();
+    }
+    ends_soon(&mut agent);
+    assert_eq!(agent.revision(), 0, "{}", agent.log());
+    // What it left half done is no hindrance.
+    agent.restart().unwrap();
+    ends_soon(&mut agent);
+}
+
+#[test]
+fn b3_sigterm_ends_the_agent_while_the_api_server_does_not_answer() {
+    if !can_enforce(SUITE) {
+        return;
+    }
+    let (node, manifests) = node();
+    let silent = node
+        .netns()
+        .run(|| Ok(TcpListener::bind("127.0.0.1:0")?))
+        .unwrap();
+    let kubeconfig = manifests.path().join("kubeconfig");
+    let server = silent.local_addr().unwrap();
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: a\n\
+         contexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n\
+         clusters: [{{name: a, cluster: {{server: \"https://{server}\", insecure-skip-tls-verify: true}}}}]\n\
+         users: [{{name: a, user: {{token: t}}}}]\n"
+    );
+    fs::write(&kubeconfig, text).unwrap();
+    let mut kube = Launch::new("kube".as_ref(), &node.plan().name);
+    kube.arguments.extend(["--kubeconfig".into(), kubeconfig.into()]);
+    let mut agent = Agent::launch(&node, kube).unwrap();
+    let _connection = silent.accept().unwrap();
+    ends_soon(&mut agent);
+    assert_eq!(agent.revision(), 0, "{}", agent.log());
+}
+
+#[test]
+fn b3_sigterm_ends_the_agent_beside_clients_that_hold_connections() {
+    if !can_enforce(SUITE) {
+        return;
+    }
+    let (node, manifests) = node();
+    let mut agent = launch(&node, &manifests);
+    agent.wait_for_revision_after(0).unwrap();
+    let _idle = connect(node.netns()).unwrap();
+    // Taken after the other one.
+    assert!(ask(node.netns(), "/readyz").unwrap().contains("200 OK"));
+    ends_soon(&mut agent);
+}
