@@ -253,18 +253,26 @@ impl Compiler {
             if let Some(pod) = new {
                 profiles.add_pod(pod, snapshot);
             }
+            let pods = old.into_iter().chain(new);
+            pods.flat_map(|pod| addresses_of(pod))
+                .for_each(|address| self.frontends.claim(address));
         }
         profiles.set_nodes((&self.node, node), &before, snapshot);
+        let own = self.node.addresses.symmetric_difference(&node.addresses);
+        let told = before.nodes.diff(&snapshot.nodes);
+        let told = told.iter().flat_map(|(_, old, new)| old.iter().chain(new));
+        own.chain(told.flat_map(|node| &node.addresses))
+            .for_each(|address| self.frontends.claim(address.to_canonical()));
         self.node.clone_from(node);
 
         let classes = &mut self.classes;
         let changed = classes.update(profiles, &force, findings);
         self.frontends
-            .update(&before, snapshot, &changed, classes, findings);
+            .update(&before, snapshot, (&changed, profiles), classes, findings);
         if force.changed {
             self.policies.update(&self.force);
         }
-        let guarded = self.policies.guard(&mut self.frontends, &classes.list);
+        let guarded = self.policies.guard(&mut self.frontends, classes);
         self.force.report_unresolved(&classes.list, findings);
         let refused = self.room.update(&self.policies.list, &classes.list);
         let mut endpoints = self.policies.endpoints.clone();

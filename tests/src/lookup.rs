@@ -51,7 +51,10 @@ pub fn first_look(compiled: &Compiled, packet: &Packet) -> Option<bool> {
     let class = frontend(compiled, packet);
     let passes = |endpoint: &&Endpoint| match (endpoint.egress, class) {
         (None, _) => true,
-        (Some(policy), Some(class)) => compiled.passage(policy, class).is_some(),
+        (Some(policy), Some(class)) => {
+            compiled.passage(policy, class).is_some()
+                || is_virtual(compiled, packet) && reaches(compiled, policy, packet)
+        }
         (Some(_), None) => false,
     };
     (!senders.is_empty()).then(|| senders.iter().all(passes))
@@ -81,6 +84,12 @@ pub fn is_virtual(compiled: &Compiled, packet: &Packet) -> bool {
         port,
     });
     frontend.is_some_and(|frontend| compiled.frontends.contains_key(&frontend))
+}
+
+/// Whether an egress policy, or rule A2, lets a packet go to its destination, whatever Service is there.
+pub fn reaches(compiled: &Compiled, policy: PolicyId, packet: &Packet) -> bool {
+    let address = longest_prefix(compiled, packet.destination);
+    address.node || longest_match(compiled, policy, address.class, packet).is_some()
 }
 
 /// Which frontend of a Service a packet is for, if any: by its destination, or by a NodePort where that is an address of a node.

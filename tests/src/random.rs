@@ -251,14 +251,25 @@ pub fn cluster(random: &mut Random) -> Snapshot {
     snapshot
 }
 
-/// A Service in both families with up to three slices: pods, nodes and strangers in all states behind one or two ports. Two Services may
-/// share an external address.
+/// A Service in one or both families with up to three slices: pods, nodes and strangers in all states behind one or two ports. Two Services
+/// may share an external address, which may be a pod's, a node's or a host's, of a family that the Service has not.
 fn add_service(random: &mut Random, snapshot: &mut Snapshot, index: usize) {
     let key = ObjectKey::new(random.pick(&NAMESPACES), format!("service-{index}"));
     let parse = |text: &str| text.parse::<IpAddr>().unwrap();
     let external = |random: &mut Random| {
-        let all = ["203.0.113.9", "203.0.113.10", "2001:db8:9::9"];
-        random.many(2, |random| parse(random.pick(&all)))
+        let all = [
+            "203.0.113.9",
+            "203.0.113.10",
+            "2001:db8:9::9",
+            "198.51.100.130",
+            "2001:db8:1::7",
+            "10.244.0.8",
+            "fd00:10:244:1::9",
+            "10.244.0.1",
+            "198.51.100.2",
+            "2001:db8:1::2",
+        ];
+        random.many(3, |random| parse(random.pick(&all)))
     };
     let names: &[&str] = if random.below(2) == 0 { &[""] } else { &["a", "b"] };
     let protocols: Vec<Protocol> = names.iter().map(|_| Protocol::ALL[random.below(3)]).collect();
@@ -267,10 +278,14 @@ fn add_service(random: &mut Random, snapshot: &mut Snapshot, index: usize) {
         cluster_ips: if random.below(8) == 0 {
             Vec::new()
         } else {
-            vec![
+            let mut both = vec![
                 parse(&format!("10.96.0.{index}")),
                 parse(&format!("fd00:96::{index}")),
-            ]
+            ];
+            if random.below(4) == 0 {
+                both.remove(random.below(2));
+            }
+            both
         },
         external_ips: external(random),
         load_balancer_ips: external(random),

@@ -7,7 +7,10 @@ mod probes;
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use netpol_agent::{model::Snapshot, watch::directory};
+use netpol_agent::{
+    model::{ObjectKey, Snapshot},
+    watch::directory,
+};
 use serde_json::Value;
 
 use crate::{
@@ -27,6 +30,7 @@ use objects::{PODS, SERVICES, joined};
 const PORTS: [Port; 4] = [Port::Tcp(8080), Port::Tcp(9090), Port::Udp(5353), Port::Echo];
 
 const POLICIES: &str = "policies.yaml";
+const MORE: &str = "more.yaml";
 
 /// What there is to choose about a cluster.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +69,7 @@ pub struct Cluster {
     _servers: Servers,
     services: BTreeMap<String, Service>,
     policies: String,
+    more: String,
 }
 
 impl Cluster {
@@ -112,6 +117,7 @@ impl Cluster {
             _servers: servers,
             services: BTreeMap::new(),
             policies: String::new(),
+            more: String::new(),
         };
         for (number, (name, backends)) in (1..).zip(SERVICES) {
             let service = cluster.make_service(number, name, backends)?;
@@ -174,11 +180,46 @@ impl Cluster {
         Ok(())
     }
 
-    /// Undoes [`Cluster::set_backends`] and [`Cluster::set_policies`].
+    /// Replaces objects beside the others; kube-proxy has no rules for them, unless `with_rules`.
+    ///
+    /// # Errors
+    /// If they cannot be read, or an agent does not apply them.
+    pub fn set_more(&mut self, objects: &[Value], with_rules: bool) -> Result<()> {
+        let text = if objects.is_empty() {
+            String::new()
+        } else {
+            joined(objects)
+        };
+        if text != self.more {
+            self.more = text;
+            self.applied(|cluster| match cluster.more.as_str() {
+                "" => cluster.manifests.remove(MORE),
+                text => cluster.manifests.write(MORE, text),
+            })?;
+        }
+        let mut snapshot = self.read()?;
+        if !with_rules {
+            let known = |key: &ObjectKey| self.services.contains_key(key.name.as_str());
+            snapshot.services = snapshot
+                .services
+                .iter()
+                .filter(|(key, _)| known(key))
+                .map(|(key, service)| (key.clone(), service.clone()))
+                .collect();
+        }
+        self.proxies
+            .iter_mut()
+            .try_for_each(|proxy| proxy.sync(&snapshot))
+    }
+
+    /// Undoes [`Cluster::set_backends`], [`Cluster::set_more`] and [`Cluster::set_policies`].
     ///
     /// # Errors
     /// If an agent does not apply it.
     pub fn reset(&mut self) -> Result<()> {
+        if !self.more.is_empty() {
+            self.set_more(&[], true)?;
+        }
         for (service, backends) in SERVICES {
             if self.service(service)?.backends != self.backends(service, backends)? {
                 self.set_backends(service, backends)?;
@@ -213,12 +254,12 @@ impl Cluster {
         let objects: Vec<Value> = self.services.values().flat_map(Service::manifests).collect();
         self.manifests.write("services.yaml", &joined(&objects))?;
         let snapshot = self.read()?;
-        ensure!(
-            snapshot.services.len() == self.services.len(),
-            "the agents read {} of {} Services",
-            snapshot.services.len(),
-            self.services.len()
-        );
+        let names = || snapshot.services.keys().map(|key| key.name.as_str());
+        let unread = self
+            .services
+            .keys()
+            .find(|name| names().all(|known| known != *name));
+        ensure!(unread.is_none(), "the agents did not read Service {unread:?}");
         self.proxies
             .iter_mut()
             .try_for_each(|proxy| proxy.sync(&snapshot))

@@ -313,16 +313,16 @@ fn what_is_written_says_what_was_compiled() {
                 };
                 let egress = probe.direction == Direction::Egress;
                 let frontend = lookup::frontend(&compiled, &packet).filter(|_| egress);
-                let by_address = compiled.frontends.keys().any(|frontend| {
-                    (frontend.address, frontend.protocol, frontend.port)
-                        == (probe.remote, probe.protocol, probe.port)
-                });
+                let by_address = lookup::is_virtual(&compiled, &packet);
                 let allowed = policy.is_none_or(|policy| match frontend {
                     // Another node chooses the backend of its NodePort.
                     Some(class) if address.remote_node && !by_address => {
                         matches!(compiled.passage(policy, class), Some(Passage::Accept(_)))
                     }
-                    Some(class) => compiled.passage(policy, class).is_some(),
+                    Some(class) => {
+                        compiled.passage(policy, class).is_some()
+                            || by_address && lookup::reaches(&compiled, policy, &packet)
+                    }
                     None if egress && address.node => true,
                     None => lookup::longest_match(&compiled, policy, address.class, &packet).is_some(),
                 });

@@ -275,7 +275,7 @@ fn differ_by_service(
         looks[0] += 1;
         let isolated = endpoints
             .any(|endpoint| endpoint.addresses.contains(&packet.source) && endpoint.egress.is_some());
-        let said = first_look(&backends);
+        let said = first_look(snapshot, &nodes(), packet, &backends);
         let elsewhere = chooses_elsewhere(&nodes(), node, packet);
         // Nobody may translate it: then it goes to what has the address (rule A9).
         let itself =

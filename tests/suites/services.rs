@@ -2,6 +2,8 @@
 //! Services on two nodes with kube-proxy's rules, real packets and an agent on each node. A test is named by the rule that it proves and
 //! by kube-proxy's mode.
 
+#[path = "services/claims.rs"]
+mod claims;
 #[path = "services/egress.rs"]
 mod egress;
 #[path = "services/ingress.rs"]

@@ -53,6 +53,8 @@ pub(super) enum Place {
     Address(IpAddr),
     /// A Service that is reached where others are.
     Conflicts(ObjectKey),
+    /// A Service that claims what a pod or a node has.
+    Refused(ObjectKey),
 }
 
 /// The diagnostics, without repetition.

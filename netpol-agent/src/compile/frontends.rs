@@ -10,16 +10,18 @@ use std::{
 
 use ipnet::IpNet;
 
-use self::reached::{Reached, reached};
+use self::reached::{Reached, node_ports, reached};
 use super::{
     Class, ClassId, Frontend,
     budget::Budget,
     classes::Classes,
     fault::{Fault, Findings, Place, diagnostic},
+    profiles::Profiles,
     weight,
 };
 use crate::model::{Diagnostic, EndpointSlice, Limits, Map, ObjectKey, SERVICE_RESOURCES, Snapshot};
 
+mod faults;
 mod guards;
 mod reached;
 
@@ -57,12 +59,14 @@ pub(super) struct Frontends {
     by_frontend: BTreeMap<Frontend, BTreeSet<ObjectKey>>,
     /// The frontends of each address of a backend, with the number of Services' ports by which it is one.
     by_backend: BTreeMap<IpAddr, BTreeMap<Frontend, usize>>,
-    /// Frontends whose class or whose backends have changed since this was last asked.
+    /// Frontends whose class or whose backends, or what their address is, have changed since this was last asked.
     moved: BTreeSet<Frontend>,
     /// Of frontends that several Services have, those behind the first.
     shared: BTreeMap<Frontend, BTreeSet<ObjectKey>>,
     /// The same by Service.
     conflicts: BTreeMap<ObjectKey, BTreeSet<Frontend>>,
+    /// Virtual addresses that a pod or a node has now, or has no longer.
+    claimed: BTreeSet<IpAddr>,
     /// What Services may cost (rule L2).
     budget: Budget<{ SERVICE_RESOURCES.len() }>,
 }
@@ -81,7 +85,15 @@ impl Frontends {
             moved: BTreeSet::new(),
             shared: BTreeMap::new(),
             conflicts: BTreeMap::new(),
+            claimed: BTreeSet::new(),
             budget: Budget::new(limits.services),
+        }
+    }
+
+    /// A pod or a node has an address from now on, or no longer.
+    pub(super) fn claim(&mut self, address: IpAddr) {
+        if self.at(address, address).next().is_some() {
+            self.claimed.insert(address);
         }
     }
 
@@ -90,22 +102,39 @@ impl Frontends {
         &mut self,
         before: &Snapshot,
         after: &Snapshot,
-        changed: &[IpNet],
+        (changed, profiles): (&[IpNet], &Profiles),
         classes: &mut Classes,
         findings: &mut Findings,
     ) {
         let mut touched = BTreeSet::new();
-        for service in self.within_budget(before, after, findings) {
-            self.set_service(&service, after, &mut touched);
+        let mut services = self.within_budget(before, after, findings);
+        for service in &services {
+            self.set_service(service, after, &mut touched);
         }
         for net in changed {
             let range = self.by_backend.range(net.network()..=net.broadcast());
             touched.extend(range.flat_map(|(_, frontends)| frontends.keys().copied()));
+            let here: Vec<Frontend> = self.at(net.network(), net.broadcast()).collect();
+            self.moved.extend(here);
+        }
+        for address in std::mem::take(&mut self.claimed) {
+            touched.extend(self.at(address, address));
+        }
+        for frontend in &touched {
+            services.extend(self.by_frontend.get(frontend).into_iter().flatten().cloned());
+        }
+        for service in services {
+            let object = after.services.get(&service).map(AsRef::as_ref);
+            self.report_refused((&service, object), profiles, findings);
         }
         let mut sharing = BTreeSet::new();
         for frontend in touched {
             sharing.extend(self.share(frontend));
-            let class = self.by_frontend.contains_key(&frontend).then(|| {
+            // What a pod or another node has is theirs, whoever claims it (rule A9).
+            let refused = profiles
+                .owner(frontend.address)
+                .is_some_and(|owner| !owner.is_here);
+            let class = (self.by_frontend.contains_key(&frontend) && !refused).then(|| {
                 let targets = self.backends(frontend).into_iter().map(|backend| {
                     let address = classes.address_at(backend.address);
                     Target {
@@ -133,6 +162,17 @@ impl Frontends {
             let found = self.conflict(&service).into_iter().collect();
             findings.tell(Place::Conflicts(service), found);
         }
+    }
+
+    /// The frontends at addresses from a first to a last one.
+    fn at(&self, first: IpAddr, last: IpAddr) -> impl Iterator<Item = Frontend> {
+        let end = |address, protocol, port| Frontend {
+            address,
+            protocol,
+            port,
+        };
+        let range = end(first, 0, 0)..=end(last, u8::MAX, u16::MAX);
+        self.by_frontend.range(range).map(|(frontend, _)| *frontend)
     }
 
     /// The backends of a frontend, of all its Services: whichever the proxy chooses, what is not allowed of one is not allowed.
@@ -208,10 +248,11 @@ impl Frontends {
 
     fn set_service(&mut self, key: &ObjectKey, after: &Snapshot, touched: &mut BTreeSet<Frontend>) {
         let service = after.services.get(key);
-        let now = service
-            .filter(|_| self.budget.refusal(key).is_none())
-            .map(|service| reached(service, &self.slices_of(key, after)))
-            .unwrap_or_default();
+        let now = match service {
+            None => Reached::new(),
+            Some(service) if self.budget.refusal(key).is_some() => node_ports(service),
+            Some(service) => reached(service, &self.slices_of(key, after)),
+        };
         for (frontend, backends) in &now {
             self.by_frontend.entry(*frontend).or_default().insert(key.clone());
             for backend in backends {

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     Class, ClassId, Compiled, Endpoint, Frontend, PolicyId,
+    classes::Classes,
     force::{Force, ForceRule, Local},
     frontends::{Frontends, Target},
     peer::PeerId,
@@ -127,25 +128,32 @@ impl Policy {
         let mut denied = false;
         let mut of_class: BTreeMap<ClassId, Entries> = BTreeMap::new();
         for target in targets {
-            let rule = if target.node {
-                Some(0)
-            } else {
-                let entries = of_class.entry(target.class).or_insert_with(|| {
-                    classes
-                        .get(&target.class)
-                        .map(|class| self.entries(class))
-                        .unwrap_or_default()
-                });
-                rule_for(entries, target)
-            };
-            allowed = allowed.max(rule);
+            let entries = of_class
+                .entry(target.class)
+                .or_insert_with(|| self.entries_of(target.class, classes));
+            let rule = rule_for(entries, target);
             denied |= rule.is_none();
+            // Its own node the pod reaches anyway (rule A2). That is no reason to let the packet go where another node chooses the backend.
+            allowed = allowed.max(rule.or(target.node.then_some(0)));
         }
         match (allowed, denied) {
             (Some(rule), false) => Some(Passage::Accept(rule)),
             (None, true) => None,
             (Some(_), true) | (None, false) => Some(Passage::Defer),
         }
+    }
+}
+
+impl Policy {
+    /// Whether an egress policy, or rule A2, lets pass what is sent to an address itself.
+    pub(super) fn reaches(&self, target: &Target, classes: &Map<ClassId, Arc<Class>>) -> bool {
+        let entries = || self.entries_of(target.class, classes);
+        self.direction == Direction::Egress && (target.node || rule_for(&entries(), target).is_some())
+    }
+
+    fn entries_of(&self, class: ClassId, classes: &Map<ClassId, Arc<Class>>) -> Entries {
+        let class = classes.get(&class);
+        class.map(|class| self.entries(class)).unwrap_or_default()
     }
 }
 
@@ -261,11 +269,7 @@ impl Policies {
     }
 
     /// The backends of frontends that some policy lets pass in part.
-    pub(super) fn guard(
-        &mut self,
-        frontends: &mut Frontends,
-        classes: &Map<ClassId, Arc<Class>>,
-    ) -> Set<Frontend> {
+    pub(super) fn guard(&mut self, frontends: &mut Frontends, classes: &Classes) -> Set<Frontend> {
         self.guards.update(&self.list, frontends, classes);
         self.guards.backends.clone()
     }

@@ -112,6 +112,15 @@ pub(super) struct Host {
     pub(super) remote_node: bool,
 }
 
+/// What has an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Owner {
+    /// For people.
+    pub(super) name: String,
+    /// It is on an interface of this node.
+    pub(super) is_here: bool,
+}
+
 impl Profiles {
     /// A pod is there.
     pub(super) fn add_pod(&mut self, pod: &Arc<Pod>, snapshot: &Snapshot) {
@@ -197,6 +206,19 @@ impl Profiles {
             node,
             remote_node,
         })
+    }
+
+    /// Which pod, or node by its object, has an address.
+    pub(super) fn owner(&self, address: IpAddr) -> Option<Owner> {
+        let is_here = self.nodes.is_own(address);
+        let pods = self.claims.at(address).iter();
+        let mut with_network = pods.filter(|(pod, _)| !pod.host_network && !is_here);
+        let name = match with_network.next() {
+            Some((pod, _)) => format!("pod {}", pod.key),
+            None if self.nodes.is_other(address) => "a node".to_owned(),
+            None => return None,
+        };
+        Some(Owner { name, is_here })
     }
 
     /// The profile of a number in use.

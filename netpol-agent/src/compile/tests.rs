@@ -7,6 +7,7 @@ use crate::model::*;
 mod budgets;
 mod build;
 mod changes;
+mod claims;
 mod codes;
 mod odd;
 mod properties;

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::{Evaluation, Packet, judge};
+use super::{Evaluation, Packet, is_own_node, judge, pods_with_address};
 use crate::model::{EndpointSlice, Node, Protocol, Service, ServicePort, Snapshot};
 
 /// Judges a packet to where a Service is reached: for each backend that kube-proxy may choose, its address, its port and the verdict on the
@@ -18,19 +18,26 @@ pub fn evaluate_service(
         .into_iter()
         .find(|protocol| protocol.number() == packet.protocol)?;
     let port = packet.port?;
+    let is_taken = is_taken(snapshot, nodes, packet);
     let mut reached = false;
     let mut backends = Vec::new();
     let refused = super::budget::refused_services(snapshot);
-    let services = snapshot.services.values();
-    for service in services.filter(|service| !refused.contains(&service.key)) {
+    for service in snapshot.services.values() {
+        let is_refused = refused.contains(&service.key);
         for service_port in &service.ports {
             let here = service_port.protocol == protocol
-                && (has_virtual_ip(service, service_port, packet.destination, port)
+                && (!is_taken
+                    && !is_refused
+                    && has_virtual_ip(service, service_port, packet.destination, port)
                     || has_node_port(service, service_port, nodes, packet.destination, port));
             if !here {
                 continue;
             }
             reached = true;
+            // Too large to be looked at (rule L2): nothing is known behind its node port.
+            if is_refused {
+                continue;
+            }
             let slices = snapshot.endpoint_slices.values().filter(|slice| {
                 slice.key.namespace == service.key.namespace
                     && slice.service.as_deref() == Some(service.key.name.as_str())
@@ -53,14 +60,30 @@ pub fn evaluate_service(
     reached.then(|| judged.collect())
 }
 
-/// Headless Services are reached nowhere but at their pods.
-fn has_virtual_ip(service: &Service, service_port: &ServicePort, address: IpAddr, port: u16) -> bool {
-    let mut all = service.cluster_ips.clone();
-    if !all.is_empty() {
-        all.extend(&service.external_ips);
-        all.extend(&service.load_balancer_ips);
+/// Whether the destination is an address of a pod or of another node than the sender's: then no
+/// Service is reached there, whatever it claims (rule A9).
+fn is_taken(snapshot: &Snapshot, nodes: &[Node], packet: &Packet) -> bool {
+    let senders = pods_with_address(snapshot, packet.source);
+    if senders
+        .iter()
+        .any(|pod| is_own_node(nodes, pod, packet.destination))
+    {
+        return false;
     }
-    service_port.port == port && all.contains(&address)
+    !pods_with_address(snapshot, packet.destination).is_empty()
+        || nodes
+            .iter()
+            .any(|node| node.addresses.contains(&packet.destination))
+}
+
+/// Headless Services are reached nowhere but at their pods. In a family without a ClusterIP the
+/// other addresses count for nothing.
+fn has_virtual_ip(service: &Service, service_port: &ServicePort, address: IpAddr, port: u16) -> bool {
+    let of_family = |known: &&IpAddr| known.is_ipv4() == address.is_ipv4();
+    let cluster_ips: Vec<_> = service.cluster_ips.iter().filter(of_family).collect();
+    let others = [&service.external_ips, &service.load_balancer_ips];
+    let claims = cluster_ips.contains(&&address) || others.iter().any(|ips| ips.contains(&address));
+    service_port.port == port && !cluster_ips.is_empty() && claims
 }
 
 /// Every address of every node counts, in the families of the Service.

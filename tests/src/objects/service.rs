@@ -24,6 +24,9 @@ fn addresses(texts: Vec<String>) -> Result<Vec<IpAddr>> {
 pub(super) fn service(service: core::Service) -> Result<Service> {
     let key = key(&service.metadata)?;
     let spec = service.spec.context("no spec")?;
+    let labels = service.metadata.labels.unwrap_or_default();
+    let proxied = !labels.contains_key("service.kubernetes.io/service-proxy-name")
+        && spec.type_.as_deref() != Some("ExternalName");
     let balancer = service.status.and_then(|status| status.load_balancer);
     let balanced = balancer.and_then(|balancer| balancer.ingress).unwrap_or_default();
     let port = |port: core::ServicePort| {
@@ -36,9 +39,18 @@ pub(super) fn service(service: core::Service) -> Result<Service> {
     };
     Ok(Service {
         key,
-        cluster_ips: addresses(spec.cluster_ips.context("no clusterIPs")?)?,
+        cluster_ips: match spec.cluster_ips.context("no clusterIPs")? {
+            ips if proxied => addresses(ips)?,
+            _ => Vec::new(),
+        },
         external_ips: addresses(spec.external_ips.unwrap_or_default())?,
-        load_balancer_ips: addresses(balanced.into_iter().filter_map(|entry| entry.ip).collect())?,
+        load_balancer_ips: addresses(
+            balanced
+                .into_iter()
+                .filter(|entry| entry.ip_mode.as_deref() != Some("Proxy"))
+                .filter_map(|entry| entry.ip)
+                .collect(),
+        )?,
         ports: spec
             .ports
             .unwrap_or_default()
@@ -71,7 +83,10 @@ pub(super) fn slice(slice: discovery::EndpointSlice) -> Result<EndpointSlice> {
     let endpoints = slice.endpoints.unwrap_or_default().into_iter();
     Ok(EndpointSlice {
         key: key(&slice.metadata)?,
-        service: labels.get("kubernetes.io/service-name").cloned(),
+        service: match labels.contains_key("service.kubernetes.io/headless") {
+            true => None,
+            false => labels.get("kubernetes.io/service-name").cloned(),
+        },
         ports: ports.map(port).collect::<Result<_>>()?,
         endpoints: endpoints.map(endpoint).collect::<Result<_>>()?,
     })

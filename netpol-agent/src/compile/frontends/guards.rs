@@ -6,22 +6,33 @@ use std::{
     sync::Arc,
 };
 
-use super::Frontends;
+use super::{Frontends, Target};
 use crate::{
     compile::{
-        Class, ClassId, Frontend, PolicyId,
+        ClassId, Frontend, PolicyId,
+        classes::Classes,
         policy::{Passage, Policy},
     },
     model::{Map, Set},
 };
 
+/// What decides whether a policy lets a frontend pass: its backends, and itself, where nobody
+/// translates it; a NodePort has no address of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Ends {
+    class: ClassId,
+    itself: Option<Target>,
+}
+
 /// What was guarded last.
 #[derive(Debug, Default)]
 pub(in crate::compile) struct Guards {
     policies: Map<PolicyId, Arc<Policy>>,
-    /// Classes of frontends by the policies that let them pass in part. What a policy says of a class stays as long as both have their numbers.
-    partial: BTreeMap<ClassId, BTreeSet<PolicyId>>,
-    looked: BTreeSet<ClassId>,
+    ends: BTreeMap<Frontend, Ends>,
+    /// The frontends of each.
+    known: BTreeMap<Ends, BTreeSet<Frontend>>,
+    /// The policies that let some pass in part. What a policy says of a class stays as long as both have their numbers.
+    partial: BTreeMap<Ends, BTreeSet<PolicyId>>,
     /// The backends of each frontend that counts.
     of: BTreeMap<Frontend, BTreeSet<Frontend>>,
     /// Number of frontends by which a backend counts.
@@ -36,61 +47,67 @@ impl Guards {
         &mut self,
         policies: &Map<PolicyId, Arc<Policy>>,
         frontends: &mut Frontends,
-        classes: &Map<ClassId, Arc<Class>>,
+        classes: &Classes,
     ) {
-        let mut stale: BTreeSet<ClassId> = BTreeSet::new();
-        let is_partial = |policy: &Policy, class: &ClassId| {
-            let targets = classes.get(class).and_then(|class| class.frontend.as_ref());
-            targets.is_some_and(|targets| policy.passage(targets, classes) == Some(Passage::Defer))
+        let list = &classes.list;
+        let is_partial = |policy: &Policy, ends: &Ends| {
+            let class = list.get(&ends.class);
+            let Some(targets) = class.and_then(|class| class.frontend.as_ref()) else {
+                return false;
+            };
+            match policy.passage(targets, list) {
+                Some(Passage::Defer) => true,
+                Some(Passage::Accept(_)) => false,
+                None => ends.itself.is_some_and(|itself| policy.reaches(&itself, list)),
+            }
         };
+        let mut touched = std::mem::take(&mut frontends.moved);
         for (id, old, new) in self.policies.diff(policies) {
-            for class in &self.looked {
-                let partial = new.is_some_and(|policy| is_partial(policy, class));
-                if partial && self.partial.entry(*class).or_default().insert(*id) {
-                    stale.insert(*class);
-                }
-                if old.is_some()
-                    && !partial
-                    && self.partial.get_mut(class).is_some_and(|known| known.remove(id))
-                {
-                    stale.insert(*class);
+            for (ends, of) in &self.known {
+                let partial = self.partial.entry(*ends).or_default();
+                let changed = if new.is_some_and(|policy| is_partial(policy, ends)) {
+                    partial.insert(*id)
+                } else {
+                    old.is_some() && partial.remove(id)
+                };
+                if changed {
+                    touched.extend(of);
                 }
             }
         }
         self.policies = policies.clone();
-        let moved = std::mem::take(&mut frontends.moved);
-        let gone: Vec<ClassId> = self
-            .looked
-            .iter()
-            .filter(|class| !frontends.known.contains_key(class))
-            .copied()
-            .collect();
-        for class in gone {
-            self.looked.remove(&class);
-            self.partial.remove(&class);
-        }
-        for frontend in &moved {
-            let Some(class) = frontends.classes.get(frontend) else {
+        for frontend in &touched {
+            let now = frontends.classes.get(frontend).map(|class| Ends {
+                class: *class,
+                itself: itself(*frontend, classes),
+            });
+            if self.ends.get(frontend) == now.as_ref() {
                 continue;
-            };
-            if self.looked.insert(*class) {
-                let partial = policies.iter().filter(|(_, policy)| is_partial(policy, class));
-                self.partial.insert(*class, partial.map(|(id, _)| *id).collect());
+            }
+            if let Some(before) = self.ends.remove(frontend)
+                && let Some(of) = self.known.get_mut(&before)
+            {
+                of.remove(frontend);
+                if of.is_empty() {
+                    self.known.remove(&before);
+                    self.partial.remove(&before);
+                }
+            }
+            if let Some(now) = now {
+                self.ends.insert(*frontend, now);
+                if self.known.entry(now).or_default().insert(*frontend) {
+                    self.partial.entry(now).or_insert_with(|| {
+                        let partial = policies.iter().filter(|(_, policy)| is_partial(policy, &now));
+                        partial.map(|(id, _)| *id).collect()
+                    });
+                }
             }
         }
-        self.partial.retain(|_, policies| !policies.is_empty());
-        let of_stale = stale
-            .iter()
-            .filter_map(|class| frontends.known.get(class))
-            .flatten();
-        let touched: BTreeSet<Frontend> = moved.iter().chain(of_stale).copied().collect();
         for frontend in touched {
-            let class = frontends.classes.get(&frontend);
-            let counts = class.is_some_and(|class| self.partial.contains_key(class));
-            let now = if counts {
-                frontends.backends(frontend)
-            } else {
-                BTreeSet::new()
+            let partial = self.ends.get(&frontend).and_then(|ends| self.partial.get(ends));
+            let now = match partial {
+                Some(policies) if !policies.is_empty() => frontends.backends(frontend),
+                _ => BTreeSet::new(),
             };
             self.set(frontend, now);
         }
@@ -119,4 +136,14 @@ impl Guards {
             }
         }
     }
+}
+
+fn itself(frontend: Frontend, classes: &Classes) -> Option<Target> {
+    let address = classes.address_at(frontend.address);
+    (!frontend.address.is_unspecified()).then_some(Target {
+        class: address.class,
+        node: address.node,
+        protocol: frontend.protocol,
+        port: frontend.port,
+    })
 }

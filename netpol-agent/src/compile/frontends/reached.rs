@@ -25,17 +25,21 @@ pub(super) fn reached(service: &Service, slices: &[&Arc<EndpointSlice>]) -> Reac
     reached
 }
 
-/// Where a Service is reached by each of its ports. A headless one has no frontends.
+/// The NodePorts of a Service without any backend, as where it is too large to be looked at (rule
+/// L2): another node may lead from them to backends that nobody judged, so they stay closed there.
+pub(super) fn node_ports(service: &Service) -> Reached {
+    let ports = node_ports_of(service).into_iter();
+    ports.map(|(frontend, _)| (frontend, BTreeSet::new())).collect()
+}
+
+/// Where a Service is reached by each of its ports. A headless one has no frontends, and in a family
+/// in which it has no ClusterIP kube-proxy serves none of its other addresses.
 fn frontends_of(service: &Service) -> Vec<(Frontend, &ServicePort)> {
     let mut frontends = Vec::new();
-    if service.cluster_ips.is_empty() {
-        return frontends;
-    }
-    let by_address = [
-        &service.cluster_ips,
-        &service.external_ips,
-        &service.load_balancer_ips,
-    ];
+    let cluster_ips: BTreeSet<IpAddr> = service.cluster_ips.iter().map(IpAddr::to_canonical).collect();
+    let has_family = |address: &IpAddr| cluster_ips.iter().any(|ip| ip.is_ipv4() == address.is_ipv4());
+    let others = service.external_ips.iter().chain(&service.load_balancer_ips);
+    let others: BTreeSet<IpAddr> = others.map(IpAddr::to_canonical).filter(has_family).collect();
     for port in &service.ports {
         let mut add = |address: IpAddr, number| {
             let frontend = Frontend {
@@ -45,20 +49,39 @@ fn frontends_of(service: &Service) -> Vec<(Frontend, &ServicePort)> {
             };
             frontends.push((frontend, port));
         };
-        for address in by_address.into_iter().flatten() {
-            add(address.to_canonical(), port.port);
-        }
-        if let Some(number) = port.node_port {
-            for address in &service.cluster_ips {
-                let any = match address.to_canonical() {
-                    IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-                    IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-                };
-                add(any, number);
-            }
+        for address in cluster_ips.union(&others) {
+            add(*address, port.port);
         }
     }
+    frontends.extend(node_ports_of(service));
     frontends
+}
+
+/// The same by its NodePorts, which are in all families of the Service.
+fn node_ports_of(service: &Service) -> Vec<(Frontend, &ServicePort)> {
+    let cluster_ips = service.cluster_ips.iter().map(IpAddr::to_canonical);
+    let families: BTreeSet<IpAddr> = cluster_ips
+        .map(|address| match address {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        })
+        .collect();
+    let numbers = service
+        .ports
+        .iter()
+        .filter_map(|port| Some((port, port.node_port?)));
+    numbers
+        .flat_map(|(port, number)| {
+            families.iter().map(move |address| {
+                let frontend = Frontend {
+                    address: *address,
+                    protocol: port.protocol.number(),
+                    port: number,
+                };
+                (frontend, port)
+            })
+        })
+        .collect()
 }
 
 /// The backends of a Service's port in one family that kube-proxy may choose: those that are ready, and those that still serve while they

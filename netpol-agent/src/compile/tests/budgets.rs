@@ -210,7 +210,8 @@ fn namespaces_and(text: &str) -> Peer {
 }
 
 fn service(namespace: &str, name: &str, external: usize, ports: usize) -> Service {
-    let address = |nth| address(nth).parse::<IpAddr>().unwrap();
+    // No pod's, which would be refused.
+    let address = |nth| address((9 << 16) + nth).parse::<IpAddr>().unwrap();
     Service {
         key: ObjectKey::new(namespace, name),
         cluster_ips: vec!["10.96.0.1".parse().unwrap()],

@@ -20,6 +20,11 @@ pub struct Service {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceSpec {
+    /// `ExternalName` for one that is a name only.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The families of the virtual addresses, in their order.
+    pub ip_families: Option<Vec<String>>,
     /// The first virtual address, `None` or empty.
     #[serde(rename = "clusterIP")]
     pub cluster_ip: Option<String>,
@@ -64,9 +69,12 @@ pub struct LoadBalancerStatus {
 
 /// One load balancer address.
 #[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct LoadBalancerIngress {
     /// The address, unless it is given by name.
     pub ip: Option<String>,
+    /// `VIP`, also if absent, or `Proxy` for an address that the balancer itself must see.
+    pub ip_mode: Option<String>,
 }
 
 /// `discovery.k8s.io/v1` EndpointSlice.
