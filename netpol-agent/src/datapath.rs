@@ -38,12 +38,13 @@ use self::attach::{AttachError, Attacher};
 use crate::sync::{State, Write};
 
 /// Maps by the name that they have in the object and below the pin folder.
-pub const PINNED_MAPS: [&str; 16] = [
+pub const PINNED_MAPS: [&str; 17] = [
     "endpoints",
     "bindings",
     "local_pods",
     "senders",
     "guarded",
+    "forwards",
     "addresses",
     "identities",
     "frontends",

@@ -97,8 +97,8 @@ pub fn evaluate(snapshot: &Snapshot, nodes: &[Node], packet: &Packet) -> Evaluat
 
 /// `through_service`: the packet goes this way by a Service, so that a pod can be its own peer (rule A1).
 fn judge(snapshot: &Snapshot, nodes: &[Node], packet: &Packet, through_service: bool) -> Evaluation {
-    let sources = pods_with_address(snapshot, packet.source);
-    let destinations = pods_with_address(snapshot, packet.destination);
+    let sources = pods_at(snapshot, nodes, packet.source);
+    let destinations = pods_at(snapshot, nodes, packet.destination);
     let same_pod = !through_service
         && sources
             .iter()
@@ -128,6 +128,7 @@ fn judge(snapshot: &Snapshot, nodes: &[Node], packet: &Packet, through_service: 
                     subject,
                     remotes,
                     remote_address,
+                    blocks_hold: peer::blocks_hold(snapshot, nodes, remotes, remote_address),
                 };
                 question.answer()
             })
@@ -160,6 +161,25 @@ fn pods_with_address(snapshot: &Snapshot, address: IpAddr) -> Vec<&Pod> {
     found
 }
 
+/// The same, link-local addresses included: under one a pod is what it is under its own (rule A9), unless it is its node's.
+fn pods_at<'a>(snapshot: &'a Snapshot, nodes: &[Node], address: IpAddr) -> Vec<&'a Pod> {
+    let keys = peer::bound(snapshot, nodes, address);
+    if keys.is_empty() {
+        return pods_with_address(snapshot, address);
+    }
+    // One that gave its addresses back is nothing under this one either, and another makes it no more.
+    let pod = |key: &ObjectKey| {
+        let pod = snapshot.pods.get(key)?;
+        let mut found = pod
+            .addresses
+            .iter()
+            .flat_map(|own| pods_with_address(snapshot, *own));
+        found.find(|other| other.key == *key)
+    };
+    let pods: Option<Vec<&Pod>> = keys.into_iter().map(pod).collect();
+    pods.unwrap_or_default()
+}
+
 /// Whether the address belongs to the node that the pod runs on (rule A2).
 fn is_own_node(nodes: &[Node], pod: &Pod, address: IpAddr) -> bool {
     nodes
@@ -178,6 +198,8 @@ struct Question<'a> {
     remotes: &'a [&'a Pod],
     /// The other end's address.
     remote_address: IpAddr,
+    /// The address that `ipBlock` peers are held against; `None` if they match nothing.
+    blocks_hold: Option<IpAddr>,
 }
 
 impl Question<'_> {
@@ -237,7 +259,8 @@ impl Question<'_> {
             Some(block) => {
                 let selects_too = peer.pod_selector.is_some() || peer.namespace_selector.is_some();
                 // An API server refuses a peer with both, so it matches nothing.
-                !selects_too && peer::block_holds(block, self.remote_address) && self.ports_match(rule, &[])
+                let holds = |address| peer::block_holds(block, address);
+                !selects_too && self.blocks_hold.is_some_and(holds) && self.ports_match(rule, &[])
             }
             None => {
                 !self.remotes.is_empty()

@@ -59,6 +59,8 @@ pub struct State {
     pub senders: BTreeMap<(u32, u32), u32>,
     /// Map `guarded`: address, protocol and port of backends.
     pub guarded: Set<Frontend>,
+    /// Map `forwards`: interface, and prefix of what its pod sends and receives for.
+    pub forwards: BTreeSet<(u32, IpNet)>,
     /// Map `policies`, by policy number. A number without entries is absent.
     pub policies: Map<u32, Entries>,
     /// Interfaces that carry this agent's programs.
@@ -159,6 +161,10 @@ pub enum Write {
     PutGuarded(Frontend),
     /// Opens it to them.
     RemoveGuarded(Frontend),
+    /// Lets the pod behind an interface send and receive for a prefix.
+    PutForward(u32, IpNet),
+    /// Lets it no more.
+    RemoveForward(u32, IpNet),
     /// Gives an interface its endpoint, with both policies in one write.
     PutEndpoint {
         /// Interface index.
@@ -231,6 +237,12 @@ impl State {
             }
             Write::RemoveGuarded(backend) => {
                 self.guarded.remove(backend);
+            }
+            Write::PutForward(ifindex, prefix) => {
+                self.forwards.insert((*ifindex, *prefix));
+            }
+            Write::RemoveForward(ifindex, prefix) => {
+                self.forwards.remove(&(*ifindex, *prefix));
             }
             Write::PutEndpoint { ifindex, endpoint } => {
                 self.endpoints.insert(*ifindex, *endpoint);

@@ -179,6 +179,21 @@ abi! {
 }
 
 abi! {
+    /// Key of map `forwards` behind its prefix length: addresses that a pod sends and receives for beside its own (rule A6). The value is 1.
+    pub struct Forwarded, 20 {
+        /// Interface index of the pod's host-side veth; always whole.
+        pub ifindex: u32,
+        /// The addresses.
+        pub address: Address,
+    }
+}
+
+impl Forwarded {
+    /// Prefix length, in bits, of a whole address.
+    pub const ONE_ADDRESS: u32 = 160;
+}
+
+abi! {
     /// Key of map `policies` behind its prefix length, and of map `ports`: what a policy says about an identity, protocol and port.
     pub struct PolicyMatch, 12 {
         /// Number of the policy.
@@ -299,7 +314,7 @@ abi! {
         pub source: Address,
         /// Destination address.
         pub destination: Address,
-        /// IANA protocol number as the IP or fragment header has it.
+        /// IANA protocol number as the IP header has it; of IPv6 that of the fragment header.
         pub protocol: u8,
         /// A [`Direction`].
         pub direction: u8,
@@ -321,8 +336,8 @@ abi! {
         pub protocol: u8,
         /// A [`crate::parse::Role`].
         pub role: u8,
-        /// Zeros.
-        pub pad: [u8; 2],
+        /// Where another fragment of the packet may begin at the least, in units of 8 bytes: behind all that was judged.
+        pub least: u16,
     }
 }
 

@@ -58,7 +58,7 @@ pub fn judged(parsed: Parsed, packet: &mut Packet, unfinished: Unfinished) -> Pa
         return Parsed::Unjudged(DropReason::Malformed);
     }
     match parsed {
-        Parsed::Packet | Parsed::Neighbour if !leaves(packet, unfinished) => {
+        Parsed::Packet | Parsed::Neighbour | Parsed::Membership if !leaves(packet, unfinished) => {
             Parsed::Unjudged(DropReason::Malformed)
         }
         parsed => parsed,
@@ -81,7 +81,7 @@ fn leaves(packet: &Packet, unfinished: Unfinished) -> bool {
         protocol::TCP => (16, 20),
         protocol::UDP => (6, 8),
         protocol::SCTP => (8, 12),
-        protocol::ICMP | protocol::ICMPV6 => (2, u16::MAX),
+        protocol::ICMP | protocol::ICMPV6 | protocol::IGMP => (2, u16::MAX),
         _ => return unfinished.start >= upper,
     };
     unfinished.start == upper && unfinished.offset == own || unfinished.start >= upper + i32::from(end)

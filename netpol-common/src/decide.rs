@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The verdict on a packet, over a trait of lookups: the kernel's maps there, ordinary maps in tests.
 
+mod addresses;
 mod fragments;
 pub mod judge;
 pub mod known;
@@ -46,6 +47,8 @@ pub trait Tables {
     fn sender(&self, bridge: u32, number: u16) -> u32;
     /// Interface index of the local pod that has an address; 0 where none has.
     fn local_pod(&self, address: &Address) -> u32;
+    /// Whether the pod behind an interface sends and receives for an address, as its namespace says (rule A6).
+    fn forwards(&self, ifindex: u32, address: &Address) -> bool;
     /// Whether a Service leads to a backend that not every pod of this node may reach.
     fn guarded(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool;
     /// Whether an interface is that of an endpoint.
@@ -165,20 +168,33 @@ pub fn decide(
 ) -> Verdict {
     let direction = place.direction;
     let sends = matches!(direction, Direction::Egress);
-    if matches!(parsed, Parsed::Neighbour) {
+    let parsed = match parsed {
+        Parsed::Membership if !addresses::is_to_group(packet) => Parsed::Packet,
+        parsed => parsed,
+    };
+    if sends {
+        if addresses::is_spoofed(tables, endpoint, &place, parsed, packet) {
+            return denied(
+                Whose::at_hook(&place),
+                DropReason::Spoofed,
+                POLICY_NONE,
+                IDENTITY_NONE,
+            );
+        }
+    } else if addresses::is_for_another(tables, endpoint, &place, parsed, packet) {
+        return denied(
+            Whose::at_hook(&place),
+            DropReason::NotOwnAddress,
+            POLICY_NONE,
+            IDENTITY_NONE,
+        );
+    }
+    if matches!(parsed, Parsed::Neighbour | Parsed::Membership) {
         // The node may forward it all the same, and then it is judged as any packet.
         if sends {
             tables.put_tag(endpoint.tag(true));
         }
         return Verdict::Forward;
-    }
-    if sends && is_spoofed(endpoint, packet) {
-        return denied(
-            Whose::at_hook(&place),
-            DropReason::Spoofed,
-            POLICY_NONE,
-            IDENTITY_NONE,
-        );
     }
     if place.is_by_node() && !is_forwarded(tables, packet) {
         let key = flow_key(endpoint, direction, packet);
@@ -388,29 +404,6 @@ fn new_flow(tables: &impl Tables, policy: u32, initiator: Direction) -> Flow {
     }
 }
 
-/// Whether a pod sends with an address that is not its own (rule A6). Its link-local address nobody tells, and before it has one it sends
-/// ICMPv6 without any (RFC 4291, 2.5.2). An endpoint that is not known has number 0, and is closed anyway; a frame that is no IP packet has no source.
-#[inline(always)]
-fn is_spoofed(endpoint: &Endpoint, packet: &Packet) -> bool {
-    let source = &packet.source;
-    let none = source.octets == [0; 16];
-    let link_local = source.octets[0] == 0xfe && source.octets[1] & 0xc0 == 0x80;
-    let own = is_own(endpoint, source);
-    let nameless = none && matches!(packet.protocol, protocol::ICMPV6 | 0);
-    endpoint.id != 0 && !endpoint.is_pending() && !(own || link_local || nameless)
-}
-
-/// Whether an address is the pod's, other than its link-local one.
-#[inline(always)]
-fn is_own(endpoint: &Endpoint, address: &Address) -> bool {
-    // Zeros stand for an address that the pod does not have.
-    if address.is_ipv4() {
-        endpoint.ipv4 != [0; 4] && *address == Address::from_ipv4(endpoint.ipv4)
-    } else {
-        endpoint.ipv6 != [0; 16] && *address == Address::from_ipv6(endpoint.ipv6)
-    }
-}
-
 /// Whether a packet that no interface brought is one that the node only forwards all the same (rule A3). Connection tracking takes IPv6 fragments
 /// from their sockets and puts them together; where the kernel must copy what it then takes apart again, it forgets the interface. What the
 /// node makes in fragments belongs to the socket that sent it.
@@ -424,7 +417,9 @@ fn is_forwarded(tables: &impl Tables, packet: &Packet) -> bool {
 #[inline(always)]
 fn is_about(endpoint: &Endpoint, packet: &Packet, quoted: &Packet, direction: Direction) -> bool {
     match direction {
-        Direction::Ingress => packet.destination == quoted.source && is_own(endpoint, &quoted.source),
+        Direction::Ingress => {
+            packet.destination == quoted.source && addresses::is_own(endpoint, &quoted.source)
+        }
         Direction::Egress => packet.source == quoted.destination && packet.destination == quoted.source,
     }
 }

@@ -3,6 +3,7 @@
 //! ICMPv6. Nothing is skipped blindly: the port that policy tests is the one that the receiver will see (rule F3). A packet ends where
 //! its IP header says, not where the frame does: the receiver cuts off the rest, and takes no packet that claims more than there is.
 
+mod membership;
 pub mod plain;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ pub mod protocol {
     #![expect(missing_docs, reason = "the names say it all")]
     pub const HOP_BY_HOP: u8 = 0;
     pub const ICMP: u8 = 1;
+    pub const IGMP: u8 = 2;
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
     pub const ROUTING: u8 = 43;
@@ -24,9 +26,6 @@ pub mod protocol {
     pub const ICMPV6: u8 = 58;
     pub const DESTINATION_OPTIONS: u8 = 60;
     pub const SCTP: u8 = 132;
-    pub const MOBILITY: u8 = 135;
-    pub const HIP: u8 = 139;
-    pub const SHIM6: u8 = 140;
 }
 
 /// IPv6 extension headers that are walked before a packet counts as [`DropReason::ExtensionHeaders`].
@@ -38,7 +37,8 @@ const IPV4_SOURCE_END: usize = 16;
 const IPV6_LENGTH: usize = 40;
 const IPV6_SOURCE_END: usize = 24;
 const ICMP_LENGTH: usize = 8;
-/// The least offset of a fragment that is not the first, in units of 8 bytes: behind the longest of the headers that are read.
+/// The least offset of a fragment that is not the first, in units of 8 bytes: behind the longest of the headers that are read. Where others
+/// come before that, it is so much more behind them ([`Packet::eighths`]).
 const MIN_FRAGMENT_EIGHTHS: u16 = 3;
 /// The greatest number in a length field of IP and UDP. Above it (segments that the kernel carries as one packet, RFC 2675) the field is 0.
 const MAX_LENGTH: usize = 0xffff;
@@ -70,6 +70,8 @@ pub enum Parsed {
     Packet,
     /// ARP or IPv6 neighbour discovery: always passes (rule F1).
     Neighbour,
+    /// MLD or IGMP of link scope, to the group that it is for: passes if the frame is to that group as well (rule F1).
+    Membership,
     /// Nothing that policy can be asked about: dropped at an isolated pod, passed elsewhere (rule F2).
     Unjudged(DropReason),
 }
@@ -77,6 +79,8 @@ pub enum Parsed {
 /// What policy asks about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Packet {
+    /// The MAC addresses of the frame, destination first, in words as they are there; zeros where there is no link layer.
+    pub link: [u32; 3],
     /// Source address.
     pub source: Address,
     /// Destination address.
@@ -93,8 +97,12 @@ pub struct Packet {
     pub role: Role,
     /// Which part of a fragmented packet it is.
     pub part: Part,
-    /// Protocol number that all fragments of the packet carry, 0 for [`Part::Whole`].
+    /// Protocol number that all fragments of the packet carry, 0 for [`Part::Whole`]. Of IPv6 it is that of the fragment header: what is in
+    /// those of later fragments is not read by who puts them together (RFC 8200, 4.5).
     pub fragment_protocol: u8,
+    /// Of a later fragment where it begins, of the first the least that a later one may begin at so as not to write over what was
+    /// judged; in units of 8 bytes.
+    pub eighths: u16,
     /// The number that all fragments of the packet share, 0 for [`Part::Whole`].
     pub identification: u32,
     /// Whether it has a fragment header of IPv6, which a [`Part::Whole`] may have too (RFC 6946), or may have one behind headers that
@@ -104,6 +112,24 @@ pub struct Packet {
     pub source_end: u16,
     /// Where the upper layer's header begins, in the same bytes; 0 if that is not known. Not for [`Part::Later`].
     pub upper: u16,
+}
+
+impl Packet {
+    /// The MAC address that the frame is for.
+    #[inline(always)]
+    pub const fn destination_mac(&self) -> [u8; 6] {
+        let [first, second, _] = self.link;
+        let ([a, b, c, d], [e, f, ..]) = (first.to_ne_bytes(), second.to_ne_bytes());
+        [a, b, c, d, e, f]
+    }
+
+    /// The MAC address that the frame says it is from.
+    #[inline(always)]
+    pub const fn source_mac(&self) -> [u8; 6] {
+        let [_, second, third] = self.link;
+        let ([.., a, b], [c, d, e, f]) = (second.to_ne_bytes(), third.to_ne_bytes());
+        [a, b, c, d, e, f]
+    }
 }
 
 /// A part of a packet (rule C5).
@@ -199,11 +225,12 @@ pub fn parse(frame: &impl Frame, packet: &mut Packet, quoted: &mut Packet) -> Pa
     if !frame.read(0, &mut header[..ETHERNET_LENGTH]) {
         return Parsed::Unjudged(DropReason::Malformed);
     }
+    packet.link.as_mut_bytes().copy_from_slice(&header[..12]);
     // Whose address a tagged frame has is told all the same: the kernel takes the tag of VLAN 0 off, and forwards what is in it (rule A6).
     let tagged = frame.vlan_tag();
     let parsed = match [header[12], header[13]] {
         [0x81, 0x00] | [0x88, 0xa8] if tagged => {
-            source_behind_tag(frame, &mut header, packet);
+            addresses_behind_tag(frame, &mut header, packet);
             return Parsed::Unjudged(DropReason::Vlan);
         }
         _ if tagged && ![[0x08, 0x00], [0x86, 0xdd]].contains(&[header[12], header[13]]) => {
@@ -239,6 +266,7 @@ fn ipv4(
         return Err(DropReason::Malformed);
     }
     let continued = header[6] & 0x20 != 0;
+    let time_to_live = header[8];
     packet.source = Address::from_ipv4([header[12], header[13], header[14], header[15]]);
     packet.destination = Address::from_ipv4([header[16], header[17], header[18], header[19]]);
     packet.protocol = header[9];
@@ -255,6 +283,14 @@ fn ipv4(
     }
     let offset = ETHERNET_LENGTH + header_length;
     upper_layer(frame, offset, protocol::ICMP, header, packet)?;
+    if packet.protocol == protocol::IGMP
+        && time_to_live == 1
+        && header_length == membership::IPV4_LENGTH
+        && packet.part == Part::Whole
+        && membership::is_igmp(frame, offset, header, packet)
+    {
+        return Ok(Parsed::Membership);
+    }
     if packet.role == Role::Single && matches!(header[0], 3 | 4 | 11 | 12) {
         let is_quoted = quoted_ipv4(frame, offset + ICMP_LENGTH, header, quoted).is_ok();
         if is_quoted {
@@ -274,9 +310,9 @@ fn is_nobody(address: &Address) -> bool {
     bits == 0
 }
 
-/// The source address behind a second tag, if there is an IP header.
+/// The addresses behind a second tag, if there is an IP header.
 #[inline(always)]
-fn source_behind_tag(frame: &impl Frame, header: &mut Buffer, packet: &mut Packet) {
+fn addresses_behind_tag(frame: &impl Frame, header: &mut Buffer, packet: &mut Packet) {
     if !frame.read(ETHERNET_LENGTH, &mut header[..TAG_LENGTH]) {
         return;
     }
@@ -285,10 +321,12 @@ fn source_behind_tag(frame: &impl Frame, header: &mut Buffer, packet: &mut Packe
         [0x08, 0x00] if frame.read(inner, &mut header[..20]) => {
             packet.source_end = (inner + IPV4_SOURCE_END) as u16;
             packet.source = Address::from_ipv4([header[12], header[13], header[14], header[15]]);
+            packet.destination = Address::from_ipv4([header[16], header[17], header[18], header[19]]);
         }
         [0x86, 0xdd] if frame.read(inner, &mut header[..IPV6_LENGTH]) => {
             packet.source_end = (inner + IPV6_SOURCE_END) as u16;
             packet.source.octets.copy_from_slice(&header[8..24]);
+            packet.destination.octets.copy_from_slice(&header[24..40]);
         }
         [0x81, 0x00] | [0x88, 0xa8] => packet.protocol = NOTHING_TOLD,
         _ => {}
@@ -312,6 +350,7 @@ fn fragment(
     }
     packet.part = if eighths == 0 { Part::First } else { Part::Later };
     packet.fragment_protocol = packet.protocol;
+    packet.eighths = eighths.max(MIN_FRAGMENT_EIGHTHS);
     packet.identification = u32::from_be_bytes(identification);
     Ok(())
 }
@@ -329,7 +368,7 @@ fn ipv6(
     }
     let first = ETHERNET_LENGTH + IPV6_LENGTH;
     let frame = &Bounded::new(frame, first, u16::from_be_bytes([header[4], header[5]]))?;
-    let hop_limit = header[7];
+    let (next_header, hop_limit) = (header[6], header[7]);
     packet.protocol = header[6];
     packet.source.octets.copy_from_slice(&header[8..24]);
     packet.destination.octets.copy_from_slice(&header[24..40]);
@@ -351,6 +390,14 @@ fn ipv6(
         return Ok(Parsed::Packet);
     }
     let neighbour_discovery = upper_layer(frame, offset, protocol::ICMPV6, header, packet)?;
+    if hop_limit == 1
+        && next_header == protocol::HOP_BY_HOP
+        && offset == first + membership::HOP_BY_HOP_LENGTH
+        && packet.protocol == protocol::ICMPV6
+        && membership::is_mld(frame, first, header, packet)
+    {
+        return Ok(Parsed::Membership);
+    }
     // RFC 4861: neighbour discovery is never forwarded (hop limit 255), and no extension header comes before it.
     if neighbour_discovery && hop_limit == 255 && offset == first {
         return Ok(Parsed::Neighbour);
@@ -440,7 +487,8 @@ const fn echo(icmp: u8, kind: u8) -> Role {
     }
 }
 
-/// Walks from `packet.protocol` to the upper layer, or to the header of a fragment that is not the first, and returns where that begins.
+/// Walks from `packet.protocol` to the upper layer, or to the header of a fragment that is not the first, and returns where that begins. Only
+/// headers that receivers walk, too: Mobility, HIP and Shim6 have the shape of one, but are protocols of their own (rule F4).
 #[inline(always)]
 fn skip_extension_headers(
     frame: &impl Frame,
@@ -448,14 +496,11 @@ fn skip_extension_headers(
     header: &mut Buffer,
     packet: &mut Packet,
 ) -> Result<usize, DropReason> {
+    // Where the fragment begins that the packet is cut into.
+    let mut behind = offset;
     for _ in 0..=MAX_EXTENSION_HEADERS {
         match packet.protocol {
-            protocol::HOP_BY_HOP
-            | protocol::ROUTING
-            | protocol::DESTINATION_OPTIONS
-            | protocol::MOBILITY
-            | protocol::HIP
-            | protocol::SHIM6 => {
+            protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS => {
                 read(frame, offset, &mut header[..2])?;
                 offset += (usize::from(header[1]) + 1) * 8;
             }
@@ -476,18 +521,28 @@ fn skip_extension_headers(
                 let field = u16::from_be_bytes([header[2], header[3]]);
                 packet.fragment_header = true;
                 packet.protocol = header[0];
+                behind = offset + 8;
                 fragment(
                     packet,
                     field >> 3,
                     field & 1 != 0,
                     [header[4], header[5], header[6], header[7]],
                 )?;
+                packet.fragment_protocol = match packet.part {
+                    Part::Whole => 0,
+                    Part::First | Part::Later => protocol::FRAGMENT,
+                };
                 if packet.part == Part::Later {
                     return Ok(offset);
                 }
                 offset += 8;
             }
-            _ => return Ok(offset),
+            _ => {
+                if packet.part == Part::First {
+                    packet.eighths += (offset - behind).div_ceil(8) as u16;
+                }
+                return Ok(offset);
+            }
         }
         packet.protocol = header[0];
     }

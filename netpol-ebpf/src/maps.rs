@@ -7,8 +7,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use netpol_common::abi::{
-    Address, Binding, Config, Counters, Direction, Endpoint, Event, EventBudget, Flow, FlowKey, Fragment,
-    FragmentKey, Frontend, Identity, Peer, PolicyMatch, PolicyValue, PortValue, Sender,
+    Address, Binding, Config, Counters, Direction, Endpoint, Event, EventBudget, Flow, FlowKey, Forwarded,
+    Fragment, FragmentKey, Frontend, Identity, Peer, PolicyMatch, PolicyValue, PortValue, Sender,
 };
 
 use crate::tables::Scratch;
@@ -43,7 +43,11 @@ pub static GUARDED: HashMap<Frontend, u32, 262144, { BPF_F_NO_PREALLOC as usize 
 
 /// Address of a local pod to the interface index of its host-side veth. Written by the agent.
 #[btf_map(name = "local_pods")]
-pub static LOCAL_PODS: HashMap<Address, u32, 2048> = HashMap::new();
+pub static LOCAL_PODS: HashMap<Address, u32, 4096> = HashMap::new();
+
+/// Interface and prefix of addresses that its pod sends and receives for beside its own; the value is 1. Written by the agent.
+#[btf_map(name = "forwards")]
+pub static FORWARDS: LpmTrie<Forwarded, u32, 65536> = LpmTrie::new();
 
 /// Policy, identity, protocol and one port to what the policy says, for as many as there is room. Written by the agent.
 #[btf_map(name = "ports")]

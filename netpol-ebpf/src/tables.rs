@@ -10,17 +10,17 @@ use aya_ebpf::{
 };
 use netpol_common::{
     abi::{
-        Address, Counters, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Frontend, IDENTITY_NONE, Identity,
-        Lifetimes, POLICY_DENY, POLICY_NONE, Peer, PolicyMatch, PolicyValue, PortValue, SENDER_UNTOLD,
-        Sender,
+        Address, Counters, Endpoint, Flow, FlowKey, Forwarded, Fragment, FragmentKey, Frontend,
+        IDENTITY_NONE, Identity, Lifetimes, POLICY_DENY, POLICY_NONE, Peer, PolicyMatch, PolicyValue,
+        PortValue, SENDER_UNTOLD, Sender,
     },
     decide::{FlowEntry, Tables},
     parse::Packet,
 };
 
 use crate::maps::{
-    ADDRESSES, ENDPOINTS, FLOWS, FRAGMENTS, FRONTENDS, GUARDED, IDENTITIES, LOCAL_PODS, POLICIES, PORTS,
-    SENDERS,
+    ADDRESSES, ENDPOINTS, FLOWS, FORWARDS, FRAGMENTS, FRONTENDS, GUARDED, IDENTITIES, LOCAL_PODS, POLICIES,
+    PORTS, SENDERS,
 };
 
 /// What does not fit on the stack of a program, which is 512 bytes.
@@ -36,6 +36,7 @@ pub struct Scratch {
     address: Prefix<Address>,
     policy: Prefix<PolicyMatch>,
     frontend: Frontend,
+    forwarded: Prefix<Forwarded>,
     flow: Flow,
 }
 
@@ -56,6 +57,7 @@ impl<K> Prefix<K> {
 
 const _: () = assert!(size_of::<Prefix<PolicyMatch>>() == size_of::<Key<PolicyMatch>>());
 const _: () = assert!(size_of::<Prefix<Address>>() == size_of::<Key<Address>>());
+const _: () = assert!(size_of::<Prefix<Forwarded>>() == size_of::<Key<Forwarded>>());
 
 /// How often a value is looked at until it stood still meanwhile. It is replaced far less often than a program runs.
 pub const ATTEMPTS: usize = 3;
@@ -174,6 +176,16 @@ impl Tables for Maps {
             0,
             SENDER_UNTOLD,
         )
+    }
+
+    #[inline(always)]
+    fn forwards(&self, ifindex: u32, address: &Address) -> bool {
+        // SAFETY: a per-CPU value that only this run of the program uses; checked for null where it was looked up.
+        let prefix = unsafe { &mut (*self.scratch).forwarded };
+        prefix.length = Forwarded::ONE_ADDRESS;
+        prefix.data.ifindex = ifindex;
+        prefix.data.address = *address;
+        FORWARDS.get(prefix.key()).is_some()
     }
 
     #[inline(always)]

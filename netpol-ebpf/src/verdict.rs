@@ -202,7 +202,7 @@ pub fn leaving(ctx: &TcContext) -> i32 {
     match checksum::judged(parsed, packet, unfinished) {
         Parsed::Packet => {}
         Parsed::Unjudged(reason) if tag::is_deferred(place.tag) => unreadable = Some(reason),
-        Parsed::Unjudged(_) | Parsed::Neighbour => return PASS,
+        Parsed::Unjudged(_) | Parsed::Neighbour | Parsed::Membership => return PASS,
     }
     let maps = Maps {
         epoch,

@@ -10,6 +10,10 @@ use netpol_agent::evaluate::Packet;
 use netpol_common::parse::Frame;
 
 pub mod headers;
+pub mod membership;
+
+/// The MAC address of every pod on a bench, and of both ends of [`opening`]'s frames.
+pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 /// A frame in memory, as the parser reads it.
 #[derive(Debug, Clone, Copy)]
@@ -42,10 +46,9 @@ pub fn opening(packet: &Packet, source_port: u16) -> Vec<u8> {
     let upper = upper_layer(packet, source_port);
     let mut frame = Vec::new();
     let ethernet = |ether_type| {
-        let (source, destination) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
         Ethernet2Header {
-            source,
-            destination,
+            source: MAC,
+            destination: MAC,
             ether_type,
         }
         .to_bytes()

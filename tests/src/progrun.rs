@@ -22,7 +22,7 @@ use netpol_agent::{
     },
     evaluate::Packet,
     model::{Direction, Node, ObjectKey, Snapshot},
-    sync::{Desired, Memory, State, Write, apply, plan},
+    sync::{Desired, Link, Memory, State, Write, apply, plan},
 };
 use netpol_common::abi::{Event, Flow, FlowKey, Fragment, FragmentKey};
 use nix::{
@@ -289,6 +289,15 @@ impl Bench {
         let compiled = compile(snapshot, node);
         let bridge = self.bridge;
         let bridges = self.interfaces.iter().map(|ifindex| (*ifindex, bridge)).collect();
+        let links = pods.iter().map(|(ifindex, key)| {
+            let link_locals = node.link_locals.get(key);
+            let link = Link {
+                mac: frames::MAC,
+                link_local: link_locals.and_then(|all| all.first()).copied(),
+                ..Link::default()
+            };
+            (*ifindex, link)
+        });
         let desired = Desired {
             compiled: &compiled,
             pods,
@@ -297,7 +306,7 @@ impl Bench {
             closed: &BTreeSet::new(),
             kept: &BTreeSet::new(),
             bridges: &bridges,
-            links: &BTreeMap::new(),
+            links: &links.collect(),
             events_per_second: self.events_per_second,
         };
         let plan = plan(&self.state, &self.memory, desired);

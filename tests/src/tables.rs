@@ -62,11 +62,8 @@ impl Mirror {
             .identities
             .iter()
             .map(|(prefix, identity)| {
-                let bits = match prefix {
-                    IpNet::V4(prefix) => 96 + u32::from(prefix.prefix_len()),
-                    IpNet::V6(prefix) => u32::from(prefix.prefix_len()),
-                };
-                (bits, mapped(prefix.network()), *identity)
+                let (bits, network) = bits(*prefix);
+                (bits, network, *identity)
             })
             .collect();
         prefixes.sort_by_key(|(bits, ..)| std::cmp::Reverse(*bits));
@@ -191,6 +188,15 @@ pub fn plain(key: FlowKey, flow: Flow) -> (String, Flow) {
     (format!("{key:?}"), Flow { last_seen: 0, ..flow })
 }
 
+/// The bits of a prefix in a key, and its first address there.
+fn bits(prefix: IpNet) -> (u32, Address) {
+    let bits = match prefix {
+        IpNet::V4(prefix) => 96 + u32::from(prefix.prefix_len()),
+        IpNet::V6(prefix) => u32::from(prefix.prefix_len()),
+    };
+    (bits, mapped(prefix.network()))
+}
+
 fn mapped(address: std::net::IpAddr) -> Address {
     match address {
         std::net::IpAddr::V4(address) => Address::from_ipv4(address.octets()),
@@ -250,6 +256,15 @@ impl Tables for Mirror {
     fn sender(&self, bridge: u32, number: u16) -> u32 {
         let found = self.state.senders.get(&(bridge, number.into()));
         found.copied().unwrap_or_default()
+    }
+
+    fn forwards(&self, ifindex: u32, address: &Address) -> bool {
+        let ranges = self.state.forwards.range((ifindex, IpNet::default())..);
+        let mut own = ranges.take_while(|(of, _)| *of == ifindex);
+        own.any(|(_, range)| {
+            let (bits, network) = bits(*range);
+            begins(bits, &network, address)
+        })
     }
 
     fn guarded(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool {

@@ -13,6 +13,8 @@ mod changes;
 mod hooks;
 #[path = "namespaces/lifetime.rs"]
 mod lifetime;
+#[path = "namespaces/link.rs"]
+mod link;
 #[path = "namespaces/shared.rs"]
 mod shared;
 #[path = "namespaces/startup.rs"]

@@ -25,10 +25,11 @@ const RING_BUFFER: (u64, &str) = (27, "ringbuf");
 type Map = (&'static str, (u64, &'static str), usize, usize);
 
 /// Every pinned map.
-const MAPS: [Map; 16] = [
+const MAPS: [Map; 17] = [
     ("senders", HASH, size_of::<abi::Sender>(), 4),
     ("guarded", HASH, size_of::<abi::Frontend>(), 4),
     ("local_pods", HASH, size_of::<abi::Address>(), 4),
+    ("forwards", LPM_TRIE, 4 + size_of::<abi::Forwarded>(), 4),
     (
         "frontends",
         HASH,
@@ -93,7 +94,7 @@ fn layouts_are_those_of_the_abi() {
             assert_eq!(size, Some(size_of::<abi::$name>() as u64), stringify!($name));
         )* };
     }
-    hold!(Endpoint Binding Address Identity Frontend Sender PolicyMatch PolicyValue Peer PortValue FlowKey Flow FragmentKey Fragment Event Counter Counters Config Lifetimes EventBudget SkBuff);
+    hold!(Endpoint Binding Forwarded Address Identity Frontend Sender PolicyMatch PolicyValue Peer PortValue FlowKey Flow FragmentKey Fragment Event Counter Counters Config Lifetimes EventBudget SkBuff);
 }
 
 #[test]

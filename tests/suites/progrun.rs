@@ -451,7 +451,8 @@ fn l1_an_interface_without_an_endpoint_is_closed_to_all_but_the_node() {
 
 #[test]
 fn f1_f2_c5_frames_that_are_no_packets() {
-    let ethernet = |ether_type: [u8; 2], payload: &[u8]| [&[2; 12][..], &ether_type, payload].concat();
+    let ethernet =
+        |ether_type: [u8; 2], payload: &[u8]| [&frames::MAC[..], &frames::MAC, &ether_type, payload].concat();
     let udp = |source: &str, destination: &str, protocol| {
         let packet = Packet {
             protocol,
@@ -502,12 +503,13 @@ fn f1_f2_c5_frames_that_are_no_packets() {
             for frame in &neighbour {
                 assert!(bench.passes(direction, closed, bench.uplink(), frame)?);
             }
-            // A pod sends with its own address.
-            let turned = |pair: [&'static str; 2]| match direction {
-                Direction::Ingress => pair,
-                Direction::Egress => [pair[1], pair[0]],
+            // A pod sends with its own address, and gets what is for it.
+            let turned = |[open, closed]: [&'static str; 2]| [closed, open];
+            let (to_closed, to_open) = (unjudged(v4, v6), unjudged(turned(v4), turned(v6)));
+            let frames = match direction {
+                Direction::Ingress => to_open.into_iter().zip(to_closed),
+                Direction::Egress => to_closed.into_iter().zip(to_open),
             };
-            let frames = unjudged(v4, v6).into_iter().zip(unjudged(turned(v4), turned(v6)));
             for ((reason, of_open), (_, of_closed)) in frames {
                 let count = || anyhow::Ok(counters.read(side)?.dropped(reason).packets);
                 let before = count()?;

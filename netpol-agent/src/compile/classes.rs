@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     sync::Arc,
 };
 
@@ -15,7 +15,7 @@ use super::{
     blocks::{Blocks, NO_BLOCK, RegionId},
     fault::Findings,
     force,
-    profiles::{Host, NO_POD, ProfileId, Profiles},
+    profiles::{Held, Host, NO_POD, ProfileId, Profiles},
 };
 use crate::model::Map;
 
@@ -63,6 +63,7 @@ const NOBODY: Host = Host {
     profile: NO_POD,
     node: false,
     remote_node: false,
+    blocks: Held::Itself,
 };
 
 impl Classes {
@@ -122,7 +123,11 @@ impl Classes {
 
     fn set(&mut self, net: IpNet, host: Option<Host>, profiles: &mut Profiles, changed: &mut Vec<IpNet>) {
         let length = net.prefix_len();
-        let region = self.blocks.region_at(net.addr(), length);
+        let region = match host.map_or(Held::Itself, |host| host.blocks) {
+            Held::Itself => self.blocks.region_at(net.addr(), length),
+            Held::Other(address) => self.blocks.region_at(address, Ipv6Addr::BITS as u8),
+            Held::Nothing => NO_BLOCK,
+        };
         let around = match length.checked_sub(1) {
             Some(shorter) => self.blocks.region_at(net.addr(), shorter),
             None => NO_BLOCK,

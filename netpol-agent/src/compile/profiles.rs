@@ -11,6 +11,7 @@ use std::{
 use self::{
     claims::{Claim, Claims},
     groups::{GroupId, Groups},
+    link_locals::LinkLocals,
     nodes::Nodes,
 };
 use super::{
@@ -24,6 +25,7 @@ use crate::model::{Labels, Node, Pod, Snapshot};
 
 mod claims;
 mod groups;
+mod link_locals;
 mod nodes;
 mod peers;
 
@@ -75,6 +77,7 @@ pub(super) struct Profiles {
     last: ProfileId,
     claims: Claims,
     nodes: Nodes,
+    link_locals: LinkLocals,
     /// Addresses that may be something else now.
     touched: BTreeSet<IpAddr>,
     /// Profiles that match other peers than before.
@@ -94,6 +97,7 @@ impl Default for Profiles {
             last: NO_POD,
             claims: Claims::default(),
             nodes: Nodes::default(),
+            link_locals: LinkLocals::default(),
             touched: BTreeSet::new(),
             renamed: BTreeSet::new(),
             idle: BTreeSet::new(),
@@ -110,6 +114,19 @@ pub(super) struct Host {
     pub(super) node: bool,
     /// An address of another node.
     pub(super) remote_node: bool,
+    /// What `ipBlock` peers are held against.
+    pub(super) blocks: Held,
+}
+
+/// Which address of a host `ipBlock` peers are held against (rule P5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Held {
+    /// The one that is asked about.
+    Itself,
+    /// That of the pod which is met under this one (rule A9).
+    Other(IpAddr),
+    /// None: no block matches.
+    Nothing,
 }
 
 /// What has an address.
@@ -159,6 +176,8 @@ impl Profiles {
     /// Takes the addresses of nodes: those of this one are on its interfaces.
     pub(super) fn set_nodes(&mut self, own: (&Node, &Node), before: &Snapshot, after: &Snapshot) {
         self.nodes.update(own, before, after, &mut self.touched);
+        self.link_locals
+            .update(&own.1.link_locals, after, &mut self.touched);
     }
 
     /// Addresses that may be something else than when this was last asked, those within `spans` included.
@@ -168,6 +187,7 @@ impl Profiles {
             touched.extend(self.claims.within(*span));
             touched.extend(self.nodes.within(*span));
         }
+        self.link_locals.follow(&mut touched, spans);
         touched
     }
 
@@ -183,28 +203,23 @@ impl Profiles {
     pub(super) fn host(&mut self, address: IpAddr, findings: &mut Findings) -> Option<Host> {
         let node = self.nodes.is_own(address);
         let remote_node = !node && self.nodes.is_other(address);
-        findings.tell(Place::Address(address), self.claims.faults(address, node));
+        let mut faults = self.claims.faults(address, node);
+        faults.extend(self.link_locals.faults(address, node));
+        findings.tell(Place::Address(address), faults);
+        if !node && let pods @ [_, ..] = self.link_locals.at(address) {
+            return Some(self.link_local(&pods.to_vec()));
+        }
         let claimed = self.claims.at(address);
         if claimed.is_empty() && !node && !remote_node {
             return None;
         }
-        let of = |claim: &Claim| claim.1.map_or(NO_POD, |group| self.groups[group].profile);
-        let profile = match claimed {
-            _ if node => NO_POD,
-            [] => NO_POD,
-            [claim] => of(claim),
-            [first, others @ ..] => {
-                let mut both = Profile::clone(&self.known[&of(first)].profile);
-                for other in others {
-                    both.intersect(&self.known[&of(other)].profile);
-                }
-                self.intern(both)
-            }
-        };
+        let of = claimed.iter().map(|claim| self.profile_of(claim)).collect();
+        let profile = if node { NO_POD } else { self.common(of) };
         Some(Host {
             profile,
             node,
             remote_node,
+            blocks: Held::Itself,
         })
     }
 
@@ -219,6 +234,48 @@ impl Profiles {
             None => return None,
         };
         Some(Owner { name, is_here })
+    }
+
+    /// What a link-local address of these pods is: the pod, with the IPv6 address that it has, if it is one.
+    fn link_local(&mut self, pods: &[Arc<Pod>]) -> Host {
+        let claim = |pod: &Arc<Pod>| {
+            let mut claims = addresses_of(pod).into_iter().flat_map(|own| self.claims.at(own));
+            claims.find(|(other, _)| other.key == pod.key)
+        };
+        // A pod that has given its addresses back is nothing under this one either.
+        let of = pods
+            .iter()
+            .map(|pod| claim(pod).map_or(NO_POD, |claim| self.profile_of(claim)));
+        let of = of.collect();
+        let own = match pods {
+            [pod] if claim(pod).is_some() => addresses_of(pod).into_iter().find(IpAddr::is_ipv6),
+            _ => None,
+        };
+        Host {
+            profile: self.common(of),
+            node: false,
+            remote_node: false,
+            blocks: own.map_or(Held::Nothing, Held::Other),
+        }
+    }
+
+    fn profile_of(&self, claim: &Claim) -> ProfileId {
+        claim.1.map_or(NO_POD, |group| self.groups[group].profile)
+    }
+
+    /// What all of these say.
+    fn common(&mut self, profiles: Vec<ProfileId>) -> ProfileId {
+        match *profiles {
+            [] => NO_POD,
+            [one] => one,
+            [first, ref others @ ..] => {
+                let mut both = Profile::clone(&self.known[&first].profile);
+                for other in others {
+                    both.intersect(&self.known[other].profile);
+                }
+                self.intern(both)
+            }
+        }
     }
 
     /// The profile of a number in use.

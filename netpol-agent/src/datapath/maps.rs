@@ -13,7 +13,10 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, IterableMap as _, MapData, MapInfo, PerCpuArray, lpm_trie::Key},
+    maps::{
+        Array, HashMap, IterableMap as _, MapData, MapInfo, PerCpuArray,
+        lpm_trie::{Key, LpmTrie},
+    },
 };
 use ipnet::IpNet;
 use netpol_common::{
@@ -69,6 +72,7 @@ pub struct Maps {
     local_pods: HashMap<MapData, Address, u32>,
     senders: HashMap<MapData, abi::Sender, u32>,
     guarded: HashMap<MapData, abi::Frontend, u32>,
+    forwards: LpmTrie<MapData, abi::Forwarded, u32>,
     identities: Longest<Peer>,
     frontends: HashMap<MapData, abi::Frontend, Identity>,
     policies: Longest<PortValue>,
@@ -96,6 +100,7 @@ impl Maps {
         check_layout::<Address, u32>(&folder.join("local_pods"))?;
         check_layout::<abi::Sender, u32>(&folder.join("senders"))?;
         check_layout::<abi::Frontend, u32>(&folder.join("guarded"))?;
+        check_layout::<Key<abi::Forwarded>, u32>(&folder.join("forwards"))?;
         check_layout::<abi::Frontend, Identity>(&folder.join("frontends"))?;
         check_layout::<FlowKey, Flow>(&folder.join("flows"))?;
         check_layout::<abi::FragmentKey, abi::Fragment>(&folder.join("fragments"))?;
@@ -107,6 +112,7 @@ impl Maps {
             local_pods: HashMap::try_from(map(ebpf, "local_pods")?).on("local_pods", "opening")?,
             senders: HashMap::try_from(map(ebpf, "senders")?).on("senders", "opening")?,
             guarded: HashMap::try_from(map(ebpf, "guarded")?).on("guarded", "opening")?,
+            forwards: LpmTrie::try_from(map(ebpf, "forwards")?).on("forwards", "opening")?,
             frontends: HashMap::try_from(map(ebpf, "frontends")?).on("frontends", "opening")?,
             identities: Longest::take(ebpf, folder, ["addresses", "identities"])?,
             policies: Longest::take(ebpf, folder, ["ports", "policies"])?,
@@ -138,6 +144,10 @@ impl Maps {
         for entry in self.guarded.iter() {
             let (key, _) = entry.on("guarded", "reading")?;
             state.guarded.insert(frontend(&key), ());
+        }
+        for entry in self.forwards.iter() {
+            let (key, _) = entry.on("forwards", "reading")?;
+            state.forwards.insert(forwarded(&key));
         }
         for entry in self.frontends.iter() {
             let (key, identity) = entry.on("frontends", "reading")?;
@@ -213,6 +223,14 @@ impl Maps {
                 .on("guarded", "writing"),
             Write::RemoveGuarded(backend) => {
                 present(self.guarded.remove(&frontend_key(backend))).on("guarded", "removing an entry")
+            }
+            Write::PutForward(ifindex, prefix) => self
+                .forwards
+                .insert(&forwarded_key(*ifindex, *prefix), 1, 0)
+                .on("forwards", "writing"),
+            Write::RemoveForward(ifindex, prefix) => {
+                present(self.forwards.remove(&forwarded_key(*ifindex, *prefix)))
+                    .on("forwards", "removing an entry")
             }
             Write::Attach(_) | Write::Detach(_) | Write::AttachDevice(_) | Write::DetachDevice(_) => Ok(()),
         })
@@ -416,6 +434,25 @@ fn prefix(key: &Key<Address>) -> IpNet {
         .trunc()
 }
 
+/// Bits of the interface index, which comes before the prefix.
+const INDEX_BITS: u32 = u32::BITS;
+
+fn forwarded_key(ifindex: u32, prefix: IpNet) -> Key<abi::Forwarded> {
+    let key = address_key(prefix);
+    let forwarded = abi::Forwarded {
+        ifindex,
+        address: key.data(),
+    };
+    Key::new(INDEX_BITS + key.prefix_len(), forwarded)
+}
+
+fn forwarded(key: &Key<abi::Forwarded>) -> (u32, IpNet) {
+    let abi::Forwarded { ifindex, address } = key.data();
+    // Each entry has the whole index: the agent writes no others.
+    let length = key.prefix_len().saturating_sub(INDEX_BITS);
+    (ifindex, prefix(&Key::new(length, address)))
+}
+
 fn policy_key(policy: u32, key: &EntryKey) -> Key<PolicyMatch> {
     let (prefix_len, protocol, port) = match key.protocol {
         None => (PolicyMatch::ALL_PROTOCOLS, 0, 0),
@@ -494,6 +531,7 @@ fn add(a: &Counters, b: &Counters) -> Counters {
         egress_backend: sum(a.egress_backend, b.egress_backend),
         unknown_sender: sum(a.unknown_sender, b.unknown_sender),
         spoofed: sum(a.spoofed, b.spoofed),
+        not_own_address: sum(a.not_own_address, b.not_own_address),
         flows_created: sum(a.flows_created, b.flows_created),
         flow_insert_failures: a.flow_insert_failures + b.flow_insert_failures,
     }

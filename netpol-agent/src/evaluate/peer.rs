@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::selector::selects;
-use crate::model::{IpBlock, Labels, Peer, Pod, Snapshot, parse_cidr};
+use crate::model::{IpBlock, Labels, Node, ObjectKey, Peer, Pod, Snapshot, parse_cidr};
 
 /// Whether a peer without `ipBlock`, in a policy of `namespace`, selects a pod (rule P2). A peer with no field selects none.
 pub(super) fn selects_pod(snapshot: &Snapshot, namespace: &str, peer: &Peer, pod: &Pod) -> bool {
@@ -29,6 +29,42 @@ pub(super) fn namespace_labels(snapshot: &Snapshot, name: &str) -> Labels {
         labels.insert("kubernetes.io/metadata.name", name);
     }
     labels
+}
+
+/// The live pods that have a link-local address, as bound (rule A9); none if it is on their node's own interfaces.
+pub(super) fn bound<'a>(snapshot: &Snapshot, nodes: &'a [Node], address: IpAddr) -> Vec<&'a ObjectKey> {
+    let lives = |key: &ObjectKey| {
+        let pod = snapshot.pods.get(key);
+        pod.is_some_and(|pod| !pod.host_network && !pod.terminal && !pod.addresses.is_empty())
+    };
+    let IpAddr::V6(link_local) = address else {
+        return Vec::new();
+    };
+    let bound = nodes.iter().filter(|node| !node.addresses.contains(&address));
+    let bound = bound.flat_map(|node| &node.link_locals);
+    bound
+        .filter(|(key, addresses)| addresses.contains(&link_local) && lives(key))
+        .map(|(key, _)| key)
+        .collect()
+}
+
+/// The address that `ipBlock` peers are held against: of a pod that is met under a link-local address its IPv6 address, if it has one; of
+/// two pods that have the same none.
+pub(super) fn blocks_hold(
+    snapshot: &Snapshot,
+    nodes: &[Node],
+    remotes: &[&Pod],
+    address: IpAddr,
+) -> Option<IpAddr> {
+    if bound(snapshot, nodes, address).is_empty() {
+        return Some(address);
+    }
+    let [pod] = remotes else { return None };
+    pod.addresses
+        .iter()
+        .map(IpAddr::to_canonical)
+        .filter(IpAddr::is_ipv6)
+        .min()
 }
 
 /// Whether an address is in the block's CIDR and in none of its exceptions (rule P5). A block with a CIDR or exception that

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Why no rule of the policies that isolate a pod matches a packet, in words for people.
 
-use super::{Packet, Question, is_own_node, pods_with_address};
+use super::{Packet, Question, is_own_node, pods_at};
 use crate::model::{Direction, NetworkPolicy, Node, ObjectKey, Pod, Rule, Snapshot};
 
 mod peers;
@@ -52,8 +52,8 @@ pub fn unmatched(
     packet: &Packet,
     direction: Direction,
 ) -> Vec<Unmatched> {
-    let sources = pods_with_address(snapshot, packet.source);
-    let destinations = pods_with_address(snapshot, packet.destination);
+    let sources = pods_at(snapshot, nodes, packet.source);
+    let destinations = pods_at(snapshot, nodes, packet.destination);
     let same_pod = sources
         .iter()
         .any(|source| destinations.iter().any(|other| source.key == other.key));
@@ -70,8 +70,8 @@ pub fn unmatched_by_service(
     packet: &Packet,
     direction: Direction,
 ) -> Vec<Unmatched> {
-    let sources = pods_with_address(snapshot, packet.source);
-    let destinations = pods_with_address(snapshot, packet.destination);
+    let sources = pods_at(snapshot, nodes, packet.source);
+    let destinations = pods_at(snapshot, nodes, packet.destination);
     let (subjects, remotes, remote_address) = match direction {
         Direction::Egress => (&sources, &destinations, packet.destination),
         Direction::Ingress => (&destinations, &sources, packet.source),
@@ -86,6 +86,7 @@ pub fn unmatched_by_service(
             subject,
             remotes,
             remote_address,
+            blocks_hold: super::peer::blocks_hold(snapshot, nodes, remotes, remote_address),
         });
     let denied = questions.find(|question| !question.answer().allowed);
     denied.map_or_else(Vec::new, |question| question.unmatched())

@@ -36,7 +36,11 @@ impl<'a> SecondLook<'a> {
         };
         let mut local_pods = BTreeMap::new();
         for (ifindex, endpoint) in live(true).chain(live(false)) {
-            let addresses = [IpAddr::from(endpoint.ipv4), IpAddr::from(endpoint.ipv6)];
+            let addresses = [
+                IpAddr::from(endpoint.ipv4),
+                IpAddr::from(endpoint.ipv6),
+                IpAddr::from(endpoint.link_local),
+            ];
             for address in addresses.into_iter().filter(|address| !address.is_unspecified()) {
                 local_pods.entry(address).or_insert(*ifindex);
             }

@@ -59,7 +59,7 @@ abi! {
 
 abi! {
     /// Value of map `counters`, per CPU, by [`Direction`](super::Direction).
-    pub struct Counters, 200 {
+    pub struct Counters, 216 {
         /// Passed.
         pub forwarded: Counter,
         /// Dropped: [`DropReason::Policy`].
@@ -82,6 +82,8 @@ abi! {
         pub unknown_sender: Counter,
         /// Dropped: [`DropReason::Spoofed`].
         pub spoofed: Counter,
+        /// Dropped: [`DropReason::NotOwnAddress`].
+        pub not_own_address: Counter,
         /// Flow entries made (packets; bytes of their first packet).
         pub flows_created: Counter,
         /// Flow entries that could not be written; the connection is judged again, its replies may be dropped.
@@ -148,13 +150,15 @@ pub enum DropReason {
     /// A pod of this node sent it through a Service with masquerade, its tag was overwritten on the way, and not every pod may reach the
     /// backend (rule A5).
     UnknownSender = 9,
-    /// The pod sent it with a source address that is not the pod's (rule A6).
+    /// The pod sent it with a source or MAC address that is not the pod's (rule A6).
     Spoofed = 10,
+    /// It came to a pod that has neither the address nor the MAC address that it is for (rule A9).
+    NotOwnAddress = 11,
 }
 
 impl DropReason {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Policy,
         Self::Malformed,
         Self::EtherType,
@@ -165,6 +169,7 @@ impl DropReason {
         Self::EgressBackend,
         Self::UnknownSender,
         Self::Spoofed,
+        Self::NotOwnAddress,
     ];
 
     /// Its name in logs and metrics.
@@ -180,6 +185,7 @@ impl DropReason {
             Self::EgressBackend => "egress_backend",
             Self::UnknownSender => "unknown_sender",
             Self::Spoofed => "spoofed",
+            Self::NotOwnAddress => "not_own_address",
         }
     }
 
@@ -204,6 +210,7 @@ impl Counters {
             DropReason::EgressBackend => &mut self.egress_backend,
             DropReason::UnknownSender => &mut self.unknown_sender,
             DropReason::Spoofed => &mut self.spoofed,
+            DropReason::NotOwnAddress => &mut self.not_own_address,
         }
     }
 }

@@ -25,7 +25,8 @@ pub(super) fn restore(
     let Some(first) = tables.fragment(&key(endpoint, direction, packet)) else {
         return false;
     };
-    if tables.now().saturating_sub(first.seen) > LIFETIME {
+    // What would write over a header that was judged is none of it (RFC 5722).
+    if !is_alive(tables, &first) || packet.eighths < first.least {
         return false;
     }
     packet.source_port = first.source_port;
@@ -43,15 +44,29 @@ pub(super) fn remember(tables: &impl Tables, endpoint: &Endpoint, direction: Dir
     if !matches!(packet.part, Part::First) {
         return;
     }
+    let key = key(endpoint, direction, packet);
+    // Who puts them together may have another one of the same number, with a longer chain of headers.
+    let mut least = packet.eighths;
+    if let Some(before) = tables.fragment(&key)
+        && is_alive(tables, &before)
+        && before.least > least
+    {
+        least = before.least;
+    }
     let first = Fragment {
         seen: tables.now(),
         source_port: packet.source_port,
         destination_port: packet.destination_port,
         protocol: packet.protocol,
         role: packet.role as u8,
-        pad: [0; 2],
+        least,
     };
-    tables.insert_fragment(&key(endpoint, direction, packet), &first);
+    tables.insert_fragment(&key, &first);
+}
+
+#[inline(always)]
+fn is_alive(tables: &impl Tables, first: &Fragment) -> bool {
+    tables.now().saturating_sub(first.seen) <= LIFETIME
 }
 
 #[inline(always)]

@@ -2,7 +2,11 @@
 //! The verdict on what continues a connection that was judged before and need not be again: what [`decide`](super::decide) says of it, with one
 //! lookup and without what only others need.
 
-use super::{FlowEntry, Place, Tables, flow_key, is_own, own_address};
+use super::{
+    FlowEntry, Place, Tables,
+    addresses::{is_of_another_link, is_own},
+    flow_key, own_address,
+};
 use crate::{
     abi::{Direction, Endpoint},
     flow::{self, FIN, RST, SYN, State},
@@ -26,8 +30,8 @@ pub fn continues(tables: &impl Tables, endpoint: &Endpoint, place: &Place, packe
     if place.is_by_node() || !may_continue(packet) {
         return false;
     }
-    // Else it is forged (rule A6), or something special like a group.
-    if !is_own(endpoint, own_address(packet, direction)) {
+    // Else it is forged (rule A6), another's (rule A9), or something special like a group.
+    if is_of_another_link(endpoint, packet, direction) || !is_own(endpoint, own_address(packet, direction)) {
         return false;
     }
     let Some(entry) = tables.flow(&flow_key(endpoint, direction, packet)) else {

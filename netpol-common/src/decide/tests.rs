@@ -7,6 +7,7 @@ use crate::{
     flow::FIN,
 };
 
+mod addresses;
 mod errors;
 mod fragments;
 mod known;

@@ -22,12 +22,16 @@ pub fn plain(frame: &impl Frame) -> Option<Packet> {
     if frame.vlan_tag() {
         return None;
     }
-    let [_, _, _, ether_type] = frame.words(0)?;
-    match ether_type.to_be() >> 16 {
-        0x0800 => ipv4(frame),
-        0x86dd => ipv6(frame),
-        _ => None,
-    }
+    let [first, second, third, ether_type] = frame.words(0)?;
+    let packet = match ether_type.to_be() >> 16 {
+        0x0800 => ipv4(frame)?,
+        0x86dd => ipv6(frame)?,
+        _ => return None,
+    };
+    Some(Packet {
+        link: [first, second, third],
+        ..packet
+    })
 }
 
 #[inline(always)]
@@ -98,6 +102,7 @@ fn upper_layer(
     };
     let ports = ports.to_be();
     Some(Packet {
+        link: [0; 3],
         source,
         destination,
         source_port: ((ports >> 16) as u16).to_be_bytes(),
@@ -107,6 +112,7 @@ fn upper_layer(
         role: Role::Any,
         part: Part::Whole,
         fragment_protocol: 0,
+        eighths: 0,
         identification: 0,
         fragment_header: false,
         source_end: 0,

@@ -10,6 +10,7 @@ use crate::flow::{ACK, SYN};
 
 mod frames;
 mod lengths;
+mod membership;
 mod plain;
 
 use frames::*;
@@ -77,6 +78,7 @@ fn expected(version: u8, protocol: u8) -> Packet {
         ),
     };
     Packet {
+        link: LINK,
         source,
         destination,
         protocol,
@@ -192,9 +194,6 @@ fn f3_ipv6_extension_headers_are_walked() {
         protocol::HOP_BY_HOP,
         protocol::ROUTING,
         protocol::DESTINATION_OPTIONS,
-        protocol::MOBILITY,
-        protocol::HIP,
-        protocol::SHIM6,
         protocol::AH,
         protocol::FRAGMENT,
     ];
@@ -256,7 +255,12 @@ fn c5_fragments_tell_which_packet_they_are_of() {
     frame[14 + 6] = 0x20; // More fragments, offset 0: the first one.
     let part_of = |packet: Packet, part, identification| Packet {
         part,
-        fragment_protocol: protocol::UDP,
+        fragment_protocol: if packet.source.is_ipv4() {
+            protocol::UDP
+        } else {
+            protocol::FRAGMENT
+        },
+        eighths: 3,
         identification,
         ..packet
     };
@@ -271,7 +275,9 @@ fn c5_fragments_tell_which_packet_they_are_of() {
     };
     for offset in [[0x20, 3], [0, 3], [0x1f, 0xff]] {
         frame[14 + 6..14 + 8].copy_from_slice(&offset);
-        assert_eq!(packet(&frame), part_of(without_ports(4), Part::Later, 0x1234));
+        let eighths = u16::from_be_bytes(offset) & 0x1fff;
+        let later = part_of(without_ports(4), Part::Later, 0x1234);
+        assert_eq!(packet(&frame), Packet { eighths, ..later });
     }
 
     let mut frame = ipv6_chain(&[protocol::FRAGMENT], protocol::UDP, &ports_and(4));
@@ -323,6 +329,72 @@ fn c5_a_fragment_that_begins_within_the_first_header_is_malformed() {
     );
 }
 
+/// RFC 7112: what of the headers is not in the first fragment nobody can judge; nothing may be written over what is.
+#[test]
+fn c5_the_first_fragment_tells_how_far_its_headers_go() {
+    for (chain, least) in [
+        (&[protocol::FRAGMENT][..], 3),
+        (&[protocol::DESTINATION_OPTIONS, protocol::FRAGMENT], 3),
+        (&[protocol::FRAGMENT, protocol::DESTINATION_OPTIONS], 5),
+        (&[protocol::FRAGMENT, protocol::AH], 5),
+        (
+            &[
+                protocol::FRAGMENT,
+                protocol::ROUTING,
+                protocol::DESTINATION_OPTIONS,
+            ],
+            7,
+        ),
+    ] {
+        let mut frame = ipv6_chain(chain, protocol::TCP, &tcp_syn());
+        let before = chain.iter().take_while(|kind| **kind != protocol::FRAGMENT);
+        let at = 54 + 16 * before.count();
+        frame[at + 3] = 1;
+        let found = packet(&frame);
+        assert_eq!((found.part, found.eighths), (Part::First, least), "{chain:?}");
+        let cut = frame.len() - 14 - 40;
+        for short in 1..=cut {
+            let mut frame = frame[..frame.len() - short].to_vec();
+            frame[18..20].copy_from_slice(&((cut - short) as u16).to_be_bytes());
+            assert_eq!(
+                unjudged(&frame),
+                DropReason::Malformed,
+                "{chain:?} without {short}"
+            );
+        }
+    }
+}
+
+/// What has the shape of an extension header and is none for receivers: Mobility, HIP, Shim6; and others that nothing is read behind of.
+#[test]
+fn f4_protocols_of_that_shape_are_judged_as_what_they_are() {
+    for kind in [41, 47, 50, 59, 89, 103, 135, 139, 140, 253, 254] {
+        for chain in [
+            &[kind][..],
+            &[protocol::DESTINATION_OPTIONS, kind],
+            &[protocol::FRAGMENT, kind],
+        ] {
+            let frame = ipv6_chain(chain, protocol::TCP, &tcp_syn());
+            let found = packet(&frame);
+            let told = (
+                found.protocol,
+                found.source_port,
+                found.destination_port,
+                found.tcp_flags,
+            );
+            assert_eq!(told, (kind, [0; 2], [0; 2], 0), "{chain:?}");
+        }
+        let mut frame = ip(4, kind, &tcp_syn());
+        assert_eq!(packet(&frame).protocol, kind);
+        frame[23] = protocol::AH;
+        assert_eq!(
+            packet(&frame).protocol,
+            protocol::AH,
+            "no header of IPv4 has one behind it"
+        );
+    }
+}
+
 #[test]
 fn f1_arp_and_neighbour_discovery() {
     assert_eq!(
@@ -354,7 +426,7 @@ fn f1_arp_and_neighbour_discovery() {
 }
 
 #[test]
-fn a6_the_source_of_a_tagged_frame_is_told() {
+fn a6_a9_the_addresses_of_a_tagged_frame_are_told() {
     let tell = |bytes: &[u8]| {
         let (mut packet, vlan_tag) = (Packet::default(), true);
         let parsed = parse(&Bytes { bytes, vlan_tag }, &mut packet, &mut Packet::default());
@@ -365,12 +437,20 @@ fn a6_the_source_of_a_tagged_frame_is_told() {
     assert_eq!(tell(&v6).source, Address::from_ipv6(SOURCE_V6));
     let mut arp = v6.clone();
     arp[12..14].copy_from_slice(&[0x08, 0x06]);
-    assert_eq!(tell(&arp), Packet::default());
+    let nothing = Packet {
+        link: LINK,
+        ..Packet::default()
+    };
+    assert_eq!(tell(&arp), nothing);
     let again = |frame: &[u8]| [&frame[..12], &[0x81, 0, 0, 0], &frame[12..]].concat();
-    assert_eq!(tell(&again(&v6)).source, Address::from_ipv6(SOURCE_V6));
+    let found = tell(&again(&v6));
+    let ends = [SOURCE_V6, DESTINATION_V6].map(Address::from_ipv6);
+    assert_eq!([found.source, found.destination], ends);
     let v4 = ip(4, protocol::UDP, &ports_and(4));
-    assert_eq!(tell(&again(&v4)).source, Address::from_ipv4(SOURCE));
-    assert_eq!(tell(&again(&arp)), Packet::default());
+    let found = tell(&again(&v4));
+    let ends = [SOURCE, DESTINATION].map(Address::from_ipv4);
+    assert_eq!([found.source, found.destination], ends);
+    assert_eq!(tell(&again(&arp)), nothing);
     assert_eq!(tell(&again(&again(&v4))).protocol, NOTHING_TOLD);
 }
 
@@ -498,7 +578,7 @@ proptest! {
     /// F3: the ports are those of the real header, whatever chain of headers leads to it and whatever is in those.
     #[test]
     fn f3_ports_of_the_real_header(
-        chain in prop::collection::vec(prop::sample::select(&[0u8, 43, 51, 60, 135, 139, 140][..]), 0..=MAX_EXTENSION_HEADERS),
+        chain in prop::collection::vec(prop::sample::select(&[0u8, 43, 51, 60][..]), 0..=MAX_EXTENSION_HEADERS),
         filling in any::<u8>(),
         units in 0..4u8,
         options in 0..=10usize,

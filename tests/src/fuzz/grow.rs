@@ -140,13 +140,11 @@ impl Scene {
 
     /// The packet's frame, with options, extension headers, payload or padding that change nothing about its verdict.
     fn well_formed(&mut self, random: &mut Random, packet: &Packet) -> Vec<u8> {
-        const KINDS: [u8; 7] = [
+        const KINDS: [u8; 5] = [
             protocol::HOP_BY_HOP,
             protocol::ROUTING,
             protocol::DESTINATION_OPTIONS,
             protocol::AH,
-            protocol::MOBILITY,
-            protocol::HIP,
             protocol::FRAGMENT,
         ];
         self.port = self.port.wrapping_add(1);

@@ -9,7 +9,7 @@ use netpol_agent::evaluate::Packet;
 use netpol_common::parse::protocol;
 
 use super::{from_hex, to_hex};
-use crate::frames::{headers, opening};
+use crate::frames::{MAC, headers, membership, opening};
 
 /// Frames by name.
 pub type Seeds = BTreeMap<String, Vec<u8>>;
@@ -120,14 +120,16 @@ pub fn built() -> Seeds {
                 add(&format!("ipv4-fragment-{name}"), fragment);
             }
         } else {
-            let chains: [(&str, &[u8]); 8] = [
+            let chains: [(&str, &[u8]); 10] = [
                 ("hop-by-hop", &[0]),
                 ("routing", &[43]),
                 ("destination", &[60]),
                 ("ah", &[51]),
                 ("mobility", &[135]),
                 ("fragment-atomic", &[44]),
-                ("all-extensions", &[0, 60, 43, 51, 60, 135, 139, 140]),
+                ("hip", &[139]),
+                ("shim6", &[140]),
+                ("all-extensions", &[0, 60, 43, 51, 60, 44]),
                 ("too-many-extensions", &[60; 9]),
             ];
             for (name, kinds) in chains {
@@ -141,13 +143,22 @@ pub fn built() -> Seeds {
                 headers::put(&mut fragment, headers::ETHERNET + headers::IPV6 + 2, field);
                 add(&format!("ipv6-fragment-{name}"), fragment);
             }
+            // Behind the fragment header more than the transport header: what is written over that ends at 40 bytes.
+            for (name, field) in [("first", 1), ("over", 4 << 3), ("behind", 5 << 3)] {
+                let mut fragment = headers::with_extensions(&of(protocol::TCP, 80), &[44, 60], 1, 0);
+                headers::put(&mut fragment, headers::ETHERNET + headers::IPV6 + 2, field);
+                add(&format!("ipv6-fragment-options-{name}"), fragment);
+            }
             let mut solicitation = of(icmp, 0);
             solicitation[headers::ETHERNET + 7] = 255;
             solicitation[at] = 135;
             add("ipv6-neighbour-solicitation", solicitation);
         }
     }
-    let ethernet = |ether_type: [u8; 2]| [&[2; 12][..], &ether_type, &[0; 46]].concat();
+    for (name, frame) in membership::messages() {
+        add(name, frame);
+    }
+    let ethernet = |ether_type: [u8; 2]| [&MAC[..], &MAC, &ether_type, &[0; 46]].concat();
     add("arp", ethernet([0x08, 0x06]));
     add("mpls", ethernet([0x88, 0x47]));
     add("llc", ethernet([0, 46]));

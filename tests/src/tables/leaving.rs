@@ -47,7 +47,7 @@ impl Mirror {
         let unreadable = match parse(&Leaving(frame), &mut packet, &mut quoted) {
             Parsed::Packet => None,
             Parsed::Unjudged(reason) if tag::is_deferred(place.tag) => Some(reason),
-            Parsed::Unjudged(_) | Parsed::Neighbour => return None,
+            Parsed::Unjudged(_) | Parsed::Neighbour | Parsed::Membership => return None,
         };
         let sender = decide::sender_leaving(self, &place, &packet);
         let unjudged = |reason| Drop {

@@ -12,8 +12,9 @@ use netpol_common::{
 use netpol_tests::{
     cases::load_all,
     frames::{
+        MAC,
         headers::{self, ETHERNET, IPV6, behind_ip, put, with_extensions, with_options, with_tag},
-        opening,
+        membership, opening,
     },
     fuzz::{grow::shortest, to_hex},
     progrun::{Bench, local_pods, on_bench},
@@ -116,7 +117,11 @@ impl Pods<'_> {
         wanted.flows_created = after.flows_created;
         assert_eq!(after, wanted, "counters: {}", shown());
         let (api, web) = (self.api, self.web);
-        for (direction, came_by) in [(model::Direction::Ingress, web), (model::Direction::Egress, api)] {
+        let own = to_api(frame);
+        for (direction, came_by, frame) in [
+            (model::Direction::Ingress, web, &own[..]),
+            (model::Direction::Egress, api, frame),
+        ] {
             assert!(
                 self.bench.passes(direction, api, came_by, frame)?,
                 "{direction} of a pod that is not isolated: {}",
@@ -125,6 +130,25 @@ impl Pods<'_> {
         }
         Ok(())
     }
+}
+
+/// The same frame for the other pod, which takes only its own.
+fn to_api(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    for Family {
+        source, destination, ..
+    } in Family::both()
+    {
+        let octets = |address| match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        let (web, api) = (octets(destination), octets(source));
+        if let Some(at) = frame.windows(web.len()).position(|window| window == web) {
+            frame[at..at + api.len()].copy_from_slice(&api);
+        }
+    }
+    frame
 }
 
 /// Frames as they are and with headers before the upper layer's.
@@ -139,9 +163,6 @@ fn with_headers(frame: &[u8]) -> Vec<Vec<u8>> {
         protocol::ROUTING,
         protocol::DESTINATION_OPTIONS,
         protocol::AH,
-        protocol::MOBILITY,
-        protocol::HIP,
-        protocol::SHIM6,
         protocol::FRAGMENT,
     ];
     let mut frames = vec![frame.to_vec(), with_extensions(frame, &kinds, 2, 0x50)];
@@ -183,7 +204,19 @@ fn f4_protocols_without_ports_are_not_allowed_by_ports() {
     const NO_NEXT_HEADER: u8 = 59;
     Pods::run(|pods| {
         for family in Family::both() {
-            for number in [ESP, NO_NEXT_HEADER, 47, 0xff, family.icmp] {
+            // Mobility, HIP and Shim6 have the shape of an extension header, and are none to receivers.
+            for number in [
+                ESP,
+                NO_NEXT_HEADER,
+                47,
+                135,
+                139,
+                140,
+                253,
+                254,
+                0xff,
+                family.icmp,
+            ] {
                 for frame in with_headers(&family.frame(number, 80)) {
                     pods.expect(&frame, Some(DropReason::Policy))?;
                 }
@@ -193,6 +226,78 @@ fn f4_protocols_without_ports_are_not_allowed_by_ports() {
         let mut bare = Family::both()[1].frame(NO_NEXT_HEADER, 0)[..ETHERNET + IPV6].to_vec();
         headers::fit(&mut bare);
         pods.expect(&bare, Some(DropReason::Policy))
+    });
+}
+
+/// What looks like an extension header to whom the shape is enough, with an allowed port behind it.
+#[test]
+fn f4_no_port_is_read_behind_protocols_of_their_own() {
+    Pods::run(|pods| {
+        let [v4, v6] = Family::both();
+        for number in [135, 139, 140, 253, 254] {
+            for port in [80, 81] {
+                let hidden = with_extensions(&v6.frame(protocol::TCP, port), &[number], 1, 0);
+                pods.expect(&hidden, Some(DropReason::Policy))?;
+            }
+        }
+        let mut hidden = v4.frame(protocol::TCP, 80);
+        hidden[ETHERNET + 9] = protocol::AH;
+        pods.expect(&hidden, Some(DropReason::Policy))
+    });
+}
+
+/// The frames pass an isolated pod; changed in any byte of what tells them, they are what policy says of ICMPv6 and IGMP.
+#[test]
+fn f1_messages_about_groups_pass_and_nothing_that_looks_like_them() {
+    Pods::run(|pods| {
+        for (name, frame) in membership::messages() {
+            let v6 = headers::is_ipv6(&frame);
+            let ingress = model::Direction::Ingress;
+            let mut passes = |frame: &[u8]| pods.bench.passes(ingress, pods.web, pods.api, frame);
+            assert!(passes(&frame)?, "{name}");
+            // Group bit, group, hop limit, options, destination, and a unicast frame of it.
+            let told: &[usize] = if v6 {
+                &[0, 5, ETHERNET + 7, ETHERNET + 42, ETHERNET + 24, ETHERNET + 39]
+            } else {
+                &[0, 5, ETHERNET + 8, ETHERNET + 20, ETHERNET + 16, ETHERNET + 19]
+            };
+            for at in told {
+                for flip in [0x01, 0x40] {
+                    let mut wrong = frame.clone();
+                    wrong[*at] ^= flip;
+                    assert!(
+                        !passes(&wrong)?,
+                        "{name} with another byte {at}: {}",
+                        to_hex(&wrong)
+                    );
+                }
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a6_a9_frames_have_the_pods_mac_address() {
+    Pods::run(|pods| {
+        let tcp = Family::both()[0].frame(protocol::TCP, 80);
+        let arp = [&MAC[..], &MAC, &[0x08, 0x06], &[0; 46]].concat();
+        for (frame, at) in [(&tcp, 0), (&arp, 0), (&tcp, 6), (&arp, 6)] {
+            let (direction, pod, by) = match at {
+                0 => (model::Direction::Ingress, pods.web, pods.api),
+                _ => (model::Direction::Egress, pods.api, pods.api),
+            };
+            assert!(pods.bench.passes(direction, pod, by, frame)?);
+            for byte in at..at + 6 {
+                let mut wrong = frame.clone();
+                wrong[byte] ^= 0x20;
+                assert!(
+                    !pods.bench.passes(direction, pod, by, &wrong)?,
+                    "{direction}: byte {byte}"
+                );
+            }
+        }
+        Ok(())
     });
 }
 

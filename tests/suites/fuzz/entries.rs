@@ -50,7 +50,7 @@ fn f3_frames_of_the_corpus_through_the_entry_of_the_fuzz_target() {
         DropReason::ExtensionHeaders,
         DropReason::Vlan,
     ];
-    let every = [Parsed::Packet, Parsed::Neighbour]
+    let every = [Parsed::Packet, Parsed::Neighbour, Parsed::Membership]
         .into_iter()
         .chain(unjudged.map(Parsed::Unjudged));
     let every: BTreeSet<String> = every.map(|kind| format!("{kind:?}")).collect();

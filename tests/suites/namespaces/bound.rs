@@ -67,23 +67,29 @@ pub fn wait_until_bound(lab: &Lab, sandbox: &str, pod: &str) {
     wait_for_binding(lab, sandbox, |name, _| name == pod);
 }
 
-/// Waits until the kernel holds an egress policy for a sandbox: its binding is written before that.
-pub fn wait_until_isolated(lab: &Lab, sandbox: &str) {
-    let index = link(lab, lab.node.veth(sandbox).unwrap())["ifindex"]
-        .as_u64()
-        .unwrap() as u32;
+/// What map `endpoints` holds for the interface of a sandbox.
+pub fn endpoint(lab: &Lab, sandbox: &str) -> Option<abi::Endpoint> {
+    let index = link(lab, lab.node.veth(sandbox).unwrap())["ifindex"].as_u64()?;
     let pin = pin_folder(lab.agent.pin_path()).join("endpoints");
     let data = aya::maps::MapData::from_pin(pin).unwrap();
     let map = aya::maps::HashMap::<_, u32, abi::Endpoint>::try_from(aya::maps::Map::HashMap(data)).unwrap();
+    map.get(&u32::try_from(index).ok()?, 0).ok()
+}
+
+/// Waits until that is as wanted.
+pub fn wait_until_endpoint(lab: &Lab, sandbox: &str, wanted: impl Fn(&abi::Endpoint) -> bool) {
     let until = Instant::now() + LONG;
-    while map
-        .get(&index, 0)
-        .map_or(abi::POLICY_NONE, |endpoint| endpoint.egress_policy)
-        == abi::POLICY_NONE
-    {
+    while !endpoint(lab, sandbox).as_ref().is_some_and(&wanted) {
         assert!(Instant::now() < until, "{sandbox}\n{}", lab.agent.log());
         std::thread::yield_now();
     }
+}
+
+/// Waits until the kernel holds an egress policy for a sandbox: its binding is written before that.
+pub fn wait_until_isolated(lab: &Lab, sandbox: &str) {
+    wait_until_endpoint(lab, sandbox, |endpoint| {
+        endpoint.egress_policy != abi::POLICY_NONE
+    });
 }
 
 /// A pod's object. `more`: further fields of its metadata, each behind a comma.

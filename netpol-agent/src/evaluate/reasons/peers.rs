@@ -78,7 +78,13 @@ impl Question<'_> {
     }
 
     fn missing_for_block(&self, block: &IpBlock, field: &str) -> Vec<Missing> {
-        let address = self.remote_address;
+        let Some(address) = self.blocks_hold else {
+            let message = format!(
+                "{} is a link-local address that no pod with an IPv6 address has alone: no block holds it",
+                self.remote_address
+            );
+            return vec![Missing::new(format!("{field}.cidr"), message)];
+        };
         if block_holds(block, address) {
             return Vec::new();
         }

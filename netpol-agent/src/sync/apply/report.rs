@@ -121,6 +121,12 @@ fn describe(write: &Write) -> String {
         Write::RemoveGuarded(backend) => {
             format!("no longer guarding backend {}:{}", backend.address, backend.port)
         }
+        Write::PutForward(ifindex, prefix) => {
+            format!("letting the pod behind interface {ifindex} send for {prefix}")
+        }
+        Write::RemoveForward(ifindex, prefix) => {
+            format!("no longer letting the pod behind interface {ifindex} send for {prefix}")
+        }
         Write::AttachDevice(ifindex) => format!("attaching a program to device {ifindex}"),
         Write::DetachDevice(ifindex) => format!("detaching a program from device {ifindex}"),
         Write::Attach(ifindex) => format!("attaching programs to interface {ifindex}"),

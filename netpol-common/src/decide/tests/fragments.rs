@@ -148,3 +148,30 @@ fn c3_a_first_fragment_speaks_for_a_minute() {
     tables.wait(1);
     assert!(!receives(&tables, &pod, later(1, protocol::TCP)));
 }
+
+/// RFC 5722: where the headers of the first end is where others may begin; a second first fragment does not move that back.
+#[test]
+fn c5_nothing_is_written_over_the_headers_that_were_judged() {
+    let (tables, pod) = web();
+    let long = |eighths| Packet {
+        eighths,
+        ..first(1, 80)
+    };
+    let at = |eighths| Packet {
+        eighths,
+        ..later(1, protocol::TCP)
+    };
+    assert!(receives(&tables, &pod, long(5)));
+    for (eighths, passes) in [(3, false), (4, false), (5, true), (100, true)] {
+        assert_eq!(receives(&tables, &pod, at(eighths)), passes, "{eighths}");
+    }
+    assert!(receives(&tables, &pod, long(3)));
+    assert!(!receives(&tables, &pod, at(4)), "both are one packet's");
+    assert!(receives(&tables, &pod, long(9)));
+    assert!(!receives(&tables, &pod, at(8)));
+    assert!(!receives(&tables, &pod, first(1, 81)), "denied, so of no account");
+    assert!(receives(&tables, &pod, at(9)));
+    tables.wait(61 * SECOND);
+    assert!(receives(&tables, &pod, long(3)));
+    assert!(receives(&tables, &pod, at(3)), "of another packet of that number");
+}

@@ -135,12 +135,16 @@ fn moments() -> impl Strategy<Value = Vec<Moment>> {
     prop::collection::vec(moment, 0..60)
 }
 
-/// The packet with the pod's own address where the pod sends it (rule A6).
+/// The packet with the pod's own address at its end (rules A6, A9).
 fn honest(direction: Direction, packet: Packet) -> Packet {
+    let own = Address::from_ipv4(endpoint(0, 0).ipv4);
     match direction {
-        Direction::Ingress => packet,
+        Direction::Ingress => Packet {
+            destination: own,
+            ..packet
+        },
         Direction::Egress => Packet {
-            source: Address::from_ipv4(endpoint(0, 0).ipv4),
+            source: own,
             ..packet
         },
     }

@@ -385,6 +385,7 @@ fn a6_what_the_node_unpacks_is_the_pods() {
     ]);
     let receiver = Endpoint {
         id: 9,
+        ipv4: ALLOWED,
         ..endpoint(OPEN, POLICY_NONE)
     };
     for (sender, own, others) in [(isolated, POD, OTHER), (free, OTHER, POD)] {
@@ -422,7 +423,10 @@ fn a6_what_the_node_unpacks_is_the_pods() {
             });
             assert_eq!(verdict == forged, source != own, "{own:?} as {source:?}");
             let reason = Parsed::Unjudged(DropReason::ExtensionHeaders);
-            let open = endpoint(POLICY_NONE, POLICY_NONE);
+            let open = Endpoint {
+                ipv4: ALLOWED,
+                ..endpoint(POLICY_NONE, POLICY_NONE)
+            };
             let kept = decided(&tables, &open, received, reason, inner) != Verdict::Forward;
             assert_eq!(kept, source != own || own == POD, "{own:?} as {source:?}");
         }

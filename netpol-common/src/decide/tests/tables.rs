@@ -33,6 +33,8 @@ pub struct Memory {
     pub senders: RefCell<HashMap<(u32, u16), u32>>,
     /// Backends that not every pod may reach.
     pub guarded: RefCell<Vec<Frontend>>,
+    /// What pods send and receive for beside their own addresses, by interface.
+    pub forwards: RefCell<Vec<(u32, Address)>>,
     /// First fragments.
     fragments: RefCell<HashMap<FragmentKey, Fragment>>,
     /// The tag that a packet got last.
@@ -63,6 +65,11 @@ impl Memory {
         let address = Address::from_ipv4(address);
         identities.retain(|(_, other, _)| *other != address);
         identities.push((128, address, Identity { identity, flags }));
+    }
+
+    pub fn put_address(&self, address: Address, identity: u32) {
+        let identity = Identity { identity, flags: 0 };
+        self.identities.borrow_mut().push((128, address, identity));
     }
 
     pub fn put_policy(&self, policy: u32, identity: u32, part: Option<(u8, u16, u32)>, action: u32) {
@@ -139,6 +146,10 @@ impl Tables for Memory {
     fn sender(&self, bridge: u32, number: u16) -> u32 {
         let senders = self.senders.borrow();
         senders.get(&(bridge, number)).copied().unwrap_or_default()
+    }
+
+    fn forwards(&self, ifindex: u32, address: &Address) -> bool {
+        self.forwards.borrow().contains(&(ifindex, *address))
     }
 
     fn guarded(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool {

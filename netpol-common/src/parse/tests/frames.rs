@@ -12,6 +12,8 @@ pub const SOURCE: [u8; 4] = [10, 244, 0, 11];
 pub const DESTINATION: [u8; 4] = [10, 244, 0, 10];
 pub const SOURCE_V6: [u8; 16] = [0xfd, 0, 0, 0x10, 2, 0x44, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x11];
 pub const DESTINATION_V6: [u8; 16] = [0xfd, 0, 0, 0x10, 2, 0x44, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10];
+/// Both MAC addresses of [`ethernet`]'s frames.
+pub const LINK: [u32; 3] = [0x0404_0404, u32::from_ne_bytes([4, 4, 2, 2]), 0x0202_0202];
 pub const SOURCE_PORT: u16 = 40_000;
 pub const PORT: u16 = 8080;
 

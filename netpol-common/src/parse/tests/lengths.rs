@@ -86,7 +86,6 @@ fn f2_a_longer_ipv6_extension_header_than_the_packet() {
         protocol::HOP_BY_HOP,
         protocol::ROUTING,
         protocol::DESTINATION_OPTIONS,
-        protocol::MOBILITY,
         protocol::AH,
     ] {
         let good = ipv6_chain(&[kind], protocol::TCP, &tcp_syn());

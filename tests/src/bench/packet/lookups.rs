@@ -134,6 +134,11 @@ impl Tables for Counting<'_> {
         self.count_twice("local_pods", self.tables.local_pod(address))
     }
 
+    fn forwards(&self, ifindex: u32, address: &Address) -> bool {
+        self.count("forwards");
+        self.tables.forwards(ifindex, address)
+    }
+
     fn guarded(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool {
         self.count("guarded");
         self.tables.guarded(backend, protocol, port)

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whose addresses a packet has: what a pod sends is from its own (rule A6), what it receives is for them
+//! (rule A9). Of an endpoint that is not known, or whose pod is not, no address is known: both are closed anyway.
+
+use super::{Place, Tables};
+use crate::{
+    abi::{Address, Direction, ENDPOINT_FORWARDS, Endpoint},
+    parse::{Packet, Parsed, protocol},
+};
+
+/// Whether a pod sends a frame that is not from its own MAC address, or a packet not from an address of
+/// its own. Neighbour discovery always passes (rule F1), and tells addresses that are yet to be a pod's.
+#[inline(always)]
+pub(super) fn is_spoofed(
+    tables: &impl Tables,
+    endpoint: &Endpoint,
+    place: &Place,
+    parsed: Parsed,
+    packet: &Packet,
+) -> bool {
+    if is_unknown(endpoint) {
+        return false;
+    }
+    if is_of_another_link(endpoint, packet, Direction::Egress) {
+        return true;
+    }
+    let source = &packet.source;
+    let membership = matches!(parsed, Parsed::Membership);
+    // Before it has an address it sends ICMPv6 without any (RFC 4291, 2.5.2), and IGMP (RFC 9776, 4.2.14).
+    // A frame that is no IP packet has no source.
+    let nameless = source.octets == [0; 16] && matches!(packet.protocol, protocol::ICMPV6 | 0)
+        || membership && *source == Address::from_ipv4([0; 4]);
+    let early = membership && endpoint.link_local == [0; 16] && is_link_local(source);
+    let passes = matches!(parsed, Parsed::Neighbour) || nameless || early;
+    !(passes || is_own(endpoint, source) || is_forwarded_for(tables, endpoint, place, source))
+}
+
+/// Whether what comes to a pod is for someone else: a bridge floods frames for whom it does not know, and
+/// anyone may put a pod's MAC address on a packet for another. Groups are judged as any address (rule F5).
+#[inline(always)]
+pub(super) fn is_for_another(
+    tables: &impl Tables,
+    endpoint: &Endpoint,
+    place: &Place,
+    parsed: Parsed,
+    packet: &Packet,
+) -> bool {
+    if is_unknown(endpoint) {
+        return false;
+    }
+    if is_of_another_link(endpoint, packet, Direction::Ingress) {
+        return true;
+    }
+    let destination = &packet.destination;
+    // Of ARP, and of what is no IP packet, nothing is told.
+    let passes =
+        matches!(parsed, Parsed::Neighbour) || destination.octets == [0; 16] || is_group(destination);
+    !(passes || is_own(endpoint, destination) || is_forwarded_for(tables, endpoint, place, destination))
+}
+
+/// Whether it has no addresses yet that a packet could be held against.
+#[inline(always)]
+const fn is_unknown(endpoint: &Endpoint) -> bool {
+    endpoint.id == 0 || endpoint.is_pending()
+}
+
+/// Whether a frame has, in the place of the pod's own MAC address, one that is another's.
+#[inline(always)]
+pub(super) fn is_of_another_link(endpoint: &Endpoint, packet: &Packet, direction: Direction) -> bool {
+    let mac = match direction {
+        Direction::Egress => packet.source_mac(),
+        Direction::Ingress => packet.destination_mac(),
+    };
+    let to_many = matches!(direction, Direction::Ingress) && mac[0] & 1 != 0;
+    endpoint.mac != [0; 6] && mac != endpoint.mac && !to_many
+}
+
+/// Whether the frame goes where its packet does: to the group of that multicast address (RFC 1112, 6.4;
+/// RFC 2464, 7).
+#[inline(always)]
+pub(super) fn is_to_group(packet: &Packet) -> bool {
+    let [.., a, b, c, d] = packet.destination.octets;
+    let mac = if packet.destination.is_ipv4() {
+        [0x01, 0x00, 0x5e, b & 0x7f, c, d]
+    } else {
+        [0x33, 0x33, a, b, c, d]
+    };
+    packet.destination_mac() == mac
+}
+
+/// Whether an address is the pod's.
+#[inline(always)]
+pub(super) fn is_own(endpoint: &Endpoint, address: &Address) -> bool {
+    // Zeros stand for an address that the pod does not have.
+    if address.is_ipv4() {
+        return endpoint.ipv4 != [0; 4] && *address == Address::from_ipv4(endpoint.ipv4);
+    }
+    let ends = [endpoint.ipv6, endpoint.link_local];
+    ends.iter()
+        .any(|own| *own != [0; 16] && *address == Address::from_ipv6(*own))
+}
+
+/// Whether it is one that the pod may send and receive for.
+#[inline(always)]
+fn is_forwarded_for(tables: &impl Tables, endpoint: &Endpoint, place: &Place, address: &Address) -> bool {
+    endpoint.flags & ENDPOINT_FORWARDS != 0 && tables.forwards(place.ifindex, address)
+}
+
+/// Multicast, and the broadcast addresses of IPv4 that every host has.
+#[inline(always)]
+fn is_group(address: &Address) -> bool {
+    let [first, .., a, b, c, d] = address.octets;
+    if address.is_ipv4() {
+        a & 0xf0 == 0xe0 || matches!([a, b, c, d], [0, 0, 0, 0] | [255, 255, 255, 255])
+    } else {
+        first == 0xff
+    }
+}
+
+#[inline(always)]
+fn is_link_local(address: &Address) -> bool {
+    address.octets[0] == 0xfe && address.octets[1] & 0xc0 == 0x80
+}

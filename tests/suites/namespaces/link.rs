@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What neighbours on the link try: link-local addresses, others' MAC addresses, packets for others; and what
+//! the link needs to go on (rules A6, A9, F1).
+
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, Ipv6Addr, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
+    time::Duration,
+};
+
+use netpol_tests::{
+    lab::{DENY_ALL, Lab},
+    node::Site,
+    probe::Outcome,
+    raw::{self, Wire},
+};
+use nix::net::if_::if_nametoindex;
+
+use crate::{
+    bound::{endpoint, wait_until_endpoint},
+    shared::{lab, policy_of_a},
+};
+
+const PORT: u16 = 9_000;
+/// For what must come, on a busy machine.
+const LONG: Duration = Duration::from_secs(20);
+/// For what must not.
+const PATIENCE: Duration = Duration::from_millis(400);
+
+/// Waits until a pod's link-local address is bound, and gives it.
+fn link_local(lab: &Lab, pod: &str) -> Ipv6Addr {
+    wait_until_endpoint(lab, pod, |endpoint| endpoint.link_local != [0; 16]);
+    endpoint(lab, pod).unwrap().link_local.into()
+}
+
+fn wire(site: &Site) -> Wire {
+    let device = if site.name.contains('/') { "eth0" } else { "cni0" };
+    Wire::open(&site.netns, device).unwrap()
+}
+
+fn of_family(site: &Site, ipv4: bool) -> IpAddr {
+    let mut addresses = site.addresses.iter();
+    *addresses.find(|address| address.is_ipv4() == ipv4).unwrap()
+}
+
+/// Whether a packet that ends with `mark` came.
+fn arrives(at: &Wire, patience: Duration, mark: &[u8]) -> bool {
+    let is_it = |packet: &[u8]| packet.ends_with(mark);
+    at.listen(patience, is_it)
+        .unwrap()
+        .iter()
+        .any(|packet| is_it(packet))
+}
+
+/// Whether an ordinary socket of one pod connects to a link-local address.
+fn connects(from: &Site, to: Ipv6Addr, patience: Duration) -> bool {
+    let attempt = from.netns.run(|| {
+        let to = SocketAddrV6::new(to, PORT, 0, if_nametoindex("eth0")?);
+        match TcpStream::connect_timeout(&to.into(), patience) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::TimedOut => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    });
+    attempt.unwrap()
+}
+
+fn listener(site: &Site) -> TcpListener {
+    let bound = site
+        .netns
+        .run(|| Ok(TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT))?));
+    bound.unwrap()
+}
+
+/// Both ends of a policy that means all but one pod, dialled by that pod and dialling it under `fe80::`.
+#[test]
+fn a9_a_pod_met_under_its_link_local_address_is_that_pod() {
+    let Some(lab) = lab(&[]) else {
+        return;
+    };
+    let sites = ["shop/a", "shop/b", "other/c"].map(|pod| lab.site(pod).unwrap());
+    let ends = ["shop/a", "shop/b", "other/c"].map(|pod| link_local(&lab, pod));
+    let _listeners = sites.each_ref().map(listener);
+    let [a, b, c] = &sites;
+    for (from, to) in [(b, ends[0]), (c, ends[0]), (a, ends[1]), (a, ends[2])] {
+        assert!(connects(from, to, LONG), "open: {} -> {to}", from.name);
+    }
+    let block = format!(
+        "{{ipBlock: {{cidr: '::/0', except: ['{}/128']}}}}",
+        of_family(c, false)
+    );
+    let by_block = format!("ingress: [{{from: [{block}]}}]\n  egress: [{{to: [{block}]}}]");
+    let selected = "{podSelector: {matchLabels: {app: b}}}";
+    let by_selector = format!("ingress: [{{from: [{selected}]}}]\n  egress: [{{to: [{selected}]}}]");
+    for rules in [by_block, by_selector] {
+        lab.apply("a.yaml", &policy_of_a(&rules)).unwrap();
+        assert!(connects(b, ends[0], LONG), "b -> a, {rules}");
+        assert!(connects(a, ends[1], LONG), "a -> b, {rules}");
+        assert!(!connects(c, ends[0], PATIENCE), "c -> a, {rules}");
+        assert!(!connects(a, ends[2], PATIENCE), "a -> c, {rules}");
+    }
+}
+
+/// A pod gives itself a second link-local address, which no policy knows, and that of another.
+#[test]
+fn a6_a_pod_sends_with_one_link_local_address() {
+    let Some(lab) = lab(&[]) else {
+        return;
+    };
+    let (thief, victim) = (lab.site("other/c").unwrap(), lab.site("shop/a").unwrap());
+    let own = link_local(&lab, "other/c");
+    let to = link_local(&lab, "shop/a");
+    let (from, at) = (wire(&thief), wire(&victim));
+    let second: Ipv6Addr = "fe80::bad".parse().unwrap();
+    for (source, passes, mark) in [
+        (second, false, b"second 1"),
+        (link_local(&lab, "shop/b"), false, b"other's "),
+        (own, true, b"its own "),
+    ] {
+        let segment = raw::udp(source.into(), to.into(), (5353, 5353), mark);
+        let packet = raw::ip(source.into(), to.into(), 17, &segment, None);
+        from.send(at.mac(), &packet).unwrap();
+        let patience = if passes { LONG } else { PATIENCE };
+        assert_eq!(arrives(&at, patience, mark), passes, "{source}");
+    }
+}
+
+/// A packet for somebody else's address, with the pod's MAC address, does not enter it: isolated or not.
+#[test]
+fn a9_a_packet_for_another_address_does_not_enter_a_pod() {
+    let Some(lab) = lab(&[]) else {
+        return;
+    };
+    let (sender, other, pod) = ("shop/b", "other/c", "shop/a");
+    let [sender, other, pod] = [sender, other, pod].map(|name| lab.site(name).unwrap());
+    let (from, at) = (wire(&sender), wire(&pod));
+    for isolated in [false, true] {
+        if isolated {
+            // The other one may be reached: the pod's policy does not speak of it.
+            lab.apply("a.yaml", &policy_of_a("ingress: [{}]")).unwrap();
+        }
+        for ipv4 in [true, false] {
+            let source = of_family(&sender, ipv4);
+            let nowhere: IpAddr = if ipv4 { "203.0.113.9" } else { "2001:db8:7::9" }
+                .parse()
+                .unwrap();
+            let cases = [
+                (of_family(&other, ipv4), false, b"to other"),
+                (nowhere, false, b"nowhere "),
+                (of_family(&pod, ipv4), true, b"its own "),
+            ];
+            for (to, passes, mark) in cases {
+                let segment = raw::udp(source, to, (5353, 5353), mark);
+                from.send(at.mac(), &raw::ip(source, to, 17, &segment, None))
+                    .unwrap();
+                let patience = if passes { LONG } else { PATIENCE };
+                assert_eq!(arrives(&at, patience, mark), passes, "{to}, isolated: {isolated}");
+            }
+        }
+    }
+}
+
+/// One pod says with a frame of its own that another's MAC address is behind its port of the bridge.
+#[test]
+fn a6_a_pod_does_not_take_another_pods_mac_address_in_the_bridge() {
+    let Some(lab) = lab(&[]) else {
+        return;
+    };
+    let [thief, victim, sender] = ["other/c", "shop/b", "shop/a"].map(|name| lab.site(name).unwrap());
+    for pod in ["other/c", "shop/b", "shop/a"] {
+        link_local(&lab, pod);
+    }
+    let (taken, at_victim, from) = (wire(&thief), wire(&victim), wire(&sender));
+    let forger = netpol_tests::capture::Wire::open(&thief.netns, "eth0").unwrap();
+    for ipv4 in [true, false] {
+        let (source, to) = (of_family(&thief, ipv4), of_family(&sender, ipv4));
+        let segment = raw::udp(source, to, (5353, 5353), b"I am here");
+        let packet = raw::ip(source, to, 17, &segment, None);
+        let ether_type: [u8; 2] = if ipv4 { [8, 0] } else { [0x86, 0xdd] };
+        // An IP packet with its own address, ARP, and what is neither.
+        let frames = [
+            [&from.mac()[..], &at_victim.mac(), &ether_type, &packet].concat(),
+            [&[0xff; 6][..], &at_victim.mac(), &[8, 6], &[0; 46]].concat(),
+            [&[0xff; 6][..], &at_victim.mac(), &[0x88, 0xb5], &[0; 46]].concat(),
+        ];
+        for (number, frame) in frames.iter().enumerate() {
+            assert!(forger.send(frame).unwrap());
+            let mark = format!("for the victim {number} {ipv4}");
+            let (source, to) = (of_family(&sender, ipv4), of_family(&victim, ipv4));
+            let segment = raw::udp(source, to, (5353, 5353), mark.as_bytes());
+            from.send(at_victim.mac(), &raw::ip(source, to, 17, &segment, None))
+                .unwrap();
+            assert!(arrives(&at_victim, LONG, mark.as_bytes()), "{mark}");
+            assert!(!arrives(&taken, PATIENCE, mark.as_bytes()), "{mark}");
+        }
+    }
+}
+
+/// The type of a message about groups, and who sent it.
+fn about_groups(packet: &[u8]) -> Option<(u8, IpAddr)> {
+    let source = raw::addresses(packet)?.0;
+    match packet[0] >> 4 {
+        4 if packet[9] == 2 => Some((packet[usize::from(packet[0] & 0xf) * 4], source)),
+        6 if packet[6] == 0 && packet[40] == 58 => Some((packet[48], source)),
+        _ => None,
+    }
+}
+
+/// The bridge asks which groups there are, and forgets who does not answer: an isolated pod is found by IPv6 all the same.
+#[test]
+fn f1_isolated_pods_answer_a_querier_and_are_found_after_its_interval() {
+    let Some(lab) = lab(&[("deny.yaml", DENY_ALL)]) else {
+        return;
+    };
+    let (pod, node) = (lab.site("shop/a").unwrap(), lab.site("node").unwrap());
+    let own = link_local(&lab, "shop/a");
+    let (inside, bridge) = (wire(&pod), wire(&node));
+    // Times in hundredths of a second.
+    node.netns
+        .ip("link set cni0 type bridge mcast_snooping 1 mcast_query_use_ifaddr 1 mcast_startup_query_interval 50 \
+             mcast_query_interval 100 mcast_query_response_interval 20 mcast_membership_interval 250 mcast_querier 1\n")
+        .unwrap();
+    let [v4, _] = [true, false].map(|ipv4| of_family(&pod, ipv4));
+    for (query, report, from) in [(0x11, 0x22, v4), (130, 143, own.into())] {
+        let group = "239.1.2.3".parse().unwrap();
+        let member = pod.netns.run(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.join_multicast_v4(&group, &v4.to_string().parse()?)?;
+            Ok(socket)
+        });
+        let _member = member.unwrap();
+        let asks = |packet: &[u8]| about_groups(packet).is_some_and(|(kind, _)| kind == query);
+        let seen = inside.listen(LONG, asks).unwrap();
+        assert!(seen.iter().any(|packet| asks(packet)), "no query {query}");
+        let answers = |packet: &[u8]| about_groups(packet) == Some((report, from));
+        let seen = bridge.listen(LONG, answers).unwrap();
+        assert!(
+            seen.iter().any(|packet| answers(packet)),
+            "no report {report} from {from}"
+        );
+    }
+    // Four queries later all that was learnt before is forgotten.
+    for _ in 0..4 {
+        let asks = |packet: &[u8]| about_groups(packet).is_some_and(|(kind, _)| kind == 130);
+        let seen = inside.listen(LONG, asks).unwrap();
+        assert!(seen.iter().any(|packet| asks(packet)));
+    }
+    node.netns.ip("neigh flush dev cni0\n").unwrap();
+    lab.expect("node", "shop/a", &Outcome::Reached);
+    lab.expect("shop/b", "shop/a", &Outcome::Silent);
+}
