@@ -105,6 +105,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     let (settled_in, settled) = watch::channel(BTreeSet::new());
     let (status_in, status) = watch::channel(Arc::new(Status {
         checks_checksums: datapath.checks_checksums(),
+        asks_tracking: datapath.asks_tracking(),
         ..Status::default()
     }));
     let reread = Arc::new(Notify::new());

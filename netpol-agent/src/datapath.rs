@@ -12,7 +12,9 @@ mod maps;
 mod netlink;
 pub mod object;
 mod run;
+mod shares;
 mod sk_buff;
+mod tracking;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,23 +24,27 @@ use std::{
 };
 
 use aya::{Ebpf, EbpfLoader, maps::RingBuf};
-use netpol_common::abi::{self, ABI_VERSION, Binding, Counters, Direction, Lifetimes};
+use netpol_common::{
+    abi::{self, ABI_VERSION, Binding, Counters, Direction, Lifetimes},
+    quota::Quota,
+};
 use thiserror::Error;
 use zerocopy::IntoBytes as _;
 
 pub use conntrack::Seeded;
 use conntrack::Seeder;
 pub use expiry::Expired;
-use expiry::Expiry;
+use expiry::{Expiry, Living};
 pub use maps::MapError;
-use maps::{FlowTable, Maps};
+use maps::{Doubted, FlowTable, Maps};
 pub use run::Size;
 
 use self::attach::{AttachError, Attacher};
+use self::shares::Shares;
 use crate::sync::{State, Write};
 
 /// Maps by the name that they have in the object and below the pin folder.
-pub const PINNED_MAPS: [&str; 17] = [
+pub const PINNED_MAPS: [&str; 20] = [
     "endpoints",
     "bindings",
     "local_pods",
@@ -51,6 +57,9 @@ pub const PINNED_MAPS: [&str; 17] = [
     "ports",
     "policies",
     "flows",
+    "flow_shares",
+    "flow_rings",
+    "inherited",
     "fragments",
     "events",
     "event_budget",
@@ -130,6 +139,9 @@ pub enum DatapathError {
         #[source]
         source: Box<aya::programs::ProgramError>,
     },
+    /// The counts of flows cannot be had.
+    #[error("mapping the counts of flows into memory")]
+    Shares(#[source] io::Error),
     /// Flows past their lifetime cannot be removed.
     #[error("removing flows that are past their lifetime")]
     Expiry(#[source] io::Error),
@@ -143,8 +155,12 @@ pub struct Datapath {
     ebpf: Ebpf,
     maps: Maps,
     attacher: Attacher,
-    checks_checksums: bool,
+    sight: Sight,
     seeder: Seeder,
+    /// How many flows each endpoint has.
+    shares: Shares,
+    /// Addresses about which the programs do not ask connection tracking.
+    doubted: Doubted,
     expiry: Expiry,
     /// Of flows, as in map `config`.
     lifetimes: Lifetimes,
@@ -155,6 +171,9 @@ pub struct Datapath {
     /// Interfaces whose programs came before their endpoint: connections of before are looked for when that is written (rule C6).
     unread: BTreeSet<u32>,
 }
+
+/// Endpoints that places in the flow table are kept for at least.
+const LEAST_ENDPOINTS: u64 = 16;
 
 /// Name of the folder of pinned links, in the versioned one.
 const LINKS: &str = "links";
@@ -169,18 +188,54 @@ pub fn links_folder(pin_path: &Path) -> PathBuf {
     pin_folder(pin_path).join(LINKS)
 }
 
-/// Loads maps and programs; whether they see where a checksum is to be written.
-fn load(object: &[u8], options: &Options, folder: &Path) -> Result<(Ebpf, bool), DatapathError> {
+/// What the programs can see on this kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sight {
+    /// Where a checksum is to be written.
+    checksums: bool,
+    /// Who opened a connection that they do not know.
+    tracking: bool,
+}
+
+/// Loads maps and programs; what they can see.
+fn load(object: &[u8], options: &Options, folder: &Path) -> Result<(Ebpf, Sight), DatapathError> {
+    let description = std::fs::read(sk_buff::KERNEL_BTF).unwrap_or_default();
+    let tracking = tracking::way(&description).unwrap_or_default();
+    if let Some(tracking) = &tracking {
+        match load_seeing(object, options, folder, tracking) {
+            Ok((ebpf, checksums)) => {
+                let tracking = true;
+                return Ok((ebpf, Sight { checksums, tracking }));
+            }
+            Err(error) => tracing::debug!(error = %anyhow::Error::from(error), "asking connection tracking"),
+        }
+    }
+    let (ebpf, checksums) = load_seeing(object, options, folder, &tracking::Way::default())?;
+    tracing::warn!(
+        "this kernel lets the programs not ask its connection tracking (Linux 5.18, with nf_conntrack built in): an open \
+         connection of an isolated pod that is not in the flow table any more is judged as if its next packet opened it"
+    );
+    let tracking = false;
+    Ok((ebpf, Sight { checksums, tracking }))
+}
+
+/// Loads them with a way to ask connection tracking; whether they see where a checksum is to be written.
+fn load_seeing(
+    object: &[u8],
+    options: &Options,
+    folder: &Path,
+    tracking: &tracking::Way,
+) -> Result<(Ebpf, bool), DatapathError> {
     let ways = sk_buff::ways(Path::new(sk_buff::KERNEL_BTF));
     let mut closed = ways.as_ref().err().map(|error| error.to_string());
     for way in ways.into_iter().flatten() {
-        match load_with(object, options, folder, &way) {
+        match load_with(object, options, folder, &way, tracking) {
             Ok(ebpf) => return Ok((ebpf, true)),
             // Kernels differ in what they let programs read: older ones, and those locked down for confidentiality.
             Err(error) => closed = Some(format!("{:#}", anyhow::Error::from(error))),
         }
     }
-    let ebpf = load_with(object, options, folder, &sk_buff::Way::default())?;
+    let ebpf = load_with(object, options, folder, &sk_buff::Way::default(), tracking)?;
     tracing::error!(
         error = closed,
         "not enforced on this kernel: that no checksum is written over a port or an address, for a pod with the capability NET_RAW"
@@ -193,6 +248,7 @@ fn load_with(
     options: &Options,
     folder: &Path,
     way: &sk_buff::Way,
+    tracking: &tracking::Way,
 ) -> Result<Ebpf, DatapathError> {
     let mut loader = EbpfLoader::new();
     // The kernel's own types take more memory than all else, and no program is fitted to them.
@@ -212,8 +268,9 @@ fn load_with(
     }
     loader.override_global(aya_log::LEVEL, &options.log_level, true);
     loader.override_global("SK_BUFF", &way.layout, true);
+    loader.override_global("TRACKING", &tracking.layout, true);
     let mut ebpf = loader
-        .load(way.put_into(object).as_bytes())
+        .load(way.put_into(tracking, object).as_bytes())
         .map_err(|error| DatapathError::Load(Box::new(error)))?;
     attach::load(&mut ebpf)?;
     Ok(ebpf)
@@ -233,16 +290,25 @@ impl Datapath {
         if let Some(capacity) = options.flow_capacity {
             flows = maps::unpin_flows_of_other_capacity(&folder.join("flows"), capacity)?;
         }
-        let (mut ebpf, checks_checksums) = load(object, options, &folder)?;
+        let (mut ebpf, sight) = load(object, options, &folder)?;
         let maps = Maps::take(&mut ebpf, &folder)?;
         maps::restore_flows(&mut ebpf, flows)?;
+        let shares = Shares::open(maps::descriptor(&ebpf, "flow_shares")?).map_err(DatapathError::Shares)?;
+        let flows = FlowTable::open(&mut ebpf)?;
+        shares.set_quota(Quota::of(flows.capacity()?.into(), LEAST_ENDPOINTS));
+        shares.recount(&expiry::endpoints(flows.descriptor()).map_err(DatapathError::Expiry)?);
+        let doubted = Doubted::open(&mut ebpf)?;
+        let mut seeder = Seeder::default();
+        seeder.doubt(doubted.addresses().clone());
         let attacher = Attacher::new(options.attach, links_folder(&options.pin_path))?;
         Ok(Self {
             ebpf,
             maps,
             attacher,
-            checks_checksums,
-            seeder: Seeder::default(),
+            sight,
+            seeder,
+            shares,
+            doubted,
             expiry: Expiry::default(),
             lifetimes: Lifetimes::default(),
             names: BTreeMap::new(),
@@ -258,7 +324,12 @@ impl Datapath {
 
     /// Whether packets are dropped whose checksum a device is to write over what was judged.
     pub fn checks_checksums(&self) -> bool {
-        self.checks_checksums
+        self.sight.checksums
+    }
+
+    /// Whether the programs can ask connection tracking who opened a connection that they do not know (rule C4).
+    pub fn asks_tracking(&self) -> bool {
+        self.sight.tracking
     }
 
     /// What the maps hold. Interfaces count as not attached until this agent has put its own programs there.
@@ -334,6 +405,16 @@ impl Datapath {
         self.lifetimes = state.config.lifetimes;
         self.seeder
             .begin(&state.endpoints, &planned.collect(), node, self.lifetimes);
+        let endpoints = self.seeder.ids().len() as u64;
+        let endpoints = endpoints.next_power_of_two().max(LEAST_ENDPOINTS);
+        let ready = FlowTable::open(&mut self.ebpf).and_then(|table| {
+            self.shares
+                .set_quota(Quota::of(table.capacity()?.into(), endpoints));
+            self.doubted.set(self.seeder.doubtful())
+        });
+        if let Err(error) = ready {
+            tracing::error!(error = %anyhow::Error::from(error), "preparing the flow table for new endpoints");
+        }
     }
 
     /// The turn's writes are made: connections that were opened while programs were attached are looked for. Returns what became of
@@ -342,7 +423,9 @@ impl Datapath {
     /// # Errors
     /// Map `flows` cannot be written.
     pub fn finish(&mut self) -> Result<Seeded, DatapathError> {
-        self.seeder.finish(&mut FlowTable::open(&mut self.ebpf)?)?;
+        self.seeder
+            .finish(&mut FlowTable::open(&mut self.ebpf)?, &self.shares)?;
+        self.doubted.set(self.seeder.doubtful())?;
         Ok(self.seeder.seeded())
     }
 
@@ -352,10 +435,24 @@ impl Datapath {
     /// Map `flows` cannot be read or written.
     pub fn expire_flows(&mut self) -> Result<Expired, DatapathError> {
         let table = FlowTable::open(&mut self.ebpf)?;
-        let expired = self
-            .expiry
-            .turn(table.descriptor(), conntrack::now(), &self.lifetimes);
+        let living = Living {
+            now: conntrack::now(),
+            lifetimes: &self.lifetimes,
+            endpoints: &self.seeder.ids(),
+        };
+        let expired = self.expiry.turn(table.descriptor(), living, &self.shares);
         expired.map_err(DatapathError::Expiry)
+    }
+
+    /// Counts the flows of each endpoint again, where someone else took some out.
+    ///
+    /// # Errors
+    /// Map `flows` cannot be read.
+    pub fn recount_flows(&mut self) -> Result<(), DatapathError> {
+        let table = FlowTable::open(&mut self.ebpf)?;
+        self.shares
+            .recount(&expiry::endpoints(table.descriptor()).map_err(DatapathError::Expiry)?);
+        Ok(())
     }
 
     /// Makes one write.
@@ -406,10 +503,10 @@ impl Datapath {
                     && self.unread.remove(ifindex)
                 {
                     let table = FlowTable::open(&mut self.ebpf).map_err(DatapathError::from);
-                    told_unread(
-                        *ifindex,
-                        table.and_then(|mut table| Ok(self.seeder.attaching(*ifindex, &mut table)?)),
-                    );
+                    let read = table.and_then(|mut table| {
+                        Ok(self.seeder.attaching(*ifindex, &mut table, &self.shares)?)
+                    });
+                    told_unread(*ifindex, read);
                 }
                 Ok(self.maps.write(write)?)
             }
@@ -422,7 +519,7 @@ impl Datapath {
         let seeded = seeded.and_then(|attached| {
             if !attached {
                 self.seeder
-                    .attaching(ifindex, &mut FlowTable::open(&mut self.ebpf)?)?;
+                    .attaching(ifindex, &mut FlowTable::open(&mut self.ebpf)?, &self.shares)?;
             }
             Ok(())
         });
@@ -478,7 +575,7 @@ impl Datapath {
     ) -> Result<BTreeSet<u32>, DatapathError> {
         self.seeder.begin(held, &BTreeMap::new(), node, self.lifetimes);
         let mut table = FlowTable::open(&mut self.ebpf)?;
-        Ok(self.seeder.read_for(of, &mut table)?)
+        Ok(self.seeder.read_for(of, &mut table, &self.shares)?)
     }
 
     /// Removes links that an earlier agent left on interfaces without an endpoint.

@@ -67,10 +67,12 @@ macro_rules! abi {
 mod binding;
 mod observed;
 mod sk_buff;
+mod tracking;
 
 pub use binding::Binding;
 pub use observed::{Counter, Counters, DropReason, Event, EventBudget, Hook};
 pub use sk_buff::SkBuff;
+pub use tracking::Tracking;
 
 /// The size of the field that `_project` points at.
 const fn field_size<T, F>(_project: fn(&T) -> &F) -> usize {
@@ -280,8 +282,9 @@ impl FlowKey {
 
 abi! {
     /// Value of map `flows`.
-    pub struct Flow, 40 {
-        /// When the last packet passed: nanoseconds of the monotonic clock, by the tick (`bpf_ktime_get_coarse_ns`).
+    pub struct Flow, 56 {
+        /// When the last packet came, passed or denied: nanoseconds of the monotonic clock, by the tick
+        /// (`bpf_ktime_get_coarse_ns`).
         pub last_seen: u64,
         /// Packets that passed, both directions.
         pub packets: u64,
@@ -300,7 +303,35 @@ abi! {
         pub tag: u16,
         /// Interface index of the local pod that opened the connection, where the pod that received it knows; else 0 (rule A5).
         pub sender: u32,
+        /// TCP: the last acknowledgement number of each side, by the [`Direction`] of its segments; 0: none yet.
+        pub acknowledged: [u32; 2],
+        /// TCP: the acknowledgement number by which the side that opened the connection would agree that the other one opens it
+        /// anew, see [`crate::flow::asks_anew`].
+        pub claim: u32,
+        /// TCP: what each side said on its own, see [`crate::flow`].
+        pub marks: u8,
+        /// Zeros.
+        pub pad: [u8; 3],
     }
+}
+
+abi! {
+    /// Value of map `flow_shares`, by [`Endpoint::number`]: how many flows an endpoint has. Entry 0 is of all, see [`crate::quota`].
+    pub struct FlowShare, 32 {
+        /// Flows of the endpoint; of all, the shared places in use.
+        pub flows: u64,
+        /// Flows that it made beyond what it may have: the next one takes the place of one of these.
+        pub beyond: u64,
+        /// Of all: places that each endpoint has for itself.
+        pub guaranteed: u64,
+        /// Of all: places that are for all.
+        pub shared: u64,
+    }
+}
+
+impl FlowShare {
+    /// Entries of the map.
+    pub const NUMBER: usize = tag::MAX_NUMBER as usize + 1;
 }
 
 abi! {
@@ -428,12 +459,18 @@ impl Direction {
     }
 }
 
+/// The number of the endpoint with an id, see [`Endpoint::number`].
+#[inline(always)]
+pub const fn number(id: u32) -> u16 {
+    (id % tag::MAX_NUMBER as u32) as u16 + 1
+}
+
 impl Endpoint {
     /// The number that [tags](crate::tag) carry, from 1 on: of the low bits of [`Endpoint::id`]. The agent gives no id whose number a living
     /// endpoint has.
     #[inline(always)]
     pub const fn number(&self) -> u16 {
-        (self.id % tag::MAX_NUMBER as u32) as u16 + 1
+        number(self.id)
     }
 
     /// Whether it is not known yet which pod this is.

@@ -16,7 +16,7 @@ use crate::{
         ACTION_ACCEPT, ACTION_DEFER, Address, Direction, DropReason, Endpoint, Flow, FlowKey, Fragment,
         FragmentKey, IDENTITY_NONE, Identity, Lifetimes, POLICY_NONE, PolicyMatch, PolicyValue,
     },
-    flow::{self, ACK, RST, SYN, State},
+    flow::{self, RST, State},
     parse::{Packet, Parsed, Role, protocol},
     tag,
 };
@@ -60,7 +60,10 @@ pub trait Tables {
     fn policy(&self, key: &PolicyMatch) -> Option<PolicyValue>;
     /// The entry of a flow, valid or not.
     fn flow(&self, key: &FlowKey) -> Option<Self::FlowEntry>;
-    /// Writes a new flow or replaces one.
+    /// Who opened the connection of a flow that is not known any more, as far as the kernel's own connection tracking can tell; `own`: the
+    /// pod's address.
+    fn opener(&self, key: &FlowKey, own: &Address) -> Opener;
+    /// Writes a new flow, if there is room.
     fn insert_flow(&self, key: &FlowKey, flow: &Flow);
     /// What the first fragment of a packet told.
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment>;
@@ -70,6 +73,19 @@ pub trait Tables {
     fn has_socket(&self) -> bool;
     /// Gives the packet a [tag].
     fn put_tag(&self, tag: u16);
+}
+
+/// Who opened a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Opener {
+    /// Nobody knows, or it is a guess.
+    #[default]
+    Unknown = 0,
+    /// The other side; of UDP only if the pod answered.
+    Remote = 1,
+    /// The pod.
+    Pod = 2,
 }
 
 /// A place in the flow table.
@@ -238,7 +254,8 @@ pub fn decide(
     } else {
         flow_key(endpoint, direction, packet)
     };
-    let entry = if quotes || continues_flow(packet) {
+    let syn = packet.protocol == protocol::TCP && flow::is_syn(packet.tcp_flags);
+    let entry = if quotes || has_flow(packet) {
         tables.flow(&key)
     } else {
         None
@@ -252,6 +269,16 @@ pub fn decide(
     if let Some(entry) = &entry {
         entry.with(|flow| {
             if flow::alive(flow, key.protocol, tables.now(), tables.lifetimes()) {
+                if syn && !quotes {
+                    // It is judged as new, but what an open connection is, no end says alone.
+                    flow::asks_anew(flow, packet, direction, tables.now());
+                    return;
+                }
+                if !quotes {
+                    // What is denied keeps a flow alive as well: silence by policy must not end it, or a reply would open a new one.
+                    flow.last_seen = tables.now();
+                    flow::agree(flow, packet, direction);
+                }
                 known = true;
                 initiator = Direction::from_u8(flow.initiator);
                 current = flow.policy == endpoint.policy(initiator) && flow.epoch == tables.epoch();
@@ -259,6 +286,29 @@ pub fn decide(
                 tag = flow.tag;
             }
         });
+    }
+    // The first packet seen need not be the first of its connection (rule C4): of TCP it is not, without SYN; of other protocols it may be a
+    // reply as far as this pod's other direction is isolated.
+    let mid_stream = packet.protocol == protocol::TCP && !syn;
+    if !known && matches!(packet.role, Role::Any) && is_own(endpoint, own_address(packet, direction)) {
+        let may_answer =
+            packet.protocol == protocol::UDP && endpoint.policy(direction.opposite()) != POLICY_NONE;
+        if mid_stream || may_answer {
+            let opener = tables.opener(&key, own_address(packet, direction));
+            if !matches!(opener, Opener::Unknown) {
+                known = true;
+                initiator = match opener {
+                    Opener::Pod => Direction::Egress,
+                    _ => Direction::Ingress,
+                };
+                if let Some(entry) = &entry {
+                    entry.with(|flow| {
+                        let found = new_flow(tables, POLICY_NONE, initiator);
+                        *flow = Flow { epoch: 0, ..found };
+                    });
+                }
+            }
+        }
     }
 
     // What is known of the connection is judged in the direction that opened it, its replies too (rules C1, C2). A flow that is no
@@ -355,22 +405,37 @@ pub fn decide(
         }
         return Verdict::Forward;
     }
-    if let Some(entry) = &entry
-        && known
-    {
+    if let Some(entry) = &entry {
         entry.with(|flow| {
-            flow.policy = policy;
-            flow.epoch = tables.epoch();
-            flow.last_seen = tables.now();
-            flow.packets += 1;
-            flow.bytes += u64::from(tables.length());
-            flow.state = flow::next_state(flow.state, packet.protocol, packet.tcp_flags, reply);
-            flow.sender = sender;
-            flow.tag = tag;
+            if known {
+                flow.policy = policy;
+                flow.epoch = tables.epoch();
+                flow.packets += 1;
+                flow.bytes += u64::from(tables.length());
+                flow.sender = sender;
+                flow.tag = tag;
+                flow::advance(flow, packet, direction);
+            } else if !to_node
+                && opens_flow(packet)
+                && !mid_stream
+                && !flow::alive(flow, packet.protocol, tables.now(), tables.lifetimes())
+            {
+                let found = new_flow(tables, policy, initiator);
+                *flow = Flow { sender, tag, ..found };
+            }
         });
-    } else if opens_flow(packet) && !to_node {
-        let flow = new_flow(tables, policy, direction);
-        tables.insert_flow(&key, &Flow { sender, tag, ..flow });
+    } else if opens_flow(packet) && !to_node && (known || !mid_stream) {
+        let flow = new_flow(tables, policy, initiator);
+        let state = if reply { State::Established } else { State::Opening } as u8;
+        tables.insert_flow(
+            &key,
+            &Flow {
+                sender,
+                tag,
+                state,
+                ..flow
+            },
+        );
     }
     fragments::remember(tables, endpoint, direction, packet);
     if sends {
@@ -399,8 +464,7 @@ fn new_flow(tables: &impl Tables, policy: u32, initiator: Direction) -> Flow {
         epoch: tables.epoch(),
         initiator: initiator as u8,
         state: State::Opening as u8,
-        tag: 0,
-        sender: 0,
+        ..Flow::default()
     }
 }
 
@@ -427,14 +491,20 @@ fn is_about(endpoint: &Endpoint, packet: &Packet, quoted: &Packet, direction: Di
 /// Whether a packet of no known flow may be the first of a connection. Any packet but a TCP segment that continues one.
 #[inline(always)]
 const fn may_open(packet: &Packet) -> bool {
-    packet.protocol != protocol::TCP || packet.tcp_flags & (SYN | ACK | RST) == SYN
+    packet.protocol != protocol::TCP || flow::is_syn(packet.tcp_flags)
 }
 
 /// Whether the flow table may speak for the packet. A SYN opens a connection, whatever the table remembers of an older one.
 #[inline(always)]
 const fn continues_flow(packet: &Packet) -> bool {
-    let syn = packet.protocol == protocol::TCP && packet.tcp_flags & (SYN | ACK | RST) == SYN;
-    !syn && !matches!(packet.role, Role::Single | Role::Error)
+    let syn = packet.protocol == protocol::TCP && flow::is_syn(packet.tcp_flags);
+    !syn && has_flow(packet)
+}
+
+/// Whether the flow table may know the connection of the packet.
+#[inline(always)]
+const fn has_flow(packet: &Packet) -> bool {
+    !matches!(packet.role, Role::Single | Role::Error)
 }
 
 /// Whether packets can follow that belong to this one. To the node no flow is made: that way is open anyway (rule A2), and a flow would let

@@ -3,8 +3,8 @@
 //! the defaults of nf_conntrack (Documentation/networking/nf_conntrack-sysctl.rst of the kernel).
 
 use crate::{
-    abi::{Flow, Lifetimes},
-    parse::protocol,
+    abi::{Direction, Flow, Lifetimes, POLICY_NONE},
+    parse::{Packet, protocol},
 };
 
 /// How far a connection has come. Protocols other than TCP use the first two.
@@ -15,9 +15,9 @@ pub enum State {
     Opening = 0,
     /// Packets both ways.
     Established = 1,
-    /// A FIN was seen.
+    /// Both sides sent a FIN.
     Closing = 2,
-    /// A RST was seen.
+    /// One side sent a RST that the other must believe.
     Closed = 3,
 }
 
@@ -75,19 +75,127 @@ pub const fn alive(flow: &Flow, protocol: u8, now: u64, lifetimes: &Lifetimes) -
     now.saturating_sub(flow.last_seen) <= lifetime(protocol, flow.state, lifetimes)
 }
 
-/// The state after a packet that passed. `reply`: it went against the direction that opened the flow.
+/// Whether a TCP segment asks for a connection. One with FIN is no connection's (RFC 9293), for the kernel neither.
 #[inline(always)]
-pub const fn next_state(state: u8, protocol: u8, tcp_flags: u8, reply: bool) -> u8 {
-    if protocol == protocol::TCP {
-        if tcp_flags & RST != 0 || state == State::Closed as u8 {
-            return State::Closed as u8;
+pub const fn is_syn(tcp_flags: u8) -> bool {
+    tcp_flags & (SYN | ACK | RST | FIN) == SYN
+}
+
+/// [`Flow::marks`]: the side whose segments go this way sent a FIN.
+#[inline(always)]
+const fn fin(direction: Direction) -> u8 {
+    1 << (direction as u8 & 1)
+}
+
+/// [`Flow::marks`]: both sides sent a FIN.
+const BOTH_FINS: u8 = fin(Direction::Ingress) | fin(Direction::Egress);
+
+/// [`Flow::marks`]: the side whose segments go this way, and which did not open the connection, asks for a new one.
+#[inline(always)]
+const fn claimed(direction: Direction) -> u8 {
+    4 << (direction as u8 & 1)
+}
+
+/// The last acknowledgement number of the side whose segments go this way.
+#[inline(always)]
+const fn acknowledged(flow: &mut Flow, direction: Direction) -> &mut u32 {
+    &mut flow.acknowledged[(direction as u8 & 1) as usize]
+}
+
+/// What a packet that passed, other than a SYN, makes of its flow. Nothing that one side claims alone shortens its life (rule C4): a FIN
+/// counts when both sides sent one, a RST if its receiver would take it (RFC 5961, 3.2: at the number that it acknowledged last), if it refuses
+/// a connection, or if the receiver sent a FIN before.
+#[inline(always)]
+pub fn advance(flow: &mut Flow, packet: &Packet, direction: Direction) {
+    let reply = flow.initiator != direction as u8;
+    if packet.protocol == protocol::TCP {
+        let flags = packet.tcp_flags;
+        if flags & RST != 0 {
+            let number = *acknowledged(flow, direction.opposite());
+            let expected = number != 0 && number == packet.sequence;
+            let refuses = reply && flow.state == State::Opening as u8;
+            let agreed = flow.marks & fin(direction.opposite()) != 0;
+            if expected || refuses || agreed {
+                flow.state = State::Closed as u8;
+            }
+            return;
         }
-        if tcp_flags & FIN != 0 || state == State::Closing as u8 {
-            return State::Closing as u8;
+        if flags & ACK != 0 {
+            *acknowledged(flow, direction) = packet.acknowledgement;
+        }
+        if flags & SYN != 0 {
+            // The answer to a SYN on what was closed before: this side goes on as well.
+            flow.marks &= !fin(direction);
+        }
+        if flags & FIN != 0 {
+            flow.marks |= fin(direction);
+        }
+        if flow.state == State::Closed as u8 {
+            return;
+        }
+        if flow.marks & BOTH_FINS == BOTH_FINS {
+            flow.state = State::Closing as u8;
+            return;
         }
     }
-    if reply { State::Established as u8 } else { state }
+    if reply {
+        flow.state = State::Established as u8;
+    }
 }
+
+/// A SYN on a flow that lives, passed or not. Of the side that opened it, it may open what was closed again; an open connection stays open
+/// until the other side says so. Of the other side it is a claim, and changes nothing until it is answered: what a stack says to a SYN in an
+/// open connection is no SYN.
+#[inline(always)]
+pub fn asks_anew(flow: &mut Flow, packet: &Packet, direction: Direction, now: u64) {
+    if flow.initiator != direction as u8 {
+        flow.claim = packet.sequence.wrapping_add(1);
+        flow.marks |= claimed(direction);
+        return;
+    }
+    flow.last_seen = now;
+    flow.marks &= !fin(direction);
+    if flow.state != State::Established as u8 {
+        flow.state = State::Opening as u8;
+    }
+}
+
+/// Makes a connection the other side's if this packet answers its claim (see [`asks_anew`]): it is to be judged so.
+#[inline(always)]
+pub fn agree(flow: &mut Flow, packet: &Packet, direction: Direction) {
+    let claimer = direction.opposite();
+    let answers = packet.tcp_flags & ACK != 0
+        && packet.tcp_flags & (SYN | RST) != 0
+        && flow.marks & claimed(claimer) != 0
+        && packet.acknowledgement == flow.claim;
+    if answers {
+        *flow = Flow {
+            last_seen: flow.last_seen,
+            packets: flow.packets,
+            bytes: flow.bytes,
+            initiator: claimer as u8,
+            state: State::Opening as u8,
+            ..NONE
+        };
+    }
+}
+
+/// A flow that nothing is known of: its epoch is never the current one.
+const NONE: Flow = Flow {
+    last_seen: 0,
+    packets: 0,
+    bytes: 0,
+    policy: POLICY_NONE,
+    epoch: 0,
+    initiator: 0,
+    state: 0,
+    tag: 0,
+    sender: 0,
+    acknowledged: [0; 2],
+    claim: 0,
+    marks: 0,
+    pad: [0; 3],
+};
 
 #[cfg(test)]
 mod tests {

@@ -12,4 +12,5 @@ pub mod checksum;
 pub mod decide;
 pub mod flow;
 pub mod parse;
+pub mod quota;
 pub mod tag;

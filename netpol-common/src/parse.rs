@@ -93,6 +93,10 @@ pub struct Packet {
     pub protocol: u8,
     /// TCP flags (byte 13 of the header), 0 elsewhere.
     pub tcp_flags: u8,
+    /// TCP's sequence number, host byte order; 0 elsewhere.
+    pub sequence: u32,
+    /// TCP's acknowledgement number, host byte order; 0 elsewhere.
+    pub acknowledgement: u32,
     /// What it is to connection tracking.
     pub role: Role,
     /// Which part of a fragmented packet it is.
@@ -566,6 +570,10 @@ fn upper_layer(
             return Err(DropReason::Malformed);
         }
         packet.tcp_flags = header[13];
+        let number =
+            |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        packet.sequence = number(4);
+        packet.acknowledgement = number(8);
     } else if packet.protocol == protocol::SCTP {
         read(frame, offset, &mut header[..12])?;
     } else if packet.protocol == protocol::UDP || packet.protocol == icmp {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-//! Events of dropped packets, at most so many a second and CPU: a flood must not cost more than its drops.
+//! Events of dropped packets, at most so many a second and CPU: a flood must not cost more than its drops. An endpoint may have as many of
+//! them as it leaves to others, so that a flood at one does not hide the drops of the rest.
 
 use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::TcContext};
 use netpol_common::{
-    abi::{Endpoint, Hook},
+    abi::{Endpoint, EventBudget, Hook},
     decide::Drop,
     parse::Packet,
 };
@@ -25,23 +26,29 @@ pub fn dropped(
     drop: &Drop,
     per_second: u32,
 ) {
-    let Some(budget) = EVENT_BUDGET.get_ptr_mut(0) else {
+    // An endpoint that is not known has no number: it is told of as far as all may be.
+    let number = if endpoint.id == 0 {
+        0
+    } else {
+        u32::from(endpoint.number())
+    };
+    let (Some(all), Some(budget)) = (EVENT_BUDGET.get_ptr_mut(0), EVENT_BUDGET.get_ptr_mut(number)) else {
         return;
     };
-    // SAFETY: a per-CPU value that only this CPU writes, just looked up.
-    let budget = unsafe { &mut *budget };
     // SAFETY: takes nothing, always allowed.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    if now - budget.window_start >= SECOND {
-        budget.window_start = now;
-        budget.written = 0;
-    }
-    if budget.written >= per_second {
-        budget.suppressed += 1;
-        return;
-    }
-    let Some(mut slot) = EVENTS.reserve(0) else {
-        budget.suppressed += 1;
+    let (total, own) = (written(all, now), written(budget, now));
+    let spent = if number == 0 { total } else { total + own };
+    // SAFETY: a per-CPU value that only this CPU writes, just looked up.
+    let suppressed = unsafe { &raw mut (*budget).suppressed };
+    let slot = if spent < per_second {
+        EVENTS.reserve(0)
+    } else {
+        None
+    };
+    let Some(mut slot) = slot else {
+        // SAFETY: as above.
+        unsafe { *suppressed += 1 };
         return;
     };
     // Field by field into the ring: the stack of a program is 512 bytes.
@@ -59,13 +66,30 @@ pub fn dropped(
     event.reply = u8::from(drop.whose.reply);
     event.pad = [0; 3];
     event.length = ctx.len();
-    event.suppressed = budget.suppressed;
+    // SAFETY: as above.
+    event.suppressed = unsafe { *suppressed };
     event.source = packet.source;
     event.destination = packet.destination;
     event.source_port = packet.source_port;
     event.destination_port = packet.destination_port;
     event.protocol = packet.protocol;
     slot.submit(0);
-    budget.written += 1;
-    budget.suppressed = 0;
+    // SAFETY: as above; both may be one.
+    unsafe {
+        (*all).written = total + 1;
+        (*budget).written = if number == 0 { total } else { own } + 1;
+        *suppressed = 0;
+    }
+}
+
+/// Events that were written in the current second, which may begin now.
+#[inline(always)]
+fn written(budget: *mut EventBudget, now: u64) -> u32 {
+    // SAFETY: a per-CPU value that only this CPU writes, just looked up by the caller.
+    let budget = unsafe { &mut *budget };
+    if now - budget.window_start >= SECOND {
+        budget.window_start = now;
+        budget.written = 0;
+    }
+    budget.written
 }

@@ -10,10 +10,12 @@
 )]
 
 mod event;
+mod flows;
 mod maps;
 mod offload;
 mod packet;
 mod tables;
+mod tracking;
 mod verdict;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};

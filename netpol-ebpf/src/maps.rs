@@ -2,14 +2,16 @@
 //! The maps. The sizes here are the defaults; the agent sets those of flows, identities and policies when it loads the object.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use netpol_common::abi::{
-    Address, Binding, Config, Counters, Direction, Endpoint, Event, EventBudget, Flow, FlowKey, Forwarded,
+    Address, Binding, Config, Counters, Direction, Endpoint, Event, EventBudget, Flow, FlowKey, FlowShare, Forwarded,
     Fragment, FragmentKey, Frontend, Identity, Peer, PolicyMatch, PolicyValue, PortValue, Sender,
 };
+
+use netpol_common::quota::RING;
 
 use crate::tables::Scratch;
 
@@ -59,7 +61,20 @@ pub static POLICIES: LpmTrie<PolicyMatch, PolicyValue, 4194304> = LpmTrie::new()
 
 /// Connections. Written by the programs.
 #[btf_map(name = "flows")]
-pub static FLOWS: LruHashMap<FlowKey, Flow, 65536> = LruHashMap::new();
+pub static FLOWS: HashMap<FlowKey, Flow, 65536> = HashMap::new();
+
+/// How many flows each endpoint has, by its number. Written by the programs and the agent, which has it in its memory.
+#[btf_map(name = "flow_shares")]
+pub static FLOW_SHARES: Array<FlowShare, { FlowShare::NUMBER }, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Flows that endpoints made beyond what they may have: a ring for each, by its number. Written by the programs.
+#[btf_map(name = "flow_rings")]
+pub static FLOW_RINGS: Array<FlowKey, { FlowShare::NUMBER * RING as usize }> = Array::new();
+
+/// Addresses of local pods whose connections in the kernel's tracking may be of a pod that had the address before: it is not asked about them.
+/// Written by the agent.
+#[btf_map(name = "inherited")]
+pub static INHERITED: HashMap<Address, u32, 4096> = HashMap::new();
 
 /// What the first fragments of packets told. Written by the programs.
 #[btf_map(name = "fragments")]
@@ -69,9 +84,9 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 8192> = LruHashMap::new(
 #[btf_map(name = "events")]
 pub static EVENTS: RingBuf<Event, 524288> = RingBuf::new();
 
-/// The rate limit of [`EVENTS`].
+/// The rate limit of [`EVENTS`], by the number of an endpoint; entry 0 is of all.
 #[btf_map(name = "event_budget")]
-pub static EVENT_BUDGET: PerCpuArray<EventBudget, 1> = PerCpuArray::new();
+pub static EVENT_BUDGET: PerCpuArray<EventBudget, { FlowShare::NUMBER }> = PerCpuArray::new();
 
 /// Packets and bytes by direction. Read by the agent.
 #[btf_map(name = "counters")]

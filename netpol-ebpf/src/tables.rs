@@ -14,7 +14,7 @@ use netpol_common::{
         IDENTITY_NONE, Identity, Lifetimes, POLICY_DENY, POLICY_NONE, Peer, PolicyMatch, PolicyValue,
         PortValue, SENDER_UNTOLD, Sender,
     },
-    decide::{FlowEntry, Tables},
+    decide::{FlowEntry, Opener, Tables},
     parse::Packet,
 };
 
@@ -37,7 +37,14 @@ pub struct Scratch {
     policy: Prefix<PolicyMatch>,
     frontend: Frontend,
     forwarded: Prefix<Forwarded>,
-    flow: Flow,
+    /// A flow to be written, and its key.
+    pub flow: Flow,
+    /// See there.
+    pub flow_key: FlowKey,
+    /// The address of the pod of that flow.
+    pub own: Address,
+    /// For connection tracking.
+    pub question: crate::tracking::Question,
 }
 
 /// A [`Key`], on words: the compiler would write the other byte by byte.
@@ -58,6 +65,9 @@ impl<K> Prefix<K> {
 const _: () = assert!(size_of::<Prefix<PolicyMatch>>() == size_of::<Key<PolicyMatch>>());
 const _: () = assert!(size_of::<Prefix<Address>>() == size_of::<Key<Address>>());
 const _: () = assert!(size_of::<Prefix<Forwarded>>() == size_of::<Key<Forwarded>>());
+
+const REMOTE: u32 = Opener::Remote as u32;
+const POD: u32 = Opener::Pod as u32;
 
 /// How often a value is looked at until it stood still meanwhile. It is replaced far less often than a program runs.
 pub const ATTEMPTS: usize = 3;
@@ -273,11 +283,27 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn opener(&self, key: &FlowKey, own: &Address) -> Opener {
+        // SAFETY: a per-CPU value that only this run of the program uses.
+        unsafe {
+            (*self.scratch).flow_key = *key;
+            (*self.scratch).own = *own;
+        }
+        match crate::tracking::ask_tracking(self.skb) {
+            REMOTE => Opener::Remote,
+            POD => Opener::Pod,
+            _ => Opener::Unknown,
+        }
+    }
+
+    #[inline(always)]
     fn insert_flow(&self, key: &FlowKey, flow: &Flow) {
         // SAFETY: as above.
-        let scratch = unsafe { &mut (*self.scratch).flow };
-        *scratch = *flow;
-        let inserted = FLOWS.insert(key, scratch, BPF_ANY.into()).is_ok();
+        unsafe {
+            (*self.scratch).flow = *flow;
+            (*self.scratch).flow_key = *key;
+        }
+        let inserted = crate::flows::insert_flow() != 0;
         // SAFETY: a per-CPU value that only this CPU writes; checked for null where it was looked up.
         let counters = unsafe { &mut *self.counters };
         if inserted {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 //! From a hook to an action: look up who the packet belongs to, parse, decide, count.
 
-use core::{mem::offset_of, ptr::read_volatile};
+use core::{arch::asm, mem::offset_of, ptr::read_volatile};
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC},
@@ -10,7 +10,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use netpol_common::{
     abi::{
-        Counter, Direction, DropReason, Endpoint, Hook, IDENTITY_NONE, POLICY_DENY, POLICY_NONE,
+        Counter, Counters, Direction, DropReason, Endpoint, Hook, IDENTITY_NONE, POLICY_DENY, POLICY_NONE,
         bpf_spin_lock,
     },
     checksum,
@@ -39,7 +39,8 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
     if continues(ctx.skb.skb, direction) {
         PASS
     } else {
-        judge(ctx.skb.skb, direction)
+        let told = read_packet(ctx.skb.skb);
+        judge(ctx.skb.skb, direction, told)
     }
 }
 
@@ -88,9 +89,41 @@ fn continues(skb: *mut __sk_buff, direction: u8) -> bool {
     continues
 }
 
-/// The action for any packet.
+/// What [`read_packet`] says of a packet to be judged. Other numbers are those of a [`DropReason`].
+const IS_PACKET: u32 = 0;
+/// The same of neighbour discovery.
+const IS_NEIGHBOUR: u32 = 0xff;
+
+/// Reads a packet, and what it quotes, into the scratch memory. A global function of the program: the verifier follows its ways on their own,
+/// and not each of them on through [`judge`].
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn judge(skb: *mut __sk_buff, direction: u8) -> i32 {
+pub extern "C" fn read_packet(skb: *mut __sk_buff) -> u32 {
+    let ctx = &TcContext::new(skb);
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return DropReason::Malformed as u32;
+    };
+    // SAFETY: a per-CPU value that only this run of the program uses, just looked up.
+    let (packet, quoted) = unsafe { (&mut (*scratch).packet, &mut (*scratch).quoted) };
+    let parsed = if let Some(found) = plain(&Linear(ctx)) {
+        *packet = found;
+        Parsed::Packet
+    } else {
+        *packet = Packet::default();
+        parse::parse(&Skb(ctx), packet, quoted)
+    };
+    // SAFETY: as above.
+    let unfinished = unsafe { offload::unfinished(skb, Origin::Link, &raw mut (*scratch).sk_buff) };
+    match checksum::judged(parsed, packet, unfinished) {
+        Parsed::Packet => IS_PACKET,
+        Parsed::Neighbour => IS_NEIGHBOUR,
+        Parsed::Unjudged(reason) => reason as u32,
+    }
+}
+
+/// The action for any packet, which [`read_packet`] has read. The verifier knows nothing of what that said.
+#[inline(never)]
+fn judge(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
     let ctx = &TcContext::new(skb);
     let direction = Direction::from_u8(direction);
     // An array's and a per-CPU array's entry always exists; the verifier wants to see that it is checked.
@@ -127,16 +160,11 @@ fn judge(skb: *mut __sk_buff, direction: u8) -> i32 {
         events_per_second: config.events_per_second,
         skb: ctx.skb.skb,
     };
-    let parsed = if let Some(found) = plain(&Linear(ctx)) {
-        *packet = found;
-        Parsed::Packet
-    } else {
-        *packet = Packet::default();
-        parse::parse(&Skb(ctx), packet, quoted)
+    let parsed = match told {
+        IS_PACKET => Parsed::Packet,
+        IS_NEIGHBOUR => Parsed::Neighbour,
+        reason => Parsed::Unjudged(DropReason::from_u8(reason as u8).unwrap_or(DropReason::Malformed)),
     };
-    // SAFETY: as above.
-    let unfinished = unsafe { offload::unfinished(skb, Origin::Link, &raw mut (*scratch).sk_buff) };
-    let parsed = checksum::judged(parsed, packet, unfinished);
     let hook = match direction {
         Direction::Ingress => Hook::ToPod,
         Direction::Egress => Hook::FromPod,
@@ -301,7 +329,7 @@ fn dropped(
 ) -> i32 {
     // SAFETY: a per-CPU value that only this CPU writes; checked for null where it was looked up.
     let counters = unsafe { &mut *maps.counters };
-    count(counters.dropped(drop.reason), maps.length);
+    count(counter_of(counters, drop.reason), maps.length);
     event::dropped(ctx, endpoint, hook, packet, drop, maps.events_per_second);
     // Few arguments: what the log macro keeps of them, and its own call, share a stack of 512 bytes with all the rest.
     debug!(
@@ -309,6 +337,21 @@ fn dropped(
         "endpoint {}: dropped, reason {} policy {}", endpoint.id, drop.reason as u8, drop.policy
     );
     DROP
+}
+
+/// [`Counters::dropped`], in a way that the verifier follows for a reason that it does not know: they are in the order of their numbers.
+#[inline(always)]
+fn counter_of(counters: &mut Counters, reason: DropReason) -> &mut Counter {
+    const LAST: usize = offset_of!(Counters, flows_created) - size_of::<Counter>();
+    const _: () = assert!(LAST == DropReason::ALL.len() * size_of::<Counter>());
+    let mut at = reason as usize * size_of::<Counter>();
+    // SAFETY: it stays as it is; the compiler, which knows what it may be, would leave the comparison out.
+    unsafe { asm!("{0} = {0}", inlateout(reg) at, options(pure, nomem, nostack)) };
+    if at > LAST {
+        at = DropReason::Malformed as usize * size_of::<Counter>();
+    }
+    // SAFETY: one of the counters.
+    unsafe { &mut *(&raw mut *counters).byte_add(at).cast::<Counter>() }
 }
 
 #[inline(always)]

@@ -183,6 +183,19 @@ impl Lab {
         self.agent.wait_for_revision_after(revision).map(|_| ())
     }
 
+    /// Has the node track connections, also those that its bridge forwards, as with kube-proxy.
+    ///
+    /// # Errors
+    /// Without `nft`.
+    pub fn track(&self) -> Result<()> {
+        const TRACK: &str = "table inet track { chain arriving { type filter hook prerouting priority 0; ct state new counter; }; }\n";
+        let keys = ["iptables", "ip6tables"].map(|which| format!("net/bridge/bridge-nf-call-{which}"));
+        let settings = keys.each_ref().map(|key| (key.as_str(), "1"));
+        self.node.netns().sysctl(&settings)?;
+        self.node.netns().feed("nft", &["-f", "-"], TRACK)?;
+        Ok(())
+    }
+
     /// A pod, `node` or `outside`.
     ///
     /// # Errors

@@ -125,12 +125,10 @@ fn open(pin_path: &Path, flow_capacity: u32) -> Result<(Datapath, Written, Lead)
         flow_capacity: Some(flow_capacity),
         log_level: 0,
     })?;
-    let map = |name: &str| {
-        anyhow::Ok(Map::LruHashMap(MapData::from_pin(
-            pin_folder(pin_path).join(name),
-        )?))
-    };
-    let written = (map("flows")?.try_into()?, map("fragments")?.try_into()?);
+    let map = |name: &str| anyhow::Ok(MapData::from_pin(pin_folder(pin_path).join(name))?);
+    let flows = Map::HashMap(map("flows")?);
+    let fragments = Map::LruHashMap(map("fragments")?);
+    let written = (flows.try_into()?, fragments.try_into()?);
     let lead = Lead::load(|hook| Ok(datapath.program(hook)?))?;
     Ok((datapath, written, lead))
 }
@@ -466,7 +464,7 @@ impl Bench {
         keys.iter().try_for_each(|key| flows.remove(key))?;
         let keys: Vec<FragmentKey> = fragments.keys().collect::<Result<_, _>>()?;
         keys.iter().try_for_each(|key| fragments.remove(key))?;
-        Ok(())
+        Ok(self.datapath.recount_flows()?)
     }
 }
 

@@ -19,7 +19,7 @@ use netpol_common::{
         Address, Counter, Counters, Direction, DropReason, Endpoint, Flow, FlowKey, Fragment, FragmentKey,
         Identity, Lifetimes, POLICY_DENY, POLICY_NONE, PolicyMatch, PolicyValue,
     },
-    decide::{Drop, FlowEntry, Place, Tables, Verdict, decide},
+    decide::{Drop, FlowEntry, Opener, Place, Tables, Verdict, decide},
     parse::{Packet, parse},
 };
 
@@ -322,6 +322,11 @@ impl Tables for Mirror {
         let found = self.flows.borrow().get(key).cloned();
         self.flow_met.set(self.flow_met.get() || found.is_some());
         found
+    }
+
+    /// In the network namespace of a run on a single frame nothing is tracked.
+    fn opener(&self, _key: &FlowKey, _own: &Address) -> Opener {
+        Opener::Unknown
     }
 
     fn insert_flow(&self, key: &FlowKey, flow: &Flow) {

@@ -25,7 +25,7 @@ const RING_BUFFER: (u64, &str) = (27, "ringbuf");
 type Map = (&'static str, (u64, &'static str), usize, usize);
 
 /// Every pinned map.
-const MAPS: [Map; 17] = [
+const MAPS: [Map; 20] = [
     ("senders", HASH, size_of::<abi::Sender>(), 4),
     ("guarded", HASH, size_of::<abi::Frontend>(), 4),
     ("local_pods", HASH, size_of::<abi::Address>(), 4),
@@ -62,12 +62,10 @@ const MAPS: [Map; 17] = [
         4 + size_of::<abi::PolicyMatch>(),
         size_of::<abi::PolicyValue>(),
     ),
-    (
-        "flows",
-        LRU_HASH,
-        size_of::<abi::FlowKey>(),
-        size_of::<abi::Flow>(),
-    ),
+    ("flows", HASH, size_of::<abi::FlowKey>(), size_of::<abi::Flow>()),
+    ("flow_shares", ARRAY, 4, size_of::<abi::FlowShare>()),
+    ("flow_rings", ARRAY, 4, size_of::<abi::FlowKey>()),
+    ("inherited", HASH, size_of::<abi::Address>(), 4),
     (
         "fragments",
         LRU_HASH,
@@ -94,7 +92,7 @@ fn layouts_are_those_of_the_abi() {
             assert_eq!(size, Some(size_of::<abi::$name>() as u64), stringify!($name));
         )* };
     }
-    hold!(Endpoint Binding Forwarded Address Identity Frontend Sender PolicyMatch PolicyValue Peer PortValue FlowKey Flow FragmentKey Fragment Event Counter Counters Config Lifetimes EventBudget SkBuff);
+    hold!(Endpoint Binding Forwarded Address Identity Frontend Sender PolicyMatch PolicyValue Peer PortValue FlowKey Flow FlowShare FragmentKey Fragment Event Counter Counters Config Lifetimes EventBudget SkBuff Tracking);
 }
 
 #[test]

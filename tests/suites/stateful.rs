@@ -12,6 +12,8 @@ mod fragments;
 mod no_loss;
 #[path = "stateful/reuse.rs"]
 mod reuse;
+#[path = "stateful/revocation.rs"]
+mod revocation;
 #[path = "stateful/shared.rs"]
 mod shared;
 #[path = "stateful/spoofing.rs"]

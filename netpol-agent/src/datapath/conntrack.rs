@@ -31,6 +31,7 @@ use self::seed::{Places, Seed};
 use super::{
     maps::{FlowTable, MapError},
     netlink::{Requests, attributes, u32_at},
+    shares::Shares,
 };
 
 /// Subsystem `NFNL_SUBSYS_CTNETLINK` with message `IPCTNL_MSG_CT_GET`.
@@ -66,6 +67,8 @@ pub(super) struct Seeder {
     left_out: usize,
     seeded: Seeded,
     told: BTreeSet<&'static str>,
+    /// Addresses that an earlier agent doubted, until their pods go.
+    unsure: BTreeSet<IpAddr>,
 }
 
 impl Seeder {
@@ -94,8 +97,37 @@ impl Seeder {
         };
     }
 
+    /// An earlier agent doubted whose the connections of these addresses are.
+    pub(super) fn doubt(&mut self, addresses: BTreeSet<IpAddr>) {
+        self.unsure = addresses;
+    }
+
+    /// Addresses of endpoints whose connections in the kernel's table may be of a pod that had the address before, or of another that
+    /// claims it: about these the programs do not ask (rule C3).
+    pub(super) fn doubtful(&self) -> BTreeSet<IpAddr> {
+        let claims = claims(&self.endpoints);
+        let doubted = |address: &IpAddr| {
+            self.former.contains_key(address) || self.gone.contains(address) || self.unsure.contains(address)
+        };
+        let claims = claims.into_iter();
+        claims
+            .filter(|(address, by)| by.is_none() || doubted(address))
+            .map(|(address, _)| address)
+            .collect()
+    }
+
+    /// Ids of the endpoints that there are.
+    pub(super) fn ids(&self) -> BTreeSet<u32> {
+        self.endpoints.values().map(|endpoint| endpoint.id).collect()
+    }
+
     /// Programs are about to be attached to an interface that has none.
-    pub(super) fn attaching(&mut self, ifindex: u32, table: &mut FlowTable<'_>) -> Result<(), MapError> {
+    pub(super) fn attaching(
+        &mut self,
+        ifindex: u32,
+        table: &mut FlowTable<'_>,
+        shares: &Shares,
+    ) -> Result<(), MapError> {
         let Some(endpoint) = self.endpoints.get(&ifindex).copied() else {
             return Ok(());
         };
@@ -107,7 +139,7 @@ impl Seeder {
         }
         self.gaps.insert(ifindex);
         let before = self.before.take().unwrap_or_default();
-        let written = self.write(&endpoint, &before, table);
+        let written = self.write(&endpoint, &before, table, shares);
         self.before = Some(before);
         written
     }
@@ -118,11 +150,12 @@ impl Seeder {
         &mut self,
         interfaces: &BTreeSet<u32>,
         table: &mut FlowTable<'_>,
+        shares: &Shares,
     ) -> Result<BTreeSet<u32>, MapError> {
         self.room = table.capacity()? as usize / 2;
         self.left_out = 0;
         self.gaps.clone_from(interfaces);
-        self.finish(table)?;
+        self.finish(table, shares)?;
         let alone = |ifindex: &u32| {
             let endpoint = self.endpoints.get(ifindex)?;
             let claimed =
@@ -143,7 +176,7 @@ impl Seeder {
     }
 
     /// The turn's writes are made.
-    pub(super) fn finish(&mut self, table: &mut FlowTable<'_>) -> Result<(), MapError> {
+    pub(super) fn finish(&mut self, table: &mut FlowTable<'_>, shares: &Shares) -> Result<(), MapError> {
         if self.gaps.is_empty() && self.gone.is_empty() {
             return Ok(());
         }
@@ -157,7 +190,7 @@ impl Seeder {
         self.forget(&found);
         for ifindex in std::mem::take(&mut self.gaps) {
             if let Some(endpoint) = self.endpoints.get(&ifindex).copied() {
-                self.write(&endpoint, &found, table)?;
+                self.write(&endpoint, &found, table, shares)?;
             }
         }
         self.before = None;
@@ -191,6 +224,7 @@ impl Seeder {
         });
         for address in std::mem::take(&mut self.gone) {
             let now = keys(&address);
+            self.unsure.remove(&address);
             if !now.is_empty() {
                 self.former.entry(address).or_default().extend(now);
             }
@@ -202,6 +236,7 @@ impl Seeder {
         endpoint: &Endpoint,
         found: &BTreeMap<IpAddr, Vec<Seed>>,
         table: &mut FlowTable<'_>,
+        shares: &Shares,
     ) -> Result<(), MapError> {
         let mut flows = 0;
         for address in addresses(endpoint) {
@@ -222,7 +257,7 @@ impl Seeder {
                     endpoint: endpoint.id,
                     ..seed.key
                 };
-                if table.add(&key, &seed.flow, now(), &self.places.lifetimes)? {
+                if table.add(shares, &key, &seed.flow, now(), &self.places.lifetimes)? {
                     self.room -= 1;
                     flows += 1;
                 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Takes flows that are past their lifetime (rule C3) out of the table, a part of it at a time. No verdict depends on it: such a flow counts
-//! for nothing, and a full table makes room by itself. It keeps what is read with `bpftool` to what lives, and room for it.
+//! Takes flows that are past their lifetime (rule C3), and those of endpoints that are gone, out of the table, a part of it at a time: all of it
+//! where an endpoint has come to the end of what it may have. No verdict depends on it: such a flow counts for nothing. It makes room for
+//! what lives.
 //!
 //! aya reads maps entry by entry from the start; here a batch is read from where the last one ended (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6).
 //! Layouts are those of `linux/bpf.h`.
 
 use std::{
+    collections::BTreeSet,
     io,
     os::fd::{AsFd, AsRawFd},
 };
@@ -15,6 +17,8 @@ use netpol_common::{
     flow,
 };
 use zerocopy::{Immutable, IntoBytes, KnownLayout};
+
+use super::shares::Shares;
 
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
@@ -61,48 +65,111 @@ pub(super) struct Expiry {
     /// Where the last batch ended: the kernel's own number, of four bytes.
     position: Option<u32>,
     expired: Expired,
+    /// Flows that endpoints had made beyond what they may have, at the last turn.
+    beyond: Option<u64>,
 }
 
-impl Expiry {
-    /// Looks at the next part of the table, and removes what is past its lifetime at `now`.
-    pub(super) fn turn(&mut self, table: impl AsFd, now: u64, lifetimes: &Lifetimes) -> io::Result<Expired> {
-        let map = table.as_fd().as_raw_fd().cast_unsigned();
-        let mut keys = vec![FlowKey::default(); BATCH];
-        let mut values = vec![Flow::default(); BATCH];
-        let mut from = self.position.unwrap_or_default();
-        let mut to = 0u32;
-        let mut batch = Batch {
-            in_batch: self.position.map_or(0, |_| (&raw mut from) as u64),
-            out_batch: (&raw mut to) as u64,
-            keys: keys.as_mut_ptr() as u64,
-            values: values.as_mut_ptr() as u64,
-            count: BATCH as u32,
-            map,
-            element_flags: 0,
-            flags: 0,
-        };
-        // SAFETY: all addresses are of memory that lives, and that holds as many keys and values as `count` says.
-        let read = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut batch) };
-        self.position = match read {
-            Ok(()) => Some(to),
-            // The end; what was read stands.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => None,
-            Err(error) => {
-                self.position = None;
-                return Err(error);
-            }
-        };
-        for (key, flow) in keys.iter().zip(&values).take(batch.count as usize) {
-            if !flow::alive(flow, key.protocol, now, lifetimes) && remove(map, key, now, lifetimes)? {
-                self.expired.flows += 1;
-            }
-        }
-        Ok(self.expired)
+/// What flows are held against.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Living<'a> {
+    /// The programs' clock.
+    pub now: u64,
+    /// How long flows may be silent.
+    pub lifetimes: &'a Lifetimes,
+    /// Ids of the endpoints that there are; none: not known.
+    pub endpoints: &'a BTreeSet<u32>,
+}
+
+impl Living<'_> {
+    fn has(&self, key: &FlowKey, flow: &Flow) -> bool {
+        flow::alive(flow, key.protocol, self.now, self.lifetimes)
+            && (self.endpoints.is_empty() || self.endpoints.contains(&key.endpoint))
     }
 }
 
+impl Expiry {
+    /// Looks at the next part of the table, or at all of it, and removes what does not live.
+    pub(super) fn turn(
+        &mut self,
+        table: impl AsFd,
+        living: Living<'_>,
+        shares: &Shares,
+    ) -> io::Result<Expired> {
+        let map = table.as_fd().as_raw_fd().cast_unsigned();
+        let beyond = Some(shares.beyond());
+        let all = self.beyond.is_some_and(|before| Some(before) != beyond);
+        self.beyond = beyond;
+        if all {
+            self.position = None;
+        }
+        loop {
+            self.part(map, living, shares)?;
+            if !all || self.position.is_none() {
+                return Ok(self.expired);
+            }
+        }
+    }
+
+    fn part(&mut self, map: u32, living: Living<'_>, shares: &Shares) -> io::Result<()> {
+        let (flows, position) = read(map, self.position.take())?;
+        self.position = position;
+        for (key, flow) in flows {
+            if !living.has(&key, &flow) && remove(map, &key, living)? {
+                shares.give_back(key.endpoint);
+                self.expired.flows += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Flows of the table, and where they end.
+type Part = (Vec<(FlowKey, Flow)>, Option<u32>);
+
+/// The endpoint of each flow in the table.
+pub(super) fn endpoints(table: impl AsFd) -> io::Result<Vec<u32>> {
+    let map = table.as_fd().as_raw_fd().cast_unsigned();
+    let mut endpoints = Vec::new();
+    let mut position = None;
+    loop {
+        let (flows, next) = read(map, position)?;
+        endpoints.extend(flows.iter().map(|(key, _)| key.endpoint));
+        position = next;
+        if position.is_none() {
+            return Ok(endpoints);
+        }
+    }
+}
+
+/// A part of the table, from where the last one ended, and where this one does: the kernel's own number; `None` is the end.
+fn read(map: u32, position: Option<u32>) -> io::Result<Part> {
+    let mut keys = vec![FlowKey::default(); BATCH];
+    let mut values = vec![Flow::default(); BATCH];
+    let mut from = position.unwrap_or_default();
+    let mut to = 0u32;
+    let mut batch = Batch {
+        in_batch: position.map_or(0, |_| (&raw mut from) as u64),
+        out_batch: (&raw mut to) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: BATCH as u32,
+        map,
+        element_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: all addresses are of memory that lives, and that holds as many keys and values as `count` says.
+    let position = match unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut batch) } {
+        Ok(()) => Some(to),
+        // The end; what was read stands.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => None,
+        Err(error) => return Err(error),
+    };
+    let flows = keys.into_iter().zip(values).take(batch.count as usize);
+    Ok((flows.collect(), position))
+}
+
 /// Removes a flow; one that a packet began anew since it was read is put back. Whether it was past its lifetime.
-fn remove(map: u32, key: &FlowKey, now: u64, lifetimes: &Lifetimes) -> io::Result<bool> {
+fn remove(map: u32, key: &FlowKey, living: Living<'_>) -> io::Result<bool> {
     let mut flow = Flow::default();
     let mut element = Element {
         map,
@@ -116,13 +183,14 @@ fn remove(map: u32, key: &FlowKey, now: u64, lifetimes: &Lifetimes) -> io::Resul
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(false),
         result => result?,
     }
-    if !flow::alive(&flow, key.protocol, now, lifetimes) {
+    if !living.has(key, &flow) {
         return Ok(true);
     }
     element.flags = BPF_NOEXIST;
     // SAFETY: as above.
     match unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut element) } {
-        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        // Another packet made it meanwhile, and counted it once more.
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(true),
         result => result.map(|()| false),
     }
 }

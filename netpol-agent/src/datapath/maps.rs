@@ -4,7 +4,7 @@
 mod longest;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
     os::fd::{AsFd as _, BorrowedFd},
@@ -30,7 +30,7 @@ use thiserror::Error;
 use tracing::info;
 
 use self::longest::Longest;
-use super::DatapathError;
+use super::{DatapathError, shares::Shares};
 use crate::{
     compile::{Frontend, ProtocolMatch},
     sync::{EntryKey, State, Write},
@@ -40,6 +40,10 @@ use crate::{
 const MAPPED_BITS: u32 = 96;
 /// Replaces a value where it is (linux/bpf.h): see [`abi::Endpoint::lock`].
 const BPF_F_LOCK: u64 = 4;
+
+/// The key has a value already, or has none (linux/bpf.h).
+const BPF_EXIST: u64 = 2;
+const BPF_NOEXIST: u64 = 1;
 
 /// A write is tried again this often when the kernel answers that it may work a moment later (EBUSY, EAGAIN, ENOMEM under contention).
 const ATTEMPTS: usize = 5;
@@ -103,6 +107,7 @@ impl Maps {
         check_layout::<Key<abi::Forwarded>, u32>(&folder.join("forwards"))?;
         check_layout::<abi::Frontend, Identity>(&folder.join("frontends"))?;
         check_layout::<FlowKey, Flow>(&folder.join("flows"))?;
+        check_layout::<u32, abi::FlowShare>(&folder.join("flow_shares"))?;
         check_layout::<abi::FragmentKey, abi::Fragment>(&folder.join("fragments"))?;
         check_layout::<u32, Counters>(&folder.join("counters"))?;
         check_layout::<u32, Config>(&folder.join("config"))?;
@@ -306,7 +311,7 @@ pub fn unpin_flows_of_other_capacity(
     if found == capacity {
         return Ok(Vec::new());
     }
-    let flows = HashMap::try_from(aya::maps::Map::LruHashMap(data)).on("flows", "opening")?;
+    let flows = HashMap::try_from(aya::maps::Map::HashMap(data)).on("flows", "opening")?;
     let entries = flows.iter().filter_map(Result::ok).collect();
     super::bpffs::remove(path)?;
     info!(
@@ -342,9 +347,10 @@ impl<'a> FlowTable<'a> {
         self.0.map().fd().as_fd()
     }
 
-    /// Adds a flow, unless there is one that still lives at `now`. Whether it was added.
+    /// Adds a flow, unless there is one that still lives at `now`, or its endpoint may have no more. Whether it was added.
     pub fn add(
         &mut self,
+        shares: &Shares,
         key: &FlowKey,
         flow: &Flow,
         now: u64,
@@ -352,11 +358,68 @@ impl<'a> FlowTable<'a> {
     ) -> Result<bool, MapError> {
         match self.0.get(key, 0) {
             Ok(held) if flow::alive(&held, key.protocol, now, lifetimes) => return Ok(false),
-            Ok(_) | Err(aya::maps::MapError::KeyNotFound) => {}
+            Ok(_) => {
+                retry(|| self.0.insert(key, flow, BPF_EXIST).on("flows", "writing"))?;
+                return Ok(true);
+            }
+            Err(aya::maps::MapError::KeyNotFound) => {}
             Err(error) => return Err(error).on("flows", "reading"),
         }
-        retry(|| self.0.insert(key, flow, 0).on("flows", "writing"))?;
-        Ok(true)
+        if !shares.take(key.endpoint) {
+            return Ok(false);
+        }
+        let written = retry(|| self.0.insert(key, flow, BPF_NOEXIST).on("flows", "writing"));
+        if written.is_err() {
+            shares.give_back(key.endpoint);
+        }
+        written.map(|()| true)
+    }
+}
+
+/// The descriptor of a map.
+pub fn descriptor<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, MapError> {
+    let missing = || aya::maps::MapError::InvalidName { name: name.into() };
+    match ebpf
+        .map(name)
+        .ok_or_else(missing)
+        .on(name, "finding it in the object")?
+    {
+        aya::maps::Map::Array(map) => Ok(map.fd().as_fd()),
+        _ => Err(missing()).on(name, "opening"),
+    }
+}
+
+/// Map `inherited`: addresses whose connections in the kernel's tracking may be of others than the pod that has them.
+pub struct Doubted {
+    map: HashMap<MapData, Address, u32>,
+    held: BTreeSet<IpAddr>,
+}
+
+impl Doubted {
+    /// Takes it out of the object, and reads what it holds.
+    pub fn open(ebpf: &mut Ebpf) -> Result<Self, MapError> {
+        let map: HashMap<_, Address, u32> =
+            HashMap::try_from(map(ebpf, "inherited")?).on("inherited", "opening")?;
+        let held = map.keys().map(|address| address.map(|address| ip(&address)));
+        let held = held.collect::<Result<_, _>>().on("inherited", "reading")?;
+        Ok(Self { map, held })
+    }
+
+    /// The addresses.
+    pub fn addresses(&self) -> &BTreeSet<IpAddr> {
+        &self.held
+    }
+
+    /// Replaces them.
+    pub fn set(&mut self, addresses: BTreeSet<IpAddr>) -> Result<(), MapError> {
+        for address in addresses.difference(&self.held) {
+            retry(|| self.map.insert(mapped(*address), 1, 0).on("inherited", "writing"))?;
+        }
+        for address in self.held.difference(&addresses) {
+            present(self.map.remove(&mapped(*address))).on("inherited", "removing an entry")?;
+        }
+        self.held = addresses;
+        Ok(())
     }
 }
 

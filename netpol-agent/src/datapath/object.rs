@@ -4,7 +4,7 @@
 use netpol_common::abi::ABI_VERSION;
 use object::{File, Object as _, ObjectSection as _, ObjectSymbol as _};
 
-use super::sk_buff::Way;
+use super::{sk_buff::Way, tracking};
 
 /// The ELF object of `netpol-ebpf` with its BTF, aligned to 8 bytes as aya reads it.
 ///
@@ -22,7 +22,7 @@ pub static EBPF_OBJECT: Option<&[u8]> = None;
 
 /// The programs without what differs from kernel to kernel: they do not see where checksums are to be written. Words, as aya reads it.
 pub fn for_any_kernel() -> Option<Vec<u64>> {
-    Some(Way::default().put_into(EBPF_OBJECT?))
+    Some(Way::default().put_into(&tracking::Way::default(), EBPF_OBJECT?))
 }
 
 /// Names of the programs in the object, sorted; none in a build without them.

@@ -6,7 +6,10 @@ use std::{fs, io, path::Path};
 use netpol_common::abi::SkBuff;
 use thiserror::Error;
 
-use super::btf::{Btf, BtfError};
+use super::{
+    btf::{Btf, BtfError},
+    tracking,
+};
 
 /// The kernel's description of itself (`CONFIG_DEBUG_INFO_BTF`).
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -50,7 +53,8 @@ pub struct Way {
 
 impl Way {
     /// Instructions of an object, with those that call the function: where it is not called, they stand for nothing.
-    pub fn put_into(&self, object: &[u8]) -> Vec<u64> {
+    /// So it is with `tracking`.
+    pub fn put_into(&self, tracking: &tracking::Way, object: &[u8]) -> Vec<u64> {
         /// `r0 = r1`.
         const NOTHING: u64 = 0x10bf;
         const NUMBER: u32 = 32;
@@ -64,7 +68,10 @@ impl Way {
             u64::from_ne_bytes(word)
         });
         words
-            .map(|word| if word == SkBuff::CAST { instruction } else { word })
+            .map(|word| match word {
+                SkBuff::CAST => instruction,
+                word => tracking.instruction(word).unwrap_or(word),
+            })
             .collect()
     }
 }
@@ -177,13 +184,14 @@ mod tests {
         let mut ways = ways(Path::new(KERNEL_BTF)).unwrap();
         assert!(ways.iter().any(|way| way.cast.is_none()), "{ways:?}");
         ways.push(Way::default());
+        let tracking = tracking::way(&fs::read(KERNEL_BTF).unwrap()).unwrap();
+        let trackings: Vec<_> = tracking.into_iter().chain([tracking::Way::default()]).collect();
         let loaded: Vec<_> = ways
             .iter()
-            .map(|way| {
-                (
-                    way,
-                    datapath::load_with(object, &options, &folder, way).map(|_| ()),
-                )
+            .flat_map(|way| trackings.iter().map(move |tracking| (way, tracking)))
+            .map(|(way, tracking)| {
+                let loaded = datapath::load_with(object, &options, &folder, way, tracking);
+                ((way, tracking), loaded.map(|_| ()))
             })
             .collect();
         for pin in bpffs::list(&folder).unwrap() {
@@ -201,13 +209,14 @@ mod tests {
             return;
         };
         let count = |object: &[u64], word| object.iter().filter(|found| **found == word).count();
-        let plain = Way::default().put_into(object);
+        let tracking = tracking::Way::default();
+        let plain = Way::default().put_into(&tracking, object);
         let with = |cast| {
             Way {
                 cast,
                 ..Way::default()
             }
-            .put_into(object)
+            .put_into(&tracking, object)
         };
         let call = 7 << 32 | 0x2085;
         let calls = count(&with(Some(7)), call) - count(&plain, call);

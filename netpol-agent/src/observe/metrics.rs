@@ -89,6 +89,11 @@ impl Collector for AgentMetrics {
             "Whether this kernel tells where a packet's checksum is still to be written",
             status.checks_checksums.into(),
         )?;
+        gauge(
+            "tracking_asked",
+            "Whether this kernel lets the programs ask its connection tracking who opened a connection",
+            status.asks_tracking.into(),
+        )?;
         gauge("policies", "Policy numbers in the kernel", status.policies as u64)?;
         gauge(
             "identities",
@@ -247,20 +252,31 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_does_not_tell_of_checksums_shows() {
-        for (checks_checksums, expected) in [
-            (true, "netpol_checksums_checked 1"),
-            (false, "netpol_checksums_checked 0"),
+    fn a_kernel_that_does_not_tell_of_checksums_or_connections_shows() {
+        for (checks_checksums, asks_tracking, expected) in [
+            (
+                true,
+                false,
+                ["netpol_checksums_checked 1", "netpol_tracking_asked 0"],
+            ),
+            (
+                false,
+                true,
+                ["netpol_checksums_checked 0", "netpol_tracking_asked 1"],
+            ),
         ] {
             let status = Status {
                 checks_checksums,
+                asks_tracking,
                 ..Status::default()
             };
             let (_sender, status) = watch::channel(Arc::new(status));
             let mut registry = Registry::with_prefix("netpol");
             registry.register_collector(Box::new(AgentMetrics(status)));
             let text = text(&registry).unwrap();
-            assert!(text.lines().any(|line| line == expected), "{text}");
+            for expected in expected {
+                assert!(text.lines().any(|line| line == expected), "{text}");
+            }
         }
     }
 }

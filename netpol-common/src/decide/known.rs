@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     abi::{Direction, Endpoint},
-    flow::{self, FIN, RST, SYN, State},
+    flow::{self, ACK, FIN, RST, SYN, State},
     parse::Packet,
     tag,
 };
@@ -60,6 +60,9 @@ pub fn continues(tables: &impl Tables, endpoint: &Endpoint, place: &Place, packe
             }
         }
         flow.last_seen = now;
+        if packet.tcp_flags & ACK != 0 {
+            flow.acknowledged[(direction as u8 & 1) as usize] = packet.acknowledgement;
+        }
         flow.packets += 1;
         flow.bytes += u64::from(tables.length());
         if !receives {

@@ -4,11 +4,12 @@
 use super::*;
 use crate::{
     abi::{IDENTITY_NODE, POLICY_DENY},
-    flow::FIN,
+    flow::{ACK, FIN, SYN},
 };
 
 mod addresses;
 mod errors;
+mod flows;
 mod fragments;
 mod known;
 mod properties;
@@ -461,20 +462,23 @@ fn c3_closing_shortens_the_life() {
     for (flags, seconds) in [(FIN | ACK, 120), (RST, 10)] {
         let (tables, pod) = web();
         let syn = from_client(protocol::TCP, 80, SYN);
-        let reply = reversed(syn, ACK);
+        let reply = Packet {
+            acknowledgement: 1,
+            ..reversed(syn, ACK)
+        };
+        let fin = reversed(syn, FIN | ACK);
         assert!(receives(&tables, &pod, syn) && sends(&tables, &pod, reply));
-        assert!(receives(
-            &tables,
-            &pod,
-            Packet {
-                tcp_flags: flags,
-                ..syn
-            }
-        ));
+        let end = Packet {
+            tcp_flags: flags,
+            sequence: 1,
+            ..syn
+        };
+        assert!(receives(&tables, &pod, end));
         assert!(
             sends(&tables, &pod, reply),
             "the other side may still have something to say"
         );
+        assert!(flags == RST || sends(&tables, &pod, fin), "both have said all");
         tables.wait(seconds * SECOND + 1);
         assert!(!sends(&tables, &pod, reply));
     }
@@ -490,12 +494,22 @@ fn c3_a_syn_opens_whatever_the_table_remembers() {
         "the pod's own connection on the same ports"
     );
     assert!(receives(&tables, &pod, syn), "opened anew");
-    assert_eq!(tables.only_flow().packets, 1);
     let open = Endpoint {
         egress_policy: POLICY_NONE,
         ..pod
     };
     assert!(sends(&tables, &open, reversed(syn, SYN)));
+    assert_eq!(
+        tables.only_flow().initiator,
+        Direction::Ingress as u8,
+        "not answered yet"
+    );
+    let agreed = Packet {
+        acknowledgement: 1,
+        tcp_flags: SYN | ACK,
+        ..syn
+    };
+    assert!(receives(&tables, &open, agreed));
     assert_eq!(tables.only_flow().initiator, Direction::Egress as u8);
 }
 

@@ -82,21 +82,22 @@ fn upper_layer(
     if offset + length > frame.length() {
         return None;
     }
-    let (ports, tcp_flags) = if protocol == protocol::TCP {
-        let [ports, _, _, fourth] = frame.words(offset)?;
+    let (ports, tcp_flags, sequence, acknowledgement) = if protocol == protocol::TCP {
+        let [ports, sequence, acknowledgement, fourth] = frame.words(offset)?;
         let fourth = fourth.to_be();
         let header_length = (fourth >> 28) as usize * 4;
         if length < TCP_LENGTH || header_length < TCP_LENGTH || header_length > length {
             return None;
         }
-        (ports, (fourth >> 16) as u8)
+        let numbers = [sequence, acknowledgement].map(u32::from_be);
+        (ports, (fourth >> 16) as u8, numbers[0], numbers[1])
     } else if protocol == protocol::UDP {
         let [ports, second] = frame.words(offset)?;
         let claimed = (second.to_be() >> 16) as usize;
         if length < UDP_LENGTH || claimed < UDP_LENGTH || claimed > length {
             return None;
         }
-        (ports, 0)
+        (ports, 0, 0, 0)
     } else {
         return None;
     };
@@ -109,6 +110,8 @@ fn upper_layer(
         destination_port: (ports as u16).to_be_bytes(),
         protocol,
         tcp_flags,
+        sequence,
+        acknowledgement,
         role: Role::Any,
         part: Part::Whole,
         fragment_protocol: 0,

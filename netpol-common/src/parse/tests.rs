@@ -109,6 +109,7 @@ fn tcp_udp_and_sctp_have_ports_in_both_families() {
     for version in [4, 6] {
         let tcp = Packet {
             tcp_flags: SYN,
+            sequence: 1,
             ..with_ports(version, protocol::TCP)
         };
         assert_eq!(packet(&ip(version, protocol::TCP, &tcp_syn())), tcp);

@@ -79,6 +79,11 @@ impl Flood {
         }
     }
 
+    /// Sends to another MAC address from now on.
+    pub fn to(&mut self, mac: [u8; 6]) {
+        self.macs[1] = mac;
+    }
+
     /// A SYN from any source address of a family to the target's port.
     pub fn syn(&self, source: IpAddr, source_port: u16, port: u16) {
         self.segment(source, source_port, port, false);
@@ -156,14 +161,14 @@ fn pinned(lab: &Lab, map: &str) -> MapData {
 
 /// Keys of the flow table.
 pub fn flows(lab: &Lab) -> Vec<FlowKey> {
-    let map = Map::LruHashMap(pinned(lab, "flows"));
+    let map = Map::HashMap(pinned(lab, "flows"));
     let map: HashMap<_, FlowKey, Flow> = map.try_into().unwrap();
     map.keys().filter_map(Result::ok).collect()
 }
 
 /// Forgets a flow, as a full table does.
 pub fn forget(lab: &Lab, key: &FlowKey) {
-    let map = Map::LruHashMap(pinned(lab, "flows"));
+    let map = Map::HashMap(pinned(lab, "flows"));
     let mut map: HashMap<_, FlowKey, Flow> = map.try_into().unwrap();
     map.remove(key).unwrap();
 }
@@ -182,13 +187,10 @@ pub fn counted(lab: &Lab, direction: Direction, of: fn(&Counters) -> u64) -> u64
     map.get(&(direction as u32), 0).unwrap().iter().map(of).sum()
 }
 
-/// Events left out since the last one written, over all CPUs.
+/// Events left out since the last one written, over all CPUs and endpoints.
 pub fn suppressed(lab: &Lab) -> u64 {
     let map = Map::PerCpuArray(pinned(lab, "event_budget"));
     let map: PerCpuArray<_, EventBudget> = map.try_into().unwrap();
-    map.get(&0, 0)
-        .unwrap()
-        .iter()
-        .map(|budget| u64::from(budget.suppressed))
-        .sum()
+    let values = map.iter().flat_map(|values| values.unwrap().to_vec());
+    values.map(|budget| u64::from(budget.suppressed)).sum()
 }

@@ -4,7 +4,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netpol_common::abi::Direction;
-use netpol_tests::probe::{Conversation, Outcome, PATIENCE};
+use netpol_tests::{
+    capture,
+    probe::{Conversation, Outcome, PATIENCE},
+};
 
 use crate::shared::{
     FLOODER, Flood, NEIGHBOUR, VICTIM, converse, counted, flows, forget, lab, policy, restart_with,
@@ -112,13 +115,50 @@ fn c4_a_full_flow_table_ends_no_connection_and_opens_none() {
     );
 }
 
-/// What an evicted flow costs: a pod that may not open connections cannot answer on one that the table forgot, until its peer's next packet
-/// is judged and let in. Nothing is let through meanwhile, and TCP's own retransmission heals it.
+/// Seen: one pod that fills the table costs others their idle connections. It takes what is for all, and no more; not one flow of the others
+/// makes room, and what they open has a place.
+#[test]
+fn c4_a_pod_that_fills_the_flow_table_fills_its_own_share() {
+    let Some(mut lab) = lab(&policy("victim", "Ingress, Egress", OPEN)) else {
+        return;
+    };
+    restart_with(&mut lab, "--flow-capacity", CAPACITY);
+    let mut open = converse(&lab, NEIGHBOUR, VICTIM);
+    ask(&mut open, "before the flood");
+    let before = flows(&lab);
+    // By way of the node: what nobody has on the bridge, all of its pods would be sent.
+    let mut flood = Flood::new(&lab, FLOODER, "outside");
+    flood.to(capture::mac(&lab.node.netns(), "cni0").unwrap());
+    for number in 0..20_000u16 {
+        flood.syn(flood.own[usize::from(number % 2)], 10_000 + number, 8080);
+    }
+    let now = flows(&lab);
+    assert!(
+        before.iter().all(|key| now.contains(key)),
+        "idle flows of others made room"
+    );
+    let of_others =
+        |key: &&netpol_common::abi::FlowKey| before.iter().any(|old| old.endpoint == key.endpoint);
+    let flooder = now.len() - now.iter().filter(of_others).count();
+    // A share of the table's half for each of 16, and half of what is for all.
+    assert!((280..300).contains(&flooder), "{flooder} flows of the flooder");
+    // Idle all the while, and the victim could not open them anew.
+    ask(&mut open, "after the flood");
+    let mut more = converse(&lab, NEIGHBOUR, VICTIM);
+    ask(&mut more, "opened when the table is full of one pod's");
+    let added = flows(&lab).len() - now.len();
+    assert_eq!(added, 4, "each connection has a flow at each of its ends");
+    ask(&mut open, "at last");
+}
+
+/// A pod that may not open connections goes on with one that the table forgot: connection tracking says who opened it. What nobody opened is
+/// not let out.
 #[test]
 fn c4_a_connection_whose_flow_is_gone_is_judged_again_from_its_opener() {
     let Some(lab) = lab(&policy("victim", "Ingress, Egress", OPEN)) else {
         return;
     };
+    lab.track().unwrap();
     let mut open = converse(&lab, NEIGHBOUR, VICTIM);
     ask(&mut open, "before");
     for key in flows(&lab) {
@@ -145,4 +185,25 @@ fn c4_a_connection_whose_flow_is_gone_is_judged_again_from_its_opener() {
         reply.target.into_iter().all(is_known),
         "the opener's packet makes the flow anew"
     );
+}
+
+/// Without connection tracking nobody's word is taken: neither what the peer sends nor what the pod does makes a flow, and the connection ends.
+/// A new one is as any.
+#[test]
+fn c4_without_connection_tracking_a_connection_whose_flow_is_gone_is_closed() {
+    let Some(lab) = lab(&policy("victim", "Ingress, Egress", OPEN)) else {
+        return;
+    };
+    let mut open = converse(&lab, NEIGHBOUR, VICTIM);
+    ask(&mut open, "before");
+    for key in flows(&lab) {
+        forget(&lab, &key);
+    }
+    for conversation in &mut open {
+        assert_eq!(conversation.ask(PATIENCE), Outcome::Silent);
+    }
+    let at_victim = |key: &netpol_common::abi::FlowKey| key.local_port == 8080u16.to_be_bytes();
+    let left: Vec<_> = flows(&lab).into_iter().filter(at_victim).collect();
+    assert!(left.is_empty(), "{left:?}");
+    ask(&mut converse(&lab, NEIGHBOUR, VICTIM), "opened anew");
 }

@@ -113,15 +113,16 @@ fn c3_a_lifetime_in_the_configuration_ends_a_flow() {
                 .change(&name, |policy| std::sync::Arc::make_mut(policy).ingress.clear());
         }
         bench.enforce(&denied, &node, &pods)?;
-        for (key, flow) in bench.flows()? {
-            let last_seen = flow
-                .last_seen
-                .checked_sub(20_000_000_000)
-                .context("the machine has only just started")?;
-            bench.put_flow(&key, &Flow { last_seen, ..flow })?;
-        }
         assert!(!bench.passes(Direction::Egress, own, own, &answer)?);
         for (seconds, alive) in [(30, true), (10, false)] {
+            // What is denied keeps it alive.
+            for (key, flow) in bench.flows()? {
+                let last_seen = flow
+                    .last_seen
+                    .checked_sub(20_000_000_000)
+                    .context("the machine has only just started")?;
+                bench.put_flow(&key, &Flow { last_seen, ..flow })?;
+            }
             bench.write(&Write::Config(abi::Config {
                 abi_version: abi::ABI_VERSION,
                 epoch: 1000,

@@ -33,7 +33,7 @@ use crate::shared::{LONG, PATIENCE, dropped, lab, of_family, policy, udp_at, wai
 const OPEN: &str = "ingress: [{}]\n  egress: [{}]";
 
 /// A TCP connection from a fixed port. Silence is an error of kind `WouldBlock`.
-fn connect_from(site: &Site, from: SocketAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
+pub fn connect_from(site: &Site, from: SocketAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
     let connected = site.netns.run(|| {
         let family = if from.is_ipv4() {
             AddressFamily::Inet
@@ -53,7 +53,7 @@ fn connect_from(site: &Site, from: SocketAddr, to: SocketAddr) -> std::io::Resul
     })
 }
 
-fn exchange(stream: &mut TcpStream, accepted: &mut TcpStream) {
+pub fn exchange(stream: &mut TcpStream, accepted: &mut TcpStream) {
     stream.set_read_timeout(Some(LONG)).unwrap();
     accepted.set_read_timeout(Some(LONG)).unwrap();
     let mut buffer = [0; 4];

@@ -82,6 +82,7 @@ pub(super) fn seeds(connection: &Connection, places: &Places, now: u64) -> Vec<S
                 Direction::Ingress => sender,
                 Direction::Egress => 0,
             },
+            ..Flow::default()
         }
     };
     let is_pod = |address: &IpAddr| matches!(places.pods.get(address), Some(Some(_)));

@@ -67,6 +67,7 @@ fn cases() -> impl Strategy<Value = Case> {
         state,
         tag,
         sender,
+        ..Flow::default()
     });
     let age = prop::sample::select(&[1u64, 1, 1, 121, 432_001][..]);
     (place, flow, prop::bool::weighted(0.9), age).prop_map(

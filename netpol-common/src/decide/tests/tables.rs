@@ -35,6 +35,8 @@ pub struct Memory {
     pub guarded: RefCell<Vec<Frontend>>,
     /// What pods send and receive for beside their own addresses, by interface.
     pub forwards: RefCell<Vec<(u32, Address)>>,
+    /// What the kernel's connection tracking says.
+    pub openers: RefCell<HashMap<FlowKey, Opener>>,
     /// First fragments.
     fragments: RefCell<HashMap<FragmentKey, Fragment>>,
     /// The tag that a packet got last.
@@ -85,6 +87,10 @@ impl Memory {
     /// Lets time go by, nanoseconds.
     pub fn wait(&self, time: u64) {
         self.now.set(self.now.get() + time);
+    }
+
+    pub fn forget_flows(&self) {
+        self.flows.borrow_mut().clear();
     }
 
     pub fn flow_count(&self) -> usize {
@@ -194,6 +200,10 @@ impl Tables for Memory {
 
     fn flow(&self, key: &FlowKey) -> Option<Self::FlowEntry> {
         self.flows.borrow().get(key).cloned()
+    }
+
+    fn opener(&self, key: &FlowKey, _own: &Address) -> Opener {
+        self.openers.borrow().get(key).copied().unwrap_or_default()
     }
 
     fn insert_flow(&self, key: &FlowKey, flow: &Flow) {

@@ -21,9 +21,14 @@ fn segments_and_datagrams_are_plain() {
     for version in [4, 6] {
         for (protocol, upper) in [(protocol::TCP, tcp(ACK)), (protocol::UDP, ports_and(8))] {
             let frame = ip(version, protocol, &upper);
-            let tcp_flags = if protocol == protocol::TCP { ACK } else { 0 };
+            let (tcp_flags, sequence) = if protocol == protocol::TCP {
+                (ACK, 1)
+            } else {
+                (0, 0)
+            };
             let expected = Packet {
                 tcp_flags,
+                sequence,
                 ..with_ports(version, protocol)
             };
             assert_eq!(plain_bytes(&frame), Some(expected), "{version} {protocol}");

@@ -11,7 +11,7 @@ use netpol_common::{
         PolicyValue,
     },
     decide::{
-        Place, Tables, Verdict, decide,
+        Opener, Place, Tables, Verdict, decide,
         known::{continues, may_continue},
     },
     parse::{Packet, parse, plain::plain},
@@ -167,6 +167,10 @@ impl Tables for Counting<'_> {
     fn flow(&self, key: &FlowKey) -> Option<Entry> {
         self.count("flows");
         self.tables.flow(key)
+    }
+
+    fn opener(&self, key: &FlowKey, own: &Address) -> Opener {
+        self.tables.opener(key, own)
     }
 
     fn insert_flow(&self, key: &FlowKey, flow: &Flow) {

@@ -26,7 +26,7 @@ pub fn measure(world: &World, map: &str) -> Result<Cost> {
     let pinned = || MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()));
     let key = match map {
         "endpoints" => first::<4, { size_of::<Endpoint>() }>(Map::HashMap(pinned()?)),
-        "flows" => first::<{ size_of::<FlowKey>() }, { size_of::<Flow>() }>(Map::LruHashMap(pinned()?)),
+        "flows" => first::<{ size_of::<FlowKey>() }, { size_of::<Flow>() }>(Map::HashMap(pinned()?)),
         _ => first::<{ size_of::<Address>() }, { size_of::<Peer>() }>(Map::HashMap(pinned()?)),
     };
     let key = key.with_context(|| format!("a key of map {map}"))?;

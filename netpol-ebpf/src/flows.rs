@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+//! New flows, each in a place that its endpoint may have (rule C4).
+
+use core::{arch::asm, ptr::read_volatile};
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use netpol_common::{
+    abi::{self, Flow, FlowKey, FlowShare},
+    quota::{Count, Quota, RING},
+};
+
+use crate::maps::{FLOW_RINGS, FLOW_SHARES, FLOWS, SCRATCH};
+
+/// Writes the flow in the scratch memory, whose key has none yet, in a place of the endpoint's, or in that of another which it opened beyond what it may have.
+/// Whether there was room. A global function of the program: the verifier follows its ways on their own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn insert_flow() -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: a per-CPU value that only this run of the program uses, just looked up; its maker wrote both.
+    let (key, flow) = unsafe { (&(*scratch).flow_key, &(*scratch).flow) };
+    insert(key, flow).into()
+}
+
+#[inline(always)]
+fn insert(key: &FlowKey, flow: &Flow) -> bool {
+    let number = u32::from(abi::number(key.endpoint));
+    // An array's entry always exists; the verifier wants to see that it is checked.
+    let (Some(own), Some(all)) = (FLOW_SHARES.get_ptr_mut(number), FLOW_SHARES.get_ptr_mut(0)) else {
+        return false;
+    };
+    // SAFETY: as above; volatile, as the agent writes them.
+    let quota = unsafe {
+        Quota {
+            guaranteed: read_volatile(&raw const (*all).guaranteed),
+            shared: read_volatile(&raw const (*all).shared),
+        }
+    };
+    let (flows, used) = (&Flows(own), &Flows(all));
+    if quota.take(flows, used) {
+        return put(key, flow, quota, flows, used);
+    }
+    // SAFETY: as above; whoever runs at the same time takes another place, or what is there twice is counted once.
+    let turn = unsafe {
+        let beyond = &raw mut (*own).beyond;
+        let turn = read_volatile(beyond);
+        beyond.write_volatile(turn.wrapping_add(1));
+        turn
+    };
+    let ring = quota.ring();
+    if ring == 0 {
+        return false;
+    }
+    let Some(place) = FLOW_RINGS.get_ptr_mut(number * RING as u32 + (turn % ring) as u32) else {
+        return false;
+    };
+    // SAFETY: as above.
+    let earlier = unsafe { &mut *place };
+    if FLOWS.remove(&*earlier).is_ok() {
+        quota.give_back(flows, used);
+    }
+    *earlier = *key;
+    quota.take_ring(flows, used);
+    put(key, flow, quota, flows, used)
+}
+
+/// Writes a flow whose place was taken; it is given back where that fails.
+#[inline(always)]
+fn put(key: &FlowKey, flow: &Flow, quota: Quota, flows: &Flows, used: &Flows) -> bool {
+    let written = FLOWS.insert(key, flow, BPF_NOEXIST.into()).is_ok();
+    if !written {
+        quota.give_back(flows, used);
+    }
+    written
+}
+
+/// The count in a share, which is in a map.
+struct Flows(*mut FlowShare);
+
+impl Count for Flows {
+    #[inline(always)]
+    fn add(&self, number: u64) -> u64 {
+        let before;
+        // SAFETY: an atomic addition (RFC 9669, 5.3: fetch and add, 64 bits) to the first field of a map's value, which outlives the run of the
+        // program; the compiler has no such operation for this target.
+        unsafe {
+            asm!(
+                ".quad 0x1000021db",
+                in("r1") &raw mut (*self.0).flows,
+                inlateout("r2") number => before,
+                options(nostack),
+            );
+        }
+        before
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: as above.
+        unsafe { read_volatile(&raw const (*self.0).flows) }
+    }
+}
