@@ -5,6 +5,7 @@ mod ahead;
 pub mod bind;
 mod memory;
 mod reconcile;
+mod standing;
 mod troubles;
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};

@@ -95,6 +95,11 @@ pub fn evaluate(snapshot: &Snapshot, nodes: &[Node], packet: &Packet) -> Evaluat
     judge(snapshot, nodes, packet, false)
 }
 
+/// The same for a packet that was translated on its way to where it ends, as by a Service: a pod can be its own peer (rule A1).
+pub fn evaluate_translated(snapshot: &Snapshot, nodes: &[Node], packet: &Packet) -> Evaluation {
+    judge(snapshot, nodes, packet, true)
+}
+
 /// `through_service`: the packet goes this way by a Service, so that a pod can be its own peer (rule A1).
 fn judge(snapshot: &Snapshot, nodes: &[Node], packet: &Packet, through_service: bool) -> Evaluation {
     let sources = pods_at(snapshot, nodes, packet.source);
@@ -150,7 +155,7 @@ fn allowed(why: Why) -> Side {
 
 /// The pods that can be an end of a packet with this address: live ones with a network of their own (rules I6, I7, P6), and of those
 /// that are being deleted none where there is another (rule A8).
-fn pods_with_address(snapshot: &Snapshot, address: IpAddr) -> Vec<&Pod> {
+pub fn claimants(snapshot: &Snapshot, address: IpAddr) -> Vec<&Pod> {
     let pods = snapshot.pods.values().map(AsRef::as_ref);
     let mut found: Vec<&Pod> = pods
         .filter(|pod: &&Pod| !pod.host_network && !pod.terminal && pod.addresses.contains(&address))
@@ -165,7 +170,7 @@ fn pods_with_address(snapshot: &Snapshot, address: IpAddr) -> Vec<&Pod> {
 fn pods_at<'a>(snapshot: &'a Snapshot, nodes: &[Node], address: IpAddr) -> Vec<&'a Pod> {
     let keys = peer::bound(snapshot, nodes, address);
     if keys.is_empty() {
-        return pods_with_address(snapshot, address);
+        return claimants(snapshot, address);
     }
     // One that gave its addresses back is nothing under this one either, and another makes it no more.
     let pod = |key: &ObjectKey| {
@@ -173,7 +178,7 @@ fn pods_at<'a>(snapshot: &'a Snapshot, nodes: &[Node], address: IpAddr) -> Vec<&
         let mut found = pod
             .addresses
             .iter()
-            .flat_map(|own| pods_with_address(snapshot, *own));
+            .flat_map(|own| claimants(snapshot, *own));
         found.find(|other| other.key == *key)
     };
     let pods: Option<Vec<&Pod>> = keys.into_iter().map(pod).collect();

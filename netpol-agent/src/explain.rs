@@ -2,39 +2,43 @@
 //! Why two ends can or cannot connect: the reference evaluator's verdict of each direction, with the rule that allowed it, or the
 //! policies that isolate and what is missing in each of their rules.
 
-use self::{ends::Candidate, sides::judge};
-use crate::{
-    evaluate::evaluate_service,
-    model::{Node, Snapshot},
-};
+use self::{ends::Candidate, sides::judge, ways::by_host_port};
+use crate::evaluate::evaluate_service;
 
 mod answer;
 mod ends;
 mod findings;
+mod held;
 mod nodes;
 mod request;
 mod sides;
 mod text;
+mod ways;
 
 pub use answer::{
-    Answer, EndShown, Finding, MissingShown, Outcome, PolicyShown, RuleShown, SideShown, Verdict,
+    Answer, EndShown, Finding, MissingShown, Outcome, PolicyShown, RuleShown, SideShown, Told, Verdict,
 };
 pub use ends::EndError;
+pub use held::{Enforcement, Held, Standing, World};
 pub use nodes::{NodeAddresses, known_nodes};
 pub use request::{End, Family, Port, Request, RequestError};
 
 /// Answers a request.
 ///
 /// An end that is a pod has all its addresses; each pair of one family is judged on its own. For the frontend of a Service each of its
-/// backends is judged, on the target port (rules A1, A5).
-///
-/// `nodes` are the nodes whose addresses are known: see [`known_nodes`].
+/// backends is judged, on the target port (rules A1, A5); for a port of a node that leads to a pod, that pod. Where what is known allows
+/// more than one verdict, the answer says so.
 ///
 /// # Errors
 /// An end that is not there, has no address, or shares no family with the other.
-pub fn explain(snapshot: &Snapshot, nodes: &[Node], request: &Request) -> Result<Answer, EndError> {
+pub fn explain(world: World<'_>, request: &Request) -> Result<Answer, EndError> {
+    let World { snapshot, nodes, .. } = world;
     let mut notes = Vec::new();
     let with_node_ports = nodes::of_node_ports(snapshot, nodes);
+    let everywhere = World {
+        nodes: &with_node_ports,
+        ..world
+    };
     let sources = ends::sources(snapshot, &request.source, &mut notes)?;
     let destinations = ends::destinations(
         snapshot,
@@ -53,18 +57,29 @@ pub fn explain(snapshot: &Snapshot, nodes: &[Node], request: &Request) -> Result
                 continue;
             }
             no_pair = false;
-            if !destination.is_frontend {
-                verdicts.push(judge(snapshot, nodes, source, destination, family, None));
-                continue;
+            if destination.is_frontend {
+                let found = judge_backends(world, everywhere, source, destination);
+                notes.extend(found.is_empty().then(|| {
+                    format!(
+                        "the Service at {} {} has no ready endpoints, so nothing answers",
+                        destination.address, request.port
+                    )
+                }));
+                verdicts.extend(found);
+            } else if let Some(ways) = by_host_port(everywhere, source, destination, family) {
+                for (end, way) in ways {
+                    notes.push(format!(
+                        "{} {} is a host port, which the CNI translates: {} is judged",
+                        destination.address,
+                        request.port,
+                        end.end_shown()
+                    ));
+                    verdicts.push(judge(world, source, &end, family, &way));
+                }
+            } else {
+                let way = ways::direct(everywhere, source, destination);
+                verdicts.push(judge(world, source, destination, family, &way));
             }
-            let found = judge_backends(snapshot, &with_node_ports, source, destination);
-            notes.extend(found.is_empty().then(|| {
-                format!(
-                    "the Service at {} {} has no ready endpoints, so nothing answers",
-                    destination.address, request.port
-                )
-            }));
-            verdicts.extend(found);
         }
     }
     if no_pair && !sources.is_empty() && !destinations.is_empty() {
@@ -76,7 +91,7 @@ pub fn explain(snapshot: &Snapshot, nodes: &[Node], request: &Request) -> Result
         });
     }
     findings::note_unknown_nodes(snapshot, nodes, &verdicts, &mut notes);
-    findings::note_masquerade(snapshot, &verdicts, &mut notes);
+    findings::note_enforcement(world, &verdicts, &mut notes);
     notes.sort();
     notes.dedup();
     Ok(Answer {
@@ -92,24 +107,24 @@ pub fn explain(snapshot: &Snapshot, nodes: &[Node], request: &Request) -> Result
     })
 }
 
-/// A verdict for each backend behind a frontend.
+/// A verdict for each backend behind a frontend. `everywhere`: with all addresses at which a node port is reached.
 fn judge_backends(
-    snapshot: &Snapshot,
-    nodes: &[Node],
+    world: World<'_>,
+    everywhere: World<'_>,
     source: &Candidate,
     frontend: &Candidate,
 ) -> Vec<Verdict> {
     let family = Family::of(frontend.address);
     let packet = sides::packet(source, frontend, family);
-    let backends = evaluate_service(snapshot, nodes, &packet).unwrap_or_default();
-    let verdict = |(address, port, evaluation)| {
+    let backends = evaluate_service(everywhere.snapshot, everywhere.nodes, &packet).unwrap_or_default();
+    let verdict = |(address, port, _)| {
         let port = match frontend.port {
             Port::Transport(protocol, _) => Port::Transport(protocol, port),
             other => other,
         };
-        let backend = ends::at(snapshot, address, port);
-        let by_service = Some((frontend.address, evaluation));
-        judge(snapshot, nodes, source, &backend, family, by_service)
+        let backend = ends::at(world.snapshot, address, port);
+        let way = ways::by_service(everywhere, source, frontend.address, &backend);
+        judge(world, source, &backend, family, &way)
     };
     backends.into_iter().map(verdict).collect()
 }

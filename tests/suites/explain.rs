@@ -9,10 +9,16 @@ mod answers;
 mod api_server;
 #[path = "explain/corpus.rs"]
 mod corpus;
+#[path = "explain/doubts.rs"]
+mod doubts;
 #[path = "explain/example.rs"]
 mod example;
 #[path = "explain/exit_codes.rs"]
 mod exit_codes;
+#[path = "explain/folds.rs"]
+mod folds;
+#[path = "explain/host_ports.rs"]
+mod host_ports;
 #[path = "explain/matrix.rs"]
 mod matrix;
 #[path = "explain/shared.rs"]

@@ -33,6 +33,8 @@ mod leaving;
 mod longest;
 #[path = "progrun/races.rs"]
 mod races;
+#[path = "progrun/told.rs"]
+mod told;
 
 const SUITE: &str = "progrun";
 const PACKETS_A_CLUSTER: usize = 300;

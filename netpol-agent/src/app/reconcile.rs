@@ -18,6 +18,7 @@ use super::{
     ahead::{Ahead, Waiting, with_addresses},
     bind::{Bindings, Bound, Locals, Standing, World, bind},
     memory,
+    standing::{self, standings},
     troubles::{self, Troubles},
 };
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
         self, Datapath,
         interfaces::{self, Interfaces, Settled},
     },
+    explain,
     model::{Diagnostic, Node, ObjectKey, Pod, Set, Snapshot},
     observe::status::{GRACE, Status, Unenforced},
     records::Records,
@@ -453,7 +455,14 @@ impl Reconciler {
             delay,
             duration: started.elapsed(),
         };
-        self.publish(&report, &turn);
+        let of = standing::Interfaces {
+            held_back: &report.held_back,
+            attached: &self.state.attached,
+            unattached: self.datapath.unattached(),
+            some_closed: !self.ahead.closed(&self.state).is_empty(),
+        };
+        let standings = standings(&bound.standing, of);
+        self.publish(&report, &turn, standings);
         self.log(&report, &turn);
         if first || report.writes > memory::LARGE {
             memory::give_back();
@@ -668,7 +677,7 @@ impl Reconciler {
         self.reported = diagnostics.clone();
     }
 
-    fn publish(&self, report: &Report, turn: &Turn) {
+    fn publish(&self, report: &Report, turn: &Turn, standings: BTreeMap<ObjectKey, explain::Standing>) {
         let endpoints: BTreeMap<u32, _> = self
             .state
             .endpoints
@@ -680,6 +689,7 @@ impl Reconciler {
         self.status.send_modify(|status| {
             let status = Arc::make_mut(status);
             status.interfaces = interfaces;
+            status.pods = standings;
             status.revision = report.revision;
             status.ready |= report.failures.is_empty();
             status.endpoints = endpoints;

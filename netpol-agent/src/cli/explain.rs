@@ -17,7 +17,7 @@ use tokio::{
 
 use super::read::{self, Reading};
 use crate::{
-    explain::{Answer, End, Family, Port, Request, explain},
+    explain::{Answer, End, Family, Port, Request, World, explain},
     watch::Source,
 };
 
@@ -27,33 +27,39 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Arguments of `netpol explain`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-SRC and DST are namespace/pod, namespace/service, or an IP address. Where a pod and a Service have one name, the pod is meant; \
-pod:namespace/name and service:namespace/name tell them apart.
+SRC and DST are namespace/pod, namespace/service, or an IP address. Where a pod and a Service have one name, namespace/pod/name and \
+namespace/svc/name tell them apart; with --namespace, pod/name and svc/name do, and name alone is enough elsewhere.
 
 Each pair of addresses of one family is judged on its own. Where DST and PORT are a Service's (its name, its ClusterIP, ExternalIP or \
 LoadBalancer IP, or the address of a node with a NodePort), each of its backends is judged on the port behind PORT, never on the virtual \
 IP: ready endpoints, and those that still serve while they end. A headless Service is its ready pods, and PORT is theirs. As SRC a Service \
 is its ready pods.
 
-What is judged is the packet that opens a connection. Traffic between a pod and its own node is always allowed; which addresses a node \
-has is known from its hostNetwork pods, from --node, and to a running agent from its node's interfaces.
+What is judged is the packet that opens a connection, where it ends: a port of a node that is a pod's hostPort is that pod. Traffic between a \
+pod and its own node is always allowed; which addresses a node has is known from its object, its hostNetwork pods, --node, and to a running \
+agent from its node's interfaces.
+
+A running agent also knows which pods of its node are enforced on, and says of the others why not. Objects alone (--source) say what policies \
+come to, never whether a node enforces them. The answer is \"cannot tell\" where it depends on what nobody here knows: the address that another \
+node, or masquerade, puts on the packet; which of two pods has an address that both claim; a policy that could not be written.
 
 Exit code: 0 if every pair and every backend (of --family, if given) is allowed; 1 if one is not, or a Service has no ready endpoints; 2 if \
-there is no answer. With -o json `outcome` tells more: allowed, denied, or partly if some are allowed and some are not: of a Service, \
-connections then fail now and then.
+there is no answer; 3 if of one of them it cannot be told. With -o json `outcome` tells more: allowed, denied, cannot-tell, or partly if some are \
+allowed and some are not: of a Service, connections then fail now and then.
 
 Examples:
   netpol explain --source ./manifests shop/web data/db 5432/TCP
   netpol explain --source kube -o json shop/web 203.0.113.9 443/tcp
-  netpol explain shop/web service:data/sql 5432/TCP
+  netpol explain shop/web data/svc/sql 5432/TCP
+  netpol explain -n shop web svc/cart 80/TCP
   netpol explain shop/web data/db icmp --family ipv6")]
 pub struct Arguments {
     /// Who opens the connection.
     #[arg(value_name = "SRC")]
-    source_end: End,
+    source_end: String,
     /// To whom.
     #[arg(value_name = "DST")]
-    destination: End,
+    destination: String,
     /// Destination port by number, e.g. 5432/TCP (TCP, UDP or SCTP, in upper or lower case); icmp for echo; ip/NUMBER for another IP
     /// protocol. Port names are not taken, as each pod may give a name another number.
     #[arg(value_name = "PORT/PROTOCOL")]
@@ -64,12 +70,18 @@ pub struct Arguments {
     /// Socket of the agent that is asked if there is no --source.
     #[arg(long, value_name = "PATH", default_value = super::agent::SOCKET, env = "NETPOL_SOCKET")]
     socket: PathBuf,
+    /// Namespace of SRC and DST where they name none: then they can be web, pod/web or svc/web.
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
     /// Judge this address family only.
     #[arg(long, value_name = "ipv4|ipv6")]
     family: Option<Family>,
     /// Form of the answer.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
+    /// List everything: every backend, policy, rule and peer, not only what is nearest to a match.
+    #[arg(short = 'v', long)]
+    all: bool,
     #[command(flatten)]
     reading: Reading,
 }
@@ -88,16 +100,25 @@ pub fn run(arguments: Arguments) -> ExitCode {
 }
 
 fn answer(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let end = |text: &str| match &arguments.namespace {
+        Some(namespace) => End::in_namespace(namespace, text),
+        None => text.parse(),
+    };
     let request = Request {
-        source: arguments.source_end,
-        destination: arguments.destination,
+        source: end(&arguments.source_end)?,
+        destination: end(&arguments.destination)?,
         port: arguments.port,
         family: arguments.family,
     };
     let answer = match arguments.source {
         Some(source) => {
             let (snapshot, nodes) = arguments.reading.read(source)?;
-            explain(&snapshot, &nodes, &request)?
+            let world = World {
+                snapshot: &snapshot,
+                nodes: &nodes,
+                held: None,
+            };
+            explain(world, &request)?
         }
         None => {
             ensure!(
@@ -110,6 +131,7 @@ fn answer(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
     };
     let text = match arguments.output {
+        Output::Text if arguments.all => format!("{answer:#}"),
         Output::Text => answer.to_string(),
         Output::Json => serde_json::to_string_pretty(&answer).context("writing JSON")? + "\n",
     };

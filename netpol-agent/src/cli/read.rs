@@ -49,7 +49,7 @@ impl Reading {
         // Requests to the API server that still wait for an answer are not waited for.
         runtime.shutdown_background();
         let given: Vec<Node> = self.nodes.into_iter().map(|node| node.0).collect();
-        let nodes = known_nodes(&snapshot, &given);
+        let nodes = known_nodes(&snapshot, &given, None);
         Ok((snapshot, nodes))
     }
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::Enforcement;
 use crate::model::Diagnostic;
 
 /// The answer to a request.
@@ -18,7 +19,7 @@ pub struct Answer {
     pub port: String,
     /// Revision of the objects that it was answered from.
     pub revision: u64,
-    /// Whether all verdicts allow it, and there is one: the exit code.
+    /// Whether all verdicts allow it, and there is one.
     pub allowed: bool,
     /// What the verdicts come to.
     pub outcome: Outcome,
@@ -32,7 +33,7 @@ pub struct Answer {
 
 /// What verdicts come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// All are allowed, and there is one.
     Allowed,
@@ -40,13 +41,55 @@ pub enum Outcome {
     Denied,
     /// Some are allowed: of a Service's backends, so that some connections are made and others not, or of the address families.
     Partly,
+    /// Of one at least it is not known.
+    CannotTell,
+}
+
+/// A verdict, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Told {
+    /// It arrives.
+    Allowed,
+    /// It does not.
+    Denied,
+    /// What is known does not say.
+    CannotTell,
+}
+
+impl Told {
+    /// Of both sides: one that denies is enough (rule I5).
+    pub(super) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Denied, _) | (_, Self::Denied) => Self::Denied,
+            (Self::CannotTell, _) | (_, Self::CannotTell) => Self::CannotTell,
+            _ => Self::Allowed,
+        }
+    }
+
+    /// In words.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::CannotTell => "cannot tell",
+        }
+    }
 }
 
 impl Outcome {
     /// Of these verdicts.
     pub fn of(verdicts: &[Verdict]) -> Self {
-        let allowed = verdicts.iter().filter(|verdict| verdict.allowed).count();
-        match allowed {
+        let of = |told| {
+            verdicts
+                .iter()
+                .filter(move |verdict| verdict.verdict == told)
+                .count()
+        };
+        if of(Told::CannotTell) > 0 {
+            return Self::CannotTell;
+        }
+        match of(Told::Allowed) {
             0 => Self::Denied,
             all if all == verdicts.len() => Self::Allowed,
             _ => Self::Partly,
@@ -58,6 +101,7 @@ impl Outcome {
         match self {
             Self::Allowed => 0,
             Self::Denied | Self::Partly => 1,
+            Self::CannotTell => 3,
         }
     }
 
@@ -74,14 +118,16 @@ pub struct Verdict {
     pub family: String,
     /// Where the packet comes from.
     pub source: EndShown,
-    /// The address of the Service that it is sent to, if it is one.
+    /// The address that it is sent to, where that is a Service's, or a node's with a host port.
     pub frontend: Option<IpAddr>,
     /// Where it goes; for a Service, the backend.
     pub destination: EndShown,
     /// The port at the destination; for a Service, the backend's.
     pub port: String,
-    /// Whether both directions allow it (rule I5).
+    /// Whether both directions allow it (rule I5), as far as is known.
     pub allowed: bool,
+    /// What both directions come to.
+    pub verdict: Told,
     /// What the source's policies say.
     pub egress: SideShown,
     /// What the destination's policies say.
@@ -100,9 +146,14 @@ pub struct EndShown {
 /// What one end's policies say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SideShown {
-    /// Whether this side allows the packet.
+    /// Whether this side allows the packet, as far as is known.
     pub allowed: bool,
-    /// `not-enforced`, `same-pod`, `node`, `not-isolated`, `allowed-by-rule` or `no-rule-matches`.
+    /// What this side says.
+    pub verdict: Told,
+    /// Whether what policies say here is what its packets meet.
+    pub enforced: Enforcement,
+    /// `not-enforced`, `same-pod`, `node`, `not-isolated`, `allowed-by-rule`, `no-rule-matches`, `spoofed`; of what is not certain
+    /// `address-on-arrival`, `address-claimed-twice`, `held-back`; `not-enforced-here`, whatever is certain of it.
     pub reason: String,
     /// The reason in words.
     pub text: String,
@@ -110,6 +161,8 @@ pub struct SideShown {
     pub policy: Option<String>,
     /// Path of the rule in that policy.
     pub field: Option<String>,
+    /// Whether policies isolate the pod for this direction.
+    pub isolated: bool,
     /// The policies that isolate the pod, if no rule allows the packet.
     pub isolating: Vec<PolicyShown>,
 }

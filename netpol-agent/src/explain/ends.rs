@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::{End, EndShown, Family, Port, sides::packet};
 use crate::{
-    evaluate::evaluate_service,
+    evaluate::{claimants, evaluate_service},
     model::{EndpointSlice, Node, ObjectKey, Pod, Service, ServicePort, Snapshot},
 };
 
@@ -23,6 +23,16 @@ pub enum EndError {
         key: ObjectKey,
         /// What there is instead.
         hint: String,
+    },
+    /// A pod and a Service have the name.
+    #[error(
+        "there is a pod and a Service {key}: say {namespace}/pod/{name} or {namespace}/svc/{name}",
+        namespace = key.namespace,
+        name = key.name
+    )]
+    Ambiguous {
+        /// Their key.
+        key: ObjectKey,
     },
     /// The pod has no address.
     #[error("pod {0} has no address yet, so no packet can be its own")]
@@ -69,10 +79,14 @@ impl Candidate {
         }
     }
 
+    /// The pod that has it, also one that shares its node's network or has ended.
+    pub(super) fn pod<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Pod> {
+        snapshot.pods.get(self.name.as_ref()?).map(AsRef::as_ref)
+    }
+
     /// Why no pod of its own stands behind the address (rules I6, I7).
     pub(super) fn why_not_enforced(&self, snapshot: &Snapshot) -> String {
-        let pod = self.name.as_ref().and_then(|key| snapshot.pods.get(key));
-        match pod {
+        match self.pod(snapshot) {
             Some(pod) if pod.host_network => "it uses the network of its node".to_owned(),
             Some(pod) if pod.terminal => "it has ended".to_owned(),
             _ => "it is no pod".to_owned(),
@@ -179,7 +193,10 @@ fn object<'a>(snapshot: &'a Snapshot, end: &End) -> Result<Found<'a>, EndError> 
     let service = |key| snapshot.services.get(key).map(|service| Found::Service(service));
     let (kind, key, found) = match end {
         End::Address(address) => return Ok(Found::Address(*address)),
-        End::Named(key) => ("pod or Service", key, pod(key).or_else(|| service(key))),
+        End::Named(key) => match (pod(key), service(key)) {
+            (Some(_), Some(_)) => return Err(EndError::Ambiguous { key: key.clone() }),
+            (pod, service) => ("pod or Service", key, pod.or(service)),
+        },
         End::Pod(key) => ("pod", key, pod(key)),
         End::Service(key) => ("Service", key, service(key)),
     };
@@ -236,13 +253,8 @@ fn pod_addresses(pod: &Pod, port: Port, notes: &mut Vec<String>) -> Result<Vec<C
 
 /// An address, with the pod that has it.
 pub(super) fn at(snapshot: &Snapshot, address: IpAddr, port: Port) -> Candidate {
-    let mut pods = snapshot
-        .pods
-        .values()
-        .filter(|pod| !pod.host_network && !pod.terminal);
-    let pod = pods.find(|pod| pod.addresses.contains(&address));
     Candidate {
-        name: pod.map(|pod| pod.key.clone()),
+        name: claimants(snapshot, address).first().map(|pod| pod.key.clone()),
         address,
         port,
         is_frontend: false,

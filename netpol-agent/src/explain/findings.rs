@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{EndShown, Finding, Verdict};
+use super::{EndShown, Enforcement, Finding, Verdict, held::World};
 use crate::{
     compile::compile,
     model::{Diagnostic, Node, Pod, Snapshot},
@@ -38,27 +38,27 @@ pub(super) fn note_unknown_nodes(
     }
 }
 
-/// Beside ClusterIPs, kube-proxy writes a node's address over the source: the ingress policy of the backend meets that one (rule A3), but
-/// for a pod that reaches itself (rule A1).
-pub(super) fn note_masquerade(snapshot: &Snapshot, verdicts: &[Verdict], notes: &mut Vec<String>) {
+/// Where policies take part of which nobody here knows whether they are enforced.
+pub(super) fn note_enforcement(world: World<'_>, verdicts: &[Verdict], notes: &mut Vec<String>) {
+    let mut nodes = BTreeSet::new();
     for verdict in verdicts {
-        let mut services = snapshot.services.values();
-        let Some(frontend) = verdict.frontend else {
-            continue;
-        };
-        let isolated = matches!(
-            verdict.ingress.reason.as_str(),
-            "allowed-by-rule" | "no-rule-matches"
-        );
-        let is_cluster_ip = services.any(|service| service.cluster_ips.contains(&frontend));
-        if isolated && !is_cluster_ip && verdict.source.name != verdict.destination.name {
-            let end = &verdict.destination;
-            let shown = end.name.clone().unwrap_or_else(|| end.address.to_string());
-            notes.push(format!(
-                "ingress of {shown} is judged here from {}; by {frontend} the packet arrives with an address of a node, which counts there",
-                verdict.source.address
-            ));
+        let sides = [
+            (&verdict.source, &verdict.egress),
+            (&verdict.destination, &verdict.ingress),
+        ];
+        for (end, side) in sides {
+            if side.isolated && side.enforced == Enforcement::CannotTell {
+                let pod = pod_of(world.snapshot, end).filter(|pod| !world.is_local(pod));
+                nodes.extend(pod.map(|pod| pod.node.as_deref().unwrap_or("no node yet").to_owned()));
+            }
         }
+    }
+    if !nodes.is_empty() {
+        let names: Vec<String> = nodes.into_iter().collect();
+        notes.push(format!(
+            "cannot tell whether it is enforced on {}: only an agent that is asked there can",
+            names.join(", ")
+        ));
     }
 }
 

@@ -34,10 +34,13 @@ impl FromStr for NodeAddresses {
     }
 }
 
-/// The nodes with what is known of their addresses: those `given`, and the addresses of running hostNetwork pods, which are
-/// their node's.
-pub fn known_nodes(snapshot: &Snapshot, given: &[Node]) -> Vec<Node> {
+/// The nodes with what is known of their addresses: those `given`, those of their objects, and the addresses of running hostNetwork pods,
+/// which are their node's. `own` is the node of the agent that answers: of it, what is on its interfaces counts and nothing else (rule A2).
+pub fn known_nodes(snapshot: &Snapshot, given: &[Node], own: Option<Node>) -> Vec<Node> {
     let mut nodes: BTreeMap<&str, BTreeSet<IpAddr>> = BTreeMap::new();
+    for (name, node) in snapshot.nodes.iter() {
+        nodes.entry(name).or_default().extend(&node.addresses);
+    }
     for node in given {
         nodes.entry(&node.name).or_default().extend(&node.addresses);
     }
@@ -49,6 +52,9 @@ pub fn known_nodes(snapshot: &Snapshot, given: &[Node]) -> Vec<Node> {
             nodes.entry(name).or_default().extend(&pod.addresses);
         }
     }
+    if let Some(own) = &own {
+        nodes.insert(&own.name, own.addresses.clone());
+    }
     nodes
         .into_iter()
         .map(|(name, addresses)| Node {
@@ -59,10 +65,9 @@ pub fn known_nodes(snapshot: &Snapshot, given: &[Node]) -> Vec<Node> {
         .collect()
 }
 
-/// The same with the addresses of Node objects: a node port is reached at each of them (rule A5).
+/// The same with all addresses that objects tell, of the own node too: a node port is reached at each of them (rule A5).
 pub(super) fn of_node_ports(snapshot: &Snapshot, known: &[Node]) -> Vec<Node> {
-    let objects: Vec<Node> = snapshot.nodes.values().map(|node| Node::clone(node)).collect();
-    known_nodes(snapshot, &[known, &objects].concat())
+    known_nodes(snapshot, known, None)
 }
 
 #[cfg(test)]
@@ -99,7 +104,7 @@ mod tests {
             snapshot.pods.insert(pod.key.clone(), pod);
         }
         let NodeAddresses(given) = "a=2001:db8::1,::ffff:192.0.2.7".parse().unwrap();
-        let nodes = known_nodes(&snapshot, &[given]);
+        let nodes = known_nodes(&snapshot, &[given], None);
         let expected = ["192.0.2.1", "192.0.2.7", "2001:db8::1"].map(|text| text.parse().unwrap());
         assert_eq!(nodes.len(), 1);
         assert_eq!(nodes[0].addresses, BTreeSet::from(expected));

@@ -62,7 +62,7 @@ impl Request {
 pub enum RequestError {
     /// Neither an address nor `namespace/name`.
     #[error(
-        "{0:?} is neither an IP address nor namespace/name (pod:namespace/name and service:namespace/name tell which of both)"
+        "{0:?} is neither an IP address nor namespace/name (namespace/pod/name and namespace/svc/name tell which of both)"
     )]
     End(String),
     /// No port.
@@ -84,7 +84,7 @@ pub enum RequestError {
 /// One end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
-    /// A pod, or if there is none a Service, of this key.
+    /// A pod or a Service of this key, whichever there is.
     Named(ObjectKey),
     /// A pod.
     Pod(ObjectKey),
@@ -94,6 +94,33 @@ pub enum End {
     Address(IpAddr),
 }
 
+impl End {
+    /// Reads an end as kubectl would with this namespace: `web`, `pod/web`, `svc/web`; and all that [`End::from_str`] reads.
+    ///
+    /// # Errors
+    /// See [`RequestError::End`].
+    pub fn in_namespace(namespace: &str, text: &str) -> Result<Self, RequestError> {
+        match text.split_once('/') {
+            _ if text.contains(':') || text.parse::<IpAddr>().is_ok() => text.parse(),
+            None if !text.is_empty() => Ok(Self::Named(ObjectKey::new(namespace, text))),
+            Some((kind, name)) if !name.is_empty() && !name.contains('/') => match of_kind(kind) {
+                Some(kind) => Ok(kind(ObjectKey::new(namespace, name))),
+                None => text.parse(),
+            },
+            _ => text.parse(),
+        }
+    }
+}
+
+/// What a word of kubectl's stands for.
+fn of_kind(word: &str) -> Option<fn(ObjectKey) -> End> {
+    match word {
+        "pod" | "pods" | "po" => Some(End::Pod),
+        "service" | "services" | "svc" => Some(End::Service),
+        _ => None,
+    }
+}
+
 impl FromStr for End {
     type Err = RequestError;
 
@@ -101,17 +128,22 @@ impl FromStr for End {
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Self::Address(address.to_canonical()));
         }
-        let (kind, name): (fn(ObjectKey) -> Self, _) = match text.split_once(':') {
-            Some(("pod", name)) => (Self::Pod, name),
-            Some(("service", name)) => (Self::Service, name),
-            _ => (Self::Named, text),
+        let refused = || RequestError::End(text.to_owned());
+        // `pod:shop/web` is `shop/pod/web`.
+        let (before, name) = match text.split_once(':') {
+            Some((kind, name)) => (Some(of_kind(kind).ok_or_else(refused)?), name),
+            None => (None, text),
         };
-        match name.split_once('/') {
-            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
-                Ok(kind(ObjectKey::new(namespace, name)))
-            }
-            _ => Err(RequestError::End(text.to_owned())),
+        let parts: Vec<&str> = name.split('/').collect();
+        let (kind, namespace, name) = match (before, parts.as_slice()) {
+            (kind, [namespace, name]) => (kind.unwrap_or(Self::Named), *namespace, *name),
+            (None, [namespace, kind, name]) => (of_kind(kind).ok_or_else(refused)?, *namespace, *name),
+            _ => return Err(refused()),
+        };
+        if namespace.is_empty() || name.is_empty() {
+            return Err(refused());
         }
+        Ok(kind(ObjectKey::new(namespace, name)))
     }
 }
 
@@ -119,8 +151,8 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Named(key) => key.fmt(f),
-            Self::Pod(key) => write!(f, "pod:{key}"),
-            Self::Service(key) => write!(f, "service:{key}"),
+            Self::Pod(key) => write!(f, "{}/pod/{}", key.namespace, key.name),
+            Self::Service(key) => write!(f, "{}/svc/{}", key.namespace, key.name),
             Self::Address(address) => address.fmt(f),
         }
     }
@@ -231,14 +263,41 @@ mod tests {
     fn ends() {
         for (text, shown) in [
             ("shop/web", "shop/web"),
-            ("service:shop/web", "service:shop/web"),
+            ("service:shop/web", "shop/svc/web"),
+            ("pod:shop/web", "shop/pod/web"),
+            ("shop/svc/web", "shop/svc/web"),
+            ("shop/services/web", "shop/svc/web"),
+            ("shop/pod/web", "shop/pod/web"),
+            ("svc/web", "svc/web"),
             ("::1", "::1"),
         ] {
             assert_eq!(text.parse::<End>().unwrap().to_string(), shown);
         }
         let mapped = End::Address([10, 0, 0, 1].into());
         assert_eq!("::ffff:10.0.0.1".parse(), Ok(mapped));
-        for bad in ["web", "a/b/c", "/web", "shop/", "node:a", "", "10.0.0.300"] {
+        for (text, shown) in [
+            ("web", "shop/web"),
+            ("svc/web", "shop/svc/web"),
+            ("po/web", "shop/pod/web"),
+            ("data/web", "data/web"),
+            ("data/svc/web", "data/svc/web"),
+            ("10.0.0.1", "10.0.0.1"),
+        ] {
+            assert_eq!(End::in_namespace("shop", text).unwrap().to_string(), shown);
+        }
+        for bad in ["", "a/b/c", "svc/", "/web"] {
+            assert!(End::in_namespace("shop", bad).is_err(), "{bad}");
+        }
+        for bad in [
+            "web",
+            "a/b/c",
+            "pod:a/svc/b",
+            "/web",
+            "shop/",
+            "node:a",
+            "",
+            "10.0.0.300",
+        ] {
             let error = bad.parse::<End>().unwrap_err();
             assert!(error.to_string().contains(&format!("{bad:?}")), "{error}");
         }

@@ -3,11 +3,39 @@
 
 use std::net::IpAddr;
 
-use super::{Family, MissingShown, PolicyShown, RuleShown, SideShown, Verdict, ends::Candidate};
-use crate::{
-    evaluate::{Evaluation, Packet, Side, Unmatched, Why, evaluate, unmatched, unmatched_by_service},
-    model::{Direction, Node, Snapshot},
+use super::{
+    Enforcement, Family, MissingShown, PolicyShown, RuleShown, SideShown, Told, Verdict,
+    ends::Candidate,
+    held::{Standing, World},
 };
+use crate::{
+    evaluate::{
+        Packet, Side, Unmatched, Why, claimants, evaluate, evaluate_translated, unmatched,
+        unmatched_by_service,
+    },
+    model::{Direction, ObjectKey, Pod},
+};
+
+/// How a packet gets from one end to the other.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Way {
+    /// The address that it is sent to, where that is not the destination's own: a Service's, or a node's with a host port.
+    pub(super) frontend: Option<IpAddr>,
+    /// The node of the source, or of the destination, translates it there: a pod can be its own peer (rule A1).
+    pub(super) translated: bool,
+    /// Where another node translates it, what the source's node judges it by.
+    pub(super) judged_at: Option<Candidate>,
+    /// The addresses that the destination may see in the place of the source's own.
+    pub(super) seen_as: Vec<Seen>,
+}
+
+/// An address that a packet may have when it arrives.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) address: IpAddr,
+    /// Whose it is, in words.
+    pub(super) whose: String,
+}
 
 /// The packet from one address to the other; both are of `family`.
 pub(super) fn packet(source: &Candidate, destination: &Candidate, family: Family) -> Packet {
@@ -20,54 +48,271 @@ pub(super) fn packet(source: &Candidate, destination: &Candidate, family: Family
     }
 }
 
-/// Judges the packet from one address to the other; both are of `family`. One that comes by a Service's `frontend` was judged already.
+/// Judges the packet from one address to the other; both are of `family`.
 pub(super) fn judge(
-    snapshot: &Snapshot,
-    nodes: &[Node],
+    world: World<'_>,
     source: &Candidate,
     destination: &Candidate,
     family: Family,
-    by_service: Option<(IpAddr, Evaluation)>,
+    way: &Way,
 ) -> Verdict {
-    let packet = packet(source, destination, family);
-    let (frontend, evaluation) = by_service.unzip();
-    let evaluation = evaluation.unwrap_or_else(|| evaluate(snapshot, nodes, &packet));
-    let side = |side: &Side, direction| {
-        let (own, other) = match direction {
-            Direction::Egress => (source, destination),
-            Direction::Ingress => (destination, source),
-        };
-        let (reason, text) = reason(snapshot, side, direction, own, other);
-        let rule = match &side.why {
-            Why::AllowedBy { policy, rule } => Some((policy.to_string(), rule_field(direction, *rule))),
-            _ => None,
-        };
-        let (policy, field) = rule.unzip();
-        let isolating = match frontend {
-            None => unmatched(snapshot, nodes, &packet, direction),
-            Some(_) => unmatched_by_service(snapshot, nodes, &packet, direction),
-        };
-        SideShown {
-            allowed: side.allowed,
-            reason: reason.to_owned(),
-            text,
-            policy,
-            field,
-            isolating: isolating
-                .into_iter()
-                .map(|policy| policy_shown(policy, direction))
-                .collect(),
+    let arriving = packet(source, destination, family);
+    let translated = way.translated;
+    let egress = match &way.judged_at {
+        Some(place) => {
+            let leaving = packet(source, place, family);
+            Judged::of(world, &leaving, Direction::Egress, false, source, place)
         }
+        None => Judged::of(
+            world,
+            &arriving,
+            Direction::Egress,
+            translated,
+            source,
+            destination,
+        ),
     };
+    let egress = spoofed(world, source).unwrap_or(egress).shown(world, source);
+    let own = Judged::of(
+        world,
+        &arriving,
+        Direction::Ingress,
+        translated,
+        destination,
+        source,
+    );
+    let ingress = seen_otherwise(world, &arriving, source, destination, way, own).shown(world, destination);
+    let told = egress.verdict.and(ingress.verdict);
     Verdict {
         family: family.name().to_owned(),
         source: source.end_shown(),
-        frontend,
+        frontend: way.frontend,
         destination: destination.end_shown(),
         port: destination.port.to_string(),
-        allowed: evaluation.allowed(),
-        egress: side(&evaluation.egress, Direction::Egress),
-        ingress: side(&evaluation.ingress, Direction::Ingress),
+        allowed: told == Told::Allowed,
+        verdict: told,
+        egress,
+        ingress,
+    }
+}
+
+/// What the destination's policies say, if it may see other addresses than the source's: what they say of all of them.
+fn seen_otherwise(
+    world: World<'_>,
+    arriving: &Packet,
+    source: &Candidate,
+    destination: &Candidate,
+    way: &Way,
+    own: Judged,
+) -> Judged {
+    if own.reason == "node" {
+        return own;
+    }
+    let mut others = way
+        .seen_as
+        .iter()
+        .filter(|seen| seen.address != arriving.source && seen.address.is_ipv4() == arriving.source.is_ipv4())
+        .map(|seen| {
+            let packet = Packet {
+                source: seen.address,
+                ..*arriving
+            };
+            let other = Candidate {
+                name: None,
+                address: seen.address,
+                ..source.clone()
+            };
+            // What a node forwards is not from the node, whatever address it has (rule A3).
+            let forwarded = World { nodes: &[], ..world };
+            (
+                seen,
+                Judged::of(forwarded, &packet, Direction::Ingress, false, destination, &other),
+            )
+        });
+    let Some((seen, other)) = others.find(|(_, other)| other.told != own.told) else {
+        return own;
+    };
+    let (address, whose) = (seen.address, &seen.whose);
+    let seen = match address.is_unspecified() {
+        true => whose.clone(),
+        false => format!("{address} ({whose})"),
+    };
+    let text = format!(
+        "{} if the packet arrives from {}, {} if from {seen}",
+        own.told.word(),
+        arriving.source,
+        other.told.word()
+    );
+    let denied = if own.told == Told::Denied { own } else { other };
+    denied.in_doubt("address-on-arrival", &text)
+}
+
+/// Only the first address of each family is the pod's own: what it sends with another is dropped (rule A6).
+fn spoofed(world: World<'_>, source: &Candidate) -> Option<Judged> {
+    let pod = source.pod(world.snapshot)?;
+    let first = pod
+        .addresses
+        .iter()
+        .find(|address| address.is_ipv4() == source.address.is_ipv4());
+    let text = format!(
+        "what pod {} sends from {} is dropped as spoofed: only the first address of a family in status.podIPs is its own",
+        pod.key, source.address
+    );
+    let own = pod.host_network || pod.terminal || first == Some(&source.address);
+    (!own).then(|| Judged::plain(Told::Denied, "spoofed", text))
+}
+
+/// What one end's policies say.
+#[derive(Debug, Clone)]
+struct Judged {
+    told: Told,
+    reason: &'static str,
+    text: String,
+    rule: Option<(String, String)>,
+    isolating: Vec<PolicyShown>,
+    /// Policies of the end take part in it.
+    isolated: bool,
+}
+
+impl Judged {
+    fn plain(told: Told, reason: &'static str, text: String) -> Self {
+        Self {
+            told,
+            reason,
+            text,
+            rule: None,
+            isolating: Vec::new(),
+            isolated: false,
+        }
+    }
+
+    /// By the policies of `own`, of which the direction is. Where several pods claim the address: what holds for all of them.
+    fn of(
+        world: World<'_>,
+        packet: &Packet,
+        direction: Direction,
+        translated: bool,
+        own: &Candidate,
+        other: &Candidate,
+    ) -> Self {
+        let whole = Self::by_objects(world, packet, direction, translated, own, other);
+        for address in [packet.source, packet.destination] {
+            let pods = claimants(world.snapshot, address);
+            let claimed: Vec<ObjectKey> = pods.into_iter().map(|pod| pod.key.clone()).collect();
+            let alone = |kept: &ObjectKey| {
+                let mut snapshot = world.snapshot.clone();
+                for key in claimed.iter().filter(|key| *key != kept) {
+                    snapshot.pods.remove(key);
+                }
+                let world = World {
+                    snapshot: &snapshot,
+                    ..world
+                };
+                Self::by_objects(world, packet, direction, translated, own, other).told
+            };
+            if claimed.len() > 1 && claimed.iter().any(|key| alone(key) != whole.told) {
+                let names: Vec<String> = claimed.iter().map(ToString::to_string).collect();
+                let names = names.join(" and ");
+                let text =
+                    format!("{address} is claimed by {names}, and it is not the same for each of them");
+                return whole.in_doubt("address-claimed-twice", &text);
+            }
+        }
+        whole
+    }
+
+    fn by_objects(
+        world: World<'_>,
+        packet: &Packet,
+        direction: Direction,
+        translated: bool,
+        own: &Candidate,
+        other: &Candidate,
+    ) -> Self {
+        let World { snapshot, nodes, .. } = world;
+        let evaluation = match translated {
+            false => evaluate(snapshot, nodes, packet),
+            true => evaluate_translated(snapshot, nodes, packet),
+        };
+        let side = match direction {
+            Direction::Egress => evaluation.egress,
+            Direction::Ingress => evaluation.ingress,
+        };
+        let isolating = match translated {
+            _ if side.allowed => Vec::new(),
+            false => unmatched(snapshot, nodes, packet, direction),
+            true => unmatched_by_service(snapshot, nodes, packet, direction),
+        };
+        let (reason, text) = reason(world, &side, direction, own, other);
+        let shown = |policy| policy_shown(policy, direction);
+        Self {
+            told: if side.allowed { Told::Allowed } else { Told::Denied },
+            reason,
+            text,
+            rule: match &side.why {
+                Why::AllowedBy { policy, rule } => Some((policy.to_string(), rule_field(direction, *rule))),
+                _ => None,
+            },
+            isolating: isolating.into_iter().map(shown).collect(),
+            isolated: matches!(side.why, Why::AllowedBy { .. } | Why::DeniedBy { .. }),
+        }
+    }
+
+    fn in_doubt(self, reason: &'static str, why: &str) -> Self {
+        Self {
+            told: Told::CannotTell,
+            reason,
+            text: why.to_owned(),
+            rule: None,
+            ..self
+        }
+    }
+
+    /// With what the agent that answers holds of the end: what policies say is not what its packets meet where nothing is enforced.
+    fn shown(self, world: World<'_>, own: &Candidate) -> SideShown {
+        let pod = own.pod(world.snapshot);
+        let pod = pod.filter(|pod: &&Pod| !pod.host_network && !pod.terminal);
+        let standing = pod.and_then(|pod| world.standing(pod));
+        let (judged, enforced) = match (pod, standing) {
+            (None, _) => (self, Enforcement::NoPod),
+            (Some(_), None) => (self, Enforcement::CannotTell),
+            (Some(_), Some(Standing::Enforced)) => (self, Enforcement::Here),
+            (Some(_), Some(Standing::HeldBack(why))) => {
+                let why = format!("{}; but {why}", self.says());
+                (self.in_doubt("held-back", &why), Enforcement::CannotTell)
+            }
+            (Some(_), Some(Standing::Unknown(why))) => {
+                let why = format!("not enforced here, because {why}; {}", self.says());
+                (self.in_doubt("not-enforced-here", &why), Enforcement::NotHere)
+            }
+            (Some(_), Some(Standing::Open(why))) => {
+                let text = format!("not enforced here, because {why}; {}", self.says());
+                let judged = Self {
+                    told: Told::Allowed,
+                    reason: "not-enforced-here",
+                    text,
+                    rule: None,
+                    ..self
+                };
+                (judged, Enforcement::NotHere)
+            }
+        };
+        let (policy, field) = judged.rule.unzip();
+        SideShown {
+            allowed: judged.told == Told::Allowed,
+            verdict: judged.told,
+            reason: judged.reason.to_owned(),
+            text: judged.text,
+            policy,
+            field,
+            isolated: judged.isolated,
+            isolating: judged.isolating,
+            enforced,
+        }
+    }
+
+    fn says(&self) -> String {
+        format!("by its policies it is {}: {}", self.told.word(), self.text)
     }
 }
 
@@ -92,7 +337,7 @@ fn policy_shown(unmatched: Unmatched, direction: Direction) -> PolicyShown {
 
 /// The reason as a word and in words.
 fn reason(
-    snapshot: &Snapshot,
+    world: World<'_>,
     side: &Side,
     direction: Direction,
     own: &Candidate,
@@ -103,7 +348,7 @@ fn reason(
             "not-enforced",
             format!(
                 "{}, and policies isolate pods only",
-                own.why_not_enforced(snapshot)
+                own.why_not_enforced(world.snapshot)
             ),
         ),
         Why::SamePod => (

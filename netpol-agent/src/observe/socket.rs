@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     datapath::interfaces::Interfaces,
-    explain::{Answer, Request, explain, known_nodes},
+    explain::{Answer, Held, Request, Standing, World, explain, known_nodes},
     model::{Node, Snapshot},
 };
 
@@ -183,21 +183,27 @@ impl Known {
             addresses: interfaces.map_or_else(Default::default, |found| found.node_addresses.clone()),
             ..Node::default()
         };
-        let nodes = known_nodes(&snapshot, &[own]);
-        let mut answer = explain(&snapshot, &nodes, &request)
-            .map_err(|error| (StatusCode::NOT_FOUND, error.to_string()))?;
-        let status = self.status.borrow();
+        let nodes = known_nodes(&snapshot, &[], Some(own));
+        let status = self.status.borrow().clone();
+        let mut pods = status.pods.clone();
         if !status.ready || status.revision != snapshot.revision {
-            answer.notes.push(format!(
-                "answered from revision {}, which node {} does not enforce yet",
-                snapshot.revision, self.node_name
-            ));
-        } else if status.endpoints_held_back > 0 {
-            answer.notes.push(format!(
-                "{} endpoints of node {} keep an older policy, as writes to the kernel failed",
-                status.endpoints_held_back, self.node_name
-            ));
+            let why = format!(
+                "the kernel has what an earlier revision said than {}",
+                snapshot.revision
+            );
+            for standing in pods.values_mut() {
+                *standing = Standing::HeldBack(why.clone());
+            }
         }
-        Ok(answer)
+        let held = Held {
+            node: self.node_name.clone(),
+            pods,
+        };
+        let world = World {
+            snapshot: &snapshot,
+            nodes: &nodes,
+            held: Some(&held),
+        };
+        explain(world, &request).map_err(|error| (StatusCode::NOT_FOUND, error.to_string()))
     }
 }

@@ -93,13 +93,24 @@ fn a5_each_backend_of_a_service_has_a_verdict() {
     let (db, spare) = (backend("db", true), backend("spare", true));
     for (end, port) in [
         ("data/sql", "5432/TCP"),
+        ("data/svc/sql", "5432/tcp"),
         ("service:data/sql", "5432/tcp"),
         ("10.96.0.7", "5432/TCP"),
+    ] {
+        let expected = (0, "allowed".to_owned(), vec![db.clone(), spare.clone()]);
+        assert_eq!(answer(["shop/web", end], port), expected, "{end} {port}");
+    }
+    // By others masquerade may write an address of the node, which is not among the peers of data/db.
+    for (end, port) in [
         ("203.0.113.50", "5432/TCP"),
         ("203.0.113.51", "5432/TCP"),
         ("192.0.2.1", "30432/TCP"),
     ] {
-        let expected = (0, "allowed".to_owned(), vec![db.clone(), spare.clone()]);
+        let expected = (
+            3,
+            "cannot-tell".to_owned(),
+            vec![backend("db", false), spare.clone()],
+        );
         assert_eq!(answer(["shop/web", end], port), expected, "{end} {port}");
     }
     // From a pod that is a backend itself: its own way counts, and the other denies.
@@ -125,12 +136,25 @@ fn a5_each_backend_of_a_service_has_a_verdict() {
     let (code, text, _) = explain_in(folder.path(), &["shop/web", "data/empty", "80/TCP"]);
     assert_eq!(code, Some(1));
     assert!(text.contains("has no ready endpoints"), "{text}");
-    // Beside the ClusterIP the backend does not see the pod's address.
-    for (end, is_told) in [("203.0.113.50", true), ("10.96.0.7", false)] {
-        let (_, text, _) = explain_in(folder.path(), &["shop/web", end, "5432/TCP"]);
-        let note = "note: ingress of data/db is judged here from 10.244.0.10; by 203.0.113.50";
-        assert_eq!(text.contains(note), is_told, "{text}");
+    // Beside the ClusterIP the backend may not see the pod's address.
+    for (end, known, is_told) in [
+        ("203.0.113.50", "a=203.0.113.9", true),
+        ("203.0.113.50", "b=203.0.113.9", true),
+        ("10.96.0.7", "a=203.0.113.9", false),
+    ] {
+        let (_, text, _) = explain_in(folder.path(), &["shop/web", end, "5432/TCP", "--node", known]);
+        let line = "  ingress of data/db: cannot tell: allowed if the packet arrives from 10.244.0.10, denied if from ";
+        assert_eq!(text.contains(line), is_told, "{text}");
     }
+    let (code, text, _) = explain_in(
+        folder.path(),
+        &["shop/web", "203.0.113.50", "5432/TCP", "--node", "a=10.1.2.3"],
+    );
+    assert_eq!(code, Some(3), "{text}");
+    assert!(
+        text.contains("denied if from 10.1.2.3 (an address of its node, by masquerade: a)"),
+        "{text}"
+    );
     // A headless Service is its pods, on whatever port.
     let (code, text, _) = explain_in(folder.path(), &["shop/web", "data/bare", "9999/TCP"]);
     assert_eq!(code, Some(0), "{text}");

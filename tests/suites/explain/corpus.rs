@@ -54,7 +54,8 @@ fn end_of(case: &Case, end: &End, family: Family) -> String {
             let address = addresses.find(|address| Family::of(address) == family).unwrap();
             address.to_string()
         }
-        End::Service(key) => format!("service:{key}"),
+        End::Service(key) => format!("{}/svc/{}", key.namespace, key.name),
+        End::Pod(key) => format!("{}/pod/{}", key.namespace, key.name),
         other => other.to_string(),
     }
 }
@@ -127,7 +128,9 @@ fn odd_backend(case: &Case, step: &Step, expectation: &Expectation, output: &Out
         .iter()
         .filter(|verdict| verdict["allowed"] == true)
         .count();
+    let unknown = verdicts.iter().any(|verdict| verdict["verdict"] == "cannot-tell");
     let (code, outcome) = match allowed {
+        _ if unknown => (3, "cannot-tell"),
         0 => (1, "denied"),
         all if all == verdicts.len() => (0, "allowed"),
         _ => (1, "partly"),

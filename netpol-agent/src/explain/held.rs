@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a running agent holds, beside the objects: an answer is what the kernel does only as far as someone knows what is in it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Node, ObjectKey, Pod, Snapshot};
+
+/// What an answer is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct World<'a> {
+    /// The cluster's objects.
+    pub snapshot: &'a Snapshot,
+    /// The nodes whose addresses are known: see [`super::known_nodes`].
+    pub nodes: &'a [Node],
+    /// What the agent that answers holds; `None` where only objects are known.
+    pub held: Option<&'a Held>,
+}
+
+/// The state of an agent that answers.
+#[derive(Debug, Clone, Default)]
+pub struct Held {
+    /// Its node.
+    pub node: String,
+    /// Every pod of its node that has an address and a network of its own.
+    pub pods: BTreeMap<ObjectKey, Standing>,
+}
+
+/// Whether a pod of the node is enforced on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Its interface has its policies.
+    Enforced,
+    /// Its interface has an older policy, or is closed: why.
+    HeldBack(String),
+    /// No interface is taken for its own: why. Its traffic passes, as far as the agent knows.
+    Open(String),
+    /// No interface is taken for its own, and the agent does not know what becomes of its traffic: why.
+    Unknown(String),
+}
+
+/// Whether what policies say of an end is what its packets meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Enforcement {
+    /// The agent that answers enforces it.
+    Here,
+    /// It should, and does not.
+    NotHere,
+    /// It is another node's, or no agent was asked.
+    CannotTell,
+    /// No pod with a network of its own is there.
+    NoPod,
+}
+
+impl World<'_> {
+    /// Whether a pod is of the node of the agent that answers.
+    pub(super) fn is_local(&self, pod: &Pod) -> bool {
+        self.held
+            .is_some_and(|held| pod.node.as_deref() == Some(held.node.as_str()))
+    }
+
+    /// How a pod of this node stands; `None` where it is another's, or no agent answers.
+    pub(super) fn standing(&self, pod: &Pod) -> Option<Standing> {
+        let held = self.held.filter(|_| self.is_local(pod))?;
+        let unknown = || Standing::Unknown("the agent has not looked at it yet".to_owned());
+        Some(held.pods.get(&pod.key).cloned().unwrap_or_else(unknown))
+    }
+}

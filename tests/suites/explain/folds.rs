@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A long answer is folded: what is nearest to a match is shown, the rest is counted, and `--all` has it.
+
+use std::fmt::Write;
+
+use netpol_tests::manifests::ManifestDir;
+use serde_json::Value;
+
+use crate::example::explain_in;
+
+/// No answer for people is longer, whatever the cluster.
+const LINES: usize = 200;
+
+/// A Service of 20 pods that 60 policies of 6 rules isolate, one of which lacks one label only.
+fn crowd() -> ManifestDir {
+    let mut text = String::new();
+    let mut endpoints = Vec::new();
+    let mut pod = |name: String, app: &str, ip: String| {
+        writeln!(
+            text,
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{namespace: shop, name: {name}, labels: {{app: {app}}}}}\n\
+             spec: {{nodeName: a, containers: [{{name: main}}]}}\nstatus: {{phase: Running, podIPs: [{{ip: {ip}}}]}}"
+        )
+        .unwrap();
+    };
+    pod("client".to_owned(), "client", "10.244.9.9".to_owned());
+    for index in 0..20 {
+        let ip = format!("10.244.0.{}", index + 10);
+        pod(format!("web-{index}"), "web", ip.clone());
+        endpoints.push(format!("{{addresses: [{ip}]}}"));
+    }
+    writeln!(
+        text,
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{namespace: shop, name: all}}\n\
+         spec: {{clusterIP: 10.96.0.9, clusterIPs: [10.96.0.9], ports: [{{port: 80}}]}}\n\
+         ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{namespace: shop, name: all, labels: {{kubernetes.io/service-name: all}}}}\n\
+         addressType: IPv4\nports: [{{port: 80, protocol: TCP}}]\nendpoints: [{}]",
+        endpoints.join(", ")
+    )
+    .unwrap();
+    for index in 0..60 {
+        let peer = |number: usize| {
+            format!("{{podSelector: {{matchLabels: {{app: x{number}, tier: front, zone: one}}}}}}")
+        };
+        let peers: Vec<String> = (0..6).map(peer).collect();
+        let rule = format!("{{from: [{}], ports: [{{port: 81}}]}}", peers.join(", "));
+        let mut rules = vec![rule; 6];
+        if index == 37 {
+            rules[4] = "{from: [{podSelector: {matchLabels: {app: near}}}], ports: [{port: 80}]}".to_owned();
+        }
+        writeln!(
+            text,
+            "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{namespace: shop, name: policy-{index:03}}}\n\
+             spec: {{podSelector: {{matchLabels: {{app: web}}}}, ingress: [{}]}}",
+            rules.join(", ")
+        )
+        .unwrap();
+    }
+    let folder = ManifestDir::new().unwrap();
+    folder.write("all.yaml", &text).unwrap();
+    folder
+}
+
+#[test]
+fn long_answers_are_folded_with_the_nearest_first() {
+    let folder = crowd();
+    for destination in ["shop/web-7", "shop/all"] {
+        let ask = |more: &[&str]| {
+            let ends = ["shop/client", destination, "80/TCP"];
+            let (code, text, error) = explain_in(folder.path(), &[&ends[..], more].concat());
+            assert_eq!(code, Some(1), "{error}");
+            text
+        };
+        let folded = ask(&[]);
+        let lines: Vec<&str> = folded.lines().collect();
+        assert!(lines.len() <= LINES, "{} lines:\n{folded}", lines.len());
+        let policies: Vec<&&str> = lines
+            .iter()
+            .filter(|line| line.contains("NetworkPolicy "))
+            .collect();
+        assert_eq!(*policies[0], "    NetworkPolicy shop/policy-037", "{folded}");
+        let at = lines
+            .iter()
+            .position(|line| line.contains("spec.ingress[4]"))
+            .unwrap();
+        assert!(lines[at + 1].contains("the rule wants `near`"), "{folded}");
+        assert!(
+            folded.contains("57 more policies isolate it, and match less (--all shows them)"),
+            "{folded}"
+        );
+        let all = ask(&["--all"]);
+        assert!(all.lines().count() > 60 * 6 * 18, "{} lines", all.lines().count());
+        assert!(!all.contains("--all"), "everything is shown");
+        let verdicts = if destination == "shop/all" { 20 } else { 1 };
+        assert_eq!(
+            folded.contains("16 more verdicts (--all shows them): 0 allowed, 16 denied"),
+            verdicts == 20
+        );
+        // Programs get everything.
+        let answer: Value = serde_json::from_str(&ask(&["-o", "json"])).unwrap();
+        let found = answer["verdicts"].as_array().unwrap();
+        assert_eq!(found.len(), verdicts);
+        assert_eq!(found[0]["ingress"]["isolating"].as_array().unwrap().len(), 60);
+    }
+}
