@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::{Evaluation, Packet, is_own_node, judge, pods_with_address};
+use super::{Evaluation, Packet, is_own_node, judge, claimants};
 use crate::model::{EndpointSlice, Node, Protocol, Service, ServicePort, Snapshot};
 
 /// Judges a packet to where a Service is reached: for each backend that kube-proxy may choose, its address, its port and the verdict on the
@@ -63,14 +63,14 @@ pub fn evaluate_service(
 /// Whether the destination is an address of a pod or of another node than the sender's: then no
 /// Service is reached there, whatever it claims (rule A9).
 fn is_taken(snapshot: &Snapshot, nodes: &[Node], packet: &Packet) -> bool {
-    let senders = pods_with_address(snapshot, packet.source);
+    let senders = claimants(snapshot, packet.source);
     if senders
         .iter()
         .any(|pod| is_own_node(nodes, pod, packet.destination))
     {
         return false;
     }
-    !pods_with_address(snapshot, packet.destination).is_empty()
+    !claimants(snapshot, packet.destination).is_empty()
         || nodes
             .iter()
             .any(|node| node.addresses.contains(&packet.destination))
