@@ -93,6 +93,8 @@ fn continues(skb: *mut __sk_buff, direction: u8) -> bool {
 const IS_PACKET: u32 = 0;
 /// The same of neighbour discovery.
 const IS_NEIGHBOUR: u32 = 0xff;
+/// The same of reports about groups.
+const IS_MEMBERSHIP: u32 = 0xfe;
 
 /// Reads a packet, and what it quotes, into the scratch memory. A global function of the program: the verifier follows its ways on their own,
 /// and not each of them on through [`judge`].
@@ -117,6 +119,7 @@ pub extern "C" fn read_packet(skb: *mut __sk_buff) -> u32 {
     match checksum::judged(parsed, packet, unfinished) {
         Parsed::Packet => IS_PACKET,
         Parsed::Neighbour => IS_NEIGHBOUR,
+        Parsed::Membership => IS_MEMBERSHIP,
         Parsed::Unjudged(reason) => reason as u32,
     }
 }
@@ -163,6 +166,7 @@ fn judge(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
     let parsed = match told {
         IS_PACKET => Parsed::Packet,
         IS_NEIGHBOUR => Parsed::Neighbour,
+        IS_MEMBERSHIP => Parsed::Membership,
         reason => Parsed::Unjudged(DropReason::from_u8(reason as u8).unwrap_or(DropReason::Malformed)),
     };
     let hook = match direction {
