@@ -14,7 +14,8 @@ pub use leaving::{decide_leaving, sender_leaving};
 use crate::{
     abi::{
         ACTION_ACCEPT, ACTION_DEFER, Address, Direction, DropReason, Endpoint, Flow, FlowKey, Fragment,
-        FragmentKey, IDENTITY_NONE, Identity, Lifetimes, POLICY_NONE, PolicyMatch, PolicyValue,
+        FragmentKey, IDENTITY_NODE, IDENTITY_NONE, Identity, Lifetimes, POLICY_NONE, PolicyMatch,
+        PolicyValue,
     },
     flow::{self, RST, State},
     parse::{Packet, Parsed, Role, protocol},
@@ -287,12 +288,17 @@ pub fn decide(
             }
         });
     }
-    // The first packet seen need not be the first of its connection (rule C4): of TCP it is not, without SYN; of other protocols it may be a
-    // reply as far as this pod's other direction is isolated.
+    // The first packet seen need not be the first of its connection (rule C4): of TCP it is not, without SYN; of UDP it may be a reply as far
+    // as this pod's other direction is isolated, or as it comes from the node, to which no flow is made.
     let mid_stream = packet.protocol == protocol::TCP && !syn;
-    if !known && matches!(packet.role, Role::Any) && addresses::is_own(endpoint, own_address(packet, direction)) {
-        let may_answer =
-            packet.protocol == protocol::UDP && endpoint.policy(direction.opposite()) != POLICY_NONE;
+    let mut with_node = false;
+    if !known
+        && matches!(packet.role, Role::Any)
+        && addresses::is_own(endpoint, own_address(packet, direction))
+    {
+        let from_node = !sends && is_node(tables, &packet.source);
+        let may_answer = packet.protocol == protocol::UDP
+            && (endpoint.policy(direction.opposite()) != POLICY_NONE || from_node);
         if mid_stream || may_answer {
             let opener = tables.opener(&key, own_address(packet, direction));
             if !matches!(opener, Opener::Unknown) {
@@ -301,7 +307,12 @@ pub fn decide(
                     Opener::Pod => Direction::Egress,
                     _ => Direction::Ingress,
                 };
-                if let Some(entry) = &entry {
+                // Of what the node opens, or is opened to it, nothing is remembered (rules A2, A3).
+                with_node = from_node && matches!(opener, Opener::Pod)
+                    || sends && matches!(opener, Opener::Remote) && is_node(tables, &packet.destination);
+                if let Some(entry) = &entry
+                    && !with_node
+                {
                     entry.with(|flow| {
                         let found = new_flow(tables, POLICY_NONE, initiator);
                         *flow = Flow { epoch: 0, ..found };
@@ -333,7 +344,9 @@ pub fn decide(
             }
         }
     }
-    let mut to_node = false;
+    // What the pod answers to the node is open whatever policy says (rule A2).
+    let mut to_node = with_node && sends;
+    let mut to_judge = false;
     if !current {
         let own_policy = Whose {
             subject: place.ifindex,
@@ -381,7 +394,11 @@ pub fn decide(
             let peer = if sender == place.ifindex { own } else { remote };
             let identity = tables.identity(peer).identity;
             if !judge::accepts(tables, policy, identity, view.protocol, port) {
-                return denied(own_policy, DropReason::Policy, policy, identity);
+                if !with_node {
+                    return denied(own_policy, DropReason::Policy, policy, identity);
+                }
+                // Of what the node only forwarded with its address the second look is left, as of what the node may unpack (rules A3, A6).
+                to_judge = endpoint.egress_policy != POLICY_NONE || view.protocol != protocol::TCP;
             }
             let egress = tables.egress_policy(sender);
             if egress != POLICY_NONE {
@@ -407,7 +424,7 @@ pub fn decide(
     }
     if let Some(entry) = &entry {
         entry.with(|flow| {
-            if known {
+            if known && !with_node {
                 flow.policy = policy;
                 flow.epoch = tables.epoch();
                 flow.packets += 1;
@@ -417,7 +434,7 @@ pub fn decide(
                 flow::advance(flow, packet, direction);
             } else if !to_node
                 && opens_flow(packet)
-                && !mid_stream
+                && (known || !mid_stream)
                 && !flow::alive(flow, packet.protocol, tables.now(), tables.lifetimes())
             {
                 let found = new_flow(tables, policy, initiator);
@@ -439,7 +456,7 @@ pub fn decide(
     }
     fragments::remember(tables, endpoint, direction, packet);
     if sends {
-        tables.put_tag(if reply { endpoint.tag(false) } else { tag });
+        tables.put_tag(if reply { endpoint.tag(to_judge) } else { tag });
     }
     Verdict::Forward
 }
@@ -486,6 +503,12 @@ fn is_about(endpoint: &Endpoint, packet: &Packet, quoted: &Packet, direction: Di
         }
         Direction::Egress => packet.source == quoted.destination && packet.destination == quoted.source,
     }
+}
+
+/// Whether an address is one of the node's.
+#[inline(always)]
+fn is_node(tables: &impl Tables, address: &Address) -> bool {
+    tables.identity(address).flags & IDENTITY_NODE != 0
 }
 
 /// Whether a packet of no known flow may be the first of a connection. Any packet but a TCP segment that continues one.

@@ -12,6 +12,7 @@ mod errors;
 mod flows;
 mod fragments;
 mod known;
+mod node;
 mod properties;
 mod second_look;
 mod services;
