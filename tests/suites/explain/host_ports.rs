@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A port of a node that is a pod's host port: what `explain` says is what connections meet there (rules A2, A3, A5).
 
-use std::net::IpAddr;
+use std::{fmt::Write as _, net::IpAddr};
 
 use netpol_tests::{
     lab::Lab,
@@ -13,6 +13,8 @@ use serde_json::Value;
 use crate::shared::{netpol, stderr, stdout};
 
 const HOST_PORT: u16 = 9000;
+const UDP_PORT: u16 = 9001;
+const SERVICES: [Service; 2] = [Service::Tcp(HOST_PORT), Service::Udp(UDP_PORT)];
 const PODS: [&str; 3] = ["shop/client", "shop/web", "shop/other"];
 
 /// The pods, web with its host port.
@@ -27,7 +29,10 @@ fn pods(lab: &Lab) -> String {
             .map(|ip| format!("{{ip: \"{ip}\"}}"))
             .collect();
         let ports = match name {
-            "web" => format!(", ports: [{{containerPort: 8080, hostPort: {HOST_PORT}}}]"),
+            "web" => format!(
+                ", ports: [{{containerPort: 8080, hostPort: {HOST_PORT}}}, \
+                 {{containerPort: 5353, hostPort: {UDP_PORT}, protocol: UDP}}]"
+            ),
             _ => String::new(),
         };
         format!(
@@ -45,9 +50,19 @@ fn port_map(lab: &Lab) {
     let web = lab.site("shop/web").unwrap();
     for (address, range) in web.addresses.iter().zip(lab.node.plan().pod_networks()) {
         let (program, backend) = match address {
-            IpAddr::V4(address) => ("iptables-restore", format!("{address}:8080")),
-            IpAddr::V6(address) => ("ip6tables-restore", format!("[{address}]:8080")),
+            IpAddr::V4(address) => ("iptables-restore", address.to_string()),
+            IpAddr::V6(address) => ("ip6tables-restore", format!("[{address}]")),
         };
+        let mut ports = String::new();
+        for (protocol, port, target) in [("tcp", HOST_PORT, 8080), ("udp", UDP_PORT, 5353)] {
+            writeln!(
+                ports,
+                "-A CNI-HOSTPORT-DNAT -p {protocol} -m multiport --dports {port} -j CNI-DN-web\n\
+                 -A CNI-DN-web -s {range} -p {protocol} -m {protocol} --dport {port} -j CNI-HOSTPORT-SETMARK\n\
+                 -A CNI-DN-web -p {protocol} -m {protocol} --dport {port} -j DNAT --to-destination {backend}:{target}"
+            )
+            .unwrap();
+        }
         let rules = format!(
             "*nat\n:CNI-HOSTPORT-SETMARK - [0:0]\n:CNI-HOSTPORT-MASQ - [0:0]\n:CNI-HOSTPORT-DNAT - [0:0]\n:CNI-DN-web - [0:0]\n\
              -A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT\n\
@@ -55,9 +70,7 @@ fn port_map(lab: &Lab) {
              -A POSTROUTING -j CNI-HOSTPORT-MASQ\n\
              -A CNI-HOSTPORT-SETMARK -j MARK --set-xmark 0x2000/0x2000\n\
              -A CNI-HOSTPORT-MASQ -m mark --mark 0x2000/0x2000 -j MASQUERADE\n\
-             -A CNI-HOSTPORT-DNAT -p tcp -m multiport --dports {HOST_PORT} -j CNI-DN-web\n\
-             -A CNI-DN-web -s {range} -p tcp -m tcp --dport {HOST_PORT} -j CNI-HOSTPORT-SETMARK\n\
-             -A CNI-DN-web -p tcp -m tcp --dport {HOST_PORT} -j DNAT --to-destination {backend}\nCOMMIT\n"
+             {ports}COMMIT\n"
         );
         lab.node.netns().feed(program, &["--noflush"], &rules).unwrap();
     }
@@ -169,7 +182,10 @@ fn a5_a_host_port_is_explained_by_where_it_ends() {
             policy(
                 "client",
                 "Egress",
-                &format!("egress: [{{to: [{}], ports: [{{port: 8080}}]}}]", selects("web")),
+                &format!(
+                    "egress: [{{to: [{}], ports: [{{port: 8080}}, {{port: 5353, protocol: UDP}}]}}]",
+                    selects("web")
+                ),
             ),
             &[],
         ),
@@ -177,11 +193,20 @@ fn a5_a_host_port_is_explained_by_where_it_ends() {
             policy(
                 "client",
                 "Egress",
-                &format!("egress: [{{to: [{}], ports: [{{port: 9000}}]}}]", selects("web")),
+                &format!(
+                    "egress: [{{to: [{}], ports: [{{port: 9000}}, {{port: 9001, protocol: UDP}}]}}]",
+                    selects("web")
+                ),
             ),
             &[],
         ),
+        // What answers, and who asks, isolated in the direction of the answers (rule C1).
         (policy("web", "Egress", "egress: []"), &[]),
+        (policy("client", "Ingress", "ingress: []"), &[]),
+        (
+            policy("web", "Egress", "egress: []") + "---\n" + &policy("client", "Ingress", "ingress: []"),
+            &[],
+        ),
     ];
     let node = lab.site("node").unwrap();
     let web = lab.site("shop/web").unwrap();
@@ -192,15 +217,22 @@ fn a5_a_host_port_is_explained_by_where_it_ends() {
         }
         for from in ["shop/client", "shop/other", "shop/web", "outside", "node"] {
             let site = lab.site(from).unwrap();
-            let probes: Vec<Probe> = node
-                .addresses
-                .iter()
-                .filter_map(|to| Probe::new(&site, &web, *to, Service::Tcp(HOST_PORT)))
+            let asked = || {
+                SERVICES
+                    .iter()
+                    .flat_map(|service| node.addresses.iter().map(move |to| (*service, *to)))
+            };
+            let probes: Vec<Probe> = asked()
+                .filter_map(|(service, to)| Probe::new(&site, &web, to, service))
                 .collect();
             let outcomes = lab.prober.probe(&probes).unwrap();
-            for (to, outcome) in node.addresses.iter().zip(outcomes) {
-                let source = site.address_like(*to).unwrap().to_string();
-                let (code, text) = ask(&lab, &source, &to.to_string(), &format!("{HOST_PORT}/TCP"));
+            for ((service, to), outcome) in asked().zip(outcomes) {
+                let source = site.address_like(to).unwrap().to_string();
+                let port = match service {
+                    Service::Udp(port) => format!("{port}/UDP"),
+                    _ => format!("{HOST_PORT}/TCP"),
+                };
+                let (code, text) = ask(&lab, &source, &to.to_string(), &port);
                 let expected = match (unsure.contains(&from), &outcome) {
                     (true, _) => 3,
                     (false, Outcome::Reached) => 0,
@@ -209,7 +241,7 @@ fn a5_a_host_port_is_explained_by_where_it_ends() {
                 assert_eq!(
                     code,
                     expected,
-                    "{from} -> {to}, which is {outcome:?}, under\n{policies}\n{text}\n{}",
+                    "{from} -> {to} {port}, which is {outcome:?}, under\n{policies}\n{text}\n{}",
                     drops(&lab)
                 );
                 let answer: Value = serde_json::from_str(&text).unwrap();

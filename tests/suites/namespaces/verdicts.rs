@@ -3,6 +3,7 @@
 
 use netpol_tests::{
     lab::DENY_ALL,
+    pair::{End, Pair, Transport, Way},
     probe::{Outcome, PATIENCE, Service},
 };
 
@@ -33,6 +34,41 @@ fn a2_node_and_pod_reach_each_other_under_deny_all() {
     lab.expect("shop/b", "shop/a", &Outcome::Silent);
     lab.expect("node", "shop/a", &Outcome::Reached);
     lab.expect("shop/a", "node", &Outcome::Reached);
+}
+
+/// Who opened a connection is known to the node's connection tracking, and what the node opened stays open.
+#[test]
+fn a2_node_and_pod_talk_under_deny_all_where_connections_are_tracked() {
+    let Some(lab) = lab(&[]) else {
+        return;
+    };
+    lab.track().unwrap();
+    let ends = |from: &str, to: &str| (lab.site(from).unwrap(), lab.site(to).unwrap());
+    let mut talks = Vec::new();
+    for (from, to) in [("node", "shop/a"), ("shop/a", "node")] {
+        let (from, to) = ends(from, to);
+        for address in &to.addresses {
+            for transport in [Transport::Tcp, Transport::Udp] {
+                talks.push(Pair::open(&from, &to, Way::direct(*address), transport).unwrap());
+            }
+        }
+    }
+    lab.apply("deny.yaml", DENY_ALL).unwrap();
+    lab.expect("shop/b", "shop/a", &Outcome::Silent);
+    lab.expect("node", "shop/a", &Outcome::Reached);
+    lab.expect("shop/a", "node", &Outcome::Reached);
+    for (from, to) in [("node", "shop/b"), ("shop/b", "node")] {
+        let (from, to) = ends(from, to);
+        for address in &to.addresses {
+            for transport in [Transport::Tcp, Transport::Udp] {
+                talks.push(Pair::open(&from, &to, Way::direct(*address), transport).unwrap());
+            }
+        }
+    }
+    for talk in &mut talks {
+        talk.goes_on(End::Opener, 3);
+        talk.goes_on(End::Opened, 3);
+    }
 }
 
 #[test]

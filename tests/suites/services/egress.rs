@@ -9,7 +9,7 @@ use netpol_tests::{
 
 use crate::{
     for_each_mode,
-    shared::{egress, policy},
+    shared::{egress, ingress, policy},
 };
 
 pub const TO_WEB: &str =
@@ -79,6 +79,31 @@ fn a5_deny_all_closes_every_frontend(cluster: &mut Cluster) {
     cluster.expect("egress isolated", &probes, &Outcome::Silent);
     let others = all_frontends(cluster, "bad-a", "distant", "web-b");
     cluster.expect("a pod that is not isolated", &others, &Outcome::Reached);
+}
+
+/// What a backend answers has the virtual address again when it reaches who asked; it is an answer all the same.
+fn c1_backends_that_may_send_nothing_answer(cluster: &mut Cluster) {
+    for policies in [
+        vec![egress("web", "")],
+        vec![egress("web", ""), ingress("client", ""), ingress("bad", "")],
+        vec![
+            egress("web", ""),
+            policy(
+                "client",
+                "Ingress, Egress",
+                &format!("ingress: []\n  egress: [{TO_WEB}]"),
+            ),
+        ],
+    ] {
+        cluster.set_policies(&policies).unwrap();
+        let mut probes = Vec::new();
+        for from in ["client", "far", "bad-a"] {
+            for (service, backend) in [("near", "web-a"), ("distant", "web-b")] {
+                probes.extend(all_frontends(cluster, from, service, backend));
+            }
+        }
+        cluster.expect("backends isolated for egress", &probes, &Outcome::Reached);
+    }
 }
 
 fn a5_backends_and_target_ports_open_the_service_ports(cluster: &mut Cluster) {
@@ -276,6 +301,7 @@ fn a5_c2_open_connections_go_on_while_they_are_allowed(cluster: &mut Cluster) {
 
 for_each_mode!(
     a5_deny_all_closes_every_frontend,
+    c1_backends_that_may_send_nothing_answer,
     a5_backends_and_target_ports_open_the_service_ports,
     a5_the_service_port_alone_opens_nothing,
     a5_named_target_ports_are_the_backends_own,
