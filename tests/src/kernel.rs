@@ -60,23 +60,30 @@ pub fn passes(state: &State, probe: &Probe) -> bool {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let of_some_node = identity.flags & (IDENTITY_NODE | IDENTITY_REMOTE_NODE) != 0;
-    let frontend = of(probe.remote).or_else(|| of(any).filter(|_| of_some_node));
-    if let Some(frontend) = frontend {
-        let entries = state.policies.get(&policy);
-        let elsewhere = identity.flags & IDENTITY_REMOTE_NODE != 0 && of(probe.remote).is_none();
-        return policy == POLICY_NONE
-            || entries.is_some_and(|entries| {
-                entries.iter().any(|(key, value)| {
-                    key.identity == frontend.identity && !(elsewhere && value.action == ACTION_DEFER)
-                })
-            });
-    }
-    let to_node = identity.flags & IDENTITY_NODE != 0 && probe.direction == Direction::Egress;
-    if policy == POLICY_NONE || to_node {
+    if policy == POLICY_NONE {
         return true;
     }
-    let Some(entries) = state.policies.get(&policy) else {
+    let entries = state.policies.get(&policy);
+    let accepts = |frontend: u32, defers: bool| {
+        entries.is_some_and(|entries| {
+            entries
+                .iter()
+                .any(|(key, value)| key.identity == frontend && (defers || value.action != ACTION_DEFER))
+        })
+    };
+    // What the Service does not let through goes to what has the address, as nobody may translate it (rule A9).
+    if of(probe.remote).is_some_and(|frontend| accepts(frontend.identity, true)) {
+        return true;
+    }
+    let elsewhere = identity.flags & IDENTITY_REMOTE_NODE != 0;
+    let here = identity.flags & IDENTITY_NODE != 0;
+    if let Some(frontend) = of(any).filter(|_| here || elsewhere) {
+        return accepts(frontend.identity, !elsewhere);
+    }
+    if here && probe.direction == Direction::Egress {
+        return true;
+    }
+    let Some(entries) = entries else {
         return false;
     };
     entries.keys().any(|key| {

@@ -78,6 +78,7 @@ fn a8_a_pod_that_takes_the_next_pods_address_does_not_become_it() {
     let v = lab.add_sandbox("shop/v").unwrap();
     assert_eq!(v.addresses, next);
     wait_until_bound(&lab, "shop/v", "shop/v");
+    wait_until_isolated(&lab, "shop/v");
     assert_eq!(binding(&lab, "shop/m").unwrap().0, "");
     lab.apply("m.yaml", &object("shop/m", "app: m", &m.addresses, ""))
         .unwrap();
@@ -127,6 +128,9 @@ fn a8_a_pod_that_hangs_in_deletion_neither_opens_nor_closes_the_next_one() {
                 &object(new, labels(new_isolated), &addresses, ", uid: new"),
             );
             wait_until_bound(&lab, new, new);
+            if new_isolated {
+                wait_until_isolated(&lab, new);
+            }
             let expected = if new_isolated {
                 Outcome::Silent
             } else {
