@@ -14,12 +14,14 @@ use std::net::IpAddr;
 use crate::model::{Direction, NetworkPolicy, Node, ObjectKey, Pod, Rule, Snapshot};
 
 mod budget;
+mod forwards;
 mod peer;
 mod port;
 mod reasons;
 mod selector;
 mod service;
 
+pub use forwards::forwards;
 pub use reasons::{Missing, Unmatched, UnmatchedRule, unmatched, unmatched_by_service};
 pub use service::evaluate_service;
 
@@ -175,10 +177,7 @@ fn pods_at<'a>(snapshot: &'a Snapshot, nodes: &[Node], address: IpAddr) -> Vec<&
     // One that gave its addresses back is nothing under this one either, and another makes it no more.
     let pod = |key: &ObjectKey| {
         let pod = snapshot.pods.get(key)?;
-        let mut found = pod
-            .addresses
-            .iter()
-            .flat_map(|own| claimants(snapshot, *own));
+        let mut found = pod.addresses.iter().flat_map(|own| claimants(snapshot, *own));
         found.find(|other| other.key == *key)
     };
     let pods: Option<Vec<&Pod>> = keys.into_iter().map(pod).collect();

@@ -290,7 +290,10 @@ pub fn decide(
     // The first packet seen need not be the first of its connection (rule C4): of TCP it is not, without SYN; of other protocols it may be a
     // reply as far as this pod's other direction is isolated.
     let mid_stream = packet.protocol == protocol::TCP && !syn;
-    if !known && matches!(packet.role, Role::Any) && addresses::is_own(endpoint, own_address(packet, direction)) {
+    if !known
+        && matches!(packet.role, Role::Any)
+        && addresses::is_own(endpoint, own_address(packet, direction))
+    {
         let may_answer =
             packet.protocol == protocol::UDP && endpoint.policy(direction.opposite()) != POLICY_NONE;
         if mid_stream || may_answer {

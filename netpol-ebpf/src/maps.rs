@@ -7,8 +7,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use netpol_common::abi::{
-    Address, Binding, Config, Counters, Direction, Endpoint, Event, EventBudget, Flow, FlowKey, FlowShare, Forwarded,
-    Fragment, FragmentKey, Frontend, Identity, Peer, PolicyMatch, PolicyValue, PortValue, Sender,
+    Address, Binding, Config, Counters, Direction, Endpoint, Event, EventBudget, Flow, FlowKey, FlowShare,
+    Forwarded, Fragment, FragmentKey, Frontend, Identity, Peer, PolicyMatch, PolicyValue, PortValue, Sender,
 };
 
 use netpol_common::quota::RING;

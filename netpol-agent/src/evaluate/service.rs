@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::{Evaluation, Packet, is_own_node, judge, claimants};
+use super::{Evaluation, Packet, claimants, is_own_node, judge};
 use crate::model::{EndpointSlice, Node, Protocol, Service, ServicePort, Snapshot};
 
 /// Judges a packet to where a Service is reached: for each backend that kube-proxy may choose, its address, its port and the verdict on the
