@@ -16,7 +16,8 @@ use super::{
     profiles::Profiles,
 };
 use crate::model::{
-    Diagnostic, FORWARDS, MOST_FORWARDS, Node, Pod, Service, Snapshot, forwarded_ranges, is_nobodys_alone,
+    Diagnostic, FORWARDS, MOST_FORWARDS, Namespace, Node, Pod, Service, Snapshot, forwarded_ranges,
+    is_nobodys_alone,
 };
 
 /// Ranges, shared by the pods of a namespace.
@@ -52,7 +53,7 @@ impl Forwards {
     ) {
         let mut moved = own;
         for (name, old, new) in before.namespaces.diff(&after.namespaces) {
-            let text = |namespace: &Arc<_>| crate::model::Namespace::clone(namespace).forwards;
+            let text = |namespace: &Arc<Namespace>| namespace.forwards.clone();
             if old.and_then(text) == new.and_then(text) {
                 continue;
             }
@@ -75,9 +76,12 @@ impl Forwards {
         if self.wanted.is_empty() {
             return;
         }
-        let addresses = |pod: Option<&Arc<Pod>>| pod.map(|pod| (addresses_of(pod), pod.terminal));
+        // All that tells whose an address is, and how it is called.
+        let holds = |pod: Option<&Arc<Pod>>| {
+            pod.map(|pod| (addresses_of(pod), pod.terminal, pod.terminating, pod.host_network))
+        };
         let mut pods = before.pods.diff(&after.pods).into_iter();
-        if !(moved || pods.any(|(_, old, new)| addresses(old) != addresses(new))) {
+        if !(moved || pods.any(|(_, old, new)| holds(old) != holds(new))) {
             return;
         }
         for (name, wanted) in &self.wanted {
