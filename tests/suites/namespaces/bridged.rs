@@ -32,7 +32,8 @@ fn to_bridge(site: &Site) {
         .unwrap();
 }
 
-/// Moves what a pod is into a network namespace behind a bridge: eth0 gets another MAC address, the machine has the pod's.
+/// Moves what a pod is into a network namespace behind a bridge: eth0 gets another MAC address, the machine has the pod's. The bridge does
+/// not learn from eth0: a node's bridge with hairpin gives broadcasts back.
 fn to_machine(lab: &Lab, site: &Site) -> Site {
     let own = mac_inside(&site.netns);
     let name = format!("{}vm{}", lab.node.prefix(), site.name.replace('/', "-"));
@@ -40,6 +41,7 @@ fn to_machine(lab: &Lab, site: &Site) -> Site {
     let bridge = format!(
         "addr flush dev eth0\nlink set eth0 down\nlink set eth0 address 02:00:00:00:00:77\nlink set eth0 up\n\
          link add k6t type bridge mcast_snooping 0\nlink set eth0 master k6t\n\
+         link set eth0 type bridge_slave learning off\n\
          link add tap0 type veth peer name eth0 netns {name}\nlink set tap0 master k6t\n\
          link set tap0 up\nlink set k6t up\n"
     );
