@@ -21,6 +21,7 @@ use self::{
     classes::Classes,
     fault::{Findings, Place},
     force::Force,
+    forwards::Forwards,
     frontends::Frontends,
     policy::Policies,
     profiles::Profiles,
@@ -41,6 +42,7 @@ mod check;
 mod classes;
 mod fault;
 mod force;
+mod forwards;
 mod frontends;
 mod peer;
 mod policy;
@@ -121,6 +123,8 @@ pub struct Endpoint {
     pub ingress: Option<PolicyId>,
     /// Its egress policy; `None` if it is not isolated for egress.
     pub egress: Option<PolicyId>,
+    /// What it sends and receives for beside its own addresses (rule A6).
+    pub forwards: Arc<BTreeSet<IpNet>>,
 }
 
 /// What an address prefix stands for.
@@ -186,6 +190,7 @@ pub struct Compiler {
     profiles: Profiles,
     classes: Classes,
     frontends: Frontends,
+    forwards: Forwards,
     policies: Policies,
     room: Room,
     /// Endpoints that are closed as their policies are over budget.
@@ -216,6 +221,7 @@ impl Compiler {
             profiles: Profiles::default(),
             classes: Classes::default(),
             frontends: Frontends::new(&limits),
+            forwards: Forwards::default(),
             policies: Policies::default(),
             room: Room::new(limits.entries),
             closed: BTreeSet::new(),
@@ -263,6 +269,8 @@ impl Compiler {
         let told = told.iter().flat_map(|(_, old, new)| old.iter().chain(new));
         own.chain(told.flat_map(|node| &node.addresses))
             .for_each(|address| self.frontends.claim(address.to_canonical()));
+        let moved = self.node.addresses != node.addresses;
+        self.forwards.update(&before, snapshot, moved, profiles, findings);
         self.node.clone_from(node);
 
         let classes = &mut self.classes;
@@ -277,6 +285,9 @@ impl Compiler {
         let refused = self.room.update(&self.policies.list, &classes.list);
         let mut endpoints = self.policies.endpoints.clone();
         let closed = room::close(&mut endpoints, &refused, findings);
+        for (key, endpoint) in &mut endpoints {
+            endpoint.forwards = self.forwards.of(&key.namespace);
+        }
         for no_longer in self.closed.difference(&closed) {
             findings.tell(Place::Room(no_longer.clone()), Vec::new());
         }

@@ -14,12 +14,14 @@ use std::net::IpAddr;
 use crate::model::{Direction, NetworkPolicy, Node, ObjectKey, Pod, Rule, Snapshot};
 
 mod budget;
+mod forwards;
 mod peer;
 mod port;
 mod reasons;
 mod selector;
 mod service;
 
+pub use forwards::forwards;
 pub use reasons::{Missing, Unmatched, UnmatchedRule, unmatched, unmatched_by_service};
 pub use service::evaluate_service;
 

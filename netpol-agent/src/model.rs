@@ -4,6 +4,7 @@
 //! they were written: the check, and the diagnostic when it fails, belong to [`crate::compile`].
 
 mod address;
+mod forwards;
 mod labels;
 mod limits;
 mod map;
@@ -20,6 +21,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 pub use address::{CidrError, parse_address, parse_cidr};
+pub use forwards::{FORWARDS, MOST_FORWARDS, TooMany, forwarded_ranges, is_nobodys_alone};
 pub use labels::Labels;
 pub use limits::{Limit, Limits, POLICY_RESOURCES, SERVICE_RESOURCES};
 pub use map::{Change, Iter, Map, Set};
@@ -104,6 +106,8 @@ pub struct Namespace {
     pub name: String,
     /// Its labels, `kubernetes.io/metadata.name` included.
     pub labels: Labels,
+    /// Annotation [`FORWARDS`]: what its pods send and receive for, as written (rule A6).
+    pub forwards: Option<Text>,
 }
 
 /// A Pod.

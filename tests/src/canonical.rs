@@ -76,7 +76,13 @@ impl Canonical {
             said.iter().map(of_class).collect()
         };
         let endpoint = |pod: &netpol_agent::compile::Endpoint| {
-            let addresses = pod.addresses.iter().map(ToString::to_string).collect();
+            let forwards = pod.forwards.iter().map(ToString::to_string);
+            let addresses = pod
+                .addresses
+                .iter()
+                .map(ToString::to_string)
+                .chain(forwards)
+                .collect();
             (
                 pod.uid.clone(),
                 addresses,

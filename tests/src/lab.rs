@@ -138,6 +138,14 @@ impl Lab {
         Ok(site)
     }
 
+    /// Has a site that is no pod answer to [`SERVICES`].
+    ///
+    /// # Errors
+    /// If a server cannot be started there.
+    pub fn serve(&self, site: &Site) -> Result<()> {
+        self.servers.add(site, &SERVICES)
+    }
+
     /// Removes a pod, first its object, then its interface.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1 as meta, util::intstr::IntOrString},
 };
 use netpol_agent::model::{
-    Direction, HostPort, IpBlock, LabelExpression, LabelSelector, Labels, NamedPort, Namespace,
+    Direction, FORWARDS, HostPort, IpBlock, LabelExpression, LabelSelector, Labels, NamedPort, Namespace,
     NetworkPolicy, ObjectKey, Peer, Pod, PolicyPort, PortName, Protocol, Rule, Snapshot,
 };
 use serde_json::Value;
@@ -50,11 +50,18 @@ fn add(snapshot: &mut Snapshot, object: &Value) -> Result<()> {
         Some("Namespace") => {
             let metadata = serde_json::from_value::<core::Namespace>(object.clone())?.metadata;
             let name = metadata.name.context("no name")?;
+            let mut annotations = metadata.annotations.unwrap_or_default();
+            let forwards = annotations.remove(FORWARDS).map(Into::into);
             let mut labels = Labels::from(metadata.labels.unwrap_or_default());
             labels.insert("kubernetes.io/metadata.name", name.as_str());
-            snapshot
-                .namespaces
-                .insert(name.clone(), Arc::new(Namespace { name, labels }));
+            snapshot.namespaces.insert(
+                name.clone(),
+                Arc::new(Namespace {
+                    name,
+                    labels,
+                    forwards,
+                }),
+            );
         }
         Some("Pod") => {
             let pod = pod(serde_json::from_value(object.clone())?)?;

@@ -153,7 +153,32 @@ fn namespace(random: &mut Random, name: &str) -> Namespace {
     Namespace {
         name: name.to_owned(),
         labels,
+        forwards: forwards(&mut Random(random.0 ^ 0xF0A6)),
     }
+}
+
+/// What a namespace's pods route for (rule A6): mostly nothing; ranges that hold pods, nodes or Services now and then, and what is no range. It
+/// takes nothing from the cluster's own numbers.
+fn forwards(random: &mut Random) -> Option<Text> {
+    const RANGES: [&str; 12] = [
+        "10.8.0.0/16",
+        "10.8.1.0/24",
+        "fd00:8::/64",
+        "192.0.2.0/24",
+        "10.244.0.8/30",
+        "10.244.0.0/16",
+        "fd00:10:244::/56",
+        "203.0.113.7/32",
+        "10.96.0.0/12",
+        "0.0.0.0/0",
+        "10.8.0.1",
+        "fe80::/64",
+    ];
+    if random.below(2) == 0 {
+        return None;
+    }
+    let ranges = random.many(4, |random| random.pick(&RANGES).to_owned());
+    Some(ranges.join(", ").into())
 }
 
 fn named_ports(random: &mut Random) -> Vec<NamedPort> {

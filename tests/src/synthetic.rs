@@ -46,7 +46,11 @@ fn namespace(index: usize, tier: usize) -> Namespace {
         ("team", word("team", index % TEAMS)),
         ("tier", word("tier", tier)),
     ]);
-    Namespace { name, labels }
+    Namespace {
+        name,
+        labels,
+        forwards: None,
+    }
 }
 
 /// The pod of that number: every sixth is of a StatefulSet and carries its own name as a label.

@@ -7,8 +7,12 @@ mod attackers;
 mod binding;
 #[path = "namespaces/bound.rs"]
 mod bound;
+#[path = "namespaces/bridged.rs"]
+mod bridged;
 #[path = "namespaces/changes.rs"]
 mod changes;
+#[path = "namespaces/forwards.rs"]
+mod forwards;
 #[path = "namespaces/hooks.rs"]
 mod hooks;
 #[path = "namespaces/lifetime.rs"]

@@ -25,6 +25,8 @@ use proptest::prelude::*;
 
 #[path = "plan/failures.rs"]
 mod failures;
+#[path = "plan/forwards.rs"]
+mod forwards;
 #[path = "plan/life.rs"]
 mod life;
 #[path = "plan/open_flows.rs"]

@@ -3,7 +3,7 @@
 
 use netpol_agent::{
     compile::{Compiled, Compiler, Frontend, Passage, PeerId, compile},
-    evaluate::{Packet, evaluate, evaluate_service},
+    evaluate::{Packet, evaluate, evaluate_service, forwards},
     model::{Direction, Node, Snapshot},
 };
 use netpol_tests::{
@@ -53,6 +53,38 @@ fn compiled_nodes_say_what_the_evaluator_says() {
         }
         Ok(())
     });
+}
+
+/// From one cluster to the next, on both nodes.
+#[test]
+fn a6_pods_forward_for_what_their_namespace_says_and_nobody_has() {
+    let mut granted = 0;
+    for seed in 0..400 {
+        let mut random = Random(seed);
+        let mut snapshot = cluster(&mut random);
+        let mut compilers: Vec<_> = nodes()
+            .into_iter()
+            .map(|node| (node, Compiler::default()))
+            .collect();
+        for _ in 0..5 {
+            for (node, compiler) in &mut compilers {
+                let compiled = compiler.compile(&snapshot, node);
+                for (key, endpoint) in &compiled.endpoints {
+                    let expected = forwards(&snapshot, node, &key.namespace);
+                    assert_eq!(
+                        *endpoint.forwards, expected,
+                        "seed {seed}: {key} on {}",
+                        node.name
+                    );
+                    granted += expected.len();
+                }
+                let whole = compile(&snapshot, node);
+                assert!(compiled.diagnostics == whole.diagnostics, "seed {seed}");
+            }
+            snapshot = any_change(&mut random, &snapshot);
+        }
+    }
+    assert!(granted > 1_000, "{granted} is too few to tell");
 }
 
 #[test]

@@ -86,7 +86,7 @@ pub struct Binding {
     pub addresses: BTreeSet<IpAddr>,
     /// The pod behind it, and who told so.
     pub pod: Option<(PodRef, Source)>,
-    /// MAC address inside the pod, as it was when the pod was bound.
+    /// MAC address inside the pod, that the record tells or, without one, that was first seen with the addresses.
     pub peer_mac: Option<Mac>,
     /// The pod's link-local address, the first one seen (rule A6).
     pub link_local: Option<Ipv6Addr>,
@@ -125,22 +125,25 @@ pub fn bind(world: World<'_>, before: &Bindings) -> Bound {
                 mac: interface.mac,
                 ..Binding::default()
             });
-        if binding.addresses.is_empty() {
+        if binding.addresses.is_empty() && !interface.addresses.is_empty() {
             binding.addresses.clone_from(&interface.addresses);
+            // Of the same moment: before its containers ran, a pod could not take another's.
+            binding.peer_mac = binding.peer_mac.or(interface.peer_mac);
         }
         if let Some((pod, record)) = recorded(world, interface) {
             let told = Some((pod, Source::Record));
             if binding.pod != told {
-                if binding.pod.as_ref().map(|(pod, _)| pod) != told.as_ref().map(|(pod, _)| pod) {
+                let other = |(bound, _): &(PodRef, Source)| told.as_ref().is_none_or(|(pod, _)| pod != bound);
+                if binding.pod.as_ref().is_some_and(other) {
                     (binding.peer_mac, binding.link_local) = (None, None);
                 }
+                // The runtime knows what its last plugin left.
+                binding.peer_mac = record.mac.or(binding.peer_mac);
                 if !record.addresses.is_empty() {
                     binding.addresses.clone_from(&record.addresses);
                 }
                 binding.pod = told;
             }
-            // The runtime knows what its last plugin left.
-            binding.peer_mac = binding.peer_mac.or(record.mac);
         }
         bound.bindings.insert(*ifindex, binding);
     }

@@ -53,6 +53,8 @@ pub(super) enum Place {
     Address(IpAddr),
     /// A Service that is reached where others are.
     Conflicts(ObjectKey),
+    /// What a namespace lets its pods send and receive for.
+    Forwards(String),
     /// A Service that claims what a pod or a node has.
     Refused(ObjectKey),
 }

@@ -242,6 +242,7 @@ impl Policies {
                 ingress: number(Direction::Ingress),
                 egress: number(Direction::Egress),
                 addresses: super::addresses_of(&local.pod).into_iter().collect(),
+                forwards: Arc::default(),
             };
             endpoints.insert(key.clone(), endpoint);
         }

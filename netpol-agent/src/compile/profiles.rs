@@ -236,6 +236,12 @@ impl Profiles {
         Some(Owner { name, is_here })
     }
 
+    /// The first address from one to another that a pod or a node has.
+    pub(super) fn within(&self, span: (IpAddr, IpAddr)) -> Option<IpAddr> {
+        let pods = self.claims.within(span).next();
+        pods.into_iter().chain(self.nodes.within(span)).min()
+    }
+
     /// What a link-local address of these pods is: the pod, with the IPv6 address that it has, if it is one.
     fn link_local(&mut self, pods: &[Arc<Pod>]) -> Host {
         let claim = |pod: &Arc<Pod>| {

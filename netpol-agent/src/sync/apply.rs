@@ -11,6 +11,7 @@
 //!   had.
 //! - A frontend that is missing is an address like any other. A pod whose second look (rule A5) is
 //!   not in place gets no new egress policy.
+//! - A pod that could go on to send for whom it may no longer sends for nobody (rule A6).
 //! - What is removed is removed, but for entries that someone who was held back still goes by.
 //!
 //! Once a map is full, only entries that it has already are written to it.
@@ -24,7 +25,9 @@ use std::{
 };
 
 use ipnet::{IpNet, Ipv6Net};
-use netpol_common::abi::{ACTION_DEFER, Config, Endpoint, POLICY_DENY, POLICY_NONE, SENDER_UNTOLD};
+use netpol_common::abi::{
+    ACTION_DEFER, Config, ENDPOINT_FORWARDS, Endpoint, POLICY_DENY, POLICY_NONE, SENDER_UNTOLD,
+};
 
 use self::narrow::{Differences, carried, is_within};
 pub use self::report::{Failure, Report};
@@ -40,6 +43,7 @@ enum Room {
     LocalPods,
     Senders,
     Guarded,
+    Forwards,
     Endpoints,
 }
 
@@ -72,6 +76,7 @@ pub fn apply<E: Error + 'static>(
         unseen: BTreeSet::new(),
         all_unseen: false,
         unguarded: false,
+        overgranted: BTreeSet::new(),
         kept: None,
         written: BTreeSet::new(),
     };
@@ -132,6 +137,8 @@ struct Turn<'a, W> {
     all_unseen: bool,
     /// Some backends are not guarded.
     unguarded: bool,
+    /// Interfaces of pods that could still send and receive for more than they may.
+    overgranted: BTreeSet<u32>,
     /// Once entries are removed after a failure: what must stay.
     kept: Option<Kept>,
     /// Endpoints that were written.
@@ -248,6 +255,7 @@ where
             Write::PutLocalPod { address, .. } => state.local_pods.contains_key(address),
             Write::PutSender { sender, .. } => state.senders.contains_key(sender),
             Write::PutGuarded(backend) => state.guarded.contains_key(backend),
+            Write::PutForward(ifindex, range) => state.forwards.contains(&(*ifindex, *range)),
             Write::PutEndpoint { ifindex, .. } => state.endpoints.contains_key(ifindex),
             _ => true,
         }
@@ -285,6 +293,9 @@ where
                 self.unseen.insert(*ifindex);
             }
             Write::PutGuarded(_) => self.unguarded = true,
+            Write::RemoveForward(ifindex, _) => {
+                self.overgranted.insert(*ifindex);
+            }
             _ => {}
         }
     }
@@ -321,7 +332,13 @@ where
                 POLICY_DENY
             }
         };
+        let flags = if self.overgranted.contains(&ifindex) {
+            wanted.flags & !ENDPOINT_FORWARDS
+        } else {
+            wanted.flags
+        };
         Endpoint {
+            flags,
             ingress_policy: keep(
                 wanted.ingress_policy,
                 held.map(|endpoint| endpoint.ingress_policy),
@@ -342,6 +359,18 @@ where
         let Some(intended) = self.intended.take() else {
             return;
         };
+        for ifindex in std::mem::take(&mut self.overgranted) {
+            let held = self.state.endpoints.get(&ifindex).copied();
+            let Some(held) = held.filter(|held| held.flags & ENDPOINT_FORWARDS != 0) else {
+                continue;
+            };
+            self.report.held_back.insert(ifindex);
+            let endpoint = Endpoint {
+                flags: held.flags & !ENDPOINT_FORWARDS,
+                ..held
+            };
+            self.attempt(&Write::PutEndpoint { ifindex, endpoint });
+        }
         let has_holes = |endpoint: &Endpoint| {
             let policies = [endpoint.ingress_policy, endpoint.egress_policy];
             policies.iter().any(|policy| self.incomplete.contains(policy))
@@ -431,6 +460,7 @@ fn room(write: &Write) -> Option<Room> {
         Write::PutLocalPod { .. } => Room::LocalPods,
         Write::PutSender { .. } => Room::Senders,
         Write::PutGuarded(_) => Room::Guarded,
+        Write::PutForward(..) => Room::Forwards,
         Write::PutEndpoint { .. } => Room::Endpoints,
         _ => return None,
     })

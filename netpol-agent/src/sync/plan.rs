@@ -2,6 +2,7 @@
 //! The order of the writes: policies, identities, endpoints, removals.
 
 mod entries;
+mod forwards;
 mod sides;
 mod slots;
 
@@ -11,11 +12,12 @@ use std::{
 };
 
 use netpol_common::{
-    abi::{ABI_VERSION, Config, ENDPOINT_PENDING, Endpoint, POLICY_DENY, POLICY_NONE},
+    abi::{ABI_VERSION, Config, ENDPOINT_FORWARDS, ENDPOINT_PENDING, Endpoint, POLICY_DENY, POLICY_NONE},
     tag,
 };
 
 use self::{
+    forwards::Forwarding,
     sides::sides,
     slots::{is_shareable, slots, unshare},
 };
@@ -131,7 +133,14 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
             )
         })
         .collect();
-    let endpoints = endpoints(state, memory, desired, &numbers, &mut config.next_endpoint);
+    let forwarding = Forwarding::new(desired);
+    let endpoints = endpoints(
+        state,
+        memory,
+        desired,
+        (&numbers, &forwarding),
+        &mut config.next_endpoint,
+    );
 
     if config != state.config {
         writes.insert(0, Write::Config(config));
@@ -140,6 +149,7 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     let guarded = last.map_or(&state.guarded, |last| &last.compiled.guarded);
     let second = SecondLook::new(desired, guarded, &endpoints);
     second.prepare(state, &mut writes);
+    forwarding.prepare(state, &endpoints, &mut writes);
     writes.extend(entries::puts(state, last, compiled, &slots, &numbering, &numbers));
     for (prefix, identity) in &numbering.puts {
         writes.push(Write::PutIdentity {
@@ -192,6 +202,7 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
         writes.push(Write::RemoveEndpoint(*ifindex));
     }
     second.clear(state, &mut writes);
+    forwarding.clear(state, &endpoints, &mut writes);
     if !numbering.removals.is_empty() {
         writes.extend(numbering.removals.iter().copied().map(Write::RemoveIdentity));
         config.epoch = config.epoch.wrapping_add(1);
@@ -321,7 +332,7 @@ fn endpoints(
     state: &State,
     memory: &Memory,
     desired: Desired<'_>,
-    numbers: &Numbers,
+    (numbers, forwarding): (&Numbers, &Forwarding),
     next_endpoint: &mut u32,
 ) -> BTreeMap<u32, Endpoint> {
     let number = |policy: Option<PolicyId>| match policy {
@@ -365,12 +376,13 @@ fn endpoints(
                 ipv4,
                 ipv6,
                 mac: link.mac,
+                flags: forwarding.flags(*ifindex),
                 link_local: link.link_local.map_or([0; 16], |address| address.octets()),
                 ..Endpoint::default()
             },
         );
     }
-    // A pod that is gone while its interface is not: what was isolated is closed, what was open stays open.
+    // A pod that is gone while its interface is not: what was isolated is closed, what was open stays open; for others it sends no more.
     let close = |policy| {
         if policy == POLICY_NONE {
             POLICY_NONE
@@ -383,6 +395,7 @@ fn endpoints(
             endpoints.entry(*ifindex).or_insert(Endpoint {
                 ingress_policy: close(endpoint.ingress_policy),
                 egress_policy: close(endpoint.egress_policy),
+                flags: endpoint.flags & !ENDPOINT_FORWARDS,
                 ..*endpoint
             });
         }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use std::{borrow::Cow, collections::BTreeMap};
 
 use super::object::{Entry, Kind};
+use crate::model::FORWARDS;
 
 mod node;
 mod pod;
@@ -55,8 +56,8 @@ struct SlimMeta {
     annotations: Option<BTreeMap<String, String>>,
 }
 
-/// Annotations that are read: what a kubelet writes on the mirror of a static pod, and flanneld on a Node.
-const ANNOTATIONS: [&str; 3] = [pod::MIRROR, pod::CONFIG_HASH, node::BACKEND];
+/// Annotations that are read: what a kubelet writes on the mirror of a static pod, flanneld on a Node, and who edits a Namespace.
+const ANNOTATIONS: [&str; 4] = [pod::MIRROR, pod::CONFIG_HASH, node::BACKEND, FORWARDS];
 
 /// Keeps the annotations that are read. Others are passed over before they are copied.
 fn few<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BTreeMap<String, String>>, D::Error> {

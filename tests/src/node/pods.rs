@@ -87,6 +87,18 @@ impl Node {
         Ok(pod.site.clone())
     }
 
+    /// Has a pod be elsewhere: what it is lives behind its network namespace.
+    ///
+    /// # Errors
+    /// If there is no such pod.
+    pub fn replace_site(&mut self, name: &str, site: Site) -> Result<Site> {
+        let pod = self
+            .pods
+            .get_mut(name)
+            .with_context(|| format!("no pod {name}"))?;
+        Ok(std::mem::replace(&mut pod.site, site))
+    }
+
     /// All pods, in the order of their names.
     pub fn pods(&self) -> Vec<Site> {
         self.pods.values().map(|pod| pod.site.clone()).collect()

@@ -164,6 +164,11 @@ fn link(lab: &Lab, name: &str) -> Value {
     link_of(lab.node.netns(), name)
 }
 
+/// The MAC address of a pod's interface, as text.
+pub fn mac_inside(netns: &Arc<NetNs>) -> String {
+    link_of(netns, "eth0")["address"].as_str().unwrap().to_owned()
+}
+
 fn link_of(netns: &Arc<NetNs>, name: &str) -> Value {
     let mut ip = Command::new("ip");
     let shown = inside(ip.args(["-j", "link", "show", name]), netns);

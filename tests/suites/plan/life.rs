@@ -57,6 +57,7 @@ fn canonical(state: &State) -> impl PartialEq + std::fmt::Debug {
                 (
                     endpoint.ipv4,
                     endpoint.ipv6,
+                    endpoint.flags,
                     says(endpoint.ingress_policy),
                     says(endpoint.egress_policy),
                 ),
@@ -71,7 +72,7 @@ fn canonical(state: &State) -> impl PartialEq + std::fmt::Debug {
         (frontends, state.guarded.clone()),
         endpoints,
         (state.local_pods.clone(), senders),
-        attached,
+        (attached, state.forwards.clone()),
     )
 }
 

@@ -118,11 +118,13 @@ impl Reader {
                     };
                     let veths = links.veths.values();
                     let alone = veths.filter(|other| other.namespace == veth.namespace).count() == 1;
+                    let addresses = addresses_of(veth, behind, alone);
+                    let device = holder(veth, behind, &addresses);
                     Sight {
                         mac: veth.mac,
-                        addresses: addresses_of(veth, behind, alone),
-                        link_locals: link_locals_of(veth, behind),
-                        peer_mac: self.peer_mac(veth),
+                        link_locals: link_locals_of(device, behind),
+                        addresses,
+                        peer_mac: self.peer_mac(veth, device),
                     }
                 }
             };
@@ -194,13 +196,13 @@ impl Reader {
         Ok(all)
     }
 
-    /// The MAC address of a veth's peer. What cannot be read is not known: the namespace may be gone.
-    fn peer_mac(&mut self, veth: &Veth) -> Option<Mac> {
+    /// The MAC address of a device behind a veth. What cannot be read is not known: the namespace may be gone.
+    fn peer_mac(&mut self, veth: &Veth, device: u32) -> Option<Mac> {
         if veth.namespace < 0 {
             return None;
         }
         let mut request = vec![0; INTERFACE_MESSAGE_BYTES];
-        request[4..8].copy_from_slice(&veth.peer.to_ne_bytes());
+        request[4..8].copy_from_slice(&device.to_ne_bytes());
         push_attribute(
             &mut request,
             IFLA_EXT_MASK,
@@ -372,9 +374,22 @@ fn addresses_of(veth: &Veth, behind: &Addresses, alone: bool) -> BTreeSet<IpAddr
     behind.values().flat_map(counting).collect()
 }
 
-fn link_locals_of(veth: &Veth, behind: &Addresses) -> BTreeSet<Ipv6Addr> {
-    let on_peer = behind.get(&veth.peer).into_iter().flatten();
-    on_peer
+/// The device that has the pod's addresses, and whose frames leave by the veth: its peer, or a bridge over that.
+fn holder(veth: &Veth, behind: &Addresses, addresses: &BTreeSet<IpAddr>) -> u32 {
+    let has = |index: &u32| behind.get(index).is_some_and(|on| !on.is_disjoint(addresses));
+    if has(&veth.peer) {
+        return veth.peer;
+    }
+    let mut others = behind.keys().copied().filter(has);
+    others
+        .next()
+        .filter(|_| others.next().is_none())
+        .unwrap_or(veth.peer)
+}
+
+fn link_locals_of(device: u32, behind: &Addresses) -> BTreeSet<Ipv6Addr> {
+    let on_device = behind.get(&device).into_iter().flatten();
+    on_device
         .filter_map(|address| match address {
             IpAddr::V6(address) if address.is_unicast_link_local() => Some(*address),
             _ => None,

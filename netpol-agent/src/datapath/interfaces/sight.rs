@@ -45,10 +45,12 @@ impl Sights {
             sight.mac = pod.mac;
             if sight.addresses.is_empty() {
                 sight.addresses.clone_from(&pod.addresses);
+                sight.peer_mac = pod.peer_mac.or(sight.peer_mac);
             } else {
                 pod.addresses.clone_from(&sight.addresses);
+                sight.peer_mac = sight.peer_mac.or(pod.peer_mac);
+                pod.peer_mac = sight.peer_mac;
             }
-            sight.peer_mac = pod.peer_mac.or(sight.peer_mac);
             sight.link_locals.clone_from(&pod.link_locals);
         }
     }

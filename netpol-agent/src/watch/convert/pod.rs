@@ -6,7 +6,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use crate::model::{HostPort, NamedPort, Namespace, Pod, Text};
+use crate::model::{FORWARDS, HostPort, NamedPort, Namespace, Pod, Text};
 
 use super::{Faults, taken, taken_of_pod};
 use crate::watch::{
@@ -25,6 +25,9 @@ impl Wire for wire::Namespace {
     const KIND: Kind = Kind::Namespace;
 
     fn convert(self) -> Entry {
+        let annotations = self.metadata.annotations.as_ref();
+        let forwards = annotations.and_then(|annotations| annotations.get(FORWARDS));
+        let forwards = forwards.map(|text| Text::from(text.as_str()));
         let (id, _, mut labels) = taken(Self::KIND, self.metadata);
         if !labels.contains_key(NAME_LABEL) {
             labels.insert(NAME_LABEL, id.key.name.as_str());
@@ -32,6 +35,7 @@ impl Wire for wire::Namespace {
         let namespace = Namespace {
             name: id.key.name.to_string(),
             labels,
+            forwards,
         };
         Entry {
             object: Object::Namespace(Arc::new(namespace)),

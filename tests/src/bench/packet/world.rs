@@ -165,6 +165,7 @@ fn snapshot(shape: Shape, node: &Node) -> Snapshot {
     let namespace = Arc::new(Namespace {
         name: name.clone(),
         labels,
+        forwards: None,
     });
     snapshot.namespaces.insert(name, namespace);
     let mut add = |name: String, node: &str, labels: Labels, addresses: [IpAddr; 2]| {

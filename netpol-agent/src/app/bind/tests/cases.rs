@@ -294,3 +294,35 @@ fn a6_no_two_interfaces_have_one_link_local_address() {
     stage.veth(2, &[B]).link_locals = BTreeSet::from([two]);
     assert_eq!(stage.bind().links[&2].link_local, Some(two));
 }
+
+/// Its containers may run before it has an address in the API, and take another's MAC address.
+#[test]
+fn a6_a_mac_address_is_that_of_the_first_addresses_or_the_records() {
+    let own = [6, 0, 0, 0, 0, 1];
+    for recorded in [false, true] {
+        let mut stage = Stage::default();
+        stage.veth(1, &[A]);
+        stage.bind();
+        stage.veth(1, &[A]).peer_mac = Some([0xee; 6]);
+        stage.bind();
+        stage.restart();
+        if recorded {
+            stage.record(1, "a", "ua", &[A]);
+        }
+        stage.pod("a", "ua", &[A]);
+        assert_eq!(stage.bind().links[&1].mac, own, "recorded: {recorded}");
+    }
+    // What a plugin behind the first one gave it is in the record only.
+    let mut stage = Stage::default();
+    stage.veth(1, &[A]);
+    stage.pod("a", "ua", &[A]);
+    assert_eq!(stage.bind().links[&1].mac, own);
+    stage.record(1, "a", "ua", &[A]).mac = Some([0xa0; 6]);
+    assert_eq!(stage.bind().links[&1].mac, [0xa0; 6]);
+    // A record without one.
+    let mut stage = Stage::default();
+    stage.veth(1, &[A]);
+    stage.record(1, "a", "ua", &[A]).mac = None;
+    stage.pod("a", "ua", &[A]);
+    assert_eq!(stage.bind().links[&1].mac, own);
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Pods that have their address on a bridge inside, or behind one, as those of virtual machines do (rules A6, A8).
+
+use std::{fmt::Write, sync::Arc};
+
+use netpol_tests::{lab::Lab, netns::NetNs, node::Site, probe::Outcome};
+
+use crate::{
+    bound::{deny, mac_inside, object, wait_until_bound, wait_until_endpoint, wait_until_seen},
+    shared::lab,
+};
+
+/// What gives a device the addresses of a pod, and the ways that go with them.
+fn addresses(site: &Site, device: &str) -> String {
+    let mut batch = String::new();
+    for address in &site.addresses {
+        let (length, all, via) = if address.is_ipv4() {
+            (24, "0.0.0.0/0", "10.244.0.1")
+        } else {
+            (64, "::/0", "fd00:10:244::1")
+        };
+        writeln!(batch, "addr add {address}/{length} dev {device} nodad").unwrap();
+        writeln!(batch, "route replace {all} via {via}").unwrap();
+    }
+    batch
+}
+
+fn to_bridge(site: &Site) {
+    let bridge = "addr flush dev eth0\nlink add br0 type bridge mcast_snooping 0\nlink set eth0 master br0\nlink set br0 up\n";
+    site.netns
+        .ip(&format!("{bridge}{}", addresses(site, "br0")))
+        .unwrap();
+}
+
+/// Moves what a pod is into a network namespace behind a bridge: eth0 gets another MAC address, the machine has the pod's. The bridge does
+/// not learn from eth0: a node's bridge with hairpin gives broadcasts back.
+fn to_machine(lab: &Lab, site: &Site) -> Site {
+    let own = mac_inside(&site.netns);
+    let name = format!("{}vm{}", lab.node.prefix(), site.name.replace('/', "-"));
+    let netns = Arc::new(NetNs::create(&name).unwrap());
+    let bridge = format!(
+        "addr flush dev eth0\nlink set eth0 down\nlink set eth0 address 02:00:00:00:00:77\nlink set eth0 up\n\
+         link add k6t type bridge mcast_snooping 0\nlink set eth0 master k6t\n\
+         link set eth0 type bridge_slave learning off\n\
+         link add tap0 type veth peer name eth0 netns {name}\nlink set tap0 master k6t\n\
+         link set tap0 up\nlink set k6t up\n"
+    );
+    site.netns.ip(&bridge).unwrap();
+    let machine = format!(
+        "link set eth0 address {own}\nlink set eth0 up\n{}",
+        addresses(site, "eth0")
+    );
+    netns.ip(&machine).unwrap();
+    let machine = Site {
+        netns,
+        ..site.clone()
+    };
+    lab.serve(&machine).unwrap();
+    machine
+}
+
+/// What others have learnt of the pod goes by the MAC address, which is the same.
+#[track_caller]
+fn enforced(lab: &Lab, pod: &str, name: &str) {
+    let expect = |outcome| {
+        lab.expect(pod, "shop/b", outcome);
+        lab.expect("shop/b", pod, outcome);
+        lab.expect(pod, "outside", outcome);
+    };
+    expect(&Outcome::Reached);
+    lab.apply(name, &deny("shop", "app: m")).unwrap();
+    expect(&Outcome::Silent);
+    lab.expect("node", pod, &Outcome::Reached);
+    lab.apply(name, &deny("shop", "app: nobody")).unwrap();
+    expect(&Outcome::Reached);
+}
+
+#[test]
+fn a8_a_pod_that_puts_its_address_on_a_bridge_goes_on_and_is_enforced_on() {
+    for known in [false, true] {
+        let Some(mut lab) = lab(&[]) else {
+            return;
+        };
+        let site = lab.add_sandbox("shop/m").unwrap();
+        wait_until_seen(&lab, "shop/m");
+        let text = object("shop/m", "app: m", &site.addresses, "");
+        if known {
+            lab.apply("m.yaml", &text).unwrap();
+        }
+        to_bridge(&site);
+        if !known {
+            lab.apply("m.yaml", &text).unwrap();
+        }
+        wait_until_bound(&lab, "shop/m", "shop/m");
+        enforced(&lab, "shop/m", "deny.yaml");
+        lab.agent.stop().unwrap();
+        lab.agent.restart().unwrap();
+        enforced(&lab, "shop/m", "deny.yaml");
+    }
+}
+
+/// The first agent of the node comes when the bridge is there, with another MAC address than the pod's interface.
+#[test]
+fn a8_an_agent_that_comes_later_finds_the_pod_on_its_bridge() {
+    let Some(mut lab) = lab(&[]) else {
+        return;
+    };
+    lab.agent.stop().unwrap();
+    let site = lab.add_sandbox("shop/m").unwrap();
+    to_bridge(&site);
+    site.netns.ip("link set br0 address 02:00:00:00:00:99\n").unwrap();
+    lab.manifests
+        .write("m.yaml", &object("shop/m", "app: m", &site.addresses, ""))
+        .unwrap();
+    lab.agent.restart().unwrap();
+    wait_until_endpoint(&lab, "shop/m", |endpoint| endpoint.mac == [2, 0, 0, 0, 0, 0x99]);
+    enforced(&lab, "shop/m", "deny.yaml");
+}
+
+#[test]
+fn a8_a_virtual_machine_with_the_pods_mac_address_goes_on_and_is_enforced_on() {
+    for known in [false, true] {
+        let Some(mut lab) = lab(&[]) else {
+            return;
+        };
+        let site = lab.add_sandbox("shop/m").unwrap();
+        wait_until_seen(&lab, "shop/m");
+        let text = object("shop/m", "app: m", &site.addresses, "");
+        if known {
+            lab.apply("m.yaml", &text).unwrap();
+        }
+        let machine = to_machine(&lab, &site);
+        if !known {
+            lab.apply("m.yaml", &text).unwrap();
+        }
+        wait_until_bound(&lab, "shop/m", "shop/m");
+        lab.node.replace_site("shop/m", machine).unwrap();
+        enforced(&lab, "shop/m", "deny.yaml");
+        lab.agent.stop().unwrap();
+        lab.agent.restart().unwrap();
+        enforced(&lab, "shop/m", "deny.yaml");
+    }
+}
