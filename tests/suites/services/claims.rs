@@ -5,7 +5,9 @@
 use std::net::IpAddr;
 
 use netpol_tests::{
+    node::Site,
     probe::{Outcome, PATIENCE, Probe, Prober, Service as Port},
+    server::Servers,
     two_nodes::Cluster,
 };
 use serde_json::{Value, json};
@@ -206,15 +208,22 @@ fn a2_what_ends_at_the_node_is_open_whatever_service_has_its_address(cluster: &m
         let batch = format!("addr add {address} dev lo\n");
         node.netns.ip(&batch).unwrap();
     }
+    let cache = Servers::new().unwrap();
+    let site = Site {
+        addresses: virtual_ips.to_vec(),
+        ..node
+    };
+    cache.add(&site, &PORTS).unwrap();
     cluster
         .set_policies(&[egress("client", ""), crate::shared::ingress("client", "")])
         .unwrap();
     cluster.expect("ends at the node", &probes, &Outcome::Reached);
+    drop(cache);
     for (program, address) in tables {
-        node.netns
+        site.netns
             .feed(program, &[], "*raw\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n")
             .unwrap();
-        node.netns.ip(&format!("addr del {address} dev lo\n")).unwrap();
+        site.netns.ip(&format!("addr del {address} dev lo\n")).unwrap();
     }
     cluster.set_policies(&[egress("client", "")]).unwrap();
     cluster.expect("led to a pod again", &probes, &Outcome::Silent);

@@ -9,7 +9,7 @@ use std::{
 use netpol_common::abi::DropReason;
 use netpol_tests::{
     capture,
-    lab::DENY_ALL,
+    lab::{DENY_ALL, Lab},
     probe::Outcome,
     raw::{self, Wire},
 };
@@ -228,13 +228,21 @@ fn a6_a5_what_the_node_unpacks_is_still_the_pods() {
     assert!(arrives(&witnesses[1], LONG, b"its own"));
 }
 
+/// What stands on the bridge beside the pods, and is none: no program keeps from it what is for others.
+fn bystander(lab: &Lab) -> Wire {
+    let node = lab.node.netns();
+    node.ip("link add bystander0 type veth peer name bystander1\nlink set bystander0 master cni0 up\nlink set bystander1 up\n")
+        .unwrap();
+    Wire::open(node, "bystander1").unwrap()
+}
+
 /// Rule A2 opens the way to the node, not to whoever has the MAC address in the frame.
 #[test]
 fn a2_what_is_for_the_node_reaches_no_other_pod() {
     let Some(lab) = lab(&[("b.yaml", &policy("b", "app: b", "egress: []"))]) else {
         return;
     };
-    let witness = wire(&lab, "other/c");
+    let witness = bystander(&lab);
     for (from, open) in [("shop/a", true), ("shop/b", false)] {
         let (site, sender) = (lab.site(from).unwrap(), wire(&lab, from));
         for to in lab.site("node").unwrap().addresses {
@@ -260,7 +268,7 @@ fn a2_f2_an_ipv4_address_in_an_ipv6_header_is_not_that_address() {
         return;
     };
     let router = capture::mac(lab.node.netns(), "cni0").unwrap();
-    let witnesses = ["outside", "other/c"].map(|site| wire(&lab, site));
+    let witnesses = [wire(&lab, "outside"), bystander(&lab)];
     for (from, open) in [("shop/a", true), ("shop/b", false)] {
         let (source, sender) = (of_family(&lab.site(from).unwrap(), false), wire(&lab, from));
         // What the policy allows, and the node.
