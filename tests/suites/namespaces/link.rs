@@ -17,7 +17,7 @@ use netpol_tests::{
 use nix::net::if_::if_nametoindex;
 
 use crate::{
-    bound::{endpoint, wait_until_endpoint},
+    bound::{endpoint, mac_inside, wait_until_endpoint},
     shared::{lab, policy_of_a},
 };
 
@@ -193,6 +193,70 @@ fn a6_a_pod_does_not_take_another_pods_mac_address_in_the_bridge() {
             assert!(arrives(&at_victim, LONG, mark.as_bytes()), "{mark}");
             assert!(!arrives(&taken, PATIENCE, mark.as_bytes()), "{mark}");
         }
+    }
+}
+
+/// A bridge floods frames for whom it does not know, and a pod's interface may take them all.
+#[test]
+fn a9_flooded_unicast_does_not_enter_a_pod() {
+    let Some(lab) = lab(&[]) else {
+        return;
+    };
+    let [sender, pod] = ["shop/b", "shop/a"].map(|name| lab.site(name).unwrap());
+    for pod in ["shop/b", "shop/a"] {
+        link_local(&lab, pod);
+    }
+    let (from, at) = (wire(&sender), wire(&pod));
+    pod.netns.ip("link set eth0 promisc on\n").unwrap();
+    for ipv4 in [true, false] {
+        let (source, to) = (of_family(&sender, ipv4), of_family(&pod, ipv4));
+        for (mac, passes, mark) in [
+            ([2, 0, 0, 0, 0, 0x42], false, b"flooded "),
+            (at.mac(), true, b"its own "),
+        ] {
+            let segment = raw::udp(source, to, (5353, 5353), mark);
+            from.send(mac, &raw::ip(source, to, 17, &segment, None)).unwrap();
+            let patience = if passes { LONG } else { PATIENCE };
+            assert_eq!(arrives(&at, patience, mark), passes, "{to} by {mac:?}");
+        }
+    }
+}
+
+/// What was bound before counts, though the pod took another's MAC address while no agent ran.
+#[test]
+fn a6_the_link_of_a_pod_outlives_a_restart_of_the_agent() {
+    let Some(mut lab) = lab(&[]) else {
+        return;
+    };
+    let [thief, victim, sender] = ["other/c", "shop/b", "shop/a"].map(|name| lab.site(name).unwrap());
+    for pod in ["other/c", "shop/b", "shop/a"] {
+        link_local(&lab, pod);
+    }
+    let before = endpoint(&lab, "other/c").unwrap();
+    let taken: Ipv6Addr = endpoint(&lab, "shop/b").unwrap().link_local.into();
+    lab.agent.stop().unwrap();
+    let mac = mac_inside(&victim.netns);
+    let batch = format!(
+        "link set eth0 address {mac}\naddr flush dev eth0 scope link\naddr add {taken}/64 dev eth0 nodad\n"
+    );
+    thief.netns.ip(&batch).unwrap();
+    lab.agent.restart().unwrap();
+    let after = endpoint(&lab, "other/c").unwrap();
+    assert_eq!((after.mac, after.link_local), (before.mac, before.link_local));
+    let (at_thief, at_victim, from) = (wire(&thief), wire(&victim), wire(&sender));
+    for ipv4 in [true, false] {
+        let (own, to) = (of_family(&thief, ipv4), of_family(&sender, ipv4));
+        let segment = raw::udp(own, to, (5353, 5353), b"I am here");
+        at_thief
+            .send(from.mac(), &raw::ip(own, to, 17, &segment, None))
+            .unwrap();
+        assert!(!arrives(&from, PATIENCE, b"I am here"), "{own}");
+        let (source, to) = (of_family(&sender, ipv4), of_family(&victim, ipv4));
+        let segment = raw::udp(source, to, (5353, 5353), b"for the victim");
+        from.send(at_victim.mac(), &raw::ip(source, to, 17, &segment, None))
+            .unwrap();
+        assert!(arrives(&at_victim, LONG, b"for the victim"), "{to}");
+        assert!(!arrives(&at_thief, PATIENCE, b"for the victim"), "{to}");
     }
 }
 

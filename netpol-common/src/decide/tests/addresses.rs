@@ -2,7 +2,7 @@
 //! MAC addresses, link-local ones, and whom a packet is for (rules A6, A9, F1).
 
 use super::*;
-use crate::abi::ENDPOINT_FORWARDS;
+use crate::abi::{ENDPOINT_FORWARDS, ENDPOINT_PENDING};
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
 const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 8];
@@ -397,4 +397,65 @@ fn a9_link_local_addresses_have_identities_flows_and_replies() {
         ..reply
     };
     assert!(!sends(&tables, &pod, forged));
+}
+
+/// Programs come before the pod is known: in open mode with a pending endpoint, which lets all pass (rule B2); in strict mode without one,
+/// which closes to all but the node (rule L1). Neither has an address to hold packets against.
+#[test]
+fn b2_l1_without_a_known_pod_addresses_neither_open_nor_close() {
+    let pending = Endpoint {
+        flags: ENDPOINT_PENDING,
+        ..endpoint(POLICY_NONE, POLICY_NONE)
+    };
+    let pending = Endpoint {
+        ipv4: [0; 4],
+        ipv6: [0; 16],
+        ..pending
+    };
+    let unknown = Endpoint {
+        ingress_policy: POLICY_DENY,
+        egress_policy: POLICY_DENY,
+        ..Endpoint::default()
+    };
+    let foreign = link(OTHER_MAC, [2, 0, 0, 0, 0, 9]);
+    let tables = Memory::default();
+    for (source, destination) in [(v4(66), v4(77)), (v6([0xfd, 0], 66), v6([0xfe, 0x80], 77))] {
+        for direction in Direction::ALL {
+            let packet = Packet {
+                link: foreign,
+                ..udp(source, destination)
+            };
+            assert_eq!(reason(&pending, direction, Parsed::Packet, packet), None);
+            for kind in [Parsed::Packet, Parsed::Unjudged(DropReason::Malformed)] {
+                let found = reason(&unknown, direction, kind, packet);
+                assert!(
+                    found.is_some_and(|reason| ![SPOOFED, NOT_OWN].contains(&reason)),
+                    "{found:?}"
+                );
+            }
+        }
+        let packet = Packet {
+            link: foreign,
+            ..udp(source, destination)
+        };
+        let by_node = decided(
+            &tables,
+            &unknown,
+            at(Direction::Ingress, true),
+            Parsed::Packet,
+            packet,
+        );
+        assert_eq!(by_node, Verdict::Forward, "A2");
+    }
+    // Once it is known all is held against it, also where no MAC address is.
+    let known = Endpoint { mac: [0; 6], ..pod() };
+    let packet = udp(v4(66), v4(77));
+    assert_eq!(
+        reason(&known, Direction::Egress, Parsed::Packet, packet),
+        Some(SPOOFED)
+    );
+    assert_eq!(
+        reason(&known, Direction::Ingress, Parsed::Packet, packet),
+        Some(NOT_OWN)
+    );
 }
