@@ -242,19 +242,26 @@ fn a2_what_is_for_the_node_reaches_no_other_pod() {
     let Some(lab) = lab(&[("b.yaml", &policy("b", "app: b", "egress: []"))]) else {
         return;
     };
-    let witness = bystander(&lab);
+    let (witness, other) = (wire(&lab, "other/c"), lab.site("other/c").unwrap());
     for (from, open) in [("shop/a", true), ("shop/b", false)] {
         let (site, sender) = (lab.site(from).unwrap(), wire(&lab, from));
-        for to in lab.site("node").unwrap().addresses {
+        let arrives_by = |to: IpAddr, mac, open| {
             let source = of_family(&site, to.is_ipv4());
-            for mac in [witness.mac(), [0xff; 6]] {
-                let mark = format!("{from} to {to} by {mac:x?}");
-                let segment = raw::udp(source, to, (5353, 5353), mark.as_bytes());
-                sender
-                    .send(mac, &raw::ip(source, to, 17, &segment, None))
-                    .unwrap();
-                let patience = if open { LONG } else { PATIENCE / 4 };
-                assert_eq!(arrives(&witness, patience, mark.as_bytes()), open, "{mark}");
+            let mark = format!("{from} to {to} by {mac:x?}");
+            let segment = raw::udp(source, to, (5353, 5353), mark.as_bytes());
+            sender
+                .send(mac, &raw::ip(source, to, 17, &segment, None))
+                .unwrap();
+            let patience = if open { LONG } else { PATIENCE / 4 };
+            assert_eq!(arrives(&witness, patience, mark.as_bytes()), open, "{mark}");
+        };
+        for mac in [witness.mac(), [0xff; 6]] {
+            for to in &lab.site("node").unwrap().addresses {
+                arrives_by(*to, mac, false);
+            }
+            // What is for the pod comes by both.
+            for to in &other.addresses {
+                arrives_by(*to, mac, open);
             }
         }
     }
