@@ -141,3 +141,54 @@ fn a8_a_virtual_machine_with_the_pods_mac_address_goes_on_and_is_enforced_on() {
         enforced(&lab, "shop/m", "deny.yaml");
     }
 }
+
+/// As Calico makes them: no bridge, one MAC address for the node's ends of all pods, and the node answers for every address.
+#[test]
+fn a8_a_routed_pod_behind_a_mac_address_that_all_have_is_enforced_on() {
+    let Some(mut lab) = lab(&[]) else {
+        return;
+    };
+    lab.agent.stop().unwrap();
+    let site = lab.add_sandbox("shop/m").unwrap();
+    let veth = lab.node.veth("shop/m").unwrap().to_owned();
+    let mut node = format!(
+        "link set {veth} nomaster\nlink set {veth} down\nlink set {veth} address ee:ee:ee:ee:ee:ee\nlink set {veth} up\n\
+         addr replace fe80::ecee:eeff:feee:eeee/64 dev {veth} nodad\n"
+    );
+    let mut pod = "addr flush dev eth0 scope global\nroute add 169.254.1.1 dev eth0 scope link\n".to_owned();
+    for address in &site.addresses {
+        let (length, way) = if address.is_ipv4() {
+            (32, "0.0.0.0/0 via 169.254.1.1 dev eth0")
+        } else {
+            (128, "::/0 via fe80::ecee:eeff:feee:eeee dev eth0")
+        };
+        writeln!(node, "route add {address}/{length} dev {veth}").unwrap();
+        writeln!(
+            pod,
+            "addr add {address}/{length} dev eth0 nodad\nroute replace {way}"
+        )
+        .unwrap();
+    }
+    lab.node.netns().ip(&node).unwrap();
+    let proxy = format!("net/ipv4/conf/{veth}/proxy_arp");
+    let at_once = format!("net/ipv4/neigh/{veth}/proxy_delay");
+    lab.node
+        .netns()
+        .sysctl(&[(proxy.as_str(), "1"), (at_once.as_str(), "0")])
+        .unwrap();
+    site.netns.ip(&pod).unwrap();
+    lab.manifests
+        .write("m.yaml", &object("shop/m", "app: m", &site.addresses, ""))
+        .unwrap();
+    lab.agent.restart().unwrap();
+    wait_until_bound(&lab, "shop/m", "shop/m");
+    let expect = |outcome| {
+        lab.expect("shop/m", "outside", outcome);
+        lab.expect("outside", "shop/m", outcome);
+    };
+    expect(&Outcome::Reached);
+    lab.apply("deny.yaml", &deny("shop", "app: m")).unwrap();
+    expect(&Outcome::Silent);
+    lab.expect("node", "shop/m", &Outcome::Reached);
+    lab.expect("shop/m", "node", &Outcome::Reached);
+}

@@ -22,6 +22,8 @@ use crate::{
 };
 
 const PORT: u16 = 9_000;
+/// Nothing answers there: two that do would never end.
+const PORTS: (u16, u16) = (5_400, 5_401);
 /// For what must come, on a busy machine.
 const LONG: Duration = Duration::from_secs(20);
 /// For what must not.
@@ -117,7 +119,7 @@ fn a6_a_pod_sends_with_one_link_local_address() {
         (link_local(&lab, "shop/b"), false, b"other's "),
         (own, true, b"its own "),
     ] {
-        let segment = raw::udp(source.into(), to.into(), (5353, 5353), mark);
+        let segment = raw::udp(source.into(), to.into(), PORTS, mark);
         let packet = raw::ip(source.into(), to.into(), 17, &segment, None);
         from.send(at.mac(), &packet).unwrap();
         let patience = if passes { LONG } else { PATIENCE };
@@ -150,7 +152,7 @@ fn a9_a_packet_for_another_address_does_not_enter_a_pod() {
                 (of_family(&pod, ipv4), true, b"its own "),
             ];
             for (to, passes, mark) in cases {
-                let segment = raw::udp(source, to, (5353, 5353), mark);
+                let segment = raw::udp(source, to, PORTS, mark);
                 from.send(at.mac(), &raw::ip(source, to, 17, &segment, None))
                     .unwrap();
                 let patience = if passes { LONG } else { PATIENCE };
@@ -174,7 +176,7 @@ fn a6_a_pod_does_not_take_another_pods_mac_address_in_the_bridge() {
     let forger = netpol_tests::capture::Wire::open(&thief.netns, "eth0").unwrap();
     for ipv4 in [true, false] {
         let (source, to) = (of_family(&thief, ipv4), of_family(&sender, ipv4));
-        let segment = raw::udp(source, to, (5353, 5353), b"I am here");
+        let segment = raw::udp(source, to, PORTS, b"I am here");
         let packet = raw::ip(source, to, 17, &segment, None);
         let ether_type: [u8; 2] = if ipv4 { [8, 0] } else { [0x86, 0xdd] };
         // An IP packet with its own address, ARP, and what is neither.
@@ -187,7 +189,7 @@ fn a6_a_pod_does_not_take_another_pods_mac_address_in_the_bridge() {
             assert!(forger.send(frame).unwrap());
             let mark = format!("for the victim {number} {ipv4}");
             let (source, to) = (of_family(&sender, ipv4), of_family(&victim, ipv4));
-            let segment = raw::udp(source, to, (5353, 5353), mark.as_bytes());
+            let segment = raw::udp(source, to, PORTS, mark.as_bytes());
             from.send(at_victim.mac(), &raw::ip(source, to, 17, &segment, None))
                 .unwrap();
             assert!(arrives(&at_victim, LONG, mark.as_bytes()), "{mark}");
@@ -214,7 +216,7 @@ fn a9_flooded_unicast_does_not_enter_a_pod() {
             ([2, 0, 0, 0, 0, 0x42], false, b"flooded "),
             (at.mac(), true, b"its own "),
         ] {
-            let segment = raw::udp(source, to, (5353, 5353), mark);
+            let segment = raw::udp(source, to, PORTS, mark);
             from.send(mac, &raw::ip(source, to, 17, &segment, None)).unwrap();
             let patience = if passes { LONG } else { PATIENCE };
             assert_eq!(arrives(&at, patience, mark), passes, "{to} by {mac:?}");
@@ -233,6 +235,7 @@ fn a6_the_link_of_a_pod_outlives_a_restart_of_the_agent() {
         link_local(&lab, pod);
     }
     let before = endpoint(&lab, "other/c").unwrap();
+    assert_eq!(mac_inside(&thief.netns), text_of(before.mac));
     let taken: Ipv6Addr = endpoint(&lab, "shop/b").unwrap().link_local.into();
     lab.agent.stop().unwrap();
     let mac = mac_inside(&victim.netns);
@@ -246,13 +249,13 @@ fn a6_the_link_of_a_pod_outlives_a_restart_of_the_agent() {
     let (at_thief, at_victim, from) = (wire(&thief), wire(&victim), wire(&sender));
     for ipv4 in [true, false] {
         let (own, to) = (of_family(&thief, ipv4), of_family(&sender, ipv4));
-        let segment = raw::udp(own, to, (5353, 5353), b"I am here");
+        let segment = raw::udp(own, to, PORTS, b"I am here");
         at_thief
             .send(from.mac(), &raw::ip(own, to, 17, &segment, None))
             .unwrap();
         assert!(!arrives(&from, PATIENCE, b"I am here"), "{own}");
         let (source, to) = (of_family(&sender, ipv4), of_family(&victim, ipv4));
-        let segment = raw::udp(source, to, (5353, 5353), b"for the victim");
+        let segment = raw::udp(source, to, PORTS, b"for the victim");
         from.send(at_victim.mac(), &raw::ip(source, to, 17, &segment, None))
             .unwrap();
         assert!(arrives(&at_victim, LONG, b"for the victim"), "{to}");
@@ -312,4 +315,8 @@ fn f1_isolated_pods_answer_a_querier_and_are_found_after_its_interval() {
     node.netns.ip("neigh flush dev cni0\n").unwrap();
     lab.expect("node", "shop/a", &Outcome::Reached);
     lab.expect("shop/b", "shop/a", &Outcome::Silent);
+}
+
+fn text_of(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
