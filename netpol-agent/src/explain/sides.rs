@@ -10,8 +10,7 @@ use super::{
 };
 use crate::{
     evaluate::{
-        Packet, Side, Unmatched, Why, claimants, evaluate, evaluate_translated, unmatched,
-        unmatched_by_service,
+        Packet, Side, Unmatched, Why, evaluate, evaluate_translated, pods_at, unmatched, unmatched_by_service,
     },
     model::{Direction, ObjectKey, Pod},
 };
@@ -72,7 +71,11 @@ pub(super) fn judge(
             destination,
         ),
     };
-    let egress = spoofed(world, source).unwrap_or(egress).shown(world, source);
+    let egress = match spoofed(world, source) {
+        Some(spoofed) => spoofed,
+        None => egress.over_budget(world, source, Direction::Egress),
+    };
+    let egress = nobodys(world, source, destination, egress).shown(world, source);
     let own = Judged::of(
         world,
         &arriving,
@@ -81,7 +84,15 @@ pub(super) fn judge(
         destination,
         source,
     );
-    let ingress = seen_otherwise(world, &arriving, source, destination, way, own).shown(world, destination);
+    let ingress = match not_own(world, destination) {
+        Some(not_own) => not_own,
+        None => seen_otherwise(world, &arriving, source, destination, way, own).over_budget(
+            world,
+            destination,
+            Direction::Ingress,
+        ),
+    };
+    let ingress = nobodys(world, destination, source, ingress).shown(world, destination);
     let told = egress.verdict.and(ingress.verdict);
     Verdict {
         family: family.name().to_owned(),
@@ -147,19 +158,53 @@ fn seen_otherwise(
     denied.in_doubt("address-on-arrival", &text)
 }
 
-/// Only the first address of each family is the pod's own: what it sends with another is dropped (rule A6).
+/// Only the first address of each family is the pod's own, and the link-local one of its interface: what it sends with another is dropped
+/// (rule A6).
 fn spoofed(world: World<'_>, source: &Candidate) -> Option<Judged> {
-    let pod = source.pod(world.snapshot)?;
-    let first = pod
-        .addresses
-        .iter()
-        .find(|address| address.is_ipv4() == source.address.is_ipv4());
+    let pod = with_another_address(world, source)?;
     let text = format!(
         "what pod {} sends from {} is dropped as spoofed: only the first address of a family in status.podIPs is its own",
         pod.key, source.address
     );
-    let own = pod.host_network || pod.terminal || first == Some(&source.address);
-    (!own).then(|| Judged::plain(Told::Denied, "spoofed", text))
+    Some(Judged::plain(Told::Denied, "spoofed", text))
+}
+
+/// And what comes to it for another does not reach it (rule A9).
+fn not_own(world: World<'_>, destination: &Candidate) -> Option<Judged> {
+    let pod = with_another_address(world, destination)?;
+    let text = format!(
+        "what comes to pod {} for {} is dropped: only the first address of a family in status.podIPs is its own",
+        pod.key, destination.address
+    );
+    Some(Judged::plain(Told::Denied, "not-own-address", text))
+}
+
+fn with_another_address<'a>(world: World<'a>, end: &Candidate) -> Option<&'a Pod> {
+    let pod = end.pod(world.snapshot)?;
+    let first = pod
+        .addresses
+        .iter()
+        .find(|address| address.is_ipv4() == end.address.is_ipv4());
+    let own = pod.host_network
+        || pod.terminal
+        || first == Some(&end.address)
+        || world.is_link_local_of(pod, end.address);
+    (!own).then_some(pod)
+}
+
+/// Of a link-local address that is nobody's as far as anyone here knows: its pod's side is not known, nor the other's where that denies.
+fn nobodys(world: World<'_>, own: &Candidate, other: &Candidate, judged: Judged) -> Judged {
+    let is_unknown = |end: &Candidate| world.is_unknown_link_local(end.address);
+    let unknown = match (is_unknown(own), is_unknown(other)) {
+        (true, _) => own,
+        (_, true) if judged.told == Told::Denied && judged.isolated => other,
+        _ => return judged,
+    };
+    let text = format!(
+        "{} is a link-local address, and whose it is only an agent on that node knows",
+        unknown.address
+    );
+    judged.in_doubt("link-local", &text)
 }
 
 /// What one end's policies say.
@@ -197,7 +242,7 @@ impl Judged {
     ) -> Self {
         let whole = Self::by_objects(world, packet, direction, translated, own, other);
         for address in [packet.source, packet.destination] {
-            let pods = claimants(world.snapshot, address);
+            let pods = pods_at(world.snapshot, world.nodes, address);
             let claimed: Vec<ObjectKey> = pods.into_iter().map(|pod| pod.key.clone()).collect();
             let alone = |kept: &ObjectKey| {
                 let mut snapshot = world.snapshot.clone();
@@ -263,6 +308,26 @@ impl Judged {
             told: Told::CannotTell,
             reason,
             text: why.to_owned(),
+            rule: None,
+            ..self
+        }
+    }
+
+    /// Whatever policies say, where they come to too much all but the node is closed out (rules A2, L2).
+    fn over_budget(self, world: World<'_>, own: &Candidate, direction: Direction) -> Self {
+        let pod = own.pod(world.snapshot);
+        let closed = pod.is_some_and(|pod| world.is_over_budget(pod, direction));
+        if !closed || matches!(self.reason, "node" | "same-pod") {
+            return self;
+        }
+        let text = format!(
+            "what its policies come to is over budget (pod-over-budget), so it is closed for {direction}; {}",
+            self.says()
+        );
+        Self {
+            told: Told::Denied,
+            reason: "over-budget",
+            text,
             rule: None,
             ..self
         }

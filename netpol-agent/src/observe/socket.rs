@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     datapath::interfaces::Interfaces,
-    explain::{Answer, Held, Request, Standing, World, explain, known_nodes},
+    explain::{Answer, Request, Standing, World, explain, known_nodes},
     model::{Node, Snapshot},
 };
 
@@ -178,27 +178,25 @@ impl Known {
             return Err((StatusCode::SERVICE_UNAVAILABLE, message));
         };
         let interfaces = self.interfaces.borrow().clone();
+        let status = self.status.borrow().clone();
+        let mut held = status.held.clone();
+        held.node.clone_from(&self.node_name);
         let own = Node {
             name: self.node_name.clone(),
             addresses: interfaces.map_or_else(Default::default, |found| found.node_addresses.clone()),
+            link_locals: held.link_locals.clone(),
             ..Node::default()
         };
         let nodes = known_nodes(&snapshot, &[], Some(own));
-        let status = self.status.borrow().clone();
-        let mut pods = status.pods.clone();
         if !status.ready || status.revision != snapshot.revision {
             let why = format!(
                 "the kernel has what an earlier revision said than {}",
                 snapshot.revision
             );
-            for standing in pods.values_mut() {
+            for standing in held.pods.values_mut() {
                 *standing = Standing::HeldBack(why.clone());
             }
         }
-        let held = Held {
-            node: self.node_name.clone(),
-            pods,
-        };
         let world = World {
             snapshot: &snapshot,
             nodes: &nodes,
