@@ -19,7 +19,7 @@ pub use answer::{
     Answer, EndShown, Finding, MissingShown, Outcome, PolicyShown, RuleShown, SideShown, Told, Verdict,
 };
 pub use ends::EndError;
-pub use held::{Enforcement, Held, Standing, World};
+pub use held::{Behind, Enforcement, Held, Standing, World};
 pub use nodes::{NodeAddresses, known_nodes};
 pub use request::{End, Family, Port, Request, RequestError};
 

@@ -466,6 +466,7 @@ impl Reconciler {
             pods: standings(&bound.standing, of),
             over_budget: over_budget(&compiled),
             link_locals: bound.link_locals(),
+            ..Held::default()
         };
         self.publish(&report, &turn, held);
         self.log(&report, &turn);

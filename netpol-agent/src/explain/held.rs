@@ -30,8 +30,19 @@ pub struct Held {
     pub pods: BTreeMap<ObjectKey, Standing>,
     /// Its pods of which policies come to too many entries, and the directions that are closed for it (rule L2).
     pub over_budget: BTreeMap<ObjectKey, BTreeSet<Direction>>,
+    /// Addresses behind interfaces of pods: of some no pod is known, or not yet (rule B2).
+    pub behind: BTreeMap<IpAddr, Behind>,
     /// The link-local addresses of its pods, as bound (rule A9).
     pub link_locals: BTreeMap<ObjectKey, BTreeSet<Ipv6Addr>>,
+}
+
+/// An interface that has an address behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Behind {
+    /// Its name.
+    pub interface: String,
+    /// It is closed to all but the node until its pod is known.
+    pub closed: bool,
 }
 
 /// Whether a pod of the node is enforced on.
@@ -80,6 +91,18 @@ impl World<'_> {
         let held = self.held.filter(|_| self.is_local(pod));
         held.and_then(|held| held.over_budget.get(&pod.key))
             .is_some_and(|closed| closed.contains(&direction))
+    }
+
+    /// The interface of this node behind which an address is.
+    pub(super) fn behind(&self, address: IpAddr) -> Option<&Behind> {
+        self.held?.behind.get(&address)
+    }
+
+    /// Whether an address is one of the node whose agent answers.
+    pub(super) fn is_here(&self, address: IpAddr) -> bool {
+        let own = |node: &&Node| self.held.is_some_and(|held| held.node == node.name);
+        let mut nodes = self.nodes.iter().filter(own);
+        nodes.any(|node| node.addresses.contains(&address))
     }
 
     /// Whether an address is of a link, and nobody here knows whose: a pod of this node has one that is bound with its interface.

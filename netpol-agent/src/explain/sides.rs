@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use self::whose::{nobodys, not_own, spoofed, strayed};
 use super::{
     Enforcement, Family, MissingShown, PolicyShown, RuleShown, SideShown, Told, Verdict,
     ends::Candidate,
@@ -14,6 +15,8 @@ use crate::{
     },
     model::{Direction, ObjectKey, Pod},
 };
+
+mod whose;
 
 /// How a packet gets from one end to the other.
 #[derive(Debug, Clone, Default)]
@@ -75,7 +78,8 @@ pub(super) fn judge(
         Some(spoofed) => spoofed,
         None => egress.over_budget(world, source, Direction::Egress),
     };
-    let egress = nobodys(world, source, destination, egress).shown(world, source);
+    let egress = nobodys(world, source, destination, egress);
+    let egress = strayed(world, source, destination, egress).shown(world, source);
     let own = Judged::of(
         world,
         &arriving,
@@ -92,7 +96,8 @@ pub(super) fn judge(
             Direction::Ingress,
         ),
     };
-    let ingress = nobodys(world, destination, source, ingress).shown(world, destination);
+    let ingress = nobodys(world, destination, source, ingress);
+    let ingress = strayed(world, destination, source, ingress).shown(world, destination);
     let told = egress.verdict.and(ingress.verdict);
     Verdict {
         family: family.name().to_owned(),
@@ -156,55 +161,6 @@ fn seen_otherwise(
     );
     let denied = if own.told == Told::Denied { own } else { other };
     denied.in_doubt("address-on-arrival", &text)
-}
-
-/// Only the first address of each family is the pod's own, and the link-local one of its interface: what it sends with another is dropped
-/// (rule A6).
-fn spoofed(world: World<'_>, source: &Candidate) -> Option<Judged> {
-    let pod = with_another_address(world, source)?;
-    let text = format!(
-        "what pod {} sends from {} is dropped as spoofed: only the first address of a family in status.podIPs is its own",
-        pod.key, source.address
-    );
-    Some(Judged::plain(Told::Denied, "spoofed", text))
-}
-
-/// And what comes to it for another does not reach it (rule A9).
-fn not_own(world: World<'_>, destination: &Candidate) -> Option<Judged> {
-    let pod = with_another_address(world, destination)?;
-    let text = format!(
-        "what comes to pod {} for {} is dropped: only the first address of a family in status.podIPs is its own",
-        pod.key, destination.address
-    );
-    Some(Judged::plain(Told::Denied, "not-own-address", text))
-}
-
-fn with_another_address<'a>(world: World<'a>, end: &Candidate) -> Option<&'a Pod> {
-    let pod = end.pod(world.snapshot)?;
-    let first = pod
-        .addresses
-        .iter()
-        .find(|address| address.is_ipv4() == end.address.is_ipv4());
-    let own = pod.host_network
-        || pod.terminal
-        || first == Some(&end.address)
-        || world.is_link_local_of(pod, end.address);
-    (!own).then_some(pod)
-}
-
-/// Of a link-local address that is nobody's as far as anyone here knows: its pod's side is not known, nor the other's where that denies.
-fn nobodys(world: World<'_>, own: &Candidate, other: &Candidate, judged: Judged) -> Judged {
-    let is_unknown = |end: &Candidate| world.is_unknown_link_local(end.address);
-    let unknown = match (is_unknown(own), is_unknown(other)) {
-        (true, _) => own,
-        (_, true) if judged.told == Told::Denied && judged.isolated => other,
-        _ => return judged,
-    };
-    let text = format!(
-        "{} is a link-local address, and whose it is only an agent on that node knows",
-        unknown.address
-    );
-    judged.in_doubt("link-local", &text)
 }
 
 /// What one end's policies say.
@@ -339,6 +295,7 @@ impl Judged {
         let pod = pod.filter(|pod: &&Pod| !pod.host_network && !pod.terminal);
         let standing = pod.and_then(|pod| world.standing(pod));
         let (judged, enforced) = match (pod, standing) {
+            (None, _) if self.reason == "closed-until-known" => (self, Enforcement::Here),
             (None, _) => (self, Enforcement::NoPod),
             (Some(_), None) => (self, Enforcement::CannotTell),
             (Some(_), Some(Standing::Enforced)) => (self, Enforcement::Here),
