@@ -25,3 +25,5 @@ mod host_ports;
 mod matrix;
 #[path = "explain/shared.rs"]
 mod shared;
+#[path = "explain/tunnels.rs"]
+mod tunnels;
