@@ -169,7 +169,7 @@ pub fn claimants(snapshot: &Snapshot, address: IpAddr) -> Vec<&Pod> {
 }
 
 /// The same, link-local addresses included: under one a pod is what it is under its own (rule A9), unless it is its node's.
-fn pods_at<'a>(snapshot: &'a Snapshot, nodes: &[Node], address: IpAddr) -> Vec<&'a Pod> {
+pub fn pods_at<'a>(snapshot: &'a Snapshot, nodes: &[Node], address: IpAddr) -> Vec<&'a Pod> {
     let keys = peer::bound(snapshot, nodes, address);
     if keys.is_empty() {
         return claimants(snapshot, address);

@@ -19,7 +19,7 @@ pub use answer::{
     Answer, EndShown, Finding, MissingShown, Outcome, PolicyShown, RuleShown, SideShown, Told, Verdict,
 };
 pub use ends::EndError;
-pub use held::{Enforcement, Held, Standing, World};
+pub use held::{Behind, Enforcement, Held, Standing, World};
 pub use nodes::{NodeAddresses, known_nodes};
 pub use request::{End, Family, Port, Request, RequestError};
 
@@ -39,7 +39,7 @@ pub fn explain(world: World<'_>, request: &Request) -> Result<Answer, EndError> 
         nodes: &with_node_ports,
         ..world
     };
-    let sources = ends::sources(snapshot, &request.source, &mut notes)?;
+    let sources = ends::sources(snapshot, nodes, &request.source, &mut notes)?;
     let destinations = ends::destinations(
         snapshot,
         &with_node_ports,
@@ -122,7 +122,7 @@ fn judge_backends(
             Port::Transport(protocol, _) => Port::Transport(protocol, port),
             other => other,
         };
-        let backend = ends::at(world.snapshot, address, port);
+        let backend = ends::at(world.snapshot, world.nodes, address, port);
         let way = ways::by_service(everywhere, source, frontend.address, &backend);
         judge(world, source, &backend, family, &way)
     };

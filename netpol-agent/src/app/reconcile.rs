@@ -18,7 +18,7 @@ use super::{
     ahead::{Ahead, Waiting, with_addresses},
     bind::{Bindings, Bound, Locals, Standing, World, bind},
     memory,
-    standing::{self, standings},
+    standing::{self, over_budget, standings},
     troubles::{self, Troubles},
 };
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
         self, Datapath,
         interfaces::{self, Interfaces, Settled},
     },
-    explain,
+    explain::Held,
     model::{Diagnostic, Node, ObjectKey, Pod, Set, Snapshot},
     observe::status::{GRACE, Status, Unenforced},
     records::Records,
@@ -461,8 +461,14 @@ impl Reconciler {
             unattached: self.datapath.unattached(),
             some_closed: !self.ahead.closed(&self.state).is_empty(),
         };
-        let standings = standings(&bound.standing, of);
-        self.publish(&report, &turn, standings);
+        let held = Held {
+            node: self.node_name.clone(),
+            pods: standings(&bound.standing, of),
+            over_budget: over_budget(&compiled),
+            link_locals: bound.link_locals(),
+            ..Held::default()
+        };
+        self.publish(&report, &turn, held);
         self.log(&report, &turn);
         if first || report.writes > memory::LARGE {
             memory::give_back();
@@ -677,7 +683,7 @@ impl Reconciler {
         self.reported = diagnostics.clone();
     }
 
-    fn publish(&self, report: &Report, turn: &Turn, standings: BTreeMap<ObjectKey, explain::Standing>) {
+    fn publish(&self, report: &Report, turn: &Turn, held: Held) {
         let endpoints: BTreeMap<u32, _> = self
             .state
             .endpoints
@@ -689,7 +695,7 @@ impl Reconciler {
         self.status.send_modify(|status| {
             let status = Arc::make_mut(status);
             status.interfaces = interfaces;
-            status.pods = standings;
+            status.held = held;
             status.revision = report.revision;
             status.ready |= report.failures.is_empty();
             status.endpoints = endpoints;

@@ -4,7 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::bind::{self, Why};
-use crate::{explain::Standing, model::ObjectKey};
+use crate::{
+    compile::{CLOSED, Compiled},
+    explain::Standing,
+    model::{Direction, ObjectKey},
+};
 
 /// What decides how a pod stands, beside who is behind which interface.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +41,21 @@ pub fn standings(
     bound
         .iter()
         .map(|(key, of)| (key.clone(), standing(of)))
+        .collect()
+}
+
+/// The pods that are closed in a direction, as their policies come to too much (rule L2).
+pub fn over_budget(compiled: &Compiled) -> BTreeMap<ObjectKey, BTreeSet<Direction>> {
+    let closed = compiled.endpoints.iter().map(|(key, endpoint)| {
+        let sides = [
+            (Direction::Ingress, endpoint.ingress),
+            (Direction::Egress, endpoint.egress),
+        ];
+        let closed = sides.into_iter().filter(|(_, policy)| *policy == Some(CLOSED));
+        (key.clone(), closed.map(|(direction, _)| direction).collect())
+    });
+    closed
+        .filter(|(_, closed): &(_, BTreeSet<_>)| !closed.is_empty())
         .collect()
 }
 

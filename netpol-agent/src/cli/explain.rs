@@ -39,7 +39,7 @@ What is judged is the packet that opens a connection, where it ends: a port of a
 pod and its own node is always allowed; which addresses a node has is known from its object, its hostNetwork pods, --node, and to a running \
 agent from its node's interfaces.
 
-A running agent also knows which pods of its node are enforced on, and says of the others why not. Objects alone (--source) say what policies \
+A running agent also knows which pods of its node are enforced on, and says of the others why not; it knows closed interfaces, and whose a link-local address is. Objects alone (--source) say what policies \
 come to, never whether a node enforces them. The answer is \"cannot tell\" where it depends on what nobody here knows: the address that another \
 node, or masquerade, puts on the packet; which of two pods has an address that both claim; a policy that could not be written.
 

@@ -19,6 +19,8 @@ use crate::{
 Every ordered pair of different pods that both have an address of a family is judged. HostNetwork pods, finished pods and pods without an \
 address are left out. What is judged is the packet that opens a connection; traffic to Services is that to their backends.
 
+It shows what policies come to, wherever they are enforced: whether a node does, only an agent there knows (netpol explain without --source).
+
 Exit code: 0, or 2 if there is no answer.
 
 Examples:

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::{End, EndShown, Family, Port, sides::packet};
 use crate::{
-    evaluate::{claimants, evaluate_service},
+    evaluate::{evaluate_service, pods_at},
     model::{EndpointSlice, Node, ObjectKey, Pod, Service, ServicePort, Snapshot},
 };
 
@@ -97,13 +97,14 @@ impl Candidate {
 /// The addresses of a source.
 pub(super) fn sources(
     snapshot: &Snapshot,
+    nodes: &[Node],
     end: &End,
     notes: &mut Vec<String>,
 ) -> Result<Vec<Candidate>, EndError> {
     match object(snapshot, end)? {
         Found::Pod(pod) => pod_addresses(pod, Port::Icmp, notes),
-        Found::Address(address) => Ok(vec![at(snapshot, address, Port::Icmp)]),
-        Found::Service(service) => ready_candidates(snapshot, service, Port::Icmp, notes),
+        Found::Address(address) => Ok(vec![at(snapshot, nodes, address, Port::Icmp)]),
+        Found::Service(service) => ready_candidates(snapshot, nodes, service, Port::Icmp, notes),
     }
 }
 
@@ -125,12 +126,12 @@ pub(super) fn destinations(
             "Service {} is headless: its pods are judged, and {port} is their port",
             service.key
         ));
-        return ready_candidates(snapshot, service, port, notes);
+        return ready_candidates(snapshot, nodes, service, port, notes);
     }
     has_port(service, port)?;
     let frontend = |address: &IpAddr| Candidate {
         is_frontend: true,
-        ..at(snapshot, *address, port)
+        ..at(snapshot, nodes, *address, port)
     };
     Ok(service.cluster_ips.iter().map(frontend).collect())
 }
@@ -143,7 +144,7 @@ fn destination(
     port: Port,
     notes: &mut Vec<String>,
 ) -> Result<Candidate, EndError> {
-    let candidate = at(snapshot, address, port);
+    let candidate = at(snapshot, nodes, address, port);
     let family = Family::of(address);
     let is_frontend = evaluate_service(snapshot, nodes, &packet(&candidate, &candidate, family)).is_some();
     if is_frontend {
@@ -165,6 +166,7 @@ fn destination(
 /// The ready endpoints of a Service, as they are.
 fn ready_candidates(
     snapshot: &Snapshot,
+    nodes: &[Node],
     service: &Service,
     port: Port,
     notes: &mut Vec<String>,
@@ -178,7 +180,9 @@ fn ready_candidates(
             .is_empty()
             .then(|| format!("Service {} has no ready endpoints", service.key)),
     );
-    let candidates = addresses.into_iter().map(|address| at(snapshot, address, port));
+    let candidates = addresses
+        .into_iter()
+        .map(|address| at(snapshot, nodes, address, port));
     Ok(candidates.collect())
 }
 
@@ -252,9 +256,11 @@ fn pod_addresses(pod: &Pod, port: Port, notes: &mut Vec<String>) -> Result<Vec<C
 }
 
 /// An address, with the pod that has it.
-pub(super) fn at(snapshot: &Snapshot, address: IpAddr, port: Port) -> Candidate {
+pub(super) fn at(snapshot: &Snapshot, nodes: &[Node], address: IpAddr, port: Port) -> Candidate {
     Candidate {
-        name: claimants(snapshot, address).first().map(|pod| pod.key.clone()),
+        name: pods_at(snapshot, nodes, address)
+            .first()
+            .map(|pod| pod.key.clone()),
         address,
         port,
         is_frontend: false,

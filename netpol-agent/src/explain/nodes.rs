@@ -55,11 +55,16 @@ pub fn known_nodes(snapshot: &Snapshot, given: &[Node], own: Option<Node>) -> Ve
     if let Some(own) = &own {
         nodes.insert(&own.name, own.addresses.clone());
     }
+    let link_locals = |name: &str| {
+        let known = own.iter().chain(given).find(|node| node.name == name);
+        known.map_or_else(BTreeMap::new, |node| node.link_locals.clone())
+    };
     nodes
-        .into_iter()
+        .iter()
         .map(|(name, addresses)| Node {
-            name: name.to_owned(),
-            addresses,
+            name: (*name).to_owned(),
+            addresses: addresses.clone(),
+            link_locals: link_locals(name),
             ..Node::default()
         })
         .collect()

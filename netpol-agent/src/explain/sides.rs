@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use self::whose::{nobodys, not_own, spoofed, strayed};
 use super::{
     Enforcement, Family, MissingShown, PolicyShown, RuleShown, SideShown, Told, Verdict,
     ends::Candidate,
@@ -10,11 +11,12 @@ use super::{
 };
 use crate::{
     evaluate::{
-        Packet, Side, Unmatched, Why, claimants, evaluate, evaluate_translated, unmatched,
-        unmatched_by_service,
+        Packet, Side, Unmatched, Why, evaluate, evaluate_translated, pods_at, unmatched, unmatched_by_service,
     },
     model::{Direction, ObjectKey, Pod},
 };
+
+mod whose;
 
 /// How a packet gets from one end to the other.
 #[derive(Debug, Clone, Default)]
@@ -72,7 +74,12 @@ pub(super) fn judge(
             destination,
         ),
     };
-    let egress = spoofed(world, source).unwrap_or(egress).shown(world, source);
+    let egress = match spoofed(world, source) {
+        Some(spoofed) => spoofed,
+        None => egress.over_budget(world, source, Direction::Egress),
+    };
+    let egress = nobodys(world, source, destination, egress);
+    let egress = strayed(world, source, destination, egress).shown(world, source);
     let own = Judged::of(
         world,
         &arriving,
@@ -81,7 +88,16 @@ pub(super) fn judge(
         destination,
         source,
     );
-    let ingress = seen_otherwise(world, &arriving, source, destination, way, own).shown(world, destination);
+    let ingress = match not_own(world, destination) {
+        Some(not_own) => not_own,
+        None => seen_otherwise(world, &arriving, source, destination, way, own).over_budget(
+            world,
+            destination,
+            Direction::Ingress,
+        ),
+    };
+    let ingress = nobodys(world, destination, source, ingress);
+    let ingress = strayed(world, destination, source, ingress).shown(world, destination);
     let told = egress.verdict.and(ingress.verdict);
     Verdict {
         family: family.name().to_owned(),
@@ -147,21 +163,6 @@ fn seen_otherwise(
     denied.in_doubt("address-on-arrival", &text)
 }
 
-/// Only the first address of each family is the pod's own: what it sends with another is dropped (rule A6).
-fn spoofed(world: World<'_>, source: &Candidate) -> Option<Judged> {
-    let pod = source.pod(world.snapshot)?;
-    let first = pod
-        .addresses
-        .iter()
-        .find(|address| address.is_ipv4() == source.address.is_ipv4());
-    let text = format!(
-        "what pod {} sends from {} is dropped as spoofed: only the first address of a family in status.podIPs is its own",
-        pod.key, source.address
-    );
-    let own = pod.host_network || pod.terminal || first == Some(&source.address);
-    (!own).then(|| Judged::plain(Told::Denied, "spoofed", text))
-}
-
 /// What one end's policies say.
 #[derive(Debug, Clone)]
 struct Judged {
@@ -197,7 +198,7 @@ impl Judged {
     ) -> Self {
         let whole = Self::by_objects(world, packet, direction, translated, own, other);
         for address in [packet.source, packet.destination] {
-            let pods = claimants(world.snapshot, address);
+            let pods = pods_at(world.snapshot, world.nodes, address);
             let claimed: Vec<ObjectKey> = pods.into_iter().map(|pod| pod.key.clone()).collect();
             let alone = |kept: &ObjectKey| {
                 let mut snapshot = world.snapshot.clone();
@@ -268,12 +269,33 @@ impl Judged {
         }
     }
 
+    /// Whatever policies say, where they come to too much all but the node is closed out (rules A2, L2).
+    fn over_budget(self, world: World<'_>, own: &Candidate, direction: Direction) -> Self {
+        let pod = own.pod(world.snapshot);
+        let closed = pod.is_some_and(|pod| world.is_over_budget(pod, direction));
+        if !closed || matches!(self.reason, "node" | "same-pod") {
+            return self;
+        }
+        let text = format!(
+            "what its policies come to is over budget (pod-over-budget), so it is closed for {direction}; {}",
+            self.says()
+        );
+        Self {
+            told: Told::Denied,
+            reason: "over-budget",
+            text,
+            rule: None,
+            ..self
+        }
+    }
+
     /// With what the agent that answers holds of the end: what policies say is not what its packets meet where nothing is enforced.
     fn shown(self, world: World<'_>, own: &Candidate) -> SideShown {
         let pod = own.pod(world.snapshot);
         let pod = pod.filter(|pod: &&Pod| !pod.host_network && !pod.terminal);
         let standing = pod.and_then(|pod| world.standing(pod));
         let (judged, enforced) = match (pod, standing) {
+            (None, _) if self.reason == "closed-until-known" => (self, Enforcement::Here),
             (None, _) => (self, Enforcement::NoPod),
             (Some(_), None) => (self, Enforcement::CannotTell),
             (Some(_), Some(Standing::Enforced)) => (self, Enforcement::Here),

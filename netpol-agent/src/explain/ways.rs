@@ -80,6 +80,7 @@ pub(super) fn by_host_port(
             name: Some(pod.key.clone()),
             ..ends::at(
                 world.snapshot,
+                world.nodes,
                 *address,
                 Port::Transport(protocol, port.container_port),
             )

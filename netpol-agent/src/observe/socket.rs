@@ -2,8 +2,10 @@
 //! The agent's unix socket: `/explain` answers from the objects that the agent holds now.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, DirBuilder, Permissions},
     io,
+    net::IpAddr,
     os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
@@ -31,7 +33,7 @@ use super::{
 };
 use crate::{
     datapath::interfaces::Interfaces,
-    explain::{Answer, Held, Request, Standing, World, explain, known_nodes},
+    explain::{Answer, Behind, Request, Standing, World, explain, known_nodes},
     model::{Node, Snapshot},
 };
 
@@ -168,6 +170,20 @@ async fn serve_explain(State(known): State<Known>, RawQuery(query): RawQuery) ->
     }
 }
 
+/// What is behind the interfaces of pods, known or not.
+fn behind(interfaces: Option<&Interfaces>, status: &Status) -> BTreeMap<IpAddr, Behind> {
+    let pods = interfaces.into_iter().flat_map(|found| found.pods.values());
+    let addresses = pods.flat_map(|interface| {
+        let behind = Behind {
+            interface: interface.name.clone(),
+            closed: status.closed.contains(&interface.name),
+        };
+        let own = interface.addresses.iter();
+        own.map(move |address| (*address, behind.clone()))
+    });
+    addresses.collect()
+}
+
 impl Known {
     fn answer(&self, query: &str) -> Result<Answer, (StatusCode, String)> {
         let request =
@@ -178,27 +194,28 @@ impl Known {
             return Err((StatusCode::SERVICE_UNAVAILABLE, message));
         };
         let interfaces = self.interfaces.borrow().clone();
+        let status = self.status.borrow().clone();
+        let mut held = status.held.clone();
+        held.node.clone_from(&self.node_name);
+        held.behind = behind(interfaces.as_deref(), &status);
         let own = Node {
             name: self.node_name.clone(),
-            addresses: interfaces.map_or_else(Default::default, |found| found.node_addresses.clone()),
+            addresses: interfaces
+                .as_ref()
+                .map_or_else(Default::default, |found| found.node_addresses.clone()),
+            link_locals: held.link_locals.clone(),
             ..Node::default()
         };
         let nodes = known_nodes(&snapshot, &[], Some(own));
-        let status = self.status.borrow().clone();
-        let mut pods = status.pods.clone();
         if !status.ready || status.revision != snapshot.revision {
             let why = format!(
                 "the kernel has what an earlier revision said than {}",
                 snapshot.revision
             );
-            for standing in pods.values_mut() {
+            for standing in held.pods.values_mut() {
                 *standing = Standing::HeldBack(why.clone());
             }
         }
-        let held = Held {
-            node: self.node_name.clone(),
-            pods,
-        };
         let world = World {
             snapshot: &snapshot,
             nodes: &nodes,

@@ -10,7 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use crate::{
     datapath::{Expired, Seeded},
-    explain::Standing,
+    explain::Held,
     model::ObjectKey,
 };
 
@@ -43,8 +43,8 @@ pub struct Status {
     pub endpoints: BTreeMap<u32, ObjectKey>,
     /// The same pods by the index of their interface.
     pub interfaces: BTreeMap<u32, ObjectKey>,
-    /// Every pod of this node with an address and a network of its own: whether it is enforced on.
-    pub pods: BTreeMap<ObjectKey, Standing>,
+    /// What the agent holds of the pods of its node.
+    pub held: Held,
     /// Local pods whose interface is not known yet.
     pub endpoints_waiting: usize,
     /// Local pods that are not enforced on, and why.

@@ -79,6 +79,7 @@ impl Cluster {
                 "apiVersion": "v1",
                 "kind": "Node",
                 "metadata": {"name": node.plan().name},
+                "spec": {"podCIDRs": node.plan().pod_networks().map(|net| net.to_string())},
                 "status": {"addresses": internal.collect::<Vec<_>>()},
             })
         };

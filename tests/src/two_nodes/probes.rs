@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use super::Cluster;
 use crate::{
+    agent::Agent,
     node::Site,
     probe::{MORE_PATIENCE, Outcome, Probe, Service as Port, hold},
     services::{Frontend, TCP_PORT, UDP_PORT},
@@ -29,6 +30,16 @@ impl Cluster {
         }
         let pod = self.nodes.iter().find_map(|node| node.pod(name).ok());
         pod.with_context(|| format!("no pod {name}"))
+    }
+
+    /// The agent of a node.
+    ///
+    /// # Errors
+    /// If there is none of that name, or no agent on it.
+    pub fn agent(&self, node: &str) -> Result<&Agent> {
+        let index = self.nodes.iter().position(|other| other.plan().name == node);
+        let agent = index.and_then(|index| self.agents.get(index));
+        agent.with_context(|| format!("no agent on {node}"))
     }
 
     /// Name of the node that a pod is on.

@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A long answer is folded: what is nearest to a match is shown, the rest is counted, and `--all` has it.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Instant};
 
-use netpol_tests::manifests::ManifestDir;
+use netpol_agent::explain::{End, Family, Port, Request, World, explain, known_nodes};
+use netpol_tests::{
+    manifests::ManifestDir,
+    random::Random,
+    synthetic::{Size, cluster},
+};
 use serde_json::Value;
 
 use crate::example::explain_in;
@@ -103,4 +108,54 @@ fn long_answers_are_folded_with_the_nearest_first() {
         assert_eq!(found.len(), verdicts);
         assert_eq!(found[0]["ingress"]["isolating"].as_array().unwrap().len(), 60);
     }
+}
+
+/// Whoever is asked about in a cluster of 5,000 pods, 3,000 policies in 5 namespaces: hundreds isolate a pod.
+#[test]
+fn answers_about_a_large_cluster_are_folded() {
+    let size = Size {
+        pods: 5_000,
+        local: 50,
+        policies: 3_000,
+        namespaces: 5,
+    };
+    let mut random = Random(5);
+    let snapshot = cluster(&mut random, &size);
+    let nodes = known_nodes(&snapshot, &[], None);
+    let world = World {
+        snapshot: &snapshot,
+        nodes: &nodes,
+        held: None,
+    };
+    let keys: Vec<_> = snapshot.pods.keys().collect();
+    let (mut longest, mut whole, mut most) = (0, 0, 0);
+    let started = Instant::now();
+    for number in 0..10 {
+        let end = |nth: usize| End::Pod(keys[nth * 7_919 % keys.len()].clone());
+        let request = Request {
+            source: end(number),
+            destination: end(number + 10),
+            port: "5432/TCP".parse::<Port>().unwrap(),
+            family: Some(Family::ALL[0]),
+        };
+        let Ok(answer) = explain(world, &request) else {
+            continue;
+        };
+        longest = longest.max(answer.to_string().lines().count());
+        whole = whole.max(format!("{answer:#}").lines().count());
+        let isolating = answer
+            .verdicts
+            .iter()
+            .flat_map(|found| [&found.egress, &found.ingress]);
+        most = most.max(isolating.map(|side| side.isolating.len()).max().unwrap_or(0));
+    }
+    println!(
+        "{most} policies, {whole} lines, folded {longest}; {:?}",
+        started.elapsed()
+    );
+    assert!(longest > 5 && longest <= LINES, "{longest} lines");
+    assert!(
+        most > 10 && whole > longest,
+        "{most} policies isolate, {whole} lines of {longest} are shown"
+    );
 }

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whose the address of an end is: what is not its pod's own, or nobody's as far as is known, is judged by no policy.
+
+use super::Judged;
+use crate::{
+    explain::{Told, ends::Candidate, held::World},
+    model::Pod,
+};
+
+/// Only the first address of each family is the pod's own, and the link-local one of its interface: what it sends with another is dropped
+/// (rule A6).
+pub(super) fn spoofed(world: World<'_>, source: &Candidate) -> Option<Judged> {
+    let pod = with_another_address(world, source)?;
+    let text = format!(
+        "what pod {} sends from {} is dropped as spoofed: only the first address of a family in status.podIPs is its own",
+        pod.key, source.address
+    );
+    Some(Judged::plain(Told::Denied, "spoofed", text))
+}
+
+/// And what comes to it for another does not reach it (rule A9).
+pub(super) fn not_own(world: World<'_>, destination: &Candidate) -> Option<Judged> {
+    let pod = with_another_address(world, destination)?;
+    let text = format!(
+        "what comes to pod {} for {} is dropped: only the first address of a family in status.podIPs is its own",
+        pod.key, destination.address
+    );
+    Some(Judged::plain(Told::Denied, "not-own-address", text))
+}
+
+fn with_another_address<'a>(world: World<'a>, end: &Candidate) -> Option<&'a Pod> {
+    let pod = end.pod(world.snapshot)?;
+    let first = pod
+        .addresses
+        .iter()
+        .find(|address| address.is_ipv4() == end.address.is_ipv4());
+    let own = pod.host_network
+        || pod.terminal
+        || first == Some(&end.address)
+        || world.is_link_local_of(pod, end.address);
+    (!own).then_some(pod)
+}
+
+/// An interface of which no pod is known: in strict mode it is closed to all but the node (rules B2, A2), else it is open until the pod is
+/// known, or, if its pod is gone, keeps what was enforced or is closed.
+pub(super) fn strayed(world: World<'_>, own: &Candidate, other: &Candidate, judged: Judged) -> Judged {
+    let pod = own.pod(world.snapshot);
+    if pod.is_some_and(|pod| !pod.terminal) || world.is_here(other.address) {
+        return judged;
+    }
+    let Some(behind) = world.behind(own.address) else {
+        return judged;
+    };
+    let (address, interface) = (own.address, &behind.interface);
+    match behind.closed {
+        true => {
+            let text = format!(
+                "{address} is behind interface {interface}, which is closed to all but the node until its pod is known"
+            );
+            Judged::plain(Told::Denied, "closed-until-known", text)
+        }
+        false => {
+            let text = format!(
+                "{address} is behind interface {interface}, of which no pod is known: open if its pod is new, maybe closed if that is gone"
+            );
+            judged.in_doubt("pod-not-known", &text)
+        }
+    }
+}
+
+/// Of a link-local address that is nobody's as far as anyone here knows: its pod's side is not known, nor the other's where that denies.
+pub(super) fn nobodys(world: World<'_>, own: &Candidate, other: &Candidate, judged: Judged) -> Judged {
+    let is_unknown = |end: &Candidate| world.is_unknown_link_local(end.address);
+    let unknown = match (is_unknown(own), is_unknown(other)) {
+        (true, _) => own,
+        (_, true) if judged.told == Told::Denied && judged.isolated => other,
+        _ => return judged,
+    };
+    let text = format!(
+        "{} is a link-local address, and whose it is only an agent on that node knows",
+        unknown.address
+    );
+    judged.in_doubt("link-local", &text)
+}
