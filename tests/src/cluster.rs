@@ -198,6 +198,14 @@ impl Cluster {
     /// # Errors
     /// If nobody answers.
     pub fn health(&self, path: &str) -> Result<u16> {
+        self.get(path).map(|(code, _)| code)
+    }
+
+    /// Status code and text of a path that the agent serves on the node's loopback.
+    ///
+    /// # Errors
+    /// If nobody answers.
+    pub fn get(&self, path: &str) -> Result<(u16, String)> {
         let answer = self.node.netns().run(|| {
             let mut stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], 9600)))?;
             write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
@@ -206,7 +214,9 @@ impl Cluster {
             Ok(answer)
         })?;
         let code = answer.split(' ').nth(1).context("no status line")?;
-        code.parse().with_context(|| format!("status code {code:?}"))
+        let code = code.parse().with_context(|| format!("status code {code:?}"))?;
+        let (_, text) = answer.split_once("\r\n\r\n").context("no end of the head")?;
+        Ok((code, text.to_owned()))
     }
 
     /// Waits until all services and both families from one site to another have `outcome`, and then holds them against it.

@@ -13,6 +13,9 @@ use crate::deploy::Deployment;
 /// What containerd's default seccomp profile lets through.
 const SECCOMP: &str = include_str!("../../container/seccomp.json");
 
+/// The least that runtimes leave a container: locked memory is what kernels give by default.
+const LIMITS: [(&str, u64, u64); 2] = [("RLIMIT_MEMLOCK", 65_536, 65_536), ("RLIMIT_NOFILE", 1024, 4096)];
+
 /// What of a container is no part of the manifest.
 pub struct Given<'a> {
     /// The manifest.
@@ -85,6 +88,7 @@ pub fn config(given: &Given<'_>) -> Result<Value> {
             "args": words,
             "env": environment(given, container)?,
             "cwd": "/",
+            "rlimits": LIMITS.map(|(name, soft, hard)| json!({"type": name, "soft": soft, "hard": hard})),
             "noNewPrivileges": security["allowPrivilegeEscalation"] == false,
             "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
         },

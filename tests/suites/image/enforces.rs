@@ -8,6 +8,9 @@ use serde_json::json;
 
 use super::shared::{World, policy};
 
+/// Packets that did not enter a pod by policy.
+const DROPPED: &str = r#"netpol_packets_total{direction="ingress",verdict="dropped",reason="policy"} "#;
+
 fn field<'a>(status: &'a str, name: &str) -> &'a str {
     let line = status.lines().find_map(|line| line.strip_prefix(name));
     line.unwrap_or_else(|| panic!("no {name} in {status}")).trim()
@@ -74,6 +77,11 @@ fn b3_the_image_enforces_as_the_daemon_set_runs_it() {
         ),
         (200, 200)
     );
+    // The programs' counters are read in the container.
+    let (code, metrics) = cluster.get("/metrics").unwrap();
+    let dropped = metrics.lines().find_map(|line| line.strip_prefix(DROPPED));
+    let dropped = dropped.unwrap_or_else(|| panic!("{code}: {metrics}"));
+    assert!(code == 200 && dropped != "0", "{code}: {metrics}");
     for (from, code, says) in [("other/c", 1, ": denied"), ("shop/b", 0, ": allowed")] {
         let answer = container
             .exec(&["/netpol", "explain", from, "shop/a", "8080/TCP"])
@@ -110,6 +118,7 @@ fn b3_the_image_enforces_as_the_daemon_set_runs_it() {
     cluster.expect("shop/b", "shop/a", &Reached);
 
     // The end of it: what README says of removing it, by the same image.
+    assert_ne!(names(&world.host.path("/sys/fs/bpf")), pins);
     let mut cleanup = world.start_as(&world.deployment, Some(&["cleanup"])).unwrap();
     assert!(cleanup.wait().unwrap().success(), "{}", cleanup.log());
     assert_eq!(names(&world.host.path("/sys/fs/bpf")), pins);
