@@ -21,7 +21,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 pub use address::{CidrError, parse_address, parse_cidr};
-pub use forwards::{FORWARDS, MOST_FORWARDS, TooMany, forwarded_ranges, is_nobodys_alone};
+pub use forwards::{FORWARDS, ForwardedRange, MOST_FORWARDS, TooMany, forwarded_ranges, is_nobodys_alone};
 pub use labels::Labels;
 pub use limits::{Limit, Limits, POLICY_RESOURCES, SERVICE_RESOURCES};
 pub use map::{Change, Iter, Map, Set};

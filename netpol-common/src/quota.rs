@@ -154,18 +154,14 @@ mod tests {
             let mut rings = [0u64; 4];
             for (endpoint, what) in steps {
                 let own = &flows[endpoint];
-                match what {
-                    0 | 1 => {
-                        if !quota.take(own, &used) && rings[endpoint] < quota.ring() {
-                            rings[endpoint] += 1;
-                            quota.take_ring(own, &used);
-                        }
+                if what < 2 {
+                    if !quota.take(own, &used) && rings[endpoint] < quota.ring() {
+                        rings[endpoint] += 1;
+                        quota.take_ring(own, &used);
                     }
-                    _ if count(own) > 0 => {
-                        rings[endpoint] = rings[endpoint].saturating_sub(1);
-                        quota.give_back(own, &used);
-                    }
-                    _ => {}
+                } else if count(own) > 0 {
+                    rings[endpoint] = rings[endpoint].saturating_sub(1);
+                    quota.give_back(own, &used);
                 }
                 let above: u64 = flows.iter().map(|own| count(own).saturating_sub(quota.own())).sum();
                 prop_assert_eq!(count(&used), above);

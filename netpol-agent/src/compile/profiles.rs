@@ -206,8 +206,9 @@ impl Profiles {
         let mut faults = self.claims.faults(address, node);
         faults.extend(self.link_locals.faults(address, node));
         findings.tell(Place::Address(address), faults);
-        if !node && let pods @ [_, ..] = self.link_locals.at(address) {
-            return Some(self.link_local(&pods.to_vec()));
+        let pods = self.link_locals.at(address).to_vec();
+        if !node && !pods.is_empty() {
+            return Some(self.link_local(&pods));
         }
         let claimed = self.claims.at(address);
         if claimed.is_empty() && !node && !remote_node {

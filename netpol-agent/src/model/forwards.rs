@@ -30,11 +30,14 @@ const NOBODYS: [&str; 10] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooMany;
 
+/// A range of an annotation as it is written, and what it is.
+pub type ForwardedRange<'a> = (&'a str, Result<IpNet, CidrError>);
+
 /// The ranges of an annotation, each with its text.
 ///
 /// # Errors
 /// If there are more than count.
-pub fn forwarded_ranges(text: &str) -> Result<Vec<(&str, Result<IpNet, CidrError>)>, TooMany> {
+pub fn forwarded_ranges(text: &str) -> Result<Vec<ForwardedRange<'_>>, TooMany> {
     if text.trim().is_empty() {
         return Ok(Vec::new());
     }
