@@ -155,11 +155,10 @@ mod tests {
             for (endpoint, what) in steps {
                 let own = &flows[endpoint];
                 match what {
+                    0 | 1 if quota.take(own, &used) || rings[endpoint] >= quota.ring() => {}
                     0 | 1 => {
-                        if !quota.take(own, &used) && rings[endpoint] < quota.ring() {
-                            rings[endpoint] += 1;
-                            quota.take_ring(own, &used);
-                        }
+                        rings[endpoint] += 1;
+                        quota.take_ring(own, &used);
                     }
                     _ if count(own) > 0 => {
                         rings[endpoint] = rings[endpoint].saturating_sub(1);

@@ -207,7 +207,8 @@ impl Profiles {
         faults.extend(self.link_locals.faults(address, node));
         findings.tell(Place::Address(address), faults);
         if !node && let pods @ [_, ..] = self.link_locals.at(address) {
-            return Some(self.link_local(&pods.to_vec()));
+            let pods = pods.to_vec();
+            return Some(self.link_local(&pods));
         }
         let claimed = self.claims.at(address);
         if claimed.is_empty() && !node && !remote_node {

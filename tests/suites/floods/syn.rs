@@ -128,7 +128,7 @@ fn c4_a_pod_that_fills_the_flow_table_fills_its_own_share() {
     let before = flows(&lab);
     // By way of the node: what nobody has on the bridge, all of its pods would be sent.
     let mut flood = Flood::new(&lab, FLOODER, "outside");
-    flood.to(capture::mac(&lab.node.netns(), "cni0").unwrap());
+    flood.to(capture::mac(lab.node.netns(), "cni0").unwrap());
     for number in 0..20_000u16 {
         flood.syn(flood.own[usize::from(number % 2)], 10_000 + number, 8080);
     }

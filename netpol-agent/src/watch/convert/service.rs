@@ -278,7 +278,8 @@ mod tests {
         let proxy_name = "/metadata/labels/service.kubernetes.io~1service-proxy-name";
         let headless = "/metadata/labels/service.kubernetes.io~1headless";
         let ingress = "/status/loadBalancer/ingress/0";
-        let cases: [(&str, serde_json::Value, &[&str], &[&str]); 22] = [
+        type Case<'a> = (&'a str, serde_json::Value, &'a [&'a str], &'a [&'a str]);
+        let cases: [Case<'_>; 22] = [
             ("/metadata/name", json!("web"), &all, &balancers),
             (proxy_name, json!("other"), &[], &balancers),
             (proxy_name, json!(""), &[], &balancers),
