@@ -58,7 +58,7 @@ fn insert(key: &FlowKey, flow: &Flow) -> bool {
     };
     // SAFETY: as above.
     let earlier = unsafe { &mut *place };
-    if FLOWS.remove(&*earlier).is_ok() {
+    if FLOWS.remove(*earlier).is_ok() {
         quota.give_back(flows, used);
     }
     *earlier = *key;

@@ -170,14 +170,18 @@ async fn serve_explain(State(known): State<Known>, RawQuery(query): RawQuery) ->
     }
 }
 
-/// What is behind the interfaces of pods, known or not.
+/// What is behind interfaces that are closed, or enforced on: where no pod is known, all others let everything pass.
 fn behind(interfaces: Option<&Interfaces>, status: &Status) -> BTreeMap<IpAddr, Behind> {
-    let pods = interfaces.into_iter().flat_map(|found| found.pods.values());
-    let addresses = pods.flat_map(|interface| {
+    let pods = interfaces.into_iter().flat_map(|found| &found.pods);
+    let behind = pods.filter_map(|(ifindex, interface)| {
+        let closed = status.closed.contains(&interface.name);
         let behind = Behind {
             interface: interface.name.clone(),
-            closed: status.closed.contains(&interface.name),
+            closed,
         };
+        (closed || status.interfaces.contains_key(ifindex)).then_some((interface, behind))
+    });
+    let addresses = behind.flat_map(|(interface, behind)| {
         let own = interface.addresses.iter();
         own.map(move |address| (*address, behind.clone()))
     });

@@ -133,9 +133,9 @@ fn a6_a_second_address_of_a_family_is_no_source() {
     assert_eq!(code, Some(1), "{text}");
     let line = "  egress of shop/far: denied: what pod shop/far sends from 10.244.1.11 is dropped as spoofed: only the first address";
     assert!(text.contains(line), "{text}");
-    // As a destination both are the pod's.
+    // What comes for it does not enter the pod (rule A9).
     let (code, text, _) = explain_in(folder.path(), &["shop/web", "10.244.1.11", "80/TCP"]);
-    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(code, Some(1), "{text}");
 }
 
 #[test]

@@ -244,13 +244,13 @@ fn b2_an_interface_whose_pod_is_not_known_is_explained() {
         let reason = if strict {
             "closed-until-known"
         } else {
-            "pod-not-known"
+            "not-enforced"
         };
         let until = Instant::now() + LONG;
         loop {
             let (code, answer) = ask(&lab, &own.to_string(), &other.to_string(), "8080/TCP");
             if answer["verdicts"][0]["egress"]["reason"] == reason {
-                assert_eq!(code, if strict { 1 } else { 3 }, "{answer:#}");
+                assert_eq!(code, if strict { 1 } else { 0 }, "{answer:#}");
                 break;
             }
             assert!(Instant::now() < until, "{answer:#}");

@@ -41,8 +41,8 @@ fn with_another_address<'a>(world: World<'a>, end: &Candidate) -> Option<&'a Pod
     (!own).then_some(pod)
 }
 
-/// An interface of which no pod is known: in strict mode it is closed to all but the node (rules B2, A2), else it is open until the pod is
-/// known, or, if its pod is gone, keeps what was enforced or is closed.
+/// An interface of which no pod is known: in strict mode it is closed to all but the node (rules B2, A2); if its pod is gone, it is open
+/// or closed, as that was isolated.
 pub(super) fn strayed(world: World<'_>, own: &Candidate, other: &Candidate, judged: Judged) -> Judged {
     let pod = own.pod(world.snapshot);
     if pod.is_some_and(|pod| !pod.terminal) || world.is_here(other.address) {
@@ -61,7 +61,7 @@ pub(super) fn strayed(world: World<'_>, own: &Candidate, other: &Candidate, judg
         }
         false => {
             let text = format!(
-                "{address} is behind interface {interface}, of which no pod is known: open if its pod is new, maybe closed if that is gone"
+                "{address} is behind interface {interface}, whose pod is gone: it is closed if that was isolated"
             );
             judged.in_doubt("pod-not-known", &text)
         }
