@@ -28,7 +28,7 @@ use tokio::{
     time::MissedTickBehavior,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{datapath::interfaces::Mac, model::ObjectKey};
 
@@ -95,7 +95,7 @@ pub async fn run(
                 }
                 changed
             }
-            _ = look.tick() => cache.watch(&mut watched, &sender),
+            _ = look.tick() => cache.watch(&mut watched, &sender) || cache.unread,
         };
         if changed || tx.borrow().is_none() {
             // Files are small; a disk may still be slow.
@@ -139,6 +139,8 @@ struct Cache {
     files: BTreeMap<String, (Version, Option<Arc<Record>>)>,
     missing: bool,
     full: bool,
+    /// Something is there that could not be read, for lack of descriptors perhaps: no event tells when it can be.
+    unread: bool,
 }
 
 impl Cache {
@@ -148,6 +150,7 @@ impl Cache {
             files: BTreeMap::new(),
             missing: false,
             full: false,
+            unread: false,
         }
     }
 
@@ -189,10 +192,19 @@ impl Cache {
 
     /// The records that there are now. A file that is as it was is not read again.
     fn read(&mut self) -> Records {
-        let mut found = list(&self.folder).unwrap_or_else(|error| {
-            debug!(folder = %self.folder.display(), %error, "the results of libcni cannot be listed");
-            Vec::new()
-        });
+        let was_unread = std::mem::replace(&mut self.unread, false);
+        let mut found = match list(&self.folder) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => {
+                if !was_unread {
+                    error!(folder = %self.folder.display(), %error,
+                        "the results of libcni cannot be listed, and are tried again; those that were read stay");
+                }
+                self.unread = true;
+                return self.records();
+            }
+        };
         found.sort_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
         let full = found.len() > MAX_RECORDS;
         if full && !self.full {
@@ -206,20 +218,41 @@ impl Cache {
             let known = before.remove(&name).filter(|(read, _)| *read == version);
             let record = match known {
                 Some((_, record)) => record,
-                None => self.record(&name, version),
+                None => match self.record(&name, version) {
+                    Ok(record) => record,
+                    Err(error) => {
+                        if !was_unread {
+                            error!(file = %self.folder.join(&name).display(), %error,
+                                "a result of libcni cannot be read, and is tried again");
+                        }
+                        self.unread = true;
+                        continue;
+                    }
+                },
             };
             self.files.insert(name, (version, record));
         }
+        self.records()
+    }
+
+    fn records(&self) -> Records {
         let records = self.files.iter();
         records
             .filter_map(|(name, (_, record))| Some((name.clone(), record.clone()?)))
             .collect()
     }
 
-    fn record(&self, name: &str, version: Version) -> Option<Arc<Record>> {
+    /// What a file says; nothing, if it is no record or has gone.
+    ///
+    /// # Errors
+    /// The system has no descriptor or memory to read it with.
+    fn record(&self, name: &str, version: Version) -> io::Result<Option<Arc<Record>>> {
         let path = self.folder.join(name);
-        let read = read(&path).map_err(ParseError::from);
-        match read.and_then(|bytes| parse::record(&bytes, version.0)) {
+        let bytes = match read(&path) {
+            Err(error) if is_for_now(&error) => return Err(error),
+            read => read.map_err(ParseError::from),
+        };
+        Ok(match bytes.and_then(|bytes| parse::record(&bytes, version.0)) {
             Ok(record) => record.map(Arc::new),
             // It may be in the middle of being written: the event of its end follows.
             Err(error) if error.is_cut_short() => {
@@ -230,8 +263,14 @@ impl Cache {
                 warn!(file = %path.display(), %error, "a result of libcni that cannot be read is ignored");
                 None
             }
-        }
+        })
     }
+}
+
+/// Whether it is the system that lacks something, and not the file that is wrong.
+fn is_for_now(error: &io::Error) -> bool {
+    let lacks = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EINTR];
+    error.raw_os_error().is_some_and(|number| lacks.contains(&number))
 }
 
 /// The regular files, with what tells whether one was changed.
@@ -269,6 +308,28 @@ mod tests {
 
     fn text(pod: &str) -> String {
         parse::tests::bridge(pod, "00000000-0000-4000-8000-000000000001", "veth0")
+    }
+
+    #[test]
+    fn a8_what_cannot_be_read_for_now_takes_nothing_away_and_is_read_again() {
+        let above = tempfile::tempdir().unwrap();
+        let [folder, aside] = ["results", "aside"].map(|name| above.path().join(name));
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("one"), text("web")).unwrap();
+        let mut cache = Cache::new(folder.clone());
+        assert_eq!((cache.read().len(), cache.unread), (1, false));
+        // Neither a list nor the answer that there is none.
+        fs::rename(&folder, &aside).unwrap();
+        fs::write(&folder, "").unwrap();
+        assert_eq!((cache.read().len(), cache.unread), (1, true));
+        fs::remove_file(&folder).unwrap();
+        fs::rename(&aside, &folder).unwrap();
+        assert_eq!((cache.read().len(), cache.unread), (1, false));
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!((cache.read().len(), cache.unread), (0, false));
+        for (number, waits) in [(libc::EMFILE, true), (libc::ENFILE, true), (libc::ELOOP, false)] {
+            assert_eq!(is_for_now(&io::Error::from_raw_os_error(number)), waits);
+        }
     }
 
     #[test]

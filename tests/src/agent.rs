@@ -263,7 +263,13 @@ impl Agent {
     fn end(&mut self, signal: Signal) -> Result<std::process::ExitStatus> {
         let mut child = self.child.take().context("the agent does not run")?;
         kill(Pid::from_raw(child.id().cast_signed()), signal).context("signalling the agent")?;
-        child.wait().context("waiting for the agent to end")
+        let ended = self.log.wait_for_end(DEADLINE);
+        if ended.is_err() {
+            child.kill().context("killing the agent")?;
+        }
+        let status = child.wait().context("waiting for the agent to end")?;
+        ended.with_context(|| format!("{signal} does not end the agent"))?;
+        Ok(status)
     }
 }
 

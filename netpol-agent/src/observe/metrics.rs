@@ -187,7 +187,10 @@ impl Collector for PacketMetrics {
             let mut counters = match self.0.read(direction) {
                 Ok(counters) => counters,
                 Err(error) => {
-                    error!(error = %anyhow::Error::from(error), "reading packet counters");
+                    error!(
+                        error = format!("{:#}", anyhow::Error::from(error)),
+                        "reading packet counters"
+                    );
                     continue;
                 }
             };

@@ -46,6 +46,8 @@ use notices::Notices;
 const LOOK: Duration = Duration::from_millis(250);
 /// A vanished file counts as such after this long: an editor may be about to put a new one.
 const VANISHED: Duration = Duration::from_millis(500);
+/// What could not be read is tried again after this long: no event tells that there are descriptors again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// One reading of a folder, for what needs no agent.
 ///
@@ -86,6 +88,7 @@ pub(super) async fn run(
 
     let mut burst = Burst::default();
     let mut vanished: Option<Instant> = None;
+    let mut unread: Option<Instant> = None;
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -97,13 +100,15 @@ pub(super) async fn run(
                 }
             }
             _ = look.tick() => {
-                let due = vanished.is_some_and(|since| since.elapsed() >= VANISHED);
+                let due = vanished.is_some_and(|since| since.elapsed() >= VANISHED)
+                    || unread.is_some_and(|since| since.elapsed() >= AGAIN);
                 if notices.look() || due {
                     burst.touch(Instant::now());
                 }
             }
             received = burst.over() => {
                 let confirmed = vanished.is_some_and(|since| since.elapsed() >= VANISHED);
+                let was_unread = unread.take().is_some();
                 match folder.scan(&notices.being_written(), confirmed) {
                     Scan::Changed => publisher.publish(folder.objects(), folder.diagnostics(), received),
                     Scan::Vanished => {
@@ -111,7 +116,20 @@ pub(super) async fn run(
                         continue;
                     }
                     Scan::Same => {}
-                    Scan::Gone(error) => tracing::debug!(directory = %dir.display(), %error, "manifest folder not read"),
+                    // That it is not there is said where it is looked for.
+                    Scan::Gone(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                        tracing::debug!(directory = %dir.display(), %error, "manifest folder not read");
+                    }
+                    Scan::Gone(error) => {
+                        if !was_unread {
+                            tracing::error!(directory = %dir.display(), %error,
+                                "the manifest folder cannot be read, and is tried again; what was read from it stays in force");
+                        }
+                        unread = Some(Instant::now());
+                    }
+                }
+                if folder.is_in_part() {
+                    unread = Some(Instant::now());
                 }
                 vanished = None;
             }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! An agent whose descriptors end, or whose clients want all of them.
 
-use std::{process::Command, time::Instant};
+use std::{fs, process::Command, time::Instant};
 
 use netpol_tests::{
     agent::DEADLINE,
@@ -22,6 +22,14 @@ fn limit(pid: u32, count: usize) {
     let mut prlimit = Command::new("prlimit");
     prlimit.args(["--pid", &pid.to_string(), &format!("--nofile={count}:")]);
     assert!(prlimit.status().unwrap().success());
+}
+
+/// Lets a process have not one descriptor more: the lowest that is free is the first that is too high. What it holds back for clients
+/// is below.
+fn leave_none(pid: u32) {
+    let folder = format!("/proc/{pid}/fd");
+    let free = (0..).find(|number| fs::symlink_metadata(format!("{folder}/{number}")).is_err());
+    limit(pid, free.unwrap());
 }
 
 #[test]
@@ -58,16 +66,17 @@ fn l1_a_lack_of_descriptors_is_named_and_what_it_kept_away_is_made_good() {
     lab.expect("other/b", "shop/a", &Silent);
 
     let pid = lab.agent.pid().unwrap();
-    // Not one more than it has.
-    limit(pid, descriptors(pid));
+    leave_none(pid);
     let seen = lab.agent.log_length();
     lab.offer_pod("shop/c", "app: c").unwrap();
     let line = lab.agent.wait_for_line(seen, "Too many open files").unwrap();
     assert!(line.contains("ERROR"), "{line}");
-    // What was enforced is, and the agent says that it lives.
+    // What was enforced is; and the agent answers, by what it holds back.
     lab.expect("other/b", "shop/a", &Silent);
-    let answer = ask(lab.node.netns(), "/healthz").unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        let answer = ask(lab.node.netns(), path).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+    }
 
     limit(pid, 1024);
     // Nothing else happens: it tries again by itself.

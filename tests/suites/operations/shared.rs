@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Result;
 use netpol_tests::{
-    agent::{Agent, Launch},
+    agent::{Agent, DEADLINE, Launch},
     manifests::ManifestDir,
     netns::NetNs,
     node::{Node, Plan},
@@ -32,9 +32,11 @@ pub fn launch(node: &Node, manifests: &ManifestDir) -> Agent {
     Agent::launch(node, launch).unwrap()
 }
 
-/// Connects to the agent.
+/// Connects to the agent. One that does not answer is an error.
 pub fn connect(netns: &NetNs) -> Result<TcpStream> {
-    netns.run(|| Ok(TcpStream::connect(LISTEN.parse::<SocketAddr>()?)?))
+    let stream = netns.run(|| Ok(TcpStream::connect(LISTEN.parse::<SocketAddr>()?)?))?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    Ok(stream)
 }
 
 /// What it answers for a path.

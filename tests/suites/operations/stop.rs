@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::{sys::stat::Mode, unistd::mkfifo};
+
 use super::shared::{SUITE, ask, connect, launch, node};
 use netpol_tests::{
     agent::{Agent, Launch},
@@ -35,6 +37,22 @@ fn listens(pid: u32) -> bool {
     blocked & (1 << (nix::libc::SIGTERM - 1)) != 0
 }
 
+/// Whether a thread of the process waits for somebody to open the other end of a FIFO.
+fn waits_in_open(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads.flatten().any(|thread| {
+        fs::read_to_string(thread.path().join("wchan")).is_ok_and(|function| function == "wait_for_partner")
+    })
+}
+
+fn wait_until(agent: &Agent, is_so: impl Fn(u32) -> bool) {
+    let until = Instant::now() + SOON;
+    while !is_so(agent.pid().unwrap()) {
+        assert!(Instant::now() < until, "{}", agent.log());
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn b3_sigterm_ends_the_agent_while_it_loads_its_programs() {
     if !can_enforce(SUITE) {
@@ -42,11 +60,7 @@ fn b3_sigterm_ends_the_agent_while_it_loads_its_programs() {
     }
     let (node, manifests) = node();
     let mut agent = launch(&node, &manifests);
-    let until = Instant::now() + SOON;
-    while !listens(agent.pid().unwrap()) {
-        assert!(Instant::now() < until, "{}", agent.log());
-        std::thread::yield_now();
-    }
+    wait_until(&agent, listens);
     ends_soon(&mut agent);
     assert_eq!(agent.revision(), 0, "{}", agent.log());
     // What it left half done is no hindrance.
@@ -79,6 +93,24 @@ fn b3_sigterm_ends_the_agent_while_the_api_server_does_not_answer() {
     let _connection = silent.accept().unwrap();
     ends_soon(&mut agent);
     assert_eq!(agent.revision(), 0, "{}", agent.log());
+}
+
+#[test]
+fn b3_sigterm_ends_the_agent_while_a_file_system_does_not_answer() {
+    if !can_enforce(SUITE) {
+        return;
+    }
+    let (node, manifests) = node();
+    // Opening it waits for somebody who writes: nobody does. The thread that waits cannot be told to stop.
+    let kubeconfig = manifests.path().join("kubeconfig");
+    mkfifo(&kubeconfig, Mode::S_IRUSR).unwrap();
+    let mut kube = Launch::new("kube".as_ref(), &node.plan().name);
+    kube.arguments
+        .extend(["--kubeconfig".into(), kubeconfig.clone().into()]);
+    let mut agent = Agent::launch(&node, kube).unwrap();
+    wait_until(&agent, waits_in_open);
+    ends_soon(&mut agent);
+    assert!(agent.log().contains("stopped amid work"), "{}", agent.log());
 }
 
 #[test]

@@ -106,6 +106,12 @@ impl Folder {
         self.files.len()
     }
 
+    /// Whether a file is there that could not be read.
+    pub fn is_in_part(&self) -> bool {
+        let mut files = self.files.values();
+        files.any(|file| file.digest.is_none() && file.fault.is_some())
+    }
+
     /// Reads the folder again, but not the files in `being_written`. `confirmed` takes a vanished file for what it is.
     pub fn scan(&mut self, being_written: &BTreeSet<PathBuf>, confirmed: bool) -> Scan {
         let mut paths = BTreeSet::new();
