@@ -131,6 +131,22 @@ impl Wires {
         }
     }
 
+    /// A frame for `shop/a` as one for `shop/b`, which takes none for others (rule A9).
+    fn to_b(&self, frame: &[u8]) -> Vec<u8> {
+        let octets = |address| match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        let mut frame = frame.to_vec();
+        for ipv4 in [true, false] {
+            let [from, to] = ["shop/a", "shop/b"].map(|pod| octets(self.address(pod, ipv4)));
+            if let Some(at) = frame.windows(from.len()).position(|octets| octets == from) {
+                frame[at..at + to.len()].copy_from_slice(&to);
+            }
+        }
+        frame
+    }
+
     /// Each frame must be dropped for a reason where `shop/a` sends it (`sent`: with its own address) and where it would receive it, and reach
     /// `shop/b` from `other/c`.
     fn expect_dropped(&mut self, sent: &[Vec<u8>], frames: &[Vec<u8>], reason: DropReason) {
@@ -148,7 +164,8 @@ impl Wires {
             self.await_drops(direction, reason, before + frames.len() as u64);
         }
         for frame in frames {
-            let (frame, mac) = self.addressed(frame, b);
+            let frame = self.to_b(frame);
+            let (frame, mac) = self.addressed(&frame, b);
             self.c.send(&frame).unwrap();
             self.b.receive_from(mac).unwrap();
         }
