@@ -10,7 +10,7 @@ use std::{
 use anyhow::Result;
 use netpol_agent::{datapath::CounterReader, evaluate::Packet};
 use netpol_common::{
-    abi::{Counters, Direction, DropReason},
+    abi::{Counters, Direction, DropReason, Endpoint},
     parse::protocol,
 };
 use netpol_tests::{
@@ -68,6 +68,7 @@ impl Wires {
         let open = |name| Wire::open(&lab.node.pod(name)?.netns, "eth0");
         let (a, b, c) = (open("shop/a")?, open("shop/b")?, open("other/c")?);
         let counters = CounterReader::open(lab.agent.pin_path())?;
+        forget_macs(&lab, pods.len())?;
         let next = 0;
         Ok(Self {
             a,
@@ -130,6 +131,22 @@ impl Wires {
         }
     }
 
+    /// A frame for `shop/a` as one for `shop/b`, which takes none for others (rule A9).
+    fn to_b(&self, frame: &[u8]) -> Vec<u8> {
+        let octets = |address| match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        let mut frame = frame.to_vec();
+        for ipv4 in [true, false] {
+            let [from, to] = ["shop/a", "shop/b"].map(|pod| octets(self.address(pod, ipv4)));
+            if let Some(at) = frame.windows(from.len()).position(|octets| octets == from) {
+                frame[at..at + to.len()].copy_from_slice(&to);
+            }
+        }
+        frame
+    }
+
     /// Each frame must be dropped for a reason where `shop/a` sends it (`sent`: with its own address) and where it would receive it, and reach
     /// `shop/b` from `other/c`.
     fn expect_dropped(&mut self, sent: &[Vec<u8>], frames: &[Vec<u8>], reason: DropReason) {
@@ -147,7 +164,8 @@ impl Wires {
             self.await_drops(direction, reason, before + frames.len() as u64);
         }
         for frame in frames {
-            let (frame, mac) = self.addressed(frame, b);
+            let frame = self.to_b(frame);
+            let (frame, mac) = self.addressed(&frame, b);
             self.c.send(&frame).unwrap();
             self.b.receive_from(mac).unwrap();
         }
@@ -245,4 +263,35 @@ fn f3_headers_behind_the_linear_part() {
         }
         assert_eq!(wires.counted(direction, DropReason::Malformed), malformed);
     }
+}
+
+/// Takes the MAC addresses from the endpoints, for which zeros stand where the agent knows none: these tests know each frame by a source of
+/// its own. The agent writes an endpoint for the last time when it has found the pod's link-local address.
+fn forget_macs(lab: &Lab, pods: usize) -> Result<()> {
+    let pin = netpol_agent::datapath::pin_folder(lab.agent.pin_path()).join("endpoints");
+    let map = aya::maps::Map::HashMap(aya::maps::MapData::from_pin(pin)?);
+    let mut map = aya::maps::HashMap::<_, u32, Endpoint>::try_from(map)?;
+    let started = Instant::now();
+    let found = loop {
+        let found: Vec<(u32, Endpoint)> = map.iter().collect::<Result<_, _>>()?;
+        let whole = found
+            .iter()
+            .filter(|(_, endpoint)| endpoint.link_local != [0; 16]);
+        if whole.count() == pods {
+            break found;
+        }
+        anyhow::ensure!(
+            started.elapsed() < Duration::from_secs(20),
+            "link-local addresses: {found:?}"
+        );
+        std::thread::yield_now();
+    };
+    for (ifindex, endpoint) in found {
+        let endpoint = Endpoint {
+            mac: [0; 6],
+            ..endpoint
+        };
+        map.insert(ifindex, endpoint, 0)?;
+    }
+    Ok(())
 }
