@@ -208,6 +208,12 @@ impl Agent {
         self.log.text()
     }
 
+    /// The same, from a line on.
+    pub fn log_since(&self, seen: usize) -> String {
+        let log = self.log.text();
+        log.lines().skip(seen).collect::<Vec<_>>().join("\n")
+    }
+
     /// Runs `netpol cleanup` in the node's namespace, and looks whether the pins are gone.
     ///
     /// # Errors

@@ -259,7 +259,8 @@ impl<'a> Mover<'a> {
             .context("the event came before the request")?;
         ensure!(
             delay < request,
-            "what the agent applied began before the change of {name} was asked for: {delay:?}, {request:?}"
+            "what the agent applied began before the change of {name} was asked for: {delay:?}, {request:?}\n{}",
+            self.agent.log_since(seen.saturating_sub(4))
         );
         self.slowest = self.slowest.max(request);
         Ok(Sample {
