@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use anyhow::Result;
 use netpol_agent::{
     datapath::attach::Hook,
-    evaluate::{Evaluation, Packet, evaluate},
+    evaluate::{Evaluation, Packet, evaluate, evaluate_service},
     model::{Node, Snapshot},
 };
 use netpol_common::{
@@ -189,7 +189,12 @@ impl Scene {
         };
         let mut steps = Vec::new();
         if let Some(ifindex) = ends[0] {
-            steps.push(step(Hook::FromPod, ifindex, ifindex, egress.allowed));
+            let mut sent = step(Hook::FromPod, ifindex, ifindex, egress.allowed);
+            // What a Service claims may go its way too, which is judged where it ends (rule A9): suite progrun holds that against the backends.
+            if evaluate_service(&self.snapshot, &nodes(), packet).is_some() {
+                sent.truth = None;
+            }
+            steps.push(sent);
         }
         let deferred = ends[0].map(|sender| self.endpoints[&sender].tag(true));
         match (ends[1], deferred) {
