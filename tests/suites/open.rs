@@ -429,7 +429,8 @@ fn c6_a_half_open_connection_that_policy_denies_is_not_let_in() {
             let netns = Arc::clone(&client.netns);
             std::thread::spawn(move || {
                 netns.run(|| {
-                    let patience = Duration::from_millis(3500);
+                    // SYNs go out after 1, 3 and 7 s; loading the programs takes some of these on a busy machine.
+                    let patience = Duration::from_millis(7500);
                     Ok(std::net::TcpStream::connect_timeout(&address, patience)?)
                 })
             })
