@@ -212,6 +212,25 @@ fn a8_an_address_elsewhere_in_the_namespace_counts_for_its_only_veth() {
     });
 }
 
+/// Any pod of the link may say that it is a router, and so has the kernel give addresses to a pod that has none of its own yet.
+#[test]
+fn a8_an_address_that_a_router_advertised_is_not_the_pods() {
+    on_a_node(async || {
+        let pod = Pod::new();
+        pod.connect("pod0");
+        // As of an advertised prefix: it ends some time.
+        pod.ip("addr add 2001:db8:bad::7/64 dev eth0 nodad valid_lft 600 preferred_lft 600");
+        let mut watched = Watched::start();
+        let first = watched
+            .until("the veth", |read| named(read, "pod0").is_some())
+            .await;
+        assert!(addresses(&first, "pod0").unwrap().is_empty());
+        pod.ip("addr add 10.9.0.2/24 dev eth0");
+        watched.until("the pod's own", has("pod0", &["10.9.0.2"])).await;
+        watched.end().await;
+    });
+}
+
 #[test]
 fn a6_mac_and_link_local_addresses_of_the_peer_are_read() {
     on_a_node(async || {

@@ -297,8 +297,10 @@ pub fn decide(
         && addresses::is_own(endpoint, own_address(packet, direction))
     {
         let from_node = !sends && is_node(tables, &packet.source);
+        // What enters where others may not is told so as well: its own flow may have had to make room for theirs.
+        let may_enter = !sends && (from_node || endpoint.ingress_policy != POLICY_NONE);
         let may_answer = packet.protocol == protocol::UDP
-            && (endpoint.policy(direction.opposite()) != POLICY_NONE || from_node);
+            && (endpoint.policy(direction.opposite()) != POLICY_NONE || may_enter);
         if mid_stream || may_answer {
             let opener = tables.opener(&key, own_address(packet, direction));
             if !matches!(opener, Opener::Unknown) {

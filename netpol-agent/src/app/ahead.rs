@@ -16,6 +16,7 @@ use crate::{
     compile::Compiled,
     datapath::interfaces::Interfaces,
     model::ObjectKey,
+    observe::status::GRACE,
     sync::{State, endpoint_addresses},
 };
 
@@ -51,6 +52,8 @@ pub struct Ahead {
     pub told: Vec<IpNet>,
     /// By interface index.
     pub waiting: BTreeMap<u32, Waiting>,
+    /// A pod of this node is on no interface, although it has had the time: it may be on one of these.
+    pub astray: bool,
     /// Left to the turns that know all pods: programs do not attach, or those of another version are there.
     pub left: BTreeSet<u32>,
 }
@@ -97,13 +100,19 @@ impl Ahead {
         of_pods.map(|(ifindex, _)| *ifindex).collect()
     }
 
-    /// Interfaces that have programs and no endpoint.
+    /// Interfaces that have programs, and are to have no endpoint: those that wait closed, and, while a pod is astray, those that nobody was
+    /// found behind for as long (rule A8). Else a pod that hides its address from the node would be open for its life.
     pub fn closed(&self, state: &State) -> BTreeSet<u32> {
-        let closed = self.waiting.keys().filter(|_| self.is_strict());
-        closed
-            .filter(|ifindex| !state.endpoints.contains_key(ifindex))
-            .copied()
-            .collect()
+        let found_nobody = |ifindex: &u32| {
+            let waiting = self.waiting.get(ifindex);
+            self.astray && waiting.is_none_or(|waiting| waiting.since.elapsed() >= GRACE)
+        };
+        let waits = self.waiting.keys().filter(|ifindex| {
+            !state.endpoints.contains_key(ifindex) && (self.is_strict() || found_nobody(ifindex))
+        });
+        let open = state.endpoints.iter();
+        let hidden = open.filter(|(ifindex, endpoint)| endpoint.is_pending() && found_nobody(ifindex));
+        waits.chain(hidden.map(|(ifindex, _)| ifindex)).copied().collect()
     }
 
     /// Of the pods behind interfaces that wait: those whose open connections are all known, and those for which they are to be looked up.

@@ -406,7 +406,19 @@ impl Reconciler {
             .iter()
             .filter_map(|(ifindex, interface)| Some((*ifindex, interface.bridge?)))
             .collect();
+        self.ahead.astray = self.unenforced.values().any(|pod| pod.overdue);
         let closed = self.ahead.closed(&self.state);
+        for ifindex in closed
+            .iter()
+            .filter(|ifindex| self.state.endpoints.contains_key(ifindex))
+        {
+            let interface = self.datapath.name(*ifindex);
+            warn!(
+                interface,
+                ifindex,
+                "closed to all but the node: no pod was found behind it, and a pod of this node is on no interface"
+            );
+        }
         let (kept, unread) = self.ahead.known(&bound.pods, &compiled);
         let desired = Desired {
             closed: &closed,

@@ -126,12 +126,8 @@ impl Policy {
         }
         let mut allowed = None;
         let mut denied = false;
-        let mut of_class: BTreeMap<ClassId, Entries> = BTreeMap::new();
         for target in targets {
-            let entries = of_class
-                .entry(target.class)
-                .or_insert_with(|| self.entries_of(target.class, classes));
-            let rule = rule_for(entries, target);
+            let rule = self.rule_for(target, classes);
             denied |= rule.is_none();
             // Its own node the pod reaches anyway (rule A2). That is no reason to let the packet go where another node chooses the backend.
             allowed = allowed.max(rule.or(target.node.then_some(0)));
@@ -147,13 +143,42 @@ impl Policy {
 impl Policy {
     /// Whether an egress policy, or rule A2, lets pass what is sent to an address itself.
     pub(super) fn reaches(&self, target: &Target, classes: &Map<ClassId, Arc<Class>>) -> bool {
-        let entries = || self.entries_of(target.class, classes);
-        self.direction == Direction::Egress && (target.node || rule_for(&entries(), target).is_some())
+        self.direction == Direction::Egress && (target.node || self.rule_for(target, classes).is_some())
     }
 
-    fn entries_of(&self, class: ClassId, classes: &Map<ClassId, Arc<Class>>) -> Entries {
-        let class = classes.get(&class);
-        class.map(|class| self.entries(class)).unwrap_or_default()
+    /// The rule that allows a backend, if any: that of the entry which [`Policy::entries`] has for it. They are not made for it: frontends times
+    /// ports would be more than any object may cost (rule L2).
+    fn rule_for(&self, target: &Target, classes: &Map<ClassId, Arc<Class>>) -> Option<u32> {
+        let class = classes.get(&target.class)?;
+        let exact = ProtocolMatch {
+            protocol: target.protocol,
+            port: target.port,
+            prefix_len: 16,
+        };
+        let mut found: Option<(u8, u32)> = None;
+        for rule in &self.rules {
+            let peers = rule.peers.as_ref();
+            let matches = peers.is_none_or(|peers| shares(peers, &class.peers));
+            let (blocks, named) = match &rule.ports {
+                Ports::All if matches => return Some(rule.number),
+                Ports::All => continue,
+                Ports::Listed { blocks, named } => (blocks, named),
+            };
+            let block = block_around(blocks, exact).filter(|_| matches);
+            let by_name = || {
+                let numbers = rule.reaches(class).then_some(&class.named_ports)?;
+                let mut ports = named
+                    .iter()
+                    .filter_map(|(_, port)| Some(port.at(*numbers.get(port)?)));
+                ports.find(|port| *port == exact)
+            };
+            if let Some(block) = block.or_else(by_name)
+                && found.is_none_or(|(widest, _)| block.prefix_len < widest)
+            {
+                found = Some((block.prefix_len, rule.number));
+            }
+        }
+        found.map(|(_, number)| number)
     }
 }
 
@@ -178,17 +203,11 @@ impl Compiled {
     }
 }
 
-/// The rule that allows a backend, if any.
-fn rule_for(entries: &Entries, target: &Target) -> Option<u32> {
-    let block = |prefix_len: u8| ProtocolMatch {
-        protocol: target.protocol,
-        port: target.port & u16::MAX.checked_shl(16 - u32::from(prefix_len)).unwrap_or(0),
-        prefix_len,
-    };
-    let shorter = (0..=16).rev().map(|prefix_len| Some(block(prefix_len)));
-    shorter
-        .chain([None])
-        .find_map(|protocol| entries.get(&protocol).copied())
+/// The block that a port is in, of disjoint and ascending ones.
+fn block_around(blocks: &[ProtocolMatch], port: ProtocolMatch) -> Option<ProtocolMatch> {
+    let behind = blocks.partition_point(|block| (block.protocol, block.port) <= (port.protocol, port.port));
+    let block = *blocks.get(behind.checked_sub(1)?)?;
+    covers(Some(block), Some(port)).then_some(block)
 }
 
 /// Leaves out what a shorter match allows too. Blocks of ports nest or are disjoint and sort after the

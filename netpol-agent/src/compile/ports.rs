@@ -30,7 +30,7 @@ pub(super) enum Ports {
     All,
     /// Only what is listed. An empty list, left when no entry was valid, allows nothing.
     Listed {
-        /// Protocols and numbers, as disjoint aligned blocks.
+        /// Protocols and numbers, as disjoint aligned blocks, ascending.
         blocks: Vec<ProtocolMatch>,
         /// Names, with the index of their entry in the object.
         named: Vec<(usize, PortKey)>,
@@ -122,6 +122,7 @@ impl Ports {
                 }));
             }
         }
+        blocks.sort_unstable();
         (Self::Listed { blocks, named }, faults)
     }
 

@@ -201,6 +201,11 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
         writes.push(Write::Detach(*ifindex));
         writes.push(Write::RemoveEndpoint(*ifindex));
     }
+    for ifindex in desired.closed {
+        if state.endpoints.contains_key(ifindex) && !endpoints.contains_key(ifindex) {
+            writes.push(Write::RemoveEndpoint(*ifindex));
+        }
+    }
     second.clear(state, &mut writes);
     forwarding.clear(state, &endpoints, &mut writes);
     if !numbering.removals.is_empty() {
@@ -391,7 +396,8 @@ fn endpoints(
         }
     };
     for (ifindex, endpoint) in &state.endpoints {
-        if desired.present.contains(ifindex) {
+        let hidden = endpoint.is_pending() && desired.closed.contains(ifindex);
+        if desired.present.contains(ifindex) && !hidden {
             endpoints.entry(*ifindex).or_insert(Endpoint {
                 ingress_policy: close(endpoint.ingress_policy),
                 egress_policy: close(endpoint.egress_policy),

@@ -5,7 +5,7 @@
 use super::{Place, Tables};
 use crate::{
     abi::{Address, Direction, ENDPOINT_FORWARDS, Endpoint},
-    parse::{Packet, Parsed, protocol},
+    parse::{Packet, Parsed},
 };
 
 /// Whether a pod sends a frame that is not from its own MAC address, or a packet not from an address of
@@ -26,9 +26,11 @@ pub(super) fn is_spoofed(
     }
     let source = &packet.source;
     let membership = matches!(parsed, Parsed::Membership);
-    // Before it has an address it sends ICMPv6 without any (RFC 4291, 2.5.2), and IGMP (RFC 9776, 4.2.14).
+    // Before it has an address it sends reports about groups without any (RFC 9777, 5.2.13; RFC 9776, 4.2.14).
     // A frame that is no IP packet has no source.
-    let nameless = source.octets == [0; 16] && matches!(packet.protocol, protocol::ICMPV6 | 0)
+    let no_packet = packet.protocol == 0 && source.octets == [0; 16];
+    let nameless = no_packet
+        || membership && source.octets == [0; 16]
         || membership && *source == Address::from_ipv4([0; 4]);
     let early = membership && endpoint.link_local == [0; 16] && is_link_local(source);
     let passes = matches!(parsed, Parsed::Neighbour) || nameless || early;

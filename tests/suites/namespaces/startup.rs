@@ -11,7 +11,10 @@ use netpol_tests::{
 };
 use nix::net::if_::if_nametoindex;
 
-use crate::shared::{TCP, lab, policy_of_a};
+use crate::{
+    bound::{apply_and_leave, deny, endpoint, move_to_loopback, object},
+    shared::{TCP, lab, policy_of_a},
+};
 
 const CLOSED: &str = "closed to all but the node until its pod is known";
 const KNOWN: &str = "the pod of a closed interface is known";
@@ -39,6 +42,38 @@ fn wait(lab: &Lab, seen: usize, what: &str, veth: &str) -> String {
         }
         seen += line.len();
     }
+}
+
+/// The agent comes after the pod, which has put its address where the node does not look, and another where it does.
+#[test]
+fn a8_what_no_pod_is_found_behind_is_closed_while_one_is_astray() {
+    let Some(mut lab) = started("open", &[("deny.yaml", &deny("shop", "app: hidden"))]) else {
+        return;
+    };
+    lab.agent.stop().unwrap();
+    let site = lab.add_sandbox("shop/hidden").unwrap();
+    move_to_loopback(&lab, &site);
+    site.netns.ip("addr add 10.9.9.9/32 dev eth0\n").unwrap();
+    let seen = lab.agent.log_length();
+    lab.agent.restart().unwrap();
+    // Open mode, and no pod is astray yet.
+    lab.expect("shop/hidden", "outside", &Outcome::Reached);
+    apply_and_leave(
+        &lab,
+        "hidden.yaml",
+        &object("shop/hidden", "app: hidden", &site.addresses, ""),
+    );
+    let veth = lab.node.veth("shop/hidden").unwrap().to_owned();
+    wait(&lab, seen, "no pod was found behind it", &veth);
+    let until = Instant::now() + PATIENCE * 10;
+    while endpoint(&lab, "shop/hidden").is_some() {
+        assert!(Instant::now() < until, "{}", lab.agent.log());
+        std::thread::yield_now();
+    }
+    for (from, to) in [("shop/hidden", "outside"), ("outside", "shop/hidden")] {
+        lab.expect(from, to, &Outcome::Silent);
+    }
+    lab.expect("shop/b", "outside", &Outcome::Reached);
 }
 
 #[test]

@@ -233,6 +233,16 @@ fn bystander(lab: &Lab) -> Wire {
     let node = lab.node.netns();
     node.ip("link add bystander0 type veth peer name bystander1\nlink set bystander0 master cni0 up\nlink set bystander1 up\n")
         .unwrap();
+    // A port forwards once its link was seen to be up, which the kernel looks after in its own time.
+    let forwards = || {
+        let state = node.run(|| Ok(std::fs::read_to_string("/sys/class/net/bystander0/brport/state")?));
+        state.is_ok_and(|state| state.trim() == "3")
+    };
+    let until = std::time::Instant::now() + LONG;
+    while !forwards() {
+        assert!(std::time::Instant::now() < until, "the port does not forward");
+        std::thread::yield_now();
+    }
     Wire::open(node, "bystander1").unwrap()
 }
 

@@ -28,7 +28,13 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFA_FLAGS: u16 = 8;
 const IFA_TARGET_NETNSID: u16 = 10;
+const IFA_PROTO: u16 = 11;
+/// It has no end: somebody gave it, and no router advertised it.
+const IFA_F_PERMANENT: u32 = 0x80;
+/// Made by the kernel of what a router advertised.
+const IFAPROT_KERNEL_RA: u8 = 2;
 /// Readings of something that changes under them. The event of the change is already queued then, so the last may stand.
 const ATTEMPTS: usize = 8;
 
@@ -344,16 +350,26 @@ fn route(message: &[u8]) -> Option<(u32, IpNet)> {
 }
 
 /// Reads an address message. One that does not carry the id of the namespace that was asked for is not from there: `None`.
+/// In a pod's namespace only those that were given to it: any pod on the link may advertise itself as a router, and so give others addresses
+/// before they have their own (rule A8).
 fn address(message: &[u8], namespace: Option<i32>) -> Option<(u32, IpAddr)> {
     let index = u32_at(message, 4)?;
+    let mut flags = u32::from(*message.get(2)?);
+    let mut advertised = false;
     let (mut local, mut address, mut from) = (None, None, None);
     for (kind, value) in attributes(message.get(ADDRESS_MESSAGE_BYTES..)?) {
         match kind {
             IFA_LOCAL => local = ip(value),
             IFA_ADDRESS => address = ip(value),
+            IFA_FLAGS => flags = u32_at(value, 0)?,
+            IFA_PROTO => advertised = value.first() == Some(&IFAPROT_KERNEL_RA),
             IFA_TARGET_NETNSID => from = u32_at(value, 0).map(u32::cast_signed),
             _ => {}
         }
+    }
+    let given = flags & IFA_F_PERMANENT != 0 && !advertised;
+    if namespace.is_some() && !given {
+        return None;
     }
     // On a point-to-point interface `IFA_ADDRESS` is the other end.
     (from == namespace).then_some((index, local.or(address)?))

@@ -196,6 +196,12 @@ fn c4_an_answer_of_udp_is_told_by_connection_tracking() {
         "the client opened it, and may not"
     );
     tables.openers.borrow_mut().clear();
+    // Its own question, whose flow others' took the place of, is answered; who is not asked stays out.
+    tables.openers.borrow_mut().insert(key, Opener::Pod);
+    let (forgetful, _) = web();
+    assert!(!receives(&forgetful, &pod, asked));
+    assert!(receives(&tables, &pod, asked), "an answer");
+    let (tables, _) = web();
     assert!(sends(&tables, &pod, reversed(asked, 0)));
     assert!(receives(&tables, &pod, asked), "the pod's own");
 }

@@ -63,6 +63,11 @@ fn a6_another_source_address_is_dropped_whoever_is_isolated() {
     let nameless = from_source(Address::from_ipv6([0; 16]), protocol::ICMPV6);
     assert_eq!(
         verdict(&pod, Parsed::Packet, nameless),
+        spoofed,
+        "an echo request of nobody"
+    );
+    assert_eq!(
+        verdict(&pod, Parsed::Neighbour, nameless),
         Verdict::Forward,
         "it has no address yet"
     );
