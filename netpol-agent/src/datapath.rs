@@ -554,6 +554,14 @@ impl Datapath {
         }
     }
 
+    /// Whether this version's programs are on an interface, as an earlier agent left them.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn has_programs(&self, ifindex: u32) -> Result<bool, DatapathError> {
+        Ok(self.attacher.has_programs(ifindex)?)
+    }
+
     /// Whether programs of another ABI version are on an interface, which enforce by maps of their own.
     ///
     /// # Errors

@@ -100,19 +100,28 @@ impl Ahead {
         of_pods.map(|(ifindex, _)| *ifindex).collect()
     }
 
-    /// Interfaces that have programs, and are to have no endpoint: those that wait closed, and, while a pod is astray, those that nobody was
-    /// found behind for as long (rule A8). Else a pod that hides its address from the node would be open for its life.
-    pub fn closed(&self, state: &State) -> BTreeSet<u32> {
-        let found_nobody = |ifindex: &u32| {
-            let waiting = self.waiting.get(ifindex);
-            self.astray && waiting.is_none_or(|waiting| waiting.since.elapsed() >= GRACE)
-        };
-        let waits = self.waiting.keys().filter(|ifindex| {
-            !state.endpoints.contains_key(ifindex) && (self.is_strict() || found_nobody(ifindex))
+    /// An interface waits from now on, of which nothing is known but that.
+    pub fn wait(&mut self, ifindex: u32) {
+        self.waiting.entry(ifindex).or_insert_with(|| Waiting {
+            since: Instant::now(),
+            unread: true,
+            read_for: Default::default(),
         });
-        let open = state.endpoints.iter();
-        let hidden = open.filter(|(ifindex, endpoint)| endpoint.is_pending() && found_nobody(ifindex));
-        waits.chain(hidden.map(|(ifindex, _)| ifindex)).copied().collect()
+    }
+
+    /// Interfaces that have programs, and are to have no endpoint. While a pod is astray these are all that waited for as long: else a pod
+    /// that hides its address from the node would be open for its life (rule A8). What is closed already stays so until it is known whether
+    /// one is astray, also after a restart.
+    pub fn closed(&self, state: &State) -> BTreeSet<u32> {
+        let closed = self.waiting.iter().filter(|(ifindex, waiting)| {
+            let waited = waiting.since.elapsed();
+            let astray = self.astray && waited >= GRACE;
+            match state.endpoints.get(ifindex) {
+                None => self.is_strict() || astray || waited < 2 * GRACE,
+                Some(endpoint) => endpoint.is_pending() && astray,
+            }
+        });
+        closed.map(|(ifindex, _)| *ifindex).collect()
     }
 
     /// Of the pods behind interfaces that wait: those whose open connections are all known, and those for which they are to be looked up.
@@ -209,6 +218,56 @@ mod tests {
                 !interface(gateways, routed).is_of(&[]),
                 "{what}: no range, no interface"
             );
+        }
+    }
+
+    /// What an interface has, how long it waits in seconds, whether a pod is astray: whether it is closed in open mode.
+    #[test]
+    fn a8_what_nobody_is_found_behind_is_closed_while_a_pod_is_astray() {
+        let now = Instant::now();
+        let pending = Endpoint {
+            flags: netpol_common::abi::ENDPOINT_PENDING,
+            ..Endpoint::default()
+        };
+        for (endpoint, waited, astray, closed) in [
+            (Some(pending), 0, true, false),
+            (Some(pending), 11, false, false),
+            (Some(pending), 11, true, true),
+            (
+                Some(Endpoint {
+                    id: 7,
+                    ..Endpoint::default()
+                }),
+                11,
+                true,
+                false,
+            ),
+            // Closed by an earlier turn or agent.
+            (None, 0, false, true),
+            (None, 11, false, true),
+            (None, 11, true, true),
+            (None, 60, true, true),
+            (None, 21, false, false),
+        ] {
+            let mut state = State::default();
+            state.attached.insert(7);
+            state.endpoints.extend(endpoint.map(|endpoint| (7, endpoint)));
+            let mut ahead = Ahead {
+                astray,
+                ..Ahead::default()
+            };
+            let since = now.checked_sub(std::time::Duration::from_secs(waited)).unwrap();
+            let waiting = Waiting {
+                since,
+                unread: false,
+                read_for: Default::default(),
+            };
+            ahead.waiting.insert(7, waiting);
+            let found = ahead.closed(&state).contains(&7);
+            assert_eq!(found, closed, "{endpoint:?}, {waited} s, astray: {astray}");
+            ahead.startup = Startup::Strict;
+            let strict = ahead.closed(&state).contains(&7);
+            assert_eq!(strict, closed || endpoint.is_none(), "{endpoint:?}, {waited} s");
         }
     }
 

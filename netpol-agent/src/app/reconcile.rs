@@ -173,7 +173,7 @@ impl Reconciler {
         let done = match self.datapath.has_other_version(ifindex) {
             // It enforces, by its own maps, until the first complete list is in (rule B1).
             Ok(true) => false,
-            Ok(false) => self.attach_one(ifindex, &interface),
+            Ok(false) => self.attach_one(ifindex, &interface, !self.ahead.is_strict()),
             Err(error) => {
                 warn!(interface, error = %anyhow::Error::from(error), "whose programs are on the interface");
                 false
@@ -203,8 +203,32 @@ impl Reconciler {
         true
     }
 
-    fn attach_one(&mut self, ifindex: u32, interface: &str) -> bool {
-        for write in sync::ahead(&self.state, ifindex, !self.ahead.is_strict()) {
+    /// Takes over the interfaces that an earlier agent found no pod behind: those that it closed stay closed.
+    fn inherit(&mut self, interfaces: &Interfaces) {
+        self.name(interfaces);
+        for (ifindex, interface) in &interfaces.pods {
+            if self.state.attached.contains(ifindex) {
+                continue;
+            }
+            let waits = match self.state.endpoints.get(ifindex) {
+                Some(endpoint) => endpoint.is_pending(),
+                None => match self.datapath.has_programs(*ifindex) {
+                    Ok(closed) => closed && self.attach_one(*ifindex, &interface.name, false),
+                    Err(error) => {
+                        let error = anyhow::Error::from(error);
+                        warn!(interface = interface.name, error = %error, "whether an earlier agent closed the interface");
+                        false
+                    }
+                },
+            };
+            if waits {
+                self.ahead.wait(*ifindex);
+            }
+        }
+    }
+
+    fn attach_one(&mut self, ifindex: u32, interface: &str, open: bool) -> bool {
+        for write in sync::ahead(&self.state, ifindex, open) {
             let made = match write {
                 Write::Attach(ifindex) => self.datapath.attach(ifindex),
                 ref write => self.datapath.write(write),
@@ -406,19 +430,12 @@ impl Reconciler {
             .iter()
             .filter_map(|(ifindex, interface)| Some((*ifindex, interface.bridge?)))
             .collect();
+        if self.applied.is_none() {
+            self.inherit(&interfaces);
+        }
         self.ahead.astray = self.unenforced.values().any(|pod| pod.overdue);
         let closed = self.ahead.closed(&self.state);
-        for ifindex in closed
-            .iter()
-            .filter(|ifindex| self.state.endpoints.contains_key(ifindex))
-        {
-            let interface = self.datapath.name(*ifindex);
-            warn!(
-                interface,
-                ifindex,
-                "closed to all but the node: no pod was found behind it, and a pod of this node is on no interface"
-            );
-        }
+        self.tell_closed(&closed, &bound);
         let (kept, unread) = self.ahead.known(&bound.pods, &compiled);
         let desired = Desired {
             closed: &closed,
@@ -549,6 +566,20 @@ impl Reconciler {
             changed
         });
         bound
+    }
+
+    /// Tells of interfaces that this turn closes, since nobody was found behind them.
+    fn tell_closed(&self, closed: &BTreeSet<u32>, bound: &Bound) {
+        let is_new =
+            |ifindex: &&u32| self.state.endpoints.contains_key(ifindex) && !bound.pods.contains_key(ifindex);
+        for ifindex in closed.iter().filter(is_new) {
+            let interface = self.datapath.name(*ifindex);
+            warn!(
+                interface,
+                ifindex,
+                "closed to all but the node: no pod was found behind it, and a pod of this node is on no interface"
+            );
+        }
     }
 
     /// Tells of pods that are not enforced on, once each.

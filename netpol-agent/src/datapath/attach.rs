@@ -311,6 +311,21 @@ impl Attacher {
         Ok(true)
     }
 
+    /// Whether programs of an earlier agent of this version are on an interface.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn has_programs(&self, index: u32) -> Result<bool, AttachError> {
+        for hook in Hook::POD {
+            let linked =
+                link::device(&pin(&self.folder, index, hook), hook).is_ok_and(|device| device == Some(index));
+            if linked || clsact::is_attached(index, hook, &self.folder)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Whether programs of another version's agent are on an interface: below a folder beside the own one, or filters that no mark of ours is of.
     ///
     /// # Errors

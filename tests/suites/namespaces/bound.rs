@@ -85,6 +85,15 @@ pub fn wait_until_endpoint(lab: &Lab, sandbox: &str, wanted: impl Fn(&abi::Endpo
     }
 }
 
+/// Waits until a sandbox has programs and no endpoint.
+pub fn wait_until_closed(lab: &Lab, sandbox: &str) {
+    let until = Instant::now() + LONG;
+    while endpoint(lab, sandbox).is_some() {
+        assert!(Instant::now() < until, "{sandbox}\n{}", lab.agent.log());
+        std::thread::yield_now();
+    }
+}
+
 /// Waits until the kernel holds an egress policy for a sandbox: its binding is written before that.
 pub fn wait_until_isolated(lab: &Lab, sandbox: &str) {
     wait_until_endpoint(lab, sandbox, |endpoint| {
