@@ -219,7 +219,8 @@ fn load(object: &[u8], options: &Options, folder: &Path) -> Result<(Ebpf, Sight)
     Ok((ebpf, Sight { checksums, tracking }))
 }
 
-/// Loads them with a way to ask connection tracking; whether they see where a checksum is to be written.
+/// Loads them with a way to ask connection tracking; whether they see where a checksum is to be
+/// written.
 fn load_seeing(
     object: &[u8],
     options: &Options,
@@ -327,7 +328,8 @@ impl Datapath {
         self.sight.checksums
     }
 
-    /// Whether the programs can ask connection tracking who opened a connection that they do not know (rule C4).
+    /// Whether the programs can ask connection tracking who opened a connection that they do not
+    /// know (rule C4).
     pub fn asks_tracking(&self) -> bool {
         self.sight.tracking
     }

@@ -97,7 +97,8 @@ pub fn evaluate(snapshot: &Snapshot, nodes: &[Node], packet: &Packet) -> Evaluat
     judge(snapshot, nodes, packet, false)
 }
 
-/// The same for a packet that was translated on its way to where it ends, as by a Service: a pod can be its own peer (rule A1).
+/// The same for a packet that was translated on its way to where it ends, as by a Service: a pod
+/// can be its own peer (rule A1).
 pub fn evaluate_translated(snapshot: &Snapshot, nodes: &[Node], packet: &Packet) -> Evaluation {
     judge(snapshot, nodes, packet, true)
 }
@@ -168,13 +169,15 @@ pub fn claimants(snapshot: &Snapshot, address: IpAddr) -> Vec<&Pod> {
     found
 }
 
-/// The same, link-local addresses included: under one a pod is what it is under its own (rule A9), unless it is its node's.
+/// The same, link-local addresses included: under one a pod is what it is under its own (rule A9),
+/// unless it is its node's.
 pub fn pods_at<'a>(snapshot: &'a Snapshot, nodes: &[Node], address: IpAddr) -> Vec<&'a Pod> {
     let keys = peer::bound(snapshot, nodes, address);
     if keys.is_empty() {
         return claimants(snapshot, address);
     }
-    // One that gave its addresses back is nothing under this one either, and another makes it no more.
+    // One that gave its addresses back is nothing under this one either, and another makes it no
+    // more.
     let pod = |key: &ObjectKey| {
         let pod = snapshot.pods.get(key)?;
         let mut found = pod.addresses.iter().flat_map(|own| claimants(snapshot, *own));

@@ -25,9 +25,10 @@ pub use request::{End, Family, Port, Request, RequestError};
 
 /// Answers a request.
 ///
-/// An end that is a pod has all its addresses; each pair of one family is judged on its own. For the frontend of a Service each of its
-/// backends is judged, on the target port (rules A1, A5); for a port of a node that leads to a pod, that pod. Where what is known allows
-/// more than one verdict, the answer says so.
+/// An end that is a pod has all its addresses; each pair of one family is judged on its own. For
+/// the frontend of a Service each of its backends is judged, on the target port (rules A1, A5); for
+/// a port of a node that leads to a pod, that pod. Where what is known allows more than one
+/// verdict, the answer says so.
 ///
 /// # Errors
 /// An end that is not there, has no address, or shares no family with the other.
@@ -107,7 +108,8 @@ pub fn explain(world: World<'_>, request: &Request) -> Result<Answer, EndError> 
     })
 }
 
-/// A verdict for each backend behind a frontend. `everywhere`: with all addresses at which a node port is reached.
+/// A verdict for each backend behind a frontend. `everywhere`: with all addresses at which a node
+/// port is reached.
 fn judge_backends(
     world: World<'_>,
     everywhere: World<'_>,

@@ -139,7 +139,8 @@ struct Cache {
     files: BTreeMap<String, (Version, Option<Arc<Record>>)>,
     missing: bool,
     full: bool,
-    /// Something is there that could not be read, for lack of descriptors perhaps: no event tells when it can be.
+    /// Something is there that could not be read, for lack of descriptors perhaps: no event tells
+    /// when it can be.
     unread: bool,
 }
 

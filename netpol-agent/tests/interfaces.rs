@@ -212,7 +212,8 @@ fn a8_an_address_elsewhere_in_the_namespace_counts_for_its_only_veth() {
     });
 }
 
-/// Any pod of the link may say that it is a router, and so has the kernel give addresses to a pod that has none of its own yet.
+/// Any pod of the link may say that it is a router, and so has the kernel give addresses to a pod
+/// that has none of its own yet.
 #[test]
 fn a8_an_address_that_a_router_advertised_is_not_the_pods() {
     on_a_node(async || {

@@ -181,7 +181,8 @@ abi! {
 }
 
 abi! {
-    /// Key of map `forwards` behind its prefix length: addresses that a pod sends and receives for beside its own (rule A6). The value is 1.
+    /// Key of map `forwards` behind its prefix length: addresses that a pod sends and receives for
+    /// beside its own (rule A6). The value is 1.
     pub struct Forwarded, 20 {
         /// Interface index of the pod's host-side veth; always whole.
         pub ifindex: u32,
@@ -283,8 +284,8 @@ impl FlowKey {
 abi! {
     /// Value of map `flows`.
     pub struct Flow, 56 {
-        /// When the last packet came, passed or denied: nanoseconds of the monotonic clock, by the tick
-        /// (`bpf_ktime_get_coarse_ns`).
+        /// When the last packet came, passed or denied: nanoseconds of the monotonic clock, by the
+        /// tick (`bpf_ktime_get_coarse_ns`).
         pub last_seen: u64,
         /// Packets that passed, both directions.
         pub packets: u64,
@@ -303,10 +304,11 @@ abi! {
         pub tag: u16,
         /// Interface index of the local pod that opened the connection, where the pod that received it knows; else 0 (rule A5).
         pub sender: u32,
-        /// TCP: the last acknowledgement number of each side, by the [`Direction`] of its segments; 0: none yet.
+        /// TCP: the last acknowledgement number of each side, by the [`Direction`] of its segments;
+        /// 0: none yet.
         pub acknowledged: [u32; 2],
-        /// TCP: the acknowledgement number by which the side that opened the connection would agree that the other one opens it
-        /// anew, see [`crate::flow::asks_anew`].
+        /// TCP: the acknowledgement number by which the side that opened the connection would agree
+        /// that the other one opens it anew, see [`crate::flow::asks_anew`].
         pub claim: u32,
         /// TCP: what each side said on its own, see [`crate::flow`].
         pub marks: u8,
@@ -316,11 +318,13 @@ abi! {
 }
 
 abi! {
-    /// Value of map `flow_shares`, by [`Endpoint::number`]: how many flows an endpoint has. Entry 0 is of all, see [`crate::quota`].
+    /// Value of map `flow_shares`, by [`Endpoint::number`]: how many flows an endpoint has. Entry 0
+    /// is of all, see [`crate::quota`].
     pub struct FlowShare, 32 {
         /// Flows of the endpoint; of all, the shared places in use.
         pub flows: u64,
-        /// Flows that it made beyond what it may have: the next one takes the place of one of these.
+        /// Flows that it made beyond what it may have: the next one takes the place of one of
+        /// these.
         pub beyond: u64,
         /// Of all: places that each endpoint has for itself.
         pub guaranteed: u64,
@@ -367,7 +371,8 @@ abi! {
         pub protocol: u8,
         /// A [`crate::parse::Role`].
         pub role: u8,
-        /// Where another fragment of the packet may begin at the least, in units of 8 bytes: behind all that was judged.
+        /// Where another fragment of the packet may begin at the least, in units of 8 bytes: behind
+        /// all that was judged.
         pub least: u16,
     }
 }

@@ -48,7 +48,8 @@ pub trait Tables {
     fn sender(&self, bridge: u32, number: u16) -> u32;
     /// Interface index of the local pod that has an address; 0 where none has.
     fn local_pod(&self, address: &Address) -> u32;
-    /// Whether the pod behind an interface sends and receives for an address, as its namespace says (rule A6).
+    /// Whether the pod behind an interface sends and receives for an address, as its namespace says
+    /// (rule A6).
     fn forwards(&self, ifindex: u32, address: &Address) -> bool;
     /// Whether a Service leads to a backend that not every pod of this node may reach.
     fn guarded(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool;
@@ -61,8 +62,8 @@ pub trait Tables {
     fn policy(&self, key: &PolicyMatch) -> Option<PolicyValue>;
     /// The entry of a flow, valid or not.
     fn flow(&self, key: &FlowKey) -> Option<Self::FlowEntry>;
-    /// Who opened the connection of a flow that is not known any more, as far as the kernel's own connection tracking can tell; `own`: the
-    /// pod's address.
+    /// Who opened the connection of a flow that is not known any more, as far as the kernel's own
+    /// connection tracking can tell; `own`: the pod's address.
     fn opener(&self, key: &FlowKey, own: &Address) -> Opener;
     /// Writes a new flow, if there is room.
     fn insert_flow(&self, key: &FlowKey, flow: &Flow);
@@ -276,7 +277,8 @@ pub fn decide(
                     return;
                 }
                 if !quotes {
-                    // What is denied keeps a flow alive as well: silence by policy must not end it, or a reply would open a new one.
+                    // What is denied keeps a flow alive as well: silence by policy must not end it,
+                    // or a reply would open a new one.
                     flow.last_seen = tables.now();
                     flow::agree(flow, packet, direction);
                 }
@@ -288,8 +290,9 @@ pub fn decide(
             }
         });
     }
-    // The first packet seen need not be the first of its connection (rule C4): of TCP it is not, without SYN; of UDP it may be a reply as far
-    // as this pod's other direction is isolated, or as it comes from the node, to which no flow is made.
+    // The first packet seen need not be the first of its connection (rule C4): of TCP it is not,
+    // without SYN; of UDP it may be a reply as far as this pod's other direction is isolated, or as
+    // it comes from the node, to which no flow is made.
     let mid_stream = packet.protocol == protocol::TCP && !syn;
     let mut with_node = false;
     if !known
@@ -297,7 +300,8 @@ pub fn decide(
         && addresses::is_own(endpoint, own_address(packet, direction))
     {
         let from_node = !sends && is_node(tables, &packet.source);
-        // What enters where others may not is told so as well: its own flow may have had to make room for theirs.
+        // What enters where others may not is told so as well: its own flow may have had to make
+        // room for theirs.
         let may_enter = !sends && (from_node || endpoint.ingress_policy != POLICY_NONE);
         let may_answer = packet.protocol == protocol::UDP
             && (endpoint.policy(direction.opposite()) != POLICY_NONE || may_enter);
@@ -399,7 +403,8 @@ pub fn decide(
                 if !with_node {
                     return denied(own_policy, DropReason::Policy, policy, identity);
                 }
-                // Of what the node only forwarded with its address the second look is left, as of what the node may unpack (rules A3, A6).
+                // Of what the node only forwarded with its address the second look is left, as of
+                // what the node may unpack (rules A3, A6).
                 to_judge = endpoint.egress_policy != POLICY_NONE || view.protocol != protocol::TCP;
             }
             let egress = tables.egress_policy(sender);

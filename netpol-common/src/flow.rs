@@ -75,7 +75,8 @@ pub const fn alive(flow: &Flow, protocol: u8, now: u64, lifetimes: &Lifetimes) -
     now.saturating_sub(flow.last_seen) <= lifetime(protocol, flow.state, lifetimes)
 }
 
-/// Whether a TCP segment asks for a connection. One with FIN is no connection's (RFC 9293), for the kernel neither.
+/// Whether a TCP segment asks for a connection. One with FIN is no connection's (RFC 9293), for the
+/// kernel neither.
 #[inline(always)]
 pub const fn is_syn(tcp_flags: u8) -> bool {
     tcp_flags & (SYN | ACK | RST | FIN) == SYN
@@ -102,9 +103,10 @@ const fn acknowledged(flow: &mut Flow, direction: Direction) -> &mut u32 {
     &mut flow.acknowledged[(direction as u8 & 1) as usize]
 }
 
-/// What a packet that passed, other than a SYN, makes of its flow. Nothing that one side claims alone shortens its life (rule C4): a FIN
-/// counts when both sides sent one, a RST if its receiver would take it (RFC 5961, 3.2: at the number that it acknowledged last), if it refuses
-/// a connection, or if the receiver sent a FIN before.
+/// What a packet that passed, other than a SYN, makes of its flow. Nothing that one side claims
+/// alone shortens its life (rule C4): a FIN counts when both sides sent one, a RST if its receiver
+/// would take it (RFC 5961, 3.2: at the number that it acknowledged last), if it refuses a
+/// connection, or if the receiver sent a FIN before.
 #[inline(always)]
 pub fn advance(flow: &mut Flow, packet: &Packet, direction: Direction) {
     let reply = flow.initiator != direction as u8;
@@ -143,9 +145,10 @@ pub fn advance(flow: &mut Flow, packet: &Packet, direction: Direction) {
     }
 }
 
-/// A SYN on a flow that lives, passed or not. Of the side that opened it, it may open what was closed again; an open connection stays open
-/// until the other side says so. Of the other side it is a claim, and changes nothing until it is answered: what a stack says to a SYN in an
-/// open connection is no SYN.
+/// A SYN on a flow that lives, passed or not. Of the side that opened it, it may open what was
+/// closed again; an open connection stays open until the other side says so. Of the other side it
+/// is a claim, and changes nothing until it is answered: what a stack says to a SYN in an open
+/// connection is no SYN.
 #[inline(always)]
 pub fn asks_anew(flow: &mut Flow, packet: &Packet, direction: Direction, now: u64) {
     if flow.initiator != direction as u8 {
@@ -160,7 +163,8 @@ pub fn asks_anew(flow: &mut Flow, packet: &Packet, direction: Direction, now: u6
     }
 }
 
-/// Makes a connection the other side's if this packet answers its claim (see [`asks_anew`]): it is to be judged so.
+/// Makes a connection the other side's if this packet answers its claim (see [`asks_anew`]): it is
+/// to be judged so.
 #[inline(always)]
 pub fn agree(flow: &mut Flow, packet: &Packet, direction: Direction) {
     let claimer = direction.opposite();

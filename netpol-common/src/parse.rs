@@ -37,8 +37,9 @@ const IPV4_SOURCE_END: usize = 16;
 const IPV6_LENGTH: usize = 40;
 const IPV6_SOURCE_END: usize = 24;
 const ICMP_LENGTH: usize = 8;
-/// The least offset of a fragment that is not the first, in units of 8 bytes: behind the longest of the headers that are read. Where others
-/// come before that, it is so much more behind them ([`Packet::eighths`]).
+/// The least offset of a fragment that is not the first, in units of 8 bytes: behind the longest of
+/// the headers that are read. Where others come before that, it is so much more behind them
+/// ([`Packet::eighths`]).
 const MIN_FRAGMENT_EIGHTHS: u16 = 3;
 /// The greatest number in a length field of IP and UDP. Above it (segments that the kernel carries as one packet, RFC 2675) the field is 0.
 const MAX_LENGTH: usize = 0xffff;
@@ -70,7 +71,8 @@ pub enum Parsed {
     Packet,
     /// ARP or IPv6 neighbour discovery: always passes (rule F1).
     Neighbour,
-    /// MLD or IGMP of link scope, to the group that it is for: passes if the frame is to that group as well (rule F1).
+    /// MLD or IGMP of link scope, to the group that it is for: passes if the frame is to that group
+    /// as well (rule F1).
     Membership,
     /// Nothing that policy can be asked about: dropped at an isolated pod, passed elsewhere (rule F2).
     Unjudged(DropReason),
@@ -79,7 +81,8 @@ pub enum Parsed {
 /// What policy asks about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Packet {
-    /// The MAC addresses of the frame, destination first, in words as they are there; zeros where there is no link layer.
+    /// The MAC addresses of the frame, destination first, in words as they are there; zeros where
+    /// there is no link layer.
     pub link: [u32; 3],
     /// Source address.
     pub source: Address,
@@ -101,11 +104,12 @@ pub struct Packet {
     pub role: Role,
     /// Which part of a fragmented packet it is.
     pub part: Part,
-    /// Protocol number that all fragments of the packet carry, 0 for [`Part::Whole`]. Of IPv6 it is that of the fragment header: what is in
-    /// those of later fragments is not read by who puts them together (RFC 8200, 4.5).
+    /// Protocol number that all fragments of the packet carry, 0 for [`Part::Whole`]. Of IPv6 it is
+    /// that of the fragment header: what is in those of later fragments is not read by who puts
+    /// them together (RFC 8200, 4.5).
     pub fragment_protocol: u8,
-    /// Of a later fragment where it begins, of the first the least that a later one may begin at so as not to write over what was
-    /// judged; in units of 8 bytes.
+    /// Of a later fragment where it begins, of the first the least that a later one may begin at so
+    /// as not to write over what was judged; in units of 8 bytes.
     pub eighths: u16,
     /// The number that all fragments of the packet share, 0 for [`Part::Whole`].
     pub identification: u32,
@@ -491,8 +495,9 @@ const fn echo(icmp: u8, kind: u8) -> Role {
     }
 }
 
-/// Walks from `packet.protocol` to the upper layer, or to the header of a fragment that is not the first, and returns where that begins. Only
-/// headers that receivers walk, too: Mobility, HIP and Shim6 have the shape of one, but are protocols of their own (rule F4).
+/// Walks from `packet.protocol` to the upper layer, or to the header of a fragment that is not the
+/// first, and returns where that begins. Only headers that receivers walk, too: Mobility, HIP and
+/// Shim6 have the shape of one, but are protocols of their own (rule F4).
 #[inline(always)]
 fn skip_extension_headers(
     frame: &impl Frame,

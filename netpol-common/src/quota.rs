@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How many flows an endpoint may have (rule C4). Each has places of its own, which nobody takes; of those that are for all it may have as
-//! many as are still free. So a pod that fills the table leaves room, and what it opens beyond takes the place of what it opened itself.
+//! How many flows an endpoint may have (rule C4). Each has places of its own, which nobody takes;
+//! of those that are for all it may have as many as are still free. So a pod that fills the table
+//! leaves room, and what it opens beyond takes the place of what it opened itself.
 //!
-//! Counts are exact whoever changes them at a time: a count that goes up from n, or down to n, belongs to the shared ones if n is not below
+//! Counts are exact whoever changes them at a time: a count that goes up from n, or down to n,
+//! belongs to the shared ones if n is not below
 //! [`Quota::own`]. Programs and agent run this code on the same memory.
 
 /// A number that programs and agent change at a time.
@@ -63,7 +65,8 @@ impl Quota {
         self.guaranteed - self.ring()
     }
 
-    /// Takes a place for a new flow of an endpoint that has `flows`; `used`: the shared places in use. False if it may have no more.
+    /// Takes a place for a new flow of an endpoint that has `flows`; `used`: the shared places in
+    /// use. False if it may have no more.
     #[inline(always)]
     pub fn take(&self, flows: &impl Count, used: &impl Count) -> bool {
         let before = flows.add(1);
@@ -145,7 +148,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is taken and given back: the table never overflows, and the shared places in use are those above everyone's own.
+        /// Whatever is taken and given back: the table never overflows, and the shared places in
+        /// use are those above everyone's own.
         #[test]
         fn c4_places_are_counted_exactly(steps in prop::collection::vec((0..4usize, 0..3u8), 0..600), capacity in 1..200u64) {
             let quota = Quota::of(capacity, 4);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-//! Events of dropped packets, at most so many a second and CPU: a flood must not cost more than its drops. An endpoint may have as many of
-//! them as it leaves to others, so that a flood at one does not hide the drops of the rest.
+//! Events of dropped packets, at most so many a second and CPU: a flood must not cost more than its
+//! drops. An endpoint may have as many of them as it leaves to others, so that a flood at one does
+//! not hide the drops of the rest.
 
 use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::TcContext};
 use netpol_common::{

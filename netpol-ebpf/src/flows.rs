@@ -11,15 +11,17 @@ use netpol_common::{
 
 use crate::maps::{FLOW_RINGS, FLOW_SHARES, FLOWS, SCRATCH};
 
-/// Writes the flow in the scratch memory, whose key has none yet, in a place of the endpoint's, or in that of another which it opened beyond what it may have.
-/// Whether there was room. A global function of the program: the verifier follows its ways on their own.
+/// Writes the flow in the scratch memory, whose key has none yet, in a place of the endpoint's, or
+/// in that of another which it opened beyond what it may have. Whether there was room. A global
+/// function of the program: the verifier follows its ways on their own.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn insert_flow() -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return 0;
     };
-    // SAFETY: a per-CPU value that only this run of the program uses, just looked up; its maker wrote both.
+    // SAFETY: a per-CPU value that only this run of the program uses, just looked up; its maker
+    // wrote both.
     let (key, flow) = unsafe { (&(*scratch).flow_key, &(*scratch).flow) };
     insert(key, flow).into()
 }
@@ -42,7 +44,8 @@ fn insert(key: &FlowKey, flow: &Flow) -> bool {
     if quota.take(flows, used) {
         return put(key, flow, quota, flows, used);
     }
-    // SAFETY: as above; whoever runs at the same time takes another place, or what is there twice is counted once.
+    // SAFETY: as above; whoever runs at the same time takes another place, or what is there twice
+    // is counted once.
     let turn = unsafe {
         let beyond = &raw mut (*own).beyond;
         let turn = read_volatile(beyond);
@@ -85,8 +88,9 @@ impl Count for Flows {
     #[inline(always)]
     fn add(&self, number: u64) -> u64 {
         let before;
-        // SAFETY: an atomic addition (RFC 9669, 5.3: fetch and add, 64 bits) to the first field of a map's value, which outlives the run of the
-        // program; the compiler has no such operation for this target.
+        // SAFETY: an atomic addition (RFC 9669, 5.3: fetch and add, 64 bits) to the first field of
+        // a map's value, which outlives the run of the program; the compiler has no such operation
+        // for this target.
         unsafe {
             asm!(
                 ".quad 0x1000021db",

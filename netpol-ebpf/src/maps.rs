@@ -47,7 +47,8 @@ pub static GUARDED: HashMap<Frontend, u32, 262144, { BPF_F_NO_PREALLOC as usize 
 #[btf_map(name = "local_pods")]
 pub static LOCAL_PODS: HashMap<Address, u32, 4096> = HashMap::new();
 
-/// Interface and prefix of addresses that its pod sends and receives for beside its own; the value is 1. Written by the agent.
+/// Interface and prefix of addresses that its pod sends and receives for beside its own; the value
+/// is 1. Written by the agent.
 #[btf_map(name = "forwards")]
 pub static FORWARDS: LpmTrie<Forwarded, u32, 65536> = LpmTrie::new();
 
@@ -63,16 +64,18 @@ pub static POLICIES: LpmTrie<PolicyMatch, PolicyValue, 4194304> = LpmTrie::new()
 #[btf_map(name = "flows")]
 pub static FLOWS: HashMap<FlowKey, Flow, 65536> = HashMap::new();
 
-/// How many flows each endpoint has, by its number. Written by the programs and the agent, which has it in its memory.
+/// How many flows each endpoint has, by its number. Written by the programs and the agent, which
+/// has it in its memory.
 #[btf_map(name = "flow_shares")]
 pub static FLOW_SHARES: Array<FlowShare, { FlowShare::NUMBER }, { BPF_F_MMAPABLE as usize }> = Array::new();
 
-/// Flows that endpoints made beyond what they may have: a ring for each, by its number. Written by the programs.
+/// Flows that endpoints made beyond what they may have: a ring for each, by its number. Written by
+/// the programs.
 #[btf_map(name = "flow_rings")]
 pub static FLOW_RINGS: Array<FlowKey, { FlowShare::NUMBER * RING as usize }> = Array::new();
 
-/// Addresses of local pods whose connections in the kernel's tracking may be of a pod that had the address before: it is not asked about them.
-/// Written by the agent.
+/// Addresses of local pods whose connections in the kernel's tracking may be of a pod that had the
+/// address before: it is not asked about them. Written by the agent.
 #[btf_map(name = "inherited")]
 pub static INHERITED: HashMap<Address, u32, 4096> = HashMap::new();
 

@@ -190,7 +190,8 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn forwards(&self, ifindex: u32, address: &Address) -> bool {
-        // SAFETY: a per-CPU value that only this run of the program uses; checked for null where it was looked up.
+        // SAFETY: a per-CPU value that only this run of the program uses; checked for null where it
+        // was looked up.
         let prefix = unsafe { &mut (*self.scratch).forwarded };
         prefix.length = Forwarded::ONE_ADDRESS;
         prefix.data.ifindex = ifindex;

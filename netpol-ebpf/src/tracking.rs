@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-//! Who opened a connection, as the kernel's connection tracking of this network namespace has it (rule C4).
+//! Who opened a connection, as the kernel's connection tracking of this network namespace has it
+//! (rule C4).
 
 use core::{arch::asm, ptr::read_volatile};
 
@@ -25,7 +26,8 @@ static TRACKING: Tracking = Tracking {
 
 /// Bit `IPS_SEEN_REPLY` of `status` (linux/netfilter/nf_conntrack_common.h).
 const ANSWERED: u32 = 1 << 1;
-/// Flags of a side of a TCP connection (linux/netfilter/nf_conntrack_tcp.h): `IP_CT_TCP_FLAG_WINDOW_SCALE`, `IP_CT_TCP_FLAG_BE_LIBERAL`.
+/// Flags of a side of a TCP connection (linux/netfilter/nf_conntrack_tcp.h):
+/// `IP_CT_TCP_FLAG_WINDOW_SCALE`, `IP_CT_TCP_FLAG_BE_LIBERAL`.
 const WINDOW_SCALE: u8 = 0x01;
 const BE_LIBERAL: u8 = 0x08;
 
@@ -45,17 +47,19 @@ const OPTIONS: u64 = 12;
 /// `BPF_F_CURRENT_NETNS`.
 const THIS_NAMESPACE: u32 = u32::MAX;
 
-/// Who opened the connection of a packet that the pod with address `own` sends, or whose answers it sends: of both, the tracking has the
-/// addresses and ports that the pod sees.
+/// Who opened the connection of a packet that the pod with address `own` sends, or whose answers it
+/// sends: of both, the tracking has the addresses and ports that the pod sees.
 ///
-/// The question is in the scratch memory. A global function of the program: the verifier follows its ways on their own.
+/// The question is in the scratch memory. A global function of the program: the verifier follows
+/// its ways on their own.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ask_tracking(skb: *mut __sk_buff) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return Opener::Unknown as u32;
     };
-    // SAFETY: a per-CPU value that only this run of the program uses, just looked up; its maker wrote both.
+    // SAFETY: a per-CPU value that only this run of the program uses, just looked up; its maker
+    // wrote both.
     let (key, own) = unsafe { (&(*scratch).flow_key, &(*scratch).own) };
     // SAFETY: as above.
     (unsafe { opener(skb, scratch, key, own) }) as u32
@@ -65,7 +69,8 @@ pub extern "C" fn ask_tracking(skb: *mut __sk_buff) -> u32 {
 /// `scratch` is only this run's of the program.
 #[inline(always)]
 unsafe fn opener(skb: *mut __sk_buff, scratch: *mut Scratch, key: &FlowKey, own: &Address) -> Opener {
-    // SAFETY: it is valid; volatile, so that what the object has is not taken for what the agent put there.
+    // SAFETY: it is valid; volatile, so that what the object has is not taken for what the agent
+    // put there.
     let layout = unsafe { read_volatile(&raw const TRACKING) };
     // SAFETY: the value is not read.
     if layout.access == 0 || unsafe { INHERITED.get(own) }.is_some() {
@@ -90,7 +95,8 @@ unsafe fn opener(skb: *mut __sk_buff, scratch: *mut Scratch, key: &FlowKey, own:
     }
     question.options = [THIS_NAMESPACE, 0, key.protocol.into()];
     let found: *const u8;
-    // SAFETY: a call of a kernel function, which reads the tuple and writes the options, both of the sizes given.
+    // SAFETY: a call of a kernel function, which reads the tuple and writes the options, both of
+    // the sizes given.
     unsafe {
         asm!(
             ".quad {lookup}",

@@ -96,8 +96,8 @@ const IS_NEIGHBOUR: u32 = 0xff;
 /// The same of reports about groups.
 const IS_MEMBERSHIP: u32 = 0xfe;
 
-/// Reads a packet, and what it quotes, into the scratch memory. A global function of the program: the verifier follows its ways on their own,
-/// and not each of them on through [`judge`].
+/// Reads a packet, and what it quotes, into the scratch memory. A global function of the program:
+/// the verifier follows its ways on their own, and not each of them on through [`judge`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn read_packet(skb: *mut __sk_buff) -> u32 {
@@ -124,7 +124,8 @@ pub extern "C" fn read_packet(skb: *mut __sk_buff) -> u32 {
     }
 }
 
-/// The action for any packet, which [`read_packet`] has read. The verifier knows nothing of what that said.
+/// The action for any packet, which [`read_packet`] has read. The verifier knows nothing of what
+/// that said.
 #[inline(never)]
 fn judge(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
     let ctx = &TcContext::new(skb);
@@ -349,7 +350,8 @@ fn counter_of(counters: &mut Counters, reason: DropReason) -> &mut Counter {
     const LAST: usize = offset_of!(Counters, flows_created) - size_of::<Counter>();
     const _: () = assert!(LAST == DropReason::ALL.len() * size_of::<Counter>());
     let mut at = reason as usize * size_of::<Counter>();
-    // SAFETY: it stays as it is; the compiler, which knows what it may be, would leave the comparison out.
+    // SAFETY: it stays as it is; the compiler, which knows what it may be, would leave the
+    // comparison out.
     unsafe { asm!("{0} = {0}", inlateout(reg) at, options(pure, nomem, nostack)) };
     if at > LAST {
         at = DropReason::Malformed as usize * size_of::<Counter>();

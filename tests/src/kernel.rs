@@ -71,7 +71,8 @@ pub fn passes(state: &State, probe: &Probe) -> bool {
                 .any(|(key, value)| key.identity == frontend && (defers || value.action != ACTION_DEFER))
         })
     };
-    // What the Service does not let through goes to what has the address, as nobody may translate it (rule A9).
+    // What the Service does not let through goes to what has the address, as nobody may translate
+    // it (rule A9).
     if of(probe.remote).is_some_and(|frontend| accepts(frontend.identity, true)) {
         return true;
     }

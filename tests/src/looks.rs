@@ -8,9 +8,10 @@ use netpol_agent::{
     model::{Node, Snapshot},
 };
 
-/// What a policy must say of a frontend: all backends allowed, some, or none. Where there is nothing to reach, what kube-proxy answers may
-/// come; a rule for everyone and everything needs no backend to say so. Its own node a pod reaches without policy (rule A2), but that is
-/// told of no other node that chooses: such a backend is allowed in part, unless policy allows it too.
+/// What a policy must say of a frontend: all backends allowed, some, or none. Where there is
+/// nothing to reach, what kube-proxy answers may come; a rule for everyone and everything needs no
+/// backend to say so. Its own node a pod reaches without policy (rule A2), but that is told of no
+/// other node that chooses: such a backend is allowed in part, unless policy allows it too.
 pub fn first_look(
     snapshot: &Snapshot,
     nodes: &[Node],

@@ -86,7 +86,8 @@ pub fn is_virtual(compiled: &Compiled, packet: &Packet) -> bool {
     frontend.is_some_and(|frontend| compiled.frontends.contains_key(&frontend))
 }
 
-/// Whether an egress policy, or rule A2, lets a packet go to its destination, whatever Service is there.
+/// Whether an egress policy, or rule A2, lets a packet go to its destination, whatever Service is
+/// there.
 pub fn reaches(compiled: &Compiled, policy: PolicyId, packet: &Packet) -> bool {
     let address = longest_prefix(compiled, packet.destination);
     address.node || longest_match(compiled, policy, address.class, packet).is_some()

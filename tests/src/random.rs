@@ -157,8 +157,8 @@ fn namespace(random: &mut Random, name: &str) -> Namespace {
     }
 }
 
-/// What a namespace's pods route for (rule A6): mostly nothing; ranges that hold pods, nodes or Services now and then, and what is no range. It
-/// takes nothing from the cluster's own numbers.
+/// What a namespace's pods route for (rule A6): mostly nothing; ranges that hold pods, nodes or
+/// Services now and then, and what is no range. It takes nothing from the cluster's own numbers.
 fn forwards(random: &mut Random) -> Option<Text> {
     const RANGES: [&str; 12] = [
         "10.8.0.0/16",
@@ -276,8 +276,9 @@ pub fn cluster(random: &mut Random) -> Snapshot {
     snapshot
 }
 
-/// A Service in one or both families with up to three slices: pods, nodes and strangers in all states behind one or two ports. Two Services
-/// may share an external address, which may be a pod's, a node's or a host's, of a family that the Service has not.
+/// A Service in one or both families with up to three slices: pods, nodes and strangers in all
+/// states behind one or two ports. Two Services may share an external address, which may be a
+/// pod's, a node's or a host's, of a family that the Service has not.
 fn add_service(random: &mut Random, snapshot: &mut Snapshot, index: usize) {
     let key = ObjectKey::new(random.pick(&NAMESPACES), format!("service-{index}"));
     let parse = |text: &str| text.parse::<IpAddr>().unwrap();

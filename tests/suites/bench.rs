@@ -57,7 +57,8 @@ fn an_established_connection_asks_no_policy() -> Result<()> {
         let policies = (of("ports"), of("policies"));
         assert_eq!(policies, (judged.into(), denied.into()), "{path:?}: {counts:?}");
         let flows = (of("flows"), of("flows (write)"));
-        // What opens a connection asks whether there is one already: no end says alone that it begins anew (rule C4).
+        // What opens a connection asks whether there is one already: no end says alone that it
+        // begins anew (rule C4).
         let expected = (1, u32::from(path.meets == Meets::Accept));
         assert_eq!(flows, expected, "{path:?}: {counts:?}");
     }

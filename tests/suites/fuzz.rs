@@ -162,7 +162,8 @@ fn a_difference_is_found_and_shrunk() {
             });
             assert_eq!(least.len(), 1, "{difference}");
             assert_eq!(least[0].met.hook, Hook::ToPod);
-            // An empty frame of an unknown EtherType shows it, if it is for a group or for the pod's MAC address.
+            // An empty frame of an unknown EtherType shows it, if it is for a group or for the
+            // pod's MAC address.
             let Some((to, rest)) = least[0].frame.split_at_checked(6) else {
                 bail!("an empty frame");
             };

@@ -352,8 +352,9 @@ fn seeds_nothing(agent: &mut Agent) {
     assert!(!agent.log().contains(SEEDED), "{}", agent.log());
 }
 
-/// The connection tracking came while the connection was open, and takes its first packet, a reply, for the opener's. Neither seeds nor programs
-/// believe it, and no end's own word opens a way at pods that are isolated both ways (rule C4): a new connection is as any.
+/// The connection tracking came while the connection was open, and takes its first packet, a reply,
+/// for the opener's. Neither seeds nor programs believe it, and no end's own word opens a way at
+/// pods that are isolated both ways (rule C4): a new connection is as any.
 #[test]
 fn c6_c4_a_guess_at_who_opened_a_connection_opens_nothing() {
     if !can_enforce(SUITE) {
@@ -429,7 +430,8 @@ fn c6_a_half_open_connection_that_policy_denies_is_not_let_in() {
             let netns = Arc::clone(&client.netns);
             std::thread::spawn(move || {
                 netns.run(|| {
-                    // SYNs go out after 1, 3 and 7 s; loading the programs takes some of these on a busy machine.
+                    // SYNs go out after 1, 3 and 7 s; loading the programs takes some of these on a
+                    // busy machine.
                     let patience = Duration::from_millis(7500);
                     Ok(std::net::TcpStream::connect_timeout(&address, patience)?)
                 })

@@ -40,7 +40,8 @@ impl Arguments {
     }
 }
 
-/// Builds the image of `cargo xtask image` without arguments, for the suite that starts it. Returns the archive.
+/// Builds the image of `cargo xtask image` without arguments, for the suite that starts it. Returns
+/// the archive.
 ///
 /// # Errors
 /// As [`run`].

@@ -52,7 +52,8 @@ pub struct Ahead {
     pub told: Vec<IpNet>,
     /// By interface index.
     pub waiting: BTreeMap<u32, Waiting>,
-    /// A pod of this node is on no interface, although it has had the time: it may be on one of these.
+    /// A pod of this node is on no interface, although it has had the time: it may be on one of
+    /// these.
     pub astray: bool,
     /// Left to the turns that know all pods: programs do not attach, or those of another version are there.
     pub left: BTreeSet<u32>,
@@ -109,9 +110,10 @@ impl Ahead {
         });
     }
 
-    /// Interfaces that have programs, and are to have no endpoint. While a pod is astray these are all that waited for as long: else a pod
-    /// that hides its address from the node would be open for its life (rule A8). What is closed already stays so until it is known whether
-    /// one is astray, also after a restart.
+    /// Interfaces that have programs, and are to have no endpoint. While a pod is astray these are
+    /// all that waited for as long: else a pod that hides its address from the node would be open
+    /// for its life (rule A8). What is closed already stays so until it is known whether one is
+    /// astray, also after a restart.
     pub fn closed(&self, state: &State) -> BTreeSet<u32> {
         let closed = self.waiting.iter().filter(|(ifindex, waiting)| {
             let waited = waiting.since.elapsed();
@@ -221,7 +223,8 @@ mod tests {
         }
     }
 
-    /// What an interface has, how long it waits in seconds, whether a pod is astray: whether it is closed in open mode.
+    /// What an interface has, how long it waits in seconds, whether a pod is astray: whether it is
+    /// closed in open mode.
     #[test]
     fn a8_what_nobody_is_found_behind_is_closed_while_a_pod_is_astray() {
         let now = Instant::now();

@@ -86,7 +86,8 @@ pub struct Binding {
     pub addresses: BTreeSet<IpAddr>,
     /// The pod behind it, and who told so.
     pub pod: Option<(PodRef, Source)>,
-    /// MAC address inside the pod, that the record tells or, without one, that was first seen with the addresses.
+    /// MAC address inside the pod, that the record tells or, without one, that was first seen with
+    /// the addresses.
     pub peer_mac: Option<Mac>,
     /// The pod's link-local address, the first one seen (rule A6).
     pub link_local: Option<Ipv6Addr>,

@@ -203,7 +203,8 @@ impl Reconciler {
         true
     }
 
-    /// Takes over the interfaces that an earlier agent found no pod behind: those that it closed stay closed.
+    /// Takes over the interfaces that an earlier agent found no pod behind: those that it closed
+    /// stay closed.
     fn inherit(&mut self, interfaces: &Interfaces) {
         self.name(interfaces);
         for (ifindex, interface) in &interfaces.pods {

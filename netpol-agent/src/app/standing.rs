@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which pods of the node are enforced on, and of the others why they are not: what `netpol explain` says of them.
+//! Which pods of the node are enforced on, and of the others why they are not: what `netpol
+//! explain` says of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -82,7 +83,8 @@ fn bound_at(behind: &BTreeSet<u32>, interfaces: Interfaces<'_>) -> Standing {
 mod tests {
     use super::*;
 
-    /// Only what is attached and written to is enforced on; what is not known is not said to be open.
+    /// Only what is attached and written to is enforced on; what is not known is not said to be
+    /// open.
     #[test]
     fn a8_a_pod_is_enforced_on_where_its_interface_has_programs_and_policies() {
         let key = ObjectKey::new("shop", "web");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the pods of a namespace send and receive for, beside their own addresses, as the Namespace says (rule A6). A range is refused
-//! as a whole while anyone known has an address in it, and taken again once nobody has.
+//! What the pods of a namespace send and receive for, beside their own addresses, as the Namespace
+//! says (rule A6). A range is refused as a whole while anyone known has an address in it, and taken
+//! again once nobody has.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,7 +29,8 @@ pub(super) type Ranges = Arc<BTreeSet<IpNet>>;
 pub(super) struct Forwards {
     wanted: BTreeMap<String, Wanted>,
     granted: BTreeMap<String, Ranges>,
-    /// How many Services have a virtual IP. `externalIPs` are none: whoever edits a namespace writes what they like there (rule A9).
+    /// How many Services have a virtual IP. `externalIPs` are none: whoever edits a namespace
+    /// writes what they like there (rule A9).
     virtual_ips: BTreeMap<IpAddr, usize>,
     /// The ranges that nodes give their pods addresses of, and how many do.
     pod_cidrs: BTreeMap<IpNet, usize>,
@@ -42,7 +44,8 @@ struct Wanted {
 }
 
 impl Forwards {
-    /// Goes from one snapshot to the next. `own`: the addresses on this node's interfaces are others.
+    /// Goes from one snapshot to the next. `own`: the addresses on this node's interfaces are
+    /// others.
     pub(super) fn update(
         &mut self,
         before: &Snapshot,

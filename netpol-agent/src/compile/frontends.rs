@@ -59,7 +59,8 @@ pub(super) struct Frontends {
     by_frontend: BTreeMap<Frontend, BTreeSet<ObjectKey>>,
     /// The frontends of each address of a backend, with the number of Services' ports by which it is one.
     by_backend: BTreeMap<IpAddr, BTreeMap<Frontend, usize>>,
-    /// Frontends whose class or whose backends, or what their address is, have changed since this was last asked.
+    /// Frontends whose class or whose backends, or what their address is, have changed since this
+    /// was last asked.
     moved: BTreeSet<Frontend>,
     /// Of frontends that several Services have, those behind the first.
     shared: BTreeMap<Frontend, BTreeSet<ObjectKey>>,

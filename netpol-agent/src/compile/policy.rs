@@ -129,7 +129,8 @@ impl Policy {
         for target in targets {
             let rule = self.rule_for(target, classes);
             denied |= rule.is_none();
-            // Its own node the pod reaches anyway (rule A2). That is no reason to let the packet go where another node chooses the backend.
+            // Its own node the pod reaches anyway (rule A2). That is no reason to let the packet go
+            // where another node chooses the backend.
             allowed = allowed.max(rule.or(target.node.then_some(0)));
         }
         match (allowed, denied) {
@@ -146,8 +147,9 @@ impl Policy {
         self.direction == Direction::Egress && (target.node || self.rule_for(target, classes).is_some())
     }
 
-    /// The rule that allows a backend, if any: that of the entry which [`Policy::entries`] has for it. They are not made for it: frontends times
-    /// ports would be more than any object may cost (rule L2).
+    /// The rule that allows a backend, if any: that of the entry which [`Policy::entries`] has for
+    /// it. They are not made for it: frontends times ports would be more than any object may cost
+    /// (rule L2).
     fn rule_for(&self, target: &Target, classes: &Map<ClassId, Arc<Class>>) -> Option<u32> {
         let class = classes.get(&target.class)?;
         let exact = ProtocolMatch {

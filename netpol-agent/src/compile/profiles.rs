@@ -243,7 +243,8 @@ impl Profiles {
         pods.into_iter().chain(self.nodes.within(span)).min()
     }
 
-    /// What a link-local address of these pods is: the pod, with the IPv6 address that it has, if it is one.
+    /// What a link-local address of these pods is: the pod, with the IPv6 address that it has, if
+    /// it is one.
     fn link_local(&mut self, pods: &[Arc<Pod>]) -> Host {
         let claim = |pod: &Arc<Pod>| {
             let mut claims = addresses_of(pod).into_iter().flat_map(|own| self.claims.at(own));

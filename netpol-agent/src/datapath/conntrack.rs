@@ -102,8 +102,8 @@ impl Seeder {
         self.unsure = addresses;
     }
 
-    /// Addresses of endpoints whose connections in the kernel's table may be of a pod that had the address before, or of another that
-    /// claims it: about these the programs do not ask (rule C3).
+    /// Addresses of endpoints whose connections in the kernel's table may be of a pod that had the
+    /// address before, or of another that claims it: about these the programs do not ask (rule C3).
     pub(super) fn doubtful(&self) -> BTreeSet<IpAddr> {
         let claims = claims(&self.endpoints);
         let doubted = |address: &IpAddr| {

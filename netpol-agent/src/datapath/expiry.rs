@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Takes flows that are past their lifetime (rule C3), and those of endpoints that are gone, out of the table, a part of it at a time: all of it
-//! where an endpoint has come to the end of what it may have. No verdict depends on it: such a flow counts for nothing. It makes room for
-//! what lives.
+//! Takes flows that are past their lifetime (rule C3), and those of endpoints that are gone, out of
+//! the table, a part of it at a time: all of it where an endpoint has come to the end of what it
+//! may have. No verdict depends on it: such a flow counts for nothing. It makes room for what
+//! lives.
 //!
 //! aya reads maps entry by entry from the start; here a batch is read from where the last one ended (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6).
 //! Layouts are those of `linux/bpf.h`.
@@ -141,7 +142,8 @@ pub(super) fn endpoints(table: impl AsFd) -> io::Result<Vec<u32>> {
     }
 }
 
-/// A part of the table, from where the last one ended, and where this one does: the kernel's own number; `None` is the end.
+/// A part of the table, from where the last one ended, and where this one does: the kernel's own
+/// number; `None` is the end.
 fn read(map: u32, position: Option<u32>) -> io::Result<Part> {
     let mut keys = vec![FlowKey::default(); BATCH];
     let mut values = vec![Flow::default(); BATCH];
@@ -157,7 +159,8 @@ fn read(map: u32, position: Option<u32>) -> io::Result<Part> {
         element_flags: 0,
         flags: 0,
     };
-    // SAFETY: all addresses are of memory that lives, and that holds as many keys and values as `count` says.
+    // SAFETY: all addresses are of memory that lives, and that holds as many keys and values as
+    // `count` says.
     let position = match unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut batch) } {
         Ok(()) => Some(to),
         // The end; what was read stands.

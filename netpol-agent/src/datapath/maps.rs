@@ -347,7 +347,8 @@ impl<'a> FlowTable<'a> {
         self.0.map().fd().as_fd()
     }
 
-    /// Adds a flow, unless there is one that still lives at `now`, or its endpoint may have no more. Whether it was added.
+    /// Adds a flow, unless there is one that still lives at `now`, or its endpoint may have no
+    /// more. Whether it was added.
     pub fn add(
         &mut self,
         shares: &Shares,
@@ -389,7 +390,8 @@ pub fn descriptor<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'
     }
 }
 
-/// Map `inherited`: addresses whose connections in the kernel's tracking may be of others than the pod that has them.
+/// Map `inherited`: addresses whose connections in the kernel's tracking may be of others than the
+/// pod that has them.
 pub struct Doubted {
     map: HashMap<MapData, Address, u32>,
     held: BTreeSet<IpAddr>,

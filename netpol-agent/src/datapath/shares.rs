@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How many flows each endpoint has (rule C4): map `flow_shares`, in this process's memory as well, so that agent and programs count on the
-//! same numbers, with the same code.
+//! How many flows each endpoint has (rule C4): map `flow_shares`, in this process's memory as well,
+//! so that agent and programs count on the same numbers, with the same code.
 
 use std::{
     collections::BTreeMap,
@@ -50,7 +50,8 @@ impl Shares {
 
     fn words(&self, index: usize) -> &[AtomicU64; 4] {
         assert!(index < FlowShare::NUMBER, "a tag has no such number");
-        // SAFETY: within the mapping, which lives as long as this, of `FlowShare`s: four words each.
+        // SAFETY: within the mapping, which lives as long as this, of `FlowShare`s: four words
+        // each.
         unsafe { self.0.add(index).as_ref() }
     }
 
@@ -111,7 +112,8 @@ impl Shares {
         })
     }
 
-    /// Sets the counts right by the flows that there are: an agent that was killed may have taken one out and not counted it.
+    /// Sets the counts right by the flows that there are: an agent that was killed may have taken
+    /// one out and not counted it.
     pub(super) fn recount(&self, endpoints: &[u32]) {
         let before: Vec<u64> = (0..FlowShare::NUMBER)
             .map(|number| self.words(number)[0].load(Relaxed))
@@ -130,7 +132,8 @@ impl Shares {
 
 impl Drop for Shares {
     fn drop(&mut self) {
-        // SAFETY: the mapping that was made, of the length that it has; nothing refers to it any more.
+        // SAFETY: the mapping that was made, of the length that it has; nothing refers to it any
+        // more.
         unsafe { libc::munmap(self.0.as_ptr().cast(), LENGTH) };
     }
 }

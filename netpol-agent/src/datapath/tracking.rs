@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whether the programs can ask this kernel's connection tracking who opened a connection, and how (Linux 5.18, where it is built in).
+//! Whether the programs can ask this kernel's connection tracking who opened a connection, and how
+//! (Linux 5.18, where it is built in).
 
 use netpol_common::abi::Tracking;
 
@@ -18,7 +19,8 @@ pub struct Way {
 }
 
 impl Way {
-    /// The instruction in the place of one of the object, if it stands for one of the calls: where they are not made, nobody comes there.
+    /// The instruction in the place of one of the object, if it stands for one of the calls: where
+    /// they are not made, nobody comes there.
     pub fn instruction(&self, word: u64) -> Option<u64> {
         /// `r0 = 0`.
         const NOTHING: u64 = 0xb7;

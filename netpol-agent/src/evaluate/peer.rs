@@ -31,7 +31,8 @@ pub(super) fn namespace_labels(snapshot: &Snapshot, name: &str) -> Labels {
     labels
 }
 
-/// The live pods that have a link-local address, as bound (rule A9); none if it is on their node's own interfaces.
+/// The live pods that have a link-local address, as bound (rule A9); none if it is on their node's
+/// own interfaces.
 pub(super) fn bound<'a>(snapshot: &Snapshot, nodes: &'a [Node], address: IpAddr) -> Vec<&'a ObjectKey> {
     let lives = |key: &ObjectKey| {
         let pod = snapshot.pods.get(key);
@@ -48,8 +49,8 @@ pub(super) fn bound<'a>(snapshot: &Snapshot, nodes: &'a [Node], address: IpAddr)
         .collect()
 }
 
-/// The address that `ipBlock` peers are held against: of a pod that is met under a link-local address its IPv6 address, if it has one; of
-/// two pods that have the same none.
+/// The address that `ipBlock` peers are held against: of a pod that is met under a link-local
+/// address its IPv6 address, if it has one; of two pods that have the same none.
 pub(super) fn blocks_hold(
     snapshot: &Snapshot,
     nodes: &[Node],

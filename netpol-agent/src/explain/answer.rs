@@ -152,9 +152,10 @@ pub struct SideShown {
     pub verdict: Told,
     /// Whether what policies say here is what its packets meet.
     pub enforced: Enforcement,
-    /// `not-enforced`, `same-pod`, `node`, `not-isolated`, `allowed-by-rule`, `no-rule-matches`, `over-budget`,
-    /// `closed-until-known`, `spoofed`, `not-own-address`; of what is not certain `address-on-arrival`, `address-claimed-twice`, `link-local`,
-    /// `pod-not-known`, `held-back`; `not-enforced-here`, whatever is certain of it.
+    /// `not-enforced`, `same-pod`, `node`, `not-isolated`, `allowed-by-rule`, `no-rule-matches`,
+    /// `over-budget`, `closed-until-known`, `spoofed`, `not-own-address`; of what is not certain
+    /// `address-on-arrival`, `address-claimed-twice`, `link-local`, `pod-not-known`, `held-back`;
+    /// `not-enforced-here`, whatever is certain of it.
     pub reason: String,
     /// The reason in words.
     pub text: String,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a running agent holds, beside the objects: an answer is what the kernel does only as far as someone knows what is in it.
+//! What a running agent holds, beside the objects: an answer is what the kernel does only as far as
+//! someone knows what is in it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,7 +29,8 @@ pub struct Held {
     pub node: String,
     /// Every pod of its node that has an address and a network of its own.
     pub pods: BTreeMap<ObjectKey, Standing>,
-    /// Its pods of which policies come to too many entries, and the directions that are closed for it (rule L2).
+    /// Its pods of which policies come to too many entries, and the directions that are closed for
+    /// it (rule L2).
     pub over_budget: BTreeMap<ObjectKey, BTreeSet<Direction>>,
     /// Addresses behind interfaces of pods: of some no pod is known, or not yet (rule B2).
     pub behind: BTreeMap<IpAddr, Behind>,
@@ -54,7 +56,8 @@ pub enum Standing {
     HeldBack(String),
     /// No interface is taken for its own: why. Its traffic passes, as far as the agent knows.
     Open(String),
-    /// No interface is taken for its own, and the agent does not know what becomes of its traffic: why.
+    /// No interface is taken for its own, and the agent does not know what becomes of its traffic:
+    /// why.
     Unknown(String),
 }
 
@@ -86,7 +89,8 @@ impl World<'_> {
         Some(held.pods.get(&pod.key).cloned().unwrap_or_else(unknown))
     }
 
-    /// Whether a pod of this node is closed in a direction, as what its policies come to is over budget.
+    /// Whether a pod of this node is closed in a direction, as what its policies come to is over
+    /// budget.
     pub(super) fn is_over_budget(&self, pod: &Pod, direction: Direction) -> bool {
         let held = self.held.filter(|_| self.is_local(pod));
         held.and_then(|held| held.over_budget.get(&pod.key))
@@ -105,7 +109,8 @@ impl World<'_> {
         nodes.any(|node| node.addresses.contains(&address))
     }
 
-    /// Whether an address is of a link, and nobody here knows whose: a pod of this node has one that is bound with its interface.
+    /// Whether an address is of a link, and nobody here knows whose: a pod of this node has one
+    /// that is bound with its interface.
     pub(super) fn is_unknown_link_local(&self, address: IpAddr) -> bool {
         let IpAddr::V6(own) = address else { return false };
         let mut nodes = self.nodes.iter();

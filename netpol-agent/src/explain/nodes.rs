@@ -34,8 +34,9 @@ impl FromStr for NodeAddresses {
     }
 }
 
-/// The nodes with what is known of their addresses: those `given`, those of their objects, and the addresses of running hostNetwork pods,
-/// which are their node's. `own` is the node of the agent that answers: of it, what is on its interfaces counts and nothing else (rule A2).
+/// The nodes with what is known of their addresses: those `given`, those of their objects, and the
+/// addresses of running hostNetwork pods, which are their node's. `own` is the node of the agent
+/// that answers: of it, what is on its interfaces counts and nothing else (rule A2).
 pub fn known_nodes(snapshot: &Snapshot, given: &[Node], own: Option<Node>) -> Vec<Node> {
     let mut nodes: BTreeMap<&str, BTreeSet<IpAddr>> = BTreeMap::new();
     for (name, node) in snapshot.nodes.iter() {
@@ -70,7 +71,8 @@ pub fn known_nodes(snapshot: &Snapshot, given: &[Node], own: Option<Node>) -> Ve
         .collect()
 }
 
-/// The same with all addresses that objects tell, of the own node too: a node port is reached at each of them (rule A5).
+/// The same with all addresses that objects tell, of the own node too: a node port is reached at
+/// each of them (rule A5).
 pub(super) fn of_node_ports(snapshot: &Snapshot, known: &[Node]) -> Vec<Node> {
     known_nodes(snapshot, known, None)
 }

@@ -21,9 +21,11 @@ mod whose;
 /// How a packet gets from one end to the other.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Way {
-    /// The address that it is sent to, where that is not the destination's own: a Service's, or a node's with a host port.
+    /// The address that it is sent to, where that is not the destination's own: a Service's, or a
+    /// node's with a host port.
     pub(super) frontend: Option<IpAddr>,
-    /// The node of the source, or of the destination, translates it there: a pod can be its own peer (rule A1).
+    /// The node of the source, or of the destination, translates it there: a pod can be its own
+    /// peer (rule A1).
     pub(super) translated: bool,
     /// Where another node translates it, what the source's node judges it by.
     pub(super) judged_at: Option<Candidate>,
@@ -112,7 +114,8 @@ pub(super) fn judge(
     }
 }
 
-/// What the destination's policies say, if it may see other addresses than the source's: what they say of all of them.
+/// What the destination's policies say, if it may see other addresses than the source's: what they
+/// say of all of them.
 fn seen_otherwise(
     world: World<'_>,
     arriving: &Packet,
@@ -187,7 +190,8 @@ impl Judged {
         }
     }
 
-    /// By the policies of `own`, of which the direction is. Where several pods claim the address: what holds for all of them.
+    /// By the policies of `own`, of which the direction is. Where several pods claim the address:
+    /// what holds for all of them.
     fn of(
         world: World<'_>,
         packet: &Packet,
@@ -269,7 +273,8 @@ impl Judged {
         }
     }
 
-    /// Whatever policies say, where they come to too much all but the node is closed out (rules A2, L2).
+    /// Whatever policies say, where they come to too much all but the node is closed out (rules A2,
+    /// L2).
     fn over_budget(self, world: World<'_>, own: &Candidate, direction: Direction) -> Self {
         let pod = own.pod(world.snapshot);
         let closed = pod.is_some_and(|pod| world.is_over_budget(pod, direction));
@@ -289,7 +294,8 @@ impl Judged {
         }
     }
 
-    /// With what the agent that answers holds of the end: what policies say is not what its packets meet where nothing is enforced.
+    /// With what the agent that answers holds of the end: what policies say is not what its packets
+    /// meet where nothing is enforced.
     fn shown(self, world: World<'_>, own: &Candidate) -> SideShown {
         let pod = own.pod(world.snapshot);
         let pod = pod.filter(|pod: &&Pod| !pod.host_network && !pod.terminal);

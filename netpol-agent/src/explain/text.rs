@@ -10,7 +10,8 @@ const VERDICTS: usize = 4;
 const NOTES: usize = 8;
 /// Policies of a side that are shown.
 const POLICIES: usize = 3;
-/// Rules of a policy, and things that a rule lacks: of the nearest policy in the first verdict, and of all others.
+/// Rules of a policy, and things that a rule lacks: of the nearest policy in the first verdict, and
+/// of all others.
 const IN_FULL: (usize, usize) = (4, 6);
 const IN_SHORT: (usize, usize) = (1, 3);
 
@@ -21,7 +22,8 @@ struct Cut<'a, T> {
 }
 
 impl<'a, T> Cut<'a, T> {
-    /// The least `limit` entries by `rank`, in the order of their ranks; all of them, as they are, if they are so few.
+    /// The least `limit` entries by `rank`, in the order of their ranks; all of them, as they are,
+    /// if they are so few.
     fn new<K: Ord>(all: bool, list: &'a [T], limit: usize, rank: impl Fn(&T) -> K) -> Self {
         let mut shown: Vec<&T> = list.iter().collect();
         let mut others = Vec::new();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What happens to a packet on its way: which addresses a node sends with, where a port of a node leads, what masquerade may write.
+//! What happens to a packet on its way: which addresses a node sends with, where a port of a node
+//! leads, what masquerade may write.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -30,8 +31,9 @@ pub(super) fn direct(world: World<'_>, source: &Candidate, destination: &Candida
     }
 }
 
-/// The way by a Service's frontend to one of its backends. Beside ClusterIPs kube-proxy may write a node's address over the source (rule A3),
-/// but for a pod that reaches itself it counts as itself (rule A1).
+/// The way by a Service's frontend to one of its backends. Beside ClusterIPs kube-proxy may write a
+/// node's address over the source (rule A3), but for a pod that reaches itself it counts as itself
+/// (rule A1).
 pub(super) fn by_service(world: World<'_>, source: &Candidate, frontend: IpAddr, backend: &Candidate) -> Way {
     let mut services = world.snapshot.services.values();
     let is_cluster_ip = services.any(|service| service.cluster_ips.contains(&frontend));
@@ -49,7 +51,8 @@ pub(super) fn by_service(world: World<'_>, source: &Candidate, frontend: IpAddr,
     }
 }
 
-/// The pods that a port of a node leads to, each with the way there: where a packet ends is what counts. `None`: it leads nowhere.
+/// The pods that a port of a node leads to, each with the way there: where a packet ends is what
+/// counts. `None`: it leads nowhere.
 pub(super) fn by_host_port(
     world: World<'_>,
     source: &Candidate,
@@ -164,8 +167,9 @@ fn seen(node: &Node, whose: &str) -> Vec<Seen> {
         .collect()
 }
 
-/// The addresses that a node has on what it sends to pods of others: those of its tunnel and its bridge, which are the first two of its
-/// pods' range, where it has a tunnel or nobody says that it has none.
+/// The addresses that a node has on what it sends to pods of others: those of its tunnel and its
+/// bridge, which are the first two of its pods' range, where it has a tunnel or nobody says that it
+/// has none.
 fn sent_by(world: World<'_>, name: &str, asked: IpAddr) -> Vec<Seen> {
     let Some(node) = world.snapshot.nodes.get(name) else {
         return Vec::new();

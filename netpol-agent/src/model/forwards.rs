@@ -5,14 +5,15 @@ use ipnet::IpNet;
 
 use super::{CidrError, parse_cidr};
 
-/// The annotation of a Namespace with the CIDRs that its pods send and receive for, with commas between them. Only who may edit
-/// Namespaces can write it.
+/// The annotation of a Namespace with the CIDRs that its pods send and receive for, with commas
+/// between them. Only who may edit Namespaces can write it.
 pub const FORWARDS: &str = "netpol/forwards";
 
 /// As many ranges of a Namespace count: with 1,024 endpoints they fit map `forwards`.
 pub const MOST_FORWARDS: usize = 64;
 
-/// What is never one host's: unspecified, loopback, link-local, multicast and reserved addresses, and IPv4 in IPv6 notation.
+/// What is never one host's: unspecified, loopback, link-local, multicast and reserved addresses,
+/// and IPv4 in IPv6 notation.
 const NOBODYS: [&str; 10] = [
     "0.0.0.0/8",
     "127.0.0.0/8",

@@ -170,7 +170,8 @@ async fn serve_explain(State(known): State<Known>, RawQuery(query): RawQuery) ->
     }
 }
 
-/// What is behind interfaces that are closed, or enforced on: where no pod is known, all others let everything pass.
+/// What is behind interfaces that are closed, or enforced on: where no pod is known, all others let
+/// everything pass.
 fn behind(interfaces: Option<&Interfaces>, status: &Status) -> BTreeMap<IpAddr, Behind> {
     let pods = interfaces.into_iter().flat_map(|found| &found.pods);
     let behind = pods.filter_map(|(ifindex, interface)| {

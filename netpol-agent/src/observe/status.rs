@@ -33,7 +33,8 @@ pub struct Unenforced {
 pub struct Status {
     /// Packets are dropped whose checksum a device is to write over what was judged.
     pub checks_checksums: bool,
-    /// The programs can ask connection tracking who opened a connection that they do not know (rule C4).
+    /// The programs can ask connection tracking who opened a connection that they do not know (rule
+    /// C4).
     pub asks_tracking: bool,
     /// A complete revision was enforced, without a write that failed.
     pub ready: bool,

@@ -387,7 +387,8 @@ fn endpoints(
             },
         );
     }
-    // A pod that is gone while its interface is not: what was isolated is closed, what was open stays open; for others it sends no more.
+    // A pod that is gone while its interface is not: what was isolated is closed, what was open
+    // stays open; for others it sends no more.
     let close = |policy| {
         if policy == POLICY_NONE {
             POLICY_NONE

@@ -46,7 +46,8 @@ use notices::Notices;
 const LOOK: Duration = Duration::from_millis(250);
 /// A vanished file counts as such after this long: an editor may be about to put a new one.
 const VANISHED: Duration = Duration::from_millis(500);
-/// What could not be read is tried again after this long: no event tells that there are descriptors again.
+/// What could not be read is tried again after this long: no event tells that there are descriptors
+/// again.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// One reading of a folder, for what needs no agent.

@@ -56,7 +56,8 @@ struct SlimMeta {
     annotations: Option<BTreeMap<String, String>>,
 }
 
-/// Annotations that are read: what a kubelet writes on the mirror of a static pod, flanneld on a Node, and who edits a Namespace.
+/// Annotations that are read: what a kubelet writes on the mirror of a static pod, flanneld on a
+/// Node, and who edits a Namespace.
 const ANNOTATIONS: [&str; 4] = [pod::MIRROR, pod::CONFIG_HASH, node::BACKEND, FORWARDS];
 
 /// Keeps the annotations that are read. Others are passed over before they are copied.

@@ -42,7 +42,8 @@ abi! {
         pub pad: [u8; 3],
         /// Length of the frame, bytes.
         pub length: u32,
-        /// Events of this endpoint that this CPU left out since the last one, because of the rate limit or a full buffer.
+        /// Events of this endpoint that this CPU left out since the last one, because of the rate
+        /// limit or a full buffer.
         pub suppressed: u32,
     }
 }
@@ -92,7 +93,8 @@ abi! {
 }
 
 abi! {
-    /// Value of map `event_budget`, per CPU, by [`Endpoint::number`](super::Endpoint::number): the rate limit of events. Entry 0 is of all.
+    /// Value of map `event_budget`, per CPU, by [`Endpoint::number`](super::Endpoint::number): the
+    /// rate limit of events. Entry 0 is of all.
     pub struct EventBudget, 16 {
         /// Start of the current second, nanoseconds of the monotonic clock by the tick.
         pub window_start: u64,

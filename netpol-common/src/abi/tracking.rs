@@ -6,8 +6,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::field_size;
 
 abi! {
-    /// Where the kernel keeps what its connection tracking knows: bytes of its `struct nf_conn`. The agent gives them to the programs when it
-    /// loads them; no map has this.
+    /// Where the kernel keeps what its connection tracking knows: bytes of its `struct nf_conn`.
+    /// The agent gives them to the programs when it loads them; no map has this.
     pub struct Tracking, 6 {
         /// Whether it can be asked: 1, else 0.
         pub access: u16,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whose addresses a packet has: what a pod sends is from its own (rule A6), what it receives is for them
-//! (rule A9). Of an endpoint that is not known, or whose pod is not, no address is known: both are closed anyway.
+//! Whose addresses a packet has: what a pod sends is from its own (rule A6), what it receives is
+//! for them (rule A9). Of an endpoint that is not known, or whose pod is not, no address is known:
+//! both are closed anyway.
 
 use super::{Place, Tables};
 use crate::{
@@ -8,8 +9,9 @@ use crate::{
     parse::{Packet, Parsed},
 };
 
-/// Whether a pod sends a frame that is not from its own MAC address, or a packet not from an address of
-/// its own. Neighbour discovery always passes (rule F1), and tells addresses that are yet to be a pod's.
+/// Whether a pod sends a frame that is not from its own MAC address, or a packet not from an
+/// address of its own. Neighbour discovery always passes (rule F1), and tells addresses that are
+/// yet to be a pod's.
 #[inline(always)]
 pub(super) fn is_spoofed(
     tables: &impl Tables,
@@ -26,8 +28,8 @@ pub(super) fn is_spoofed(
     }
     let source = &packet.source;
     let membership = matches!(parsed, Parsed::Membership);
-    // Before it has an address it sends reports about groups without any (RFC 9777, 5.2.13; RFC 9776, 4.2.14).
-    // A frame that is no IP packet has no source.
+    // Before it has an address it sends reports about groups without any (RFC 9777, 5.2.13; RFC
+    // 9776, 4.2.14). A frame that is no IP packet has no source.
     let no_packet = packet.protocol == 0 && source.octets == [0; 16];
     let nameless = no_packet
         || membership && source.octets == [0; 16]
@@ -37,8 +39,9 @@ pub(super) fn is_spoofed(
     !(passes || is_own(endpoint, source) || is_forwarded_for(tables, endpoint, place, source))
 }
 
-/// Whether what comes to a pod is for someone else: a bridge floods frames for whom it does not know, and
-/// anyone may put a pod's MAC address on a packet for another. Groups are judged as any address (rule F5).
+/// Whether what comes to a pod is for someone else: a bridge floods frames for whom it does not
+/// know, and anyone may put a pod's MAC address on a packet for another. Groups are judged as any
+/// address (rule F5).
 #[inline(always)]
 pub(super) fn is_for_another(
     tables: &impl Tables,

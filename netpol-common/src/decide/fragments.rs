@@ -45,7 +45,8 @@ pub(super) fn remember(tables: &impl Tables, endpoint: &Endpoint, direction: Dir
         return;
     }
     let key = key(endpoint, direction, packet);
-    // Who puts them together may have another one of the same number, with a longer chain of headers.
+    // Who puts them together may have another one of the same number, with a longer chain of
+    // headers.
     let mut least = packet.eighths;
     if let Some(before) = tables.fragment(&key)
         && is_alive(tables, &before)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What hosts and routers of a link tell each other about multicast groups (rule F1): MLD (RFC 2710, RFC
-//! 9777) and IGMP (RFC 2236, RFC 9776). Read exactly: what has one of their types and is anything else,
-//! or goes anywhere else than such messages go, is judged as any packet.
+//! What hosts and routers of a link tell each other about multicast groups (rule F1): MLD (RFC
+//! 2710, RFC 9777) and IGMP (RFC 2236, RFC 9776). Read exactly: what has one of their types and is
+//! anything else, or goes anywhere else than such messages go, is judged as any packet.
 
 use super::{Buffer, Frame, Packet, protocol};
 
@@ -83,8 +83,8 @@ fn is_padding(bytes: [u8; 2]) -> bool {
     matches!(bytes, [0, 0] | [1, 0])
 }
 
-/// Whether a whole packet of protocol 2 at `offset`, behind an IPv4 header with four bytes of options and
-/// with a TTL of 1, is IGMP.
+/// Whether a whole packet of protocol 2 at `offset`, behind an IPv4 header with four bytes of
+/// options and with a TTL of 1, is IGMP.
 #[inline(always)]
 pub(super) fn is_igmp(frame: &impl Frame, offset: usize, header: &mut Buffer, packet: &Packet) -> bool {
     let length = frame.length() - offset;

@@ -330,7 +330,8 @@ fn c5_a_fragment_that_begins_within_the_first_header_is_malformed() {
     );
 }
 
-/// RFC 7112: what of the headers is not in the first fragment nobody can judge; nothing may be written over what is.
+/// RFC 7112: what of the headers is not in the first fragment nobody can judge; nothing may be
+/// written over what is.
 #[test]
 fn c5_the_first_fragment_tells_how_far_its_headers_go() {
     for (chain, least) in [
@@ -366,7 +367,8 @@ fn c5_the_first_fragment_tells_how_far_its_headers_go() {
     }
 }
 
-/// What has the shape of an extension header and is none for receivers: Mobility, HIP, Shim6; and others that nothing is read behind of.
+/// What has the shape of an extension header and is none for receivers: Mobility, HIP, Shim6; and
+/// others that nothing is read behind of.
 #[test]
 fn f4_protocols_of_that_shape_are_judged_as_what_they_are() {
     for kind in [41, 47, 50, 59, 89, 103, 135, 139, 140, 253, 254] {

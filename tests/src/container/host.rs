@@ -11,7 +11,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A folder that is the node's root, with a bpffs of its own where a node has it. Its mounts are private, as on a node without systemd.
+/// A folder that is the node's root, with a bpffs of its own where a node has it. Its mounts are
+/// private, as on a node without systemd.
 #[derive(Debug)]
 pub struct Host {
     folder: TempDir,
@@ -80,8 +81,8 @@ impl Host {
         Ok(path)
     }
 
-    /// Whether the mount that a path is on tells other mounts of what is mounted in it. A runtime starts no container whose mount is to
-    /// hear of it where it does not.
+    /// Whether the mount that a path is on tells other mounts of what is mounted in it. A runtime
+    /// starts no container whose mount is to hear of it where it does not.
     ///
     /// # Errors
     /// If the mounts cannot be read.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! An OCI image archive, read as a runtime reads it: from the index to the layers, by their digests.
+//! An OCI image archive, read as a runtime reads it: from the index to the layers, by their
+//! digests.
 
 use std::{
     env,

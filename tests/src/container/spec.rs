@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The runtime's configuration of a container (OCI runtime-spec), by what the DaemonSet and the image say, as containerd makes it for a
-//! pod on the node's network.
+//! The runtime's configuration of a container (OCI runtime-spec), by what the DaemonSet and the
+//! image say, as containerd makes it for a pod on the node's network.
 
 use std::path::Path;
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What hosts and routers of a link tell each other about groups: MLD and IGMP, as Linux sends them.
+//! What hosts and routers of a link tell each other about groups: MLD and IGMP, as Linux sends
+//! them.
 
 /// Who says it, where it goes and what it says.
 #[derive(Debug, Clone)]

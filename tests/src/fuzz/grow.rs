@@ -190,7 +190,8 @@ impl Scene {
         let mut steps = Vec::new();
         if let Some(ifindex) = ends[0] {
             let mut sent = step(Hook::FromPod, ifindex, ifindex, egress.allowed);
-            // What a Service claims may go its way too, which is judged where it ends (rule A9): suite progrun holds that against the backends.
+            // What a Service claims may go its way too, which is judged where it ends (rule A9):
+            // suite progrun holds that against the backends.
             if evaluate_service(&self.snapshot, &nodes(), packet).is_some() {
                 sent.truth = None;
             }

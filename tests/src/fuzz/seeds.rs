@@ -143,7 +143,8 @@ pub fn built() -> Seeds {
                 headers::put(&mut fragment, headers::ETHERNET + headers::IPV6 + 2, field);
                 add(&format!("ipv6-fragment-{name}"), fragment);
             }
-            // Behind the fragment header more than the transport header: what is written over that ends at 40 bytes.
+            // Behind the fragment header more than the transport header: what is written over that
+            // ends at 40 bytes.
             for (name, field) in [("first", 1), ("over", 4 << 3), ("behind", 5 << 3)] {
                 let mut fragment = headers::with_extensions(&of(protocol::TCP, 80), &[44, 60], 1, 0);
                 headers::put(&mut fragment, headers::ETHERNET + headers::IPV6 + 2, field);

@@ -100,7 +100,8 @@ fn a5_each_backend_of_a_service_has_a_verdict() {
         let expected = (0, "allowed".to_owned(), vec![db.clone(), spare.clone()]);
         assert_eq!(answer(["shop/web", end], port), expected, "{end} {port}");
     }
-    // By others masquerade may write an address of the node, which is not among the peers of data/db.
+    // By others masquerade may write an address of the node, which is not among the peers of
+    // data/db.
     for (end, port) in [
         ("203.0.113.50", "5432/TCP"),
         ("203.0.113.51", "5432/TCP"),

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What objects alone do not tell: `explain` answers for each thing that may be, and says that it cannot tell where that differs.
+//! What objects alone do not tell: `explain` answers for each thing that may be, and says that it
+//! cannot tell where that differs.
 
 use netpol_tests::manifests::ManifestDir;
 use serde_json::Value;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A long answer is folded: what is nearest to a match is shown, the rest is counted, and `--all` has it.
+//! A long answer is folded: what is nearest to a match is shown, the rest is counted, and `--all`
+//! has it.
 
 use std::{fmt::Write, time::Instant};
 
@@ -110,7 +111,8 @@ fn long_answers_are_folded_with_the_nearest_first() {
     }
 }
 
-/// Whoever is asked about in a cluster of 5,000 pods, 3,000 policies in 5 namespaces: hundreds isolate a pod.
+/// Whoever is asked about in a cluster of 5,000 pods, 3,000 policies in 5 namespaces: hundreds
+/// isolate a pod.
 #[test]
 fn answers_about_a_large_cluster_are_folded() {
     let size = Size {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a running agent says of ends that objects alone do not tell, held against what packets do: interfaces that are not there, that are
-//! closed, that have other addresses, and policies that are too much (rules A6, A8, A9, B2, L2).
+//! What a running agent says of ends that objects alone do not tell, held against what packets do:
+//! interfaces that are not there, that are closed, that have other addresses, and policies that are
+//! too much (rules A6, A8, A9, B2, L2).
 
 use std::{
     fmt::Write,
@@ -36,7 +37,8 @@ fn ask(lab: &Lab, from: &str, to: &str, port: &str) -> (i32, Value) {
     (output.status.code().unwrap(), answer)
 }
 
-/// Holds the answer against a probe of TCP 8080: denied is silence (rule A7). `reason`: of one of the sides.
+/// Holds the answer against a probe of TCP 8080: denied is silence (rule A7). `reason`: of one of
+/// the sides.
 #[track_caller]
 fn agrees(lab: &Lab, from: (&Site, IpAddr), to: (&Site, IpAddr), reason: &str) {
     let probe = Probe {

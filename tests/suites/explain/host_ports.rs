@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A port of a node that is a pod's host port: what `explain` says is what connections meet there (rules A2, A3, A5).
+//! A port of a node that is a pod's host port: what `explain` says is what connections meet there
+//! (rules A2, A3, A5).
 
 use std::{fmt::Write as _, net::IpAddr};
 
@@ -45,7 +46,8 @@ fn pods(lab: &Lab) -> String {
     PODS.iter().map(pod).collect::<Vec<_>>().join("---\n")
 }
 
-/// What the CNI's plugin portmap writes for the host port: translation at all addresses of the node, and masquerade for pods of the node's range.
+/// What the CNI's plugin portmap writes for the host port: translation at all addresses of the
+/// node, and masquerade for pods of the node's range.
 fn port_map(lab: &Lab) {
     let web = lab.site("shop/web").unwrap();
     for (address, range) in web.addresses.iter().zip(lab.node.plan().pod_networks()) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which address another node has on what it sends to a pod: that of its tunnel, not its own (rule A4). What the agent says is held
-//! against connections that the other node makes.
+//! Which address another node has on what it sends to a pod: that of its tunnel, not its own (rule
+//! A4). What the agent says is held against connections that the other node makes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -87,7 +87,8 @@ fn a4_another_node_is_explained_by_the_addresses_that_it_may_have() {
                     "{address}, allowed {allowed:?}:\n{text}"
                 );
             }
-            // The node's own may be exchanged for that of the tunnel: it is told where that does not matter.
+            // The node's own may be exchanged for that of the tunnel: it is told where that does
+            // not matter.
             let (code, text) = ask(&cluster, uplink);
             let differs = all
                 .iter()

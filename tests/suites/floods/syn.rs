@@ -115,8 +115,8 @@ fn c4_a_full_flow_table_ends_no_connection_and_opens_none() {
     );
 }
 
-/// Seen: one pod that fills the table costs others their idle connections. It takes what is for all, and no more; not one flow of the others
-/// makes room, and what they open has a place.
+/// Seen: one pod that fills the table costs others their idle connections. It takes what is for
+/// all, and no more; not one flow of the others makes room, and what they open has a place.
 #[test]
 fn c4_a_pod_that_fills_the_flow_table_fills_its_own_share() {
     let Some(mut lab) = lab(&policy("victim", "Ingress, Egress", OPEN)) else {
@@ -151,8 +151,8 @@ fn c4_a_pod_that_fills_the_flow_table_fills_its_own_share() {
     ask(&mut open, "at last");
 }
 
-/// A pod that may not open connections goes on with one that the table forgot: connection tracking says who opened it. What nobody opened is
-/// not let out.
+/// A pod that may not open connections goes on with one that the table forgot: connection tracking
+/// says who opened it. What nobody opened is not let out.
 #[test]
 fn c4_a_connection_whose_flow_is_gone_is_judged_again_from_its_opener() {
     let Some(lab) = lab(&policy("victim", "Ingress, Egress", OPEN)) else {
@@ -187,8 +187,8 @@ fn c4_a_connection_whose_flow_is_gone_is_judged_again_from_its_opener() {
     );
 }
 
-/// Without connection tracking nobody's word is taken: neither what the peer sends nor what the pod does makes a flow, and the connection ends.
-/// A new one is as any.
+/// Without connection tracking nobody's word is taken: neither what the peer sends nor what the pod
+/// does makes a flow, and the connection ends. A new one is as any.
 #[test]
 fn c4_without_connection_tracking_a_connection_whose_flow_is_gone_is_closed() {
     let Some(lab) = lab(&policy("victim", "Ingress, Egress", OPEN)) else {

@@ -204,7 +204,8 @@ fn f4_protocols_without_ports_are_not_allowed_by_ports() {
     const NO_NEXT_HEADER: u8 = 59;
     Pods::run(|pods| {
         for family in Family::both() {
-            // Mobility, HIP and Shim6 have the shape of an extension header, and are none to receivers.
+            // Mobility, HIP and Shim6 have the shape of an extension header, and are none to
+            // receivers.
             for number in [
                 ESP,
                 NO_NEXT_HEADER,
@@ -246,7 +247,8 @@ fn f4_no_port_is_read_behind_protocols_of_their_own() {
     });
 }
 
-/// The frames pass an isolated pod; changed in any byte of what tells them, they are what policy says of ICMPv6 and IGMP.
+/// The frames pass an isolated pod; changed in any byte of what tells them, they are what policy
+/// says of ICMPv6 and IGMP.
 #[test]
 fn f1_messages_about_groups_pass_and_nothing_that_looks_like_them() {
     Pods::run(|pods| {

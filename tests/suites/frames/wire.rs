@@ -265,8 +265,9 @@ fn f3_headers_behind_the_linear_part() {
     }
 }
 
-/// Takes the MAC addresses from the endpoints, for which zeros stand where the agent knows none: these tests know each frame by a source of
-/// its own. The agent writes an endpoint for the last time when it has found the pod's link-local address.
+/// Takes the MAC addresses from the endpoints, for which zeros stand where the agent knows none:
+/// these tests know each frame by a source of its own. The agent writes an endpoint for the last
+/// time when it has found the pod's link-local address.
 fn forget_macs(lab: &Lab, pods: usize) -> Result<()> {
     let pin = netpol_agent::datapath::pin_folder(lab.agent.pin_path()).join("endpoints");
     let map = aya::maps::Map::HashMap(aya::maps::MapData::from_pin(pin)?);

@@ -15,7 +15,8 @@ use etherparse::{
 
 use crate::attack::VLAN_SOURCE;
 
-/// Source, destination, identification and protocol (in IPv6 that of the fragment header) of a packet in fragments.
+/// Source, destination, identification and protocol (in IPv6 that of the fragment header) of a
+/// packet in fragments.
 type Fragmented = (IpAddr, IpAddr, u32, u8);
 
 /// Sorts of leaks, as [`Judge::leaked`] tells them: whatever a victim can be sent that policy denies.
@@ -298,7 +299,8 @@ fn ipv6(bytes: &[u8]) -> Option<Ip<'_>> {
                 let header = Ipv6FragmentHeaderSlice::from_slice(ip.payload).ok()?;
                 let first = header.fragment_offset().value() == 0;
                 if header.is_fragmenting_payload() {
-                    // Receivers put them together whatever is said to follow, and believe the first of them (RFC 8200, 4.5).
+                    // Receivers put them together whatever is said to follow, and believe the first
+                    // of them (RFC 8200, 4.5).
                     ip.fragment = Some((header.identification(), 44, first));
                 }
                 if !first {

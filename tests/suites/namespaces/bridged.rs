@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Pods that have their address on a bridge inside, or behind one, as those of virtual machines do (rules A6, A8).
+//! Pods that have their address on a bridge inside, or behind one, as those of virtual machines do
+//! (rules A6, A8).
 
 use std::{fmt::Write, sync::Arc};
 
@@ -32,8 +33,9 @@ fn to_bridge(site: &Site) {
         .unwrap();
 }
 
-/// Moves what a pod is into a network namespace behind a bridge: eth0 gets another MAC address, the machine has the pod's. The bridge does
-/// not learn from eth0: a node's bridge with hairpin gives broadcasts back.
+/// Moves what a pod is into a network namespace behind a bridge: eth0 gets another MAC address, the
+/// machine has the pod's. The bridge does not learn from eth0: a node's bridge with hairpin gives
+/// broadcasts back.
 fn to_machine(lab: &Lab, site: &Site) -> Site {
     let own = mac_inside(&site.netns);
     let name = format!("{}vm{}", lab.node.prefix(), site.name.replace('/', "-"));
@@ -99,7 +101,8 @@ fn a8_a_pod_that_puts_its_address_on_a_bridge_goes_on_and_is_enforced_on() {
     }
 }
 
-/// The first agent of the node comes when the bridge is there, with another MAC address than the pod's interface.
+/// The first agent of the node comes when the bridge is there, with another MAC address than the
+/// pod's interface.
 #[test]
 fn a8_an_agent_that_comes_later_finds_the_pod_on_its_bridge() {
     let Some(mut lab) = lab(&[]) else {
@@ -142,7 +145,8 @@ fn a8_a_virtual_machine_with_the_pods_mac_address_goes_on_and_is_enforced_on() {
     }
 }
 
-/// As Calico makes them: no bridge, one MAC address for the node's ends of all pods, and the node answers for every address.
+/// As Calico makes them: no bridge, one MAC address for the node's ends of all pods, and the node
+/// answers for every address.
 #[test]
 fn a8_a_routed_pod_behind_a_mac_address_that_all_have_is_enforced_on() {
     let Some(mut lab) = lab(&[]) else {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A pod that routes for a client behind it, as a VPN's end does: only while the annotation of its Namespace says so (rule A6).
+//! A pod that routes for a client behind it, as a VPN's end does: only while the annotation of its
+//! Namespace says so (rule A6).
 
 use std::{fmt::Write, net::IpAddr, sync::Arc};
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What neighbours on the link try: link-local addresses, others' MAC addresses, packets for others; and what
-//! the link needs to go on (rules A6, A9, F1).
+//! What neighbours on the link try: link-local addresses, others' MAC addresses, packets for
+//! others; and what the link needs to go on (rules A6, A9, F1).
 
 use std::{
     io::ErrorKind,
@@ -74,7 +74,8 @@ fn listener(site: &Site) -> TcpListener {
     bound.unwrap()
 }
 
-/// Both ends of a policy that means all but one pod, dialled by that pod and dialling it under `fe80::`.
+/// Both ends of a policy that means all but one pod, dialled by that pod and dialling it under
+/// `fe80::`.
 #[test]
 fn a9_a_pod_met_under_its_link_local_address_is_that_pod() {
     let Some(lab) = lab(&[]) else {
@@ -127,7 +128,8 @@ fn a6_a_pod_sends_with_one_link_local_address() {
     }
 }
 
-/// A packet for somebody else's address, with the pod's MAC address, does not enter it: isolated or not.
+/// A packet for somebody else's address, with the pod's MAC address, does not enter it: isolated or
+/// not.
 #[test]
 fn a9_a_packet_for_another_address_does_not_enter_a_pod() {
     let Some(lab) = lab(&[]) else {
@@ -162,7 +164,8 @@ fn a9_a_packet_for_another_address_does_not_enter_a_pod() {
     }
 }
 
-/// One pod says with a frame of its own that another's MAC address is behind its port of the bridge.
+/// One pod says with a frame of its own that another's MAC address is behind its port of the
+/// bridge.
 #[test]
 fn a6_a_pod_does_not_take_another_pods_mac_address_in_the_bridge() {
     let Some(lab) = lab(&[]) else {
@@ -273,7 +276,8 @@ fn about_groups(packet: &[u8]) -> Option<(u8, IpAddr)> {
     }
 }
 
-/// The bridge asks which groups there are, and forgets who does not answer: an isolated pod is found by IPv6 all the same.
+/// The bridge asks which groups there are, and forgets who does not answer: an isolated pod is
+/// found by IPv6 all the same.
 #[test]
 fn f1_isolated_pods_answer_a_querier_and_are_found_after_its_interval() {
     let Some(lab) = lab(&[("deny.yaml", DENY_ALL)]) else {

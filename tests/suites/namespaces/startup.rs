@@ -44,7 +44,8 @@ fn wait(lab: &Lab, seen: usize, what: &str, veth: &str) -> String {
     }
 }
 
-/// The agent comes after the pod, which has put its address where the node does not look, and another where it does.
+/// The agent comes after the pod, which has put its address where the node does not look, and
+/// another where it does.
 #[test]
 fn a8_what_no_pod_is_found_behind_is_closed_while_one_is_astray() {
     let Some(mut lab) = started("open", &[("deny.yaml", &deny("shop", "app: hidden"))]) else {
@@ -74,7 +75,8 @@ fn a8_what_no_pod_is_found_behind_is_closed_while_one_is_astray() {
         lab.expect("shop/b", "outside", &Outcome::Reached);
     };
     silent(&lab);
-    // Later turns leave it closed, and so do later agents, before they know that a pod is astray and after.
+    // Later turns leave it closed, and so do later agents, before they know that a pod is astray
+    // and after.
     apply_and_leave(&lab, "turn.yaml", &deny("other", "app: nobody"));
     silent(&lab);
     restart_and_leave(&mut lab);

@@ -36,7 +36,8 @@ fn a2_node_and_pod_reach_each_other_under_deny_all() {
     lab.expect("shop/a", "node", &Outcome::Reached);
 }
 
-/// Who opened a connection is known to the node's connection tracking, and what the node opened stays open.
+/// Who opened a connection is known to the node's connection tracking, and what the node opened
+/// stays open.
 #[test]
 fn a2_node_and_pod_talk_under_deny_all_where_connections_are_tracked() {
     let Some(lab) = lab(&[]) else {

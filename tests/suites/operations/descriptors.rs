@@ -24,8 +24,8 @@ fn limit(pid: u32, count: usize) {
     assert!(prlimit.status().unwrap().success());
 }
 
-/// Lets a process have not one descriptor more: the lowest that is free is the first that is too high. What it holds back for clients
-/// is below.
+/// Lets a process have not one descriptor more: the lowest that is free is the first that is too
+/// high. What it holds back for clients is below.
 fn leave_none(pid: u32) {
     let folder = format!("/proc/{pid}/fd");
     let free = (0..).find(|number| fs::symlink_metadata(format!("{folder}/{number}")).is_err());

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! SIGTERM at the moments of a start: the agent ends with 0, soon, and what is enforced stays (rule B3).
+//! SIGTERM at the moments of a start: the agent ends with 0, soon, and what is enforced stays (rule
+//! B3).
 
 use std::{
     fs,
@@ -101,7 +102,8 @@ fn b3_sigterm_ends_the_agent_while_a_file_system_does_not_answer() {
         return;
     }
     let (node, manifests) = node();
-    // Opening it waits for somebody who writes: nobody does. The thread that waits cannot be told to stop.
+    // Opening it waits for somebody who writes: nobody does. The thread that waits cannot be told
+    // to stop.
     let kubeconfig = manifests.path().join("kubeconfig");
     mkfifo(&kubeconfig, Mode::S_IRUSR).unwrap();
     let mut kube = Launch::new("kube".as_ref(), &node.plan().name);

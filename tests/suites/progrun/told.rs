@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What events say of connections that were open when policy changed: the pod and the direction that they name deny the connection.
+//! What events say of connections that were open when policy changed: the pod and the direction
+//! that they name deny the connection.
 
 use std::net::IpAddr;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Services that claim what is not theirs (rules A5, A9): addresses of hosts outside, of pods and of
-//! nodes, with and without rules of kube-proxy for them.
+//! Services that claim what is not theirs (rules A5, A9): addresses of hosts outside, of pods and
+//! of nodes, with and without rules of kube-proxy for them.
 
 use std::net::IpAddr;
 
@@ -24,7 +24,8 @@ fn addresses(cluster: &Cluster, sites: &[&str]) -> Vec<IpAddr> {
     sites.flatten().collect()
 }
 
-/// A Service whose ports are those of everything here, so that who answers tells where a packet went.
+/// A Service whose ports are those of everything here, so that who answers tells where a packet
+/// went.
 fn claim(labels: &Value, claimed: &[IpAddr], backends: &[IpAddr]) -> Vec<Value> {
     let ports = |key: &str| {
         json!([
@@ -63,8 +64,8 @@ fn to(cluster: &Cluster, from: &str, sites: &[&str]) -> Vec<Probe> {
     probes.flatten().collect()
 }
 
-/// To the pods with label `bad`, to the outside and to the other node: to all that is claimed, and not
-/// to the backends of who claims it.
+/// To the pods with label `bad`, to the outside and to the other node: to all that is claimed, and
+/// not to the backends of who claims it.
 fn to_claimed(cluster: &Cluster) -> String {
     let blocks = addresses(cluster, &["outside", "node-b"]);
     let blocks = blocks.iter().map(|address| {
@@ -77,8 +78,8 @@ fn to_claimed(cluster: &Cluster) -> String {
     egress("client", &format!("{{to: [{}]}}", peers.join(", ")))
 }
 
-/// Another proxy's, of which there is none here; and in the moment before kube-proxy's rules come, or
-/// after they went.
+/// Another proxy's, of which there is none here; and in the moment before kube-proxy's rules come,
+/// or after they went.
 fn a9_a_service_that_nobody_translates_opens_and_closes_nothing(cluster: &mut Cluster) {
     let claimed = addresses(cluster, &CLAIMED);
     let backends = addresses(cluster, &["web-a", "web-b"]);
@@ -127,8 +128,9 @@ fn a9_c2_a_service_over_an_address_ends_no_connection_to_it(cluster: &mut Cluste
     ask("after");
 }
 
-/// With kube-proxy's rules a packet to a host that a Service claims ends at the Service's backend, and
-/// that is what policy is asked about (rule A5). What is a pod's or a node's is not asked for there.
+/// With kube-proxy's rules a packet to a host that a Service claims ends at the Service's backend,
+/// and that is what policy is asked about (rule A5). What is a pod's or a node's is not asked for
+/// there.
 fn a5_a9_what_kube_proxy_translates_is_judged_on_the_backend(cluster: &mut Cluster) {
     let claimed = addresses(cluster, &CLAIMED);
     let objects = claim(&json!({}), &claimed, &addresses(cluster, &["web-b"]));
@@ -162,7 +164,8 @@ fn a9_a_service_of_one_family_claims_nothing_of_the_other(cluster: &mut Cluster)
     }
 }
 
-/// A pod's own node is open (rule A2), and that opens nothing else, by whatever name it is a backend.
+/// A pod's own node is open (rule A2), and that opens nothing else, by whatever name it is a
+/// backend.
 fn a2_a9_a_slice_that_names_the_node_opens_no_other_way(cluster: &mut Cluster) {
     let claimed = addresses(cluster, &["outside", "bad-a", "bad-b"]);
     let objects = claim(&json!({}), &claimed, &addresses(cluster, &["node-a"]));
@@ -186,8 +189,8 @@ fn a2_a9_a_slice_that_names_the_node_opens_no_other_way(cluster: &mut Cluster) {
     cluster.expect("its own node", &by_service, &Outcome::Reached);
 }
 
-/// As a cache of DNS on the node, which takes the ClusterIP of the Service that it stands in for, and
-/// keeps kube-proxy's rules away from it. What counts is where a packet ends.
+/// As a cache of DNS on the node, which takes the ClusterIP of the Service that it stands in for,
+/// and keeps kube-proxy's rules away from it. What counts is where a packet ends.
 fn a2_what_ends_at_the_node_is_open_whatever_service_has_its_address(cluster: &mut Cluster) {
     let objects = claim(&json!({}), &[], &addresses(cluster, &["bad-b"]));
     let node = cluster.site("node-a").unwrap();

@@ -81,7 +81,8 @@ fn a5_deny_all_closes_every_frontend(cluster: &mut Cluster) {
     cluster.expect("a pod that is not isolated", &others, &Outcome::Reached);
 }
 
-/// What a backend answers has the virtual address again when it reaches who asked; it is an answer all the same.
+/// What a backend answers has the virtual address again when it reaches who asked; it is an answer
+/// all the same.
 fn c1_backends_that_may_send_nothing_answer(cluster: &mut Cluster) {
     for policies in [
         vec![egress("web", "")],

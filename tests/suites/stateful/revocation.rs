@@ -33,7 +33,8 @@ fn flows(lab: &Lab) -> HashMap<MapData, FlowKey, Flow> {
 /// What becomes of the flow.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Loss {
-    /// The opener sent a RST that is out of the window, and both were silent for so long that what is closed ends.
+    /// The opener sent a RST that is out of the window, and both were silent for so long that what
+    /// is closed ends.
     ForgedReset,
     /// It made room for others.
     Evicted,

@@ -13,8 +13,8 @@ use crate::{
 };
 
 impl Frontends {
-    /// Says of a Service what is refused, instead of what was said before: one finding, however many
-    /// addresses it claims.
+    /// Says of a Service what is refused, instead of what was said before: one finding, however
+    /// many addresses it claims.
     pub(super) fn report_refused(
         &self,
         (key, service): (&ObjectKey, Option<&Service>),

@@ -31,7 +31,8 @@ pub(in crate::compile) struct Guards {
     ends: BTreeMap<Frontend, Ends>,
     /// The frontends of each.
     known: BTreeMap<Ends, BTreeSet<Frontend>>,
-    /// The policies that let some pass in part. What a policy says of a class stays as long as both have their numbers.
+    /// The policies that let some pass in part. What a policy says of a class stays as long as both
+    /// have their numbers.
     partial: BTreeMap<Ends, BTreeSet<PolicyId>>,
     /// The backends of each frontend that counts.
     of: BTreeMap<Frontend, BTreeSet<Frontend>>,

@@ -32,8 +32,8 @@ pub(super) fn node_ports(service: &Service) -> Reached {
     ports.map(|(frontend, _)| (frontend, BTreeSet::new())).collect()
 }
 
-/// Where a Service is reached by each of its ports. A headless one has no frontends, and in a family
-/// in which it has no ClusterIP kube-proxy serves none of its other addresses.
+/// Where a Service is reached by each of its ports. A headless one has no frontends, and in a
+/// family in which it has no ClusterIP kube-proxy serves none of its other addresses.
 fn frontends_of(service: &Service) -> Vec<(Frontend, &ServicePort)> {
     let mut frontends = Vec::new();
     let cluster_ips: BTreeSet<IpAddr> = service.cluster_ips.iter().map(IpAddr::to_canonical).collect();

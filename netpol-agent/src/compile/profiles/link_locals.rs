@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The link-local addresses of this node's pods (rule A9): under one, a pod is what it is under its own.
+//! The link-local addresses of this node's pods (rule A9): under one, a pod is what it is under its
+//! own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +21,8 @@ pub(super) struct LinkLocals {
 }
 
 impl LinkLocals {
-    /// Takes those of the pods that are bound. Adds the addresses that may be something else now to `touched`.
+    /// Takes those of the pods that are bound. Adds the addresses that may be something else now to
+    /// `touched`.
     pub(super) fn update(
         &mut self,
         bound: &BTreeMap<ObjectKey, BTreeSet<Ipv6Addr>>,

@@ -70,7 +70,8 @@ pub enum AttachError {
         /// What the qdisc is.
         kind: String,
     },
-    /// TCX and clsact both failed; first the one that is for all interfaces. What is wrong may show in that one only.
+    /// TCX and clsact both failed; first the one that is for all interfaces. What is wrong may show
+    /// in that one only.
     #[error("{}; the other way: {}", .0[0], .0[1])]
     NeitherWay(Box<[Self; 2]>),
     /// A list or a change by netlink failed.

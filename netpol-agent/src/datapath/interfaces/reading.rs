@@ -202,7 +202,8 @@ impl Reader {
         Ok(all)
     }
 
-    /// The MAC address of a device behind a veth. What cannot be read is not known: the namespace may be gone.
+    /// The MAC address of a device behind a veth. What cannot be read is not known: the namespace
+    /// may be gone.
     fn peer_mac(&mut self, veth: &Veth, device: u32) -> Option<Mac> {
         if veth.namespace < 0 {
             return None;
@@ -349,9 +350,10 @@ fn route(message: &[u8]) -> Option<(u32, IpNet)> {
     Some((index?, IpNet::new(destination?, length).ok()?))
 }
 
-/// Reads an address message. One that does not carry the id of the namespace that was asked for is not from there: `None`.
-/// In a pod's namespace only those that were given to it: any pod on the link may advertise itself as a router, and so give others addresses
-/// before they have their own (rule A8).
+/// Reads an address message. One that does not carry the id of the namespace that was asked for is
+/// not from there: `None`. In a pod's namespace only those that were given to it: any pod on the
+/// link may advertise itself as a router, and so give others addresses before they have their own
+/// (rule A8).
 fn address(message: &[u8], namespace: Option<i32>) -> Option<(u32, IpAddr)> {
     let index = u32_at(message, 4)?;
     let mut flags = u32::from(*message.get(2)?);
@@ -390,7 +392,8 @@ fn addresses_of(veth: &Veth, behind: &Addresses, alone: bool) -> BTreeSet<IpAddr
     behind.values().flat_map(counting).collect()
 }
 
-/// The device that has the pod's addresses, and whose frames leave by the veth: its peer, or a bridge over that.
+/// The device that has the pod's addresses, and whose frames leave by the veth: its peer, or a
+/// bridge over that.
 fn holder(veth: &Veth, behind: &Addresses, addresses: &BTreeSet<IpAddr>) -> u32 {
     let has = |index: &u32| behind.get(index).is_some_and(|on| !on.is_disjoint(addresses));
     if has(&veth.peer) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whose the address of an end is: what is not its pod's own, or nobody's as far as is known, is judged by no policy.
+//! Whose the address of an end is: what is not its pod's own, or nobody's as far as is known, is
+//! judged by no policy.
 
 use super::Judged;
 use crate::{
@@ -7,8 +8,8 @@ use crate::{
     model::Pod,
 };
 
-/// Only the first address of each family is the pod's own, and the link-local one of its interface: what it sends with another is dropped
-/// (rule A6).
+/// Only the first address of each family is the pod's own, and the link-local one of its interface:
+/// what it sends with another is dropped (rule A6).
 pub(super) fn spoofed(world: World<'_>, source: &Candidate) -> Option<Judged> {
     let pod = with_another_address(world, source)?;
     let text = format!(
@@ -41,8 +42,8 @@ fn with_another_address<'a>(world: World<'a>, end: &Candidate) -> Option<&'a Pod
     (!own).then_some(pod)
 }
 
-/// An interface of which no pod is known: in strict mode it is closed to all but the node (rules B2, A2); if its pod is gone, it is open
-/// or closed, as that was isolated.
+/// An interface of which no pod is known: in strict mode it is closed to all but the node (rules
+/// B2, A2); if its pod is gone, it is open or closed, as that was isolated.
 pub(super) fn strayed(world: World<'_>, own: &Candidate, other: &Candidate, judged: Judged) -> Judged {
     let pod = own.pod(world.snapshot);
     if pod.is_some_and(|pod| !pod.terminal) || world.is_here(other.address) {
@@ -68,7 +69,8 @@ pub(super) fn strayed(world: World<'_>, own: &Candidate, other: &Candidate, judg
     }
 }
 
-/// Of a link-local address that is nobody's as far as anyone here knows: its pod's side is not known, nor the other's where that denies.
+/// Of a link-local address that is nobody's as far as anyone here knows: its pod's side is not
+/// known, nor the other's where that denies.
 pub(super) fn nobodys(world: World<'_>, own: &Candidate, other: &Candidate, judged: Judged) -> Judged {
     let is_unknown = |end: &Candidate| world.is_unknown_link_local(end.address);
     let unknown = match (is_unknown(own), is_unknown(other)) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The order in which pods are let send and receive for others, and no longer (rules A6, B4). What is new stands in map `forwards`
-//! before an endpoint has the flag by which it counts; of an endpoint that loses the flag it goes after that.
+//! The order in which pods are let send and receive for others, and no longer (rules A6, B4). What
+//! is new stands in map `forwards` before an endpoint has the flag by which it counts; of an
+//! endpoint that loses the flag it goes after that.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,7 +38,8 @@ impl Forwarding {
         }
     }
 
-    /// The writes before the endpoints. What an earlier pod of the interface was let, and what the flag that stays would let, goes here.
+    /// The writes before the endpoints. What an earlier pod of the interface was let, and what the
+    /// flag that stays would let, goes here.
     pub(super) fn prepare(
         &self,
         state: &State,

@@ -165,7 +165,8 @@ impl Wire for wire::EndpointSlice {
             }
         }
 
-        // kube-proxy reads a slice for the family of its type. Host names are nothing that a packet shows.
+        // kube-proxy reads a slice for the family of its type. Host names are nothing that a packet
+        // shows.
         let kind = self.address_type.as_deref();
         let by_name = !matches!(kind, None | Some("IPv4" | "IPv6"));
         let of_type = |address: &IpAddr| match kind {
@@ -261,8 +262,9 @@ mod tests {
         }
     }
 
-    /// By field, what kube-proxy makes of it: `cmd/kube-proxy/app/server.go`, `pkg/proxy/serviceport.go`,
-    /// `servicechangetracker.go` and `pkg/proxy/util/utils.go` of Kubernetes 1.34.
+    /// By field, what kube-proxy makes of it: `cmd/kube-proxy/app/server.go`,
+    /// `pkg/proxy/serviceport.go`, `servicechangetracker.go` and `pkg/proxy/util/utils.go` of
+    /// Kubernetes 1.34.
     #[test]
     fn a5_a9_virtual_addresses_are_those_that_kube_proxy_serves() {
         let base = json!({
@@ -283,7 +285,8 @@ mod tests {
             ("/metadata/name", json!("web"), &all, &balancers),
             (proxy_name, json!("other"), &[], &balancers),
             (proxy_name, json!(""), &[], &balancers),
-            // On a Service it means nothing to kube-proxy of today, and an older one would only serve less.
+            // On a Service it means nothing to kube-proxy of today, and an older one would only
+            // serve less.
             (headless, json!(""), &all, &balancers),
             ("/spec/type", json!("ExternalName"), &[], &balancers),
             ("/spec/type", json!("ClusterIP"), &all, &balancers),
@@ -399,7 +402,8 @@ mod tests {
         assert_eq!(codes(&entry).len(), special.len());
     }
 
-    /// `cmd/kube-proxy/app/server.go`, `pkg/proxy/metaproxier/meta_proxier.go`, `endpointslicecache.go`.
+    /// `cmd/kube-proxy/app/server.go`, `pkg/proxy/metaproxier/meta_proxier.go`,
+    /// `endpointslicecache.go`.
     #[test]
     fn a5_a9_slices_are_those_that_kube_proxy_reads() {
         for (labels, kind, service, addresses) in [

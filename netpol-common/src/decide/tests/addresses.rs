@@ -366,7 +366,8 @@ fn a6_a_pod_sends_and_receives_for_whom_its_namespace_says() {
     assert_ne!(verdict, Verdict::Forward, "what another pod may");
 }
 
-/// A pod met under its link-local address is judged by the identity of that address, which the agent makes the pod's (rule A9).
+/// A pod met under its link-local address is judged by the identity of that address, which the
+/// agent makes the pod's (rule A9).
 #[test]
 fn a9_link_local_addresses_have_identities_flows_and_replies() {
     let (tables, web) = web();
@@ -399,8 +400,9 @@ fn a9_link_local_addresses_have_identities_flows_and_replies() {
     assert!(!sends(&tables, &pod, forged));
 }
 
-/// Programs come before the pod is known: in open mode with a pending endpoint, which lets all pass (rule B2); in strict mode without one,
-/// which closes to all but the node (rule L1). Neither has an address to hold packets against.
+/// Programs come before the pod is known: in open mode with a pending endpoint, which lets all pass
+/// (rule B2); in strict mode without one, which closes to all but the node (rule L1). Neither has
+/// an address to hold packets against.
 #[test]
 fn b2_l1_without_a_known_pod_addresses_neither_open_nor_close() {
     let pending = Endpoint {

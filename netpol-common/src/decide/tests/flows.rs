@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A flow is what both ends agreed to (rules C3, C4): what one end claims alone, and sequences of segments by either under revocation.
+//! A flow is what both ends agreed to (rules C3, C4): what one end claims alone, and sequences of
+//! segments by either under revocation.
 
 use std::vec::Vec;
 
@@ -52,7 +53,8 @@ const CLOSED: u8 = State::Closed as u8;
 
 #[test]
 fn c4_a_reset_counts_if_its_receiver_would_take_it() {
-    // Flags and sequence number of a segment of the client, and the state after it. The pod acknowledged 101 last.
+    // Flags and sequence number of a segment of the client, and the state after it. The pod
+    // acknowledged 101 last.
     for (flags, sequence, after) in [
         (RST, 101, CLOSED),
         (RST | ACK, 101, CLOSED),
@@ -82,7 +84,8 @@ fn c4_both_ends_end_a_flow() {
     open(&tables, &pod);
     assert!(sends(&tables, &pod, answer(FIN | ACK, 501, 101)));
     assert_eq!(state(&tables), ESTABLISHED);
-    // Who said that it has no more to say is sent a reset when more comes; it need not have acknowledged that.
+    // Who said that it has no more to say is sent a reset when more comes; it need not have
+    // acknowledged that.
     assert!(receives(&tables, &pod, segment(RST, 4000, 0)));
     assert_eq!(state(&tables), CLOSED);
 
@@ -106,7 +109,8 @@ fn c4_both_ends_end_a_flow() {
     assert_eq!(state(&tables), CLOSED);
 }
 
-/// Seen: the flow of a forged reset ended while its packets were denied, and what the pod sent again opened a new one.
+/// Seen: the flow of a forged reset ended while its packets were denied, and what the pod sent
+/// again opened a new one.
 #[test]
 fn c4_a_forged_reset_and_silence_by_policy_open_nothing() {
     for reset in [segment(RST, 77, 0), segment(RST, 101, 501)] {
@@ -150,7 +154,8 @@ fn c3_denied_packets_of_either_end_keep_a_denied_flow() {
     }
 }
 
-/// A segment in the middle of a connection that no flow is known of, with each thing that connection tracking may say.
+/// A segment in the middle of a connection that no flow is known of, with each thing that
+/// connection tracking may say.
 #[test]
 fn c4_what_was_not_seen_to_open_is_told_by_connection_tracking() {
     let isolations = [POLICY_NONE, POLICY_DENY, WEB];
@@ -196,7 +201,8 @@ fn c4_an_answer_of_udp_is_told_by_connection_tracking() {
         "the client opened it, and may not"
     );
     tables.openers.borrow_mut().clear();
-    // Its own question, whose flow others' took the place of, is answered; who is not asked stays out.
+    // Its own question, whose flow others' took the place of, is answered; who is not asked stays
+    // out.
     tables.openers.borrow_mut().insert(key, Opener::Pod);
     let (forgetful, _) = web();
     assert!(!receives(&forgetful, &pod, asked));
@@ -209,7 +215,8 @@ fn c4_an_answer_of_udp_is_told_by_connection_tracking() {
 #[test]
 fn c4_a_syn_by_the_other_end_changes_nothing_until_it_is_answered() {
     let (tables, _) = web();
-    // The pod's own connection to the client, which its egress policy does not allow any more; the client may open port 80.
+    // The pod's own connection to the client, which its egress policy does not allow any more; the
+    // client may open port 80.
     let before = endpoint(WEB, POLICY_NONE);
     assert!(sends(&tables, &before, answer(SYN, 500, 0)));
     assert!(receives(&tables, &before, segment(SYN | ACK, 100, 501)));
@@ -261,8 +268,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..40)
 }
 
-/// Plays steps. Gives which of the client's segments passed. The pod sends no SYN of its own. Connection tracking knows that the client opened
-/// the connection, if it sees it at all.
+/// Plays steps. Gives which of the client's segments passed. The pod sends no SYN of its own.
+/// Connection tracking knows that the client opened the connection, if it sees it at all.
 fn play(tables: &Memory, pod: &Endpoint, steps: &[Step], tracked: bool) -> Vec<(bool, Step)> {
     let key = flow_key(pod, Direction::Ingress, &segment(SYN, 0, 0));
     let mut passed = Vec::new();
@@ -315,7 +322,8 @@ proptest! {
 
     #[test]
     fn c2_what_stays_allowed_loses_nothing(steps in steps()) {
-        // The pod may send nothing of its own, so that all of its segments depend on who is known to have opened the connection.
+        // The pod may send nothing of its own, so that all of its segments depend on who is known
+        // to have opened the connection.
         let (tables, pod) = web();
         open(&tables, &pod);
         let key: FlowKey = flow_key(&pod, Direction::Ingress, &segment(SYN, 0, 0));

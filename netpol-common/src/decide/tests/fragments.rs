@@ -149,7 +149,8 @@ fn c3_a_first_fragment_speaks_for_a_minute() {
     assert!(!receives(&tables, &pod, later(1, protocol::TCP)));
 }
 
-/// RFC 5722: where the headers of the first end is where others may begin; a second first fragment does not move that back.
+/// RFC 5722: where the headers of the first end is where others may begin; a second first fragment
+/// does not move that back.
 #[test]
 fn c5_nothing_is_written_over_the_headers_that_were_judged() {
     let (tables, pod) = web();

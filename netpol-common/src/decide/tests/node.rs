@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Connections between a pod and an address of its node, of which no flow is made (rules A2, A3): who opened them is told by connection
-//! tracking, both of those that end at the node and of those that it leads elsewhere, as by a host port.
+//! Connections between a pod and an address of its node, of which no flow is made (rules A2, A3):
+//! who opened them is told by connection tracking, both of those that end at the node and of those
+//! that it leads elsewhere, as by a host port.
 
 use super::*;
 use crate::abi::SENDER_UNTOLD;
@@ -63,7 +64,8 @@ fn a2_what_the_node_opened_is_answered_though_tracking_tells_who_did() {
             let case = (ingress, egress, opener, protocol, flags);
             assert!(sends(&tables, &pod, reversed(request, flags)), "{case:?}");
             assert_eq!(tables.flow_count(), 0, "{case:?}");
-            // What the node only forwarded with its address is for the second look, unless policy let it in.
+            // What the node only forwarded with its address is for the second look, unless policy
+            // let it in.
             let let_in = opener == Opener::Remote && ingress == POLICY_NONE && protocol == protocol::TCP;
             if egress != POLICY_NONE && !let_in {
                 assert_eq!(tables.tag.get(), pod.tag(true), "{case:?}");
@@ -101,7 +103,8 @@ fn a2_a_flow_that_ended_is_not_what_the_node_opened() {
     }
 }
 
-/// The pod asked a port of the node, which led to a pod that is isolated for egress; its answer has the node's address again.
+/// The pod asked a port of the node, which led to a pod that is isolated for egress; its answer has
+/// the node's address again.
 #[test]
 fn c1_answers_of_a_host_port_reach_who_asked() {
     let tag = tag::new(TARGET_NUMBER, false);
@@ -128,7 +131,8 @@ fn c1_answers_of_a_host_port_reach_who_asked() {
     }
 }
 
-/// What looks like an answer and is none: it opens a connection, comes from elsewhere, or to another port.
+/// What looks like an answer and is none: it opens a connection, comes from elsewhere, or to
+/// another port.
 #[test]
 fn a5_what_only_looks_like_an_answer_is_judged_by_who_sent_it() {
     let place = Place {
