@@ -11,31 +11,31 @@ use std::{
 use ipnet::IpNet;
 use netpol_common::abi::{Config, Lifetimes};
 use tokio::sync::watch;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
+
+mod ahead;
+mod tell;
 
 use super::{
     Options,
-    ahead::{Ahead, Waiting, with_addresses},
-    bind::{Bindings, Bound, Locals, Standing, World, bind},
+    ahead::Ahead,
+    bind::{Bindings, Bound, Locals, World, bind},
     memory,
     standing::{self, over_budget, standings},
-    troubles::{self, Troubles},
+    troubles::Troubles,
 };
 use crate::{
     compile::Compiler,
     datapath::{
         self, Datapath,
-        interfaces::{self, Interfaces, Settled},
+        interfaces::{Interfaces, Settled},
     },
     explain::Held,
-    model::{Diagnostic, Node, ObjectKey, Pod, Set, Snapshot},
+    model::{Diagnostic, Node, ObjectKey, Set, Snapshot},
     observe::status::{GRACE, Status, Unenforced},
     records::Records,
-    sync::{self, Desired, Memory, Report, State, Write},
+    sync::{self, Desired, Memory, State, Write},
 };
-
-/// Names of nodes that are listed where none is this one's.
-const NAMES: usize = 10;
 
 /// What was bound, with the interfaces and the records that said so.
 type Told = (Arc<Interfaces>, Arc<Records>, Arc<Bound>);
@@ -157,160 +157,12 @@ impl Reconciler {
         self.ahead.is_strict()
     }
 
-    /// Attaches programs to the next interface of the pod network that has none, before its pod is known (rule B2). Returns whether there was
-    /// one: each takes the kernel some milliseconds, in which more may become known.
-    pub fn attach_ahead(&mut self) -> bool {
-        let Some(interfaces) = self.interfaces.clone() else {
-            return false;
-        };
-        self.ahead.retain(&interfaces);
-        let Some(ifindex) = self.ahead.next(&interfaces, &self.state) else {
-            self.read_ahead(&interfaces);
-            return false;
-        };
-        self.name(&interfaces);
-        let interface = self.datapath.name(ifindex).unwrap_or_default().to_owned();
-        let done = match self.datapath.has_other_version(ifindex) {
-            // It enforces, by its own maps, until the first complete list is in (rule B1).
-            Ok(true) => false,
-            Ok(false) => self.attach_one(ifindex, &interface, !self.ahead.is_strict()),
-            Err(error) => {
-                warn!(interface, error = %anyhow::Error::from(error), "whose programs are on the interface");
-                false
-            }
-        };
-        if !done {
-            self.ahead.left.insert(ifindex);
-            return true;
-        }
-        let behind = interfaces::addresses_behind(ifindex);
-        let waiting = Waiting {
-            since: Instant::now(),
-            // Without an address nothing was opened before.
-            unread: behind.map_or(true, |addresses| !addresses.is_empty()),
-            read_for: Default::default(),
-        };
-        if self.ahead.is_strict() {
-            info!(
-                interface,
-                ifindex, "closed to all but the node until its pod is known"
-            );
-        } else {
-            debug!(interface, ifindex, "programs are there before the pod is known");
-        }
-        self.ahead.waiting.insert(ifindex, waiting);
-        self.publish_ahead();
-        true
-    }
-
-    /// Takes over the interfaces that an earlier agent found no pod behind: those that it closed
-    /// stay closed.
-    fn inherit(&mut self, interfaces: &Interfaces) {
-        self.name(interfaces);
-        for (ifindex, interface) in &interfaces.pods {
-            if self.state.attached.contains(ifindex) {
-                continue;
-            }
-            let waits = match self.state.endpoints.get(ifindex) {
-                Some(endpoint) => endpoint.is_pending(),
-                None => match self.datapath.has_programs(*ifindex) {
-                    Ok(closed) => closed && self.attach_one(*ifindex, &interface.name, false),
-                    Err(error) => {
-                        let error = anyhow::Error::from(error);
-                        warn!(interface = interface.name, error = %error, "whether an earlier agent closed the interface");
-                        false
-                    }
-                },
-            };
-            if waits {
-                self.ahead.wait(*ifindex);
-            }
-        }
-    }
-
-    fn attach_one(&mut self, ifindex: u32, interface: &str, open: bool) -> bool {
-        for write in sync::ahead(&self.state, ifindex, open) {
-            let made = match write {
-                Write::Attach(ifindex) => self.datapath.attach(ifindex),
-                ref write => self.datapath.write(write),
-            };
-            if let Err(error) = made {
-                error!(interface, ifindex, error = %anyhow::Error::from(error), "programs cannot be attached before the pod is known");
-                return false;
-            }
-            self.state.record(&write);
-        }
-        true
-    }
-
-    /// Looks for connections that were open before the programs of interfaces that let everything pass.
-    fn read_ahead(&mut self, interfaces: &Interfaces) {
-        let mut held = self.state.endpoints.clone();
-        let mut of = BTreeSet::new();
-        for (ifindex, waiting) in &self.ahead.waiting {
-            let inside = interfaces.pods.get(ifindex).map(|interface| &interface.addresses);
-            if let (true, Some(endpoint), Some(inside)) = (waiting.unread, held.get_mut(ifindex), inside)
-                && let Some(known) = with_addresses(endpoint, inside)
-                && !inside.is_empty()
-            {
-                *endpoint = known;
-                of.insert(*ifindex);
-            }
-        }
-        if of.is_empty() {
-            return;
-        }
-        match self
-            .datapath
-            .read_connections(&held, &of, &interfaces.node_addresses)
-        {
-            Ok(read) => {
-                for ifindex in read {
-                    if let (Some(waiting), Some(endpoint)) =
-                        (self.ahead.waiting.get_mut(&ifindex), held.get(&ifindex))
-                    {
-                        waiting.unread = false;
-                        waiting.read_for = (endpoint.ipv4, endpoint.ipv6);
-                    }
-                }
-            }
-            Err(error) => error!(error = %anyhow::Error::from(error), "looking for open connections"),
-        }
-    }
-
     fn name(&mut self, interfaces: &Interfaces) {
         let pods = interfaces.pods.iter();
         let names = pods
             .map(|(index, interface)| (*index, interface.name.clone()))
             .chain(interfaces.devices.clone());
         self.datapath.set_interfaces(names.collect());
-    }
-
-    fn publish_ahead(&mut self) {
-        let closed = self.ahead.closed(&self.state);
-        let names = closed.iter().filter_map(|ifindex| self.datapath.name(*ifindex));
-        let names = names.map(str::to_owned).collect();
-        self.status
-            .send_modify(|status| Arc::make_mut(status).closed = names);
-    }
-
-    /// Tells how long interfaces were closed whose pod is known now.
-    fn settle_ahead(&mut self) {
-        for (ifindex, waiting) in self.ahead.take_known(&self.state) {
-            if self.ahead.is_strict() {
-                let closed = waiting.since.elapsed();
-                let interface = self.datapath.name(ifindex);
-                let pod = self.memory.pods.get(&ifindex).map(|(pod, _)| pod.to_string());
-                info!(
-                    interface,
-                    pod,
-                    closed_ms = closed.as_millis() as u64,
-                    "the pod of a closed interface is known"
-                );
-                self.status.borrow().closed_for.observe(closed);
-            }
-        }
-        self.publish_ahead();
     }
 
     /// Takes what the node's interfaces are.
@@ -569,87 +421,6 @@ impl Reconciler {
         bound
     }
 
-    /// Tells of interfaces that this turn closes, since nobody was found behind them.
-    fn tell_closed(&self, closed: &BTreeSet<u32>, bound: &Bound) {
-        let is_new =
-            |ifindex: &&u32| self.state.endpoints.contains_key(ifindex) && !bound.pods.contains_key(ifindex);
-        for ifindex in closed.iter().filter(is_new) {
-            let interface = self.datapath.name(*ifindex);
-            warn!(
-                interface,
-                ifindex,
-                "closed to all but the node: no pod was found behind it, and a pod of this node is on no interface"
-            );
-        }
-    }
-
-    /// Tells of pods that are not enforced on, once each.
-    fn tell_unenforced(&mut self, bound: &Bound) {
-        let now = Instant::now();
-        let mut before = std::mem::take(&mut self.unenforced);
-        for (key, standing) in &bound.standing {
-            let Standing::Not(why) = standing else { continue };
-            let why = why.to_string();
-            let known = before.remove(key);
-            let mut pod = Unenforced {
-                since: known.as_ref().map_or(now, |known| known.since),
-                overdue: known
-                    .as_ref()
-                    .is_some_and(|known| known.overdue && known.why == why),
-                why,
-            };
-            if !pod.overdue && now.duration_since(pod.since) >= GRACE {
-                pod.overdue = true;
-                warn!(
-                    namespace = &*key.namespace,
-                    pod = &*key.name,
-                    why = pod.why,
-                    "a pod is not enforced on"
-                );
-            }
-            self.unenforced.insert(key.clone(), pod);
-        }
-        for (key, _) in before.iter().filter(|(_, pod)| pod.overdue) {
-            if matches!(bound.standing.get(key), Some(Standing::Bound(_))) {
-                info!(
-                    namespace = &*key.namespace,
-                    pod = &*key.name,
-                    "a pod is enforced on now"
-                );
-            }
-        }
-    }
-
-    /// Tells, once, if nothing in the cluster knows a node of this name: then no pod here is enforced on.
-    fn check_name(&mut self, snapshot: &Snapshot) {
-        let named = |pod: &Arc<Pod>| pod.node.as_deref() == Some(self.node_name.as_str());
-        let known = !self.locals.pods.is_empty()
-            || snapshot.nodes.get(&self.node_name).is_some()
-            || snapshot.pods.values().any(named);
-        if known {
-            self.misnamed = None;
-            return;
-        }
-        let of_pods = snapshot
-            .pods
-            .values()
-            .filter_map(|pod| Some(pod.node.as_deref()?.to_owned()));
-        let names: BTreeSet<String> = snapshot.nodes.keys().cloned().chain(of_pods).collect();
-        if self.misnamed.as_ref() == Some(&names) {
-            return;
-        }
-        let mut listed = names.iter().take(NAMES).cloned().collect::<Vec<_>>().join(", ");
-        if names.len() > NAMES {
-            listed += &format!(" and {} more", names.len() - NAMES);
-        }
-        error!(
-            node = self.node_name,
-            names = listed,
-            "no node and no pod has the name of --node-name: no pod of this node is enforced on"
-        );
-        self.misnamed = Some(names);
-    }
-
     /// Writes the lifetimes of flows, should the kernel hold others.
     fn settle_lifetimes(&mut self) {
         if self.state.config.lifetimes == self.lifetimes {
@@ -683,79 +454,5 @@ impl Reconciler {
             Ok(()) => self.swept = true,
             Err(error) => error!(error = %anyhow::Error::from(error), "removing what an earlier agent left"),
         }
-    }
-
-    fn log(&mut self, report: &Report, turn: &Turn) {
-        self.troubles.tell(report, |ifindex| self.datapath.name(ifindex));
-        if self.applied == Some(report.revision) && turn.routine {
-            return;
-        }
-        self.applied = Some(report.revision);
-        info!(
-            revision = report.revision,
-            endpoints = self.state.endpoints.len(),
-            waiting = turn.waiting,
-            policies = self.state.policies.len(),
-            identities = self.state.identities.len(),
-            writes = report.writes,
-            failures = report.failed(),
-            duration_ms = turn.duration.as_millis() as u64,
-            delay_us = turn.delay.map(|delay| delay.as_micros() as u64),
-            "revision applied"
-        );
-    }
-
-    fn report_diagnostics(&mut self, diagnostics: &Set<Diagnostic>) {
-        let mut new = BTreeSet::new();
-        for (diagnostic, _, now) in self.reported.diff(diagnostics) {
-            let count = self.by_code.entry(diagnostic.code).or_default();
-            if now.is_some() {
-                *count += 1;
-                new.insert(diagnostic);
-            } else {
-                *count -= 1;
-                debug!(
-                    code = diagnostic.code,
-                    object = diagnostic.object,
-                    field = diagnostic.field,
-                    "no longer wrong"
-                );
-            }
-        }
-        troubles::tell_diagnostics(new);
-        self.by_code.retain(|_, count| *count > 0);
-        self.reported = diagnostics.clone();
-    }
-
-    fn publish(&self, report: &Report, turn: &Turn, held: Held) {
-        let endpoints: BTreeMap<u32, _> = self
-            .state
-            .endpoints
-            .iter()
-            .filter_map(|(ifindex, endpoint)| Some((endpoint.id, self.memory.pods.get(ifindex)?.0.clone())))
-            .collect();
-        let pod = |ifindex: &u32| Some((*ifindex, self.memory.pods.get(ifindex)?.0.clone()));
-        let interfaces = self.state.endpoints.keys().filter_map(pod).collect();
-        self.status.send_modify(|status| {
-            let status = Arc::make_mut(status);
-            status.interfaces = interfaces;
-            status.held = held;
-            status.revision = report.revision;
-            status.ready |= report.failures.is_empty();
-            status.endpoints = endpoints;
-            status.endpoints_waiting = turn.waiting;
-            status.unenforced.clone_from(&self.unenforced);
-            status.misnamed = self.misnamed.is_some();
-            status.endpoints_held_back = report.held_back.len();
-            status.policies = self.state.policies.len();
-            status.identities = self.state.identities.len();
-            status.diagnostics.clone_from(&self.by_code);
-            status.write_failures += report.failed() as u64;
-            status.writes += report.writes as u64;
-            status.last_duration = turn.duration;
-            if let Some(delay) = turn.delay {
-                status.delays.observe(delay);
-            }
-        });
     }
 }

@@ -77,8 +77,9 @@ fn enforced(lab: &Lab, pod: &str, name: &str) {
     expect(&Outcome::Reached);
 }
 
-#[test]
-fn a8_a_pod_that_puts_its_address_on_a_bridge_goes_on_and_is_enforced_on() {
+/// A pod that changes inside, before or after it is known, goes on and is enforced on, also by the next agent.
+#[track_caller]
+fn goes_on(change: impl Fn(&mut Lab, &Site)) {
     for known in [false, true] {
         let Some(mut lab) = lab(&[]) else {
             return;
@@ -89,7 +90,7 @@ fn a8_a_pod_that_puts_its_address_on_a_bridge_goes_on_and_is_enforced_on() {
         if known {
             lab.apply("m.yaml", &text).unwrap();
         }
-        to_bridge(&site);
+        change(&mut lab, &site);
         if !known {
             lab.apply("m.yaml", &text).unwrap();
         }
@@ -99,6 +100,11 @@ fn a8_a_pod_that_puts_its_address_on_a_bridge_goes_on_and_is_enforced_on() {
         lab.agent.restart().unwrap();
         enforced(&lab, "shop/m", "deny.yaml");
     }
+}
+
+#[test]
+fn a8_a_pod_that_puts_its_address_on_a_bridge_goes_on_and_is_enforced_on() {
+    goes_on(|_, site| to_bridge(site));
 }
 
 /// The first agent of the node comes when the bridge is there, with another MAC address than the
@@ -122,27 +128,10 @@ fn a8_an_agent_that_comes_later_finds_the_pod_on_its_bridge() {
 
 #[test]
 fn a8_a_virtual_machine_with_the_pods_mac_address_goes_on_and_is_enforced_on() {
-    for known in [false, true] {
-        let Some(mut lab) = lab(&[]) else {
-            return;
-        };
-        let site = lab.add_sandbox("shop/m").unwrap();
-        wait_until_seen(&lab, "shop/m");
-        let text = object("shop/m", "app: m", &site.addresses, "");
-        if known {
-            lab.apply("m.yaml", &text).unwrap();
-        }
-        let machine = to_machine(&lab, &site);
-        if !known {
-            lab.apply("m.yaml", &text).unwrap();
-        }
-        wait_until_bound(&lab, "shop/m", "shop/m");
+    goes_on(|lab, site| {
+        let machine = to_machine(lab, site);
         lab.node.replace_site("shop/m", machine).unwrap();
-        enforced(&lab, "shop/m", "deny.yaml");
-        lab.agent.stop().unwrap();
-        lab.agent.restart().unwrap();
-        enforced(&lab, "shop/m", "deny.yaml");
-    }
+    });
 }
 
 /// As Calico makes them: no bridge, one MAC address for the node's ends of all pods, and the node

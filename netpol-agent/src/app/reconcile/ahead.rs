@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Interfaces that get programs before their pod is known (rule B2), and those that stay closed as long as it is not (rule A8).
+
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
+
+use tracing::{debug, error, info, warn};
+
+use super::{
+    super::ahead::{Waiting, with_addresses},
+    Reconciler,
+};
+use crate::{
+    datapath::interfaces::{self, Interfaces},
+    sync::{self, Write},
+};
+
+impl Reconciler {
+    /// Attaches programs to the next interface of the pod network that has none, before its pod is known (rule B2). Returns whether there was
+    /// one: each takes the kernel some milliseconds, in which more may become known.
+    pub fn attach_ahead(&mut self) -> bool {
+        let Some(interfaces) = self.interfaces.clone() else {
+            return false;
+        };
+        self.ahead.retain(&interfaces);
+        let Some(ifindex) = self.ahead.next(&interfaces, &self.state) else {
+            self.read_ahead(&interfaces);
+            return false;
+        };
+        self.name(&interfaces);
+        let interface = self.datapath.name(ifindex).unwrap_or_default().to_owned();
+        let done = match self.datapath.has_other_version(ifindex) {
+            // It enforces, by its own maps, until the first complete list is in (rule B1).
+            Ok(true) => false,
+            Ok(false) => self.attach_one(ifindex, &interface, !self.ahead.is_strict()),
+            Err(error) => {
+                warn!(interface, error = %anyhow::Error::from(error), "whose programs are on the interface");
+                false
+            }
+        };
+        if !done {
+            self.ahead.left.insert(ifindex);
+            return true;
+        }
+        let behind = interfaces::addresses_behind(ifindex);
+        let waiting = Waiting {
+            since: Instant::now(),
+            // Without an address nothing was opened before.
+            unread: behind.map_or(true, |addresses| !addresses.is_empty()),
+            read_for: Default::default(),
+        };
+        if self.ahead.is_strict() {
+            info!(
+                interface,
+                ifindex, "closed to all but the node until its pod is known"
+            );
+        } else {
+            debug!(interface, ifindex, "programs are there before the pod is known");
+        }
+        self.ahead.waiting.insert(ifindex, waiting);
+        self.publish_ahead();
+        true
+    }
+
+    /// Takes over the interfaces that an earlier agent found no pod behind: those that it closed
+    /// stay closed.
+    pub(super) fn inherit(&mut self, interfaces: &Interfaces) {
+        self.name(interfaces);
+        for (ifindex, interface) in &interfaces.pods {
+            if self.state.attached.contains(ifindex) {
+                continue;
+            }
+            let waits = match self.state.endpoints.get(ifindex) {
+                Some(endpoint) => endpoint.is_pending(),
+                None => match self.datapath.has_programs(*ifindex) {
+                    Ok(closed) => closed && self.attach_one(*ifindex, &interface.name, false),
+                    Err(error) => {
+                        let error = anyhow::Error::from(error);
+                        warn!(interface = interface.name, error = %error, "whether an earlier agent closed the interface");
+                        false
+                    }
+                },
+            };
+            if waits {
+                self.ahead.wait(*ifindex);
+            }
+        }
+    }
+
+    fn attach_one(&mut self, ifindex: u32, interface: &str, open: bool) -> bool {
+        for write in sync::ahead(&self.state, ifindex, open) {
+            let made = match write {
+                Write::Attach(ifindex) => self.datapath.attach(ifindex),
+                ref write => self.datapath.write(write),
+            };
+            if let Err(error) = made {
+                error!(interface, ifindex, error = %anyhow::Error::from(error), "programs cannot be attached before the pod is known");
+                return false;
+            }
+            self.state.record(&write);
+        }
+        true
+    }
+
+    /// Looks for connections that were open before the programs of interfaces that let everything pass.
+    fn read_ahead(&mut self, interfaces: &Interfaces) {
+        let mut held = self.state.endpoints.clone();
+        let mut of = BTreeSet::new();
+        for (ifindex, waiting) in &self.ahead.waiting {
+            let inside = interfaces.pods.get(ifindex).map(|interface| &interface.addresses);
+            if let (true, Some(endpoint), Some(inside)) = (waiting.unread, held.get_mut(ifindex), inside)
+                && let Some(known) = with_addresses(endpoint, inside)
+                && !inside.is_empty()
+            {
+                *endpoint = known;
+                of.insert(*ifindex);
+            }
+        }
+        if of.is_empty() {
+            return;
+        }
+        match self
+            .datapath
+            .read_connections(&held, &of, &interfaces.node_addresses)
+        {
+            Ok(read) => {
+                for ifindex in read {
+                    if let (Some(waiting), Some(endpoint)) =
+                        (self.ahead.waiting.get_mut(&ifindex), held.get(&ifindex))
+                    {
+                        waiting.unread = false;
+                        waiting.read_for = (endpoint.ipv4, endpoint.ipv6);
+                    }
+                }
+            }
+            Err(error) => error!(error = %anyhow::Error::from(error), "looking for open connections"),
+        }
+    }
+
+    pub(super) fn publish_ahead(&mut self) {
+        let closed = self.ahead.closed(&self.state);
+        let names = closed.iter().filter_map(|ifindex| self.datapath.name(*ifindex));
+        let names = names.map(str::to_owned).collect();
+        self.status
+            .send_modify(|status| Arc::make_mut(status).closed = names);
+    }
+
+    /// Tells how long interfaces were closed whose pod is known now.
+    pub(super) fn settle_ahead(&mut self) {
+        for (ifindex, waiting) in self.ahead.take_known(&self.state) {
+            if self.ahead.is_strict() {
+                let closed = waiting.since.elapsed();
+                let interface = self.datapath.name(ifindex);
+                let pod = self.memory.pods.get(&ifindex).map(|(pod, _)| pod.to_string());
+                info!(
+                    interface,
+                    pod,
+                    closed_ms = closed.as_millis() as u64,
+                    "the pod of a closed interface is known"
+                );
+                self.status.borrow().closed_for.observe(closed);
+            }
+        }
+        self.publish_ahead();
+    }
+}
