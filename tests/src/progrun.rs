@@ -302,7 +302,6 @@ impl Bench {
             present: &self.interfaces.iter().copied().collect::<BTreeSet<_>>(),
             devices: &BTreeSet::new(),
             closed: &BTreeSet::new(),
-            kept: &BTreeSet::new(),
             bridges: &bridges,
             links: &links.collect(),
             events_per_second: self.events_per_second,

@@ -60,7 +60,6 @@ impl Agent {
             present: &present,
             devices: &BTreeSet::from([2]),
             closed: &BTreeSet::new(),
-            kept: &BTreeSet::new(),
             bridges: &BTreeMap::new(),
             links: &BTreeMap::new(),
             events_per_second: 100,

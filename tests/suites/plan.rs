@@ -81,7 +81,6 @@ impl Bench {
             present: &present,
             devices: &BTreeSet::from([DEVICE]),
             closed: &BTreeSet::new(),
-            kept: &BTreeSet::new(),
             bridges: &present.iter().map(|ifindex| (*ifindex, BRIDGE)).collect(),
             links: &BTreeMap::new(),
             events_per_second: 100,

@@ -126,23 +126,16 @@ impl Ahead {
         closed.map(|(ifindex, _)| *ifindex).collect()
     }
 
-    /// Of the pods behind interfaces that wait: those whose open connections are all known, and those for which they are to be looked up.
-    pub fn known(
-        &self,
-        pods: &BTreeMap<u32, ObjectKey>,
-        compiled: &Compiled,
-    ) -> (BTreeSet<u32>, BTreeSet<u32>) {
-        let waits = pods.iter().filter_map(|(ifindex, key)| {
+    /// Of the interfaces that wait and whose pod is known: those for whose pod the kernel's
+    /// connection tracking is still to be asked.
+    pub fn unread(&self, pods: &BTreeMap<u32, ObjectKey>, compiled: &Compiled) -> BTreeSet<u32> {
+        let is_unread = |(ifindex, key): (&u32, &ObjectKey)| {
             let (waiting, pod) = (self.waiting.get(ifindex)?, compiled.endpoints.get(key)?);
-            let for_it = waiting.read_for == endpoint_addresses(&pod.addresses);
-            Some((
-                ifindex,
-                !waiting.unread && (waiting.read_for == ([0; 4], [0; 16]) || for_it),
-            ))
-        });
-        let (kept, asked): (Vec<_>, Vec<_>) = waits.partition(|(_, known)| *known);
-        let only = |found: Vec<(&u32, bool)>| found.into_iter().map(|(ifindex, _)| *ifindex).collect();
-        (only(kept), only(asked))
+            let never = ([0; 4], [0; 16]);
+            let for_other = ![never, endpoint_addresses(&pod.addresses)].contains(&waiting.read_for);
+            (waiting.unread || for_other).then_some(*ifindex)
+        };
+        pods.iter().filter_map(is_unread).collect()
     }
 
     /// Takes those whose pod is known by now, with the time that they waited.

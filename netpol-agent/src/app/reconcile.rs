@@ -289,10 +289,9 @@ impl Reconciler {
         self.ahead.astray = self.unenforced.values().any(|pod| pod.overdue);
         let closed = self.ahead.closed(&self.state);
         self.tell_closed(&closed, &bound);
-        let (kept, unread) = self.ahead.known(&bound.pods, &compiled);
+        let unread = self.ahead.unread(&bound.pods, &compiled);
         let desired = Desired {
             closed: &closed,
-            kept: &kept,
             compiled: &compiled,
             pods: &bound.pods,
             present: &present,

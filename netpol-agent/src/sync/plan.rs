@@ -45,8 +45,6 @@ pub struct Desired<'a> {
     pub devices: &'a BTreeSet<u32>,
     /// Interfaces that have programs and no endpoint, and stay so until their pod is known (rule B2).
     pub closed: &'a BTreeSet<u32>,
-    /// Pending endpoints whose flows are all that their pod has, and go on as the pod's.
-    pub kept: &'a BTreeSet<u32>,
     /// The bridge of each interface that is a port of one.
     pub bridges: &'a BTreeMap<u32, u32>,
     /// What each interface was when it was bound; one that is absent keeps what its endpoint has (rule A8).
@@ -359,10 +357,8 @@ fn endpoints(
                 .pods
                 .get(ifindex)
                 .is_none_or(|(k, uid)| k == key && *uid == pod.uid);
-            if endpoint.is_pending() {
-                return desired.kept.contains(ifindex);
-            }
-            same_pod && endpoint.ipv4 == ipv4 && endpoint.ipv6 == ipv6
+            // What passed while nobody was known behind the interface, this pod opened (rule C6).
+            endpoint.is_pending() || same_pod && endpoint.ipv4 == ipv4 && endpoint.ipv6 == ipv6
         });
         let id = known.map_or_else(
             || take_endpoint(next_endpoint, &mut taken),
