@@ -204,8 +204,9 @@ fn limits(random: &mut Random) -> Limits {
         }
     };
     Limits {
-        policies: [limit(20), limit(8), limit(4), limit(12)],
+        policies: [limit(20), limit(8), limit(4), limit(12), limit(8)],
         services: [limit(12), limit(30)],
+        everyones: limit(40).all,
         ..Limits::default()
     }
 }

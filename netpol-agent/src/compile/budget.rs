@@ -3,7 +3,8 @@
 //!
 //! An object over its own limit is refused. Those of a namespace are taken in the order of their
 //! names while they fit what the namespace may use: a namespace costs itself only. Where all
-//! namespaces together would use too much, none may use more than the level at which they fit.
+//! namespaces together would use too much, none may use more than the level at which they fit. What
+//! they may use together can itself depend on what they ask for.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -131,11 +132,18 @@ impl<const N: usize> Budget<N> {
 
     /// Settles who is refused. Returns the objects of which it is other than before.
     pub(super) fn settle(&mut self) -> BTreeSet<ObjectKey> {
+        let all = self.limits.map(|limit| limit.all);
+        self.settle_within(|_| all)
+    }
+
+    /// The same, with what all namespaces may use if they would use this much, each within its own
+    /// limit.
+    pub(super) fn settle_within(&mut self, all: impl FnOnce(&Weight<N>) -> Weight<N>) -> BTreeSet<ObjectKey> {
         let mut changed = BTreeSet::new();
         if self.stale.is_empty() {
             return changed;
         }
-        let own: Weight<N> = std::array::from_fn(|nth| self.limits[nth].namespace);
+        let own = self.limits.map(|limit| limit.namespace);
         for name in &self.stale {
             let Some(space) = self.spaces.get_mut(name) else {
                 continue;
@@ -144,12 +152,13 @@ impl<const N: usize> Budget<N> {
             (0..N).for_each(|nth| self.asked[nth] = self.asked[nth] - space.asked[nth] + asked[nth]);
             space.asked = asked;
         }
+        let all = all(&self.asked);
         let level: Weight<N> = std::array::from_fn(|nth| {
-            if self.asked[nth] <= self.limits[nth].all {
+            if self.asked[nth] <= all[nth] {
                 usize::MAX
             } else {
                 let asked = self.spaces.values().map(|space| space.asked[nth]).collect();
-                level(asked, self.limits[nth].all)
+                level(asked, all[nth])
             }
         });
         let mut stale = std::mem::take(&mut self.stale);

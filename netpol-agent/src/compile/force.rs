@@ -6,17 +6,17 @@ use std::{
     sync::Arc,
 };
 
+pub(super) use self::cost::Cost;
 use super::{
     Class, ClassId, RuleRef,
-    budget::Budget,
     check::{self, CheckedPolicy, CheckedRule},
     fault::{Fault, Findings, Place, diagnostic},
     peer::{PeerId, PeerSpec},
     ports::{PortKey, Ports},
-    weight,
 };
 use crate::model::{Direction, Limits, Map, NetworkPolicy, ObjectKey, POLICY_RESOURCES, Pod, Snapshot};
 
+mod cost;
 mod named_ports;
 
 /// All that is in force.
@@ -35,8 +35,7 @@ pub(super) struct Force {
     /// All rules by number.
     pub(super) rules: Map<u32, RuleRef>,
     named_ports: named_ports::Looked,
-    /// What policies in force may cost (rule L2).
-    budget: Budget<{ POLICY_RESOURCES.len() }>,
+    cost: Cost,
 }
 
 /// A pod of this node.
@@ -107,7 +106,7 @@ impl Force {
             texts: Map::new(),
             rules: Map::new(),
             named_ports: named_ports::Looked::default(),
-            budget: Budget::new(limits.policies),
+            cost: Cost::new(limits),
         }
     }
 
@@ -156,10 +155,11 @@ impl Force {
                 .get(key)
                 .is_some_and(|selected| !selected.is_empty());
             let policy = after.policies.get(key).filter(|_| in_force);
-            self.budget.set(key, policy.map(|policy| weight::policy(policy)));
+            self.cost.set(key, policy);
         }
-        for key in self.budget.settle() {
-            let found = self.budget.refusal(&key).map(|refusal| {
+        let together = self.endpoints.values().map(|local| &local.policies);
+        for key in self.cost.settle(together) {
+            let found = self.cost.refusal(&key).map(|refusal| {
                 let message = format!(
                     "{}; its rules match nothing, and what it selects is isolated",
                     refusal.describe(&POLICY_RESOURCES)
@@ -248,7 +248,7 @@ impl Force {
 
     /// The rules of a policy, whose numbers stay with their places. One over budget has none: it isolates.
     fn enforce(&mut self, policy: &NetworkPolicy, old: Option<&Lists>) -> Lists {
-        if self.budget.refusal(&policy.key).is_some() {
+        if self.cost.refusal(&policy.key).is_some() {
             let directions = [Direction::Ingress, Direction::Egress];
             return directions.map(|direction| check::applies(policy, direction).then(Vec::new));
         }

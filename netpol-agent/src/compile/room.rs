@@ -2,8 +2,9 @@
 //! Entries that policies come to in the map (rule L2): each policy times the classes that it says
 //! something of. They are counted by class, not built; what is over budget closes its endpoints.
 //! Classes come of everyone's objects, so what a policy comes to is not in the hand of who wrote
-//! it: namespaces share, and who comes to little loses nothing. But others' `ipBlock`s make
-//! classes, and so raise what a policy with wide rules comes to.
+//! it: namespaces share, and who comes to little loses nothing. What others' `ipBlock`s add to wide
+//! rules was bounded before ([`super::force::Cost`]); what is left to close for is pods that
+//! selectors tell apart.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -12,15 +12,19 @@ use ipnet::IpNet;
 
 use super::budget::Weight;
 use crate::model::{
-    EndpointSlice, IpBlock, LabelSelector, NetworkPolicy, Peer, PolicyPort, PortName, Protocol, Rule,
-    Service, parse_cidr,
+    EndpointSlice, IpBlock, LabelSelector, NetworkPolicy, POLICY_RESOURCES, Peer, PolicyPort, PortName,
+    Protocol, Rule, Service, parse_cidr,
 };
 
 /// Aligned blocks that any range of ports comes to at most.
 const RANGE: usize = 30;
 
-/// What a NetworkPolicy would use, by [`crate::model::POLICY_RESOURCES`].
-pub(super) fn policy(policy: &NetworkPolicy) -> Weight<4> {
+/// Hosts that an `ipBlock` may have, in bits, before it counts as one for everyone's addresses.
+const NARROW: u8 = 8;
+
+/// What a NetworkPolicy would use, by [`crate::model::POLICY_RESOURCES`], as part of one policy of
+/// an endpoint.
+pub(super) fn policy(policy: &NetworkPolicy) -> Weight<{ POLICY_RESOURCES.len() }> {
     let rules = || policy.ingress.iter().chain(&policy.egress);
     let peers = || rules().flat_map(|rule| &rule.peers);
     let blocks = || peers().filter_map(|peer| peer.ip_block.as_ref());
@@ -30,6 +34,7 @@ pub(super) fn policy(policy: &NetworkPolicy) -> Weight<4> {
         blocks().map(prefixes).sum(),
         depth(blocks().collect()),
         selectors.map(requirements).sum(),
+        rules().filter(|rule| is_wide(rule)).map(ports).sum(),
     ]
 }
 
@@ -37,8 +42,21 @@ pub(super) fn policy(policy: &NetworkPolicy) -> Weight<4> {
 fn pairs(rule: &Rule) -> usize {
     let of_peer = |peer: &Peer| peer.ip_block.as_ref().map_or(1, prefixes);
     let peers: usize = rule.peers.iter().map(of_peer).sum();
-    let ports: usize = rule.ports.iter().map(blocks_of).sum();
-    peers.max(1).saturating_mul(ports.max(1))
+    peers.max(1).saturating_mul(ports(rule))
+}
+
+fn ports(rule: &Rule) -> usize {
+    rule.ports.iter().map(blocks_of).sum::<usize>().max(1)
+}
+
+/// Whether a rule is about many addresses that others may have prefixes among: it has entries for
+/// the class of each.
+fn is_wide(rule: &Rule) -> bool {
+    let is_wide = |block: &IpBlock| {
+        parse_cidr(&block.cidr).is_ok_and(|net| net.max_prefix_len() - net.prefix_len() > NARROW)
+    };
+    let mut blocks = rule.peers.iter().filter_map(|peer| peer.ip_block.as_ref());
+    rule.peers.is_empty() || blocks.any(is_wide)
 }
 
 /// A range counts as its ports, and as no more than the blocks that it can come to.

@@ -28,7 +28,8 @@ pub(super) fn refused_policies(snapshot: &Snapshot, subject: &Pod) -> BTreeSet<O
             .fold(0, usize::saturating_add)
     };
     let fits = |(nth, limit): (usize, &Limit)| sum(nth) <= limit.object.min(limit.namespace).min(limit.all);
-    if limits.iter().enumerate().all(fits) {
+    let product = sum(1).saturating_mul(sum(4)).saturating_mul(snapshot.pods.len());
+    if limits.iter().enumerate().all(fits) && product <= snapshot.limits.everyones {
         return BTreeSet::new();
     }
     let on_node: Vec<&Arc<Pod>> = snapshot
@@ -44,8 +45,27 @@ pub(super) fn refused_policies(snapshot: &Snapshot, subject: &Pod) -> BTreeSet<O
                 && super::selector::selects(&policy.pod_selector, &pod.labels)
         })
     });
-    let uses: Vec<_> = in_force.map(|(key, policy)| (key, uses(policy))).collect();
-    refused(&uses, limits)
+    let in_force: Vec<_> = in_force.collect();
+    // Pods that the same policies select have the same entries.
+    let sets: BTreeSet<Vec<&ObjectKey>> = on_node
+        .iter()
+        .map(|pod| {
+            let selecting = in_force.iter().filter(|(_, policy)| {
+                pod.key.namespace == policy.key.namespace
+                    && super::selector::selects(&policy.pod_selector, &pod.labels)
+            });
+            selecting.map(|(key, _)| *key).collect()
+        })
+        .collect();
+    let uses: Vec<_> = in_force
+        .iter()
+        .map(|(key, policy)| {
+            let mut uses = uses(policy);
+            uses[4] *= sets.iter().filter(|set| set.contains(key)).count();
+            (*key, uses)
+        })
+        .collect();
+    refused(&uses, limits, Some(snapshot.limits.everyones))
 }
 
 /// The Services over budget.
@@ -63,12 +83,16 @@ pub(super) fn refused_services(snapshot: &Snapshot) -> BTreeSet<ObjectKey> {
         .iter()
         .map(|(key, service)| (key, service_uses(service, slices.get(key).unwrap_or(&none))))
         .collect();
-    refused(&uses, &snapshot.limits.services)
+    refused(&uses, &snapshot.limits.services, None)
 }
 
 /// Objects in the order of their names, with what each uses of every resource: those that are
-/// refused.
-fn refused(uses: &[(&ObjectKey, Vec<usize>)], limits: &[Limit]) -> BTreeSet<ObjectKey> {
+/// refused. `product`: the most of resources 1 and 4 of all namespaces, multiplied.
+fn refused(
+    uses: &[(&ObjectKey, Vec<usize>)],
+    limits: &[Limit],
+    product: Option<usize>,
+) -> BTreeSet<ObjectKey> {
     // Each for itself, then what fits its namespace.
     let small = |(_, object): &&(&ObjectKey, Vec<usize>)| {
         (0..limits.len()).all(|nth| object[nth] <= limits[nth].object)
@@ -76,6 +100,14 @@ fn refused(uses: &[(&ObjectKey, Vec<usize>)], limits: &[Limit]) -> BTreeSet<Obje
     let small: Vec<_> = uses.iter().filter(small).collect();
     let own: Vec<usize> = limits.iter().map(|limit| limit.namespace).collect();
     let (fitting, by_namespace) = admit(&small, &own);
+    let total = |nth: usize| by_namespace.values().map(|used| used[nth]).sum::<usize>();
+    let all_of = |nth: usize| match (product, nth) {
+        (Some(most), 1 | 4) if total(1) * total(4) > most => {
+            let square = (0..).take_while(|side| side * side <= most).last().unwrap_or(0);
+            limits[nth].all.min(square.max(most / total(5 - nth)))
+        }
+        _ => limits[nth].all,
+    };
     // What fits all of them.
     let shares: Vec<usize> = limits
         .iter()
@@ -83,7 +115,7 @@ fn refused(uses: &[(&ObjectKey, Vec<usize>)], limits: &[Limit]) -> BTreeSet<Obje
         .map(|(nth, limit)| {
             let fits = |share: usize| {
                 let used = by_namespace.values().map(|used| used[nth].min(share));
-                used.sum::<usize>() <= limit.all
+                used.sum::<usize>() <= all_of(nth)
             };
             // The largest share with which all fit.
             let (mut low, mut high) = (0, limit.namespace);
@@ -128,7 +160,7 @@ fn admit<'a, 'b>(
 }
 
 /// What a policy uses: pairs of peers and ports, prefixes, different blocks around one address,
-/// requirements.
+/// requirements, entries for everyone's addresses in one set of policies.
 fn uses(policy: &NetworkPolicy) -> Vec<usize> {
     let mut uses = at_most(policy);
     let blocks = policy
@@ -142,7 +174,7 @@ fn uses(policy: &NetworkPolicy) -> Vec<usize> {
 
 /// As [`uses`], with every block taken to be around every other.
 fn at_most(policy: &NetworkPolicy) -> Vec<usize> {
-    let mut uses = vec![0_usize; 4];
+    let mut uses = vec![0_usize; 5];
     for Rule { peers, ports } in policy.ingress.iter().chain(&policy.egress) {
         let mut of_peers = 0_usize;
         for peer in peers {
@@ -162,6 +194,14 @@ fn at_most(policy: &NetworkPolicy) -> Vec<usize> {
         }
         let of_ports: usize = ports.iter().map(port_uses).sum();
         uses[0] = uses[0].saturating_add(of_peers.max(1).saturating_mul(of_ports.max(1)));
+        // More than 256 addresses.
+        let blocks = peers.iter().filter_map(|peer| peer.ip_block.as_ref());
+        let mut spans = blocks.filter_map(|block| Some(Cidr::parse(&block.cidr)?.span()));
+        let is_wide =
+            |(_, first, behind): (bool, u128, Option<u128>)| behind.is_none_or(|behind| behind - first > 256);
+        if peers.is_empty() || spans.any(is_wide) {
+            uses[4] += of_ports.max(1);
+        }
     }
     uses
 }

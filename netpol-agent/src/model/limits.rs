@@ -22,7 +22,13 @@ pub struct Limit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Of the NetworkPolicies that select a pod of the node, in the order of [`POLICY_RESOURCES`].
-    pub policies: [Limit; 4],
+    pub policies: [Limit; 5],
+    /// How many prefixes of `ipBlock`s times entries for everyone's addresses the policies of a
+    /// node may come to. Each prefix makes a class of addresses, and a rule that is about
+    /// everyone's addresses has its entries for each class, whoever wrote either. Where the product
+    /// would be more, there is less of both in all, down to the square root: who asks for much of
+    /// either is refused, and not whoever stands in its way.
+    pub everyones: usize,
     /// Of Services, in the order of [`SERVICE_RESOURCES`].
     pub services: [Limit; 2],
     /// Entries of map `policies` that the pods of a namespace, with all rules that isolate them,
@@ -31,12 +37,18 @@ pub struct Limits {
 }
 
 /// What NetworkPolicies use.
-pub const POLICY_RESOURCES: [&str; 4] = [
+pub const POLICY_RESOURCES: [&str; 5] = [
     "pairs of peers and ports",
     "prefixes of ipBlocks",
     "ipBlocks around one address",
     "requirements of selectors",
+    "entries for everyone's addresses",
 ];
+
+/// Place of the prefixes in [`POLICY_RESOURCES`].
+pub(crate) const PREFIXES: usize = 1;
+/// Place of the entries for everyone's addresses.
+pub(crate) const WIDE: usize = 4;
 
 /// What Services use.
 pub const SERVICE_RESOURCES: [&str; 2] = [
@@ -63,7 +75,12 @@ impl Default for Limits {
                 limit(64, 128, 512),
                 // Each is held against the labels of every set of pods that are alike.
                 limit(1 << 12, 1 << 14, 1 << 16),
+                // Pairs are fewer; what counts is `everyones`.
+                limit(1 << 19, 1 << 19, 1 << 19),
             ],
+            // Of the entries that the limit below lets in: the others are for classes that pods
+            // make. 9,000 prefixes fit beside 87 entries; 886 of each fit beside anything.
+            everyones: 3 << 18,
             services: [
                 // Map `frontends` has room for 262,144.
                 limit(1 << 13, 1 << 14, 3 << 16),

@@ -8,8 +8,9 @@ use proptest::prelude::*;
 
 use super::{
     super::{
-        ClassId, Compiler,
+        ClassId, Compiled, Compiler,
         budget::{Budget, Weight},
+        force::Cost,
         weight,
     },
     build::*,
@@ -202,6 +203,71 @@ fn l2_entries_for_the_peers_that_there_are_have_a_budget() {
     assert!(again.diagnostics.is_empty() && ingress(&again, &address(7), 1));
 }
 
+/// 30 teams with wide rules, and one namespace with as many prefixes as it may have.
+#[test]
+fn l2_prefixes_of_one_namespace_do_not_close_the_wide_rules_of_others() {
+    let mut snapshot = snapshot(vec![web()], vec![]);
+    let mut add = |namespace: String, nth: usize, policies: Vec<NetworkPolicy>| {
+        let pod = pod(&namespace, "web", "app=web", &address((11 << 16) + nth));
+        snapshot.pods.insert(pod.key.clone(), Arc::new(pod));
+        for (nth, mut policy) in policies.into_iter().enumerate() {
+            policy.key = ObjectKey::new(namespace.as_str(), format!("p{nth}"));
+            snapshot.policies.insert(policy.key.clone(), Arc::new(policy));
+        }
+    };
+    for nth in 0..30 {
+        let internet = block("0.0.0.0/0", &["10.0.0.0/8", "192.168.0.0/16"]);
+        let ingress = vec![rule(vec![], vec![port(80, None)])];
+        let egress = vec![rule(vec![internet], vec![])];
+        add(
+            format!("team{nth:02}"),
+            nth,
+            vec![policy("app=web", ingress, egress)],
+        );
+    }
+    let many = (0..4).map(|part| {
+        let prefix = |nth: usize| block(&format!("{}/32", address((part << 18) + 2 * nth)), &[]);
+        let blocks = (0..1 << 13).map(prefix);
+        policy("app=web", vec![], vec![rule(blocks.collect(), vec![])])
+    });
+    add("evil".to_owned(), 30, many.collect());
+    let mut compiler = Compiler::default();
+    let compiled = compiler.compile(&snapshot, &node());
+    let refused: Vec<&str> = compiled.diagnostics.keys().map(|found| &*found.object).collect();
+    assert_eq!(
+        refused,
+        ["p1", "p2", "p3"].map(|name| format!("NetworkPolicy evil/{name}"))
+    );
+    let closed = |compiled: &Compiled| {
+        let both = compiled.endpoints.values().flat_map(|of| [of.ingress, of.egress]);
+        both.filter(|policy| *policy == Some(super::super::CLOSED))
+            .count()
+    };
+    assert_eq!(closed(&compiled), 0);
+    let most = compiled.policies.iter().map(|(id, _)| {
+        let of_class = |class: &ClassId| compiled.entries(*id, *class).len();
+        compiled.classes.keys().map(of_class).sum::<usize>()
+    });
+    assert!(most.sum::<usize>() < Limits::default().entries.all / 2);
+    // Who writes more entries for everyone than others is refused, not those with some prefixes.
+    for nth in 0..4 {
+        let key = ObjectKey::new("evil", format!("p{nth}"));
+        let ports = (0..20_000).map(|nth| port(nth + 1, None)).collect();
+        let mut wide = policy("app=web", vec![rule(vec![], ports)], vec![]);
+        wide.key = key.clone();
+        snapshot.policies.insert(key, Arc::new(wide));
+    }
+    let compiled = compiler.compile(&snapshot, &node());
+    assert!(
+        codes(&compiled)
+            .iter()
+            .all(|(code, _)| *code == "policy-over-budget")
+    );
+    let is_evil = |found: &Diagnostic| found.object.contains("evil/");
+    assert!(compiled.diagnostics.keys().all(is_evil), "{}", first(&compiled));
+    assert_eq!(closed(&compiled), 0);
+}
+
 fn namespaces_and(text: &str) -> Peer {
     Peer {
         pod_selector: Some(selector(text)),
@@ -346,12 +412,54 @@ proptest! {
         let blocks = peers.iter().map(|(host, length)| block(&format!("10.0.{host}.0/{length}"), &[]));
         let ports = ports.iter().map(|(first, more)| port(*first, more.map(|more| first + more)));
         let policy = policy("app=web", vec![rule(blocks.collect(), ports.collect())], vec![]);
-        let [pairs, prefixes, depth, _] = weight::policy(&policy);
+        let [pairs, prefixes, depth, _, wide] = weight::policy(&policy);
         let compiled = compiled(vec![web()], vec![policy]);
         let of_class = |class: &ClassId| compiled.entries(0, *class).len();
         let most = compiled.classes.keys().map(of_class).max().unwrap_or(0);
         prop_assert!(most * prefixes.max(1) <= pairs.max(1), "{most} entries a class, {prefixes} prefixes, {pairs} pairs");
         let around = compiled.classes.values().map(|class| class.peers.len()).max().unwrap_or(0);
         prop_assert!(around <= depth, "{around} around, {depth} counted");
+        // Of a class of one address somewhere in the blocks of more than 256.
+        let is_wide = peers.iter().any(|(_, length)| *length < 24) || peers.is_empty();
+        prop_assert_eq!(wide > 0, is_wide);
+        prop_assert!(!is_wide || most <= wide, "{} entries, {} counted", most, wide);
+    }
+
+    /// Prefixes times entries for everyone's addresses are no more than may be, and who asks for
+    /// less than its share of either has it.
+    #[test]
+    fn l2_of_prefixes_and_entries_for_everyone_who_asks_for_much_is_refused(
+        most in 1usize..400,
+        asked in prop::collection::vec((0usize..40, 0usize..40), 1..8),
+    ) {
+        let unlimited = Limit { object: 1 << 20, namespace: 1 << 20, all: 1 << 20 };
+        let limits = Limits { policies: [unlimited; 5], everyones: most, ..Limits::default() };
+        let mut cost = Cost::new(&limits);
+        let key = |nth: usize| ObjectKey::new(format!("n{nth}"), "p");
+        let policies = asked.iter().enumerate().map(|(nth, (prefixes, ports))| {
+            let blocks = (0..*prefixes).map(|host| block(&format!("10.{nth}.{host}.0/24"), &[]));
+            let ports: Vec<_> = (0..*ports).map(|port_| port(port_ as i32 + 1, None)).collect();
+            let mut rules = vec![rule(blocks.collect(), vec![])];
+            rules.retain(|rule| !rule.peers.is_empty());
+            if !ports.is_empty() {
+                rules.push(rule(vec![], ports));
+            }
+            NetworkPolicy { key: key(nth), ..policy("", rules, vec![]) }
+        });
+        let policies: Vec<_> = policies.map(Arc::new).collect();
+        for policy in &policies {
+            cost.set(&policy.key, Some(policy));
+        }
+        cost.settle(std::iter::empty());
+        let share = most.isqrt() / asked.len();
+        let (mut prefixes, mut wide) = (0, 0);
+        for (nth, of) in asked.iter().enumerate() {
+            if cost.refusal(&key(nth)).is_none() {
+                (prefixes, wide) = (prefixes + of.0, wide + of.1);
+            } else {
+                prop_assert!(of.0 > share || of.1 > share, "{of:?} refused, {share} is each one's");
+            }
+        }
+        prop_assert!(prefixes * wide <= most, "{prefixes} times {wide}");
     }
 }

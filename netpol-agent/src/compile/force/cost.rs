@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the policies in force come to on this node, and which are over budget (rule L2).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use crate::{
+    compile::{
+        budget::{Budget, Refusal, Weight},
+        weight,
+    },
+    model::{Limits, NetworkPolicy, ObjectKey, POLICY_RESOURCES, PREFIXES, WIDE},
+};
+
+const RESOURCES: usize = POLICY_RESOURCES.len();
+
+/// What each policy in force uses, and may.
+#[derive(Debug)]
+pub(in crate::compile) struct Cost {
+    budget: Budget<RESOURCES>,
+    limits: Limits,
+    /// What each uses as part of one policy of an endpoint.
+    of: BTreeMap<ObjectKey, Weight<RESOURCES>>,
+    /// Of how many of these each is a part, where it is not one.
+    parts: BTreeMap<ObjectKey, usize>,
+}
+
+impl Cost {
+    /// With these limits.
+    pub(in crate::compile) fn new(limits: &Limits) -> Self {
+        Self {
+            budget: Budget::new(limits.policies),
+            limits: *limits,
+            of: BTreeMap::new(),
+            parts: BTreeMap::new(),
+        }
+    }
+
+    /// Takes a policy as it is now; `None`: it is not in force.
+    pub(in crate::compile) fn set(&mut self, key: &ObjectKey, policy: Option<&Arc<NetworkPolicy>>) {
+        match policy {
+            Some(policy) => self.of.insert(key.clone(), weight::policy(policy)),
+            None => self.of.remove(key),
+        };
+        self.tell(key);
+    }
+
+    /// Settles which are over budget; `together`: for each endpoint those that select it. Returns
+    /// those of which it is other than before.
+    pub(in crate::compile) fn settle<'a>(
+        &mut self,
+        together: impl Iterator<Item = &'a BTreeSet<ObjectKey>>,
+    ) -> BTreeSet<ObjectKey> {
+        let different: BTreeSet<&BTreeSet<ObjectKey>> = together.collect();
+        let mut parts: BTreeMap<ObjectKey, usize> = BTreeMap::new();
+        for key in different.into_iter().flatten() {
+            *parts.entry(key.clone()).or_default() += 1;
+        }
+        parts.retain(|_, parts| *parts > 1);
+        let before = std::mem::replace(&mut self.parts, parts);
+        let other = |(key, parts): &(&ObjectKey, &usize)| self.parts.get(*key) != Some(*parts);
+        let mut moved: Vec<ObjectKey> = before.iter().filter(other).map(|(key, _)| key.clone()).collect();
+        let new = self.parts.keys().filter(|key| !before.contains_key(*key));
+        moved.extend(new.cloned());
+        for key in moved {
+            self.tell(&key);
+        }
+        let limits = self.limits;
+        self.budget.settle_within(|asked| shares(asked, &limits))
+    }
+
+    /// Whether a policy is over budget.
+    pub(in crate::compile) fn refusal(&self, key: &ObjectKey) -> Option<&Refusal> {
+        self.budget.refusal(key)
+    }
+
+    fn tell(&mut self, key: &ObjectKey) {
+        let weight = self.of.get(key).map(|weight| {
+            let mut weight = *weight;
+            let parts = self.parts.get(key).copied().unwrap_or(1);
+            weight[WIDE] = weight[WIDE].saturating_mul(parts);
+            weight
+        });
+        self.budget.set(key, weight);
+    }
+}
+
+/// What all namespaces may use. Of two resources whose product is too much, the one that is asked
+/// for less leaves the other what fits.
+fn shares(asked: &Weight<RESOURCES>, limits: &Limits) -> Weight<RESOURCES> {
+    let mut all = limits.policies.map(|limit| limit.all);
+    let most = limits.everyones;
+    if asked[PREFIXES].saturating_mul(asked[WIDE]) > most {
+        let share = |beside: usize| most.isqrt().max(most / asked[beside]);
+        all[PREFIXES] = all[PREFIXES].min(share(WIDE));
+        all[WIDE] = all[WIDE].min(share(PREFIXES));
+    }
+    all
+}
