@@ -208,8 +208,11 @@ fn a2_what_ends_at_the_node_is_open_whatever_service_has_its_address(cluster: &m
             "*raw\n-A PREROUTING -d {address} -j NOTRACK\n-A OUTPUT -s {address} -j NOTRACK\nCOMMIT\n"
         );
         node.netns.feed(program, &["--noflush"], &rules).unwrap();
-        let batch = format!("addr add {address} dev lo\n");
-        node.netns.ip(&batch).unwrap();
+        // An IPv6 address can be listened on once it is not tentative.
+        let settled = if address.is_ipv6() { " nodad" } else { "" };
+        node.netns
+            .ip(&format!("addr add {address} dev lo{settled}\n"))
+            .unwrap();
     }
     let cache = Servers::new().unwrap();
     let site = Site {
