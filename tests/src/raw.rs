@@ -249,7 +249,13 @@ pub fn unreachable(source: IpAddr, destination: IpAddr, quoted: &[u8]) -> (u8, V
 }
 
 /// An ICMP or ICMPv6 message of a type and code, without its IP header, and its protocol number.
-fn icmp(source: IpAddr, destination: IpAddr, kind: [u8; 2], rest: [u8; 4], payload: &[u8]) -> (u8, Vec<u8>) {
+pub fn icmp(
+    source: IpAddr,
+    destination: IpAddr,
+    kind: [u8; 2],
+    rest: [u8; 4],
+    payload: &[u8],
+) -> (u8, Vec<u8>) {
     let protocol = if source.is_ipv4() { 1 } else { 58 };
     let mut message = [&kind[..], &[0, 0], &rest, payload].concat();
     let start = if source.is_ipv4() {

@@ -2,12 +2,18 @@
 //! An interface belongs to one pod for its life, and no pod chooses which (rule A8).
 
 use std::{
+    collections::BTreeSet,
     io::{Read, Write},
-    net::TcpStream,
+    net::{IpAddr, Ipv6Addr, TcpStream},
+    process::Command,
     time::{Duration, Instant},
 };
 
-use netpol_tests::probe::Outcome;
+use netpol_tests::{
+    node::Site,
+    probe::Outcome,
+    raw::{self, Wire},
+};
 
 use crate::{
     bound::{
@@ -36,6 +42,57 @@ fn a8_a_pod_that_moves_its_address_before_it_is_known_is_enforced_on() {
         lab.agent.stop().unwrap();
         lab.agent.restart().unwrap();
     }
+}
+
+/// A router's advertisement of a prefix in which hosts make themselves addresses (RFC 4861, 4.2 and
+/// 4.6.2), for so many seconds.
+fn advertise(from: &Site, prefix: Ipv6Addr, seconds: u32) {
+    let source = "fe80::a".parse().unwrap();
+    let everyone = Ipv6Addr::from([0xff02, 0, 0, 0, 0, 0, 0, 1]);
+    let mut payload = vec![0; 8];
+    payload.extend([3, 4, 64, 0xc0]);
+    payload.extend([seconds.to_be_bytes(), seconds.to_be_bytes(), [0; 4]].concat());
+    payload.extend(prefix.octets());
+    let (protocol, message) = raw::icmp(source, everyone.into(), [134, 0], [64, 0, 0, 0], &payload);
+    let mut packet = raw::ip(source, everyone.into(), protocol, &message, None);
+    packet[7] = 255;
+    let wire = Wire::open(&from.netns, "cni0").unwrap();
+    wire.send([0x33, 0x33, 0, 0, 0, 1], &packet).unwrap();
+}
+
+/// Who is on the link can give a pod addresses. They are not those that it had from the start.
+#[test]
+fn a8_an_address_that_a_router_advertises_binds_nothing() {
+    let Some(mut lab) = lab(&[]) else {
+        return;
+    };
+    lab.agent.stop().unwrap();
+    let site = lab.add_sandbox("shop/m").unwrap();
+    let node = lab.site("node").unwrap();
+    site.netns
+        .sysctl(&[("net/ipv6/conf/eth0/accept_ra", "1")])
+        .unwrap();
+    let has = |prefix: &str| {
+        let shown = site.netns.run(|| {
+            let mut ip = Command::new("ip");
+            Ok(ip.args(["-6", "-o", "address", "show", "dev", "eth0"]).output()?)
+        });
+        String::from_utf8_lossy(&shown.unwrap().stdout).contains(&format!("inet6 {prefix}"))
+    };
+    // One that ends some time, and one that never does.
+    for (prefix, seconds) in [("fd00:bad:1:", 3600), ("fd00:bad:2:", u32::MAX)] {
+        let until = Instant::now() + Duration::from_secs(20);
+        while !has(prefix) {
+            assert!(Instant::now() < until, "{prefix}");
+            advertise(&node, format!("{prefix}:").parse().unwrap(), seconds);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    lab.agent.restart().unwrap();
+    wait_until_seen(&lab, "shop/m");
+    let (_, bound) = binding(&lab, "shop/m").unwrap();
+    let own: BTreeSet<IpAddr> = site.addresses.iter().copied().collect();
+    assert_eq!(bound.into_iter().collect::<BTreeSet<_>>(), own);
 }
 
 #[test]

@@ -128,6 +128,39 @@ fn a6_a_pod_sends_with_one_link_local_address() {
     }
 }
 
+/// An ICMPv6 message as the link needs it: with the largest hop limit.
+fn on_link(source: Ipv6Addr, to: Ipv6Addr, kind: u8, rest: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let (source, to) = (source.into(), to.into());
+    let (protocol, message) = raw::icmp(source, to, [kind, 0], rest, payload);
+    let mut packet = raw::ip(source, to, protocol, &message, None);
+    packet[7] = 255;
+    packet
+}
+
+/// Without an address a pod asks whether one is taken (RFC 4862), and nothing else.
+#[test]
+fn a6_f1_without_a_source_a_pod_only_asks_for_an_address() {
+    let Some(lab) = lab(&[]) else {
+        return;
+    };
+    let (asker, other) = (lab.site("other/c").unwrap(), lab.site("shop/a").unwrap());
+    let (from, at) = (wire(&asker), wire(&other));
+    let none = Ipv6Addr::UNSPECIFIED;
+    let IpAddr::V6(to) = of_family(&other, false) else {
+        unreachable!("of that family")
+    };
+    let segment = raw::udp(none.into(), to.into(), PORTS, b"a datagram of nobody");
+    let datagram = raw::ip(none.into(), to.into(), 17, &segment, None);
+    let echo = on_link(none, to, 128, [0; 4], b"an echo of nobody");
+    for packet in [datagram, echo] {
+        from.send(at.mac(), &packet).unwrap();
+        assert!(!arrives(&at, PATIENCE, &packet), "{packet:x?}");
+    }
+    let question = on_link(none, to, 135, [0; 4], &to.octets());
+    from.send(at.mac(), &question).unwrap();
+    assert!(arrives(&at, LONG, &question), "a question for an address");
+}
+
 /// A packet for somebody else's address, with the pod's MAC address, does not enter it: isolated or
 /// not.
 #[test]
