@@ -39,6 +39,13 @@ pub enum Passage {
 /// longest match decides; no match denies.
 pub type Entries = BTreeMap<Option<ProtocolMatch>, u32>;
 
+#[cfg(test)]
+thread_local! {
+    /// How often this thread built the entries of a policy for a class: what the number of
+    /// frontends must not come into.
+    pub(super) static BUILT: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 impl Policy {
     /// The peers that it allows anything; `None`: everyone.
     pub fn peers(&self) -> Option<BTreeSet<PeerId>> {
@@ -80,6 +87,8 @@ impl Policy {
 
     /// What it allows of a class of addresses.
     pub fn entries(&self, class: &Class) -> Entries {
+        #[cfg(test)]
+        BUILT.set(BUILT.get() + 1);
         let mut entries = Entries::new();
         for rule in &self.rules {
             let mut allow = |protocol| {

@@ -11,6 +11,7 @@ use super::{
         ClassId, Compiled, Compiler,
         budget::{Budget, Weight},
         force::Cost,
+        policy::BUILT,
         weight,
     },
     build::*,
@@ -306,6 +307,52 @@ fn l2_a_service_of_addresses_times_ports_is_counted_before_it_is_built() {
     let compiled = super::super::compile(&snapshot, &node());
     assert_eq!(compiled.frontends.len(), 4);
     assert_eq!(codes(&compiled), [("service-over-budget", "spec")]);
+}
+
+/// What a policy says of a frontend is looked up: its ports are not gone through for each, in
+/// either what the map holds of it or what stands behind its backends.
+#[test]
+fn l2_frontends_times_ports_are_looked_up_and_not_built() {
+    let ports = (0..1000).map(|nth| port(2 * nth + 1, None));
+    let peers = vec![pods(selector("app=db"))];
+    let policy = policy("app=web", vec![], vec![rule(peers, ports.collect())]);
+    let mut snapshot = snapshot(vec![web(), db()], vec![policy]);
+    let service = service("shop", "many", 80, 100);
+    let slice = EndpointSlice {
+        key: ObjectKey::new("shop", "many"),
+        service: Some("many".into()),
+        ports: service
+            .ports
+            .iter()
+            .map(|port| EndpointPort {
+                name: port.name.clone(),
+                protocol: port.protocol,
+                number: Some(port.port),
+            })
+            .collect(),
+        endpoints: vec![SliceEndpoint {
+            addresses: vec![B.parse().unwrap()],
+            ready: true,
+            serving: true,
+            terminating: false,
+        }],
+    };
+    snapshot.services.insert(service.key.clone(), Arc::new(service));
+    snapshot
+        .endpoint_slices
+        .insert(slice.key.clone(), Arc::new(slice));
+    BUILT.set(0);
+    let compiled = super::super::compile(&snapshot, &node());
+    assert_eq!((compiled.frontends.len(), BUILT.get()), (8100, 0));
+    let policy = compiled.endpoints[&ObjectKey::new("shop", "web")]
+        .egress
+        .expect("isolated");
+    let classes: BTreeSet<ClassId> = compiled.frontends.iter().map(|(_, class)| *class).collect();
+    let let_in = classes
+        .iter()
+        .filter(|class| compiled.passage(policy, **class).is_some());
+    // Every other port of the hundred.
+    assert_eq!((classes.len(), let_in.count(), BUILT.get()), (100, 50, 0));
 }
 
 #[test]
