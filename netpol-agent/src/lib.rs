@@ -12,6 +12,7 @@ pub mod explain;
 pub mod matrix;
 pub mod model;
 pub mod observe;
+pub mod progress;
 pub mod records;
 pub mod sync;
 pub mod watch;

@@ -33,6 +33,7 @@ use crate::{
     explain::Held,
     model::{Diagnostic, Node, ObjectKey, Set, Snapshot},
     observe::status::{GRACE, Status, Unenforced},
+    progress::{Part, Progress, Step},
     records::Records,
     sync::{self, Desired, Memory, State, Write},
 };
@@ -66,6 +67,8 @@ pub struct Reconciler {
     compiler: Compiler,
     reported: Set<Diagnostic>,
     troubles: Troubles,
+    /// Of the diagnostics, those about budgets.
+    over_budget: Set<Diagnostic>,
     /// Number of diagnostics of each code.
     by_code: BTreeMap<&'static str, u64>,
     applied: Option<u64>,
@@ -73,6 +76,7 @@ pub struct Reconciler {
     ahead: Ahead,
     status: watch::Sender<Arc<Status>>,
     settled: watch::Sender<Settled>,
+    progress: Progress,
 }
 
 /// What is told of a turn, beside its report.
@@ -96,6 +100,7 @@ impl Reconciler {
         options: &Options,
         status: watch::Sender<Arc<Status>>,
         settled: watch::Sender<Settled>,
+        progress: Progress,
     ) -> Self {
         Self {
             datapath,
@@ -117,6 +122,7 @@ impl Reconciler {
             compiler: Compiler::default(),
             reported: Set::new(),
             troubles: Troubles::default(),
+            over_budget: Set::new(),
             by_code: BTreeMap::new(),
             applied: None,
             swept: false,
@@ -127,12 +133,13 @@ impl Reconciler {
             },
             status,
             settled,
+            progress,
         }
     }
 
     /// Takes what the source knows, while the source can publish nothing new: a moment is taken with its snapshot, or left to the next.
     pub fn set_snapshot(&mut self, snapshot: Option<&Arc<Snapshot>>) {
-        let received = snapshot.and_then(|snapshot| snapshot.received.take());
+        let received = snapshot.and_then(|_| self.progress.take(Part::Objects));
         self.received = self.received.into_iter().chain(received).min();
         self.snapshot = snapshot.cloned().or(self.snapshot.take());
         let node = snapshot.and_then(|snapshot| snapshot.nodes.get(self.node_name.as_str()));
@@ -165,13 +172,15 @@ impl Reconciler {
         self.datapath.set_interfaces(names.collect());
     }
 
-    /// Takes what the node's interfaces are.
+    /// Takes what the node's interfaces are, while they are kept from changing.
     pub fn set_interfaces(&mut self, interfaces: Option<Arc<Interfaces>>) {
+        self.progress.take(Part::Interfaces);
         self.interfaces = interfaces.or(self.interfaces.take());
     }
 
-    /// Takes what the runtime has written of interfaces.
+    /// Takes what the runtime has written of interfaces, in the same way.
     pub fn set_records(&mut self, records: Option<Arc<Records>>) {
+        self.progress.take(Part::Records);
         self.records = records.or(self.records.take());
     }
 
@@ -259,6 +268,7 @@ impl Reconciler {
         ) else {
             return true;
         };
+        self.progress.begin(Step::Compiling);
         self.settle_lifetimes();
         let started = Instant::now();
         let bound = self.bind(&snapshot, &interfaces, &records);
@@ -301,6 +311,7 @@ impl Reconciler {
             events_per_second: self.events_per_second,
         };
         let plan = sync::plan(&self.state, &self.memory, desired);
+        self.progress.begin(Step::Writing);
         self.name(&interfaces);
         let routine = plan
             .writes
@@ -350,6 +361,7 @@ impl Reconciler {
             ..Held::default()
         };
         self.publish(&report, &turn, held);
+        self.progress.end(report.failures.is_empty());
         self.log(&report, &turn);
         if first || report.writes > memory::LARGE {
             memory::give_back();

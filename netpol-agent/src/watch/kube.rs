@@ -72,6 +72,7 @@ pub(super) async fn run(
     tasks.spawn(kind::watch::<wire::EndpointSlice>(client, sender));
 
     let mut cluster = Cluster::default();
+    publisher.unlisted(cluster.unlisted());
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -84,6 +85,8 @@ pub(super) async fn run(
                 }
                 if changed && cluster.is_complete() {
                     publisher.publish(&cluster.objects, &[], received);
+                } else if changed {
+                    publisher.unlisted(cluster.unlisted());
                 }
             }
         }
@@ -123,6 +126,12 @@ impl Cluster {
     /// Every kind was listed once (rule B1).
     fn is_complete(&self) -> bool {
         self.listed.len() == Kind::ALL.len()
+    }
+
+    /// Names of the kinds that were not.
+    fn unlisted(&self) -> Vec<&'static str> {
+        let missing = Kind::ALL.into_iter().filter(|kind| !self.listed.contains(kind));
+        missing.map(Kind::name).collect()
     }
 
     /// True if a snapshot would now be another one.
