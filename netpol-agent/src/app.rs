@@ -25,6 +25,7 @@ use tracing::{info, warn};
 pub use self::ahead::Startup;
 use self::reconcile::Reconciler;
 use crate::{
+    causes::causes,
     datapath::{self, Datapath, interfaces},
     observe::{self, status::Status},
     progress::Progress,
@@ -187,12 +188,17 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
                     observe::socket::run(listener, known, stop.clone()),
                 ));
             }
-            Err(error) => warn!(error = %anyhow::Error::from(error), "netpol explain cannot ask this agent"),
+            Err(error) => warn!(error = causes(&error), "netpol explain cannot ask this agent"),
         }
     }
 
     let mut reconciler = Reconciler::new(
-        datapath, state, bindings, &options, status_in, settled_in, progress,
+        datapath,
+        state,
+        bindings,
+        &options,
+        (status_in, settled_in),
+        progress,
     );
     let mut resync = tokio::time::interval_at(Instant::now() + options.resync, options.resync);
     let mut expiry = tokio::time::interval_at(Instant::now() + EXPIRY, EXPIRY);

@@ -4,6 +4,7 @@
 //! `watch` (cluster or folder) → `compile` (pure) → `sync` (diff and write) → `datapath` (kernel) → `observe` (events, metrics).
 
 pub mod app;
+mod causes;
 pub mod cli;
 pub mod compile;
 pub mod datapath;

@@ -25,6 +25,7 @@ use super::{
     troubles::Troubles,
 };
 use crate::{
+    causes::causes,
     compile::Compiler,
     datapath::{
         self, Datapath,
@@ -98,8 +99,7 @@ impl Reconciler {
         state: State,
         bindings: Bindings,
         options: &Options,
-        status: watch::Sender<Arc<Status>>,
-        settled: watch::Sender<Settled>,
+        (status, settled): (watch::Sender<Arc<Status>>, watch::Sender<Settled>),
         progress: Progress,
     ) -> Self {
         Self {
@@ -215,7 +215,7 @@ impl Reconciler {
                 }
                 self.state = found;
             }
-            Err(error) => error!(error = %anyhow::Error::from(error), "reading the maps back"),
+            Err(error) => error!(error = causes(&error), "reading the maps back"),
         }
         self.state.attached = attached;
         self.state.attached_devices = attached_devices;
@@ -254,7 +254,7 @@ impl Reconciler {
             Ok(expired) => self
                 .status
                 .send_modify(|status| Arc::make_mut(status).expired = expired),
-            Err(error) => warn!(error = %anyhow::Error::from(error), "looking for flows past their lifetime"),
+            Err(error) => warn!(error = causes(&error), "looking for flows past their lifetime"),
         }
     }
 
@@ -333,7 +333,7 @@ impl Reconciler {
                 }
                 Arc::make_mut(status).seeded = seeded;
             }),
-            Err(error) => error!(error = %anyhow::Error::from(error), "looking for open connections"),
+            Err(error) => error!(error = causes(&error), "looking for open connections"),
         }
         self.settle_ahead();
         if !self.swept && report.failures.is_empty() {
@@ -419,7 +419,11 @@ impl Reconciler {
         });
         for (ifindex, binding) in gone.into_iter().chain(changed) {
             if let Err(error) = self.datapath.set_binding(ifindex, binding.as_ref()) {
-                error!(ifindex, error = %anyhow::Error::from(error), "a restart may forget which pod is behind an interface");
+                error!(
+                    ifindex,
+                    error = causes(&error),
+                    "a restart may forget which pod is behind an interface"
+                );
             }
         }
         self.bindings.clone_from(&bound.bindings);
@@ -443,7 +447,7 @@ impl Reconciler {
         });
         match self.datapath.write(&write) {
             Ok(()) => self.state.record(&write),
-            Err(error) => error!(error = %anyhow::Error::from(error), "writing the lifetimes of flows"),
+            Err(error) => error!(error = causes(&error), "writing the lifetimes of flows"),
         }
     }
 
@@ -463,7 +467,7 @@ impl Reconciler {
             .and_then(|()| datapath::remove_other_versions(&self.pin_path));
         match swept {
             Ok(()) => self.swept = true,
-            Err(error) => error!(error = %anyhow::Error::from(error), "removing what an earlier agent left"),
+            Err(error) => error!(error = causes(&error), "removing what an earlier agent left"),
         }
     }
 }

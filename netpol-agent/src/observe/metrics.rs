@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tracing::error;
 
 use super::status::Status;
-use crate::{datapath::CounterReader, progress::Progress};
+use crate::{causes::causes, datapath::CounterReader, progress::Progress};
 
 /// A registry over the agent's status and progress, and the kernel's counters.
 pub fn registry(
@@ -209,10 +209,7 @@ impl Collector for PacketMetrics {
             let mut counters = match self.0.read(direction) {
                 Ok(counters) => counters,
                 Err(error) => {
-                    error!(
-                        error = format!("{:#}", anyhow::Error::from(error)),
-                        "reading packet counters"
-                    );
+                    error!(error = causes(&error), "reading packet counters");
                     continue;
                 }
             };
