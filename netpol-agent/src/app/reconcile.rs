@@ -357,6 +357,7 @@ impl Reconciler {
             node: self.node_name.clone(),
             pods: standings(&bound.standing, of),
             over_budget: over_budget(&compiled),
+            closed: compiled.closed.clone(),
             link_locals: bound.link_locals(),
             ..Held::default()
         };
