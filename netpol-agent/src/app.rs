@@ -25,8 +25,10 @@ use tracing::{info, warn};
 pub use self::ahead::Startup;
 use self::reconcile::Reconciler;
 use crate::{
+    causes::causes,
     datapath::{self, Datapath, interfaces},
     observe::{self, status::Status},
+    progress::Progress,
     records,
     watch::{self as source, Source},
 };
@@ -75,11 +77,17 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     let _lock = datapath::lock(&options.datapath.pin_path)?;
     let (snapshots_in, mut snapshots) = watch::channel(None);
     let (interfaces_in, mut interfaces) = watch::channel(None);
+    let progress = Progress::default();
     let mut stages = JoinSet::new();
     // Lists take as long as the API server does, and the programs as long as the kernel: neither waits for the other.
     stages.spawn(stage(
         "watch",
-        source::run(options.source.clone(), snapshots_in, stop.clone()),
+        source::run(
+            options.source.clone(),
+            snapshots_in,
+            progress.clone(),
+            stop.clone(),
+        ),
     ));
     let mut cidrs = pod_cidrs(&options);
     let mut datapath =
@@ -112,11 +120,23 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     let reread = Arc::new(Notify::new());
     stages.spawn(stage(
         "interfaces",
-        interfaces::watch(interfaces_in, sights, settled, reread.clone(), stop.clone()),
+        interfaces::watch(
+            interfaces_in,
+            sights,
+            settled,
+            reread.clone(),
+            progress.clone(),
+            stop.clone(),
+        ),
     ));
     stages.spawn(stage(
         "records",
-        records::run(options.cni_results.clone(), records_in, stop.clone()),
+        records::run(
+            options.cni_results.clone(),
+            records_in,
+            progress.clone(),
+            stop.clone(),
+        ),
     ));
     if options.startup == Startup::Strict {
         stages.spawn(stage(
@@ -137,14 +157,22 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
             observe::program_log::run(datapath.take_log()?, stop.clone()),
         ));
     }
-    if let Some(address) = options.listen {
-        let counters = datapath::CounterReader::open(&options.datapath.pin_path)?;
-        let server = observe::http::bind(address).await?;
-        stages.spawn(stage(
-            "http",
-            observe::http::run(server, status.clone(), counters, stop.clone()),
-        ));
-    }
+    let server = match options.listen {
+        Some(address) => {
+            let counters = datapath::CounterReader::open(&options.datapath.pin_path)?;
+            Some((observe::http::bind(address).await?, counters))
+        }
+        None => None,
+    };
+    stages.spawn(stage(
+        "onlookers",
+        observe::apart::run(observe::onlookers(
+            server,
+            status.clone(),
+            progress.clone(),
+            stop.clone(),
+        )),
+    ));
 
     if let Some(path) = &options.socket {
         match observe::socket::bind(path).await {
@@ -160,11 +188,18 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
                     observe::socket::run(listener, known, stop.clone()),
                 ));
             }
-            Err(error) => warn!(error = %anyhow::Error::from(error), "netpol explain cannot ask this agent"),
+            Err(error) => warn!(error = causes(&error), "netpol explain cannot ask this agent"),
         }
     }
 
-    let mut reconciler = Reconciler::new(datapath, state, bindings, &options, status_in, settled_in);
+    let mut reconciler = Reconciler::new(
+        datapath,
+        state,
+        bindings,
+        &options,
+        (status_in, settled_in),
+        progress,
+    );
     let mut resync = tokio::time::interval_at(Instant::now() + options.resync, options.resync);
     let mut expiry = tokio::time::interval_at(Instant::now() + EXPIRY, EXPIRY);
     expiry.set_missed_tick_behavior(MissedTickBehavior::Delay);

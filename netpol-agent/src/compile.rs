@@ -84,6 +84,8 @@ pub struct Compiled {
     pub frontends: Map<Frontend, ClassId>,
     /// Backends of frontends that some policy lets pass in part only.
     pub guarded: Set<Frontend>,
+    /// Frontends that are closed to whom they would be open in part, as guarding what is behind is over budget (rule L2).
+    pub closed: Set<Frontend>,
     /// Canonical text of every peer of the policies in force on this node, whether an address matches it or not.
     pub peers: Map<PeerId, Arc<str>>,
     /// Rules by the number that policy entries carry.
@@ -159,6 +161,8 @@ pub struct Class {
     pub named_ports: BTreeMap<PortKey, u16>,
     /// What is behind, for a class of frontends, which has nothing else; `None` for a class of addresses.
     pub frontend: Option<BTreeSet<Target>>,
+    /// A class of frontends that pods pass by only where policy allows everything (rule L2).
+    pub closed: bool,
 }
 
 /// A rule of a policy.
@@ -222,7 +226,7 @@ impl Compiler {
             classes: Classes::default(),
             frontends: Frontends::new(&limits),
             forwards: Forwards::default(),
-            policies: Policies::default(),
+            policies: Policies::new(&limits),
             room: Room::new(limits.entries),
             closed: BTreeSet::new(),
             origin: Origin::default(),
@@ -280,7 +284,7 @@ impl Compiler {
         if force.changed {
             self.policies.update(&self.force);
         }
-        let guarded = self.policies.guard(&mut self.frontends, classes);
+        let guarded = self.policies.guard(&mut self.frontends, classes, findings);
         self.force.report_unresolved(&classes.list, findings);
         let refused = self.room.update(&self.policies.list, &classes.list);
         let mut endpoints = self.policies.endpoints.clone();
@@ -301,6 +305,7 @@ impl Compiler {
             addresses: classes.addresses.clone(),
             frontends: self.frontends.classes.clone(),
             guarded,
+            closed: self.frontends.closed.clone(),
             peers: self.force.texts.clone(),
             rules: self.force.rules.clone(),
             diagnostics: findings.all(),

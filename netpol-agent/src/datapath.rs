@@ -41,7 +41,10 @@ pub use run::Size;
 
 use self::attach::{AttachError, Attacher};
 use self::shares::Shares;
-use crate::sync::{State, Write};
+use crate::{
+    causes::causes,
+    sync::{State, Write},
+};
 
 /// Maps by the name that they have in the object and below the pin folder.
 pub const PINNED_MAPS: [&str; 20] = [
@@ -207,7 +210,7 @@ fn load(object: &[u8], options: &Options, folder: &Path) -> Result<(Ebpf, Sight)
                 let tracking = true;
                 return Ok((ebpf, Sight { checksums, tracking }));
             }
-            Err(error) => tracing::debug!(error = %anyhow::Error::from(error), "asking connection tracking"),
+            Err(error) => tracing::debug!(error = causes(&error), "asking connection tracking"),
         }
     }
     let (ebpf, checksums) = load_seeing(object, options, folder, &tracking::Way::default())?;
@@ -228,12 +231,12 @@ fn load_seeing(
     tracking: &tracking::Way,
 ) -> Result<(Ebpf, bool), DatapathError> {
     let ways = sk_buff::ways(Path::new(sk_buff::KERNEL_BTF));
-    let mut closed = ways.as_ref().err().map(|error| error.to_string());
+    let mut closed = ways.as_ref().err().map(|error| causes(error));
     for way in ways.into_iter().flatten() {
         match load_with(object, options, folder, &way, tracking) {
             Ok(ebpf) => return Ok((ebpf, true)),
             // Kernels differ in what they let programs read: older ones, and those locked down for confidentiality.
-            Err(error) => closed = Some(format!("{:#}", anyhow::Error::from(error))),
+            Err(error) => closed = Some(causes(&error)),
         }
     }
     let ebpf = load_with(object, options, folder, &sk_buff::Way::default(), tracking)?;
@@ -389,7 +392,7 @@ impl Datapath {
                 }
                 Err(AttachError::Gone { .. }) => {}
                 Err(error) => {
-                    found.insert(*ifindex, anyhow::Error::from(error).to_string());
+                    found.insert(*ifindex, causes(&error));
                 }
             }
         }
@@ -415,7 +418,10 @@ impl Datapath {
             self.doubted.set(self.seeder.doubtful())
         });
         if let Err(error) = ready {
-            tracing::error!(error = %anyhow::Error::from(error), "preparing the flow table for new endpoints");
+            tracing::error!(
+                error = causes(&error),
+                "preparing the flow table for new endpoints"
+            );
         }
     }
 
@@ -480,7 +486,7 @@ impl Datapath {
                         Ok(())
                     }
                     Err(error) => {
-                        self.unattached.insert(*ifindex, error.to_string());
+                        self.unattached.insert(*ifindex, causes(&error));
                         Err(error.into())
                     }
                     Ok(()) => {
@@ -546,7 +552,7 @@ impl Datapath {
                 Ok(())
             }
             Err(error) => {
-                self.unattached.insert(ifindex, error.to_string());
+                self.unattached.insert(ifindex, causes(&error));
                 Err(error.into())
             }
             Ok(()) => {
@@ -613,7 +619,7 @@ impl Datapath {
 /// Trouble with open connections keeps nothing away.
 fn told_unread(ifindex: u32, seeded: Result<(), DatapathError>) {
     if let Err(error) = seeded {
-        tracing::error!(ifindex, error = %anyhow::Error::from(error), "looking for open connections");
+        tracing::error!(ifindex, error = causes(&error), "looking for open connections");
     }
 }
 

@@ -128,5 +128,7 @@ fn judge_backends(
         let way = ways::by_service(everywhere, source, frontend.address, &backend);
         judge(world, source, &backend, family, &way)
     };
-    backends.into_iter().map(verdict).collect()
+    let mut found: Vec<Verdict> = backends.into_iter().map(verdict).collect();
+    sides::refuse(world, source, &packet, &mut found);
+    found
 }

@@ -4,6 +4,7 @@
 //! `watch` (cluster or folder) → `compile` (pure) → `sync` (diff and write) → `datapath` (kernel) → `observe` (events, metrics).
 
 pub mod app;
+mod causes;
 pub mod cli;
 pub mod compile;
 pub mod datapath;
@@ -12,6 +13,7 @@ pub mod explain;
 pub mod matrix;
 pub mod model;
 pub mod observe;
+pub mod progress;
 pub mod records;
 pub mod sync;
 pub mod watch;

@@ -8,7 +8,6 @@ mod forwards;
 mod labels;
 mod limits;
 mod map;
-mod received;
 mod text;
 
 use std::{
@@ -26,7 +25,6 @@ pub use labels::Labels;
 pub use limits::{Limit, Limits, POLICY_RESOURCES, SERVICE_RESOURCES};
 pub(crate) use limits::{PREFIXES, WIDE};
 pub use map::{Change, Iter, Map, Set};
-pub use received::Received;
 pub use text::Text;
 
 /// Namespace and name of a namespaced object. Displayed as `namespace/name`.
@@ -335,8 +333,6 @@ pub struct SliceEndpoint {
 pub struct Snapshot {
     /// Raised by one for each snapshot; goes through all stages, logs and metrics.
     pub revision: u64,
-    /// When its first event came.
-    pub received: Received,
     /// Nodes by name, with the addresses that their objects tell.
     pub nodes: Map<String, Arc<Node>>,
     /// Namespaces by name. A namespace that is named by a pod or policy but not present counts as having no labels

@@ -1,10 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What people and monitoring see: events of dropped packets, metrics, health, and answers to `netpol explain`.
 
+use std::{io, net::TcpListener, sync::Arc};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{datapath::CounterReader, progress::Progress};
+
+pub mod apart;
 pub mod events;
 pub mod http;
+mod late;
 pub mod metrics;
 pub mod program_log;
 mod serve;
 pub mod socket;
 pub mod status;
+
+/// All who look at the agent from outside its work: metrics and health, if they are served, and who tells of changes that are late.
+///
+/// # Errors
+/// The listener failed.
+pub async fn onlookers(
+    server: Option<(TcpListener, CounterReader)>,
+    status: watch::Receiver<Arc<status::Status>>,
+    progress: Progress,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let late = late::run(progress.clone(), stop.clone());
+    match server {
+        Some((listener, counters)) => {
+            let served = http::run(listener, status, progress, counters, stop);
+            tokio::join!(late, served).1
+        }
+        None => {
+            late.await;
+            Ok(())
+        }
+    }
+}

@@ -16,7 +16,7 @@ use std::{
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use notify::{
@@ -30,7 +30,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::{datapath::interfaces::Mac, model::ObjectKey};
+use crate::{
+    datapath::interfaces::Mac,
+    model::ObjectKey,
+    progress::{Part, Progress},
+};
 
 use parse::ParseError;
 
@@ -75,9 +79,11 @@ impl Record {
 pub type Records = BTreeMap<String, Arc<Record>>;
 
 /// Publishes the records of `folder` whenever they change, until `stop`. A folder that is not there has none, and is waited for.
+/// `progress` hears of each change.
 pub async fn run(
     folder: PathBuf,
     tx: watch::Sender<Option<Arc<Records>>>,
+    progress: Progress,
     stop: CancellationToken,
 ) -> io::Result<()> {
     let (sender, mut events) = mpsc::unbounded_channel();
@@ -99,9 +105,13 @@ pub async fn run(
         };
         if changed || tx.borrow().is_none() {
             // Files are small; a disk may still be slow.
+            let received = Instant::now();
             let records = tokio::task::block_in_place(|| cache.read());
             tx.send_if_modified(|current| {
                 let changed = current.as_deref() != Some(&records);
+                if changed {
+                    progress.came(Part::Records, received);
+                }
                 *current = Some(Arc::new(records));
                 changed
             });
@@ -386,7 +396,7 @@ mod tests {
         let folder = parent.path().join("results");
         let (tx, mut rx) = watch::channel(None);
         let stop = CancellationToken::new();
-        let task = tokio::spawn(run(folder.clone(), tx, stop.clone()));
+        let task = tokio::spawn(run(folder.clone(), tx, Progress::default(), stop.clone()));
         let mut until = async |count: usize| {
             let wanted = |read: &Option<Arc<Records>>| read.as_ref().is_some_and(|read| read.len() == count);
             let waited = tokio::time::timeout(Duration::from_secs(20), rx.wait_for(wanted)).await;

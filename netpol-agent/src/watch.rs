@@ -8,7 +8,10 @@ use std::{convert::Infallible, fmt, path::PathBuf, str::FromStr, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{Diagnostic, Snapshot};
+use crate::{
+    model::{Diagnostic, Snapshot},
+    progress::Progress,
+};
 
 pub mod convert;
 pub mod directory;
@@ -116,7 +119,7 @@ pub async fn load(source: Source, patience: std::time::Duration) -> Result<Arc<S
     }
     let (sender, mut snapshots) = tokio::sync::watch::channel(None);
     let stop = CancellationToken::new();
-    let watching = run(source, sender, stop);
+    let watching = run(source, sender, Progress::default(), stop);
     let complete = async {
         match snapshots.wait_for(Option::is_some).await {
             Ok(snapshot) => snapshot.clone(),
@@ -153,15 +156,17 @@ fn listed(diagnostics: &[Diagnostic]) -> String {
 
 /// Watches `source` and publishes what it holds until `stop` is cancelled. The receiver first sees `None`, then snapshots
 /// whose revision starts at 1 and rises by one; changes that come together share one, and a receiver that is busy sees only the last.
+/// `progress` hears of each.
 ///
 /// # Errors
 /// See [`WatchError`]; a source that worked once is never given up.
 pub async fn run(
     source: Source,
     snapshots: tokio::sync::watch::Sender<Option<Arc<Snapshot>>>,
+    progress: Progress,
     stop: CancellationToken,
 ) -> Result<(), WatchError> {
-    let publisher = publish::Publisher::new(snapshots);
+    let publisher = publish::Publisher::new(snapshots, progress);
     match source {
         Source::Kube { kubeconfig } => kube::run(kubeconfig.as_deref(), publisher, stop).await,
         Source::Directory(path) => directory::run(&path, publisher, stop).await,

@@ -5,6 +5,7 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use netpol_agent::{
     model::{ObjectKey, Snapshot},
+    progress::Progress,
     watch::{self, Source, WatchError, directory},
 };
 use tempfile::TempDir;
@@ -43,7 +44,7 @@ impl Watched {
         let (sender, snapshots) = tokio::sync::watch::channel(None);
         let stop = CancellationToken::new();
         let source = Source::Directory(dir.path().to_path_buf());
-        let run = tokio::spawn(watch::run(source, sender, stop.clone()));
+        let run = tokio::spawn(watch::run(source, sender, Progress::default(), stop.clone()));
         let mut watched = Self {
             dir,
             snapshots,

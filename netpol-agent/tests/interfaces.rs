@@ -12,8 +12,9 @@ use std::{
 };
 
 use namespaces::{Pod, drop_capability, enter_new, ip, privileged};
-use netpol_agent::datapath::interfaces::{
-    Interfaces, InterfacesError, PodInterface, Sight, watch, watch_routes,
+use netpol_agent::{
+    datapath::interfaces::{Interfaces, InterfacesError, PodInterface, Sight, watch, watch_routes},
+    progress::Progress,
 };
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -40,7 +41,14 @@ impl Watched {
         let (tx, rx) = tokio::sync::watch::channel(None);
         let stop = CancellationToken::new();
         let reread = Arc::new(Notify::new());
-        let task = tokio::spawn(watch(tx, sights, settled_rx, reread.clone(), stop.clone()));
+        let task = tokio::spawn(watch(
+            tx,
+            sights,
+            settled_rx,
+            reread.clone(),
+            Progress::default(),
+            stop.clone(),
+        ));
         Self {
             rx,
             settled,

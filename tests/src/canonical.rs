@@ -5,17 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netpol_agent::compile::{Class, ClassId, Compiled, Frontend, PolicyId, ProtocolMatch, RuleRef};
 
-/// A class by what it says: texts of its peers, its named ports, and of a class of frontends the backends by the same.
+/// A class by what it says: texts of its peers, its named ports, and of a class of frontends whether they are closed,
+/// and the backends by the same.
 pub type Said = (
     BTreeSet<String>,
     BTreeMap<String, u16>,
-    Option<BTreeSet<(BTreeSet<String>, BTreeMap<String, u16>, bool, u8, u16)>>,
+    Option<(
+        bool,
+        BTreeSet<(BTreeSet<String>, BTreeMap<String, u16>, bool, u8, u16)>,
+    )>,
 );
 
 /// What a policy allows of a class, with the rules: by protocol and port, and of a frontend.
 type Allowed = (
     BTreeMap<Option<ProtocolMatch>, RuleRef>,
-    Option<(bool, Option<RuleRef>)>,
+    Option<(&'static str, Option<RuleRef>)>,
 );
 
 /// The uid of a pod, its addresses, and what each class is allowed, ingress first; `None` where the pod is not isolated.
@@ -68,8 +72,9 @@ impl Canonical {
                 let entries = compiled.entries(policy, *id).into_iter();
                 let entries = entries.map(|(matched, number)| (matched, compiled.rules[&number].clone()));
                 let passage = compiled.passage(policy, *id).map(|passage| match passage {
-                    netpol_agent::compile::Passage::Accept(number) => (true, rule(number)),
-                    netpol_agent::compile::Passage::Defer => (false, None),
+                    netpol_agent::compile::Passage::Accept(number) => ("accept", rule(number)),
+                    netpol_agent::compile::Passage::Defer => ("defer", None),
+                    netpol_agent::compile::Passage::Refuse => ("refuse", None),
                 });
                 (said.clone(), (entries.collect(), passage))
             };
@@ -145,7 +150,7 @@ pub fn say(compiled: &Compiled, class: &Class) -> Said {
                 target.port,
             )
         };
-        targets.iter().map(backend).collect()
+        (class.closed, targets.iter().map(backend).collect())
     });
     (texts(class), ports(class), backends)
 }

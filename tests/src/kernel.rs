@@ -9,7 +9,9 @@ use netpol_agent::{
     model::{Direction, Protocol},
     sync::State,
 };
-use netpol_common::abi::{ACTION_DEFER, IDENTITY_NODE, IDENTITY_REMOTE_NODE, POLICY_NONE};
+use netpol_common::abi::{
+    ACTION_ACCEPT, ACTION_DEFER, ACTION_REFUSE, IDENTITY_NODE, IDENTITY_REMOTE_NODE, POLICY_NONE,
+};
 
 /// A packet that opens a connection at one interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,11 +68,19 @@ pub fn passes(state: &State, probe: &Probe) -> bool {
     let entries = state.policies.get(&policy);
     let accepts = |frontend: u32, defers: bool| {
         entries.is_some_and(|entries| {
-            entries
-                .iter()
-                .any(|(key, value)| key.identity == frontend && (defers || value.action != ACTION_DEFER))
+            entries.iter().any(|(key, value)| {
+                key.identity == frontend
+                    && (value.action == ACTION_ACCEPT || defers && value.action == ACTION_DEFER)
+            })
         })
     };
+    let refuses = |frontend: u32| {
+        let mut entries = entries.into_iter().flatten();
+        entries.any(|(key, value)| key.identity == frontend && value.action == ACTION_REFUSE)
+    };
+    if of(probe.remote).is_some_and(|frontend| refuses(frontend.identity)) {
+        return false;
+    }
     // What the Service does not let through goes to what has the address, as nobody may translate
     // it (rule A9).
     if of(probe.remote).is_some_and(|frontend| accepts(frontend.identity, true)) {

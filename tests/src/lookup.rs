@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use netpol_agent::{
-    compile::{Address, ClassId, Compiled, Endpoint, Frontend, PolicyId, ProtocolMatch},
+    compile::{Address, ClassId, Compiled, Endpoint, Frontend, Passage, PolicyId, ProtocolMatch},
     evaluate::Packet,
     model::Direction,
 };
@@ -51,13 +51,24 @@ pub fn first_look(compiled: &Compiled, packet: &Packet) -> Option<bool> {
     let class = frontend(compiled, packet);
     let passes = |endpoint: &&Endpoint| match (endpoint.egress, class) {
         (None, _) => true,
-        (Some(policy), Some(class)) => {
-            compiled.passage(policy, class).is_some()
-                || is_virtual(compiled, packet) && reaches(compiled, policy, packet)
-        }
+        (Some(policy), Some(class)) => passes(
+            compiled,
+            policy,
+            class,
+            is_virtual(compiled, packet) && reaches(compiled, policy, packet),
+        ),
         (Some(_), None) => false,
     };
     (!senders.is_empty()).then(|| senders.iter().all(passes))
+}
+
+/// What a policy says of a frontend, where it says by itself (`itself`) whether what nobody translates may go there.
+pub fn passes(compiled: &Compiled, policy: PolicyId, class: ClassId, itself: bool) -> bool {
+    match compiled.passage(policy, class) {
+        Some(Passage::Accept(_) | Passage::Defer) => true,
+        Some(Passage::Refuse) => false,
+        None => itself,
+    }
 }
 
 /// The second look at the packet to the backend (rule A5): the sender's egress policy on the backend, and the backend's ingress policy,

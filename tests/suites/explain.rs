@@ -17,6 +17,8 @@ mod example;
 mod exit_codes;
 #[path = "explain/folds.rs"]
 mod folds;
+#[path = "explain/guards.rs"]
+mod guards;
 #[path = "explain/held.rs"]
 mod held;
 #[path = "explain/host_ports.rs"]

@@ -2,8 +2,10 @@
 //! The production path: the agent under the service account of `deploy/netpol.yaml`, with the capabilities of its DaemonSet and nothing
 //! more, follows a real API server, and the packets of pods obey. Each test names the rules that it proves.
 
+use std::time::Instant;
+
 use netpol_tests::{
-    agent::Agent,
+    agent::{Agent, DEADLINE},
     cluster::Cluster,
     deploy::Deployment,
     privilege::can_use_api_server,
@@ -104,6 +106,12 @@ fn b1_nothing_changes_before_the_first_complete_list_and_what_is_missing_is_name
     agent.wait_for_line(0, "serving metrics and health").unwrap();
     cluster.expect("other/c", "shop/a", &Reached);
     assert_eq!((agent.revision(), cluster.health("/readyz").unwrap()), (0, 503));
+    // The others come as the server sends them.
+    let named = "waiting for the first complete list of objects, not there yet: NetworkPolicy\n";
+    let until = Instant::now() + DEADLINE;
+    while cluster.get("/readyz").unwrap().1 != named {
+        assert!(Instant::now() < until, "{:?}", cluster.get("/readyz"));
+    }
     allow(&cluster, &deployment);
     agent.wait_for_revision_after(0).unwrap();
     cluster.expect("other/c", "shop/a", &Silent);

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The agent as something that runs on a node: stopped at any moment, short of descriptors, asked
-//! by those who mean no good.
+//! by those who mean no good, or while it is busy.
 
 #[path = "operations/descriptors.rs"]
 mod descriptors;
+#[path = "operations/late.rs"]
+mod late;
 #[path = "operations/pins.rs"]
 mod pins;
 #[path = "operations/shared.rs"]

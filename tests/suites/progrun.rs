@@ -27,6 +27,8 @@ use netpol_tests::{
 
 #[path = "progrun/flows.rs"]
 mod flows;
+#[path = "progrun/guards.rs"]
+mod guards;
 #[path = "progrun/leaving.rs"]
 mod leaving;
 #[path = "progrun/longest.rs"]

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Random clusters: the compiled node against the evaluator. `NETPOL_CASES` is the number of packets.
 
+use std::cell::Cell;
+
 use netpol_agent::{
     compile::{Compiled, Compiler, Frontend, Passage, PeerId, compile},
     evaluate::{Packet, evaluate, evaluate_service, forwards},
@@ -10,7 +12,7 @@ use netpol_tests::{
     canonical::Canonical,
     looks::first_look,
     lookup,
-    random::{Random, any_change, cluster, nodes, packet, service_packet},
+    random::{Random, any_change, cluster, few_guards, nodes, packet, service_packet},
     seeds,
 };
 use proptest::prelude::*;
@@ -121,6 +123,7 @@ fn a5_frontends_are_judged_by_all_their_backends() {
                     let said = match compiled.passage(policy, class) {
                         Some(Passage::Accept(_)) => "accept",
                         Some(Passage::Defer) => "defer",
+                        Some(Passage::Refuse) => "refuse",
                         None => "deny",
                     };
                     let unguarded = backends.iter().find(|(address, port, _)| {
@@ -209,10 +212,12 @@ fn numbers_that_stay_say_the_same() {
 /// What a compiler makes of a change does not depend on what it compiled before.
 #[test]
 fn changes_one_by_one_compile_to_what_the_whole_does() {
+    let refused = Cell::new(0);
     seeds::hold("random", PACKETS_A_CLUSTER * 8, |seed| {
         let mut random = Random(seed);
         let mut node: Node = nodes().swap_remove(0);
-        let (mut compiler, mut snapshot) = (Compiler::default(), cluster(&mut random));
+        let fresh = |random: &mut Random| few_guards(cluster(random), seed);
+        let (mut compiler, mut snapshot) = (Compiler::default(), fresh(&mut random));
         for _ in 0..30 {
             let mut shown = snapshot.clone();
             if random.below(8) == 0 {
@@ -221,6 +226,7 @@ fn changes_one_by_one_compile_to_what_the_whole_does() {
             }
             let kept = compiler.compile(&shown, &node);
             let whole = compile(&shown, &node);
+            refused.set(refused.get() + usize::from(whole.closed.keys().next().is_some()));
             prop_assert!(
                 Canonical::of(&kept) == Canonical::of(&whole),
                 "{:#?}\n{:#?}\n{:#?}",
@@ -232,7 +238,7 @@ fn changes_one_by_one_compile_to_what_the_whole_does() {
                 snapshot = any_change(&mut random, &snapshot);
             }
             match random.below(12) {
-                0 => snapshot = cluster(&mut random),
+                0 => snapshot = fresh(&mut random),
                 2 => drop(snapshot.nodes.remove("node-b")),
                 // An address that pods have comes on an interface of the node, or leaves it.
                 3 => {
@@ -246,4 +252,5 @@ fn changes_one_by_one_compile_to_what_the_whole_does() {
         }
         Ok(())
     });
+    assert!(refused.get() > 0, "guards are over budget now and then");
 }

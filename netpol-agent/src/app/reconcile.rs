@@ -25,6 +25,7 @@ use super::{
     troubles::Troubles,
 };
 use crate::{
+    causes::causes,
     compile::Compiler,
     datapath::{
         self, Datapath,
@@ -33,6 +34,7 @@ use crate::{
     explain::Held,
     model::{Diagnostic, Node, ObjectKey, Set, Snapshot},
     observe::status::{GRACE, Status, Unenforced},
+    progress::{Part, Progress, Step},
     records::Records,
     sync::{self, Desired, Memory, State, Write},
 };
@@ -66,6 +68,8 @@ pub struct Reconciler {
     compiler: Compiler,
     reported: Set<Diagnostic>,
     troubles: Troubles,
+    /// Of the diagnostics, those about budgets.
+    over_budget: Set<Diagnostic>,
     /// Number of diagnostics of each code.
     by_code: BTreeMap<&'static str, u64>,
     applied: Option<u64>,
@@ -73,6 +77,7 @@ pub struct Reconciler {
     ahead: Ahead,
     status: watch::Sender<Arc<Status>>,
     settled: watch::Sender<Settled>,
+    progress: Progress,
 }
 
 /// What is told of a turn, beside its report.
@@ -94,8 +99,8 @@ impl Reconciler {
         state: State,
         bindings: Bindings,
         options: &Options,
-        status: watch::Sender<Arc<Status>>,
-        settled: watch::Sender<Settled>,
+        (status, settled): (watch::Sender<Arc<Status>>, watch::Sender<Settled>),
+        progress: Progress,
     ) -> Self {
         Self {
             datapath,
@@ -117,6 +122,7 @@ impl Reconciler {
             compiler: Compiler::default(),
             reported: Set::new(),
             troubles: Troubles::default(),
+            over_budget: Set::new(),
             by_code: BTreeMap::new(),
             applied: None,
             swept: false,
@@ -127,12 +133,13 @@ impl Reconciler {
             },
             status,
             settled,
+            progress,
         }
     }
 
     /// Takes what the source knows, while the source can publish nothing new: a moment is taken with its snapshot, or left to the next.
     pub fn set_snapshot(&mut self, snapshot: Option<&Arc<Snapshot>>) {
-        let received = snapshot.and_then(|snapshot| snapshot.received.take());
+        let received = snapshot.and_then(|_| self.progress.take(Part::Objects));
         self.received = self.received.into_iter().chain(received).min();
         self.snapshot = snapshot.cloned().or(self.snapshot.take());
         let node = snapshot.and_then(|snapshot| snapshot.nodes.get(self.node_name.as_str()));
@@ -165,13 +172,15 @@ impl Reconciler {
         self.datapath.set_interfaces(names.collect());
     }
 
-    /// Takes what the node's interfaces are.
+    /// Takes what the node's interfaces are, while they are kept from changing.
     pub fn set_interfaces(&mut self, interfaces: Option<Arc<Interfaces>>) {
+        self.progress.take(Part::Interfaces);
         self.interfaces = interfaces.or(self.interfaces.take());
     }
 
-    /// Takes what the runtime has written of interfaces.
+    /// Takes what the runtime has written of interfaces, in the same way.
     pub fn set_records(&mut self, records: Option<Arc<Records>>) {
+        self.progress.take(Part::Records);
         self.records = records.or(self.records.take());
     }
 
@@ -206,7 +215,7 @@ impl Reconciler {
                 }
                 self.state = found;
             }
-            Err(error) => error!(error = %anyhow::Error::from(error), "reading the maps back"),
+            Err(error) => error!(error = causes(&error), "reading the maps back"),
         }
         self.state.attached = attached;
         self.state.attached_devices = attached_devices;
@@ -245,7 +254,7 @@ impl Reconciler {
             Ok(expired) => self
                 .status
                 .send_modify(|status| Arc::make_mut(status).expired = expired),
-            Err(error) => warn!(error = %anyhow::Error::from(error), "looking for flows past their lifetime"),
+            Err(error) => warn!(error = causes(&error), "looking for flows past their lifetime"),
         }
     }
 
@@ -259,6 +268,7 @@ impl Reconciler {
         ) else {
             return true;
         };
+        self.progress.begin(Step::Compiling);
         self.settle_lifetimes();
         let started = Instant::now();
         let bound = self.bind(&snapshot, &interfaces, &records);
@@ -301,6 +311,7 @@ impl Reconciler {
             events_per_second: self.events_per_second,
         };
         let plan = sync::plan(&self.state, &self.memory, desired);
+        self.progress.begin(Step::Writing);
         self.name(&interfaces);
         let routine = plan
             .writes
@@ -322,7 +333,7 @@ impl Reconciler {
                 }
                 Arc::make_mut(status).seeded = seeded;
             }),
-            Err(error) => error!(error = %anyhow::Error::from(error), "looking for open connections"),
+            Err(error) => error!(error = causes(&error), "looking for open connections"),
         }
         self.settle_ahead();
         if !self.swept && report.failures.is_empty() {
@@ -346,10 +357,12 @@ impl Reconciler {
             node: self.node_name.clone(),
             pods: standings(&bound.standing, of),
             over_budget: over_budget(&compiled),
+            closed: compiled.closed.clone(),
             link_locals: bound.link_locals(),
             ..Held::default()
         };
         self.publish(&report, &turn, held);
+        self.progress.end(report.failures.is_empty());
         self.log(&report, &turn);
         if first || report.writes > memory::LARGE {
             memory::give_back();
@@ -407,7 +420,11 @@ impl Reconciler {
         });
         for (ifindex, binding) in gone.into_iter().chain(changed) {
             if let Err(error) = self.datapath.set_binding(ifindex, binding.as_ref()) {
-                error!(ifindex, error = %anyhow::Error::from(error), "a restart may forget which pod is behind an interface");
+                error!(
+                    ifindex,
+                    error = causes(&error),
+                    "a restart may forget which pod is behind an interface"
+                );
             }
         }
         self.bindings.clone_from(&bound.bindings);
@@ -431,7 +448,7 @@ impl Reconciler {
         });
         match self.datapath.write(&write) {
             Ok(()) => self.state.record(&write),
-            Err(error) => error!(error = %anyhow::Error::from(error), "writing the lifetimes of flows"),
+            Err(error) => error!(error = causes(&error), "writing the lifetimes of flows"),
         }
     }
 
@@ -451,7 +468,7 @@ impl Reconciler {
             .and_then(|()| datapath::remove_other_versions(&self.pin_path));
         match swept {
             Ok(()) => self.swept = true,
-            Err(error) => error!(error = %anyhow::Error::from(error), "removing what an earlier agent left"),
+            Err(error) => error!(error = causes(&error), "removing what an earlier agent left"),
         }
     }
 }

@@ -196,6 +196,7 @@ fn content(profiles: &Profiles, blocks: &Blocks, profile: ProfileId, region: Reg
         .copied()
         .collect();
     Class {
+        closed: false,
         peers: peers.into_iter().collect(),
         named_ports: profile.named_ports.clone(),
         frontend: None,

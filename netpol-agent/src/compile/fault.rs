@@ -47,6 +47,8 @@ pub(super) enum Place {
     Room(ObjectKey),
     /// A Service over budget (rule L2).
     ServiceBudget(ObjectKey),
+    /// A Service with too many backends that not all may reach (rule L2).
+    Guards(ObjectKey),
     /// What the named ports of a policy in force come to.
     NamedPorts(ObjectKey),
     /// An address.

@@ -19,7 +19,7 @@ use super::{
     profiles::Profiles,
     weight,
 };
-use crate::model::{Diagnostic, EndpointSlice, Limits, Map, ObjectKey, SERVICE_RESOURCES, Snapshot};
+use crate::model::{Diagnostic, EndpointSlice, Limits, Map, ObjectKey, SERVICE_RESOURCES, Set, Snapshot};
 
 mod faults;
 mod guards;
@@ -48,9 +48,12 @@ pub(super) type Targets = BTreeSet<Target>;
 pub(super) struct Frontends {
     /// The class of each frontend.
     pub(super) classes: Map<Frontend, ClassId>,
+    /// Those that are closed (rule L2).
+    pub(super) closed: Set<Frontend>,
     /// The frontends of each class.
     known: BTreeMap<ClassId, BTreeSet<Frontend>>,
-    ids: BTreeMap<Targets, ClassId>,
+    /// By what is behind, and whether they are closed.
+    ids: BTreeMap<(Targets, bool), ClassId>,
     /// What each Service says.
     services: BTreeMap<ObjectKey, Reached>,
     /// The slices of each Service.
@@ -77,6 +80,7 @@ impl Frontends {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
             classes: Map::new(),
+            closed: Set::new(),
             known: BTreeMap::new(),
             ids: BTreeMap::new(),
             services: BTreeMap::new(),
@@ -145,7 +149,7 @@ impl Frontends {
                         port: backend.port,
                     }
                 });
-                self.class(targets.collect(), classes)
+                self.class(targets.collect(), self.closed.contains_key(&frontend), classes)
             });
             self.moved.insert(frontend);
             let old = match class {
@@ -153,7 +157,10 @@ impl Frontends {
                     self.known.entry(class).or_default().insert(frontend);
                     self.classes.insert(frontend, class)
                 }
-                None => self.classes.remove(&frontend),
+                None => {
+                    self.closed.remove(&frontend);
+                    self.classes.remove(&frontend)
+                }
             };
             if let Some(old) = old.filter(|old| Some(*old) != class) {
                 self.leave(old, frontend, classes);
@@ -303,17 +310,19 @@ impl Frontends {
         }
     }
 
-    fn class(&mut self, targets: Targets, classes: &mut Classes) -> ClassId {
-        if let Some(class) = self.ids.get(&targets) {
+    fn class(&mut self, targets: Targets, closed: bool, classes: &mut Classes) -> ClassId {
+        let key = (targets, closed);
+        if let Some(class) = self.ids.get(&key) {
             return *class;
         }
         let id = classes.take_id();
         let class = Class {
-            frontend: Some(targets.clone()),
+            frontend: Some(key.0.clone()),
+            closed,
             ..Class::default()
         };
         classes.list.insert(id, Arc::new(class));
-        self.ids.insert(targets, id);
+        self.ids.insert(key, id);
         id
     }
 
@@ -325,9 +334,30 @@ impl Frontends {
         if frontends.is_empty() {
             self.known.remove(&class);
             let gone = classes.list.remove(&class);
-            if let Some(targets) = gone.as_ref().and_then(|class| class.frontend.as_ref()) {
-                self.ids.remove(targets);
+            let targets = |class: Arc<Class>| Some((class.frontend.clone()?, class.closed));
+            if let Some(key) = gone.and_then(targets) {
+                self.ids.remove(&key);
             }
+        }
+    }
+
+    /// Closes a frontend, or opens it again (rule L2): it gets the class of those that are like it.
+    fn set_closed(&mut self, frontend: Frontend, closed: bool, classes: &mut Classes) {
+        let Some(old) = self.classes.get(&frontend).copied() else {
+            return;
+        };
+        let changed = if closed {
+            self.closed.insert(frontend, ()).is_none()
+        } else {
+            self.closed.remove(&frontend).is_some()
+        };
+        let targets = classes.list.get(&old).and_then(|class| class.frontend.clone());
+        if let (true, Some(targets)) = (changed, targets) {
+            let class = self.class(targets, closed, classes);
+            self.known.entry(class).or_default().insert(frontend);
+            self.classes.insert(frontend, class);
+            self.leave(old, frontend, classes);
+            self.moved.insert(frontend);
         }
     }
 

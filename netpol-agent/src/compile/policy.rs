@@ -9,12 +9,13 @@ use std::{
 use super::{
     Class, ClassId, Compiled, Endpoint, Frontend, PolicyId,
     classes::Classes,
+    fault::Findings,
     force::{Force, ForceRule, Local},
     frontends::{Frontends, Target},
     peer::PeerId,
     ports::{PortKey, Ports, ProtocolMatch},
 };
-use crate::model::{Direction, Map, ObjectKey, Set};
+use crate::model::{Direction, Limits, Map, ObjectKey, Set};
 
 /// What isolates an endpoint for a direction.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +34,8 @@ pub enum Passage {
     Accept(u32),
     /// Some backends are allowed: the packet is judged again where it is known which one it goes to.
     Defer,
+    /// The frontend is closed, also where policy lets pass what nobody translates (rule L2).
+    Refuse,
 }
 
 /// What a policy allows of one class, in normal form: protocol and port (`None`: all), with the number of the rule that allows it. The
@@ -151,6 +154,18 @@ impl Policy {
 }
 
 impl Policy {
+    /// What it says of a class of frontends; `None` also for a class of addresses.
+    pub fn passage_of(&self, class: &Class, classes: &Map<ClassId, Arc<Class>>) -> Option<Passage> {
+        let said = self.passage(class.frontend.as_ref()?, classes);
+        if !class.closed || self.direction == Direction::Ingress {
+            return said;
+        }
+        match said {
+            Some(Passage::Accept(rule)) => Some(Passage::Accept(rule)),
+            _ => Some(Passage::Refuse),
+        }
+    }
+
     /// Whether an egress policy, or rule A2, lets pass what is sent to an address itself.
     pub(super) fn reaches(&self, target: &Target, classes: &Map<ClassId, Arc<Class>>) -> bool {
         self.direction == Direction::Egress && (target.node || self.rule_for(target, classes).is_some())
@@ -209,8 +224,8 @@ impl Compiled {
 
     /// What an egress policy says of a class of frontends.
     pub fn passage(&self, policy: PolicyId, class: ClassId) -> Option<Passage> {
-        let targets = self.classes.get(&class)?.frontend.as_ref()?;
-        self.policies.get(&policy)?.passage(targets, &self.classes)
+        let class = self.classes.get(&class)?;
+        self.policies.get(&policy)?.passage_of(class, &self.classes)
     }
 }
 
@@ -249,7 +264,7 @@ fn covers(outer: Option<ProtocolMatch>, inner: Option<ProtocolMatch>) -> bool {
 }
 
 /// The policies of the endpoints, each distinct one once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Policies {
     /// By number.
     pub(super) list: Map<PolicyId, Arc<Policy>>,
@@ -261,6 +276,17 @@ pub(super) struct Policies {
 }
 
 impl Policies {
+    /// None yet.
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            list: Map::new(),
+            endpoints: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            next: 0,
+            guards: super::frontends::Guards::new(limits),
+        }
+    }
+
     /// Goes over the endpoints again.
     pub(super) fn update(&mut self, force: &Force) {
         let mut before = std::mem::take(&mut self.ids);
@@ -300,8 +326,13 @@ impl Policies {
     }
 
     /// The backends of frontends that some policy lets pass in part.
-    pub(super) fn guard(&mut self, frontends: &mut Frontends, classes: &Classes) -> Set<Frontend> {
-        self.guards.update(&self.list, frontends, classes);
+    pub(super) fn guard(
+        &mut self,
+        frontends: &mut Frontends,
+        classes: &mut Classes,
+        findings: &mut Findings,
+    ) -> Set<Frontend> {
+        self.guards.update(&self.list, frontends, classes, findings);
         self.guards.backends.clone()
     }
 }

@@ -9,6 +9,7 @@ mod build;
 mod changes;
 mod claims;
 mod codes;
+mod guards;
 mod link_locals;
 mod odd;
 mod properties;

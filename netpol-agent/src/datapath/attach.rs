@@ -25,6 +25,8 @@ use aya::{
 };
 use tracing::{debug, warn};
 
+use crate::causes::causes;
+
 pub use self::{error::AttachError, hook::Hook};
 use self::{
     hook::Place,
@@ -191,7 +193,7 @@ impl Attacher {
             // What keeps one of them away, as a qdisc of others, or too many programs, need not keep the other.
             Err(error) if self.both => match self.attach_by(known.other(), ebpf, index, name, hooks) {
                 Ok(()) => {
-                    warn!(interface = name, index, mechanism = %known.other(), %error, "programs are attached the other way");
+                    warn!(interface = name, index, mechanism = %known.other(), error = causes(&error), "programs are attached the other way");
                     known.other()
                 }
                 Err(gone @ AttachError::Gone { .. }) => return Err(gone),

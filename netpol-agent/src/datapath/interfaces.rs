@@ -17,6 +17,7 @@ use std::{
     io,
     net::{IpAddr, Ipv6Addr},
     sync::Arc,
+    time::Instant,
 };
 
 use ipnet::IpNet;
@@ -24,6 +25,8 @@ use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
+
+use crate::progress::{Part, Progress};
 
 pub use self::sight::Sight;
 use self::{events::Events, reading::Reader};
@@ -111,7 +114,8 @@ pub enum InterfacesError {
     Reading(#[source] tokio::task::JoinError),
 }
 
-/// Publishes the first complete reading, then every change, until `stop`. `sights`: what an earlier agent saw first.
+/// Publishes the first complete reading, then every change, until `stop`. `sights`: what an earlier agent saw first;
+/// `progress` hears of each change.
 ///
 /// The sockets belong to the network namespace of the thread that first polls this future. `reread` asks for a reading without an
 /// event. It is for kernels and containers that refuse the events of other namespaces (capability `CAP_NET_BROADCAST`): addresses
@@ -125,11 +129,13 @@ pub async fn watch(
     sights: BTreeMap<u32, Sight>,
     settled: watch::Receiver<Settled>,
     reread: Arc<Notify>,
+    progress: Progress,
     stop: CancellationToken,
 ) -> Result<(), InterfacesError> {
     // Listening starts before the first reading, so that no change falls between them.
     let mut events = Events::listen()?;
     let mut reader = Reader::open(sights)?;
+    let mut received = Instant::now();
     loop {
         // A reading blocks on the kernel's configuration lock, which belongs on no asynchronous thread.
         let known = settled.borrow().clone();
@@ -140,7 +146,7 @@ pub async fn watch(
         .await
         .map_err(InterfacesError::Reading)?;
         reader = returned;
-        publish(&tx, interfaces?);
+        publish(&tx, interfaces?, (&progress, received));
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = reread.notified() => debug!("interfaces are read again on request"),
@@ -150,6 +156,7 @@ pub async fn watch(
                 }
             }
         }
+        received = Instant::now();
     }
 }
 
@@ -179,12 +186,17 @@ pub async fn watch_routes(reread: Arc<Notify>, stop: CancellationToken) -> Resul
     }
 }
 
-fn publish(tx: &watch::Sender<Option<Arc<Interfaces>>>, interfaces: Interfaces) {
+fn publish(
+    tx: &watch::Sender<Option<Arc<Interfaces>>>,
+    interfaces: Interfaces,
+    (progress, received): (&Progress, Instant),
+) {
     tx.send_if_modified(|current| {
         if current.as_deref() == Some(&interfaces) {
             return false;
         }
         debug!(pods = interfaces.pods.len(), "interfaces changed");
+        progress.came(Part::Interfaces, received);
         *current = Some(Arc::new(interfaces));
         true
     });
@@ -197,6 +209,8 @@ mod tests {
     #[test]
     fn only_a_change_is_published() {
         let (tx, mut rx) = watch::channel(None);
+        let progress = Progress::default();
+        let publish = |tx: &_, interfaces| publish(tx, interfaces, (&progress, Instant::now()));
         publish(&tx, Interfaces::default());
         assert!(
             rx.has_changed().unwrap(),

@@ -4,12 +4,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Direction, Node, ObjectKey, Pod, Snapshot};
+use crate::{
+    compile::Frontend,
+    model::{Direction, Node, ObjectKey, Pod, Set, Snapshot},
+};
 
 /// What an answer is made from.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +35,8 @@ pub struct Held {
     /// Its pods of which policies come to too many entries, and the directions that are closed for
     /// it (rule L2).
     pub over_budget: BTreeMap<ObjectKey, BTreeSet<Direction>>,
+    /// Frontends that are closed to whom they would be open in part (rule L2).
+    pub closed: Set<Frontend>,
     /// Addresses behind interfaces of pods: of some no pod is known, or not yet (rule B2).
     pub behind: BTreeMap<IpAddr, Behind>,
     /// The link-local addresses of its pods, as bound (rule A9).
@@ -95,6 +100,25 @@ impl World<'_> {
         let held = self.held.filter(|_| self.is_local(pod));
         held.and_then(|held| held.over_budget.get(&pod.key))
             .is_some_and(|closed| closed.contains(&direction))
+    }
+
+    /// Whether a frontend is closed to a pod of this node that may not reach all that is behind it.
+    pub(super) fn is_closed(&self, pod: &Pod, frontend: Frontend) -> bool {
+        let Some(held) = self.held.filter(|_| self.is_local(pod)) else {
+            return false;
+        };
+        let at_nodes = Frontend {
+            address: match frontend.address {
+                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            },
+            ..frontend
+        };
+        let is_nodes = || {
+            let mut nodes = self.nodes.iter();
+            nodes.any(|node| node.addresses.contains(&frontend.address))
+        };
+        held.closed.contains_key(&frontend) || held.closed.contains_key(&at_nodes) && is_nodes()
     }
 
     /// The interface of this node behind which an address is.

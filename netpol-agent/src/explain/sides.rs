@@ -10,6 +10,7 @@ use super::{
     held::{Standing, World},
 };
 use crate::{
+    compile::Frontend,
     evaluate::{
         Packet, Side, Unmatched, Why, evaluate, evaluate_translated, pods_at, unmatched, unmatched_by_service,
     },
@@ -111,6 +112,40 @@ pub(super) fn judge(
         verdict: told,
         egress,
         ingress,
+    }
+}
+
+/// Where a frontend is closed to whom it would be open in part (rule L2), none of its backends is
+/// reached by it.
+pub(super) fn refuse(world: World<'_>, source: &Candidate, packet: &Packet, found: &mut [Verdict]) {
+    let frontend = Frontend {
+        address: packet.destination,
+        protocol: packet.protocol,
+        port: packet.port.unwrap_or_default(),
+    };
+    let closed = source
+        .pod(world.snapshot)
+        .is_some_and(|pod| world.is_closed(pod, frontend));
+    if !closed || found.iter().all(|verdict| verdict.egress.allowed) {
+        return;
+    }
+    let enforced = |verdict: &&mut Verdict| verdict.egress.enforced == Enforcement::Here;
+    for verdict in found.iter_mut().filter(enforced) {
+        verdict.egress = SideShown {
+            allowed: false,
+            verdict: Told::Denied,
+            reason: "over-budget".to_owned(),
+            text: format!(
+                "the Service has too many backends that some pods may not reach (guards-over-budget), so it is closed to this pod, \
+                 which may not reach all of them; {}",
+                verdict.egress.text
+            ),
+            policy: None,
+            field: None,
+            ..verdict.egress.clone()
+        };
+        verdict.verdict = Told::Denied.and(verdict.ingress.verdict);
+        verdict.allowed = false;
     }
 }
 

@@ -34,6 +34,9 @@ pub struct Limits {
     /// Entries of map `policies` that the pods of a namespace, with all rules that isolate them,
     /// may come to on this node: `object` is what one pod may in one direction.
     pub entries: Limit,
+    /// Backends of a namespace's Services that not all pods of the node may reach, while they may
+    /// reach others of the same Service: places in map `guarded`. `object` is of one Service.
+    pub guards: Limit,
 }
 
 /// What NetworkPolicies use.
@@ -84,14 +87,15 @@ impl Default for Limits {
             services: [
                 // Map `frontends` has room for 262,144.
                 limit(1 << 13, 1 << 14, 3 << 16),
-                // Around 100 bytes of memory each; and there are no more backends in map `guarded`,
-                // which has room for 262,144.
+                // Around 100 bytes of memory each.
                 limit(1 << 17, 1 << 17, 1 << 21),
             ],
             // Maps `policies` and `ports` have room for 4,456,448. A class may have several
             // identities, and an old policy stands beside the new one while endpoints change: half
             // is left to that.
             entries: limit(1 << 19, 1 << 20, 1 << 21),
+            // Map `guarded` has room for 262,144; what is no longer guarded goes after what is new.
+            guards: limit(1 << 15, 1 << 16, 1 << 17),
         }
     }
 }

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `/metrics`, `/healthz` and `/readyz`.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -12,7 +17,7 @@ use axum::{
 };
 use prometheus_client::registry::Registry;
 use thiserror::Error;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -21,7 +26,9 @@ use super::{
     serve::{self, Limits},
     status::Status,
 };
-use crate::datapath::CounterReader;
+use crate::{datapath::CounterReader, progress::Progress};
+
+mod readiness;
 
 /// The address to serve on is taken, or not this node's.
 #[derive(Debug, Error)]
@@ -37,8 +44,10 @@ pub struct BindError {
 /// # Errors
 /// It cannot be had.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address)
-        .await
+    let listener = tokio::net::TcpListener::bind(address).await;
+    // Another runtime serves.
+    listener
+        .and_then(tokio::net::TcpListener::into_std)
         .map_err(|error| BindError { address, error })
 }
 
@@ -53,6 +62,7 @@ const LIMITS: Limits = Limits {
 struct Served {
     registry: Arc<Registry>,
     status: watch::Receiver<Arc<Status>>,
+    progress: Progress,
 }
 
 /// Serves until `stop`.
@@ -62,16 +72,22 @@ struct Served {
 pub async fn run(
     listener: TcpListener,
     status: watch::Receiver<Arc<Status>>,
+    progress: Progress,
     counters: CounterReader,
     stop: CancellationToken,
 ) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
     info!(address = %listener.local_addr()?, "serving metrics and health");
-    let registry = Arc::new(metrics::registry(status.clone(), counters));
+    let registry = Arc::new(metrics::registry(status.clone(), progress.clone(), counters));
     let router = Router::new()
         .route("/metrics", get(serve_metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(serve_readiness))
-        .with_state(Served { registry, status });
+        .with_state(Served {
+            registry,
+            status,
+            progress,
+        });
     serve::run(&listener, &router, LIMITS, &stop).await;
     Ok(())
 }
@@ -85,46 +101,10 @@ async fn serve_metrics(State(served): State<Served>) -> Result<impl IntoResponse
 }
 
 async fn serve_readiness(State(served): State<Served>, RawQuery(query): RawQuery) -> (StatusCode, String) {
-    let status = served.status.borrow();
-    let (code, mut text) = if status.ready {
-        let mut told = format!("enforcing revision {}\n", status.revision);
-        for (who, why) in &status.unattached {
-            told.push_str(&format!("not enforced: {who}: {why}\n"));
-        }
-        (StatusCode::OK, told)
-    } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "waiting for the first complete list of objects and interfaces\n".into(),
-        )
-    };
     let verbose = query
         .iter()
         .flat_map(|query| query.split('&'))
         .any(|part| part.split_once('=').map_or(part, |(name, _)| name) == "verbose");
-    if verbose {
-        text += &conditions(&status);
-    }
-    (code, text)
-}
-
-/// What is not as it should be, in the form of the API server's `/readyz?verbose`. It does not make the agent unready: a node's other pods
-/// would not be better off without it.
-fn conditions(status: &Status) -> String {
-    let overdue: Vec<_> = status.unenforced.iter().filter(|(_, pod)| pod.overdue).collect();
-    let mut text = String::new();
-    for (good, name) in [
-        (overdue.is_empty(), "pods-enforced"),
-        (!status.misnamed, "node-name-known"),
-    ] {
-        text += &format!(
-            "[{}]{name} {}\n",
-            if good { '+' } else { '-' },
-            if good { "ok" } else { "failed" }
-        );
-    }
-    for (key, pod) in overdue {
-        text += &format!("pod {key} is not enforced on: {}\n", pod.why);
-    }
-    text
+    let status = served.status.borrow().clone();
+    readiness::answer(&status, &served.progress.look(), Instant::now(), verbose)
 }

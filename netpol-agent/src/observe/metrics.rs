@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Metrics: the agent's from its status, the packet counters from the kernel, both when they are asked for.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use netpol_common::abi::{Counter, Direction, DropReason};
 use prometheus_client::{
@@ -14,12 +14,16 @@ use tokio::sync::watch;
 use tracing::error;
 
 use super::status::Status;
-use crate::datapath::CounterReader;
+use crate::{causes::causes, datapath::CounterReader, progress::Progress};
 
-/// A registry over the agent's status and the kernel's counters.
-pub fn registry(status: watch::Receiver<Arc<Status>>, counters: CounterReader) -> Registry {
+/// A registry over the agent's status and progress, and the kernel's counters.
+pub fn registry(
+    status: watch::Receiver<Arc<Status>>,
+    progress: Progress,
+    counters: CounterReader,
+) -> Registry {
     let mut registry = Registry::with_prefix("netpol");
-    registry.register_collector(Box::new(AgentMetrics(status)));
+    registry.register_collector(Box::new(AgentMetrics(status, progress)));
     registry.register_collector(Box::new(PacketMetrics(counters)));
     registry
 }
@@ -35,10 +39,11 @@ pub fn text(registry: &Registry) -> Result<String, std::fmt::Error> {
 }
 
 #[derive(Debug)]
-struct AgentMetrics(watch::Receiver<Arc<Status>>);
+struct AgentMetrics(watch::Receiver<Arc<Status>>, Progress);
 
 impl Collector for AgentMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let seen = self.1.look();
         let status = self.0.borrow().clone();
         let mut gauge = |name: &str, help: &str, value: u64| {
             let metric = ConstGauge::new(value as i64);
@@ -48,6 +53,11 @@ impl Collector for AgentMetrics {
             "revision",
             "Revision of the cluster's objects that is enforced",
             status.revision,
+        )?;
+        gauge(
+            "revision_known",
+            "Newest revision of the cluster's objects; another one than is enforced is compiled or written, or waits for it",
+            seen.known,
         )?;
         gauge(
             "endpoints",
@@ -73,6 +83,11 @@ impl Collector for AgentMetrics {
             "endpoints_held_back",
             "Endpoints that keep an old policy or are closed because writes failed",
             status.endpoints_held_back as u64,
+        )?;
+        gauge(
+            "endpoints_over_budget",
+            "Local pods that are closed in a direction, as what their policies come to is over budget",
+            status.held.over_budget.len() as u64,
         )?;
         gauge(
             "interfaces_unattached",
@@ -142,6 +157,13 @@ impl Collector for AgentMetrics {
             Some(&Unit::Seconds),
             duration.metric_type(),
         )?)?;
+        let waiting = ConstGauge::new(seen.age(Instant::now()).as_secs_f64());
+        waiting.encode(encoder.encode_descriptor(
+            "change_waiting",
+            "Age of the oldest change that is known and not enforced yet; 0 if all are enforced",
+            Some(&Unit::Seconds),
+            waiting.metric_type(),
+        )?)?;
         let delays = &status.delays.0;
         delays.encode(encoder.encode_descriptor(
             "change_to_kernel",
@@ -187,10 +209,7 @@ impl Collector for PacketMetrics {
             let mut counters = match self.0.read(direction) {
                 Ok(counters) => counters,
                 Err(error) => {
-                    error!(
-                        error = format!("{:#}", anyhow::Error::from(error)),
-                        "reading packet counters"
-                    );
+                    error!(error = causes(&error), "reading packet counters");
                     continue;
                 }
             };
@@ -241,7 +260,7 @@ mod tests {
         status.delays.observe(Duration::from_secs(60));
         let mut registry = Registry::with_prefix("netpol");
         let (_sender, receiver) = watch::channel(Arc::new(status));
-        registry.register_collector(Box::new(AgentMetrics(receiver)));
+        registry.register_collector(Box::new(AgentMetrics(receiver, Progress::default())));
         let text = text(&registry).unwrap();
         for line in [
             "netpol_change_to_kernel_seconds_bucket{le=\"0.0025\"} 0",
@@ -252,6 +271,42 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }
+    }
+
+    #[test]
+    fn l2_what_is_known_and_not_enforced_and_who_is_over_budget_shows() {
+        let mut status = Status {
+            revision: 1,
+            ..Status::default()
+        };
+        let closed = [crate::model::Direction::Ingress].into();
+        let pod = crate::model::ObjectKey::new("shop", "web");
+        status.held.over_budget.insert(pod, closed);
+        let progress = Progress::default();
+        progress.published(2, Instant::now());
+        let (_sender, receiver) = watch::channel(Arc::new(status));
+        let mut registry = Registry::with_prefix("netpol");
+        registry.register_collector(Box::new(AgentMetrics(receiver, progress.clone())));
+        let value = |name: &str| {
+            let text = text(&registry).unwrap();
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("{name} ")));
+            line.unwrap_or_else(|| panic!("{name} in\n{text}"))
+                .parse::<f64>()
+                .unwrap()
+        };
+        assert_eq!(value("netpol_revision"), 1.0);
+        assert_eq!(value("netpol_revision_known"), 2.0);
+        assert_eq!(value("netpol_endpoints_over_budget"), 1.0);
+        assert!(value("netpol_change_waiting_seconds") > 0.0);
+        progress.take(crate::progress::Part::Objects);
+        assert!(
+            value("netpol_change_waiting_seconds") > 0.0,
+            "taken up is not enforced"
+        );
+        progress.end(true);
+        assert_eq!(value("netpol_change_waiting_seconds"), 0.0);
     }
 
     #[test]
@@ -275,7 +330,7 @@ mod tests {
             };
             let (_sender, status) = watch::channel(Arc::new(status));
             let mut registry = Registry::with_prefix("netpol");
-            registry.register_collector(Box::new(AgentMetrics(status)));
+            registry.register_collector(Box::new(AgentMetrics(status, Progress::default())));
             let text = text(&registry).unwrap();
             for expected in expected {
                 assert!(text.lines().any(|line| line == expected), "{text}");

@@ -11,7 +11,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use crate::{
     datapath::{Expired, Seeded},
     explain::Held,
-    model::ObjectKey,
+    model::{Diagnostic, ObjectKey, Set},
 };
 
 /// A pod may be without an interface for this long before it is told of: its address may be known before its interface is.
@@ -64,6 +64,8 @@ pub struct Status {
     pub policies: usize,
     /// Entries of map `identities`.
     pub identities: usize,
+    /// What is over a budget (rule L2): diagnostics whose code ends so.
+    pub over_budget: Set<Diagnostic>,
     /// Diagnostics by code.
     pub diagnostics: BTreeMap<&'static str, u64>,
     /// Writes made since the start.

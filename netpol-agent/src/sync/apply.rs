@@ -26,7 +26,7 @@ use std::{
 
 use ipnet::{IpNet, Ipv6Net};
 use netpol_common::abi::{
-    ACTION_DEFER, Config, ENDPOINT_FORWARDS, Endpoint, POLICY_DENY, POLICY_NONE, SENDER_UNTOLD,
+    ACTION_DEFER, ACTION_REFUSE, Config, ENDPOINT_FORWARDS, Endpoint, POLICY_DENY, POLICY_NONE, SENDER_UNTOLD,
 };
 
 use self::narrow::{Differences, carried, is_within};
@@ -273,7 +273,9 @@ where
     fn miss(&mut self, planned: &Write) {
         self.intend(planned);
         match planned {
-            Write::PutPolicy { policy, .. } => {
+            Write::PutPolicy { policy, value, .. } => {
+                // Without the entry, a frontend that is not guarded is what its address is.
+                self.unguarded |= value.action == ACTION_REFUSE;
                 self.incomplete.insert(*policy);
             }
             Write::PutIdentity { prefix, .. } => {

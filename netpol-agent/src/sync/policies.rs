@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use netpol_common::abi::{ACTION_ACCEPT, ACTION_DEFER, PolicyValue};
+use netpol_common::abi::{ACTION_ACCEPT, ACTION_DEFER, ACTION_REFUSE, PolicyValue};
 
 use super::{EntryKey, Last, Meaning, State};
 use crate::{
@@ -29,10 +29,11 @@ pub fn entries_for(compiled: &Compiled, policy: Option<PolicyId>, class: ClassId
     let (Some(policy), Some(class)) = (compiled.policies.get(&policy), compiled.classes.get(&class)) else {
         return Said::new();
     };
-    if let Some(targets) = &class.frontend {
-        return match policy.passage(targets, &compiled.classes) {
+    if class.frontend.is_some() {
+        return match policy.passage_of(class, &compiled.classes) {
             Some(Passage::Accept(rule)) => all(ACTION_ACCEPT, rule),
             Some(Passage::Defer) => all(ACTION_DEFER, 0),
+            Some(Passage::Refuse) => all(ACTION_REFUSE, 0),
             None => Said::new(),
         };
     }

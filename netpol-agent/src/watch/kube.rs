@@ -24,6 +24,8 @@ use super::{
     wire::{self, Wire as _},
 };
 
+use crate::causes::causes;
+
 mod failure;
 mod kind;
 mod version;
@@ -57,7 +59,7 @@ pub(super) async fn run(
     tracing::info!(server = %config.cluster_url, "watching the Kubernetes API server");
     let client = Client::try_from(config).map_err(|error| WatchError::Configuration {
         from: origin(kubeconfig),
-        reason: error.to_string(),
+        reason: causes(&error),
     })?;
 
     let (sender, mut updates) = mpsc::channel(QUEUE);
@@ -72,6 +74,7 @@ pub(super) async fn run(
     tasks.spawn(kind::watch::<wire::EndpointSlice>(client, sender));
 
     let mut cluster = Cluster::default();
+    publisher.unlisted(cluster.unlisted());
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -84,6 +87,8 @@ pub(super) async fn run(
                 }
                 if changed && cluster.is_complete() {
                     publisher.publish(&cluster.objects, &[], received);
+                } else if changed {
+                    publisher.unlisted(cluster.unlisted());
                 }
             }
         }
@@ -92,13 +97,11 @@ pub(super) async fn run(
 
 /// As [`super::pod_cidrs`].
 pub(super) async fn pod_cidrs(kubeconfig: Option<&Path>, node: &str) -> Result<Vec<ipnet::IpNet>, String> {
-    let config = configuration(kubeconfig)
-        .await
-        .map_err(|error| error.to_string())?;
-    let client = Client::try_from(config).map_err(|error| error.to_string())?;
+    let config = configuration(kubeconfig).await.map_err(|error| causes(&error))?;
+    let client = Client::try_from(config).map_err(|error| causes(&error))?;
     let nodes = kube::Api::<wire::Node>::all(client);
     let only = kube::api::ListParams::default().fields(&format!("metadata.name={node}"));
-    let found = nodes.list(&only).await.map_err(|error| error.to_string())?;
+    let found = nodes.list(&only).await.map_err(|error| causes(&error))?;
     let told = found
         .items
         .into_iter()
@@ -123,6 +126,12 @@ impl Cluster {
     /// Every kind was listed once (rule B1).
     fn is_complete(&self) -> bool {
         self.listed.len() == Kind::ALL.len()
+    }
+
+    /// Names of the kinds that were not.
+    fn unlisted(&self) -> Vec<&'static str> {
+        let missing = Kind::ALL.into_iter().filter(|kind| !self.listed.contains(kind));
+        missing.map(Kind::name).collect()
     }
 
     /// True if a snapshot would now be another one.
@@ -164,11 +173,11 @@ async fn configuration(kubeconfig: Option<&Path>) -> Result<Config, WatchError> 
         reason,
     };
     match kubeconfig {
-        None => Config::infer().await.map_err(|error| refused(error.to_string())),
+        None => Config::infer().await.map_err(|error| refused(causes(&error))),
         Some(path) => {
-            let file = Kubeconfig::read_from(path).map_err(|error| refused(error.to_string()))?;
+            let file = Kubeconfig::read_from(path).map_err(|error| refused(causes(&error)))?;
             let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
-            config.map_err(|error| refused(error.to_string()))
+            config.map_err(|error| refused(causes(&error)))
         }
     }
 }

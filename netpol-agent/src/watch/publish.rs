@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch::Sender, time::Instant};
 
-use crate::model::{Diagnostic, Received, Snapshot};
+use crate::{
+    model::{Diagnostic, Snapshot},
+    progress::Progress,
+};
 
 use super::object::Objects;
 
@@ -17,23 +20,30 @@ const AT_MOST: Duration = Duration::from_millis(100);
 /// Numbers snapshots and hands them on.
 pub struct Publisher {
     snapshots: Sender<Option<Arc<Snapshot>>>,
+    progress: Progress,
     revision: u64,
 }
 
 impl Publisher {
     /// One that has published nothing yet.
-    pub fn new(snapshots: Sender<Option<Arc<Snapshot>>>) -> Self {
+    pub fn new(snapshots: Sender<Option<Arc<Snapshot>>>, progress: Progress) -> Self {
         Self {
             snapshots,
+            progress,
             revision: 0,
         }
+    }
+
+    /// Says which kinds are waited for.
+    pub fn unlisted(&self, kinds: Vec<&'static str>) {
+        self.progress.unlisted(kinds);
     }
 
     /// Publishes `objects` as the next revision, whose first event came at `received`. What is wrong with them is logged with what the
     /// compiler finds, once.
     pub fn publish(&mut self, objects: &Objects, diagnostics: &[Diagnostic], received: Instant) {
         self.revision += 1;
-        let mut snapshot = objects.snapshot(self.revision, diagnostics);
+        let snapshot = objects.snapshot(self.revision, diagnostics);
         tracing::debug!(
             revision = self.revision,
             namespaces = snapshot.namespaces.len(),
@@ -44,11 +54,7 @@ impl Publisher {
         // Dropped when the channel is free again.
         let mut replaced = None;
         self.snapshots.send_modify(|last| {
-            let received = Received::at(received.into_std());
-            snapshot.received = match last {
-                Some(last) => received.after(&last.received),
-                None => received,
-            };
+            self.progress.published(self.revision, received.into_std());
             replaced = last.replace(Arc::new(snapshot));
         });
     }

@@ -59,8 +59,8 @@ pub(super) fn egress(
     let by_service = said != DENY || address.action == DENY;
     Egress {
         action: match (said, address.action) {
-            (DENY, DENY) => DENY,
-            (DENY, _) => ACTION_DEFER,
+            (DENY, ACTION_ACCEPT | ACTION_DEFER) => ACTION_DEFER,
+            (DENY, _) => DENY,
             _ => said,
         },
         identity: if by_service { frontend } else { address.identity },

@@ -20,7 +20,7 @@ use netpol_common::abi::{Endpoint, Identity, POLICY_DENY, POLICY_NONE};
 use netpol_tests::{
     kernel::{Probe, passes},
     objects::snapshot,
-    random::{Random, cluster, nodes},
+    random::{Random, cluster, few_guards, nodes},
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -185,7 +185,7 @@ fn l2_a_failed_write_concerns_only_what_depends_on_it() {
     run(150, |seed, keeps, change: Change| {
         let mut random = Random(seed);
         let mut bench = Bench::new(keeps);
-        let mut before = cluster(&mut random);
+        let mut before = few_guards(cluster(&mut random), seed);
         let (_, first) = bench.plan(&before);
         bench.apply(first);
         for _ in 0..3 {

@@ -11,7 +11,7 @@ use netpol_agent::{
     sync::{Memory, Plan, State, Write, apply},
 };
 use netpol_common::abi::{IDENTITY_NONE, SENDER_UNTOLD};
-use netpol_tests::random::{Random, any_change, cluster};
+use netpol_tests::random::{Random, any_change, cluster, few_guards};
 use proptest::prelude::*;
 
 use super::{Bench, interface, run};
@@ -126,7 +126,7 @@ fn changes_one_by_one_end_where_a_fresh_start_does() {
     run(250, |seed, keeps, change| {
         let mut random = Random(seed);
         let mut bench = Bench::new(keeps);
-        let mut snapshot = cluster(&mut random);
+        let mut snapshot = few_guards(cluster(&mut random), seed);
         for _ in 0..6 {
             let (_, plan) = bench.plan(&snapshot);
             bench.apply(plan);
@@ -205,7 +205,7 @@ fn whatever_happens_ends_where_a_fresh_start_does() {
     run(500, |seed, keeps, _| {
         let mut random = Random(seed);
         let mut bench = Bench::new(keeps);
-        let mut snapshot = cluster(&mut random);
+        let mut snapshot = few_guards(cluster(&mut random), seed);
         for _ in 0..20 {
             match random.below(12) {
                 0 | 1 => {

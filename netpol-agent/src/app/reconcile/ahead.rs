@@ -10,6 +10,7 @@ use super::{
     Reconciler,
 };
 use crate::{
+    causes::causes,
     datapath::interfaces::{self, Interfaces},
     sync::{self, Write},
 };
@@ -33,7 +34,11 @@ impl Reconciler {
             Ok(true) => false,
             Ok(false) => self.attach_one(ifindex, &interface, !self.ahead.is_strict()),
             Err(error) => {
-                warn!(interface, error = %anyhow::Error::from(error), "whose programs are on the interface");
+                warn!(
+                    interface,
+                    error = causes(&error),
+                    "whose programs are on the interface"
+                );
                 false
             }
         };
@@ -74,8 +79,11 @@ impl Reconciler {
                 None => match self.datapath.has_programs(*ifindex) {
                     Ok(closed) => closed && self.attach_one(*ifindex, &interface.name, false),
                     Err(error) => {
-                        let error = anyhow::Error::from(error);
-                        warn!(interface = interface.name, error = %error, "whether an earlier agent closed the interface");
+                        warn!(
+                            interface = interface.name,
+                            error = causes(&error),
+                            "whether an earlier agent closed the interface"
+                        );
                         false
                     }
                 },
@@ -93,7 +101,12 @@ impl Reconciler {
                 ref write => self.datapath.write(write),
             };
             if let Err(error) = made {
-                error!(interface, ifindex, error = %anyhow::Error::from(error), "programs cannot be attached before the pod is known");
+                error!(
+                    interface,
+                    ifindex,
+                    error = causes(&error),
+                    "programs cannot be attached before the pod is known"
+                );
                 return false;
             }
             self.state.record(&write);
@@ -132,7 +145,7 @@ impl Reconciler {
                     }
                 }
             }
-            Err(error) => error!(error = %anyhow::Error::from(error), "looking for open connections"),
+            Err(error) => error!(error = causes(&error), "looking for open connections"),
         }
     }
 

@@ -25,6 +25,8 @@ use crate::{
 
 /// Names of nodes that are listed where none is this one's.
 const NAMES: usize = 10;
+/// How the codes of diagnostics end that are about a budget (rule L2).
+const OVER_BUDGET: &str = "-over-budget";
 
 impl Reconciler {
     /// Tells of interfaces that this turn closes, since nobody was found behind them.
@@ -132,11 +134,18 @@ impl Reconciler {
         let mut new = BTreeSet::new();
         for (diagnostic, _, now) in self.reported.diff(diagnostics) {
             let count = self.by_code.entry(diagnostic.code).or_default();
+            let of_budget = diagnostic.code.ends_with(OVER_BUDGET);
             if now.is_some() {
                 *count += 1;
+                if of_budget {
+                    self.over_budget.insert(diagnostic.clone(), ());
+                }
                 new.insert(diagnostic);
             } else {
                 *count -= 1;
+                if of_budget {
+                    self.over_budget.remove(diagnostic);
+                }
                 debug!(
                     code = diagnostic.code,
                     object = diagnostic.object,
@@ -172,6 +181,7 @@ impl Reconciler {
             status.endpoints_held_back = report.held_back.len();
             status.policies = self.state.policies.len();
             status.identities = self.state.identities.len();
+            status.over_budget.clone_from(&self.over_budget);
             status.diagnostics.clone_from(&self.by_code);
             status.write_failures += report.failed() as u64;
             status.writes += report.writes as u64;

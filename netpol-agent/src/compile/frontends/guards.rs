@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Backends that not everyone may reach: those of frontends that some policy lets pass in part.
+//!
+//! They are counted for the Services that have them, and have a budget (rule L2). The frontends of a
+//! Service over it that some policy lets pass in part are closed instead.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,11 +13,16 @@ use super::{Frontends, Target};
 use crate::{
     compile::{
         ClassId, Frontend, PolicyId,
+        budget::Budget,
         classes::Classes,
+        fault::{Fault, Findings, Place, diagnostic},
         policy::{Passage, Policy},
     },
-    model::{Map, Set},
+    model::{Limits, Map, ObjectKey, Set},
 };
+
+/// What this budget is about.
+const RESOURCES: [&str; 1] = ["backends that some pods may not reach"];
 
 /// What decides whether a policy lets a frontend pass: its backends, and itself, where nobody
 /// translates it; a NodePort has no address of its own.
@@ -25,7 +33,7 @@ struct Ends {
 }
 
 /// What was guarded last.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::compile) struct Guards {
     policies: Map<PolicyId, Arc<Policy>>,
     ends: BTreeMap<Frontend, Ends>,
@@ -40,16 +48,59 @@ pub(in crate::compile) struct Guards {
     count: BTreeMap<Frontend, usize>,
     /// The backends.
     pub(in crate::compile) backends: Set<Frontend>,
+    /// The Services of each frontend that some policy lets pass in part.
+    services: BTreeMap<Frontend, BTreeSet<ObjectKey>>,
+    budget: Budget<1>,
 }
 
 impl Guards {
+    /// None yet.
+    pub(in crate::compile) fn new(limits: &Limits) -> Self {
+        Self {
+            policies: Map::new(),
+            ends: BTreeMap::new(),
+            known: BTreeMap::new(),
+            partial: BTreeMap::new(),
+            of: BTreeMap::new(),
+            count: BTreeMap::new(),
+            backends: Set::new(),
+            services: BTreeMap::new(),
+            budget: Budget::new([limits.guards]),
+        }
+    }
+
     /// Goes over what has changed.
     pub(in crate::compile) fn update(
         &mut self,
         policies: &Map<PolicyId, Arc<Policy>>,
         frontends: &mut Frontends,
-        classes: &Classes,
+        classes: &mut Classes,
+        findings: &mut Findings,
     ) {
+        let mut touched = self.settle_partial(policies, frontends, classes);
+        touched.extend(self.settle_budget(&touched, frontends, findings));
+        for frontend in touched {
+            let services = self.services.get(&frontend).into_iter().flatten();
+            let closed = services.into_iter().any(|key| self.budget.refusal(key).is_some());
+            frontends.set_closed(frontend, closed, classes);
+            let now = match self.services.contains_key(&frontend) && !closed {
+                true => frontends.backends(frontend),
+                false => BTreeSet::new(),
+            };
+            self.set(frontend, now);
+        }
+        // Those that were closed or opened have other classes, which are the same to every policy.
+        self.settle_partial(policies, frontends, classes);
+    }
+
+    /// Finds out what each frontend that has changed is to each policy, and which frontends a policy
+    /// that has changed lets pass in part. Returns the frontends that may be others.
+    fn settle_partial(
+        &mut self,
+        policies: &Map<PolicyId, Arc<Policy>>,
+        frontends: &mut Frontends,
+        classes: &Classes,
+    ) -> BTreeSet<Frontend> {
         let list = &classes.list;
         let is_partial = |policy: &Policy, ends: &Ends| {
             let class = list.get(&ends.class);
@@ -59,7 +110,9 @@ impl Guards {
             match policy.passage(targets, list) {
                 Some(Passage::Defer) => true,
                 Some(Passage::Accept(_)) => false,
-                None => ends.itself.is_some_and(|itself| policy.reaches(&itself, list)),
+                None | Some(Passage::Refuse) => {
+                    ends.itself.is_some_and(|itself| policy.reaches(&itself, list))
+                }
             }
         };
         let mut touched = std::mem::take(&mut frontends.moved);
@@ -104,14 +157,57 @@ impl Guards {
                 }
             }
         }
+        touched
+    }
+
+    /// Whether some policy lets a frontend pass in part.
+    fn is_partial(&self, frontend: &Frontend) -> bool {
+        let partial = self.ends.get(frontend).and_then(|ends| self.partial.get(ends));
+        partial.is_some_and(|policies| !policies.is_empty())
+    }
+
+    /// Counts for the Services of these frontends anew. Returns the frontends of those that are over
+    /// budget since now, or no longer.
+    fn settle_budget(
+        &mut self,
+        touched: &BTreeSet<Frontend>,
+        frontends: &Frontends,
+        findings: &mut Findings,
+    ) -> BTreeSet<Frontend> {
+        let mut affected = BTreeSet::new();
         for frontend in touched {
-            let partial = self.ends.get(&frontend).and_then(|ends| self.partial.get(ends));
-            let now = match partial {
-                Some(policies) if !policies.is_empty() => frontends.backends(frontend),
-                _ => BTreeSet::new(),
+            let now = frontends
+                .by_frontend
+                .get(frontend)
+                .filter(|_| self.is_partial(frontend));
+            affected.extend(now.into_iter().flatten().cloned());
+            let before = match now {
+                Some(services) => self.services.insert(*frontend, services.clone()),
+                None => self.services.remove(frontend),
             };
-            self.set(frontend, now);
+            affected.extend(before.into_iter().flatten());
         }
+        for key in &affected {
+            let reached = frontends.services.get(key).into_iter().flatten();
+            let partial = reached.filter(|(frontend, _)| self.services.contains_key(frontend));
+            let guarded: BTreeSet<&Frontend> = partial.flat_map(|(_, backends)| backends).collect();
+            self.budget
+                .set(key, (!guarded.is_empty()).then_some([guarded.len()]));
+        }
+        let mut moved = BTreeSet::new();
+        for key in self.budget.settle() {
+            let found = self.budget.refusal(&key).map(|refusal| {
+                let message = format!(
+                    "{}; pods of this node that may reach a part of its backends only may reach none by its addresses and ports",
+                    refusal.describe(&RESOURCES)
+                );
+                diagnostic("Service", &key, Fault::new("guards-over-budget", "spec", message))
+            });
+            findings.tell(Place::Guards(key.clone()), found.into_iter().collect());
+            let reached = frontends.services.get(&key).into_iter().flatten();
+            moved.extend(reached.map(|(frontend, _)| *frontend));
+        }
+        moved
     }
 
     fn set(&mut self, frontend: Frontend, now: BTreeSet<Frontend>) {

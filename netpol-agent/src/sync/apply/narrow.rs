@@ -5,7 +5,9 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use netpol_common::abi::{ACTION_ACCEPT, IDENTITY_NODE, IDENTITY_NONE, Identity, POLICY_DENY, POLICY_NONE};
+use netpol_common::abi::{
+    ACTION_ACCEPT, ACTION_REFUSE, IDENTITY_NODE, IDENTITY_NONE, Identity, POLICY_DENY, POLICY_NONE,
+};
 
 use super::super::{
     EntryKey, State,
@@ -39,6 +41,9 @@ pub(super) fn is_within(
 
 /// Whether entries for one identity allow all that another entry does.
 fn allows(entries: &Said, wanted: Option<ProtocolMatch>, action: u32) -> bool {
+    if action == ACTION_REFUSE {
+        return true;
+    }
     entries.iter().any(|(EntryKey { protocol, .. }, value)| {
         let around = match (protocol, wanted) {
             (None, _) => true,

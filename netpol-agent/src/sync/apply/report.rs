@@ -5,6 +5,7 @@
 use std::{collections::BTreeSet, error::Error, fmt, io};
 
 use super::super::Write;
+use crate::causes::causes;
 
 /// Writes of one kind that failed with one error.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +60,7 @@ impl Report {
     }
 
     pub(super) fn fail(&mut self, write: &Write, error: &dyn Error) {
-        let (kind, error) = (std::mem::discriminant(write), chain(error));
+        let (kind, error) = (std::mem::discriminant(write), causes(error));
         let same = |failure: &&mut Failure| failure.kind == kind && failure.error == error;
         match self.failures.iter_mut().find(same) {
             Some(failure) => failure.count += 1,
@@ -132,15 +133,4 @@ fn describe(write: &Write) -> String {
         Write::Attach(ifindex) => format!("attaching programs to interface {ifindex}"),
         Write::Detach(ifindex) => format!("detaching programs from interface {ifindex}"),
     }
-}
-
-/// An error with what caused it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

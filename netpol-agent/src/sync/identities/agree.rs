@@ -45,6 +45,9 @@ impl<'a> Agreement<'a> {
         let Some(now) = self.now.classes.get(&now) else {
             return false;
         };
+        if then.closed != now.closed {
+            return false;
+        }
         match (&then.frontend, &now.frontend) {
             (None, None) => self.alike(then, now),
             (Some(then), Some(now)) => {

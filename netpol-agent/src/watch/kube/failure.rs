@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a failed list or watch means.
 
-use std::error::Error;
-
 use kube::runtime::watcher;
 
-use crate::watch::object::Kind;
+use crate::{causes::causes, watch::object::Kind};
 
 /// Why a kind cannot be listed or watched now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +27,7 @@ impl Failure {
                 Self::from_request(error, "watch")
             }
             watcher::Error::WatchError(status) => Self::from_status(status, "watch"),
-            watcher::Error::NoResourceVersion => Self::Unavailable(error.to_string()),
+            watcher::Error::NoResourceVersion => Self::Unavailable(causes(error)),
         }
     }
 
@@ -37,7 +35,7 @@ impl Failure {
     pub fn from_request(error: &kube::Error, verb: &'static str) -> Self {
         match error {
             kube::Error::Api(status) => Self::from_status(status, verb),
-            other => Self::Unavailable(with_causes(other)),
+            other => Self::Unavailable(causes(other)),
         }
     }
 
@@ -79,21 +77,6 @@ impl Failure {
     pub fn is_like(&self, other: &Self) -> bool {
         matches!((self, other), (Self::Unavailable(_), Self::Unavailable(_))) || self == other
     }
-}
-
-/// An error with what caused it: a failed connection says why only there.
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.ends_with(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

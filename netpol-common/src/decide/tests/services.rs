@@ -2,7 +2,7 @@
 //! Services: judged by what is behind their frontends, and again where the backend is known.
 
 use super::*;
-use crate::abi::{IDENTITY_REMOTE_NODE, SENDER_UNTOLD};
+use crate::abi::{ACTION_REFUSE, IDENTITY_REMOTE_NODE, SENDER_UNTOLD};
 
 const POD: [u8; 4] = [10, 244, 0, 10];
 const VIRTUAL: [u8; 4] = [10, 96, 0, 1];
@@ -81,6 +81,24 @@ fn a5_a_frontend_is_judged_by_its_backends() {
         };
         assert!(!sends(&tables, &pod, udp), "another protocol is another frontend");
     }
+}
+
+/// A frontend that is closed, which is more than that policy does not allow it (rule L2).
+#[test]
+fn l2_a_refused_frontend_is_closed_whatever_its_address_is() {
+    let (tables, pod) = sender(ACTION_REFUSE);
+    let (allowed, udp) = (to(OUTSIDE, 443), to(VIRTUAL, 80));
+    for packet in [allowed, udp] {
+        for protocol in [protocol::TCP, protocol::UDP] {
+            let key = (packet.destination, protocol, 80);
+            tables.frontends.borrow_mut().insert(key, SERVICE);
+            let key = (packet.destination, protocol, 443);
+            tables.frontends.borrow_mut().insert(key, SERVICE);
+            assert!(!sends(&tables, &pod, Packet { protocol, ..packet }), "{packet:?}");
+        }
+    }
+    // By its address it may go to other ports.
+    assert!(sends(&tables, &pod, to(OUTSIDE, 444)));
 }
 
 /// A Service with an address as its ExternalIP, of which kube-proxy may have no rules (yet).

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Errors as people read them. An error says what was attempted; why it failed is in its causes,
+//! which `Display` leaves out.
+
+use std::error::Error;
+
+/// An error with its causes, outermost first. What one says of its cause itself is not repeated.
+pub(crate) fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::{
+        datapath::{
+            DatapathError,
+            attach::{AttachError, Hook},
+        },
+        observe::socket,
+    };
+
+    #[test]
+    fn each_cause_is_told_and_told_once() {
+        let full = || io::Error::from_raw_os_error(libc::ENOSPC);
+        let hook = || AttachError::Hook {
+            interface: "veth7".to_owned(),
+            index: 7,
+            hook: Hook::FromPod,
+            attempt: "pin the link",
+            source: Box::new(full()),
+        };
+        let said = "No space left on device (os error 28)";
+        let table: [(Box<dyn Error>, String); 4] = [
+            (Box::new(full()), said.to_owned()),
+            (
+                Box::new(DatapathError::Expiry(full())),
+                format!("removing flows that are past their lifetime: {said}"),
+            ),
+            // This one says its cause itself, and so does what passes it on.
+            (
+                Box::new(hook()),
+                format!("interface veth7 (index 7), from_pod: pin the link: {said}"),
+            ),
+            (
+                Box::new(DatapathError::from(hook())),
+                format!("interface veth7 (index 7), from_pod: pin the link: {said}"),
+            ),
+        ];
+        for (error, expected) in table {
+            assert_eq!(causes(&*error), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_cannot_be_made_says_why() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = socket::bind(&file.path().join("folder/netpol.sock")).await;
+        let said = causes(&error.unwrap_err());
+        assert!(
+            said.ends_with("(--socket): Not a directory (os error 20)"),
+            "{said}"
+        );
+    }
+}

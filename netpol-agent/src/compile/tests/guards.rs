@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Backends that some pods may not reach have a budget (rules A5, L2): who is over it is closed where
+//! it would be open in part, and nobody else is.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{
+    super::{Compiled, Compiler, Frontend, Passage},
+    build::*,
+};
+use crate::model::*;
+
+/// How many backends of Services may be guarded: one Service, one namespace, all.
+const FEW: Limit = Limit {
+    object: 4,
+    namespace: 6,
+    all: 10,
+};
+const PORT: u16 = 80;
+
+/// The address of a Service by its number.
+fn virtual_ip(number: usize) -> std::net::IpAddr {
+    format!("10.96.0.{number}").parse().unwrap()
+}
+
+/// Adds a Service with so many backends outside, the first of them at an address that policy allows.
+fn add(snapshot: &mut Snapshot, namespace: &str, number: usize, backends: usize) {
+    let key = ObjectKey::new(namespace, format!("s{number}"));
+    let service = Service {
+        key: key.clone(),
+        cluster_ips: vec![virtual_ip(number)],
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        ports: vec![ServicePort {
+            name: String::new(),
+            protocol: Protocol::Tcp,
+            port: PORT,
+            node_port: None,
+        }],
+    };
+    let address = |nth: usize| match nth {
+        0 => format!("192.0.2.{number}"),
+        _ => format!("198.51.{number}.{nth}"),
+    };
+    let endpoint = |nth| SliceEndpoint {
+        addresses: vec![address(nth).parse().unwrap()],
+        ready: true,
+        serving: true,
+        terminating: false,
+    };
+    let slice = EndpointSlice {
+        key: key.clone(),
+        service: Some(key.name.to_string()),
+        ports: vec![EndpointPort {
+            name: String::new(),
+            protocol: Protocol::Tcp,
+            number: Some(PORT),
+        }],
+        endpoints: (0..backends).map(endpoint).collect(),
+    };
+    snapshot.services.insert(key.clone(), Arc::new(service));
+    snapshot.endpoint_slices.insert(key, Arc::new(slice));
+}
+
+/// `shop/web` may send to the first backend of each Service, and `shop/db` to all of them.
+fn world() -> Snapshot {
+    let to = |app: &str, name: &str, blocks: &[&str]| {
+        let peers = blocks.iter().map(|cidr| block(cidr, &[])).collect();
+        let mut policy = policy(&format!("app={app}"), vec![], vec![rule(peers, vec![])]);
+        policy.key.name = name.into();
+        policy
+    };
+    let mut snapshot = snapshot(
+        vec![web(), db()],
+        vec![
+            to("web", "part", &["192.0.2.0/24"]),
+            to("db", "all", &["192.0.2.0/24", "198.51.0.0/16"]),
+        ],
+    );
+    snapshot.limits.guards = FEW;
+    snapshot
+}
+
+/// What a pod of `shop` may do by the Service of a number.
+fn said(compiled: &Compiled, pod: &str, number: usize) -> &'static str {
+    let frontend = Frontend {
+        address: virtual_ip(number),
+        protocol: Protocol::Tcp.number(),
+        port: PORT,
+    };
+    let policy = compiled.endpoints[&ObjectKey::new("shop", pod)].egress;
+    match compiled.passage(policy.expect("isolated"), compiled.frontends[&frontend]) {
+        Some(Passage::Accept(_)) => "accept",
+        Some(Passage::Defer) => "defer",
+        Some(Passage::Refuse) => "refuse",
+        None => "deny",
+    }
+}
+
+/// The Services that are over budget.
+fn over(compiled: &Compiled) -> BTreeSet<&str> {
+    let found = compiled.diagnostics.keys();
+    let found = found.filter(|found| found.code == "guards-over-budget");
+    found.map(|found| found.object.as_str()).collect()
+}
+
+#[test]
+fn l2_a_service_with_too_many_guards_is_closed_in_part_and_nobody_else_is() {
+    /// Namespace and number of backends of each Service, in order; which of them are over budget.
+    type Row = (&'static [(&'static str, usize)], &'static [usize]);
+    let table: [Row; 6] = [
+        (&[("a", 4), ("b", 4)], &[]),
+        (&[("a", 5), ("b", 4)], &[1]),
+        // A namespace costs itself only, in the order of names.
+        (&[("a", 4), ("a", 3), ("a", 2), ("b", 4)], &[2]),
+        // Where all ask for too much, who asks for little loses nothing.
+        (&[("a", 4), ("b", 4), ("c", 4), ("d", 1)], &[1, 2, 3]),
+        (&[("a", 4), ("a", 2), ("b", 3), ("c", 3)], &[2]),
+        (&[("a", 4), ("b", 6), ("c", 2)], &[2]),
+    ];
+    for (services, refused) in table {
+        let mut snapshot = world();
+        for (nth, (namespace, backends)) in services.iter().enumerate() {
+            add(&mut snapshot, namespace, nth + 1, *backends);
+        }
+        let compiled = super::super::compile(&snapshot, &node());
+        let names: Vec<String> = refused
+            .iter()
+            .map(|number| format!("Service {}/s{number}", services[number - 1].0))
+            .collect();
+        assert!(
+            over(&compiled).into_iter().eq(names.iter().map(String::as_str)),
+            "{services:?}: {:?}",
+            compiled.diagnostics
+        );
+        let mut guards = 0;
+        for (nth, (_, backends)) in services.iter().enumerate() {
+            let number = nth + 1;
+            let expected = match (refused.contains(&number), backends) {
+                (true, _) => "refuse",
+                (false, 1) => "accept",
+                (false, _) => "defer",
+            };
+            assert_eq!(said(&compiled, "web", number), expected, "{services:?}, {number}");
+            assert_eq!(said(&compiled, "db", number), "accept", "{services:?}, {number}");
+            guards += if expected == "defer" { *backends } else { 0 };
+        }
+        assert_eq!(compiled.guarded.len(), guards, "{services:?}");
+        assert!(guards <= FEW.all);
+    }
+}
+
+#[test]
+fn l2_what_is_closed_opens_when_there_is_room_and_is_what_a_fresh_start_makes_of_it() {
+    let mut snapshot = world();
+    let mut compiler = Compiler::default();
+    for number in 1..4 {
+        add(&mut snapshot, "a", number, 3);
+    }
+    let compiled = compiler.compile(&snapshot, &node());
+    assert_eq!(over(&compiled), BTreeSet::from(["Service a/s3"]));
+    // A backend that all may reach needs no guard; then the third has room.
+    add(&mut snapshot, "a", 2, 1);
+    let compiled = compiler.compile(&snapshot, &node());
+    assert_eq!(over(&compiled), BTreeSet::new());
+    assert_eq!(
+        [1, 2, 3].map(|number| said(&compiled, "web", number)),
+        ["defer", "accept", "defer"]
+    );
+    assert_eq!(compiled.guarded.len(), 6);
+    // It has more backends while it is closed, and others have more, and it goes.
+    add(&mut snapshot, "a", 2, 3);
+    add(&mut snapshot, "a", 3, 4);
+    let compiled = compiler.compile(&snapshot, &node());
+    assert_eq!(said(&compiled, "web", 3), "refuse");
+    add(&mut snapshot, "a", 3, 2);
+    let compiled = compiler.compile(&snapshot, &node());
+    assert_eq!(said(&compiled, "web", 3), "refuse");
+    let classes = compiled.classes.len();
+    snapshot.services.remove(&ObjectKey::new("a", "s3"));
+    let compiled = compiler.compile(&snapshot, &node());
+    assert_eq!(over(&compiled), BTreeSet::new());
+    assert_eq!(compiled.classes.len(), classes - 1);
+    assert_eq!(
+        compiled.classes.len(),
+        super::super::compile(&snapshot, &node()).classes.len()
+    );
+    // Nobody may reach a part: nothing is guarded.
+    snapshot.policies.remove(&ObjectKey::new("shop", "part"));
+    assert!(compiler.compile(&snapshot, &node()).guarded.is_empty());
+}
