@@ -3,7 +3,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
@@ -19,6 +19,7 @@ use super::{
     fault::{Findings, Place},
     force::Wanted,
     peer::{Namespaces, PeerId, PeerSpec},
+    peer_set::PeerSet,
     ports::PortKey,
 };
 use crate::model::{Labels, Node, Pod, Snapshot};
@@ -27,6 +28,7 @@ mod claims;
 mod groups;
 mod link_locals;
 mod nodes;
+mod numbers;
 mod peers;
 
 /// The label that every namespace carries (rule P4).
@@ -39,10 +41,10 @@ pub(super) type ProfileId = u32;
 pub(super) const NO_POD: ProfileId = 0;
 
 /// What an address is by its pods. The default is an address without a pod.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Profile {
-    /// Selector peers that it matches, ascending.
-    pub(super) peers: Vec<PeerId>,
+    /// Selector peers that it matches.
+    pub(super) peers: PeerSet,
     /// Number of the named ports by which egress rules in force reach it.
     pub(super) named_ports: BTreeMap<PortKey, u16>,
 }
@@ -50,7 +52,7 @@ pub(super) struct Profile {
 impl Profile {
     /// What both claim: an address of two pods is only what each of them would be.
     fn intersect(&mut self, other: &Self) {
-        self.peers.retain(|peer| other.peers.binary_search(peer).is_ok());
+        self.peers = self.peers.intersection(&other.peers);
         self.named_ports
             .retain(|name, number| other.named_ports.get(name) == Some(number));
     }
@@ -73,7 +75,7 @@ pub(super) struct Profiles {
     wanted: Wanted,
     groups: Groups,
     known: BTreeMap<ProfileId, Known>,
-    ids: BTreeMap<Arc<Profile>, ProfileId>,
+    ids: HashMap<Arc<Profile>, ProfileId>,
     last: ProfileId,
     claims: Claims,
     nodes: Nodes,
@@ -84,6 +86,9 @@ pub(super) struct Profiles {
     renamed: BTreeSet<ProfileId>,
     /// Profiles that nothing may have any more.
     idle: BTreeSet<ProfileId>,
+    /// How often it was made out what a profile says.
+    #[cfg(test)]
+    pub(super) made: usize,
 }
 
 impl Default for Profiles {
@@ -93,7 +98,7 @@ impl Default for Profiles {
             wanted: Wanted::default(),
             groups: Groups::default(),
             known: BTreeMap::from([(NO_POD, Known::default())]),
-            ids: BTreeMap::from([(Arc::default(), NO_POD)]),
+            ids: HashMap::from([(Arc::default(), NO_POD)]),
             last: NO_POD,
             claims: Claims::default(),
             nodes: Nodes::default(),
@@ -101,6 +106,8 @@ impl Default for Profiles {
             touched: BTreeSet::new(),
             renamed: BTreeSet::new(),
             idle: BTreeSet::new(),
+            #[cfg(test)]
+            made: 0,
         }
     }
 }
@@ -281,7 +288,7 @@ impl Profiles {
                 for other in others {
                     both.intersect(&self.known[other].profile);
                 }
-                self.intern(both)
+                self.intern(Arc::new(both))
             }
         }
     }
@@ -313,12 +320,11 @@ impl Profiles {
         }
     }
 
-    fn intern(&mut self, profile: Profile) -> ProfileId {
+    fn intern(&mut self, profile: Arc<Profile>) -> ProfileId {
         if let Some(id) = self.ids.get(&profile) {
             return *id;
         }
         self.last += 1;
-        let profile = Arc::new(profile);
         self.ids.insert(profile.clone(), self.last);
         let known = Known {
             profile,
@@ -327,15 +333,6 @@ impl Profiles {
         self.known.insert(self.last, known);
         self.idle.insert(self.last);
         self.last
-    }
-
-    /// A profile matches other peers from now on; no other matches the same.
-    fn rename(&mut self, id: ProfileId, profile: Profile) {
-        self.forget_content(id);
-        let profile = Arc::new(profile);
-        self.ids.insert(profile.clone(), id);
-        self.known.entry(id).or_default().profile = profile;
-        self.renamed.insert(id);
     }
 
     fn forget_content(&mut self, id: ProfileId) {
@@ -362,8 +359,8 @@ impl Profiles {
         self.idle.insert(profile);
     }
 
-    /// The selector peers that a group matches, ascending.
-    fn matching(&mut self, id: GroupId, snapshot: &Snapshot) -> Vec<PeerId> {
+    /// The selector peers that a group matches.
+    fn matching(&mut self, id: GroupId, snapshot: &Snapshot) -> PeerSet {
         let selectors = &self.selectors;
         let example = self.groups[id].members[0].clone();
         let namespace = &example.key.namespace;
@@ -375,24 +372,18 @@ impl Profiles {
             let matching = selectors.iter().filter(|(_, spec)| can_match(spec));
             matching.map(|(id, _)| *id).collect()
         });
-        let matches = |peer: &&PeerId| match selectors.get(*peer).map(|spec| &**spec) {
+        let matches = |peer: &PeerId| match selectors.get(peer).map(|spec| &**spec) {
             Some(PeerSpec::Pods { pods, .. }) => pods.matches(&example.labels),
             _ => false,
         };
-        candidates.iter().filter(matches).copied().collect()
+        candidates.iter().filter(matches).collect()
     }
 
     /// A group matches these peers.
-    fn set_peers(&mut self, id: GroupId, peers: Vec<PeerId>) {
-        let group = &self.groups[id];
-        let of_peers = peers.iter().filter_map(|peer| self.wanted.of_peers.get(peer));
-        let of_peers: Vec<_> = of_peers.collect();
-        // A pod has few ports, whatever there is in rules.
-        let mut named_ports = PortKey::of(group.example());
-        named_ports.retain(|port, _| {
-            self.wanted.of_all.contains(port) || of_peers.iter().any(|wanted| wanted.contains(port))
-        });
-        let profile = Profile { named_ports, peers };
+    fn set_peers(&mut self, id: GroupId, peers: PeerSet) {
+        let example = self.groups[id].example();
+        let named_ports = self.wanted.ports_of(example, [&peers, &PeerSet::default()]);
+        let profile = self.made(peers, named_ports);
         let profile = self.intern(profile);
         self.move_group(id, profile);
     }
