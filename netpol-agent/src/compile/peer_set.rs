@@ -33,6 +33,12 @@ impl PeerSet {
         self.0.is_empty()
     }
 
+    /// Whether both are one and the same.
+    #[cfg(test)]
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// How many they are.
     pub fn len(&self) -> usize {
         self.0.iter().map(|word| word.bits.count_ones() as usize).sum()

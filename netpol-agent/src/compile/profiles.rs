@@ -320,6 +320,13 @@ impl Profiles {
         }
     }
 
+    /// Whether this very set is one that a profile has.
+    #[cfg(test)]
+    pub(super) fn has(&self, peers: &PeerSet) -> bool {
+        let mut known = self.known.values();
+        known.any(|known| known.profile.peers.is_same(peers))
+    }
+
     fn intern(&mut self, profile: Arc<Profile>) -> ProfileId {
         if let Some(id) = self.ids.get(&profile) {
             return *id;

@@ -12,6 +12,7 @@ mod codes;
 mod link_locals;
 mod odd;
 mod properties;
+mod turns;
 
 #[test]
 fn i1_only_selected_pods_are_isolated() {
