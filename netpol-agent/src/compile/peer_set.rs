@@ -100,6 +100,9 @@ impl PeerSet {
     /// Those of both.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
+        if self.is_empty() || other.is_empty() {
+            return Self::default();
+        }
         self.merge(other, |own, others| own & others)
     }
 
@@ -114,7 +117,15 @@ impl PeerSet {
 
     /// Those of any of many: costs their words together, once.
     pub fn union_of<'a>(sets: impl IntoIterator<Item = &'a Self>) -> Self {
-        let mut words: Vec<Word> = sets.into_iter().flat_map(|set| set.0.iter().copied()).collect();
+        let mut sets = sets.into_iter();
+        let Some(first) = sets.next() else {
+            return Self::default();
+        };
+        let Some(second) = sets.next() else {
+            return first.clone();
+        };
+        let sets = [first, second].into_iter().chain(sets);
+        let mut words: Vec<Word> = sets.flat_map(|set| set.0.iter().copied()).collect();
         words.sort_unstable();
         words.dedup_by(|next, word| {
             let same = next.place == word.place;
@@ -164,7 +175,11 @@ impl FromIterator<PeerId> for PeerSet {
             }
         }
         let set = Self(words.into());
-        if ascend { set } else { Self::union_of([&set]) }
+        if ascend {
+            set
+        } else {
+            Self::union_of([&set, &Self::default()])
+        }
     }
 }
 

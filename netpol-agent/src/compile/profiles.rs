@@ -11,6 +11,7 @@ use std::{
 use self::{
     claims::{Claim, Claims},
     groups::{GroupId, Groups},
+    keys::Keys,
     link_locals::LinkLocals,
     nodes::Nodes,
 };
@@ -26,6 +27,7 @@ use crate::model::{Labels, Node, Pod, Snapshot};
 
 mod claims;
 mod groups;
+mod keys;
 mod link_locals;
 mod nodes;
 mod numbers;
@@ -72,6 +74,7 @@ struct Known {
 pub(super) struct Profiles {
     /// Selector peers in force.
     selectors: BTreeMap<PeerId, Arc<PeerSpec>>,
+    keys: Keys,
     wanted: Wanted,
     groups: Groups,
     known: BTreeMap<ProfileId, Known>,
@@ -95,6 +98,7 @@ impl Default for Profiles {
     fn default() -> Self {
         Self {
             selectors: BTreeMap::new(),
+            keys: Keys::default(),
             wanted: Wanted::default(),
             groups: Groups::default(),
             known: BTreeMap::from([(NO_POD, Known::default())]),
@@ -379,11 +383,10 @@ impl Profiles {
             let matching = selectors.iter().filter(|(_, spec)| can_match(spec));
             matching.map(|(id, _)| *id).collect()
         });
-        let matches = |peer: &PeerId| match selectors.get(peer).map(|spec| &**spec) {
-            Some(PeerSpec::Pods { pods, .. }) => pods.matches(&example.labels),
-            _ => false,
-        };
-        candidates.iter().filter(matches).collect()
+        self.keys.matching(&candidates, &example.labels, |peer| {
+            matches!(selectors.get(&peer).map(|spec| &**spec),
+                Some(PeerSpec::Pods { pods, .. }) if pods.matches(&example.labels))
+        })
     }
 
     /// A group matches these peers.

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{NO_POD, ProfileId, namespace_labels};
+use super::{NO_POD, ProfileId, keys::Keys, namespace_labels};
 use crate::{
     compile::{
         peer::{Namespaces, PeerId, PeerSpec},
@@ -131,11 +131,12 @@ impl Groups {
             .collect()
     }
 
-    /// What each group matches of new peers; groups that match none are left out. Each peer is held
-    /// against the groups of the namespaces that it is about.
+    /// What each group matches of new peers, which have these keys; groups that match none are left
+    /// out. Each peer is held against the groups of the namespaces that it is about.
     pub(super) fn meet(
         &mut self,
         added: &BTreeMap<PeerId, Arc<PeerSpec>>,
+        keys: &Keys,
         snapshot: &Snapshot,
     ) -> Vec<(GroupId, PeerSet)> {
         let mut named: BTreeMap<&str, Vec<(PeerId, &Selector)>> = BTreeMap::new();
@@ -157,13 +158,16 @@ impl Groups {
         let mut met = Vec::new();
         let mut meet = |space: &mut Space, mut about: Vec<(PeerId, &Selector)>| {
             about.sort_unstable_by_key(|(id, _)| *id);
+            let peers: PeerSet = about.iter().map(|(id, _)| *id).collect();
             if let Some(candidates) = &mut space.candidates {
-                *candidates = candidates.union(&about.iter().map(|(id, _)| *id).collect());
+                *candidates = candidates.union(&peers);
             }
             for id in &space.groups {
                 let labels = groups[id].labels();
-                let matching = about.iter().filter(|(_, pods)| pods.matches(labels));
-                let peers: PeerSet = matching.map(|(peer, _)| *peer).collect();
+                let peers = keys.matching(&peers, labels, |peer| {
+                    let place = about.binary_search_by_key(&peer, |(id, _)| *id);
+                    place.is_ok_and(|place| about[place].1.matches(labels))
+                });
                 if !peers.is_empty() {
                     met.push((*id, peers));
                 }

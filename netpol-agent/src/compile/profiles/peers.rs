@@ -11,12 +11,13 @@ use std::{
 use super::{
     Profile, ProfileId, Profiles,
     groups::GroupId,
+    keys::Keys,
     numbers::{Part, Which},
 };
 use crate::{
     compile::{
         force::{Changes, Moved, Wanted},
-        peer::PeerSpec,
+        peer::{PeerId, PeerSpec},
         peer_set::PeerSet,
         ports::PortKey,
     },
@@ -40,19 +41,22 @@ impl Profiles {
         }
         let selects = |spec: &PeerSpec| matches!(spec, PeerSpec::Pods { .. });
         let removed = force.removed.iter().filter(|(_, spec)| selects(spec));
+        self.keys.remove(&keys(removed.clone()));
         let removed: PeerSet = removed.map(|(id, _)| *id).collect();
         let added = force.added.iter().filter(|(_, spec)| selects(spec));
+        let keys = keys(added.clone());
         let added: BTreeMap<_, _> = added.cloned().collect();
         removed.iter().for_each(|id| drop(self.selectors.remove(&id)));
         if !removed.is_empty() {
             self.groups.forget(&removed);
         }
         let mut gains: BTreeMap<ProfileId, BTreeMap<GroupId, PeerSet>> = BTreeMap::new();
-        for (id, peers) in self.groups.meet(&added, snapshot) {
+        for (id, peers) in self.groups.meet(&added, &keys, snapshot) {
             let profile = self.groups[id].profile;
             gains.entry(profile).or_default().insert(id, peers);
         }
         self.selectors.extend(added);
+        self.keys.add(keys);
         if !removed.is_empty() || !moved.is_nothing() {
             for (id, known) in &self.known {
                 let peers = &known.profile.peers;
@@ -154,4 +158,12 @@ impl Profiles {
         self.touched.extend(self.claims.shared());
         self.touched.extend(self.link_locals.shared());
     }
+}
+
+/// By what decides which pods selector peers match.
+fn keys<'a>(peers: impl Iterator<Item = &'a (PeerId, Arc<PeerSpec>)>) -> Keys {
+    Keys::of(peers.filter_map(|(id, spec)| match &**spec {
+        PeerSpec::Pods { pods, .. } => Some((*id, pods)),
+        PeerSpec::Block { .. } => None,
+    }))
 }
