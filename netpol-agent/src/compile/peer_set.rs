@@ -6,8 +6,8 @@ use std::{fmt, iter, sync::Arc};
 
 use super::PeerId;
 
-/// Peers by number; 32 of them beside each other are one word of 8 bytes. A copy is cheap and shares
-/// all of it. To compare, join or subtract two costs their words.
+/// Peers by number; 32 of them beside each other are one word of 8 bytes. A copy is cheap and
+/// shares all of it. To compare, join or subtract two costs their words.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct PeerSet(Arc<[Word]>);
 

@@ -154,8 +154,8 @@ pub fn any_change(random: &mut Random, before: &Snapshot) -> Snapshot {
 }
 
 /// The cluster after many changes that one turn sees: policies come, go and change together, with
-/// peers that they have in common, mostly selectors, and some pods are relabelled. So pods that were
-/// alike come apart, others become alike, and some change places.
+/// peers that they have in common, mostly selectors, and some pods are relabelled. So pods that
+/// were alike come apart, others become alike, and some change places.
 pub fn batch(random: &mut Random, before: &Snapshot) -> Snapshot {
     let mut after = before.clone();
     after.revision += 1;

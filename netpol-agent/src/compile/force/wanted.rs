@@ -52,7 +52,8 @@ impl Wanted {
         }
     }
 
-    /// The numbers of those of a pod's ports that are wanted of pods which match any of these peers.
+    /// The numbers of those of a pod's ports that are wanted of pods which match any of these
+    /// peers.
     pub(in crate::compile) fn ports_of(&self, pod: &Pod, peers: [&PeerSet; 2]) -> BTreeMap<PortKey, u16> {
         // A pod has few ports, whatever there is in rules.
         let mut ports = PortKey::of(pod);

@@ -33,7 +33,8 @@ pub(super) enum Which {
 
 impl Profiles {
     /// Gives each part a number. A profile keeps its number for one of its parts, and where several
-    /// parts, or a profile of which nothing changes, come to say the same, it is that of the largest.
+    /// parts, or a profile of which nothing changes, come to say the same, it is that of the
+    /// largest.
     pub(super) fn number(&mut self, parts: Vec<Part>) {
         for part in parts.iter().filter(|part| part.from != NO_POD) {
             self.forget_content(part.from);

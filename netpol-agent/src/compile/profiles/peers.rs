@@ -76,8 +76,9 @@ impl Profiles {
         self.touch_shared();
     }
 
-    /// What becomes of a profile: the parts of its groups that say the same, the largest one, which
-    /// nothing is gained by, first.
+    /// What becomes of a profile: the parts of its groups that go on to say the same. `gains` are
+    /// of the groups that gain something; the others are not gone over unless ports moved, as they
+    /// may be very many.
     fn split(
         &mut self,
         id: ProfileId,

@@ -69,8 +69,8 @@ fn turn(compiler: &mut Compiler, pods: usize, policies: Vec<NetworkPolicy>) -> (
     (compiled, compiler.profiles.made - before)
 }
 
-/// What each set of pods that are alike matches is made once a turn, however many peers come, go, or
-/// reach it by other ports.
+/// What each set of pods that are alike matches is made once a turn, however many peers come, go,
+/// or reach it by other ports.
 #[test]
 fn l2_a_turn_makes_what_pods_match_once_however_many_peers_come_and_go() {
     let mut compiler = Compiler::default();
