@@ -24,6 +24,9 @@ use crate::{
     model::Snapshot,
 };
 
+/// The number of each named port.
+type Ports = BTreeMap<PortKey, u16>;
+
 impl Profiles {
     /// Takes the peers that come in force and leave it, and, if they may be others, the named ports
     /// by which egress rules in force reach pods.
@@ -105,7 +108,7 @@ impl Profiles {
                 content,
             });
         }
-        let mut alike: BTreeMap<(PeerSet, BTreeMap<PortKey, u16>), BTreeSet<GroupId>> = BTreeMap::new();
+        let mut alike: BTreeMap<(PeerSet, Ports), BTreeSet<GroupId>> = BTreeMap::new();
         for (group, gained) in gains {
             let ports = if moved.concerns(&gained) || moved.concerns(&before.peers) {
                 self.wanted
@@ -126,7 +129,7 @@ impl Profiles {
         }
     }
 
-    pub(super) fn made(&mut self, peers: PeerSet, named_ports: BTreeMap<PortKey, u16>) -> Arc<Profile> {
+    pub(super) fn made(&mut self, peers: PeerSet, named_ports: Ports) -> Arc<Profile> {
         #[cfg(test)]
         {
             self.made += 1;
