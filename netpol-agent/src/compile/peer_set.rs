@@ -175,6 +175,9 @@ impl FromIterator<PeerId> for PeerSet {
                 }
             }
         }
+        if words.is_empty() {
+            return Self::default();
+        }
         let set = Self(words.into());
         if ascend {
             set

@@ -18,6 +18,9 @@ use crate::{
     model::{Labels, Pod, Snapshot},
 };
 
+/// Peers that are asked sooner than found by their keys.
+const FEW: usize = 8;
+
 /// Number of a group.
 pub(super) type GroupId = u32;
 
@@ -164,10 +167,15 @@ impl Groups {
             }
             for id in &space.groups {
                 let labels = groups[id].labels();
-                let peers = keys.matching(&peers, labels, |peer| {
-                    let place = about.binary_search_by_key(&peer, |(id, _)| *id);
-                    place.is_ok_and(|place| about[place].1.matches(labels))
-                });
+                let peers = if about.len() <= FEW {
+                    let matching = about.iter().filter(|(_, pods)| pods.matches(labels));
+                    matching.map(|(peer, _)| *peer).collect()
+                } else {
+                    keys.matching(&peers, labels, |peer| {
+                        let place = about.binary_search_by_key(&peer, |(id, _)| *id);
+                        place.is_ok_and(|place| about[place].1.matches(labels))
+                    })
+                };
                 if !peers.is_empty() {
                     met.push((*id, peers));
                 }
