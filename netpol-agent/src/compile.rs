@@ -31,6 +31,7 @@ pub use self::{
     force::ForceRule,
     frontends::Target,
     peer::PeerId,
+    peer_set::PeerSet,
     policy::{Passage, Policy},
     ports::{PortKey, ProtocolMatch},
 };
@@ -45,6 +46,7 @@ mod force;
 mod forwards;
 mod frontends;
 mod peer;
+mod peer_set;
 mod policy;
 mod ports;
 mod profiles;
@@ -155,8 +157,8 @@ pub struct Frontend {
 /// egress rules use the same numbers (rule T4).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Class {
-    /// The peers that it matches, ascending.
-    pub peers: Vec<PeerId>,
+    /// The peers that it matches.
+    pub peers: PeerSet,
     /// Number of each named port.
     pub named_ports: BTreeMap<PortKey, u16>,
     /// What is behind, for a class of frontends, which has nothing else; `None` for a class of addresses.
@@ -244,18 +246,9 @@ impl Compiler {
 
         let force = self.force.update(&before, snapshot, &node.name, findings);
         let profiles = &mut self.profiles;
-        for (name, _, _) in before.namespaces.diff(&snapshot.namespaces) {
-            profiles.relabel(name, snapshot);
-        }
-        for (id, spec) in &force.added {
-            profiles.add_peer(*id, spec, snapshot);
-        }
-        if force.changed {
-            profiles.want(self.force.wanted_ports());
-        }
-        for (id, spec) in &force.removed {
-            profiles.remove_peer(*id, spec);
-        }
+        let namespaces = before.namespaces.diff(&snapshot.namespaces);
+        profiles.relabel(namespaces.iter().map(|(name, _, _)| *name), snapshot);
+        profiles.set_force(&force, || self.force.wanted_ports(), snapshot);
         for (_, old, new) in before.pods.diff(&snapshot.pods) {
             if let Some(pod) = old {
                 profiles.remove_pod(pod);

@@ -129,7 +129,7 @@ pub fn say(compiled: &Compiled, class: &Class) -> Said {
         class
             .peers
             .iter()
-            .map(|peer| compiled.peers[peer].to_string())
+            .map(|peer| compiled.peers[&peer].to_string())
             .collect()
     };
     let ports = |class: &Class| {

@@ -7,7 +7,7 @@ use netpol_agent::{evaluate::Packet, model::*};
 
 mod changes;
 
-pub use changes::{any_change, change};
+pub use changes::{any_change, batch, change};
 
 /// A small deterministic generator (splitmix64).
 #[derive(Debug)]
@@ -29,6 +29,10 @@ impl Random {
 
     fn many<T>(&mut self, below: usize, make: impl Fn(&mut Self) -> T) -> Vec<T> {
         (0..self.below(below)).map(|_| make(self)).collect()
+    }
+
+    fn several<T>(&mut self, count: usize, make: impl Fn(&mut Self) -> T) -> Vec<T> {
+        (0..count).map(|_| make(self)).collect()
     }
 }
 

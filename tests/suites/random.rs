@@ -12,7 +12,7 @@ use netpol_tests::{
     canonical::Canonical,
     looks::first_look,
     lookup,
-    random::{Random, any_change, cluster, few_guards, nodes, packet, service_packet},
+    random::{Random, any_change, batch, cluster, few_guards, nodes, packet, service_packet},
     seeds,
 };
 use proptest::prelude::*;
@@ -173,40 +173,79 @@ fn a5_frontends_are_judged_by_all_their_backends() {
 #[test]
 fn numbers_that_stay_say_the_same() {
     seeds::hold("random", PACKETS_A_CLUSTER, |seed| {
+        numbers_stay(seed, any_change).map(drop)
+    });
+}
+
+/// The same of turns in which many policies change.
+#[test]
+fn l2_numbers_that_stay_say_the_same_when_many_peers_come_and_go_at_once() {
+    let mut others = 0;
+    for seed in 0..200 {
+        others += numbers_stay(seed, batch).unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
+    }
+    assert!(others > 200, "{others} is too few to tell");
+}
+
+/// Returns how many classes kept their numbers and match other peers.
+fn numbers_stay(
+    seed: u64,
+    change: impl Fn(&mut Random, &Snapshot) -> Snapshot,
+) -> Result<usize, TestCaseError> {
+    let mut random = Random(seed);
+    let node = nodes().swap_remove(0);
+    let (mut compiler, mut snapshot) = (Compiler::default(), cluster(&mut random));
+    let mut before = compiler.compile(&snapshot, &node);
+    let mut others = 0;
+    for _ in 0..8 {
+        snapshot = change(&mut random, &snapshot);
+        let now = compiler.compile(&snapshot, &node);
+        let in_force =
+            |peer: &PeerId| before.peers.contains_key(peer) && before.peers.get(peer) == now.peers.get(peer);
+        for (id, class) in &now.classes {
+            let Some(old) = before.classes.get(id) else {
+                continue;
+            };
+            others += usize::from(old.peers != class.peers);
+            let same = (&old.named_ports, &old.frontend) == (&class.named_ports, &class.frontend);
+            prop_assert!(
+                same && old
+                    .peers
+                    .iter()
+                    .filter(in_force)
+                    .eq(class.peers.iter().filter(in_force)),
+                "class {id} was {old:#?} and is {class:#?}"
+            );
+        }
+        for (id, policy) in &now.policies {
+            prop_assert!(before.policies.get(id).is_none_or(|old| old == policy));
+        }
+        for (number, rule) in &now.rules {
+            prop_assert!(before.rules.get(number).is_none_or(|old| old == rule));
+        }
+        before = now;
+    }
+    Ok(others)
+}
+
+/// What a compiler makes of many changes at once does not depend on what it compiled before, and it
+/// has no more classes than one that starts with them.
+#[test]
+fn l2_many_peers_that_come_and_go_at_once_compile_to_what_the_whole_does() {
+    for seed in 0..100 {
         let mut random = Random(seed);
         let node = nodes().swap_remove(0);
         let (mut compiler, mut snapshot) = (Compiler::default(), cluster(&mut random));
-        let mut before = compiler.compile(&snapshot, &node);
         for _ in 0..8 {
-            snapshot = any_change(&mut random, &snapshot);
-            let now = compiler.compile(&snapshot, &node);
-            let in_force = |peer: &&PeerId| {
-                before.peers.contains_key(*peer) && before.peers.get(*peer) == now.peers.get(*peer)
-            };
-            for (id, class) in &now.classes {
-                let Some(old) = before.classes.get(id) else {
-                    continue;
-                };
-                let same = (&old.named_ports, &old.frontend) == (&class.named_ports, &class.frontend);
-                prop_assert!(
-                    same && old
-                        .peers
-                        .iter()
-                        .filter(in_force)
-                        .eq(class.peers.iter().filter(in_force)),
-                    "class {id} was {old:#?} and is {class:#?}"
-                );
+            snapshot = batch(&mut random, &snapshot);
+            if random.below(3) == 0 {
+                snapshot = any_change(&mut random, &snapshot);
             }
-            for (id, policy) in &now.policies {
-                prop_assert!(before.policies.get(id).is_none_or(|old| old == policy));
-            }
-            for (number, rule) in &now.rules {
-                prop_assert!(before.rules.get(number).is_none_or(|old| old == rule));
-            }
-            before = now;
+            let (kept, whole) = (compiler.compile(&snapshot, &node), compile(&snapshot, &node));
+            assert_eq!(Canonical::of(&kept), Canonical::of(&whole), "seed {seed}");
+            assert_eq!(kept.classes.len(), whole.classes.len(), "seed {seed}");
         }
-        Ok(())
-    });
+    }
 }
 
 /// What a compiler makes of a change does not depend on what it compiled before.

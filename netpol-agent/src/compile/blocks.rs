@@ -10,7 +10,10 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::peer::{PeerId, PeerSpec};
+use super::{
+    peer::{PeerId, PeerSpec},
+    peer_set::PeerSet,
+};
 
 /// Number of a region: all prefixes that match the same `ipBlock` peers have one. As long as a region has its number, it says the same of every
 /// peer that is in force all the while.
@@ -36,9 +39,9 @@ pub(super) struct Blocks {
     marks: BTreeMap<IpNet, Mark>,
     /// Prefix lengths in use, longest last, with the number of prefixes.
     lengths: BTreeMap<(bool, u8), usize>,
-    /// Peers of each region, ascending.
-    peers: BTreeMap<RegionId, Arc<Vec<PeerId>>>,
-    ids: BTreeMap<Arc<Vec<PeerId>>, RegionId>,
+    /// Peers of each region.
+    peers: BTreeMap<RegionId, PeerSet>,
+    ids: BTreeMap<PeerSet, RegionId>,
     last: RegionId,
 }
 
@@ -47,8 +50,8 @@ impl Default for Blocks {
         Self {
             marks: BTreeMap::new(),
             lengths: BTreeMap::new(),
-            peers: BTreeMap::from([(NO_BLOCK, Arc::default())]),
-            ids: BTreeMap::from([(Arc::default(), NO_BLOCK)]),
+            peers: BTreeMap::from([(NO_BLOCK, PeerSet::default())]),
+            ids: BTreeMap::from([(PeerSet::default(), NO_BLOCK)]),
             last: NO_BLOCK,
         }
     }
@@ -120,9 +123,9 @@ impl Blocks {
         moves
     }
 
-    /// The peers of a region, ascending.
-    pub(super) fn peers(&self, region: RegionId) -> &[PeerId] {
-        self.peers.get(&region).map_or(&[], |peers| peers)
+    /// The peers of a region.
+    pub(super) fn peers(&self, region: RegionId) -> PeerSet {
+        self.peers.get(&region).cloned().unwrap_or_default()
     }
 
     /// The region of the longest prefix around an address that is at most `longest` long.
@@ -186,26 +189,25 @@ impl Blocks {
     }
 
     /// The peers that each prefix matches. Sorted prefixes come parents first, so the prefixes around the current one are a stack.
-    fn walk(&self) -> Vec<(IpNet, Arc<Vec<PeerId>>)> {
+    fn walk(&self) -> Vec<(IpNet, PeerSet)> {
         let mut found = Vec::with_capacity(self.marks.len());
-        let mut around: Vec<(IpNet, Arc<Vec<PeerId>>)> = Vec::new();
+        let mut around: Vec<(IpNet, PeerSet)> = Vec::new();
         for (net, mark) in &self.marks {
             while around.last().is_some_and(|(outer, _)| !outer.contains(net)) {
                 around.pop();
             }
-            let outer = around.last().map(|(_, peers)| &***peers).unwrap_or_default();
-            let mut peers: BTreeSet<PeerId> = outer.iter().chain(&mark.opens).copied().collect();
-            peers.retain(|peer| !mark.closes.contains(peer));
-            let peers = Arc::new(peers.into_iter().collect());
-            around.push((*net, Arc::clone(&peers)));
+            let outer = around.last().map(|(_, peers)| peers.clone()).unwrap_or_default();
+            let [opens, closes] = [&mark.opens, &mark.closes].map(|peers| peers.iter().copied().collect());
+            let peers = outer.union(&opens).minus(&closes);
+            around.push((*net, peers.clone()));
             found.push((*net, peers));
         }
         found
     }
 
     /// A region whose prefixes all come to the same new set of peers keeps its number.
-    fn rename(&mut self, found: &[(IpNet, Arc<Vec<PeerId>>)], moves: &mut Moves) {
-        let mut to: BTreeMap<RegionId, Option<&Arc<Vec<PeerId>>>> = BTreeMap::new();
+    fn rename(&mut self, found: &[(IpNet, PeerSet)], moves: &mut Moves) {
+        let mut to: BTreeMap<RegionId, Option<&PeerSet>> = BTreeMap::new();
         for (net, peers) in found {
             if let Some(region) = self.marks.get(net).and_then(|mark| mark.region) {
                 let same = to.entry(region).or_insert(Some(peers));
@@ -227,7 +229,7 @@ impl Blocks {
         }
     }
 
-    fn region_of(&mut self, peers: Arc<Vec<PeerId>>) -> RegionId {
+    fn region_of(&mut self, peers: PeerSet) -> RegionId {
         if let Some(region) = self.ids.get(&peers) {
             return *region;
         }

@@ -3,7 +3,7 @@
 //! that comes, goes or is relabelled changes one address.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{IpAddr, Ipv6Addr},
     sync::Arc,
 };
@@ -86,13 +86,21 @@ impl Classes {
             self.set(net, host, profiles, &mut changed);
         }
         let renamed = profiles.take_renamed();
-        if !renamed.is_empty() || !moves.renamed.is_empty() {
-            for ((profile, region), cell) in &self.cells {
-                if renamed.contains(profile) || moves.renamed.contains(region) {
-                    let class = content(profiles, &self.blocks, *profile, *region);
-                    self.list.insert(cell.class, Arc::new(class));
-                }
-            }
+        let mut say = |(profile, region): (ProfileId, RegionId), cell: &Cell| {
+            let class = content(profiles, &self.blocks, profile, region);
+            self.list.insert(cell.class, Arc::new(class));
+        };
+        for profile in &renamed {
+            let cells = self
+                .cells
+                .range((*profile, RegionId::MIN)..=(*profile, RegionId::MAX));
+            cells.for_each(|(key, cell)| say(*key, cell));
+        }
+        if !moves.renamed.is_empty() {
+            let cells = self.cells.iter().filter(|((profile, region), _)| {
+                moves.renamed.contains(region) && !renamed.contains(profile)
+            });
+            cells.for_each(|(key, cell)| say(*key, cell));
         }
         profiles.clear();
         changed
@@ -189,15 +197,9 @@ impl Classes {
 
 fn content(profiles: &Profiles, blocks: &Blocks, profile: ProfileId, region: RegionId) -> Class {
     let profile = profiles.profile(profile);
-    let peers: BTreeSet<_> = profile
-        .peers
-        .iter()
-        .chain(blocks.peers(region))
-        .copied()
-        .collect();
     Class {
         closed: false,
-        peers: peers.into_iter().collect(),
+        peers: profile.peers.union(&blocks.peers(region)),
         named_ports: profile.named_ports.clone(),
         frontend: None,
     }

@@ -6,18 +6,24 @@ use std::{
     sync::Arc,
 };
 
-pub(super) use self::cost::Cost;
 use super::{
     Class, ClassId, RuleRef,
     check::{self, CheckedPolicy, CheckedRule},
     fault::{Fault, Findings, Place, diagnostic},
     peer::{PeerId, PeerSpec},
-    ports::{PortKey, Ports},
+    peer_set::PeerSet,
+    ports::Ports,
 };
 use crate::model::{Direction, Limits, Map, NetworkPolicy, ObjectKey, POLICY_RESOURCES, Pod, Snapshot};
 
 mod cost;
 mod named_ports;
+mod wanted;
+
+pub(super) use self::{
+    cost::Cost,
+    wanted::{Moved, Wanted},
+};
 
 /// All that is in force.
 #[derive(Debug)]
@@ -65,10 +71,10 @@ pub struct ForceRule {
     pub(super) reference: RuleRef,
     /// Its number: never 0.
     pub(super) number: u32,
-    /// Its peers, ascending; `None` is everyone (rule P1).
-    pub(super) peers: Option<Vec<PeerId>>,
-    /// Those of them that select pods, ascending.
-    pub(super) selectors: Vec<PeerId>,
+    /// Its peers; `None` is everyone (rule P1).
+    pub(super) peers: Option<PeerSet>,
+    /// Those of them that select pods.
+    pub(super) selectors: PeerSet,
     /// Its ports.
     pub(super) ports: Ports,
 }
@@ -82,15 +88,6 @@ pub(super) struct Changes {
     pub(super) removed: Vec<(PeerId, Arc<PeerSpec>)>,
     /// Endpoints, or what selects them, may be others.
     pub(super) changed: bool,
-}
-
-/// Named ports by which egress rules in force reach pods (rule T4).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Wanted {
-    /// Of rules with an empty `to`.
-    pub(super) of_all: BTreeSet<PortKey>,
-    /// Of the others, by the peers of the rule.
-    pub(super) of_peers: BTreeMap<PeerId, BTreeSet<PortKey>>,
 }
 
 impl Force {
@@ -345,11 +342,11 @@ impl Force {
             if !kept.contains(&rule.number) {
                 self.rules.remove(&rule.number);
             }
-            for peer in rule.peers.iter().flatten() {
-                if let Some(known) = self.peers.get_mut(peer) {
+            for peer in rule.peers.iter().flat_map(PeerSet::iter) {
+                if let Some(known) = self.peers.get_mut(&peer) {
                     known.uses -= 1;
                     if known.uses == 0 {
-                        idle.insert(*peer);
+                        idle.insert(peer);
                     }
                 }
             }
@@ -367,29 +364,6 @@ impl Force {
             .peekable();
         lists.peek()?;
         Some(lists.flatten().cloned().collect())
-    }
-
-    /// Named ports by which egress rules in force reach pods.
-    pub(super) fn wanted_ports(&self) -> Wanted {
-        let mut wanted = Wanted::default();
-        let lists = self
-            .policies
-            .values()
-            .filter_map(|lists| lists[Direction::Egress as usize].as_ref());
-        for rule in lists.flatten() {
-            let ports = rule.ports.named().iter().map(|(_, port)| port);
-            match &rule.peers {
-                None => wanted.of_all.extend(ports.cloned()),
-                Some(peers) => {
-                    for port in ports {
-                        for peer in peers {
-                            wanted.of_peers.entry(*peer).or_default().insert(port.clone());
-                        }
-                    }
-                }
-            }
-        }
-        wanted
     }
 
     /// Reports the named ports of rules in force that no pod gives which the rule is about (rule T4).

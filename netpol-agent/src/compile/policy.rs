@@ -12,7 +12,7 @@ use super::{
     fault::Findings,
     force::{Force, ForceRule, Local},
     frontends::{Frontends, Target},
-    peer::PeerId,
+    peer_set::PeerSet,
     ports::{PortKey, Ports, ProtocolMatch},
 };
 use crate::model::{Direction, Limits, Map, ObjectKey, Set};
@@ -51,9 +51,9 @@ thread_local! {
 
 impl Policy {
     /// The peers that it allows anything; `None`: everyone.
-    pub fn peers(&self) -> Option<BTreeSet<PeerId>> {
-        let lists: Option<Vec<&Vec<PeerId>>> = self.rules.iter().map(|rule| rule.peers.as_ref()).collect();
-        Some(lists?.into_iter().flatten().copied().collect())
+    pub fn peers(&self) -> Option<PeerSet> {
+        let sets: Option<Vec<&PeerSet>> = self.rules.iter().map(|rule| rule.peers.as_ref()).collect();
+        Some(PeerSet::union_of(sets?))
     }
 
     /// The namespace of its rules; one without rules has none.
@@ -82,7 +82,7 @@ impl Policy {
         }
         let matches = |rule: &&Arc<ForceRule>| {
             let peers = rule.peers.as_ref();
-            peers.is_none_or(|peers| shares(peers, &class.peers))
+            peers.is_none_or(|peers| peers.intersects(&class.peers))
         };
         let matching = self.rules.iter().filter(matches);
         matching.map(|rule| rule.ports.count()).sum()
@@ -100,7 +100,7 @@ impl Policy {
             let matches = rule
                 .peers
                 .as_ref()
-                .is_none_or(|peers| shares(peers, &class.peers));
+                .is_none_or(|peers| peers.intersects(&class.peers));
             let (blocks, named) = match &rule.ports {
                 Ports::All if matches => {
                     allow(None);
@@ -184,7 +184,7 @@ impl Policy {
         let mut found: Option<(u8, u32)> = None;
         for rule in &self.rules {
             let peers = rule.peers.as_ref();
-            let matches = peers.is_none_or(|peers| shares(peers, &class.peers));
+            let matches = peers.is_none_or(|peers| peers.intersects(&class.peers));
             let (blocks, named) = match &rule.ports {
                 Ports::All if matches => return Some(rule.number),
                 Ports::All => continue,
@@ -206,11 +206,6 @@ impl Policy {
         }
         found.map(|(_, number)| number)
     }
-}
-
-/// Whether two ascending lists have a peer in common.
-pub(super) fn shares(few: &[PeerId], many: &[PeerId]) -> bool {
-    few.iter().any(|peer| many.binary_search(peer).is_ok())
 }
 
 impl Compiled {

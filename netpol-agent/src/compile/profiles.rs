@@ -3,7 +3,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
@@ -11,6 +11,7 @@ use std::{
 use self::{
     claims::{Claim, Claims},
     groups::{GroupId, Groups},
+    keys::Keys,
     link_locals::LinkLocals,
     nodes::Nodes,
 };
@@ -19,14 +20,17 @@ use super::{
     fault::{Findings, Place},
     force::Wanted,
     peer::{Namespaces, PeerId, PeerSpec},
+    peer_set::PeerSet,
     ports::PortKey,
 };
 use crate::model::{Labels, Node, Pod, Snapshot};
 
 mod claims;
 mod groups;
+mod keys;
 mod link_locals;
 mod nodes;
+mod numbers;
 mod peers;
 
 /// The label that every namespace carries (rule P4).
@@ -39,10 +43,10 @@ pub(super) type ProfileId = u32;
 pub(super) const NO_POD: ProfileId = 0;
 
 /// What an address is by its pods. The default is an address without a pod.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Profile {
-    /// Selector peers that it matches, ascending.
-    pub(super) peers: Vec<PeerId>,
+    /// Selector peers that it matches.
+    pub(super) peers: PeerSet,
     /// Number of the named ports by which egress rules in force reach it.
     pub(super) named_ports: BTreeMap<PortKey, u16>,
 }
@@ -50,7 +54,7 @@ pub(super) struct Profile {
 impl Profile {
     /// What both claim: an address of two pods is only what each of them would be.
     fn intersect(&mut self, other: &Self) {
-        self.peers.retain(|peer| other.peers.binary_search(peer).is_ok());
+        self.peers = self.peers.intersection(&other.peers);
         self.named_ports
             .retain(|name, number| other.named_ports.get(name) == Some(number));
     }
@@ -70,10 +74,11 @@ struct Known {
 pub(super) struct Profiles {
     /// Selector peers in force.
     selectors: BTreeMap<PeerId, Arc<PeerSpec>>,
+    keys: Keys,
     wanted: Wanted,
     groups: Groups,
     known: BTreeMap<ProfileId, Known>,
-    ids: BTreeMap<Arc<Profile>, ProfileId>,
+    ids: HashMap<Arc<Profile>, ProfileId>,
     last: ProfileId,
     claims: Claims,
     nodes: Nodes,
@@ -84,16 +89,20 @@ pub(super) struct Profiles {
     renamed: BTreeSet<ProfileId>,
     /// Profiles that nothing may have any more.
     idle: BTreeSet<ProfileId>,
+    /// How often it was made out what a profile says.
+    #[cfg(test)]
+    pub(super) made: usize,
 }
 
 impl Default for Profiles {
     fn default() -> Self {
         Self {
             selectors: BTreeMap::new(),
+            keys: Keys::default(),
             wanted: Wanted::default(),
             groups: Groups::default(),
             known: BTreeMap::from([(NO_POD, Known::default())]),
-            ids: BTreeMap::from([(Arc::default(), NO_POD)]),
+            ids: HashMap::from([(Arc::default(), NO_POD)]),
             last: NO_POD,
             claims: Claims::default(),
             nodes: Nodes::default(),
@@ -101,6 +110,8 @@ impl Default for Profiles {
             touched: BTreeSet::new(),
             renamed: BTreeSet::new(),
             idle: BTreeSet::new(),
+            #[cfg(test)]
+            made: 0,
         }
     }
 }
@@ -281,7 +292,7 @@ impl Profiles {
                 for other in others {
                     both.intersect(&self.known[other].profile);
                 }
-                self.intern(both)
+                self.intern(Arc::new(both))
             }
         }
     }
@@ -313,12 +324,18 @@ impl Profiles {
         }
     }
 
-    fn intern(&mut self, profile: Profile) -> ProfileId {
+    /// Whether this very set is one that a profile has.
+    #[cfg(test)]
+    pub(super) fn has(&self, peers: &PeerSet) -> bool {
+        let mut known = self.known.values();
+        known.any(|known| known.profile.peers.is_same(peers))
+    }
+
+    fn intern(&mut self, profile: Arc<Profile>) -> ProfileId {
         if let Some(id) = self.ids.get(&profile) {
             return *id;
         }
         self.last += 1;
-        let profile = Arc::new(profile);
         self.ids.insert(profile.clone(), self.last);
         let known = Known {
             profile,
@@ -327,15 +344,6 @@ impl Profiles {
         self.known.insert(self.last, known);
         self.idle.insert(self.last);
         self.last
-    }
-
-    /// A profile matches other peers from now on; no other matches the same.
-    fn rename(&mut self, id: ProfileId, profile: Profile) {
-        self.forget_content(id);
-        let profile = Arc::new(profile);
-        self.ids.insert(profile.clone(), id);
-        self.known.entry(id).or_default().profile = profile;
-        self.renamed.insert(id);
     }
 
     fn forget_content(&mut self, id: ProfileId) {
@@ -362,8 +370,8 @@ impl Profiles {
         self.idle.insert(profile);
     }
 
-    /// The selector peers that a group matches, ascending.
-    fn matching(&mut self, id: GroupId, snapshot: &Snapshot) -> Vec<PeerId> {
+    /// The selector peers that a group matches.
+    fn matching(&mut self, id: GroupId, snapshot: &Snapshot) -> PeerSet {
         let selectors = &self.selectors;
         let example = self.groups[id].members[0].clone();
         let namespace = &example.key.namespace;
@@ -375,24 +383,17 @@ impl Profiles {
             let matching = selectors.iter().filter(|(_, spec)| can_match(spec));
             matching.map(|(id, _)| *id).collect()
         });
-        let matches = |peer: &&PeerId| match selectors.get(*peer).map(|spec| &**spec) {
-            Some(PeerSpec::Pods { pods, .. }) => pods.matches(&example.labels),
-            _ => false,
-        };
-        candidates.iter().filter(matches).copied().collect()
+        self.keys.matching(&candidates, &example.labels, |peer| {
+            matches!(selectors.get(&peer).map(|spec| &**spec),
+                Some(PeerSpec::Pods { pods, .. }) if pods.matches(&example.labels))
+        })
     }
 
     /// A group matches these peers.
-    fn set_peers(&mut self, id: GroupId, peers: Vec<PeerId>) {
-        let group = &self.groups[id];
-        let of_peers = peers.iter().filter_map(|peer| self.wanted.of_peers.get(peer));
-        let of_peers: Vec<_> = of_peers.collect();
-        // A pod has few ports, whatever there is in rules.
-        let mut named_ports = PortKey::of(group.example());
-        named_ports.retain(|port, _| {
-            self.wanted.of_all.contains(port) || of_peers.iter().any(|wanted| wanted.contains(port))
-        });
-        let profile = Profile { named_ports, peers };
+    fn set_peers(&mut self, id: GroupId, peers: PeerSet) {
+        let example = self.groups[id].example();
+        let named_ports = self.wanted.ports_of(example, [&peers, &PeerSet::default()]);
+        let profile = self.made(peers, named_ports);
         let profile = self.intern(profile);
         self.move_group(id, profile);
     }

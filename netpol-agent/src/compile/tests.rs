@@ -13,6 +13,7 @@ mod guards;
 mod link_locals;
 mod odd;
 mod properties;
+mod turns;
 
 #[test]
 fn i1_only_selected_pods_are_isolated() {

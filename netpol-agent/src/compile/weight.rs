@@ -73,8 +73,11 @@ fn prefixes(block: &IpBlock) -> usize {
     1 + block.except.len()
 }
 
+/// One with many values counts as each of them.
 fn requirements(selector: &LabelSelector) -> usize {
-    selector.match_labels.len() + selector.match_expressions.len()
+    let values = selector.match_expressions.iter();
+    let values = values.map(|expression| expression.values.len().max(1));
+    selector.match_labels.len() + values.sum::<usize>()
 }
 
 /// The most different blocks that are around one address. Sorted CIDRs come parents first, so those

@@ -189,7 +189,10 @@ fn at_most(policy: &NetworkPolicy) -> Vec<usize> {
                 .into_iter()
                 .flatten()
             {
-                uses[3] += selector.match_labels.len() + selector.match_expressions.len();
+                uses[3] += selector.match_labels.len();
+                for expression in &selector.match_expressions {
+                    uses[3] += 1.max(expression.values.len());
+                }
             }
         }
         let of_ports: usize = ports.iter().map(port_uses).sum();

@@ -44,7 +44,7 @@ pub const POLICY_RESOURCES: [&str; 5] = [
     "pairs of peers and ports",
     "prefixes of ipBlocks",
     "ipBlocks around one address",
-    "requirements of selectors",
+    "requirements of selectors and their values",
     "entries for everyone's addresses",
 ];
 
@@ -76,7 +76,8 @@ impl Default for Limits {
                 // Prefixes by this is what the regions of addresses take to work out: memory and
                 // time.
                 limit(64, 128, 512),
-                // Each is held against the labels of every set of pods that are alike.
+                // Each is held against the labels of every set of pods that are alike, and takes
+                // memory.
                 limit(1 << 12, 1 << 14, 1 << 16),
                 // Pairs are fewer; what counts is `everyones`.
                 limit(1 << 19, 1 << 19, 1 << 19),

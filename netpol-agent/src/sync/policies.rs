@@ -10,7 +10,7 @@ use netpol_common::abi::{ACTION_ACCEPT, ACTION_DEFER, ACTION_REFUSE, PolicyValue
 
 use super::{EntryKey, Last, Meaning, State};
 use crate::{
-    compile::{Class, ClassId, Compiled, Passage, PeerId, PolicyId},
+    compile::{ClassId, Compiled, Passage, PeerSet, PolicyId},
     model::Map,
 };
 
@@ -61,14 +61,16 @@ pub struct Expander<'a> {
     compiled: &'a Compiled,
     numbers: &'a Map<u32, Meaning>,
     /// Peers of the policies that may be written out.
-    peers: BTreeSet<PeerId>,
+    peers: PeerSet,
     index: OnceCell<Index>,
 }
 
 /// Numbers by what they stand for.
 #[derive(Default)]
 struct Index {
-    by_peer: BTreeMap<PeerId, Vec<u32>>,
+    /// By the peers that they match together: there are as many lists as such sets, not as pairs of
+    /// a number and a peer.
+    by_peers: BTreeMap<PeerSet, Vec<u32>>,
     frontends: Vec<u32>,
 }
 
@@ -83,7 +85,7 @@ impl<'a> Expander<'a> {
         Self {
             compiled,
             numbers,
-            peers: peers.flatten().collect(),
+            peers: PeerSet::union_of(&peers.collect::<Vec<_>>()),
             index: OnceCell::new(),
         }
     }
@@ -102,9 +104,10 @@ impl<'a> Expander<'a> {
                 .flat_map(|(number, meaning)| said(*number, meaning.class))
                 .collect();
         };
-        let Index { by_peer, frontends } = self.index.get_or_init(|| self.index());
-        let of_peers = peers.iter().filter_map(|peer| by_peer.get(peer)).flatten();
-        let numbers: BTreeSet<u32> = of_peers.chain(frontends).copied().collect();
+        let Index { by_peers, frontends } = self.index.get_or_init(|| self.index());
+        let matching = by_peers.iter().filter(|(matched, _)| matched.intersects(&peers));
+        let numbers = matching.flat_map(|(_, numbers)| numbers).chain(frontends);
+        let numbers: BTreeSet<u32> = numbers.copied().collect();
         let meant = numbers
             .into_iter()
             .filter_map(|number| Some((number, self.numbers.get(&number)?.class)));
@@ -112,22 +115,16 @@ impl<'a> Expander<'a> {
     }
 
     fn index(&self) -> Index {
-        let mut classes: BTreeMap<ClassId, &Class> = BTreeMap::new();
-        for (id, class) in &self.compiled.classes {
-            if class.frontend.is_some() || class.peers.iter().any(|peer| self.peers.contains(peer)) {
-                classes.insert(*id, class);
-            }
-        }
         let mut index = Index::default();
         for (number, meaning) in self.numbers {
-            let Some(class) = classes.get(&meaning.class) else {
+            let Some(class) = self.compiled.classes.get(&meaning.class) else {
                 continue;
             };
             if class.frontend.is_some() {
                 index.frontends.push(*number);
-            }
-            for peer in class.peers.iter().filter(|peer| self.peers.contains(*peer)) {
-                index.by_peer.entry(*peer).or_default().push(*number);
+            } else if class.peers.intersects(&self.peers) {
+                let matched = class.peers.intersection(&self.peers);
+                index.by_peers.entry(matched).or_default().push(*number);
             }
         }
         index

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use netpol_agent::model::*;
 
-use super::{NAMESPACES, Random, cluster, labels, named_ports, namespace, nodes};
+use super::{NAMESPACES, Random, cluster, labels, named_ports, namespace, nodes, peer, port};
 
 /// The cluster after one change of one object: a policy added, changed or deleted, a pod added, relabelled or deleted, a namespace relabelled; or of
 /// all Services, or of what is behind them.
@@ -149,6 +149,50 @@ pub fn any_change(random: &mut Random, before: &Snapshot) -> Snapshot {
                 _ => drop(after.nodes.insert(node.name.clone(), Arc::new(node))),
             }
         }
+    }
+    after
+}
+
+/// The cluster after many changes that one turn sees: policies come, go and change together, with
+/// peers that they have in common, mostly selectors, and some pods are relabelled. So pods that
+/// were alike come apart, others become alike, and some change places.
+pub fn batch(random: &mut Random, before: &Snapshot) -> Snapshot {
+    let mut after = before.clone();
+    after.revision += 1;
+    let pool = random.several(12, peer);
+    for index in 0..2 + random.below(6) {
+        let key = ObjectKey::new(random.pick(&NAMESPACES), format!("batch-{index}"));
+        if random.below(4) == 0 {
+            after.policies.remove(&key);
+            continue;
+        }
+        let rules = |random: &mut Random| {
+            random.many(3, |random| Rule {
+                peers: random.many(6, |random| pool[random.below(pool.len())].clone()),
+                ports: random.many(3, port),
+            })
+        };
+        let policy = NetworkPolicy {
+            key: key.clone(),
+            pod_selector: LabelSelector::default(),
+            policy_types: Some(vec![Direction::Ingress, Direction::Egress]),
+            ingress: rules(random),
+            egress: rules(random),
+        };
+        after.policies.insert(key, Arc::new(policy));
+    }
+    for (key, pod) in &before.pods {
+        if random.below(8) > 0 {
+            continue;
+        }
+        let mut pod = Pod::clone(pod);
+        pod.labels = labels(random);
+        after.pods.insert(key.clone(), Arc::new(pod));
+    }
+    if random.below(4) == 0 {
+        let name = random.pick(&NAMESPACES).to_owned();
+        let namespace = Arc::new(namespace(random, &name));
+        after.namespaces.insert(name, namespace);
     }
     after
 }

@@ -11,7 +11,7 @@ use netpol_agent::{
     sync::{Memory, Plan, State, Write, apply},
 };
 use netpol_common::abi::{IDENTITY_NONE, SENDER_UNTOLD};
-use netpol_tests::random::{Random, any_change, cluster, few_guards};
+use netpol_tests::random::{Random, any_change, batch, cluster, few_guards};
 use proptest::prelude::*;
 
 use super::{Bench, interface, run};
@@ -248,4 +248,26 @@ fn whatever_happens_ends_where_a_fresh_start_does() {
         }
         Ok(())
     });
+}
+
+/// Turns in which many policies with peers in common come, go and change, and some of whose writes
+/// fail.
+#[test]
+fn l2_many_changes_at_once_end_where_a_fresh_start_does() {
+    for seed in 0..100 {
+        let mut random = Random(seed);
+        let mut bench = Bench::new(true);
+        let mut snapshot = cluster(&mut random);
+        for _ in 0..6 {
+            snapshot = batch(&mut random, &snapshot);
+            if random.below(4) == 0 {
+                let (_, plan) = bench.plan(&snapshot);
+                apply_in_part(&mut bench, &mut random, plan);
+                snapshot = batch(&mut random, &snapshot);
+            }
+            let (_, plan) = bench.plan(&snapshot);
+            bench.apply(plan);
+            is_as_fresh(&bench, &snapshot).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        }
+    }
 }

@@ -12,7 +12,6 @@ use crate::{
     compile::{
         Class, ClassId, RuleRef,
         fault::{Fault, Findings, Place, diagnostic},
-        policy::shares,
         ports::PortKey,
     },
     model::{Diagnostic, Direction, Map, ObjectKey},
@@ -122,7 +121,7 @@ fn is_reached(
 impl ForceRule {
     /// Whether an egress rule reaches a class by what pods they are (rule T4).
     pub(in crate::compile) fn reaches(&self, class: &Class) -> bool {
-        self.peers.is_none() || shares(&self.selectors, &class.peers)
+        self.peers.is_none() || self.selectors.intersects(&class.peers)
     }
 }
 

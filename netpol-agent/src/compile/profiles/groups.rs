@@ -8,11 +8,18 @@ use std::{
     sync::Arc,
 };
 
-use super::{NO_POD, ProfileId};
+use super::{NO_POD, ProfileId, keys::Keys, namespace_labels};
 use crate::{
-    compile::peer::{Namespaces, PeerId},
-    model::{Labels, Pod},
+    compile::{
+        peer::{Namespaces, PeerId, PeerSpec},
+        peer_set::PeerSet,
+        selector::Selector,
+    },
+    model::{Labels, Pod, Snapshot},
 };
+
+/// Peers that are asked sooner than found by their keys.
+const FEW: usize = 8;
 
 /// Number of a group.
 pub(super) type GroupId = u32;
@@ -42,8 +49,8 @@ impl Group {
 #[derive(Debug, Default)]
 struct Space {
     groups: BTreeSet<GroupId>,
-    /// Selector peers in force that are about its pods, ascending; `None` if they have to be found anew.
-    candidates: Option<Vec<PeerId>>,
+    /// Selector peers in force that are about its pods; `None` if they have to be found anew.
+    candidates: Option<PeerSet>,
 }
 
 /// All groups.
@@ -127,41 +134,81 @@ impl Groups {
             .collect()
     }
 
-    /// Calls `visit` for each group of the namespaces that a new peer is about.
+    /// What each group matches of new peers, which have these keys; groups that match none are left
+    /// out. Each peer is held against the groups of the namespaces that it is about.
     pub(super) fn meet(
         &mut self,
-        peer: PeerId,
-        namespaces: &Namespaces,
-        is_about: impl Fn(&str) -> bool,
-        mut visit: impl FnMut(GroupId, &Group),
-    ) {
+        added: &BTreeMap<PeerId, Arc<PeerSpec>>,
+        keys: &Keys,
+        snapshot: &Snapshot,
+    ) -> Vec<(GroupId, PeerSet)> {
+        let mut named: BTreeMap<&str, Vec<(PeerId, &Selector)>> = BTreeMap::new();
+        let mut selected = Vec::new();
+        for (id, spec) in added {
+            match &**spec {
+                PeerSpec::Pods {
+                    namespaces: Namespaces::Named(name),
+                    pods,
+                } => named.entry(name).or_default().push((*id, pods)),
+                PeerSpec::Pods {
+                    namespaces: Namespaces::Selected(namespaces),
+                    pods,
+                } => selected.push((*id, namespaces, pods)),
+                PeerSpec::Block { .. } => {}
+            }
+        }
         let groups = &self.groups;
-        let mut meet = |space: &mut Space| {
+        let mut met = Vec::new();
+        let mut meet = |space: &mut Space, mut about: Vec<(PeerId, &Selector)>| {
+            about.sort_unstable_by_key(|(id, _)| *id);
+            let peers: PeerSet = about.iter().map(|(id, _)| *id).collect();
             if let Some(candidates) = &mut space.candidates {
-                candidates.push(peer);
+                *candidates = candidates.union(&peers);
             }
             for id in &space.groups {
-                visit(*id, &groups[id]);
+                let labels = groups[id].labels();
+                let peers = if about.len() <= FEW {
+                    let matching = about.iter().filter(|(_, pods)| pods.matches(labels));
+                    matching.map(|(peer, _)| *peer).collect()
+                } else {
+                    keys.matching(&peers, labels, |peer| {
+                        let place = about.binary_search_by_key(&peer, |(id, _)| *id);
+                        place.is_ok_and(|place| about[place].1.matches(labels))
+                    })
+                };
+                if !peers.is_empty() {
+                    met.push((*id, peers));
+                }
             }
         };
-        if let Namespaces::Named(name) = namespaces {
-            self.spaces.get_mut(name.as_str()).map(&mut meet);
-            return;
+        if selected.is_empty() {
+            for (name, about) in named {
+                if let Some(space) = self.spaces.get_mut(name) {
+                    meet(space, about);
+                }
+            }
+            return met;
         }
-        let spaces = self.spaces.iter_mut().filter(|(name, _)| is_about(name));
-        spaces.for_each(|(_, space)| meet(space));
+        for (name, space) in &mut self.spaces {
+            let labels = namespace_labels(snapshot, name);
+            let mut about = named.remove(name.as_str()).unwrap_or_default();
+            let matching = selected
+                .iter()
+                .filter(|(_, namespaces, _)| namespaces.matches(&labels));
+            about.extend(matching.map(|(id, _, pods)| (*id, *pods)));
+            meet(space, about);
+        }
+        met
     }
 
-    /// A peer is about no pods any more.
-    pub(super) fn forget(&mut self, peer: PeerId) {
+    /// Peers are about no pods any more.
+    pub(super) fn forget(&mut self, peers: &PeerSet) {
         for candidates in self
             .spaces
             .values_mut()
             .filter_map(|space| space.candidates.as_mut())
         {
-            if let Ok(place) = candidates.binary_search(&peer) {
-                candidates.remove(place);
-            }
+            *candidates = candidates.minus(peers);
         }
     }
 
@@ -173,11 +220,10 @@ impl Groups {
     }
 
     /// The peers that are about the pods of a namespace, as `find` finds them.
-    pub(super) fn candidates(&mut self, namespace: &str, find: impl FnOnce() -> Vec<PeerId>) -> &[PeerId] {
-        match self.spaces.get_mut(namespace) {
-            Some(space) => space.candidates.get_or_insert_with(find),
-            None => &[],
-        }
+    pub(super) fn candidates(&mut self, namespace: &str, find: impl FnOnce() -> PeerSet) -> PeerSet {
+        let space = self.spaces.get_mut(namespace);
+        let candidates = space.map(|space| space.candidates.get_or_insert_with(find));
+        candidates.cloned().unwrap_or_default()
     }
 }
 

@@ -55,6 +55,12 @@ impl LinkLocals {
         touched.extend(moved);
     }
 
+    /// Addresses of more than one pod.
+    pub(super) fn shared(&self) -> impl Iterator<Item = IpAddr> {
+        let shared = self.of.iter().filter(|(_, pods)| pods.len() > 1);
+        shared.map(|(address, _)| *address)
+    }
+
     /// The pods of an address.
     pub(super) fn at(&self, address: IpAddr) -> &[Arc<Pod>] {
         self.of.get(&address).map_or(&[], Vec::as_slice)

@@ -1,120 +1,173 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Peers that come in force and leave it, ports that are wanted, and namespaces with other labels: what they make of profiles in use.
+//! Peers that come in force and leave it, ports that are wanted, and namespaces with other labels:
+//! what they make of the groups. All peers of a turn are taken at once, so that what each profile
+//! says is made once, however many they are (rule L2).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use super::{Known, NO_POD, Profile, ProfileId, Profiles, groups::GroupId, selects};
+use super::{
+    Profile, ProfileId, Profiles,
+    groups::GroupId,
+    keys::Keys,
+    numbers::{Part, Which},
+};
 use crate::{
     compile::{
-        force::Wanted,
+        force::{Changes, Moved, Wanted},
         peer::{PeerId, PeerSpec},
+        peer_set::PeerSet,
+        ports::PortKey,
     },
     model::Snapshot,
 };
 
+/// The number of each named port.
+type Ports = BTreeMap<PortKey, u16>;
+
 impl Profiles {
-    /// A peer comes in force. Where all pods of a profile match it, the profile stays and matches it from now on.
-    pub(in crate::compile) fn add_peer(&mut self, peer: PeerId, spec: &Arc<PeerSpec>, snapshot: &Snapshot) {
-        let PeerSpec::Pods { namespaces, pods } = &**spec else {
-            return;
-        };
-        self.selectors.insert(peer, spec.clone());
-        let mut matching: BTreeMap<ProfileId, BTreeSet<GroupId>> = BTreeMap::new();
-        let in_space = |name: &str| selects(namespaces, name, snapshot);
-        self.groups.meet(peer, namespaces, in_space, |id, group| {
-            if pods.matches(group.labels()) {
-                matching.entry(group.profile).or_default().insert(id);
-            }
-        });
-        for (id, groups) in matching {
-            let Some(known) = self.known.get(&id) else {
-                continue;
-            };
-            let before = known.profile.clone();
-            let mut with = Profile::clone(&before);
-            with.peers.push(peer);
-            if id == NO_POD || groups.len() * 2 <= known.groups.len() {
-                let new = self.intern(with);
-                groups.into_iter().for_each(|group| self.move_group(group, new));
-                continue;
-            }
-            let others: Vec<GroupId> = known.groups.difference(&groups).copied().collect();
-            self.rename(id, with);
-            if !others.is_empty() {
-                let new = self.intern(Profile::clone(&before));
-                others.into_iter().for_each(|group| self.move_group(group, new));
+    /// Takes the peers that come in force and leave it, and, if they may be others, the named ports
+    /// by which egress rules in force reach pods.
+    pub(in crate::compile) fn set_force(
+        &mut self,
+        force: &Changes,
+        wanted: impl FnOnce() -> Wanted,
+        snapshot: &Snapshot,
+    ) {
+        let mut moved = Moved::default();
+        if force.changed {
+            let wanted = wanted();
+            moved = self.wanted.moved(&wanted);
+            self.wanted = wanted;
+        }
+        let selects = |spec: &PeerSpec| matches!(spec, PeerSpec::Pods { .. });
+        let removed = force.removed.iter().filter(|(_, spec)| selects(spec));
+        self.keys.remove(&keys(removed.clone()));
+        let removed: PeerSet = removed.map(|(id, _)| *id).collect();
+        let added = force.added.iter().filter(|(_, spec)| selects(spec));
+        let keys = keys(added.clone());
+        let added: BTreeMap<_, _> = added.cloned().collect();
+        removed.iter().for_each(|id| drop(self.selectors.remove(&id)));
+        if !removed.is_empty() {
+            self.groups.forget(&removed);
+        }
+        let mut gains: BTreeMap<ProfileId, BTreeMap<GroupId, PeerSet>> = BTreeMap::new();
+        for (id, peers) in self.groups.meet(&added, &keys, snapshot) {
+            let profile = self.groups[id].profile;
+            gains.entry(profile).or_default().insert(id, peers);
+        }
+        self.selectors.extend(added);
+        self.keys.add(keys);
+        if !removed.is_empty() || !moved.is_nothing() {
+            for (id, known) in &self.known {
+                let peers = &known.profile.peers;
+                if moved.concerns(peers) || removed.intersects(peers) {
+                    gains.entry(*id).or_default();
+                }
             }
         }
-        self.touched.extend(self.claims.shared());
+        if gains.is_empty() {
+            return;
+        }
+        let mut parts = Vec::new();
+        for (id, gains) in gains {
+            self.split(id, gains, &removed, &moved, &mut parts);
+        }
+        self.number(parts);
+        self.touch_shared();
     }
 
-    /// A peer is no longer in force. Profiles that then are the same become one.
-    pub(in crate::compile) fn remove_peer(&mut self, peer: PeerId, spec: &PeerSpec) {
-        if matches!(spec, PeerSpec::Block { .. }) {
-            return;
+    /// What becomes of a profile: the parts of its groups that go on to say the same. `gains` are
+    /// of the groups that gain something; the others are not gone over unless ports moved, as they
+    /// may be very many.
+    fn split(
+        &mut self,
+        id: ProfileId,
+        mut gains: BTreeMap<GroupId, PeerSet>,
+        removed: &PeerSet,
+        moved: &Moved,
+        parts: &mut Vec<Part>,
+    ) {
+        let known = &self.known[&id];
+        let before = known.profile.clone();
+        let peers = before.peers.minus(removed);
+        let others = known.groups.len() - gains.len();
+        if moved.concerns(&before.peers) {
+            for group in &known.groups {
+                gains.entry(*group).or_default();
+            }
+        } else if others > 0 || gains.is_empty() {
+            let content = self.made(peers.clone(), before.named_ports.clone());
+            parts.push(Part {
+                from: id,
+                keeps: true,
+                count: others,
+                groups: Which::AllBut(gains.keys().copied().collect()),
+                content,
+            });
         }
-        self.selectors.remove(&peer);
-        self.groups.forget(peer);
-        let has = |known: &Known| known.profile.peers.binary_search(&peer).is_ok();
-        let having: Vec<ProfileId> = self
-            .known
-            .iter()
-            .filter(|(_, known)| has(known))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in having {
-            let known = &self.known[&id];
-            let mut without = Profile::clone(&known.profile);
-            without.peers.retain(|other| *other != peer);
-            let Some(&same) = self.ids.get(&without) else {
-                self.rename(id, without);
-                continue;
-            };
-            let (stays, goes) = if same == NO_POD || self.known[&same].groups.len() >= known.groups.len() {
-                (same, id)
+        let mut alike: BTreeMap<(PeerSet, Ports), BTreeSet<GroupId>> = BTreeMap::new();
+        for (group, gained) in gains {
+            let ports = if moved.concerns(&gained) || moved.concerns(&before.peers) {
+                self.wanted
+                    .ports_of(self.groups[group].example(), [&peers, &gained])
             } else {
-                (id, same)
+                before.named_ports.clone()
             };
-            self.forget_content(goes);
-            if stays == id {
-                self.rename(id, without);
+            alike.entry((gained, ports)).or_default().insert(group);
+        }
+        for ((gained, ports), groups) in alike {
+            parts.push(Part {
+                from: id,
+                keeps: ports == before.named_ports,
+                count: groups.len(),
+                content: self.made(peers.union(&gained), ports),
+                groups: Which::These(groups),
+            });
+        }
+    }
+
+    pub(super) fn made(&mut self, peers: PeerSet, named_ports: Ports) -> Arc<Profile> {
+        #[cfg(test)]
+        {
+            self.made += 1;
+        }
+        Arc::new(Profile { peers, named_ports })
+    }
+
+    /// Namespaces have other labels, or are or are no longer known.
+    pub(in crate::compile) fn relabel<'a>(
+        &mut self,
+        namespaces: impl Iterator<Item = &'a String>,
+        snapshot: &Snapshot,
+    ) {
+        let mut any = false;
+        for namespace in namespaces {
+            self.groups.forget_candidates(namespace);
+            for id in self.groups.of_namespace(namespace) {
+                let peers = self.matching(id, snapshot);
+                self.set_peers(id, peers);
+                any = true;
             }
-            let groups: Vec<GroupId> = self.known[&goes].groups.iter().copied().collect();
-            groups.into_iter().for_each(|group| self.move_group(group, stays));
         }
-        self.touched.extend(self.claims.shared());
+        if any {
+            self.touch_shared();
+        }
     }
 
-    /// Takes the named ports by which egress rules in force reach pods.
-    pub(in crate::compile) fn want(&mut self, wanted: Wanted) {
-        if self.wanted == wanted {
-            return;
-        }
-        let before = std::mem::replace(&mut self.wanted, wanted);
-        let all = before.of_all != self.wanted.of_all;
-        let concerns = |peer: &PeerId| before.of_peers.get(peer) != self.wanted.of_peers.get(peer);
-        let concerned = self
-            .known
-            .values()
-            .filter(|known| all || known.profile.peers.iter().any(concerns));
-        let groups: Vec<GroupId> = concerned.flat_map(|known| &known.groups).copied().collect();
-        for id in groups {
-            let peers = self.known[&self.groups[id].profile].profile.peers.clone();
-            self.set_peers(id, peers);
-        }
+    /// What several pods have is what all of them say: it may be other where no group moved.
+    fn touch_shared(&mut self) {
         self.touched.extend(self.claims.shared());
+        self.touched.extend(self.link_locals.shared());
     }
+}
 
-    /// A namespace has other labels, or is or is no longer known.
-    pub(in crate::compile) fn relabel(&mut self, namespace: &str, snapshot: &Snapshot) {
-        self.groups.forget_candidates(namespace);
-        for id in self.groups.of_namespace(namespace) {
-            let peers = self.matching(id, snapshot);
-            self.set_peers(id, peers);
-        }
-        self.touched.extend(self.claims.shared());
-    }
+/// By what decides which pods selector peers match.
+fn keys<'a>(peers: impl Iterator<Item = &'a (PeerId, Arc<PeerSpec>)>) -> Keys {
+    Keys::of(peers.filter_map(|(id, spec)| match &**spec {
+        PeerSpec::Pods { pods, .. } => Some((*id, pods)),
+        PeerSpec::Block { .. } => None,
+    }))
 }

@@ -109,6 +109,17 @@ fn l2_selectors_with_thousands_of_requirements() {
 }
 
 #[test]
+fn l2_a_requirement_counts_as_its_values() {
+    let mut selector = expression("In", &[]);
+    selector.match_expressions[0].values = (0..9000).map(|nth| format!("v{nth}")).collect();
+    isolates(policy(
+        "app=web",
+        vec![rule(vec![namespaces(selector)], vec![])],
+        vec![],
+    ));
+}
+
+#[test]
 fn l2_policies_of_one_namespace_cost_that_namespace_only() {
     let many = (0..200).map(|nth| {
         let peer = block("0.0.0.0/0", &[&format!("{}/32", address(nth))]);

@@ -105,6 +105,24 @@ fn a9_a_pod_under_its_link_local_address_is_that_pod() {
     }
 }
 
+/// What both match from now on: no pod moves, as each matches it beside what it did.
+#[test]
+fn a9_a_link_local_address_of_two_follows_when_a_peer_comes_in_force() {
+    let mut node = node();
+    bind(&mut node, "one", LINK_ONE);
+    bind(&mut node, "two", LINK_ONE);
+    let of = |texts: &[&str]| {
+        let peers = texts.iter().map(|text| pods(selector(text))).collect();
+        snapshot(self::peers(), vec![from(peers)])
+    };
+    let mut compiler = Compiler::default();
+    let (each, both) = (of(&["own=one", "own=two"]), of(&["own=one", "own=two", "app=db"]));
+    for (snapshot, expected) in [(&each, false), (&both, true), (&each, false)] {
+        let compiled = compiler.compile(snapshot, &node);
+        assert_eq!(exchanges(snapshot, &node, &compiled, LINK_ONE), expected);
+    }
+}
+
 #[test]
 fn a9_link_local_addresses_follow_changes() {
     let mut compiler = Compiler::default();

@@ -1,29 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whether two classes say the same.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use crate::compile::{Class, ClassId, Compiled, PeerId, Target};
+use crate::compile::{Class, ClassId, Compiled, PeerId, PeerSet, Target};
 
 /// Compares classes of two compilations, as far as the same peers are in force.
 pub struct Agreement<'a> {
     then: &'a Compiled,
     now: &'a Compiled,
-    /// Numbers that peers in force both then and now have now, where they may be others.
-    renumbered: Option<Renumbered>,
+    peers: Peers,
 }
 
-struct Renumbered {
-    /// By the number that each had then.
-    now: BTreeMap<PeerId, PeerId>,
-    /// The numbers now.
-    both: BTreeSet<PeerId>,
+/// The peers that are in force both then and now.
+enum Peers {
+    /// All but these; each has one number.
+    AllBut(PeerSet),
+    Renumbered {
+        /// The number now, by that of then.
+        now: BTreeMap<PeerId, PeerId>,
+        /// The numbers now.
+        both: PeerSet,
+    },
 }
 
 impl<'a> Agreement<'a> {
     /// Of an earlier and a later compilation.
     pub fn new(then: &'a Compiled, now: &'a Compiled) -> Self {
-        let renumbered = (!then.origin.is_same(&now.origin)).then(|| {
+        let peers = if then.origin.is_same(&now.origin) {
+            let changed = then.peers.diff(&now.peers).into_iter();
+            Peers::AllBut(changed.map(|(id, _, _)| *id).collect())
+        } else {
             let by_text: BTreeMap<_, PeerId> = now.peers.iter().map(|(id, text)| (text, *id)).collect();
             let both = then
                 .peers
@@ -31,13 +38,9 @@ impl<'a> Agreement<'a> {
                 .filter_map(|(id, text)| Some((*id, *by_text.get(text)?)));
             let now: BTreeMap<PeerId, PeerId> = both.collect();
             let both = now.values().copied().collect();
-            Renumbered { now, both }
-        });
-        Self {
-            then,
-            now,
-            renumbered,
-        }
+            Peers::Renumbered { now, both }
+        };
+        Self { then, now, peers }
     }
 
     /// Whether a class says what an earlier one said.
@@ -73,27 +76,11 @@ impl<'a> Agreement<'a> {
         if then.named_ports != now.named_ports {
             return false;
         }
-        match &self.renumbered {
-            None => {
-                let then = then
-                    .peers
-                    .iter()
-                    .filter(|peer| self.now.peers.contains_key(*peer));
-                let now = now
-                    .peers
-                    .iter()
-                    .filter(|peer| self.then.peers.contains_key(*peer));
-                then.eq(now)
-            }
-            Some(renumbered) => {
-                let mut then: Vec<_> = then
-                    .peers
-                    .iter()
-                    .filter_map(|peer| renumbered.now.get(peer))
-                    .collect();
-                then.sort_unstable();
-                let now = now.peers.iter().filter(|peer| renumbered.both.contains(*peer));
-                then.into_iter().eq(now)
+        match &self.peers {
+            Peers::AllBut(others) => then.peers.minus(others) == now.peers.minus(others),
+            Peers::Renumbered { now: numbers, both } => {
+                let then = then.peers.iter().filter_map(|peer| numbers.get(&peer).copied());
+                then.collect::<PeerSet>() == now.peers.intersection(both)
             }
         }
     }

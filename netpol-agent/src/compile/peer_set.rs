@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Sets of peers, small: a pod may match many thousands of them, and there is one such set for each
+//! set of pods that are alike.
+
+use std::{fmt, iter, sync::Arc};
+
+use super::PeerId;
+
+/// Peers by number; 32 of them beside each other are one word of 8 bytes. A copy is cheap and
+/// shares all of it. To compare, join or subtract two costs their words.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct PeerSet(Arc<[Word]>);
+
+/// The peers from `32 * place` on, lowest bit first. Never without any.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Word {
+    place: u32,
+    bits: u32,
+}
+
+impl Word {
+    fn of(peer: PeerId) -> Self {
+        Self {
+            place: peer / u32::BITS,
+            bits: 1 << (peer % u32::BITS),
+        }
+    }
+}
+
+impl PeerSet {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether both are one and the same.
+    #[cfg(test)]
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// How many they are.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|word| word.bits.count_ones() as usize).sum()
+    }
+
+    /// The peers, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = PeerId> + Clone {
+        self.0.iter().flat_map(|word| {
+            let next = |bits: &u32| Some(bits & (bits - 1)).filter(|left| *left != 0);
+            let bits = iter::successors(Some(word.bits), next);
+            bits.map(|bits| word.place * u32::BITS + bits.trailing_zeros())
+        })
+    }
+
+    /// Whether a peer is among them.
+    pub fn contains(&self, peer: PeerId) -> bool {
+        let one = Word::of(peer);
+        let place = self.0.binary_search_by_key(&one.place, |word| word.place);
+        place.is_ok_and(|place| self.0[place].bits & one.bits != 0)
+    }
+
+    /// Whether both have a peer in common.
+    pub fn intersects(&self, other: &Self) -> bool {
+        let (few, mut many) = if self.0.len() <= other.0.len() {
+            (&self.0, &*other.0)
+        } else {
+            (&other.0, &*self.0)
+        };
+        for word in few.iter() {
+            match many.binary_search_by_key(&word.place, |word| word.place) {
+                Ok(place) if many[place].bits & word.bits != 0 => return true,
+                Ok(place) | Err(place) => many = &many[place..],
+            }
+        }
+        false
+    }
+
+    /// Those of either.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        if other.is_empty() {
+            return self.clone();
+        }
+        if self.is_empty() {
+            return other.clone();
+        }
+        self.merge(other, |own, others| own | others)
+    }
+
+    /// Those that the other has not.
+    #[must_use]
+    pub fn minus(&self, other: &Self) -> Self {
+        if !self.intersects(other) {
+            return self.clone();
+        }
+        self.merge(other, |own, others| own & !others)
+    }
+
+    /// Those of both.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        if self.is_empty() || other.is_empty() {
+            return Self::default();
+        }
+        self.merge(other, |own, others| own & others)
+    }
+
+    /// Those that only one of them has.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> Self {
+        if self == other {
+            return Self::default();
+        }
+        self.merge(other, |own, others| own ^ others)
+    }
+
+    /// Those of any of many: costs their words together, once.
+    pub fn union_of<'a>(sets: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut sets = sets.into_iter();
+        let Some(first) = sets.next() else {
+            return Self::default();
+        };
+        let Some(second) = sets.next() else {
+            return first.clone();
+        };
+        let sets = [first, second].into_iter().chain(sets);
+        let mut words: Vec<Word> = sets.flat_map(|set| set.0.iter().copied()).collect();
+        // Each set is sorted: runs, which this sort is good at.
+        words.sort();
+        words.dedup_by(|next, word| {
+            let same = next.place == word.place;
+            if same {
+                word.bits |= next.bits;
+            }
+            same
+        });
+        Self(words.into())
+    }
+
+    /// What `bits` makes of the words of both; a word that is not there has no bits.
+    fn merge(&self, other: &Self, bits: impl Fn(u32, u32) -> u32) -> Self {
+        let mut words = Vec::with_capacity(self.0.len().max(other.0.len()));
+        let mut push = |place, bits| {
+            if bits != 0 {
+                words.push(Word { place, bits });
+            }
+        };
+        let (mut own, mut others) = (self.0.iter().peekable(), other.0.iter().peekable());
+        loop {
+            let place = match (own.peek(), others.peek()) {
+                (Some(one), Some(two)) => one.place.min(two.place),
+                (Some(one), None) | (None, Some(one)) => one.place,
+                (None, None) => return Self(words.into()),
+            };
+            let at = |word: &&Word| word.place == place;
+            let [one, two] =
+                [own.next_if(at), others.next_if(at)].map(|word| word.map_or(0, |word| word.bits));
+            push(place, bits(one, two));
+        }
+    }
+}
+
+impl FromIterator<PeerId> for PeerSet {
+    /// In any order; least work if they ascend.
+    fn from_iter<I: IntoIterator<Item = PeerId>>(peers: I) -> Self {
+        let mut words: Vec<Word> = Vec::new();
+        let mut ascend = true;
+        for one in peers.into_iter().map(Word::of) {
+            match words.last_mut() {
+                Some(last) if last.place == one.place => last.bits |= one.bits,
+                last => {
+                    ascend &= last.is_none_or(|last| last.place < one.place);
+                    words.push(one);
+                }
+            }
+        }
+        if words.is_empty() {
+            return Self::default();
+        }
+        let set = Self(words.into());
+        if ascend {
+            set
+        } else {
+            Self::union_of([&set, &Self::default()])
+        }
+    }
+}
+
+impl fmt::Debug for PeerSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    impl PartialEq<BTreeSet<PeerId>> for PeerSet {
+        fn eq(&self, other: &BTreeSet<PeerId>) -> bool {
+            self.iter().eq(other.iter().copied())
+        }
+    }
+
+    fn peers() -> impl Strategy<Value = BTreeSet<PeerId>> {
+        // Beside each other, at the borders of words, far apart.
+        let one = prop_oneof![0..200_u32, Just(u32::MAX), Just(u32::MAX - 31), any::<u32>()];
+        prop::collection::btree_set(one, 0..60)
+    }
+
+    proptest! {
+        #[test]
+        fn they_are_what_sets_are(one in peers(), two in peers(), order in any::<u64>()) {
+            let mut shuffled: Vec<PeerId> = one.iter().chain(&one).copied().collect();
+            shuffled.sort_by_key(|peer| (u64::from(*peer) ^ order).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            let (a, b): (PeerSet, PeerSet) = (one.iter().copied().collect(), two.iter().copied().collect());
+            prop_assert_eq!(&a, &shuffled.into_iter().collect::<PeerSet>());
+            prop_assert_eq!(&a, &one);
+            prop_assert_eq!(a == b, one == two);
+            prop_assert_eq!((a.len(), a.is_empty()), (one.len(), one.is_empty()));
+            prop_assert!(one.iter().all(|peer| a.contains(*peer)));
+            prop_assert!(two.iter().all(|peer| a.contains(*peer) == one.contains(peer)));
+            prop_assert_eq!(a.intersects(&b), !one.is_disjoint(&two));
+            prop_assert_eq!(&a.union(&b), &(&one | &two));
+            prop_assert_eq!(&PeerSet::union_of([&a, &b, &a]), &(&one | &two));
+            prop_assert_eq!(&a.minus(&b), &(&one - &two));
+            prop_assert_eq!(&a.intersection(&b), &(&one & &two));
+            prop_assert_eq!(&a.difference(&b), &(&one ^ &two));
+            prop_assert_eq!(&a.minus(&b).union(&a.intersection(&b)), &a);
+        }
+    }
+
+    #[test]
+    fn peers_beside_each_other_share_words() {
+        let many: PeerSet = (64..64 + 16_000).collect();
+        assert_eq!(many.0.len(), 500);
+    }
+}
