@@ -165,11 +165,23 @@ impl Groups {
             if let Some(candidates) = &mut space.candidates {
                 *candidates = candidates.union(&peers);
             }
+            // Of few peers there are few sets, which very many groups may have.
+            let mut few: BTreeMap<u32, PeerSet> = BTreeMap::new();
             for id in &space.groups {
                 let labels = groups[id].labels();
                 let peers = if about.len() <= FEW {
-                    let matching = about.iter().filter(|(_, pods)| pods.matches(labels));
-                    matching.map(|(peer, _)| *peer).collect()
+                    let places = about.iter().enumerate();
+                    let matching = places.filter(|(_, (_, pods))| pods.matches(labels));
+                    let which = matching.fold(0, |which, (place, _)| which | 1 << place);
+                    if which == 0 {
+                        continue;
+                    }
+                    let set = few.entry(which).or_insert_with(|| {
+                        let places = about.iter().enumerate();
+                        let own = places.filter(|(place, _)| which & 1 << place != 0);
+                        own.map(|(_, (peer, _))| *peer).collect()
+                    });
+                    set.clone()
                 } else {
                     keys.matching(&peers, labels, |peer| {
                         let place = about.binary_search_by_key(&peer, |(id, _)| *id);

@@ -108,17 +108,21 @@ impl Profiles {
                 content,
             });
         }
-        let mut alike: BTreeMap<(PeerSet, Ports), BTreeSet<GroupId>> = BTreeMap::new();
+        let mut alike: BTreeMap<PeerSet, BTreeMap<Option<Ports>, BTreeSet<GroupId>>> = BTreeMap::new();
         for (group, gained) in gains {
-            let ports = if moved.concerns(&gained) || moved.concerns(&before.peers) {
-                self.wanted
-                    .ports_of(self.groups[group].example(), [&peers, &gained])
-            } else {
-                before.named_ports.clone()
-            };
-            alike.entry((gained, ports)).or_default().insert(group);
+            let ports = (moved.concerns(&gained) || moved.concerns(&before.peers)).then(|| {
+                let example = self.groups[group].example();
+                self.wanted.ports_of(example, [&peers, &gained])
+            });
+            let of_ports = alike.entry(gained).or_default();
+            of_ports.entry(ports).or_default().insert(group);
         }
-        for ((gained, ports), groups) in alike {
+        let alike = alike.into_iter().flat_map(|(gained, of_ports)| {
+            let each = of_ports.into_iter();
+            each.map(move |(ports, groups)| (gained.clone(), ports, groups))
+        });
+        for (gained, ports, groups) in alike {
+            let ports = ports.unwrap_or_else(|| before.named_ports.clone());
             parts.push(Part {
                 from: id,
                 keeps: ports == before.named_ports,
