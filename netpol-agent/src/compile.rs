@@ -86,7 +86,8 @@ pub struct Compiled {
     pub frontends: Map<Frontend, ClassId>,
     /// Backends of frontends that some policy lets pass in part only.
     pub guarded: Set<Frontend>,
-    /// Frontends that are closed to whom they would be open in part, as guarding what is behind is over budget (rule L2).
+    /// Frontends that are closed to whom they would be open in part, as guarding what is behind is
+    /// over budget (rule L2).
     pub closed: Set<Frontend>,
     /// Canonical text of every peer of the policies in force on this node, whether an address matches it or not.
     pub peers: Map<PeerId, Arc<str>>,

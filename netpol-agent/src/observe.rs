@@ -18,7 +18,8 @@ mod serve;
 pub mod socket;
 pub mod status;
 
-/// All who look at the agent from outside its work: metrics and health, if they are served, and who tells of changes that are late.
+/// All who look at the agent from outside its work: metrics and health, if they are served, and who
+/// tells of changes that are late.
 ///
 /// # Errors
 /// The listener failed.

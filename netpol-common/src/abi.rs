@@ -43,8 +43,8 @@ pub const ACTION_ACCEPT: u32 = 1;
 /// of them it goes to (rule A5).
 pub const ACTION_DEFER: u32 = 2;
 
-/// [`PolicyValue::action`]: drop the packet, though policy may let it go to the address itself (rule
-/// L2). No entry at all says nothing of that.
+/// [`PolicyValue::action`]: drop the packet, though policy may let it go to the address itself
+/// (rule L2). No entry at all says nothing of that.
 pub const ACTION_REFUSE: u32 = 3;
 
 macro_rules! abi {
@@ -234,8 +234,8 @@ impl PolicyMatch {
 abi! {
     /// Value of map `policies`.
     pub struct PolicyValue, 8 {
-        /// [`ACTION_ACCEPT`] or, for the class of a frontend, [`ACTION_DEFER`] or [`ACTION_REFUSE`];
-        /// anything else drops.
+        /// [`ACTION_ACCEPT`] or, for the class of a frontend, [`ACTION_DEFER`] or
+        /// [`ACTION_REFUSE`]; anything else drops.
         pub action: u32,
         /// Number of the rule that says so.
         pub rule: u32,

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netpol_agent::compile::{Class, ClassId, Compiled, Frontend, PolicyId, ProtocolMatch, RuleRef};
 
-/// A class by what it says: texts of its peers, its named ports, and of a class of frontends whether they are closed,
-/// and the backends by the same.
+/// A class by what it says: texts of its peers, its named ports, and of a class of frontends
+/// whether they are closed, and the backends by the same.
 pub type Said = (
     BTreeSet<String>,
     BTreeMap<String, u16>,

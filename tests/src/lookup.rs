@@ -62,7 +62,8 @@ pub fn first_look(compiled: &Compiled, packet: &Packet) -> Option<bool> {
     (!senders.is_empty()).then(|| senders.iter().all(passes))
 }
 
-/// What a policy says of a frontend, where it says by itself (`itself`) whether what nobody translates may go there.
+/// What a policy says of a frontend, where it says by itself (`itself`) whether what nobody
+/// translates may go there.
 pub fn passes(compiled: &Compiled, policy: PolicyId, class: ClassId, itself: bool) -> bool {
     match compiled.passage(policy, class) {
         Some(Passage::Accept(_) | Passage::Defer) => true,

@@ -215,8 +215,9 @@ fn limits(random: &mut Random) -> Limits {
     }
 }
 
-/// The same cluster, of three seeds two with so little room in map `guarded` that Services are over it (rule L2). The reference
-/// knows nothing of that: it is for what is compared with what was compiled.
+/// The same cluster, of three seeds two with so little room in map `guarded` that Services are over
+/// it (rule L2). The reference knows nothing of that: it is for what is compared with what was
+/// compiled.
 pub fn few_guards(mut snapshot: Snapshot, seed: u64) -> Snapshot {
     let most = 1 + (seed / 3 % 6) as usize;
     if !seed.is_multiple_of(3) {

@@ -114,8 +114,8 @@ pub enum InterfacesError {
     Reading(#[source] tokio::task::JoinError),
 }
 
-/// Publishes the first complete reading, then every change, until `stop`. `sights`: what an earlier agent saw first;
-/// `progress` hears of each change.
+/// Publishes the first complete reading, then every change, until `stop`. `sights`: what an earlier
+/// agent saw first; `progress` hears of each change.
 ///
 /// The sockets belong to the network namespace of the thread that first polls this future. `reread` asks for a reading without an
 /// event. It is for kernels and containers that refuse the events of other namespaces (capability `CAP_NET_BROADCAST`): addresses

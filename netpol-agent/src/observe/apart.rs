@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A thread of its own for those who look at the agent: no work of the agent, however long it takes,
-//! keeps them from being answered.
+//! A thread of its own for those who look at the agent: no work of the agent, however long it
+//! takes, keeps them from being answered.
 
 use std::{io, thread};
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Backends that not everyone may reach: those of frontends that some policy lets pass in part.
 //!
-//! They are counted for the Services that have them, and have a budget (rule L2). The frontends of a
-//! Service over it that some policy lets pass in part are closed instead.
+//! They are counted for the Services that have them, and have a budget (rule L2). The frontends of
+//! a Service over it that some policy lets pass in part are closed instead.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -93,8 +93,8 @@ impl Guards {
         self.settle_partial(policies, frontends, classes);
     }
 
-    /// Finds out what each frontend that has changed is to each policy, and which frontends a policy
-    /// that has changed lets pass in part. Returns the frontends that may be others.
+    /// Finds out what each frontend that has changed is to each policy, and which frontends a
+    /// policy that has changed lets pass in part. Returns the frontends that may be others.
     fn settle_partial(
         &mut self,
         policies: &Map<PolicyId, Arc<Policy>>,
@@ -166,8 +166,8 @@ impl Guards {
         partial.is_some_and(|policies| !policies.is_empty())
     }
 
-    /// Counts for the Services of these frontends anew. Returns the frontends of those that are over
-    /// budget since now, or no longer.
+    /// Counts for the Services of these frontends anew. Returns the frontends of those that are
+    /// over budget since now, or no longer.
     fn settle_budget(
         &mut self,
         touched: &BTreeSet<Frontend>,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Backends that some pods may not reach have a budget (rules A5, L2): who is over it is closed where
-//! it would be open in part, and nobody else is.
+//! Backends that some pods may not reach have a budget (rules A5, L2): who is over it is closed
+//! where it would be open in part, and nobody else is.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -23,7 +23,8 @@ fn virtual_ip(number: usize) -> std::net::IpAddr {
     format!("10.96.0.{number}").parse().unwrap()
 }
 
-/// Adds a Service with so many backends outside, the first of them at an address that policy allows.
+/// Adds a Service with so many backends outside, the first of them at an address that policy
+/// allows.
 fn add(snapshot: &mut Snapshot, namespace: &str, number: usize, backends: usize) {
     let key = ObjectKey::new(namespace, format!("s{number}"));
     let service = Service {

@@ -51,8 +51,8 @@ fn late(seen: &Seen, now: Instant) -> Option<String> {
     })
 }
 
-/// What is not as it should be, in the form of the API server's `/readyz?verbose`. It does not make the agent unready: a node's other pods
-/// would not be better off without it.
+/// What is not as it should be, in the form of the API server's `/readyz?verbose`. It does not make
+/// the agent unready: a node's other pods would not be better off without it.
 fn conditions(status: &Status, late: Option<String>) -> String {
     let overdue: Vec<_> = status.unenforced.iter().filter(|(_, pod)| pod.overdue).collect();
     let mut text = String::new();
