@@ -210,8 +210,9 @@ fn changes(
     let mut single: Vec<Timed> = Vec::new();
     single.extend(mover.policies()?);
     single.extend(mover.pods_elsewhere()?);
-    single.extend(mover.pods_here()?);
-    let newcomers = mover.newcomers()?;
+    single.push(mover.pods_here()?);
+    let [newcomers, gone] = mover.newcomers()?;
+    single.push(gone);
     let [namespace, large] = mover.namespaces()?;
     single.push(namespace);
     let used = process::cpu_time(pid)?.saturating_sub(before);

@@ -18,7 +18,8 @@ use crate::agent::Agent;
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Nothing more comes from the agent when nothing came for so long, or for twice as long as the slowest change took.
 const QUIET: Duration = Duration::from_millis(500);
-/// Local pods that are taken away and come back: one of each app of the first namespace, where all policies are in force.
+/// Local pods that become others: one of each app of the first namespace, where all policies are in
+/// force.
 const HERE: std::ops::Range<usize> = 0..APPS;
 
 /// One timed change.
@@ -133,51 +134,34 @@ impl<'a> Mover<'a> {
         Ok(all)
     }
 
-    /// Pods of this node: one loses its object, gets it again with its address, and another app.
+    /// Pods of this node get another app.
     ///
     /// # Errors
     /// As [`Mover::policies`].
-    pub fn pods_here(&mut self) -> Result<[Timed; 3]> {
-        let mut all = ["pod_here_added", "pod_here_relabelled", "pod_here_deleted"].map(timed);
+    pub fn pods_here(&mut self) -> Result<Timed> {
+        let mut timed = timed("pod_here_relabelled");
         let until = Instant::now() + self.effort.time;
-        while all[0].samples.len() < self.effort.samples && Instant::now() <= until {
-            let round = Instant::now() + self.effort.time / 3;
-            let mut taken = Vec::new();
-            for index in HERE {
-                if Instant::now() > round || all[2].samples.len() >= self.effort.samples {
-                    break;
-                }
-                let pod = self.stage.crowd.pod(index);
-                let name = changed::name(&pod);
-                all[2]
-                    .samples
-                    .push(self.time(&name, Request::Delete(pod.clone()))?);
-                taken.push((index, pod));
+        let rounds = (1..).flat_map(|round| HERE.map(move |index| (round, index)));
+        for (round, index) in rounds.take(self.effort.samples) {
+            if Instant::now() > until {
+                break;
             }
-            let pods: Vec<Value> = taken.iter().map(|(_, pod)| pod.clone()).collect();
-            self.create_without_address(&pods)?;
-            for (_, pod) in &taken {
-                let name = changed::name(pod);
-                all[0]
-                    .samples
-                    .push(self.time(&name, Request::Status(pod.clone()))?);
-            }
-            for (index, pod) in &taken {
-                let other = relabelled(pod, index + 1);
-                all[1]
-                    .samples
-                    .push(self.time(&changed::name(pod), Request::Merge(other))?);
-            }
+            let pod = self.stage.crowd.pod(index);
+            let other = relabelled(&pod, index + round);
+            timed
+                .samples
+                .push(self.time(&changed::name(&pod), Request::Merge(other))?);
         }
-        Ok(all)
+        Ok(timed)
     }
 
-    /// Pods that come to this node: their programs are attached. They go again, which is not timed.
+    /// Pods that come to this node, each on an interface of its own, as it is the pod's for good;
+    /// and go.
     ///
     /// # Errors
     /// As [`Mover::policies`].
-    pub fn newcomers(&mut self) -> Result<Timed> {
-        let mut timed = timed("pod_here_new");
+    pub fn newcomers(&mut self) -> Result<[Timed; 2]> {
+        let mut all = ["pod_here_new", "pod_here_deleted"].map(timed);
         let pods: Vec<Value> = (0..NEWCOMERS.min(self.effort.samples)).map(newcomer).collect();
         self.create_without_address(&pods)?;
         let until = Instant::now() + self.effort.time;
@@ -186,15 +170,20 @@ impl<'a> Mover<'a> {
                 break;
             }
             let name = changed::name(pod);
-            timed
+            all[0]
                 .samples
                 .push(self.time(&name, Request::Status(pod.clone()))?);
         }
-        for pod in pods {
-            self.send(Request::Delete(pod))?;
+        for (nth, pod) in pods.into_iter().enumerate() {
+            if nth < all[0].samples.len() && Instant::now() <= until {
+                let name = changed::name(&pod);
+                all[1].samples.push(self.time(&name, Request::Delete(pod))?);
+            } else {
+                self.send(Request::Delete(pod))?;
+            }
         }
         self.settle();
-        Ok(timed)
+        Ok(all)
     }
 
     /// Namespaces that policies in force here name as peers: one as most are, and the large one.
@@ -245,13 +234,14 @@ impl<'a> Mover<'a> {
     fn time(&mut self, name: &str, request: Request) -> Result<Sample> {
         let seen = self.agent.log_length();
         let before = SystemTime::now();
-        // A pod that goes is marked first, by an event that changes nothing here. Mostly, not
-        // always, both are one turn of the agent.
         let is_deleted = matches!(request, Request::Delete(_));
         self.send(request)?;
         let mut applied = self.agent.wait_for_applied(seen, self.revision, DEADLINE)?;
-        while is_deleted && applied.writes == 0 {
-            applied = self.agent.wait_for_applied(seen, applied.revision, DEADLINE)?;
+        // A pod that goes is marked first, by an event that changes nothing here. Mostly, not
+        // always, both events are one turn of the agent.
+        if is_deleted && applied.writes == 0 {
+            let more = self.agent.wait_for_applied(seen, applied.revision, QUIET);
+            applied = more.unwrap_or(applied);
         }
         let event = self.stream.wait_for_after(name, before)?;
         self.revision = applied.revision;
