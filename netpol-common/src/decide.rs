@@ -296,6 +296,7 @@ pub fn decide(
     let mid_stream = packet.protocol == protocol::TCP && !syn;
     let mut with_node = false;
     if !known
+        && (mid_stream || packet.protocol == protocol::UDP)
         && matches!(packet.role, Role::Any)
         && addresses::is_own(endpoint, own_address(packet, direction))
     {
