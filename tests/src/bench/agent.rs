@@ -123,7 +123,7 @@ fn scene(figures: &mut Figures<'_>, scale: &Scale, stage: &mut Stage, close: boo
     if stage.crowd == smallest {
         kernel::measure(figures, stage)?;
     }
-    let listed = stage.bare_list()?.as_secs_f64();
+    let listed = stage.bare_lists()?.as_secs_f64();
     let started = stage.start_agent()?;
     starts(figures, &started, listed)?;
     let agent = &started.agent;
@@ -170,7 +170,7 @@ fn starts(figures: &mut Figures<'_>, started: &Started, listed: f64) -> Result<(
     let used = process::cpu_time(pid)?.as_secs_f64();
     let delay = started.applied.delay.context("the agent tells no delay")?;
     let all = vec![started.enforced_after.as_secs_f64()];
-    let start = Figure::new(GROUP, "start", "s", all).above("a bare list of the pods", vec![listed]);
+    let start = Figure::new(GROUP, "start", "s", all).above("bare lists of pods and policies", vec![listed]);
     figures.finish(start, Some(Target::MoreByAtMost(START)), STARTED);
     figures.add("start_after_lists", "s", delay.as_secs_f64(), None, STARTED);
     figures.add("start_cpu", "s", used, None, STARTED);
@@ -256,7 +256,7 @@ const EACH: &str = "CPU time of the agent by the number of single changes, with 
 const CHANGED: &str = "from the event at the agent to the last write";
 const REQUESTED: &str = "from just before the request until the agent says that all is written; a bare watch: until the event comes there";
 const STARTED: &str = "from the start of the process, and from the last complete list, until everything is enforced; CPU time until then. The \
-                       lists come at the API server's pace: a bare list is what someone waits who does nothing with the pods";
+                       lists come at the API server's pace: bare lists are what someone waits who does nothing with them";
 const PACKET: &str =
     "a SYN from outside that policy denies, at a pod's ingress, on the maps that the agent wrote";
 const SETTLED: &str = "resident a while after the start, and the peak until then";

@@ -45,8 +45,7 @@ const DISTINCT_NOTE: &str =
     "a thousand connections, a run each, the middle one; map `flows` has 16,384 places";
 const ONE_LOOKUP_NOTE: &str = "a program that looks up one key, which is there, and nothing else: with the number of lookups of a path, what of its cost is \
                                the maps'";
-const EVENT_NOTE: &str =
-    "every drop is an event; the agent reads them after the measurement, so that its wake-up is not in it. A SYN is \
+const EVENT_NOTE: &str = "every drop is an event; the agent reads them after the measurement, so that its wake-up is not in it. A SYN is \
      looked up in `flows` too: what it may be to an open connection, no end says alone (rule C4)";
 
 /// Measures the group.

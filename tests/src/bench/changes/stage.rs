@@ -131,31 +131,18 @@ impl Stage {
         full_name(&self.crowd.pod(index))
     }
 
-    /// How long the API server takes to give all pods to someone who does nothing with them, page by page as the agent asks for them.
+    /// How long the API server takes to give all pods and all policies, both at once, to someone who
+    /// does nothing with them, page by page as the agent asks for them.
     ///
     /// # Errors
     /// If it refuses.
-    pub fn bare_list(&self) -> Result<Duration> {
+    pub fn bare_lists(&self) -> Result<Duration> {
         let client = self.api.administrator()?;
         self.api.run(async move {
             let started = Instant::now();
-            let mut next: Option<String> = None;
-            loop {
-                let mut parameters = ListParams::default().limit(500);
-                parameters.continue_token = next.take();
-                let request = kube::api::Request::new("/api/v1/pods").list(&parameters)?;
-                let page = client.request_text(request).await?;
-                // The token is in the metadata, in front of the items: nothing else is parsed.
-                let head = &page[..page.len().min(1000)];
-                let token = head
-                    .split("\"continue\":\"")
-                    .nth(1)
-                    .and_then(|rest| rest.split('"').next());
-                match token {
-                    Some(token) if !token.is_empty() => next = Some(token.to_owned()),
-                    _ => return Ok(started.elapsed()),
-                }
-            }
+            let policies = "/apis/networking.k8s.io/v1/networkpolicies";
+            tokio::try_join!(list(&client, "/api/v1/pods"), list(&client, policies))?;
+            Ok(started.elapsed())
         })
     }
 
@@ -172,6 +159,27 @@ impl Stage {
             self.api.run(until_cached(client, object))?;
         }
         Ok(())
+    }
+}
+
+/// Lists all objects of a path, and drops them.
+async fn list(client: &Client, path: &str) -> Result<()> {
+    let mut next: Option<String> = None;
+    loop {
+        let mut parameters = ListParams::default().limit(500);
+        parameters.continue_token = next.take();
+        let request = kube::api::Request::new(path).list(&parameters)?;
+        let page = client.request_text(request).await?;
+        // The token is in the metadata, in front of the items: nothing else is parsed.
+        let head = &page[..page.len().min(1000)];
+        let token = head
+            .split("\"continue\":\"")
+            .nth(1)
+            .and_then(|rest| rest.split('"').next());
+        match token {
+            Some(token) if !token.is_empty() => next = Some(token.to_owned()),
+            _ => return Ok(()),
+        }
     }
 }
 
