@@ -22,7 +22,7 @@ use serde::Serialize;
 pub use address::{CidrError, parse_address, parse_cidr};
 pub use forwards::{FORWARDS, ForwardedRange, MOST_FORWARDS, TooMany, forwarded_ranges, is_nobodys_alone};
 pub use labels::Labels;
-pub use limits::{Limit, Limits, POLICY_RESOURCES, SERVICE_RESOURCES};
+pub use limits::{Everyones, Limit, Limits, POLICY_RESOURCES, SERVICE_RESOURCES};
 pub(crate) use limits::{PREFIXES, WIDE};
 pub use map::{Change, Iter, Map, Set};
 pub use text::Text;

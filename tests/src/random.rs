@@ -210,7 +210,11 @@ fn limits(random: &mut Random) -> Limits {
     Limits {
         policies: [limit(20), limit(8), limit(4), limit(12), limit(8)],
         services: [limit(12), limit(30)],
-        everyones: limit(40).all,
+        everyones: Everyones {
+            most: limit(40).all,
+            least: limit(3).object,
+            each: limit(4).object,
+        },
         ..Limits::default()
     }
 }

@@ -133,12 +133,16 @@ impl<const N: usize> Budget<N> {
     /// Settles who is refused. Returns the objects of which it is other than before.
     pub(super) fn settle(&mut self) -> BTreeSet<ObjectKey> {
         let all = self.limits.map(|limit| limit.all);
-        self.settle_within(|_| all)
+        self.settle_within(|_| all, [0; N])
     }
 
-    /// The same, with what all namespaces may use if they would use this much, each within its own
-    /// limit.
-    pub(super) fn settle_within(&mut self, all: impl FnOnce(&Weight<N>) -> Weight<N>) -> BTreeSet<ObjectKey> {
+    /// The same, with what all namespaces may use, by what each would use within its own limit; and
+    /// what each may use whatever others do.
+    pub(super) fn settle_within(
+        &mut self,
+        all: impl FnOnce(&[Weight<N>]) -> Weight<N>,
+        least: Weight<N>,
+    ) -> BTreeSet<ObjectKey> {
         let mut changed = BTreeSet::new();
         if self.stale.is_empty() {
             return changed;
@@ -152,13 +156,14 @@ impl<const N: usize> Budget<N> {
             (0..N).for_each(|nth| self.asked[nth] = self.asked[nth] - space.asked[nth] + asked[nth]);
             space.asked = asked;
         }
-        let all = all(&self.asked);
+        let asked: Vec<_> = self.spaces.values().map(|space| space.asked).collect();
+        let all = all(&asked);
         let level: Weight<N> = std::array::from_fn(|nth| {
             if self.asked[nth] <= all[nth] {
                 usize::MAX
             } else {
                 let asked = self.spaces.values().map(|space| space.asked[nth]).collect();
-                level(asked, all[nth])
+                level(asked, all[nth]).max(least[nth])
             }
         });
         let mut stale = std::mem::take(&mut self.stale);

@@ -76,9 +76,9 @@ impl Policy {
     }
 
     /// No less than the entries that it has for a class, without making them.
-    pub(super) fn count(&self, class: &Class) -> usize {
+    pub(super) fn count(&self, class: &Class, classes: &Map<ClassId, Arc<Class>>) -> usize {
         if class.frontend.is_some() {
-            return usize::from(self.direction == Direction::Egress);
+            return usize::from(self.passage_of(class, classes).is_some());
         }
         let matches = |rule: &&Arc<ForceRule>| {
             let peers = rule.peers.as_ref();

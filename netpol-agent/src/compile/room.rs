@@ -71,7 +71,7 @@ impl Room {
                 self.budget.set(&key, None);
             }
             if let Some(policy) = new {
-                let count = classes.values().map(|class| policy.count(class)).sum();
+                let count = classes.values().map(|class| policy.count(class, classes)).sum();
                 self.counted.insert(*id, (key(*id, policy), count));
                 moved.insert(*id);
             }
@@ -82,8 +82,10 @@ impl Room {
                 continue;
             };
             for (_, old, new) in &changed {
-                let of = |class: &Option<&Arc<Class>>| class.map_or(0, |class| policy.count(class));
-                *count = *count + of(new) - of(old);
+                let of = |class: &Option<&Arc<Class>>, classes| {
+                    class.map_or(0, |class| policy.count(class, classes))
+                };
+                *count = *count + of(new, classes) - of(old, &self.classes);
             }
         }
         self.policies = policies.clone();

@@ -9,8 +9,8 @@ use std::{
 
 use super::peer::Cidr;
 use crate::model::{
-    EndpointSlice, IpBlock, Limit, NetworkPolicy, ObjectKey, Pod, PolicyPort, PortName, Rule, Service,
-    Snapshot,
+    EndpointSlice, Everyones, IpBlock, Limit, NetworkPolicy, ObjectKey, Pod, PolicyPort, PortName, Rule,
+    Service, Snapshot,
 };
 
 /// The policies over budget on the node of a pod: of those that select a pod there.
@@ -29,7 +29,7 @@ pub(super) fn refused_policies(snapshot: &Snapshot, subject: &Pod) -> BTreeSet<O
     };
     let fits = |(nth, limit): (usize, &Limit)| sum(nth) <= limit.object.min(limit.namespace).min(limit.all);
     let product = sum(1).saturating_mul(sum(4)).saturating_mul(snapshot.pods.len());
-    if limits.iter().enumerate().all(fits) && product <= snapshot.limits.everyones {
+    if limits.iter().enumerate().all(fits) && product <= snapshot.limits.everyones.most {
         return BTreeSet::new();
     }
     let on_node: Vec<&Arc<Pod>> = snapshot
@@ -65,7 +65,7 @@ pub(super) fn refused_policies(snapshot: &Snapshot, subject: &Pod) -> BTreeSet<O
             (*key, uses)
         })
         .collect();
-    refused(&uses, limits, Some(snapshot.limits.everyones))
+    refused(&uses, limits, Some(&snapshot.limits.everyones))
 }
 
 /// The Services over budget.
@@ -87,11 +87,11 @@ pub(super) fn refused_services(snapshot: &Snapshot) -> BTreeSet<ObjectKey> {
 }
 
 /// Objects in the order of their names, with what each uses of every resource: those that are
-/// refused. `product`: the most of resources 1 and 4 of all namespaces, multiplied.
+/// refused. `beside`: how many of resource 1 there may be beside those of resource 4.
 fn refused(
     uses: &[(&ObjectKey, Vec<usize>)],
     limits: &[Limit],
-    product: Option<usize>,
+    beside: Option<&Everyones>,
 ) -> BTreeSet<ObjectKey> {
     // Each for itself, then what fits its namespace.
     let small = |(_, object): &&(&ObjectKey, Vec<usize>)| {
@@ -100,14 +100,19 @@ fn refused(
     let small: Vec<_> = uses.iter().filter(small).collect();
     let own: Vec<usize> = limits.iter().map(|limit| limit.namespace).collect();
     let (fitting, by_namespace) = admit(&small, &own);
-    let total = |nth: usize| by_namespace.values().map(|used| used[nth]).sum::<usize>();
-    let all_of = |nth: usize| match (product, nth) {
-        (Some(most), 1 | 4) if total(1) * total(4) > most => {
-            let square = (0..).take_while(|side| side * side <= most).last().unwrap_or(0);
-            limits[nth].all.min(square.max(most / total(5 - nth)))
+    let used = |nth: usize| by_namespace.values().map(move |used| used[nth]);
+    let all_of = |nth: usize| match beside {
+        Some(beside) if nth == 1 => {
+            let entries: usize = used(4).map(|entries| entries.min(beside.each)).sum();
+            let prefixes: usize = used(1).sum();
+            match prefixes * entries > beside.most {
+                true => limits[1].all.min(beside.least.max(beside.most / entries)),
+                false => limits[1].all,
+            }
         }
         _ => limits[nth].all,
     };
+    let each = |nth: usize| beside.filter(|_| nth == 1).map_or(0, |beside| beside.each);
     // What fits all of them.
     let shares: Vec<usize> = limits
         .iter()
@@ -127,7 +132,7 @@ fn refused(
                     high = middle - 1;
                 }
             }
-            low
+            low.max(each(nth))
         })
         .collect();
     let (admitted, _) = admit(&fitting, &shares);

@@ -23,12 +23,8 @@ pub struct Limit {
 pub struct Limits {
     /// Of the NetworkPolicies that select a pod of the node, in the order of [`POLICY_RESOURCES`].
     pub policies: [Limit; 5],
-    /// How many prefixes of `ipBlock`s times entries for everyone's addresses the policies of a
-    /// node may come to. Each prefix makes a class of addresses, and a rule that is about
-    /// everyone's addresses has its entries for each class, whoever wrote either. Where the product
-    /// would be more, there is less of both in all, down to the square root: who asks for much of
-    /// either is refused, and not whoever stands in its way.
-    pub everyones: usize,
+    /// Of prefixes beside rules for everyone's addresses.
+    pub everyones: Everyones,
     /// Of Services, in the order of [`SERVICE_RESOURCES`].
     pub services: [Limit; 2],
     /// Entries of map `policies` that the pods of a namespace, with all rules that isolate them,
@@ -37,6 +33,21 @@ pub struct Limits {
     /// Backends of a namespace's Services that not all pods of the node may reach, while they may
     /// reach others of the same Service: places in map `guarded`. `object` is of one Service.
     pub guards: Limit,
+}
+
+/// Each prefix of an `ipBlock` makes a class of addresses, and a rule that is about everyone's
+/// addresses has its entries for each class, whoever wrote either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Everyones {
+    /// Prefixes of a node times entries for everyone's addresses. Where the product would be more,
+    /// there may be fewer prefixes in all.
+    pub most: usize,
+    /// But never fewer than this.
+    pub least: usize,
+    /// And never fewer of a namespace than this. Of its entries for everyone's addresses no more
+    /// count, so that who writes many takes no prefixes from others: they are its own
+    /// ([`Limits::entries`]).
+    pub each: usize,
 }
 
 /// What NetworkPolicies use.
@@ -79,12 +90,16 @@ impl Default for Limits {
                 // Each is held against the labels of every set of pods that are alike, and takes
                 // memory.
                 limit(1 << 12, 1 << 14, 1 << 16),
-                // Pairs are fewer; what counts is `everyones`.
+                // Pairs are as many; what they are counted for is `everyones`.
                 limit(1 << 19, 1 << 19, 1 << 19),
             ],
-            // Of the entries that the limit below lets in: the others are for classes that pods
-            // make. 9,000 prefixes fit beside 87 entries; 886 of each fit beside anything.
-            everyones: 3 << 18,
+            // Three quarters of the entries that the limit below lets in: 9,000 prefixes fit beside
+            // 174 entries.
+            everyones: Everyones {
+                most: 3 << 19,
+                least: 1 << 10,
+                each: 1 << 6,
+            },
             services: [
                 // Map `frontends` has room for 262,144.
                 limit(1 << 13, 1 << 14, 3 << 16),

@@ -68,7 +68,9 @@ impl Cost {
             self.tell(&key);
         }
         let limits = self.limits;
-        self.budget.settle_within(|asked| shares(asked, &limits))
+        let mut least = [0; RESOURCES];
+        least[PREFIXES] = limits.everyones.each;
+        self.budget.settle_within(|asked| shares(asked, &limits), least)
     }
 
     /// Whether a policy is over budget.
@@ -87,15 +89,15 @@ impl Cost {
     }
 }
 
-/// What all namespaces may use. Of two resources whose product is too much, the one that is asked
-/// for less leaves the other what fits.
-fn shares(asked: &Weight<RESOURCES>, limits: &Limits) -> Weight<RESOURCES> {
+/// What all namespaces may use: prefixes as many as fit beside the entries for everyone's addresses.
+fn shares(asked: &[Weight<RESOURCES>], limits: &Limits) -> Weight<RESOURCES> {
     let mut all = limits.policies.map(|limit| limit.all);
-    let most = limits.everyones;
-    if asked[PREFIXES].saturating_mul(asked[WIDE]) > most {
-        let share = |beside: usize| most.isqrt().max(most / asked[beside]);
-        all[PREFIXES] = all[PREFIXES].min(share(WIDE));
-        all[WIDE] = all[WIDE].min(share(PREFIXES));
+    let everyones = &limits.everyones;
+    let prefixes: usize = asked.iter().map(|of| of[PREFIXES]).sum();
+    let wide: usize = asked.iter().map(|of| of[WIDE].min(everyones.each)).sum();
+    if prefixes.saturating_mul(wide) > everyones.most {
+        let fit = everyones.least.max(everyones.most / wide);
+        all[PREFIXES] = all[PREFIXES].min(fit);
     }
     all
 }

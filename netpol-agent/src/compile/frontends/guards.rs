@@ -81,12 +81,16 @@ impl Guards {
         touched.extend(self.settle_budget(&touched, frontends, findings));
         for frontend in touched {
             let services = self.services.get(&frontend).into_iter().flatten();
-            let closed = services.into_iter().any(|key| self.budget.refusal(key).is_some());
+            let fitting: Vec<_> = services
+                .filter(|key| self.budget.refusal(key).is_none())
+                .collect();
+            // Who claims what another Service has, or the node itself, closes neither.
+            let ends = self.ends.get(&frontend);
+            let is_node = ends.is_some_and(|ends| ends.itself.is_some_and(|itself| itself.node));
+            let closed = self.services.contains_key(&frontend) && fitting.is_empty() && !is_node;
+            let backends = |key: &&ObjectKey| frontends.services.get(*key)?.get(&frontend);
+            let now = fitting.iter().filter_map(backends).flatten().copied().collect();
             frontends.set_closed(frontend, closed, classes);
-            let now = match self.services.contains_key(&frontend) && !closed {
-                true => frontends.backends(frontend),
-                false => BTreeSet::new(),
-            };
             self.set(frontend, now);
         }
         // Those that were closed or opened have other classes, which are the same to every policy.
