@@ -126,6 +126,15 @@ impl Ahead {
         closed.map(|(ifindex, _)| *ifindex).collect()
     }
 
+    /// Since when each interface waits that lets pass what its unknown pod sends.
+    pub fn open<'a>(&'a self, state: &'a State) -> impl Iterator<Item = Instant> + 'a {
+        let is_open = |ifindex: &u32| state.endpoints.get(ifindex).is_some_and(Endpoint::is_pending);
+        let waiting = self.waiting.iter();
+        waiting
+            .filter(move |(ifindex, _)| is_open(ifindex))
+            .map(|(_, waiting)| waiting.since)
+    }
+
     /// Of the interfaces that wait and whose pod is known: those for whose pod the kernel's
     /// connection tracking is still to be asked.
     pub fn unread(&self, pods: &BTreeMap<u32, ObjectKey>, compiled: &Compiled) -> BTreeSet<u32> {

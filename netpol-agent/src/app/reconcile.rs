@@ -184,11 +184,19 @@ impl Reconciler {
         self.records = records.or(self.records.take());
     }
 
-    /// When a pod that is not enforced on is to be told of.
+    /// When a pod that is not enforced on is to be told of, or an interface to be closed that it may
+    /// be behind: that may have come later.
     pub fn next_overdue(&self) -> Option<tokio::time::Instant> {
-        let waiting = self.unenforced.values().filter(|pod| !pod.overdue);
-        let since = waiting.map(|pod| pod.since).min()?;
-        Some(tokio::time::Instant::from_std(since + GRACE))
+        let astray = self.unenforced.values().map(|pod| pod.since).min()?;
+        let untold = self.unenforced.values().filter(|pod| !pod.overdue);
+        let untold = untold.map(|pod| pod.since + GRACE);
+        // One that is late, as it could not be closed, is tried again.
+        let now = Instant::now();
+        let closing = self.ahead.open(&self.state).map(|since| {
+            let due = since.max(astray) + GRACE;
+            if due > now { due } else { now + super::RETRY_FIRST }
+        });
+        untold.chain(closing).min().map(tokio::time::Instant::from_std)
     }
 
     /// Reads back what the kernel holds and runs: what differs from what was written or attached is drift, and the next turn repairs it.

@@ -86,6 +86,30 @@ fn a8_what_no_pod_is_found_behind_is_closed_while_one_is_astray() {
     silent(&lab);
 }
 
+/// The interface comes when a pod is astray already, and is closed in its own time: nothing else
+/// happens then.
+#[test]
+fn a8_what_comes_while_a_pod_is_astray_is_closed_as_well() {
+    let Some(mut lab) = started("open", &[("deny.yaml", &deny("shop", "app: hidden"))]) else {
+        return;
+    };
+    let nowhere = ["10.244.0.201".parse().unwrap()];
+    apply_and_leave(
+        &lab,
+        "hidden.yaml",
+        &object("shop/hidden", "app: hidden", &nowhere, ""),
+    );
+    lab.agent.wait_for_line(0, "a pod is not enforced on").unwrap();
+    let site = lab.add_sandbox("shop/late").unwrap();
+    move_to_loopback(&lab, &site);
+    site.netns.ip("addr add 10.9.9.9/32 dev eth0\n").unwrap();
+    let veth = lab.node.veth("shop/late").unwrap().to_owned();
+    wait(&lab, 0, "programs are there before the pod is known", &veth);
+    lab.expect("shop/late", "outside", &Outcome::Reached);
+    wait_until_closed(&lab, "shop/late");
+    lab.expect("shop/late", "outside", &Outcome::Silent);
+}
+
 #[test]
 fn b2_strict_closes_a_new_pod_until_its_policy_is_in() {
     let Some(mut lab) = started("strict", &[]) else {
