@@ -208,7 +208,7 @@ fn limits(random: &mut Random) -> Limits {
         }
     };
     Limits {
-        policies: [limit(20), limit(8), limit(4), limit(12), limit(8)],
+        policies: [limit(160), limit(8), limit(4), limit(12), limit(8)],
         services: [limit(12), limit(30)],
         everyones: Everyones {
             most: limit(40).all,

@@ -184,8 +184,8 @@ impl Reconciler {
         self.records = records.or(self.records.take());
     }
 
-    /// When a pod that is not enforced on is to be told of, or an interface to be closed that it may
-    /// be behind: that may have come later.
+    /// When a pod that is not enforced on is to be told of, or an interface to be closed that it
+    /// may be behind: that may have come later.
     pub fn next_overdue(&self) -> Option<tokio::time::Instant> {
         let astray = self.unenforced.values().map(|pod| pod.since).min()?;
         let untold = self.unenforced.values().filter(|pod| !pod.overdue);

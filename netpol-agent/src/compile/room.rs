@@ -4,7 +4,7 @@
 //! Classes come of everyone's objects, so what a policy comes to is not in the hand of who wrote
 //! it: namespaces share, and who comes to little loses nothing. What others' `ipBlock`s add to wide
 //! rules was bounded before ([`super::force::Cost`]); what is left to close for is pods that
-//! selectors tell apart.
+//! selectors tell apart, and frontends that policies for everyone speak of.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -38,11 +38,14 @@ pub(super) fn policy(policy: &NetworkPolicy) -> Weight<{ POLICY_RESOURCES.len() 
     ]
 }
 
+/// Pairs that a rule counts as at least: rules are gone through for each class.
+const RULE: usize = 16;
+
 /// Peers times ports of a rule; a list that is empty stands for one of all.
 fn pairs(rule: &Rule) -> usize {
     let of_peer = |peer: &Peer| peer.ip_block.as_ref().map_or(1, prefixes);
     let peers: usize = rule.peers.iter().map(of_peer).sum();
-    peers.max(1).saturating_mul(ports(rule))
+    peers.max(1).saturating_mul(ports(rule)).max(RULE)
 }
 
 fn ports(rule: &Rule) -> usize {

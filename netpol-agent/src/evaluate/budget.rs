@@ -201,7 +201,8 @@ fn at_most(policy: &NetworkPolicy) -> Vec<usize> {
             }
         }
         let of_ports: usize = ports.iter().map(port_uses).sum();
-        uses[0] = uses[0].saturating_add(of_peers.max(1).saturating_mul(of_ports.max(1)));
+        let of_rule = of_peers.max(1).saturating_mul(of_ports.max(1)).max(16);
+        uses[0] = uses[0].saturating_add(of_rule);
         // More than 256 addresses.
         let blocks = peers.iter().filter_map(|peer| peer.ip_block.as_ref());
         let mut spans = blocks.filter_map(|block| Some(Cidr::parse(&block.cidr)?.span()));

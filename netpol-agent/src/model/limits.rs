@@ -79,7 +79,8 @@ impl Default for Limits {
         };
         Self {
             policies: [
-                // 9,000 prefixes of a cloud's published ranges by 7 ports.
+                // 9,000 prefixes of a cloud's published ranges by 7 ports. A rule counts as 16 at
+                // least: what rules take to go through, for each class, is time.
                 limit(1 << 16, 1 << 17, 1 << 19),
                 // Each is a place in `identities` and `addresses`, which have room for 1,310,720,
                 // pods included.

@@ -89,7 +89,8 @@ impl Cost {
     }
 }
 
-/// What all namespaces may use: prefixes as many as fit beside the entries for everyone's addresses.
+/// What all namespaces may use: prefixes as many as fit beside the entries for everyone's
+/// addresses.
 fn shares(asked: &[Weight<RESOURCES>], limits: &Limits) -> Weight<RESOURCES> {
     let mut all = limits.policies.map(|limit| limit.all);
     let everyones = &limits.everyones;

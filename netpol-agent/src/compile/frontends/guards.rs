@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Backends that not everyone may reach: those of frontends that some policy lets pass in part.
 //!
-//! They are counted for the Services that have them, and have a budget (rule L2). The frontends of
-//! a Service over it that some policy lets pass in part are closed instead.
+//! They are counted for the Services that have them, and have a budget (rule L2). A frontend that a
+//! Service within the budget has too, or whose address is the node's own, is never closed for it.
+//! The frontends of a Service over it that some policy lets pass in part are closed instead.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

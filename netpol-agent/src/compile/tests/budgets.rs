@@ -109,6 +109,12 @@ fn l2_selectors_with_thousands_of_requirements() {
 }
 
 #[test]
+fn l2_many_small_rules_are_counted() {
+    let rules = (0..5000).map(|_| rule(vec![pods(LabelSelector::default())], vec![]));
+    isolates(policy("app=web", rules.collect(), vec![]));
+}
+
+#[test]
 fn l2_a_requirement_counts_as_its_values() {
     let mut selector = expression("In", &[]);
     selector.match_expressions[0].values = (0..9000).map(|nth| format!("v{nth}")).collect();

@@ -131,8 +131,8 @@ impl Stage {
         full_name(&self.crowd.pod(index))
     }
 
-    /// How long the API server takes to give all pods and all policies, both at once, to someone who
-    /// does nothing with them, page by page as the agent asks for them.
+    /// How long the API server takes to give all pods and all policies, both at once, to someone
+    /// who does nothing with them, page by page as the agent asks for them.
     ///
     /// # Errors
     /// If it refuses.
