@@ -56,10 +56,11 @@ mod selector;
 mod tests;
 mod weight;
 
-/// Number of a class, given once by a compiler.
-pub type ClassId = u32;
+/// Number of a class, given once by a compiler. This and the numbers below never come again: 32 bits
+/// would, within days of changes as fast as they can be made.
+pub type ClassId = u64;
 /// Number of a policy, given once by a compiler.
-pub type PolicyId = u32;
+pub type PolicyId = u64;
 
 /// In the place of a policy: closed, as what should be there is over budget (rule L2).
 pub const CLOSED: PolicyId = PolicyId::MAX;

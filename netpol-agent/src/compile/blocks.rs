@@ -17,7 +17,7 @@ use super::{
 
 /// Number of a region: all prefixes that match the same `ipBlock` peers have one. As long as a region has its number, it says the same of every
 /// peer that is in force all the while.
-pub(super) type RegionId = u32;
+pub(super) type RegionId = u64;
 
 /// What no `ipBlock` peer matches.
 pub(super) const NO_BLOCK: RegionId = 0;

@@ -37,7 +37,7 @@ mod peers;
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 /// Number of a profile. As long as a profile has it, it says the same of every peer that is in force all the while, and has the same ports.
-pub(super) type ProfileId = u32;
+pub(super) type ProfileId = u64;
 
 /// The profile of addresses without a pod.
 pub(super) const NO_POD: ProfileId = 0;

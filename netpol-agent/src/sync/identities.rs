@@ -4,7 +4,10 @@
 //! A class may have several numbers, a number has one class. An address only takes a number that is in use where every policy in
 //! force says of that number what it will say after the plan; otherwise it takes a new one, which no packet has met before.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    iter,
+};
 
 use ipnet::IpNet;
 use netpol_common::abi::{IDENTITY_NODE, IDENTITY_NONE, IDENTITY_REMOTE_NODE, Identity};
@@ -179,20 +182,35 @@ fn flags(address: &Address) -> u32 {
     }
 }
 
-/// The first number that nothing in the kernel has, and that the last plan did not know.
-fn first_fresh(state: &State, last: Option<&Last>) -> u32 {
+/// Numbers that nothing in the kernel has, and that the last plan did not know: those behind all
+/// that are, and once there are none left, those between them.
+fn fresh<'a>(state: &'a State, last: Option<&'a Last>) -> impl Iterator<Item = u32> + 'a {
     let of_entries = state
         .policies
         .values()
         .filter_map(|entries| Some(entries.last()?.0.identity));
-    let carried: Option<u32> = match last {
+    let carried = match last {
         Some(last) => last.identities.last().map(|(number, _)| *number),
-        None => {
-            let identities = state.identities.values().chain(state.frontends.values());
-            identities.map(|identity| identity.identity).max()
-        }
+        None => read(state).max(),
     };
-    1 + of_entries.chain(carried).max().unwrap_or(IDENTITY_NONE)
+    let most = of_entries.chain(carried).max().unwrap_or(IDENTITY_NONE);
+    let between = move || {
+        let of_entries = state.policies.values().flatten().map(|(key, _)| key.identity);
+        let planned = last.into_iter().flat_map(|last| last.identities.iter());
+        let carried = planned.map(|(number, _)| *number).chain(read(state));
+        let held: BTreeSet<u32> = of_entries.chain(carried).collect();
+        (1..most).filter(move |number| !held.contains(number))
+    };
+    // What is between is looked for once it is needed.
+    (most..=u32::MAX)
+        .skip(1)
+        .chain(iter::once_with(between).flatten())
+}
+
+/// The numbers that prefixes and frontends carry in the kernel.
+fn read(state: &State) -> impl Iterator<Item = u32> {
+    let identities = state.identities.values().chain(state.frontends.values());
+    identities.map(|identity| identity.identity)
 }
 
 /// Gives every prefix and every frontend of `changes` its number. `numbers` are the owners, and those that lost carriers. `stable` says whether
@@ -205,7 +223,7 @@ pub fn number(
     (numbers, left): (Map<u32, Meaning>, BTreeSet<u32>),
     stable: impl Fn(u32, ClassId) -> bool,
 ) -> Numbering {
-    let mut giver = Giver::new(first_fresh(state, last), numbers.clone(), stable);
+    let mut giver = Giver::new(fresh(state, last), numbers.clone(), stable);
     let mut numbering = Numbering {
         numbers,
         fresh: BTreeSet::new(),

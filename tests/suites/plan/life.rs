@@ -8,9 +8,9 @@ use std::{
 
 use netpol_agent::{
     model::Snapshot,
-    sync::{Memory, Plan, State, Write, apply},
+    sync::{EntryKey, Memory, Plan, State, Write, apply},
 };
-use netpol_common::abi::{IDENTITY_NONE, SENDER_UNTOLD};
+use netpol_common::abi::{IDENTITY_NONE, Identity, SENDER_UNTOLD};
 use netpol_tests::random::{Random, any_change, batch, cluster, few_guards};
 use proptest::prelude::*;
 
@@ -265,6 +265,47 @@ fn l2_many_changes_at_once_end_where_a_fresh_start_does() {
                 apply_in_part(&mut bench, &mut random, plan);
                 snapshot = batch(&mut random, &snapshot);
             }
+            let (_, plan) = bench.plan(&snapshot);
+            bench.apply(plan);
+            is_as_fresh(&bench, &snapshot).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        }
+    }
+}
+
+/// Numbers of identities outlive agents, and end some day: the next ones are between those in use,
+/// and never one that something has.
+#[test]
+fn l2_after_the_last_number_of_an_identity_come_those_that_are_free() {
+    for seed in 0..40 {
+        let mut random = Random(seed);
+        let mut bench = Bench::new(true);
+        let mut snapshot = cluster(&mut random);
+        let (_, plan) = bench.plan(&snapshot);
+        bench.apply(plan);
+        let state = &mut bench.state;
+        let identities = state.identities.values().chain(state.frontends.values());
+        let most = identities.map(|identity| identity.identity).max().unwrap();
+        let renamed = |number: u32| if number == most { u32::MAX - 1 } else { number };
+        let carried = |identity: &Identity| Identity {
+            identity: renamed(identity.identity),
+            ..*identity
+        };
+        let identities = state.identities.iter();
+        state.identities = identities.map(|(net, held)| (*net, carried(held))).collect();
+        let frontends = state.frontends.iter();
+        state.frontends = frontends.map(|(at, held)| (*at, carried(held))).collect();
+        let policies = state.policies.iter().map(|(policy, entries)| {
+            let entries = entries.iter().map(|(key, value)| {
+                let identity = renamed(key.identity);
+                (EntryKey { identity, ..*key }, *value)
+            });
+            (*policy, entries.collect())
+        });
+        state.policies = policies.collect();
+        // An agent that starts on what an earlier one left.
+        bench.memory = Memory::default();
+        for _ in 0..6 {
+            snapshot = batch(&mut random, &snapshot);
             let (_, plan) = bench.plan(&snapshot);
             bench.apply(plan);
             is_as_fresh(&bench, &snapshot).unwrap_or_else(|error| panic!("seed {seed}: {error}"));

@@ -22,7 +22,7 @@ use crate::{
 const FEW: usize = 8;
 
 /// Number of a group.
-pub(super) type GroupId = u32;
+pub(super) type GroupId = u64;
 
 /// Pods of one namespace with the same labels and ports.
 #[derive(Debug)]

@@ -9,9 +9,9 @@ use crate::{compile::ClassId, model::Map, sync::Meaning};
 const FEW: usize = 16;
 
 /// Gives numbers to classes.
-pub struct Giver<S> {
-    /// The first number that is new.
-    first_fresh: u32,
+pub struct Giver<F, S> {
+    /// Numbers that are new.
+    fresh: F,
     /// What the numbers in use stand for.
     owners: Map<u32, Meaning>,
     /// Numbers of each class, once more than a few are asked for.
@@ -23,11 +23,11 @@ pub struct Giver<S> {
     stable: S,
 }
 
-impl<S: Fn(u32, ClassId) -> bool> Giver<S> {
-    /// One that gives numbers in use, of these `owners`, where they are `stable`, and new ones from `first_fresh` on.
-    pub fn new(first_fresh: u32, owners: Map<u32, Meaning>, stable: S) -> Self {
+impl<F: Iterator<Item = u32>, S: Fn(u32, ClassId) -> bool> Giver<F, S> {
+    /// One that gives numbers in use, of these `owners`, where they are `stable`, and `fresh` ones.
+    pub fn new(fresh: F, owners: Map<u32, Meaning>, stable: S) -> Self {
         Self {
-            first_fresh,
+            fresh,
             owners,
             by_class: None,
             joinable: BTreeMap::new(),
@@ -70,8 +70,11 @@ impl<S: Fn(u32, ClassId) -> bool> Giver<S> {
         }
         let join = self.joinable[&class];
         join.unwrap_or_else(|| {
-            let next = self.first_fresh + self.fresh_of.len() as u32;
-            *self.fresh_of.entry(class).or_insert(next)
+            let fresh = &mut self.fresh;
+            *self.fresh_of.entry(class).or_insert_with(|| match fresh.next() {
+                Some(number) => number,
+                None => unreachable!("the maps have room for fewer than there are numbers"),
+            })
         })
     }
 }
