@@ -165,7 +165,7 @@ pub struct Class {
     pub named_ports: BTreeMap<PortKey, u16>,
     /// What is behind, for a class of frontends, which has nothing else; `None` for a class of addresses.
     pub frontend: Option<BTreeSet<Target>>,
-    /// A class of frontends that pods pass by only where policy allows everything (rule L2).
+    /// A class of frontends that let pass only who may reach all that is behind (rule L2).
     pub closed: bool,
 }
 

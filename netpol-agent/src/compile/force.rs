@@ -155,7 +155,11 @@ impl Force {
             self.cost.set(key, policy);
         }
         let together = self.endpoints.values().map(|local| &local.policies);
-        for key in self.cost.settle(together) {
+        let together = (changes.changed || !touched.is_empty()).then_some(together);
+        for key in together
+            .map(|together| self.cost.settle(together))
+            .unwrap_or_default()
+        {
             let found = self.cost.refusal(&key).map(|refusal| {
                 let message = format!(
                     "{}; its rules match nothing, and what it selects is isolated",

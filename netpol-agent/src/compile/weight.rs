@@ -55,11 +55,11 @@ fn ports(rule: &Rule) -> usize {
 /// Whether a rule is about many addresses that others may have prefixes among: it has entries for
 /// the class of each.
 fn is_wide(rule: &Rule) -> bool {
-    let is_wide = |block: &IpBlock| {
+    let is_large = |block: &IpBlock| {
         parse_cidr(&block.cidr).is_ok_and(|net| net.max_prefix_len() - net.prefix_len() > NARROW)
     };
     let mut blocks = rule.peers.iter().filter_map(|peer| peer.ip_block.as_ref());
-    rule.peers.is_empty() || blocks.any(is_wide)
+    rule.peers.is_empty() || blocks.any(is_large)
 }
 
 /// A range counts as its ports, and as no more than the blocks that it can come to.

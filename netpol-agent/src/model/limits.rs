@@ -44,9 +44,9 @@ pub struct Everyones {
     pub most: usize,
     /// But never fewer than this.
     pub least: usize,
-    /// And never fewer of a namespace than this. Of its entries for everyone's addresses no more
-    /// count, so that who writes many takes no prefixes from others: they are its own
-    /// ([`Limits::entries`]).
+    /// And a namespace may always have this many. It is also the most of its entries for everyone's
+    /// addresses that count here: who writes many takes no prefixes from others. What these come to
+    /// is its own, in [`Limits::entries`].
     pub each: usize,
 }
 
@@ -91,7 +91,7 @@ impl Default for Limits {
                 // Each is held against the labels of every set of pods that are alike, and takes
                 // memory.
                 limit(1 << 12, 1 << 14, 1 << 16),
-                // Pairs are as many; what they are counted for is `everyones`.
+                // Counted for `everyones`; of its own it is bounded by the pairs above.
                 limit(1 << 19, 1 << 19, 1 << 19),
             ],
             // Three quarters of the entries that the limit below lets in: 9,000 prefixes fit beside

@@ -161,9 +161,16 @@ fn remove(random: &mut Random, frame: &mut Vec<u8>, _: Donor<'_>) {
 fn extensions(random: &mut Random, frame: &mut Vec<u8>, _: Donor<'_>) {
     const KINDS: [u8; 9] = [0, 43, 44, 51, 60, 135, 139, 140, 59];
     if is_ipv6(frame) && frame.len() >= ETHERNET + headers::IPV6 {
-        let kinds: Vec<u8> = (0..1 + random.below(11))
-            .map(|_| KINDS[random.below(KINDS.len())])
-            .collect();
+        // One in three as long as is walked, or longer: what ends the walk early is not among them.
+        const WALKED: [u8; 3] = [0, 43, 60];
+        let kinds: Vec<u8> = match random.below(3) {
+            0 => (0..8 + random.below(3))
+                .map(|_| WALKED[random.below(3)])
+                .collect(),
+            _ => (0..1 + random.below(11))
+                .map(|_| KINDS[random.below(KINDS.len())])
+                .collect(),
+        };
         *frame = headers::with_extensions(frame, &kinds, random.below(3) as u8, any_byte(random));
     }
 }

@@ -203,7 +203,7 @@ impl Guards {
         for key in self.budget.settle() {
             let found = self.budget.refusal(&key).map(|refusal| {
                 let message = format!(
-                    "{}; pods of this node that may reach a part of its backends only may reach none by its addresses and ports",
+                    "{}; pods of this node that may reach a part of its backends only may reach none by the addresses and ports that are its alone",
                     refusal.describe(&RESOURCES)
                 );
                 diagnostic("Service", &key, Fault::new("guards-over-budget", "spec", message))

@@ -84,8 +84,13 @@ fn world() -> Snapshot {
 
 /// What a pod of `shop` may do by the Service of a number.
 fn said(compiled: &Compiled, pod: &str, number: usize) -> &'static str {
+    said_of(compiled, pod, virtual_ip(number))
+}
+
+/// What a pod of `shop` may do by an address.
+fn said_of(compiled: &Compiled, pod: &str, address: std::net::IpAddr) -> &'static str {
     let frontend = Frontend {
-        address: virtual_ip(number),
+        address,
         protocol: Protocol::Tcp.number(),
         port: PORT,
     };
@@ -189,4 +194,31 @@ fn l2_what_is_closed_opens_when_there_is_room_and_is_what_a_fresh_start_makes_of
     // Nobody may reach a part: nothing is guarded.
     snapshot.policies.remove(&ObjectKey::new("shop", "part"));
     assert!(compiler.compile(&snapshot, &node()).guarded.is_empty());
+}
+
+/// A Service over budget claims the address of one that is not, and the node's.
+#[test]
+fn l2_a2_who_is_over_budget_closes_neither_anothers_address_nor_the_nodes() {
+    let own: std::net::IpAddr = "10.0.0.254".parse().unwrap();
+    let mut node = node();
+    node.addresses.insert(own);
+    let mut snapshot = world();
+    add(&mut snapshot, "a", 1, 2);
+    add(&mut snapshot, "evil", 9, 5);
+    let claim = ObjectKey::new("evil", "s9");
+    let mut service = Service::clone(&snapshot.services.remove(&claim).unwrap());
+    service.external_ips = vec![virtual_ip(1), own];
+    snapshot.services.insert(claim, Arc::new(service));
+    let mut compiler = Compiler::default();
+    let compiled = compiler.compile(&snapshot, &node);
+    assert_eq!(over(&compiled), BTreeSet::from(["Service evil/s9"]));
+    assert_eq!(said(&compiled, "web", 1), "defer");
+    assert_eq!(said(&compiled, "web", 9), "refuse", "its own");
+    assert_ne!(said_of(&compiled, "web", own), "refuse");
+    // Of the Service within the budget both backends are guarded, of the other none.
+    assert_eq!(compiled.guarded.len(), 2);
+    // What it closed alone, it closes no more once another has it.
+    add(&mut snapshot, "b", 9, 2);
+    let compiled = compiler.compile(&snapshot, &node);
+    assert_eq!(said(&compiled, "web", 9), "defer");
 }
