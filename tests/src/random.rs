@@ -198,7 +198,7 @@ fn limits(random: &mut Random) -> Limits {
     if random.below(3) > 0 {
         return Limits::default();
     }
-    let mut limit = |most: usize| {
+    let limit = |random: &mut Random, most: usize| {
         let object = 1 + random.below(most);
         let namespace = object + random.below(most);
         Limit {
@@ -207,14 +207,24 @@ fn limits(random: &mut Random) -> Limits {
             all: namespace + random.below(2 * most),
         }
     };
+    let everyones = Everyones {
+        most: random.below(24),
+        least: random.below(6),
+        each: random.below(4),
+    };
+    // Of one cluster in two only what all may use together is little of prefixes.
+    let by_product = random.below(2) == 0;
+    let mut limit = |most: usize| limit(&mut *random, most);
+    let [pairs, prefixes, depth, requirements, wide] = [160, 8, 4, 12, 8].map(&mut limit);
+    let much = Limits::default().policies;
+    let policies = match by_product {
+        true => [much[0], much[1], much[2], requirements, much[4]],
+        false => [pairs, prefixes, depth, requirements, wide],
+    };
     Limits {
-        policies: [limit(160), limit(8), limit(4), limit(12), limit(8)],
-        services: [limit(12), limit(30)],
-        everyones: Everyones {
-            most: limit(40).all,
-            least: limit(3).object,
-            each: limit(4).object,
-        },
+        policies,
+        services: [12, 30].map(limit),
+        everyones,
         ..Limits::default()
     }
 }

@@ -221,6 +221,38 @@ fn l2_entries_for_the_peers_that_there_are_have_a_budget() {
     assert!(again.diagnostics.is_empty() && ingress(&again, &address(7), 1));
 }
 
+/// A rule for everyone has its entries in each policy of an endpoint that it is a part of: pods that
+/// other policies tell apart make them more.
+#[test]
+fn l2_entries_for_everyone_count_for_each_set_of_policies() {
+    let everyones = Everyones {
+        most: 40,
+        least: 0,
+        each: 10,
+    };
+    let limits = Limits {
+        everyones,
+        ..Limits::default()
+    };
+    let [wide, other, blocks] = [("team", "wide"), ("team", "other"), ("prefixes", "many")]
+        .map(|(at, name)| ObjectKey::new(at, name));
+    let mut cost = Cost::new(&limits);
+    let ports = [80, 443].map(|number| port(number, None)).to_vec();
+    let everyone = policy("", vec![rule(vec![], ports)], vec![]);
+    let twelve = (0..12).map(|nth| block(&format!("10.0.{nth}.0/24"), &[]));
+    let twelve = policy("", vec![rule(twelve.collect(), vec![])], vec![]);
+    cost.set(&wide, Some(&Arc::new(everyone)));
+    cost.set(&blocks, Some(&Arc::new(twelve)));
+    let sets = [vec![&wide], vec![&wide, &other], vec![&blocks]];
+    let sets = sets.map(|keys| keys.into_iter().cloned().collect::<BTreeSet<_>>());
+    // 12 times 2, in one set however many pods have it; then 12 times 4.
+    for (together, refused) in [([0, 0, 2], false), ([0, 1, 2], true), ([1, 1, 2], false)] {
+        cost.settle(together.iter().map(|nth: &usize| &sets[*nth]));
+        assert_eq!(cost.refusal(&blocks).is_some(), refused, "{together:?}");
+        assert!(cost.refusal(&wide).is_none());
+    }
+}
+
 /// Web from everywhere, and the internet.
 fn team_policy() -> NetworkPolicy {
     let internet = block("0.0.0.0/0", &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]);
