@@ -261,6 +261,15 @@ fn team_policy() -> NetworkPolicy {
     policy("app=web", ingress, vec![rule(vec![internet], vec![])])
 }
 
+/// A namespace with one pod, under one policy.
+fn add_team(snapshot: &mut Snapshot, number: usize, mut policy: NetworkPolicy) {
+    let namespace = format!("team{number:03}");
+    let pod = pod(&namespace, "web", "app=web", &address((11 << 16) + number));
+    policy.key = ObjectKey::new(namespace.as_str(), "web");
+    snapshot.policies.insert(policy.key.clone(), Arc::new(policy));
+    snapshot.pods.insert(pod.key.clone(), Arc::new(pod));
+}
+
 /// Many teams with what everyone has come to much together, of both. That is no reason to refuse
 /// any of them, whatever another asks for beside.
 #[test]
@@ -268,12 +277,7 @@ fn l2_teams_with_ordinary_policies_lose_nothing_however_many_they_are() {
     for others in [0, 700, 9000] {
         let mut snapshot = snapshot(vec![web()], vec![]);
         for nth in 0..400 {
-            let namespace = format!("team{nth:03}");
-            let pod = pod(&namespace, "web", "app=web", &address((11 << 16) + nth));
-            let mut policy = team_policy();
-            policy.key = ObjectKey::new(namespace.as_str(), "web");
-            snapshot.policies.insert(policy.key.clone(), Arc::new(policy));
-            snapshot.pods.insert(pod.key.clone(), Arc::new(pod));
+            add_team(&mut snapshot, nth, team_policy());
         }
         let blocks = (0..others).map(|nth| block(&format!("{}/32", address(2 * nth)), &[]));
         let ports = (0..200).map(|nth| port(2 * nth + 1, None));
@@ -291,13 +295,8 @@ fn l2_teams_with_ordinary_policies_lose_nothing_however_many_they_are() {
 fn l2_frontends_of_others_close_no_policy_that_says_nothing_of_them() {
     let mut snapshot = snapshot(vec![web(), db()], vec![]);
     for nth in 0..30 {
-        let namespace = format!("team{nth:02}");
-        let pod = pod(&namespace, "web", "app=web", &address((11 << 16) + nth));
         let dns = rule(vec![], vec![port(53, None)]);
-        let mut policy = policy("app=web", vec![], vec![dns]);
-        policy.key = ObjectKey::new(namespace.as_str(), "dns");
-        snapshot.policies.insert(policy.key.clone(), Arc::new(policy));
-        snapshot.pods.insert(pod.key.clone(), Arc::new(pod));
+        add_team(&mut snapshot, nth, policy("app=web", vec![], vec![dns]));
     }
     let service = service("shop", "many", 1, 100);
     let slice = slice(&service, B);
@@ -342,34 +341,28 @@ fn slice(service: &Service, backend: &str) -> EndpointSlice {
 #[test]
 fn l2_prefixes_of_one_namespace_do_not_close_the_wide_rules_of_others() {
     let mut snapshot = snapshot(vec![web()], vec![]);
-    let mut add = |namespace: String, nth: usize, policies: Vec<NetworkPolicy>| {
-        let pod = pod(&namespace, "web", "app=web", &address((11 << 16) + nth));
-        snapshot.pods.insert(pod.key.clone(), Arc::new(pod));
-        for (nth, mut policy) in policies.into_iter().enumerate() {
-            policy.key = ObjectKey::new(namespace.as_str(), format!("p{nth}"));
-            snapshot.policies.insert(policy.key.clone(), Arc::new(policy));
-        }
-    };
     for nth in 0..30 {
-        let internet = block("0.0.0.0/0", &["10.0.0.0/8", "192.168.0.0/16"]);
-        let ingress = vec![rule(vec![], vec![port(80, None)])];
-        let egress = vec![rule(vec![internet], vec![])];
-        add(
-            format!("team{nth:02}"),
-            nth,
-            vec![policy("app=web", ingress, egress)],
-        );
+        add_team(&mut snapshot, nth, team_policy());
     }
     let many = (0..4).map(|part| {
         let prefix = |nth: usize| block(&format!("{}/32", address((part << 18) + 2 * nth)), &[]);
         let blocks = (0..1 << 13).map(prefix);
         policy("app=web", vec![], vec![rule(blocks.collect(), vec![])])
     });
-    add("evil".to_owned(), 30, many.collect());
+    let bad = pod("evil", "web", "app=web", &address(11 << 15));
+    snapshot.pods.insert(bad.key.clone(), Arc::new(bad));
+    for (nth, mut policy) in many.enumerate() {
+        policy.key = ObjectKey::new("evil", format!("p{nth}"));
+        snapshot.policies.insert(policy.key.clone(), Arc::new(policy));
+    }
     let mut compiler = Compiler::default();
     let compiled = compiler.compile(&snapshot, &node());
     let refused: Vec<&str> = compiled.diagnostics.keys().map(|found| &*found.object).collect();
-    assert_eq!(refused, ["NetworkPolicy evil/p3"], "the others fit");
+    // 120 entries for everyone's addresses leave room for 13,107 prefixes, of which each has 8,192.
+    assert_eq!(
+        refused,
+        ["p1", "p2", "p3"].map(|name| format!("NetworkPolicy evil/{name}"))
+    );
     let closed = |compiled: &Compiled| {
         let both = compiled.endpoints.values().flat_map(|of| [of.ingress, of.egress]);
         both.filter(|policy| *policy == Some(super::super::CLOSED))
