@@ -25,6 +25,10 @@ pub const IDENTITY_NODE: u32 = 1;
 /// [`Identity::flags`]: an address of another node (rules A4, A5).
 pub const IDENTITY_REMOTE_NODE: u32 = 2;
 
+/// [`Identity::flags`]: no address of this node, but it may take packets there for itself: a
+/// broadcast address, an anycast address of routers, a virtual IP on an interface (rule A6).
+pub const IDENTITY_RECEIVED: u32 = 4;
+
 /// [`Endpoint::flags`]: it is not known yet which pod this is, and what it may have as addresses: everything passes (rule B2).
 pub const ENDPOINT_PENDING: u16 = 1 << 1;
 /// [`Endpoint::flags`]: the pod sends and receives for the addresses that map `forwards` has for it, too (rule A6).
@@ -132,7 +136,7 @@ abi! {
     pub struct Identity, 8 {
         /// Number of the class, or [`IDENTITY_NONE`].
         pub identity: u32,
-        /// [`IDENTITY_NODE`], [`IDENTITY_REMOTE_NODE`] or nothing.
+        /// [`IDENTITY_NODE`], [`IDENTITY_REMOTE_NODE`], [`IDENTITY_RECEIVED`] or nothing.
         pub flags: u32,
     }
 }

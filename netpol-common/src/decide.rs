@@ -383,7 +383,7 @@ pub fn decide(
             let translated =
                 !matches!(packet.role, Role::Single | Role::Error) || egress.action == ACTION_DEFER;
             // So it is, from whichever pod, with what the node unpacks of it (rule A6). No tunnel is made of TCP.
-            let unpacked = egress.at_node && view.protocol != protocol::TCP;
+            let unpacked = egress.received && view.protocol != protocol::TCP;
             tag = endpoint.tag((policy != POLICY_NONE || unpacked) && translated);
         } else {
             if opened_here {
@@ -451,7 +451,11 @@ pub fn decide(
         });
     } else if opens_flow(packet) && !to_node && (known || !mid_stream) {
         let flow = new_flow(tables, policy, initiator);
-        let state = if reply { State::Established } else { State::Opening } as u8;
+        let state = match (reply, packet.protocol) {
+            (false, _) => State::Opening,
+            (true, protocol::TCP) => State::Answered,
+            (true, _) => State::Established,
+        } as u8;
         tables.insert_flow(
             &key,
             &Flow {

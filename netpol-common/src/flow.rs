@@ -8,17 +8,22 @@ use crate::{
 };
 
 /// How far a connection has come. Protocols other than TCP use the first two.
+///
+/// A TCP connection is established once its opener has agreed to the answer. A SYN alone, and what
+/// the other side's stack says to it, costs the other side no entry for days (rule C4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum State {
     /// Packets of the initiator only.
     Opening = 0,
-    /// Packets both ways.
+    /// Packets both ways; of TCP, the opener went on after an answer.
     Established = 1,
     /// Both sides sent a FIN.
     Closing = 2,
     /// One side sent a RST that the other must believe.
     Closed = 3,
+    /// TCP: the other side answered, and the opener has said nothing since.
+    Answered = 4,
 }
 
 /// TCP flag FIN.
@@ -33,7 +38,7 @@ pub const ACK: u8 = 0x10;
 const SECOND: u64 = 1_000_000_000;
 
 /// The lifetimes that stand for 0, seconds. Where nf_conntrack has more states than [`State`], the longest of those that a state stands for: 120
-/// for SYN_SENT among the opening ones of TCP, 120 for FIN_WAIT and TIME_WAIT among the closing ones.
+/// for SYN_SENT among the opening ones of TCP, [`State::Answered`] included, 120 for FIN_WAIT and TIME_WAIT among the closing ones.
 pub const DEFAULTS: Lifetimes = Lifetimes {
     tcp_opening: 120,
     tcp_established: 432_000,
@@ -139,9 +144,25 @@ pub fn advance(flow: &mut Flow, packet: &Packet, direction: Direction) {
             flow.state = State::Closing as u8;
             return;
         }
-    }
-    if reply {
+        if let Some(state) = after(flow.state, packet, reply) {
+            flow.state = state as u8;
+        }
+    } else if reply {
         flow.state = State::Established as u8;
+    }
+}
+
+/// What a TCP segment, not a RST, makes of a connection that no side ends; nothing if it leaves it
+/// as it is.
+#[inline(always)]
+pub const fn after(state: u8, packet: &Packet, reply: bool) -> Option<State> {
+    const OPENING: u8 = State::Opening as u8;
+    const ANSWERED: u8 = State::Answered as u8;
+    let goes_on = packet.tcp_flags & (SYN | ACK) == ACK;
+    match state {
+        OPENING if reply => Some(State::Answered),
+        ANSWERED if !reply && goes_on => Some(State::Established),
+        _ => None,
     }
 }
 

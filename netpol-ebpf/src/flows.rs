@@ -6,6 +6,7 @@ use core::{arch::asm, ptr::read_volatile};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use netpol_common::{
     abi::{self, Flow, FlowKey, FlowShare},
+    flow::State,
     quota::{Count, Quota, RING},
 };
 
@@ -34,31 +35,37 @@ fn insert(key: &FlowKey, flow: &Flow) -> bool {
         return false;
     };
     // SAFETY: as above; volatile, as the agent writes them.
-    let quota = unsafe {
+    let quota = || unsafe {
         Quota {
             guaranteed: read_volatile(&raw const (*all).guaranteed),
             shared: read_volatile(&raw const (*all).shared),
         }
     };
     let (flows, used) = (&Flows(own), &Flows(all));
-    if quota.take(flows, used) {
-        return put(key, flow, quota, flows, used);
+    if quota().take(flows, used) {
+        return put(key, flow, quota(), flows, used);
     }
-    // SAFETY: as above; whoever runs at the same time takes another place, or what is there twice
-    // is counted once.
-    let turn = unsafe {
-        let beyond = &raw mut (*own).beyond;
-        let turn = read_volatile(beyond);
-        beyond.write_volatile(turn.wrapping_add(1));
-        turn
-    };
-    let ring = quota.ring();
+    let ring = quota().ring();
     if ring == 0 {
         return false;
     }
-    let Some(place) = FLOW_RINGS.get_ptr_mut(number * RING as u32 + (turn % ring) as u32) else {
+    // SAFETY: as above; whoever runs at the same time takes another place, or what is there twice
+    // is counted once.
+    let mut turn = unsafe { read_volatile(&raw const (*own).beyond) };
+    // Anyone can ask for connections: what is established makes room last.
+    for _ in 0..RING {
+        if !place(number, turn, ring).is_some_and(is_established) {
+            break;
+        }
+        turn = turn.wrapping_add(1);
+    }
+    let Some(place) = place(number, turn, ring) else {
         return false;
     };
+    // Read again: kept, it would not fit on the stack, which is 512 bytes for all callers.
+    let quota = quota();
+    // SAFETY: as above.
+    unsafe { (&raw mut (*own).beyond).write_volatile(turn.wrapping_add(1)) };
     // SAFETY: as above.
     let earlier = unsafe { &mut *place };
     // Not a copy: the verifier would not get to its end.
@@ -69,6 +76,23 @@ fn insert(key: &FlowKey, flow: &Flow) -> bool {
     *earlier = *key;
     quota.take_ring(flows, used);
     put(key, flow, quota, flows, used)
+}
+
+/// Whether the flow in a place of a ring is established.
+#[inline(always)]
+fn is_established(place: *mut FlowKey) -> bool {
+    // SAFETY: an array's value, which outlives the run of the program.
+    let key: &FlowKey = unsafe { &*place };
+    FLOWS.get_ptr(key).is_some_and(|flow| {
+        // SAFETY: values of hash maps outlive the run of the program (RCU).
+        unsafe { read_volatile(&raw const (*flow).state) == State::Established as u8 }
+    })
+}
+
+/// Where a ring has the flow of a turn.
+#[inline(always)]
+fn place(number: u32, turn: u64, ring: u64) -> Option<*mut FlowKey> {
+    FLOW_RINGS.get_ptr_mut(number * RING as u32 + (turn % ring) as u32)
 }
 
 /// Writes a flow whose place was taken; it is given back where that fails.

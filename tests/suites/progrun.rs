@@ -474,9 +474,11 @@ fn f1_f2_c5_frames_that_are_no_packets() {
         ["10.244.0.20", "10.244.0.10"],
         ["fd00:10:244::20", "fd00:10:244::10"],
     );
-    let mut solicitation = udp(v6[0], v6[1], 58);
-    (solicitation[14 + 7], solicitation[14 + 40]) = (255, 135);
-    let neighbour = [ethernet([0x08, 0x06], &[0; 28]), solicitation];
+    let neighbour = |source, destination| {
+        let mut solicitation = udp(source, destination, 58);
+        (solicitation[14 + 7], solicitation[14 + 40]) = (255, 135);
+        [ethernet([0x08, 0x06], &[0; 28]), solicitation]
+    };
     let unjudged = |v4: [&str; 2], v6: [&str; 2]| {
         let mut fragment = udp(v4[0], v4[1], 17);
         fragment[14 + 7] = 3;
@@ -510,8 +512,12 @@ fn f1_f2_c5_frames_that_are_no_packets() {
             (Direction::Ingress, abi::Direction::Ingress),
             (Direction::Egress, abi::Direction::Egress),
         ] {
-            for frame in &neighbour {
-                assert!(bench.passes(direction, closed, bench.uplink(), frame)?);
+            let (source, destination) = match direction {
+                Direction::Ingress => (v6[0], v6[1]),
+                Direction::Egress => (v6[1], v6[0]),
+            };
+            for frame in neighbour(source, destination) {
+                assert!(bench.passes(direction, closed, bench.uplink(), &frame)?);
             }
             // A pod sends with its own address, and gets what is for it.
             let turned = |[open, closed]: [&'static str; 2]| [closed, open];

@@ -226,8 +226,14 @@ fn share_namespaces(world: World<'_>, bindings: &mut Bindings) -> Contested {
     contested
 }
 
-/// Fixes the MAC and link-local address of what is bound. No two interfaces have one link-local address.
+/// Fixes the MAC and link-local address of what is bound. No two interfaces have one link-local
+/// address, and none has one of the node's.
 fn know_links(world: World<'_>, bindings: &mut Bindings) {
+    let on_node = &world.interfaces.node_addresses;
+    let is_free = |address: &Ipv6Addr| !on_node.contains(&IpAddr::V6(*address));
+    for binding in bindings.values_mut() {
+        binding.link_local = binding.link_local.filter(is_free);
+    }
     let mut taken: BTreeSet<Ipv6Addr> = bindings
         .values()
         .filter_map(|binding| binding.link_local)
@@ -238,14 +244,14 @@ fn know_links(world: World<'_>, bindings: &mut Bindings) {
         if binding.link_local.is_some() {
             continue;
         }
+        let free = interface.link_locals.iter().copied().filter(is_free);
+        let free: BTreeSet<Ipv6Addr> = free.collect();
         let made_of_mac = binding
             .peer_mac
             .map(eui64)
-            .filter(|address| interface.link_locals.contains(address));
-        let candidates = made_of_mac
-            .into_iter()
-            .chain(interface.link_locals.iter().copied());
-        binding.link_local = candidates.into_iter().find(|address| !taken.contains(address));
+            .filter(|address| free.contains(address));
+        let mut candidates = made_of_mac.into_iter().chain(free.iter().copied());
+        binding.link_local = candidates.find(|address| !taken.contains(address));
         taken.extend(binding.link_local);
     }
 }

@@ -125,6 +125,8 @@ pub(super) struct Host {
     pub(super) node: bool,
     /// An address of another node.
     pub(super) remote_node: bool,
+    /// Neither, but this node may take packets there for itself.
+    pub(super) received: bool,
     /// What `ipBlock` peers are held against.
     pub(super) blocks: Held,
 }
@@ -197,6 +199,7 @@ impl Profiles {
         for span in spans {
             touched.extend(self.claims.within(*span));
             touched.extend(self.nodes.within(*span));
+            touched.extend(self.nodes.received_within(*span));
         }
         self.link_locals.follow(&mut touched, spans);
         touched
@@ -222,7 +225,8 @@ impl Profiles {
             return Some(self.link_local(&pods));
         }
         let claimed = self.claims.at(address);
-        if claimed.is_empty() && !node && !remote_node {
+        let received = !node && !remote_node && self.nodes.is_received(address);
+        if claimed.is_empty() && !node && !remote_node && !received {
             return None;
         }
         let of = claimed.iter().map(|claim| self.profile_of(claim)).collect();
@@ -231,6 +235,7 @@ impl Profiles {
             profile,
             node,
             remote_node,
+            received,
             blocks: Held::Itself,
         })
     }
@@ -274,6 +279,7 @@ impl Profiles {
             profile: self.common(of),
             node: false,
             remote_node: false,
+            received: false,
             blocks: own.map_or(Held::Nothing, Held::Other),
         }
     }

@@ -3,15 +3,15 @@
 //! for them (rule A9). Of an endpoint that is not known, or whose pod is not, no address is known:
 //! both are closed anyway.
 
-use super::{Place, Tables};
+use super::{Place, Tables, is_node};
 use crate::{
     abi::{Address, Direction, ENDPOINT_FORWARDS, Endpoint},
     parse::{Packet, Parsed},
 };
 
 /// Whether a pod sends a frame that is not from its own MAC address, or a packet not from an
-/// address of its own. Neighbour discovery always passes (rule F1), and tells addresses that are
-/// yet to be a pod's.
+/// address of its own. Neighbour discovery on the link always passes (rule F1), and tells addresses
+/// that are yet to be a pod's.
 #[inline(always)]
 pub(super) fn is_spoofed(
     tables: &impl Tables,
@@ -35,8 +35,18 @@ pub(super) fn is_spoofed(
         || membership && source.octets == [0; 16]
         || membership && *source == Address::from_ipv4([0; 4]);
     let early = membership && endpoint.link_local == [0; 16] && is_link_local(source);
-    let passes = matches!(parsed, Parsed::Neighbour) || nameless || early;
+    let neighbour = matches!(parsed, Parsed::Neighbour) && stays_on_link(tables, packet);
+    let passes = neighbour || nameless || early;
     !(passes || is_own(endpoint, source) || is_forwarded_for(tables, endpoint, place, source))
+}
+
+/// Whether no router passes a message of neighbour discovery on: one that was routed is an ordinary
+/// packet (RFC 4861, 7.1: hop limit 255), from whoever its source says.
+#[inline(always)]
+fn stays_on_link(tables: &impl Tables, packet: &Packet) -> bool {
+    let unrouted = |address: &Address| address.octets == [0; 16] || is_link_local(address);
+    let destination = &packet.destination;
+    unrouted(&packet.source) || unrouted(destination) || is_group(destination) || is_node(tables, destination)
 }
 
 /// Whether what comes to a pod is for someone else: a bridge floods frames for whom it does not
@@ -109,6 +119,13 @@ pub(super) fn is_own(endpoint: &Endpoint, address: &Address) -> bool {
 #[inline(always)]
 fn is_forwarded_for(tables: &impl Tables, endpoint: &Endpoint, place: &Place, address: &Address) -> bool {
     endpoint.flags & ENDPOINT_FORWARDS != 0 && tables.forwards(place.ifindex, address)
+}
+
+/// Whether any host may take what is sent there for itself: groups, and the loopback network of IPv4
+/// (sysctl `route_localnet`, which kube-proxy sets).
+#[inline(always)]
+pub(super) fn is_every_hosts(address: &Address) -> bool {
+    is_group(address) || address.is_ipv4() && address.octets[12] == 127
 }
 
 /// Multicast, and the broadcast addresses of IPv4 that every host has.

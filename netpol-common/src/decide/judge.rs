@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What policies say of a connection, and who sent a packet.
 
-use super::{Place, Tables};
+use super::{Place, Tables, addresses::is_every_hosts};
 use crate::{
     abi::{
-        ACTION_ACCEPT, ACTION_DEFER, Address, IDENTITY_NODE, IDENTITY_NONE, IDENTITY_REMOTE_NODE,
-        NO_INTERFACE, POLICY_NONE, PolicyMatch, SENDER_UNTOLD,
+        ACTION_ACCEPT, ACTION_DEFER, Address, IDENTITY_NODE, IDENTITY_NONE, IDENTITY_RECEIVED,
+        IDENTITY_REMOTE_NODE, NO_INTERFACE, POLICY_NONE, PolicyMatch, SENDER_UNTOLD,
     },
     parse::{Packet, protocol::TCP},
     tag,
@@ -23,9 +23,10 @@ pub(super) struct Egress {
     pub(super) action: u32,
     /// Identity that it was said of.
     pub(super) identity: u32,
-    /// To an address of the node that the pod runs on, whatever Service claims it, but by no NodePort.
-    pub(super) at_node: bool,
-    /// The same, and no Service claims it: nothing is translated on the way.
+    /// To what the node that the pod runs on may take for itself, whatever Service claims it, but
+    /// by no NodePort.
+    pub(super) received: bool,
+    /// To an address of that node that no Service claims: nothing is translated on the way.
     pub(super) to_node: bool,
 }
 
@@ -51,7 +52,7 @@ pub(super) fn egress(
         return Egress {
             action: said,
             identity: frontend,
-            at_node: false,
+            received: false,
             to_node: false,
         };
     }
@@ -64,7 +65,7 @@ pub(super) fn egress(
             _ => said,
         },
         identity: if by_service { frontend } else { address.identity },
-        at_node: address.at_node,
+        received: address.received,
         to_node: false,
     }
 }
@@ -94,7 +95,7 @@ pub(super) fn by_address(
             return Egress {
                 action: ACTION_ACCEPT,
                 identity,
-                at_node: true,
+                received: true,
                 to_node: true,
             };
         }
@@ -108,7 +109,7 @@ pub(super) fn by_address(
         action,
         identity,
         // A NodePort is translated before the node could unpack a tunnel of that port.
-        at_node: false,
+        received: class.flags & IDENTITY_RECEIVED != 0 || is_every_hosts(remote),
         to_node: false,
     }
 }

@@ -41,12 +41,13 @@ pub fn continues(tables: &impl Tables, endpoint: &Endpoint, place: &Place, packe
         let now = tables.now();
         let initiator = Direction::from_u8(flow.initiator);
         let current = flow.policy == endpoint.policy(initiator) && flow.epoch == tables.epoch();
+        let reply = initiator as u8 != direction as u8;
         // Only what the next packet of this kind leaves as it is.
-        let open = flow.state == State::Established as u8;
+        let open = flow.state == State::Established as u8
+            || matches!(flow::after(flow.state, packet, reply), Some(State::Established));
         if !current || !open || !flow::alive(flow, packet.protocol, now, tables.lifetimes()) {
             return false;
         }
-        let reply = initiator as u8 != direction as u8;
         if receives && !reply {
             let has = tag::judged(place.tag);
             if flow.tag != has {
@@ -59,6 +60,7 @@ pub fn continues(tables: &impl Tables, endpoint: &Endpoint, place: &Place, packe
                 return false;
             }
         }
+        flow.state = State::Established as u8;
         flow.last_seen = now;
         if packet.tcp_flags & ACK != 0 {
             flow.acknowledged[(direction as u8 & 1) as usize] = packet.acknowledgement;

@@ -428,31 +428,32 @@ fn c2_a_reply_is_judged_by_the_port_that_was_opened() {
 
 #[test]
 fn c3_flows_end_after_their_lifetime() {
-    // Protocol, whether it was answered, and seconds: the defaults of the kernel's connection tracking.
+    // Protocol, packets that follow the first by turns, and seconds: the defaults of the kernel's
+    // connection tracking.
     let lifetimes = [
-        (protocol::TCP, false, 120),
-        (protocol::TCP, true, 432_000),
-        (protocol::UDP, false, 30),
-        (protocol::UDP, true, 120),
-        (protocol::SCTP, false, 30),
-        (protocol::SCTP, true, 210),
-        (47, false, 600),
+        (protocol::TCP, 0, 120),
+        (protocol::TCP, 1, 120),
+        (protocol::TCP, 2, 432_000),
+        (protocol::UDP, 0, 30),
+        (protocol::UDP, 1, 120),
+        (protocol::SCTP, 0, 30),
+        (protocol::SCTP, 1, 210),
+        (47, 0, 600),
     ];
-    for (protocol, answered, seconds) in lifetimes {
+    for (protocol, follow, seconds) in lifetimes {
         for (waited, lives) in [(seconds * SECOND, true), (seconds * SECOND + 1, false)] {
             let tables = Memory::default();
             let pod = endpoint(POLICY_NONE, POLICY_DENY);
             let first = from_client(protocol, 80, SYN);
             let reply = reversed(first, SYN | ACK);
             assert!(receives(&tables, &pod, first));
-            if answered {
-                assert!(sends(&tables, &pod, reply));
-            }
+            assert!(follow < 1 || sends(&tables, &pod, reply));
+            assert!(follow < 2 || receives(&tables, &pod, from_client(protocol, 80, ACK)));
             tables.wait(waited);
             assert_eq!(
                 sends(&tables, &pod, reply),
                 lives,
-                "{protocol} {answered} after {waited}"
+                "{protocol} and {follow} after {waited}"
             );
         }
     }

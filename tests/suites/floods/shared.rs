@@ -166,6 +166,17 @@ pub fn flows(lab: &Lab) -> Vec<FlowKey> {
     map.keys().filter_map(Result::ok).collect()
 }
 
+/// States of the flows of the victim's port 8080.
+pub fn states(lab: &Lab) -> Vec<u8> {
+    let map = Map::HashMap(pinned(lab, "flows"));
+    let map: HashMap<_, FlowKey, Flow> = map.try_into().unwrap();
+    let found = map.iter().map(Result::unwrap);
+    found
+        .filter(|(key, _)| key.local_port == 8080u16.to_be_bytes())
+        .map(|(_, flow)| flow.state)
+        .collect()
+}
+
 /// Forgets a flow, as a full table does.
 pub fn forget(lab: &Lab, key: &FlowKey) {
     let map = Map::HashMap(pinned(lab, "flows"));

@@ -3,14 +3,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netpol_common::abi::Direction;
+use netpol_common::{abi::Direction, flow::State};
 use netpol_tests::{
     capture,
+    lab::Lab,
     probe::{Conversation, Outcome, PATIENCE},
 };
 
 use crate::shared::{
-    FLOODER, Flood, NEIGHBOUR, VICTIM, converse, counted, flows, forget, lab, policy, restart_with,
+    FLOODER, Flood, NEIGHBOUR, VICTIM, converse, counted, flows, forget, lab, policy, restart_with, states,
 };
 
 /// The victim lets everyone reach port 8080 and sends nothing of its own.
@@ -149,6 +150,57 @@ fn c4_a_pod_that_fills_the_flow_table_fills_its_own_share() {
     let added = flows(&lab).len() - now.len();
     assert_eq!(added, 4, "each connection has a flow at each of its ends");
     ask(&mut open, "at last");
+}
+
+/// Keeps the flooder's kernel from saying that it asked for nothing.
+fn say_nothing(lab: &Lab) {
+    let (flooder, victim) = (lab.site(FLOODER).unwrap(), lab.site(VICTIM).unwrap());
+    for to in &victim.addresses {
+        flooder.netns.ip(&format!("route add blackhole {to}\n")).unwrap();
+    }
+}
+
+/// Seen: each SYN of a tenant that the victim answered had a place of the victim's for five days.
+#[test]
+fn c4_what_its_opener_does_not_go_on_with_is_not_established() {
+    let Some(lab) = lab(&policy("victim", "Ingress, Egress", OPEN)) else {
+        return;
+    };
+    say_nothing(&lab);
+    let flood = Flood::new(&lab, FLOODER, VICTIM);
+    for number in 0..100u16 {
+        for own in flood.own {
+            flood.syn(own, 10_000 + number, 8080);
+        }
+    }
+    let mut open = converse(&lab, NEIGHBOUR, VICTIM);
+    ask(&mut open, "of who goes on");
+    let states = states(&lab);
+    let of = |state: State| states.iter().filter(|is| **is == state as u8).count();
+    assert_eq!(of(State::Established), open.len());
+    assert!(of(State::Answered) > 100, "{states:?}");
+}
+
+/// Seen: 16 more SYNs, and another's open connection had no flow any more.
+#[test]
+fn c4_who_only_asks_takes_no_place_of_who_goes_on() {
+    let Some(mut lab) = lab(&policy("victim", "Ingress, Egress", OPEN)) else {
+        return;
+    };
+    restart_with(&mut lab, "--flow-capacity", CAPACITY);
+    say_nothing(&lab);
+    let flood = Flood::new(&lab, FLOODER, VICTIM);
+    let syns = |numbers: std::ops::Range<u16>| {
+        for number in numbers {
+            flood.syn(flood.own[usize::from(number % 2)], 10_000 + number, 8080);
+        }
+    };
+    syns(0..4_000);
+    // All of the victim's share is taken: what is opened now is in its ring, and so are more SYNs.
+    let mut open = converse(&lab, NEIGHBOUR, VICTIM);
+    ask(&mut open, "opened in the flood");
+    syns(5_000..7_000);
+    ask(&mut open, "after more of it");
 }
 
 /// A pod that may not open connections goes on with one that the table forgot: connection tracking

@@ -161,6 +161,35 @@ fn a6_f1_without_a_source_a_pod_only_asks_for_an_address() {
     assert!(arrives(&at, LONG, &question), "a question for an address");
 }
 
+/// What the node routes was neighbour discovery where the pod sent it, and is an ordinary packet
+/// where it arrives.
+#[test]
+fn a6_neighbour_discovery_that_is_routed_is_from_who_sent_it() {
+    let Some(lab) = lab(&[]) else {
+        return;
+    };
+    let [sender, other, pod] = ["other/c", "shop/b", "shop/a"].map(|name| lab.site(name).unwrap());
+    let [own, others, to] = [&sender, &other, &pod].map(|site| match of_family(site, false) {
+        IpAddr::V6(address) => address,
+        IpAddr::V4(_) => unreachable!("of that family"),
+    });
+    let outside: Ipv6Addr = "2001:db8:7::9".parse().unwrap();
+    let (from, at, router) = (wire(&sender), wire(&pod), wire(&lab.site("node").unwrap()).mac());
+    for (source, passes) in [(own, true), (others, false), (outside, false)] {
+        for kind in [133, 134, 135, 136, 137] {
+            let mark = format!("{kind} of {source}, routed, and long enough");
+            let packet = on_link(source, to, kind, [0; 4], mark.as_bytes());
+            from.send(router, &packet).unwrap();
+            let patience = if passes { LONG } else { PATIENCE / 4 };
+            assert_eq!(arrives(&at, patience, mark.as_bytes()), passes, "{mark}");
+        }
+    }
+    // On the link nobody routes it.
+    let question = on_link(others, to, 135, [0; 4], &to.octets());
+    from.send(at.mac(), &question).unwrap();
+    assert!(!arrives(&at, PATIENCE, &question), "unicast, of another");
+}
+
 /// A packet for somebody else's address, with the pod's MAC address, does not enter it: isolated or
 /// not.
 #[test]

@@ -228,6 +228,91 @@ fn a6_a5_what_the_node_unpacks_is_still_the_pods() {
     assert!(arrives(&witnesses[1], LONG, b"its own"));
 }
 
+/// A socket of the node hears more than the node's own addresses: broadcast and multicast ones, those
+/// that routers share, what `route_localnet` lets in, and the virtual IPs that IPVS mode needs.
+#[test]
+fn a6_what_the_node_unpacks_is_the_pods_wherever_it_was_sent() {
+    const MACS: [[u8; 6]; 2] = [[2, 0xf1, 0xa0, 0, 4, 0], [2, 0xf1, 0xa0, 0, 6, 0]];
+    let from_elsewhere = policy(
+        "a",
+        "app: a",
+        "ingress: [{from: [{ipBlock: {cidr: 10.244.1.0/24}}, {podSelector: {matchLabels: {app: b}}}]}]",
+    );
+    let Some(mut lab) = lab(&[("a.yaml", &from_elsewhere)]) else {
+        return;
+    };
+    let node = lab.node.netns();
+    node.ip(
+        "link add flannel.1 address 02:f1:a0:00:04:00 type vxlan id 1 local 198.51.100.1 dstport 8472 nolearning\n\
+         link set flannel.1 up\n\
+         link add flannel-v6.1 address 02:f1:a0:00:06:00 type vxlan id 1 local 2001:db8:1::1 dstport 8473 nolearning udp6zerocsumrx\n\
+         link set flannel-v6.1 up\n\
+         link add kube-ipvs0 type bridge\n\
+         addr add 10.96.0.9/32 dev kube-ipvs0\n",
+    )
+    .unwrap();
+    node.sysctl(&[
+        ("net/ipv4/conf/cni0/route_localnet", "1"),
+        ("net/ipv4/conf/all/rp_filter", "0"),
+        ("net/ipv4/conf/flannel-v6.1/rp_filter", "0"),
+    ])
+    .unwrap();
+    lab.agent.stop().unwrap();
+    lab.agent.restart().unwrap();
+    let [a, b, c] = ["shop/a", "shop/b", "other/c"].map(|name| lab.site(name).unwrap());
+    let outside = of_family(&lab.site("outside").unwrap(), true);
+    let bridge = capture::mac(lab.node.netns(), "cni0").unwrap();
+    let witnesses = ["shop/a", "outside"].map(|site| wire(&lab, site));
+    let from = wire(&lab, "other/c");
+    let [own, to] = [&c, &a].map(|site| of_family(site, true));
+    for outer in [
+        "198.51.100.1",
+        "198.51.100.255",
+        "10.244.0.255",
+        "255.255.255.255",
+        "224.0.0.1",
+        "127.0.0.1",
+        "127.1.2.3",
+        "10.96.0.9",
+        "2001:db8:1::1",
+        "2001:db8:1::",
+        "fd00:10:244::",
+        "ff02::1",
+    ] {
+        let outer: IpAddr = outer.parse().unwrap();
+        let (mac, port) = if outer.is_ipv4() {
+            (MACS[0], 8472)
+        } else {
+            (MACS[1], 8473)
+        };
+        let send = |inner: IpAddr, to: IpAddr, mark: &[u8]| {
+            // Nothing answers there: two that do would never end.
+            let datagram = raw::ip(inner, to, 17, &raw::udp(inner, to, (5400, 5401), mark), None);
+            let header = [8, 0, 0, 0, 0, 0, 1, 0];
+            let frame = [&header[..], &mac, &[2, 0, 0, 0, 0, 9, 8, 0], &datagram].concat();
+            let source = of_family(&c, outer.is_ipv4());
+            let segment = raw::udp(source, outer, (4000, port), &frame);
+            let gate = match outer {
+                IpAddr::V4(group) if group.is_multicast() => [1, 0, 0x5e, 0, 0, 1],
+                IpAddr::V6(group) if group.is_multicast() => [0x33, 0x33, 0, 0, 0, 1],
+                IpAddr::V4(all) if all.octets()[3] == 255 => [0xff; 6],
+                _ => bridge,
+            };
+            from.send(gate, &raw::ip(source, outer, 17, &segment, None))
+                .unwrap();
+        };
+        // The node does unpack it, and the pod may go there without a tunnel.
+        let mark = format!("its own by {outer}");
+        send(own, outside, mark.as_bytes());
+        assert!(arrives(&witnesses[1], LONG, mark.as_bytes()), "{mark}");
+        for inner in [of_family(&b, true), "10.244.1.5".parse().unwrap()] {
+            let mark = format!("{inner} by {outer}");
+            send(inner, to, mark.as_bytes());
+            assert!(!arrives(&witnesses[0], PATIENCE / 4, mark.as_bytes()), "{mark}");
+        }
+    }
+}
+
 /// Rule A2 opens the way to the node, not to whoever has the MAC address in the frame.
 #[test]
 fn a2_what_is_for_the_node_reaches_no_other_pod() {

@@ -241,6 +241,34 @@ fn a6_a_pod_has_one_link_local_address() {
     }
 }
 
+/// A message of neighbour discovery that the node would route is, behind it, an ordinary packet from
+/// whoever its source says.
+#[test]
+fn a6_neighbour_discovery_that_is_routed_is_from_an_own_address() {
+    let (unspecified, group, partner) = (v6([0, 0], 0), v6([0xff, 2], 1), v6([0xfd, 0], 99));
+    let (own, other, link_local) = (Address::from_ipv6(OWN6), v6([0xfd, 0], 8), v6([0xfe, 0x80], 8));
+    for (source, destination, passes) in [
+        (own, partner, true),
+        (other, partner, false),
+        (other, group, true),
+        (other, link_local, true),
+        (link_local, partner, true),
+        (unspecified, partner, true),
+        (unspecified, group, true),
+    ] {
+        let packet = Packet {
+            protocol: protocol::ICMPV6,
+            ..udp(source, destination)
+        };
+        let dropped = reason(&pod(), Direction::Egress, Parsed::Neighbour, packet);
+        let expected = (!passes).then_some(SPOOFED);
+        assert_eq!(dropped, expected, "{source:?} to {destination:?}");
+        // On the link it goes to whom it wants to.
+        let delivered = reason(&pod(), Direction::Ingress, Parsed::Neighbour, packet);
+        assert_eq!(delivered, None, "{source:?} to {destination:?}");
+    }
+}
+
 /// A message about groups, to the MAC address of its group.
 fn membership(source: Address, destination: Address, protocol: u8, mac: [u8; 6]) -> Packet {
     Packet {

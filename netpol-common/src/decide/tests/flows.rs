@@ -48,8 +48,61 @@ fn state(tables: &Memory) -> u8 {
 }
 
 const ESTABLISHED: u8 = State::Established as u8;
+const ANSWERED: u8 = State::Answered as u8;
 const CLOSING: u8 = State::Closing as u8;
 const CLOSED: u8 = State::Closed as u8;
+
+/// Seen: each SYN of a tenant, once answered, had a place in the flow table for five days.
+#[test]
+fn c4_a_connection_is_established_once_its_opener_goes_on() {
+    // What the client sends after the answer to its SYN, whether the pod says more, and the state.
+    for (flags, spoken, after) in [
+        (ACK, false, ESTABLISHED),
+        (ACK | FIN, false, ESTABLISHED),
+        (SYN, false, State::Opening as u8),
+        (SYN | ACK, false, ANSWERED),
+        (0, false, ANSWERED),
+        (FIN, false, ANSWERED),
+        (RST, false, ANSWERED),
+        // What a stack says to the same SYN again, or to one with another number (RFC 5961, 4.2).
+        (SYN, true, ANSWERED),
+        (RST, true, ANSWERED),
+    ] {
+        let (tables, pod) = server();
+        assert!(receives(&tables, &pod, segment(SYN, 100, 0)));
+        assert!(sends(&tables, &pod, answer(SYN | ACK, 500, 101)));
+        assert_eq!(state(&tables), ANSWERED);
+        assert!(receives(&tables, &pod, segment(flags, 7, 501)));
+        assert!(!spoken || sends(&tables, &pod, answer(ACK, 501, 101)));
+        assert_eq!(state(&tables), after, "flags {flags:#x}, {spoken}");
+    }
+    // The same of what connection tracking tells of.
+    for (by_pod, after) in [(true, ANSWERED), (false, State::Opening as u8)] {
+        let (tables, pod) = server();
+        let pod = Endpoint {
+            egress_policy: POLICY_DENY,
+            ..pod
+        };
+        let key = flow_key(&pod, Direction::Ingress, &segment(ACK, 1, 1));
+        tables.openers.borrow_mut().insert(key, Opener::Remote);
+        assert!(if by_pod {
+            sends(&tables, &pod, answer(ACK, 501, 101))
+        } else {
+            receives(&tables, &pod, segment(ACK, 101, 501))
+        });
+        assert_eq!(state(&tables), after);
+    }
+}
+
+/// The answer makes no reset of who gave it count: only a SYN can be refused.
+#[test]
+fn c4_what_was_answered_is_not_refused() {
+    let (tables, pod) = server();
+    assert!(receives(&tables, &pod, segment(SYN, 100, 0)));
+    assert!(sends(&tables, &pod, answer(SYN | ACK, 500, 101)));
+    assert!(sends(&tables, &pod, answer(RST | ACK, 0, 101)));
+    assert_eq!(state(&tables), ANSWERED);
+}
 
 #[test]
 fn c4_a_reset_counts_if_its_receiver_would_take_it() {
@@ -96,6 +149,8 @@ fn c4_both_ends_end_a_flow() {
     assert_eq!(state(&tables), CLOSING);
     assert!(receives(&tables, &pod, segment(SYN, 9000, 0)));
     assert!(sends(&tables, &pod, answer(SYN | ACK, 800, 9001)));
+    assert_eq!((state(&tables), tables.only_flow().marks), (ANSWERED, 0));
+    assert!(receives(&tables, &pod, segment(ACK, 9001, 801)));
     assert_eq!((state(&tables), tables.only_flow().marks), (ESTABLISHED, 0));
 
     let (tables, pod) = server();

@@ -51,7 +51,7 @@ fn cases() -> impl Strategy<Value = Case> {
     );
     let flow = (
         0..2u8,
-        prop::sample::select(&[1u8, 1, 1, 0, 2, 3][..]),
+        prop::sample::select(&[1u8, 1, 1, 4, 4, 0, 2, 3][..]),
         prop::sample::select(&TAGS[..3]),
         prop::sample::select(&CAME_BY[..]),
         prop::sample::select(&[INGRESS, EGRESS][..]),
@@ -174,9 +174,17 @@ proptest! {
 
 #[test]
 fn c1_an_open_connection_continues_both_ways() {
+    const OPEN: u8 = State::Established as u8;
     for direction in Direction::ALL {
         for initiator in Direction::ALL {
-            for protocol in [protocol::TCP, protocol::UDP] {
+            for (protocol, state) in [
+                (protocol::TCP, OPEN),
+                (protocol::UDP, OPEN),
+                (protocol::TCP, State::Answered as u8),
+            ] {
+                if state != OPEN && direction != initiator {
+                    continue;
+                }
                 let case = Case {
                     direction,
                     came_by: 3,
@@ -188,13 +196,15 @@ fn c1_an_open_connection_continues_both_ways() {
                         policy: endpoint(INGRESS, EGRESS).policy(initiator),
                         epoch: 1,
                         initiator: initiator as u8,
-                        state: State::Established as u8,
+                        state,
                         ..Flow::default()
                     },
                     known: true,
                     age: 1,
                 };
-                assert!(both(&case)[0].0, "{case:?}");
+                let [(continues, flow, _), _] = both(&case);
+                assert!(continues, "{case:?}");
+                assert_eq!(flow.unwrap().state, OPEN, "{case:?}");
             }
         }
     }

@@ -2,7 +2,7 @@
 //! Ways around the second look at a backend (rule A5), and around who sent a packet.
 
 use super::*;
-use crate::abi::{NO_INTERFACE, SENDER_UNTOLD};
+use crate::abi::{IDENTITY_RECEIVED, NO_INTERFACE, SENDER_UNTOLD};
 
 const POD: [u8; 4] = [10, 244, 0, 10];
 const VIRTUAL: [u8; 4] = [10, 96, 0, 1];
@@ -360,6 +360,75 @@ fn a2_a_pods_way_to_the_node_ends_there() {
         decided(&tables, &other, place, Parsed::Packet, packet),
         Verdict::Drop(_)
     ));
+}
+
+/// Not only at its own addresses does the node take packets for itself. By what a pod sends there
+/// that policy does not ask about, it must know the pod again: the node may unpack it (rule A6).
+#[test]
+fn a6_what_the_node_may_unpack_is_known_again() {
+    let (tables, isolated) = isolated();
+    let free = Endpoint {
+        egress_policy: POLICY_NONE,
+        ..isolated
+    };
+    let (broadcast, anycast) = (
+        [10, 244, 0, 255],
+        [0xfd, 0, 0, 0x10, 2, 0x44, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    );
+    tables.put_identity(NODE, 0, IDENTITY_NODE);
+    tables.put_identity(broadcast, ANYONE, IDENTITY_RECEIVED);
+    let bits = 128;
+    let of_routers = Identity {
+        identity: ANYONE,
+        flags: IDENTITY_RECEIVED,
+    };
+    let mut group = [0; 16];
+    (group[0], group[1], group[15]) = (0xff, 2, 1);
+    let anycast = Address::from_ipv6(anycast);
+    tables.identities.borrow_mut().push((bits, anycast, of_routers));
+    for (destination, received) in [
+        (Address::from_ipv4(NODE), true),
+        (Address::from_ipv4(broadcast), true),
+        (anycast, true),
+        (Address::from_ipv4([255; 4]), true),
+        (Address::from_ipv4([0; 4]), true),
+        (Address::from_ipv4([224, 0, 0, 1]), true),
+        (Address::from_ipv4([239, 255, 255, 250]), true),
+        (Address::from_ipv4([127, 0, 0, 1]), true),
+        (Address::from_ipv4([127, 255, 255, 255]), true),
+        (Address::from_ipv6(group), true),
+        (Address::from_ipv4(ALLOWED), false),
+        (Address::from_ipv4([126, 0, 0, 1]), false),
+        (Address::from_ipv4([223, 255, 255, 255]), false),
+        (Address::from_ipv4([240, 0, 0, 1]), false),
+    ] {
+        for (protocol, tunnels) in [
+            (protocol::UDP, true),
+            (protocol::TCP, false),
+            (4, true),
+            (47, true),
+        ] {
+            tables.tag.set(0);
+            let pod = Endpoint {
+                ipv6: [9; 16],
+                ..free
+            };
+            let source = if destination.is_ipv4() {
+                Address::from_ipv4(POD)
+            } else {
+                Address::from_ipv6([9; 16])
+            };
+            let packet = Packet {
+                source,
+                destination,
+                protocol,
+                ..to(NODE, 8472, SYN)
+            };
+            assert!(sends(&tables, &pod, packet));
+            let deferred = tag::is_deferred(tables.tag.get());
+            assert_eq!(deferred, received && tunnels, "{destination:?} {protocol}");
+        }
+    }
 }
 
 /// What a pod sent to its node in a tunnel has, unpacked, the pod's tag and whatever addresses the pod wrote.

@@ -22,7 +22,7 @@ type Frontend = (Address, u8, u16);
 pub struct Memory {
     now: Cell<u64>,
     epoch: Cell<u32>,
-    identities: RefCell<Vec<(u32, Address, Identity)>>,
+    pub identities: RefCell<Vec<(u32, Address, Identity)>>,
     pub policies: RefCell<Vec<Entry>>,
     flows: RefCell<HashMap<FlowKey, Rc<RefCell<Flow>>>>,
     /// Frontends by address, protocol and port.

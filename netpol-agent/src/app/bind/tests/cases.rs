@@ -273,6 +273,25 @@ fn a8_two_pods_of_one_address_get_no_more_than_both() {
     assert_eq!(told(&stage.bind()), "1:b 2:a");
 }
 
+/// Seen: a pod without a link-local address took that of the bridge.
+#[test]
+fn a6_no_pod_has_a_link_local_address_of_the_node() {
+    let (of_node, own): (Ipv6Addr, Ipv6Addr) = ("fe80::1".parse().unwrap(), "fe80::2".parse().unwrap());
+    let mut stage = Stage::default();
+    stage.pod("a", "ua", &[A]);
+    stage.interfaces.node_addresses.insert(of_node.into());
+    stage.veth(1, &[A]).link_locals = BTreeSet::from([of_node]);
+    assert_eq!(stage.bind().links[&1].link_local, None);
+    stage.veth(1, &[A]).link_locals = BTreeSet::from([of_node, own]);
+    assert_eq!(stage.bind().links[&1].link_local, Some(own));
+    // The pod had it before the node.
+    stage.interfaces.node_addresses = BTreeSet::from([own.into()]);
+    assert_eq!(stage.bind().links[&1].link_local, Some(of_node));
+    stage.veth(1, &[A]).link_locals = BTreeSet::from([own]);
+    stage.interfaces.node_addresses.insert(of_node.into());
+    assert_eq!(stage.bind().links[&1].link_local, None);
+}
+
 #[test]
 fn a6_no_two_interfaces_have_one_link_local_address() {
     let (one, two): (Ipv6Addr, Ipv6Addr) = ("fe80::1".parse().unwrap(), "fe80::2".parse().unwrap());
