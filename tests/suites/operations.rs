@@ -6,6 +6,8 @@
 mod descriptors;
 #[path = "operations/late.rs"]
 mod late;
+#[path = "operations/metrics.rs"]
+mod metrics;
 #[path = "operations/pins.rs"]
 mod pins;
 #[path = "operations/shared.rs"]
