@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 pub use spread::Spread;
 
+/// The name of the smallest cluster's figure, as a baseline of the others'.
+pub const SMALLEST: &str = "the smallest";
+
 /// One measured thing. A sample is one repetition; the baseline's sample of the same number was taken in the same repetition, right
 /// before or after, so that what the machine does meanwhile falls on both.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -147,10 +147,15 @@ pub fn run(options: &Options) -> Result<()> {
     }
     ensure!(!report.figures.is_empty(), "nothing was measured");
     if options.write {
-        let path = PathBuf::from(ROOT).join("BENCHMARKS.md");
-        fs::write(&path, page::page(&report, GROUPS))
-            .with_context(|| format!("writing {}", path.display()))?;
-        println!("wrote BENCHMARKS.md");
+        let written = [
+            ("BENCHMARKS.md", page::page(&report, GROUPS)),
+            (page::FIGURES, page::figures(&report)?),
+        ];
+        for (name, text) in written {
+            let path = PathBuf::from(ROOT).join(name);
+            fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+            println!("wrote {name}");
+        }
     }
     Ok(())
 }

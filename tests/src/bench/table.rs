@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Figures as a table for people, on a terminal or in Markdown.
+//! Figures as a table for people, on a terminal.
 
 use super::{
     Figure,
@@ -125,31 +125,6 @@ fn text_part(header: [&str; 7], figures: &[&Figure]) -> String {
     text
 }
 
-/// In Markdown: the rows of some figures, their notes below.
-pub fn markdown(figures: &[Figure]) -> String {
-    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-    let mut text = String::new();
-    for (header, part) in parts(figures) {
-        if !text.is_empty() {
-            text.push('\n');
-        }
-        text.push_str(&line(&header.map(str::to_owned)));
-        text.push_str("|---|--:|--:|--:|---|---|---|\n");
-        for figure in part {
-            let cells = row(figure).map(|cell| cell.replace('|', "\\|"));
-            text.push_str(&line(&cells).replace(MISSED, &format!("**{MISSED}**")));
-        }
-    }
-    let notes = notes(figures);
-    if !notes.is_empty() {
-        text.push('\n');
-        notes
-            .iter()
-            .for_each(|note| text.push_str(&format!("- {note}\n")));
-    }
-    text
-}
-
 /// Each remark once, with the names of the figures that it belongs to.
 fn notes(figures: &[Figure]) -> Vec<String> {
     let mut notes: Vec<(&str, Vec<&str>)> = Vec::new();
@@ -169,7 +144,7 @@ fn notes(figures: &[Figure]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Figure, MISSED, markdown, number, text};
+    use super::{Figure, MISSED, number, text};
     use crate::bench::Target;
 
     #[test]
@@ -202,7 +177,6 @@ mod tests {
         let reached = text(&[figure([70.0, 80.0, 90.0], 70.0)]);
         assert!(reached.contains("<= +70 reached"), "{reached}");
         assert!(!reached.contains(MISSED), "{reached}");
-        assert!(markdown(&[figure([70.0, 80.0, 90.0], 60.0)]).contains("<= +60 **MISSED** |"));
     }
 
     #[test]
@@ -226,8 +200,6 @@ mod tests {
                 "99", "reached"
             ]
         );
-        let shown = markdown(&figures);
-        assert!(shown.contains("\n\n| figure | p50 | p99 | max |"), "{shown}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::bench::{
     Figure, Run, Target,
     changes::{Crowd, Sample, Timed},
+    figure::SMALLEST,
 };
 
 /// The group's name.
@@ -95,7 +96,7 @@ impl<'a> Figures<'a> {
                     .samples
                     .insert(figure.name.clone(), figure.samples.clone());
             } else if let Some(of_smallest) = smallest.samples.get(&figure.name) {
-                figure = figure.against("the smallest", of_smallest.clone());
+                figure = figure.against(SMALLEST, of_smallest.clone());
             }
         }
         self.finish(figure, target, note);
