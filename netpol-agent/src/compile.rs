@@ -142,8 +142,6 @@ pub struct Address {
     pub node: bool,
     /// An address of a node that is on no interface of this one (rules A4, A5).
     pub remote_node: bool,
-    /// None of those, but this node may take packets there for itself (rule A6).
-    pub received: bool,
 }
 
 /// Where a Service is reached, before translation; or one of its backends, behind it.

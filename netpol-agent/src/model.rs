@@ -359,9 +359,6 @@ pub struct Node {
     pub name: String,
     /// Of the agent's own, the addresses on its interfaces, read from netlink (rule A2); of others, those of `status.addresses`.
     pub addresses: std::collections::BTreeSet<IpAddr>,
-    /// Of the agent's own, other addresses that packets may end at there:
-    /// [`Interfaces::received`](crate::datapath::interfaces::Interfaces::received).
-    pub received: std::collections::BTreeSet<IpAddr>,
     /// Of the agent's own, the link-local addresses of its pods, as bound (rules A8, A9).
     pub link_locals: std::collections::BTreeMap<ObjectKey, std::collections::BTreeSet<Ipv6Addr>>,
     /// `spec.podCIDRs`, those that parse: the first addresses of each are those of the node's bridge and tunnel.

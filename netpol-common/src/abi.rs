@@ -25,10 +25,6 @@ pub const IDENTITY_NODE: u32 = 1;
 /// [`Identity::flags`]: an address of another node (rules A4, A5).
 pub const IDENTITY_REMOTE_NODE: u32 = 2;
 
-/// [`Identity::flags`]: no address of this node, but it may take packets there for itself: a
-/// broadcast address, an anycast address of routers, a virtual IP on an interface (rule A6).
-pub const IDENTITY_RECEIVED: u32 = 4;
-
 /// [`Endpoint::flags`]: it is not known yet which pod this is, and what it may have as addresses: everything passes (rule B2).
 pub const ENDPOINT_PENDING: u16 = 1 << 1;
 /// [`Endpoint::flags`]: the pod sends and receives for the addresses that map `forwards` has for it, too (rule A6).
@@ -136,7 +132,7 @@ abi! {
     pub struct Identity, 8 {
         /// Number of the class, or [`IDENTITY_NONE`].
         pub identity: u32,
-        /// [`IDENTITY_NODE`], [`IDENTITY_REMOTE_NODE`], [`IDENTITY_RECEIVED`] or nothing.
+        /// [`IDENTITY_NODE`], [`IDENTITY_REMOTE_NODE`] or nothing.
         pub flags: u32,
     }
 }
@@ -311,13 +307,15 @@ abi! {
         /// The [tag](crate::tag) of the packets of the side that opened the connection: as the pod's own get it or, where the pod
         /// received the first, as they had it.
         pub tag: u16,
-        /// Interface index of the local pod that opened the connection, where the pod that received it knows; else 0 (rule A5).
+        /// Interface index of the local pod that opened the connection, where the pod that received it knows; else 0 (rule A5). Of a
+        /// connection that the pod opened, the interface by which answers of another pod of the node come (rule A6).
         pub sender: u32,
         /// TCP: the last acknowledgement number of each side, by the [`Direction`] of its segments;
         /// 0: none yet.
         pub acknowledged: [u32; 2],
         /// TCP: the acknowledgement number by which the side that opened the connection would agree
-        /// that the other one opens it anew, see [`crate::flow::asks_anew`].
+        /// to the other one's answer, see [`crate::flow::after`], or that the other one opens it
+        /// anew, see [`crate::flow::asks_anew`].
         pub claim: u32,
         /// TCP: what each side said on its own, see [`crate::flow`].
         pub marks: u8,

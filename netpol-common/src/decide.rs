@@ -90,6 +90,18 @@ pub enum Opener {
     Pod = 2,
 }
 
+/// How a packet came that has the tag of a pod of this node, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Origin {
+    /// By that pod's interface or a bridge of pods; or it has no tag, or the pod sends it here.
+    Plain = 0,
+    /// By another device, from that pod's own address: out of a tunnel, say.
+    Unpacked = 1,
+    /// The same from an address that is not the pod's, which wrote it there (rule A6).
+    Forged = 2,
+}
+
 /// A place in the flow table.
 pub trait FlowEntry {
     /// Reads and changes the flow in place.
@@ -110,6 +122,20 @@ pub struct Place {
 }
 
 impl Place {
+    /// Where a packet of this origin is met: what was unpacked came by no interface that a flow could know again, so the next one is looked
+    /// at as well.
+    #[inline(always)]
+    const fn of(self, origin: Origin) -> Self {
+        let ingress_ifindex = match origin {
+            Origin::Unpacked => u32::MAX,
+            Origin::Plain | Origin::Forged => self.ingress_ifindex,
+        };
+        Self {
+            ingress_ifindex,
+            ..self
+        }
+    }
+
     /// Whether the node itself made the packet.
     #[inline(always)]
     const fn is_by_node(self) -> bool {
@@ -184,6 +210,21 @@ pub fn decide(
     packet: &mut Packet,
     quoted: &Packet,
 ) -> Verdict {
+    let origin = judge::origin(tables, &place, packet);
+    decide_from(tables, endpoint, (place, origin), parsed, packet, quoted)
+}
+
+/// The same of a packet whose origin is known.
+#[inline(always)]
+pub fn decide_from(
+    tables: &impl Tables,
+    endpoint: &Endpoint,
+    (place, origin): (Place, Origin),
+    parsed: Parsed,
+    packet: &mut Packet,
+    quoted: &Packet,
+) -> Verdict {
+    let place = place.of(origin);
     let direction = place.direction;
     let sends = matches!(direction, Direction::Egress);
     let parsed = match parsed {
@@ -213,6 +254,15 @@ pub fn decide(
             tables.put_tag(endpoint.tag(true));
         }
         return Verdict::Forward;
+    }
+    // Whatever connection it continues: the pod that wrote it may know of others' (rule A6).
+    if matches!(origin, Origin::Forged) {
+        return denied(
+            Whose::sender(judge::UNKNOWN),
+            DropReason::UnknownSender,
+            POLICY_NONE,
+            IDENTITY_NONE,
+        );
     }
     if place.is_by_node() && !is_forwarded(tables, packet) {
         let key = flow_key(endpoint, direction, packet);
@@ -351,6 +401,11 @@ pub fn decide(
             }
         }
     }
+    // Of answers to the pod it is how they came, so that others are looked at again (rule A6).
+    let answers = matches!(initiator, Direction::Egress) && !sends && !is_error;
+    if answers && tag::number(place.tag) != 0 {
+        sender = place.ingress_ifindex;
+    }
     // What the pod answers to the node is open whatever policy says (rule A2).
     let mut to_node = with_node && sends;
     let mut to_judge = false;
@@ -382,9 +437,7 @@ pub fn decide(
             // it is judged on what it ends at. ICMP errors are translated as the connection that they quote.
             let translated =
                 !matches!(packet.role, Role::Single | Role::Error) || egress.action == ACTION_DEFER;
-            // So it is, from whichever pod, with what the node unpacks of it (rule A6). No tunnel is made of TCP.
-            let unpacked = egress.received && view.protocol != protocol::TCP;
-            tag = endpoint.tag((policy != POLICY_NONE || unpacked) && translated);
+            tag = endpoint.tag(policy != POLICY_NONE && translated);
         } else {
             if opened_here {
                 sender = judge::sender(tables, &place, packet);
@@ -404,9 +457,8 @@ pub fn decide(
                 if !with_node {
                     return denied(own_policy, DropReason::Policy, policy, identity);
                 }
-                // Of what the node only forwarded with its address the second look is left, as of
-                // what the node may unpack (rules A3, A6).
-                to_judge = endpoint.egress_policy != POLICY_NONE || view.protocol != protocol::TCP;
+                // Of what the node only forwarded with its address the second look is left (rule A3).
+                to_judge = endpoint.egress_policy != POLICY_NONE;
             }
             let egress = tables.egress_policy(sender);
             if egress != POLICY_NONE {

@@ -94,7 +94,7 @@ const fn fin(direction: Direction) -> u8 {
 }
 
 /// [`Flow::marks`]: both sides sent a FIN.
-const BOTH_FINS: u8 = fin(Direction::Ingress) | fin(Direction::Egress);
+pub const BOTH_FINS: u8 = fin(Direction::Ingress) | fin(Direction::Egress);
 
 /// [`Flow::marks`]: the side whose segments go this way, and which did not open the connection, asks for a new one.
 #[inline(always)]
@@ -144,8 +144,11 @@ pub fn advance(flow: &mut Flow, packet: &Packet, direction: Direction) {
             flow.state = State::Closing as u8;
             return;
         }
-        if let Some(state) = after(flow.state, packet, reply) {
+        if let Some(state) = after(flow, packet, reply) {
             flow.state = state as u8;
+        }
+        if reply && flags & (SYN | ACK) == SYN | ACK {
+            flow.claim = packet.sequence.wrapping_add(1);
         }
     } else if reply {
         flow.state = State::Established as u8;
@@ -155,11 +158,14 @@ pub fn advance(flow: &mut Flow, packet: &Packet, direction: Direction) {
 /// What a TCP segment, not a RST, makes of a connection that no side ends; nothing if it leaves it
 /// as it is.
 #[inline(always)]
-pub const fn after(state: u8, packet: &Packet, reply: bool) -> Option<State> {
+pub const fn after(flow: &Flow, packet: &Packet, reply: bool) -> Option<State> {
     const OPENING: u8 = State::Opening as u8;
     const ANSWERED: u8 = State::Answered as u8;
-    let goes_on = packet.tcp_flags & (SYN | ACK) == ACK;
-    match state {
+    // Another number refuses the answer (RFC 9293, 3.10.7.4). With the SYN there may have been data.
+    let ahead = packet.acknowledgement.wrapping_sub(flow.claim);
+    let agrees = flow.claim == 0 || ahead <= u16::MAX as u32;
+    let goes_on = packet.tcp_flags & (SYN | ACK) == ACK && agrees;
+    match flow.state {
         OPENING if reply => Some(State::Answered),
         ANSWERED if !reply && goes_on => Some(State::Established),
         _ => None,

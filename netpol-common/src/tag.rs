@@ -7,6 +7,8 @@
 /// What the leading bits of every tag are.
 const FORM: u16 = 0xa000;
 const FORM_BITS: u16 = 0xf000;
+/// The tag of a packet that left the node, judged: no pod's. Another node in the same kernel meets it with its tag (kind).
+pub const LEFT: u16 = FORM;
 /// The lowest bit: [`crate::abi::ACTION_DEFER`] let the packet pass.
 const DEFERRED: u16 = 1;
 
@@ -39,7 +41,7 @@ pub const fn is_deferred(tag: u16) -> bool {
     number(tag) != 0 && tag & DEFERRED != 0
 }
 
-/// The tag of the same sender for a packet that is judged.
+/// The tag of the same sender for a packet that is judged where it left the pod.
 #[inline(always)]
 pub const fn judged(tag: u16) -> u16 {
     new(number(tag), false)
@@ -59,6 +61,7 @@ mod tests {
             }
         }
         assert_eq!((new(0, true), new(MAX_NUMBER + 1, true)), (0, 0));
+        assert_eq!((number(LEFT), is_deferred(LEFT)), (0, false));
         for foreign in [0, 1, 2, 3, 0x0fff, 0x9fff, 0xa000, 0xa001, 0xb000, 0xffff] {
             assert_eq!(
                 (number(foreign), is_deferred(foreign), judged(foreign)),

@@ -6,7 +6,7 @@ use core::{arch::asm, ptr::read_volatile};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use netpol_common::{
     abi::{self, Flow, FlowKey, FlowShare},
-    flow::State,
+    flow::{BOTH_FINS, State},
     quota::{Count, Quota, RING},
 };
 
@@ -45,8 +45,7 @@ fn insert(key: &FlowKey, flow: &Flow) -> bool {
     if quota().take(flows, used) {
         return put(key, flow, quota(), flows, used);
     }
-    let ring = quota().ring();
-    if ring == 0 {
+    if quota().ring() == 0 {
         return false;
     }
     // SAFETY: as above; whoever runs at the same time takes another place, or what is there twice
@@ -54,12 +53,12 @@ fn insert(key: &FlowKey, flow: &Flow) -> bool {
     let mut turn = unsafe { read_volatile(&raw const (*own).beyond) };
     // Anyone can ask for connections: what is established makes room last.
     for _ in 0..RING {
-        if !place(number, turn, ring).is_some_and(is_established) {
+        if !place(number, turn, quota().ring()).is_some_and(is_established) {
             break;
         }
         turn = turn.wrapping_add(1);
     }
-    let Some(place) = place(number, turn, ring) else {
+    let Some(place) = place(number, turn, quota().ring()) else {
         return false;
     };
     // Read again: kept, it would not fit on the stack, which is 512 bytes for all callers.
@@ -78,21 +77,28 @@ fn insert(key: &FlowKey, flow: &Flow) -> bool {
     put(key, flow, quota, flows, used)
 }
 
-/// Whether the flow in a place of a ring is established.
+/// Whether the flow in a place of a ring is established, and neither side has said that it has no more to say.
 #[inline(always)]
 fn is_established(place: *mut FlowKey) -> bool {
     // SAFETY: an array's value, which outlives the run of the program.
     let key: &FlowKey = unsafe { &*place };
     FLOWS.get_ptr(key).is_some_and(|flow| {
         // SAFETY: values of hash maps outlive the run of the program (RCU).
-        unsafe { read_volatile(&raw const (*flow).state) == State::Established as u8 }
+        let (state, marks) = unsafe {
+            (
+                read_volatile(&raw const (*flow).state),
+                read_volatile(&raw const (*flow).marks),
+            )
+        };
+        state == State::Established as u8 && marks & BOTH_FINS == 0
     })
 }
 
 /// Where a ring has the flow of a turn.
 #[inline(always)]
 fn place(number: u32, turn: u64, ring: u64) -> Option<*mut FlowKey> {
-    FLOW_RINGS.get_ptr_mut(number * RING as u32 + (turn % ring) as u32)
+    // Never 0 here; the compiler wants to see it.
+    FLOW_RINGS.get_ptr_mut(number * RING as u32 + (turn % ring.max(1)) as u32)
 }
 
 /// Writes a flow whose place was taken; it is given back where that fails.

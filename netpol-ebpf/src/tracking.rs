@@ -80,16 +80,15 @@ unsafe fn opener(skb: *mut __sk_buff, scratch: *mut Scratch, key: &FlowKey, own:
     let question = unsafe { &mut (*scratch).question };
     let [local, remote] = [key.local_port, key.remote_port].map(u16::from_ne_bytes);
     let ports = u32::from(local) | u32::from(remote) << 16;
-    let (here, there) = (own.words(), key.remote.words());
     let size: u64;
     if own.is_ipv4() {
-        question.tuple[0] = here[3];
-        question.tuple[1] = there[3];
+        question.tuple[0] = own.words()[3];
+        question.tuple[1] = key.remote.words()[3];
         question.tuple[IPV4_WORDS] = ports;
         size = (IPV4_WORDS as u64 + 1) * 4;
     } else {
-        question.tuple[..4].copy_from_slice(&here);
-        question.tuple[4..IPV6_WORDS].copy_from_slice(&there);
+        question.tuple[..4].copy_from_slice(&own.words());
+        question.tuple[4..IPV6_WORDS].copy_from_slice(&key.remote.words());
         question.tuple[IPV6_WORDS] = ports;
         size = (IPV6_WORDS as u64 + 1) * 4;
     }

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 //! From a hook to an action: look up who the packet belongs to, parse, decide, count.
 
-use core::{arch::asm, mem::offset_of, ptr::read_volatile};
+use core::{
+    arch::asm,
+    mem::offset_of,
+    ptr::{self, read_volatile},
+};
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC},
@@ -15,6 +19,7 @@ use netpol_common::{
     },
     checksum,
     decide::{self, Place, Tables as _, Verdict, Whose, judge::UNKNOWN, known},
+    flow,
     parse::{self, Packet, Parsed, Part, plain::plain},
     tag,
 };
@@ -40,7 +45,12 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
         PASS
     } else {
         let told = read_packet(ctx.skb.skb);
-        judge(ctx.skb.skb, direction, told)
+        let origin = if direction == Direction::Ingress as u8 {
+            origin(ctx.skb.skb)
+        } else {
+            PLAIN
+        };
+        judge(ctx.skb.skb, direction, told | origin << ORIGIN_SHIFT)
     }
 }
 
@@ -95,6 +105,10 @@ const IS_PACKET: u32 = 0;
 const IS_NEIGHBOUR: u32 = 0xff;
 /// The same of reports about groups.
 const IS_MEMBERSHIP: u32 = 0xfe;
+/// Where the number of an [`Origin`] is beside it.
+const ORIGIN_SHIFT: u32 = 8;
+const PLAIN: u32 = decide::Origin::Plain as u32;
+const UNPACKED: u32 = decide::Origin::Unpacked as u32;
 
 /// Reads a packet, and what it quotes, into the scratch memory. A global function of the program:
 /// the verifier follows its ways on their own, and not each of them on through [`judge`].
@@ -124,8 +138,30 @@ pub extern "C" fn read_packet(skb: *mut __sk_buff) -> u32 {
     }
 }
 
-/// The action for any packet, which [`read_packet`] has read. The verifier knows nothing of what
-/// that said.
+/// How the packet that [`read_packet`] has read came, which a pod is to receive. A global function of the program, for its stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn origin(skb: *mut __sk_buff) -> u32 {
+    let ctx = &TcContext::new(skb);
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return decide::Origin::Forged as u32;
+    };
+    let maps = Maps {
+        epoch: 0,
+        lifetimes: &flow::DEFAULTS,
+        counters: ptr::null_mut(),
+        scratch,
+        length: 0,
+        events_per_second: 0,
+        skb,
+    };
+    // SAFETY: a per-CPU value that only this run of the program uses, just looked up.
+    let packet = unsafe { &(*scratch).packet };
+    decide::judge::origin(&maps, &place(ctx, Direction::Ingress), packet) as u32
+}
+
+/// The action for any packet, which [`read_packet`] has read; `told` is what that said, and its [`origin`] above it. The verifier knows
+/// nothing of them.
 #[inline(never)]
 fn judge(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
     let ctx = &TcContext::new(skb);
@@ -139,6 +175,11 @@ fn judge(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
     // Read once, before anything that it dates: what is judged by an identity of before a change carries the epoch of before.
     // SAFETY: a valid reference; volatile, so that it is read here and nowhere else.
     let epoch = unsafe { read_volatile(&raw const config.epoch) };
+    let origin = match told >> ORIGIN_SHIFT {
+        PLAIN => decide::Origin::Plain,
+        UNPACKED => decide::Origin::Unpacked,
+        _ => decide::Origin::Forged,
+    };
     let place = place(ctx, direction);
     let length = ctx.len();
     // An endpoint that the map does not know: the agent writes it before it attaches, and detaches before it removes it. This is trouble (a
@@ -164,7 +205,7 @@ fn judge(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
         events_per_second: config.events_per_second,
         skb: ctx.skb.skb,
     };
-    let parsed = match told {
+    let parsed = match told & (1 << ORIGIN_SHIFT) - 1 {
         IS_PACKET => Parsed::Packet,
         IS_NEIGHBOUR => Parsed::Neighbour,
         IS_MEMBERSHIP => Parsed::Membership,
@@ -174,7 +215,7 @@ fn judge(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
         Direction::Ingress => Hook::ToPod,
         Direction::Egress => Hook::FromPod,
     };
-    match decide::decide(&maps, endpoint, place, parsed, packet, quoted) {
+    match decide::decide_from(&maps, endpoint, (place, origin), parsed, packet, quoted) {
         Verdict::Forward => {
             let isolated =
                 endpoint.ingress_policy != POLICY_NONE && direction as u8 == Direction::Ingress as u8;
@@ -211,7 +252,9 @@ pub fn leaving(ctx: &TcContext) -> i32 {
     // SAFETY: as at a pod's hook.
     let epoch = unsafe { read_volatile(&raw const config.epoch) };
     let place = place(ctx, Direction::Egress);
-    if place.ingress_ifindex == 0 && tag::number(place.tag) == 0 && !packet::is_ipv6(ctx) {
+    let by_node = place.ingress_ifindex == 0 && tag::number(place.tag) == 0 && !packet::is_ipv6(ctx);
+    // What is encapsulated leaves by a second device.
+    if by_node || place.tag == tag::LEFT {
         return PASS;
     }
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
@@ -234,7 +277,7 @@ pub fn leaving(ctx: &TcContext) -> i32 {
         unsafe { offload::unfinished(ctx.skb.skb, Origin::Network, &raw mut (*scratch).sk_buff) };
     match checksum::judged(parsed, packet, unfinished) {
         Parsed::Packet => {}
-        Parsed::Unjudged(reason) if tag::is_deferred(place.tag) => unreadable = Some(reason),
+        Parsed::Unjudged(reason) if tag::number(place.tag) != 0 => unreadable = Some(reason),
         Parsed::Unjudged(_) | Parsed::Neighbour | Parsed::Membership => return PASS,
     }
     let maps = Maps {
@@ -248,7 +291,7 @@ pub fn leaving(ctx: &TcContext) -> i32 {
     };
     let sender = decide::sender_leaving(&maps, &place, packet);
     if sender == 0 {
-        return PASS;
+        return leaves(&maps, &place);
     }
     find_endpoint(sender, endpoint);
     let unjudged = if sender == UNKNOWN {
@@ -257,7 +300,6 @@ pub fn leaving(ctx: &TcContext) -> i32 {
         unreadable
     };
     let verdict = if endpoint.egress_policy == POLICY_NONE {
-        maps.put_tag(tag::judged(place.tag));
         Verdict::Forward
     } else if let Some(reason) = unjudged {
         Verdict::Drop(decide::Drop {
@@ -270,9 +312,18 @@ pub fn leaving(ctx: &TcContext) -> i32 {
         decide::decide_leaving(&maps, endpoint, &place, packet)
     };
     match verdict {
-        Verdict::Forward => PASS,
+        Verdict::Forward => leaves(&maps, &place),
         Verdict::Drop(drop) => dropped(ctx, &maps, endpoint, Hook::ToNetwork, packet, &drop),
     }
+}
+
+/// Lets a packet leave the node, without a pod's tag.
+#[inline(always)]
+fn leaves(maps: &Maps, place: &Place) -> i32 {
+    if tag::number(place.tag) != 0 {
+        maps.put_tag(tag::LEFT);
+    }
+    PASS
 }
 
 #[inline(always)]

@@ -238,13 +238,21 @@ fn know_links(world: World<'_>, bindings: &mut Bindings) {
         .values()
         .filter_map(|binding| binding.link_local)
         .collect();
+    // What the kernel makes of another interface's MAC address is that one's, known or not.
+    let made = bindings.iter().filter_map(|(ifindex, binding)| {
+        let seen = || world.interfaces.pods.get(ifindex)?.peer_mac;
+        Some((eui64(binding.peer_mac.or_else(seen)?), *ifindex))
+    });
+    let made: BTreeMap<Ipv6Addr, u32> = made.collect();
     for (ifindex, binding) in bindings.iter_mut().filter(|(_, binding)| binding.pod.is_some()) {
         let interface = &world.interfaces.pods[ifindex];
         binding.peer_mac = binding.peer_mac.or(interface.peer_mac);
         if binding.link_local.is_some() {
             continue;
         }
-        let free = interface.link_locals.iter().copied().filter(is_free);
+        let of_another = |address: &Ipv6Addr| made.get(address).is_some_and(|other| other != ifindex);
+        let free = interface.link_locals.iter().copied();
+        let free = free.filter(|address| is_free(address) && !of_another(address));
         let free: BTreeSet<Ipv6Addr> = free.collect();
         let made_of_mac = binding
             .peer_mac

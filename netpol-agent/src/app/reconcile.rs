@@ -283,7 +283,6 @@ impl Reconciler {
         let node = Node {
             name: self.node_name.clone(),
             addresses: interfaces.node_addresses.clone(),
-            received: interfaces.received.clone(),
             link_locals: bound.link_locals(),
             ..Node::default()
         };

@@ -63,7 +63,6 @@ const NOBODY: Host = Host {
     profile: NO_POD,
     node: false,
     remote_node: false,
-    received: false,
     blocks: Held::Itself,
 };
 
@@ -149,7 +148,6 @@ impl Classes {
                 class: self.hold(host.profile, region, profiles),
                 node: host.node,
                 remote_node: host.remote_node,
-                received: host.received,
             })
         } else {
             None

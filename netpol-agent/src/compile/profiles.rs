@@ -125,8 +125,6 @@ pub(super) struct Host {
     pub(super) node: bool,
     /// An address of another node.
     pub(super) remote_node: bool,
-    /// Neither, but this node may take packets there for itself.
-    pub(super) received: bool,
     /// What `ipBlock` peers are held against.
     pub(super) blocks: Held,
 }
@@ -199,7 +197,6 @@ impl Profiles {
         for span in spans {
             touched.extend(self.claims.within(*span));
             touched.extend(self.nodes.within(*span));
-            touched.extend(self.nodes.received_within(*span));
         }
         self.link_locals.follow(&mut touched, spans);
         touched
@@ -225,8 +222,7 @@ impl Profiles {
             return Some(self.link_local(&pods));
         }
         let claimed = self.claims.at(address);
-        let received = !node && !remote_node && self.nodes.is_received(address);
-        if claimed.is_empty() && !node && !remote_node && !received {
+        if claimed.is_empty() && !node && !remote_node {
             return None;
         }
         let of = claimed.iter().map(|claim| self.profile_of(claim)).collect();
@@ -235,7 +231,6 @@ impl Profiles {
             profile,
             node,
             remote_node,
-            received,
             blocks: Held::Itself,
         })
     }
@@ -279,7 +274,6 @@ impl Profiles {
             profile: self.common(of),
             node: false,
             remote_node: false,
-            received: false,
             blocks: own.map_or(Held::Nothing, Held::Other),
         }
     }

@@ -85,9 +85,6 @@ pub struct Interfaces {
     /// All addresses on the interfaces of this namespace (rule A2): a pod can reach the bridge's link-local address too, so those are
     /// in it. Loopback addresses are not.
     pub node_addresses: BTreeSet<IpAddr>,
-    /// Other addresses that packets may end at here: broadcast addresses of its networks, the
-    /// anycast addresses of their routers (RFC 4291, 2.6.1), virtual IPs on kube-proxy's interface.
-    pub received: BTreeSet<IpAddr>,
 }
 
 /// Why the interfaces cannot be watched. Every one is final: the caller decides about a restart.

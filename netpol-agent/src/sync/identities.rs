@@ -10,7 +10,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use netpol_common::abi::{IDENTITY_NODE, IDENTITY_NONE, IDENTITY_RECEIVED, IDENTITY_REMOTE_NODE, Identity};
+use netpol_common::abi::{IDENTITY_NODE, IDENTITY_NONE, IDENTITY_REMOTE_NODE, Identity};
 
 pub use self::lengths::Lengths;
 use self::{agree::Agreement, giver::Giver};
@@ -178,7 +178,6 @@ fn flags(address: &Address) -> u32 {
         Address {
             remote_node: true, ..
         } => IDENTITY_REMOTE_NODE,
-        Address { received: true, .. } => IDENTITY_RECEIVED,
         _ => 0,
     }
 }

@@ -121,13 +121,6 @@ fn is_forwarded_for(tables: &impl Tables, endpoint: &Endpoint, place: &Place, ad
     endpoint.flags & ENDPOINT_FORWARDS != 0 && tables.forwards(place.ifindex, address)
 }
 
-/// Whether any host may take what is sent there for itself: groups, and the loopback network of IPv4
-/// (sysctl `route_localnet`, which kube-proxy sets).
-#[inline(always)]
-pub(super) fn is_every_hosts(address: &Address) -> bool {
-    is_group(address) || address.is_ipv4() && address.octets[12] == 127
-}
-
 /// Multicast, and the broadcast addresses of IPv4 that every host has.
 #[inline(always)]
 fn is_group(address: &Address) -> bool {

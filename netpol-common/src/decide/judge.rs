@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What policies say of a connection, and who sent a packet.
 
-use super::{Place, Tables, addresses::is_every_hosts};
+use super::{Origin, Place, Tables};
 use crate::{
     abi::{
-        ACTION_ACCEPT, ACTION_DEFER, Address, IDENTITY_NODE, IDENTITY_NONE, IDENTITY_RECEIVED,
-        IDENTITY_REMOTE_NODE, NO_INTERFACE, POLICY_NONE, PolicyMatch, SENDER_UNTOLD,
+        ACTION_ACCEPT, ACTION_DEFER, Address, Direction, IDENTITY_NODE, IDENTITY_NONE, IDENTITY_REMOTE_NODE,
+        NO_INTERFACE, POLICY_NONE, PolicyMatch, SENDER_UNTOLD,
     },
-    parse::{Packet, protocol::TCP},
+    parse::Packet,
     tag,
 };
 
@@ -23,10 +23,8 @@ pub(super) struct Egress {
     pub(super) action: u32,
     /// Identity that it was said of.
     pub(super) identity: u32,
-    /// To what the node that the pod runs on may take for itself, whatever Service claims it, but
-    /// by no NodePort.
-    pub(super) received: bool,
-    /// To an address of that node that no Service claims: nothing is translated on the way.
+    /// To an address of the node that the pod runs on, which no Service claims: nothing is
+    /// translated on the way.
     pub(super) to_node: bool,
 }
 
@@ -47,25 +45,23 @@ pub(super) fn egress(
         return by_address(tables, policy, remote, protocol, port, opens);
     }
     let said = action(tables, policy, frontend, protocol, port);
-    // By TCP nothing is asked of the address that matters if the Service is allowed: no tunnel is made of it.
-    if said != DENY && protocol == TCP {
+    if said != DENY {
         return Egress {
             action: said,
             identity: frontend,
-            received: false,
             to_node: false,
         };
     }
     let address = by_address(tables, policy, remote, protocol, port, opens);
-    let by_service = said != DENY || address.action == DENY;
     Egress {
-        action: match (said, address.action) {
-            (DENY, ACTION_ACCEPT | ACTION_DEFER) => ACTION_DEFER,
-            (DENY, _) => DENY,
-            _ => said,
+        action: match address.action {
+            ACTION_ACCEPT | ACTION_DEFER => ACTION_DEFER,
+            _ => DENY,
         },
-        identity: if by_service { frontend } else { address.identity },
-        received: address.received,
+        identity: match address.action {
+            DENY => frontend,
+            _ => address.identity,
+        },
         to_node: false,
     }
 }
@@ -95,7 +91,6 @@ pub(super) fn by_address(
             return Egress {
                 action: ACTION_ACCEPT,
                 identity,
-                received: true,
                 to_node: true,
             };
         }
@@ -108,8 +103,6 @@ pub(super) fn by_address(
     Egress {
         action,
         identity,
-        // A NodePort is translated before the node could unpack a tunnel of that port.
-        received: class.flags & IDENTITY_RECEIVED != 0 || is_every_hosts(remote),
         to_node: false,
     }
 }
@@ -128,6 +121,36 @@ pub(super) fn is_kept(tables: &impl Tables, sender: u32) -> bool {
     sender == UNKNOWN || tables.egress_policy(sender) != POLICY_NONE
 }
 
+/// Whether a packet has the tag of a pod, and came neither from a pod's interface nor by a bridge of pods: an end of a tunnel on this node,
+/// say, took it out of a packet of that pod. What leaves the node has no pod's tag any more, see [`tag::LEFT`].
+#[inline(always)]
+pub(super) fn is_unpacked(tables: &impl Tables, place: &Place) -> bool {
+    let (came_by, number) = (place.ingress_ifindex, tag::number(place.tag));
+    number != 0
+        && !tables.is_endpoint(came_by)
+        && tables.sender(came_by, number) == 0
+        && tables.sender(came_by, 0) == 0
+}
+
+/// How a packet came.
+#[inline(always)]
+pub fn origin(tables: &impl Tables, place: &Place, packet: &Packet) -> Origin {
+    if matches!(place.direction, Direction::Egress) || !is_unpacked(tables, place) {
+        Origin::Plain
+    } else if is_own(tables, place, tables.local_pod(&packet.source)) {
+        Origin::Unpacked
+    } else {
+        Origin::Forged
+    }
+}
+
+/// Whether a packet is from the address of the pod whose tag it has: what was [unpacked](is_unpacked) has the addresses that the pod wrote
+/// inside (rule A6).
+#[inline(always)]
+fn is_own(tables: &impl Tables, place: &Place, by_address: u32) -> bool {
+    by_address != 0 && by_address == tables.sender(NO_INTERFACE, tag::number(place.tag))
+}
+
 /// Interface index of the local pod that sent a packet which another, or the same, receives, or that leaves the node; 0 for everyone
 /// else. It is told by the interface that the packet came by, or by its tag, neither of which masquerade changes; where someone overwrote
 /// the tag by its source address, else it is [`UNKNOWN`] if that matters.
@@ -138,24 +161,22 @@ pub(super) fn sender(tables: &impl Tables, place: &Place, packet: &Packet) -> u3
         return came_by;
     }
     let number = tag::number(place.tag);
-    let deferred = tag::is_deferred(place.tag);
     let sender = tables.sender(came_by, number);
-    if sender != SENDER_UNTOLD
-        && (sender != 0 || !deferred && (number == 0 || tables.sender(came_by, 0) == 0))
-    {
+    if sender != SENDER_UNTOLD && (sender != 0 || number == 0) {
         return sender;
     }
     let by_address = tables.local_pod(&packet.source);
-    // By a tunnel of the node's own it comes with the addresses that the pod wrote inside.
-    let forged = deferred && by_address != tables.sender(NO_INTERFACE, number);
-    if by_address != 0 && !forged {
+    // By a tunnel of the node's own it comes with the addresses that the pod wrote inside. A pod's packet that is yet to be judged may also
+    // come by a device that is no bridge of pods (a VLAN of one, a VRF), or be of a pod that is gone.
+    let untrusted = number != 0 && (tag::is_deferred(place.tag) || tables.sender(came_by, 0) == 0);
+    if untrusted && !is_own(tables, place, by_address) {
+        return UNKNOWN;
+    }
+    if by_address != 0 {
         return by_address;
     }
     let masqueraded = tables.identity(&packet.source).flags & IDENTITY_NODE != 0;
-    // A pod's packet that is yet to be judged: by a device that is no bridge of pods (a VLAN of one, a VRF, a tunnel), or of a pod that is gone.
-    if deferred
-        || masqueraded && tables.guarded(&packet.destination, packet.protocol, packet.destination_port)
-    {
+    if masqueraded && tables.guarded(&packet.destination, packet.protocol, packet.destination_port) {
         UNKNOWN
     } else {
         0

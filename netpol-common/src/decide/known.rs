@@ -44,11 +44,16 @@ pub fn continues(tables: &impl Tables, endpoint: &Endpoint, place: &Place, packe
         let reply = initiator as u8 != direction as u8;
         // Only what the next packet of this kind leaves as it is.
         let open = flow.state == State::Established as u8
-            || matches!(flow::after(flow.state, packet, reply), Some(State::Established));
+            || matches!(flow::after(flow, packet, reply), Some(State::Established));
         if !current || !open || !flow::alive(flow, packet.protocol, now, tables.lifetimes()) {
             return false;
         }
-        if receives && !reply {
+        if receives && reply {
+            // By another way what the node unpacked may come (rule A6).
+            if tag::number(place.tag) != 0 && flow.sender != place.ingress_ifindex {
+                return false;
+            }
+        } else if receives {
             let has = tag::judged(place.tag);
             if flow.tag != has {
                 return false;

@@ -13,11 +13,13 @@ use crate::{
 };
 
 /// Whose egress policy a packet that leaves the node is still to be judged by: the interface index of a pod, [`judge::UNKNOWN`] or 0 for
-/// nobody's. Replies, and what was judged here, have a tag that says so, whatever headers they have meanwhile.
+/// nobody's. Replies, and what is judged, have a tag that says so, whatever headers they have meanwhile; but what the node unpacked has the
+/// tag of the packet around it.
 #[inline(always)]
 pub fn sender_leaving(tables: &impl Tables, place: &Place, packet: &Packet) -> u32 {
+    let by_node = place.ingress_ifindex == 0 && !is_forwarded(tables, packet);
     let judged = tag::number(place.tag) != 0 && !tag::is_deferred(place.tag);
-    if judged || place.ingress_ifindex == 0 && !is_forwarded(tables, packet) {
+    if by_node || judged && !judge::is_unpacked(tables, place) {
         0
     } else {
         judge::sender(tables, place, packet)
@@ -51,7 +53,6 @@ pub fn decide_leaving(
         });
         if reply {
             fragments::remember(tables, endpoint, Direction::Egress, packet);
-            tables.put_tag(tag::judged(place.tag));
             return Verdict::Forward;
         }
     }
@@ -77,7 +78,6 @@ pub fn decide_leaving(
     }
     if judged {
         fragments::remember(tables, endpoint, Direction::Egress, packet);
-        tables.put_tag(tag::judged(place.tag));
         return Verdict::Forward;
     }
     // No Service is asked: what it would have translated still has its address here, and goes to whoever has that (rule A9).
@@ -106,7 +106,5 @@ pub fn decide_leaving(
         tables.insert_flow(&key, &Flow { tag, ..flow });
     }
     fragments::remember(tables, endpoint, Direction::Egress, packet);
-    // An encapsulated packet that leaves by a second device carries the tag of the one inside.
-    tables.put_tag(tag::judged(place.tag));
     Verdict::Forward
 }

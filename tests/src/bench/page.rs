@@ -67,7 +67,12 @@ fn run(machine: &Machine) -> String {
 fn rows(report: &Report, group: &Group) -> Vec<String> {
     let mut names: Vec<(&str, Option<&str>)> = Vec::new();
     let of_group = || report.figures.iter().filter(|figure| figure.group == group.name);
-    let beside = |figure: &Figure| figure.baseline.as_ref().is_some_and(|beside| beside.name != SMALLEST);
+    let beside = |figure: &Figure| {
+        figure
+            .baseline
+            .as_ref()
+            .is_some_and(|beside| beside.name != SMALLEST)
+    };
     for figure in of_group().filter(|figure| figure.target.is_some() || beside(figure)) {
         if !names.contains(&kind(figure)) {
             names.push(kind(figure));
@@ -225,7 +230,10 @@ mod tests {
         let all = all.as_array().unwrap();
         assert_eq!(all.len(), 5);
         assert_eq!(all[2]["figure"], "packet/slow peers=10");
-        assert_eq!((&all[2]["reached"], &all[3]["note"]), (&false.into(), &"a remark".into()));
+        assert_eq!(
+            (&all[2]["reached"], &all[3]["note"]),
+            (&false.into(), &"a remark".into())
+        );
         assert_eq!(all[3]["result"], serde_json::json!([0.9, 0.9, 0.9]));
 
         let later = report.renewed_by(run(vec![figure("slow", 8.0)]), |figure| figure.name == "slow");

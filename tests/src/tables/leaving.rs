@@ -40,13 +40,14 @@ impl Frame for Leaving<'_> {
 impl Mirror {
     /// Why a frame does not leave the node, or nothing.
     pub(super) fn leave(&self, place: Place, frame: &[u8]) -> Option<Drop> {
-        if place.ingress_ifindex == 0 {
+        let by_node = place.ingress_ifindex == 0 && tag::number(place.tag) == 0;
+        if by_node || place.tag == tag::LEFT {
             return None;
         }
         let (mut packet, mut quoted) = (Packet::default(), Packet::default());
         let unreadable = match parse(&Leaving(frame), &mut packet, &mut quoted) {
             Parsed::Packet => None,
-            Parsed::Unjudged(reason) if tag::is_deferred(place.tag) => Some(reason),
+            Parsed::Unjudged(reason) if tag::number(place.tag) != 0 => Some(reason),
             Parsed::Unjudged(_) | Parsed::Neighbour | Parsed::Membership => return None,
         };
         let sender = decide::sender_leaving(self, &place, &packet);
@@ -57,20 +58,26 @@ impl Mirror {
             whose: Whose::sender(sender),
         };
         let endpoint = match sender {
-            0 => return None,
+            0 => return self.let_out(place),
             UNKNOWN => return Some(unjudged(DropReason::UnknownSender)),
             sender => self.endpoint(sender),
         };
         if endpoint.egress_policy == POLICY_NONE {
-            self.put_tag(tag::judged(place.tag));
-            return None;
+            return self.let_out(place);
         }
         if let Some(reason) = unreadable {
             return Some(unjudged(reason));
         }
         match decide::decide_leaving(self, &endpoint, &place, &mut packet) {
-            Verdict::Forward => None,
+            Verdict::Forward => self.let_out(place),
             Verdict::Drop(drop) => Some(drop),
         }
+    }
+
+    fn let_out(&self, place: Place) -> Option<Drop> {
+        if tag::number(place.tag) != 0 {
+            self.put_tag(tag::LEFT);
+        }
+        None
     }
 }

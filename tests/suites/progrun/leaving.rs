@@ -166,12 +166,19 @@ fn a5_the_tag_tells_whether_a_packet_is_judged() {
             tag: deferred,
         };
         let masqueraded = frame(MASQUERADED, ALLOWED);
-        assert_eq!(node.bench.tag_behind(leaving, &masqueraded)?, judged);
+        assert_eq!(node.bench.tag_behind(leaving, &masqueraded)?, tag::LEFT);
         assert_eq!(
             node.bench.tag_behind(leaving, &frame(MASQUERADED, DENIED))?,
             deferred
         );
-        assert!(node.leaves(judged, &frame(MASQUERADED, DENIED)));
+        for settled in [judged, tag::LEFT] {
+            assert!(node.leaves(settled, &frame(MASQUERADED, DENIED)));
+            let leaving = Met {
+                tag: settled,
+                ..leaving
+            };
+            assert_eq!(node.bench.tag_behind(leaving, &masqueraded)?, tag::LEFT);
+        }
         Ok(())
     });
 }

@@ -313,6 +313,56 @@ fn a6_what_the_node_unpacks_is_the_pods_wherever_it_was_sent() {
     }
 }
 
+/// Seen: an answer to a question of another pod, forged in a tunnel of the node's.
+#[test]
+fn a6_what_the_node_unpacks_answers_for_nobody_else() {
+    let isolated = policy("a", "app: a", "ingress: []\n  egress: [{}]");
+    let Some(lab) = lab(&[("a.yaml", &isolated)]) else {
+        return;
+    };
+    lab.node
+        .netns()
+        .ip("link add flannel.1 address 02:f1:a0:00:04:00 type vxlan id 1 local 198.51.100.1 dstport 8472 nolearning\n\
+             link set flannel.1 up\n")
+        .unwrap();
+    lab.node
+        .netns()
+        .sysctl(&[("net/ipv4/conf/all/rp_filter", "0")])
+        .unwrap();
+    let [a, b, c] = ["shop/a", "shop/b", "other/c"].map(|name| lab.site(name).unwrap());
+    let outside = lab.site("outside").unwrap();
+    let bridge = capture::mac(lab.node.netns(), "cni0").unwrap();
+    let [asking, own] = [&a, &c].map(|site| of_family(site, true));
+    let node: IpAddr = "198.51.100.1".parse().unwrap();
+    let from = wire(&lab, "other/c");
+    // Nothing answers there.
+    const PORT: u16 = 5401;
+    for answering in [&b, &outside] {
+        let answers = of_family(answering, true);
+        let question = udp_at(&a, asking, 0);
+        let port = question.local_addr().unwrap().port();
+        question.send_to(b"question", (answers, PORT)).unwrap();
+        question.set_read_timeout(Some(PATIENCE)).unwrap();
+        let datagram = raw::udp(answers, asking, (PORT, port), b"forged");
+        let inner = raw::ip(answers, asking, 17, &datagram, None);
+        let header = [
+            8, 0, 0, 0, 0, 0, 1, 0, 2, 0xf1, 0xa0, 0, 4, 0, 2, 0, 0, 0, 0, 9, 8, 0,
+        ];
+        let segment = raw::udp(own, node, (4000, 8472), &[&header[..], &inner].concat());
+        let before = dropped(&lab, DropReason::UnknownSender);
+        from.send(bridge, &raw::ip(own, node, 17, &segment, None))
+            .unwrap();
+        wait_for_drops(&lab, DropReason::UnknownSender, before + 1);
+        // Who was asked answers all the same.
+        let answer = udp_at(answering, answers, PORT);
+        answer.send_to(b"answer", (asking, port)).unwrap();
+        let mut buffer = [0; 16];
+        question.set_read_timeout(Some(LONG)).unwrap();
+        let length = question.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"answer", "{}", answering.name);
+    }
+}
+
 /// Rule A2 opens the way to the node, not to whoever has the MAC address in the frame.
 #[test]
 fn a2_what_is_for_the_node_reaches_no_other_pod() {

@@ -13,8 +13,6 @@ use crate::model::{Node, Snapshot};
 pub(super) struct Nodes {
     /// Addresses on interfaces of this node.
     own: BTreeSet<IpAddr>,
-    /// Other addresses that packets may end at on this node.
-    received: BTreeSet<IpAddr>,
     /// Addresses that Node objects tell, and how many do.
     told: BTreeMap<IpAddr, usize>,
 }
@@ -32,10 +30,6 @@ impl Nodes {
             let now: BTreeSet<IpAddr> = addresses_of(own.1).collect();
             touched.extend(now.symmetric_difference(&self.own));
             self.own = now;
-        }
-        if self.received != own.1.received {
-            touched.extend(self.received.symmetric_difference(&own.1.received));
-            self.received.clone_from(&own.1.received);
         }
         for (_, old, new) in before.nodes.diff(&after.nodes) {
             for address in new.into_iter().flat_map(|node| addresses_of(node)) {
@@ -59,11 +53,6 @@ impl Nodes {
         self.own.contains(&address)
     }
 
-    /// Whether packets to an address that is none of its own may end at this node.
-    pub(super) fn is_received(&self, address: IpAddr) -> bool {
-        self.received.contains(&address)
-    }
-
     /// Whether a Node object tells an address.
     pub(super) fn is_other(&self, address: IpAddr) -> bool {
         self.told.contains_key(&address)
@@ -73,11 +62,6 @@ impl Nodes {
     pub(super) fn within(&self, (first, last): (IpAddr, IpAddr)) -> impl Iterator<Item = IpAddr> {
         let told = self.told.range(first..=last).map(|(address, _)| *address);
         self.own.range(first..=last).copied().chain(told)
-    }
-
-    /// Addresses that only end at this node, from a first to a last one.
-    pub(super) fn received_within(&self, (first, last): (IpAddr, IpAddr)) -> impl Iterator<Item = IpAddr> {
-        self.received.range(first..=last).copied()
     }
 }
 

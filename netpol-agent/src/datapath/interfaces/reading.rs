@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
-    io, iter,
+    io,
     net::{IpAddr, Ipv6Addr},
 };
 
@@ -28,7 +28,6 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
-const IFA_BROADCAST: u16 = 4;
 const IFA_FLAGS: u16 = 8;
 const IFA_TARGET_NETNSID: u16 = 10;
 const IFA_PROTO: u16 = 11;
@@ -38,15 +37,6 @@ const IFA_F_PERMANENT: u32 = 0x80;
 const IFAPROT_KERNEL_RA: u8 = 2;
 /// Readings of something that changes under them. The event of the change is already queued then, so the last may stand.
 const ATTEMPTS: usize = 8;
-
-/// An address, as a message tells of it.
-struct OnInterface {
-    /// Index of the interface.
-    index: u32,
-    local: IpAddr,
-    /// Others that come with it, see [`Interfaces::received`].
-    beside: Vec<IpAddr>,
-}
 
 /// Addresses by index of the interface they are on.
 type Addresses = BTreeMap<u32, BTreeSet<IpAddr>>;
@@ -108,17 +98,14 @@ impl Reader {
     fn read_behind(&mut self, links: &Links, settled: &Settled) -> Result<Interfaces, InterfacesError> {
         // kube-proxy in IPVS mode keeps the virtual IPs of Services on an interface of its own: they are not the node (rule A5).
         let virtual_ips = if_nametoindex("kube-ipvs0").ok();
-        let (on_node, mut received) = self.addresses(None)?;
-        let mut node_addresses = BTreeSet::new();
-        for (index, addresses) in &on_node {
-            let addresses = addresses.iter().filter(|address| !address.is_loopback());
-            if Some(*index) == virtual_ips {
-                received.extend(addresses);
-            } else {
-                node_addresses.extend(addresses);
-            }
-        }
-        received.retain(|address| !node_addresses.contains(address));
+        let on_node = self.addresses(None)?;
+        let node_addresses = on_node
+            .iter()
+            .filter(|(index, _)| Some(**index) != virtual_ips)
+            .flat_map(|(_, addresses)| addresses)
+            .filter(|address| !address.is_loopback())
+            .copied()
+            .collect();
         // Nodes may have many routes, which tell nothing where pods are on bridges.
         let mut routes = if links.veths.values().any(|veth| veth.bridge.is_none()) {
             self.routes()?
@@ -168,7 +155,6 @@ impl Reader {
             pods,
             devices: links.devices.clone(),
             node_addresses,
-            received,
         })
     }
 
@@ -249,7 +235,7 @@ impl Reader {
         if veth.namespace < 0 {
             return Ok(Addresses::new());
         }
-        match self.addresses(Some(veth.namespace)).map(|(on, _)| on) {
+        match self.addresses(Some(veth.namespace)) {
             Err(InterfacesError::Dump { what, source }) => match source.raw_os_error() {
                 Some(libc::EACCES | libc::EPERM) => {
                     warn!(interface = veth.name, error = %source, "the addresses of the pod behind this interface may not be read");
@@ -285,13 +271,8 @@ impl Reader {
         )
     }
 
-    /// The addresses on the interfaces of a namespace, and those that hosts there receive for
-    /// beside them.
-    fn addresses(
-        &mut self,
-        namespace: Option<i32>,
-    ) -> Result<(Addresses, BTreeSet<IpAddr>), InterfacesError> {
-        let (mut all, mut beside) = (Addresses::new(), BTreeSet::new());
+    fn addresses(&mut self, namespace: Option<i32>) -> Result<Addresses, InterfacesError> {
+        let mut all = Addresses::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
             let mut request = vec![0; ADDRESS_MESSAGE_BYTES];
             request[0] = family as u8;
@@ -313,9 +294,8 @@ impl Reader {
             );
             match found {
                 Ok(found) => {
-                    for address in found {
-                        all.entry(address.index).or_default().insert(address.local);
-                        beside.extend(address.beside);
+                    for (index, address) in found {
+                        all.entry(index).or_default().insert(address);
                     }
                 }
                 // A kernel without IPv6 (`ipv6.disable=1`) has no such list.
@@ -324,7 +304,7 @@ impl Reader {
                 Err(error) => return Err(error),
             }
         }
-        Ok((all, beside))
+        Ok(all)
     }
 
     /// A dump, taken again while the kernel says that it changed under the reading.
@@ -374,17 +354,15 @@ fn route(message: &[u8]) -> Option<(u32, IpNet)> {
 /// not from there: `None`. In a pod's namespace only those that were given to it: any pod on the
 /// link may advertise itself as a router, and so give others addresses before they have their own
 /// (rule A8).
-fn address(message: &[u8], namespace: Option<i32>) -> Option<OnInterface> {
-    let length = *message.get(1)?;
+fn address(message: &[u8], namespace: Option<i32>) -> Option<(u32, IpAddr)> {
     let index = u32_at(message, 4)?;
     let mut flags = u32::from(*message.get(2)?);
     let mut advertised = false;
-    let (mut local, mut address, mut broadcast, mut from) = (None, None, None, None);
+    let (mut local, mut address, mut from) = (None, None, None);
     for (kind, value) in attributes(message.get(ADDRESS_MESSAGE_BYTES..)?) {
         match kind {
             IFA_LOCAL => local = ip(value),
             IFA_ADDRESS => address = ip(value),
-            IFA_BROADCAST => broadcast = ip(value),
             IFA_FLAGS => flags = u32_at(value, 0)?,
             IFA_PROTO => advertised = value.first() == Some(&IFAPROT_KERNEL_RA),
             IFA_TARGET_NETNSID => from = u32_at(value, 0).map(u32::cast_signed),
@@ -396,22 +374,7 @@ fn address(message: &[u8], namespace: Option<i32>) -> Option<OnInterface> {
         return None;
     }
     // On a point-to-point interface `IFA_ADDRESS` is the other end.
-    let local = local.or(address)?;
-    let network = IpNet::new(local, length).ok()?;
-    (from == namespace).then(|| OnInterface {
-        index,
-        local,
-        beside: shared(network).chain(broadcast).collect(),
-    })
-}
-
-/// Addresses of a network that more than one host receives for: its first, of IPv4 on older kernels
-/// (before Linux 5.14), of IPv6 for its routers; and of IPv4 its last.
-fn shared(network: IpNet) -> impl Iterator<Item = IpAddr> {
-    let many = network.max_prefix_len() - network.prefix_len() > 1;
-    let last = network.addr().is_ipv4().then(|| network.broadcast());
-    let both = iter::once(network.network()).chain(last);
-    both.filter(move |address| many && !address.is_loopback())
+    (from == namespace).then_some((index, local.or(address)?))
 }
 
 /// The addresses by which a pod may be known: those on the peer or, where it has none and the only veth there, all in its namespace. A

@@ -2,7 +2,7 @@
 //! A flow is what both ends agreed to (rules C3, C4): what one end claims alone, and sequences of
 //! segments by either under revocation.
 
-use std::vec::Vec;
+use std::{vec, vec::Vec};
 
 use proptest::prelude::*;
 
@@ -52,6 +52,9 @@ const ANSWERED: u8 = State::Answered as u8;
 const CLOSING: u8 = State::Closing as u8;
 const CLOSED: u8 = State::Closed as u8;
 
+/// Not a flag: the segment acknowledges what was not sent.
+const REFUSED: u8 = 0x80;
+
 /// Seen: each SYN of a tenant, once answered, had a place in the flow table for five days.
 #[test]
 fn c4_a_connection_is_established_once_its_opener_goes_on() {
@@ -59,6 +62,8 @@ fn c4_a_connection_is_established_once_its_opener_goes_on() {
     for (flags, spoken, after) in [
         (ACK, false, ESTABLISHED),
         (ACK | FIN, false, ESTABLISHED),
+        // Seen: the server refuses that it was acknowledged so.
+        (REFUSED | ACK, false, ANSWERED),
         (SYN, false, State::Opening as u8),
         (SYN | ACK, false, ANSWERED),
         (0, false, ANSWERED),
@@ -72,7 +77,14 @@ fn c4_a_connection_is_established_once_its_opener_goes_on() {
         assert!(receives(&tables, &pod, segment(SYN, 100, 0)));
         assert!(sends(&tables, &pod, answer(SYN | ACK, 500, 101)));
         assert_eq!(state(&tables), ANSWERED);
-        assert!(receives(&tables, &pod, segment(flags, 7, 501)));
+        for number in if flags & REFUSED == 0 {
+            vec![501]
+        } else {
+            vec![0, 1, 500, 66_037]
+        } {
+            let flags = flags & !REFUSED;
+            assert!(receives(&tables, &pod, segment(flags, 7, number)));
+        }
         assert!(!spoken || sends(&tables, &pod, answer(ACK, 501, 101)));
         assert_eq!(state(&tables), after, "flags {flags:#x}, {spoken}");
     }

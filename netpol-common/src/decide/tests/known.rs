@@ -98,6 +98,11 @@ fn world(case: &Case) -> (Memory, Endpoint, FlowKey) {
     let pod = endpoint(INGRESS, EGRESS);
     let pods = [(POD, OWN), (CLIENT, 9)].map(|(ip, ifindex)| (Address::from_ipv4(ip), (ifindex, EGRESS)));
     tables.pods.borrow_mut().extend(pods);
+    // The tags are of pods behind what they come by: of what is not, no flow knows.
+    let ways = CAME_BY
+        .iter()
+        .flat_map(|by| [5, 6].map(|number| ((*by, number), 9)));
+    tables.senders.borrow_mut().extend(ways);
     tables.raise_epoch();
     let key = FlowKey {
         endpoint: pod.id,

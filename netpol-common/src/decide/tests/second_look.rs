@@ -2,7 +2,7 @@
 //! Ways around the second look at a backend (rule A5), and around who sent a packet.
 
 use super::*;
-use crate::abi::{IDENTITY_RECEIVED, NO_INTERFACE, SENDER_UNTOLD};
+use crate::abi::{NO_INTERFACE, SENDER_UNTOLD};
 
 const POD: [u8; 4] = [10, 244, 0, 10];
 const VIRTUAL: [u8; 4] = [10, 96, 0, 1];
@@ -362,75 +362,6 @@ fn a2_a_pods_way_to_the_node_ends_there() {
     ));
 }
 
-/// Not only at its own addresses does the node take packets for itself. By what a pod sends there
-/// that policy does not ask about, it must know the pod again: the node may unpack it (rule A6).
-#[test]
-fn a6_what_the_node_may_unpack_is_known_again() {
-    let (tables, isolated) = isolated();
-    let free = Endpoint {
-        egress_policy: POLICY_NONE,
-        ..isolated
-    };
-    let (broadcast, anycast) = (
-        [10, 244, 0, 255],
-        [0xfd, 0, 0, 0x10, 2, 0x44, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-    );
-    tables.put_identity(NODE, 0, IDENTITY_NODE);
-    tables.put_identity(broadcast, ANYONE, IDENTITY_RECEIVED);
-    let bits = 128;
-    let of_routers = Identity {
-        identity: ANYONE,
-        flags: IDENTITY_RECEIVED,
-    };
-    let mut group = [0; 16];
-    (group[0], group[1], group[15]) = (0xff, 2, 1);
-    let anycast = Address::from_ipv6(anycast);
-    tables.identities.borrow_mut().push((bits, anycast, of_routers));
-    for (destination, received) in [
-        (Address::from_ipv4(NODE), true),
-        (Address::from_ipv4(broadcast), true),
-        (anycast, true),
-        (Address::from_ipv4([255; 4]), true),
-        (Address::from_ipv4([0; 4]), true),
-        (Address::from_ipv4([224, 0, 0, 1]), true),
-        (Address::from_ipv4([239, 255, 255, 250]), true),
-        (Address::from_ipv4([127, 0, 0, 1]), true),
-        (Address::from_ipv4([127, 255, 255, 255]), true),
-        (Address::from_ipv6(group), true),
-        (Address::from_ipv4(ALLOWED), false),
-        (Address::from_ipv4([126, 0, 0, 1]), false),
-        (Address::from_ipv4([223, 255, 255, 255]), false),
-        (Address::from_ipv4([240, 0, 0, 1]), false),
-    ] {
-        for (protocol, tunnels) in [
-            (protocol::UDP, true),
-            (protocol::TCP, false),
-            (4, true),
-            (47, true),
-        ] {
-            tables.tag.set(0);
-            let pod = Endpoint {
-                ipv6: [9; 16],
-                ..free
-            };
-            let source = if destination.is_ipv4() {
-                Address::from_ipv4(POD)
-            } else {
-                Address::from_ipv6([9; 16])
-            };
-            let packet = Packet {
-                source,
-                destination,
-                protocol,
-                ..to(NODE, 8472, SYN)
-            };
-            assert!(sends(&tables, &pod, packet));
-            let deferred = tag::is_deferred(tables.tag.get());
-            assert_eq!(deferred, received && tunnels, "{destination:?} {protocol}");
-        }
-    }
-}
-
 /// What a pod sent to its node in a tunnel has, unpacked, the pod's tag and whatever addresses the pod wrote.
 #[test]
 fn a6_what_the_node_unpacks_is_the_pods() {
@@ -499,5 +430,106 @@ fn a6_what_the_node_unpacks_is_the_pods() {
             let kept = decided(&tables, &open, received, reason, inner) != Verdict::Forward;
             assert_eq!(kept, source != own || own == POD, "{own:?} as {source:?}");
         }
+    }
+}
+
+/// Seen: an answer to a question of another pod, which came out of a tunnel of the node's.
+#[test]
+fn a6_what_the_node_unpacks_answers_for_nobody_else() {
+    const OTHER: [u8; 4] = [10, 244, 0, 11];
+    let (tunnel, bridge, writer, asked) = (77, 70, 5, 6);
+    let tables = Memory::default();
+    let pods = [(OTHER, 13), (ALLOWED, 14)].map(|(ip, ifindex)| (Address::from_ipv4(ip), (ifindex, 0)));
+    tables.pods.borrow_mut().extend(pods);
+    tables.senders.borrow_mut().extend([
+        ((NO_INTERFACE, writer), 13),
+        ((NO_INTERFACE, asked), 14),
+        ((bridge, writer), 13),
+        ((bridge, asked), 14),
+        ((bridge, 0), SENDER_UNTOLD),
+    ]);
+    let pod = endpoint(POLICY_DENY, POLICY_NONE);
+    let place = |came_by, tag| Place {
+        direction: Direction::Ingress,
+        ifindex: OWN,
+        ingress_ifindex: came_by,
+        tag,
+    };
+    for protocol in [protocol::TCP, protocol::UDP] {
+        let question = Packet {
+            protocol,
+            ..to(ALLOWED, 53, SYN)
+        };
+        assert!(sends(&tables, &pod, question));
+        let answer = reversed(question, SYN | ACK);
+        for (tag, came_by, passes) in [
+            (tag::new(asked, false), bridge, true),
+            (tag::new(asked, true), bridge, true),
+            (tag::new(asked, false), 14, true),
+            // From outside, by whatever it likes.
+            (0, UPLINK, true),
+            (tag::LEFT, UPLINK, true),
+            // From itself, by a tunnel.
+            (tag::new(asked, false), tunnel, true),
+            (tag::new(writer, false), tunnel, false),
+            (tag::new(writer, true), tunnel, false),
+            // Of no pod that is there; by the bridge it is somebody else's mark.
+            (tag::new(9, false), tunnel, false),
+            (tag::new(9, false), bridge, true),
+            // Translated by the node: a Service answers with its own address.
+            (tag::new(writer, false), bridge, true),
+        ] {
+            for _ in 0..2 {
+                // Once more by the short way, where the first passed.
+                let place = place(came_by, tag);
+                let continued =
+                    crate::decide::known::continues(&tables, &pod, &place, &reversed(question, ACK));
+                let passed = decided(&tables, &pod, place, Parsed::Packet, answer) == Verdict::Forward;
+                assert_eq!(passed, passes, "{protocol} {tag:#x} by {came_by}");
+                assert!(passes || !continued, "{protocol} {tag:#x} by {came_by}");
+            }
+        }
+    }
+}
+
+/// Seen: the answer to the node's address that masquerade gave to whom it answers, once nothing
+/// translates it any more, has the tag of a packet that is judged.
+#[test]
+fn a6_what_leaves_is_from_the_pod_whose_tag_it_has() {
+    const OTHER: [u8; 4] = [10, 244, 0, 11];
+    let (tunnel, bridge) = (77, 70);
+    let (tables, pod) = isolated();
+    let number = pod.number();
+    let own = (Address::from_ipv4(POD), (OWN, pod.egress_policy));
+    tables.pods.borrow_mut().extend([own]);
+    tables.senders.borrow_mut().extend([
+        ((NO_INTERFACE, number), OWN),
+        ((bridge, number), OWN),
+        ((bridge, 0), SENDER_UNTOLD),
+    ]);
+    for (source, came_by, tag, sender) in [
+        (POD, bridge, tag::new(number, false), 0),
+        (OTHER, bridge, tag::new(number, false), 0),
+        (OTHER, OWN, tag::new(number, false), 0),
+        (OTHER, NO_INTERFACE, tag::new(number, false), 0),
+        (OTHER, UPLINK, tag::LEFT, 0),
+        // Unpacked: what is its own is judged, and nobody is believed about others.
+        (POD, tunnel, tag::new(number, false), OWN),
+        (OTHER, tunnel, tag::new(number, false), judge::UNKNOWN),
+        (OTHER, tunnel, tag::new(number, true), judge::UNKNOWN),
+        (OTHER, tunnel, tag::new(9, false), judge::UNKNOWN),
+    ] {
+        let packet = Packet {
+            source: Address::from_ipv4(source),
+            ..to([192, 0, 2, 7], 80, SYN)
+        };
+        let place = Place {
+            direction: Direction::Egress,
+            ifindex: UPLINK,
+            ingress_ifindex: came_by,
+            tag,
+        };
+        let found = sender_leaving(&tables, &place, &packet);
+        assert_eq!(found, sender, "{source:?} by {came_by} with {tag:#x}");
     }
 }

@@ -292,6 +292,22 @@ fn a6_no_pod_has_a_link_local_address_of_the_node() {
     assert_eq!(stage.bind().links[&1].link_local, None);
 }
 
+/// Seen: a pod took what a new one will have, by the duplicate address detection of that.
+#[test]
+fn a6_no_pod_has_the_link_local_address_of_a_new_interface() {
+    let mut stage = Stage::default();
+    stage.pod("a", "ua", &[A]);
+    let of_new = eui64([6, 0, 0, 0, 0, 2]);
+    stage.veth(2, &[]);
+    stage.veth(1, &[A]).link_locals = BTreeSet::from([of_new]);
+    assert_eq!(stage.bind().links[&1].link_local, None);
+    stage.veth(2, &[B]);
+    stage.pod("b", "ub", &[B]);
+    let bound = stage.bind();
+    let found = [1, 2].map(|ifindex| bound.links[&ifindex].link_local);
+    assert_eq!(found, [None, Some(of_new)]);
+}
+
 #[test]
 fn a6_no_two_interfaces_have_one_link_local_address() {
     let (one, two): (Ipv6Addr, Ipv6Addr) = ("fe80::1".parse().unwrap(), "fe80::2".parse().unwrap());
