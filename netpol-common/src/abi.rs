@@ -307,8 +307,9 @@ abi! {
         /// The [tag](crate::tag) of the packets of the side that opened the connection: as the pod's own get it or, where the pod
         /// received the first, as they had it.
         pub tag: u16,
-        /// Interface index of the local pod that opened the connection, where the pod that received it knows; else 0 (rule A5). Of a
-        /// connection that the pod opened, the interface by which answers of another pod of the node come (rule A6).
+        /// Interface index of the local pod that opened the connection, where the pod that received
+        /// it knows; else 0 (rule A5). Of a connection that the pod opened, the interface by which
+        /// answers of another pod of the node come (rule A6).
         pub sender: u32,
         /// TCP: the last acknowledgement number of each side, by the [`Direction`] of its segments;
         /// 0: none yet.

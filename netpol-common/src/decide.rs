@@ -122,8 +122,8 @@ pub struct Place {
 }
 
 impl Place {
-    /// Where a packet of this origin is met: what was unpacked came by no interface that a flow could know again, so the next one is looked
-    /// at as well.
+    /// Where a packet of this origin is met: what was unpacked came by no interface that a flow
+    /// could know again, so the next one is looked at as well.
     #[inline(always)]
     const fn of(self, origin: Origin) -> Self {
         let ingress_ifindex = match origin {
@@ -457,7 +457,8 @@ pub fn decide_from(
                 if !with_node {
                     return denied(own_policy, DropReason::Policy, policy, identity);
                 }
-                // Of what the node only forwarded with its address the second look is left (rule A3).
+                // Of what the node only forwarded with its address the second look is left (rule
+                // A3).
                 to_judge = endpoint.egress_policy != POLICY_NONE;
             }
             let egress = tables.egress_policy(sender);

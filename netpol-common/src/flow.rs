@@ -161,7 +161,8 @@ pub fn advance(flow: &mut Flow, packet: &Packet, direction: Direction) {
 pub const fn after(flow: &Flow, packet: &Packet, reply: bool) -> Option<State> {
     const OPENING: u8 = State::Opening as u8;
     const ANSWERED: u8 = State::Answered as u8;
-    // Another number refuses the answer (RFC 9293, 3.10.7.4). With the SYN there may have been data.
+    // Another number refuses the answer (RFC 9293, 3.10.7.4). With the SYN there may have been
+    // data.
     let ahead = packet.acknowledgement.wrapping_sub(flow.claim);
     let agrees = flow.claim == 0 || ahead <= u16::MAX as u32;
     let goes_on = packet.tcp_flags & (SYN | ACK) == ACK && agrees;

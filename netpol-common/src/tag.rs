@@ -7,7 +7,8 @@
 /// What the leading bits of every tag are.
 const FORM: u16 = 0xa000;
 const FORM_BITS: u16 = 0xf000;
-/// The tag of a packet that left the node, judged: no pod's. Another node in the same kernel meets it with its tag (kind).
+/// The tag of a packet that left the node, judged: no pod's. Another node in the same kernel meets
+/// it with its tag (kind).
 pub const LEFT: u16 = FORM;
 /// The lowest bit: [`crate::abi::ACTION_DEFER`] let the packet pass.
 const DEFERRED: u16 = 1;

@@ -77,7 +77,8 @@ fn insert(key: &FlowKey, flow: &Flow) -> bool {
     put(key, flow, quota, flows, used)
 }
 
-/// Whether the flow in a place of a ring is established, and neither side has said that it has no more to say.
+/// Whether the flow in a place of a ring is established, and neither side has said that it has no
+/// more to say.
 #[inline(always)]
 fn is_established(place: *mut FlowKey) -> bool {
     // SAFETY: an array's value, which outlives the run of the program.

@@ -138,7 +138,8 @@ pub extern "C" fn read_packet(skb: *mut __sk_buff) -> u32 {
     }
 }
 
-/// How the packet that [`read_packet`] has read came, which a pod is to receive. A global function of the program, for its stack.
+/// How the packet that [`read_packet`] has read came, which a pod is to receive. A global function
+/// of the program, for its stack.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn origin(skb: *mut __sk_buff) -> u32 {
@@ -160,8 +161,8 @@ pub extern "C" fn origin(skb: *mut __sk_buff) -> u32 {
     decide::judge::origin(&maps, &place(ctx, Direction::Ingress), packet) as u32
 }
 
-/// The action for any packet, which [`read_packet`] has read; `told` is what that said, and its [`origin`] above it. The verifier knows
-/// nothing of them.
+/// The action for any packet, which [`read_packet`] has read; `told` is what that said, and its
+/// [`origin`] above it. The verifier knows nothing of them.
 #[inline(never)]
 fn judge(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
     let ctx = &TcContext::new(skb);

@@ -22,8 +22,11 @@ pub(super) struct SecondLook<'a> {
 }
 
 impl<'a> SecondLook<'a> {
-    /// For these endpoints; `held` are the backends that are guarded now. Of two pods that claim an address the one that is isolated has it. Devices only matter while there is a
-    /// pod that policy keeps from something: connections outlive the Service by which they were opened.
+    /// For these endpoints; `held` are the backends that are guarded now. Of two pods that claim an
+    /// address the one that is isolated has it. Devices only matter while there is a pod that
+    /// policy keeps from something: connections outlive the Service by which they were opened.
+    /// Those that lead into another namespace always matter: behind may be another node, to which a
+    /// tag of this one must not come.
     pub(super) fn new(
         desired: Desired<'a>,
         held: &'a Set<Frontend>,
@@ -64,7 +67,9 @@ impl<'a> SecondLook<'a> {
                 .collect(),
             devices: devices
                 .filter(|device| {
-                    needed && !endpoints.contains_key(device) && !desired.closed.contains(device)
+                    (needed || desired.present.contains(device))
+                        && !endpoints.contains_key(device)
+                        && !desired.closed.contains(device)
                 })
                 .collect(),
         }

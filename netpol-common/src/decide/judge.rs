@@ -121,8 +121,9 @@ pub(super) fn is_kept(tables: &impl Tables, sender: u32) -> bool {
     sender == UNKNOWN || tables.egress_policy(sender) != POLICY_NONE
 }
 
-/// Whether a packet has the tag of a pod, and came neither from a pod's interface nor by a bridge of pods: an end of a tunnel on this node,
-/// say, took it out of a packet of that pod. What leaves the node has no pod's tag any more, see [`tag::LEFT`].
+/// Whether a packet has the tag of a pod, and came neither from a pod's interface nor by a bridge
+/// of pods: an end of a tunnel on this node, say, took it out of a packet of that pod. What leaves
+/// the node has no pod's tag any more, see [`tag::LEFT`].
 #[inline(always)]
 pub(super) fn is_unpacked(tables: &impl Tables, place: &Place) -> bool {
     let (came_by, number) = (place.ingress_ifindex, tag::number(place.tag));
@@ -144,8 +145,8 @@ pub fn origin(tables: &impl Tables, place: &Place, packet: &Packet) -> Origin {
     }
 }
 
-/// Whether a packet is from the address of the pod whose tag it has: what was [unpacked](is_unpacked) has the addresses that the pod wrote
-/// inside (rule A6).
+/// Whether a packet is from the address of the pod whose tag it has: what was
+/// [unpacked](is_unpacked) has the addresses that the pod wrote inside (rule A6).
 #[inline(always)]
 fn is_own(tables: &impl Tables, place: &Place, by_address: u32) -> bool {
     by_address != 0 && by_address == tables.sender(NO_INTERFACE, tag::number(place.tag))
@@ -166,8 +167,9 @@ pub(super) fn sender(tables: &impl Tables, place: &Place, packet: &Packet) -> u3
         return sender;
     }
     let by_address = tables.local_pod(&packet.source);
-    // By a tunnel of the node's own it comes with the addresses that the pod wrote inside. A pod's packet that is yet to be judged may also
-    // come by a device that is no bridge of pods (a VLAN of one, a VRF), or be of a pod that is gone.
+    // By a tunnel of the node's own it comes with the addresses that the pod wrote inside. A pod's
+    // packet that is yet to be judged may also come by a device that is no bridge of pods (a VLAN
+    // of one, a VRF), or be of a pod that is gone.
     let untrusted = number != 0 && (tag::is_deferred(place.tag) || tables.sender(came_by, 0) == 0);
     if untrusted && !is_own(tables, place, by_address) {
         return UNKNOWN;

@@ -12,9 +12,10 @@ use crate::{
     tag,
 };
 
-/// Whose egress policy a packet that leaves the node is still to be judged by: the interface index of a pod, [`judge::UNKNOWN`] or 0 for
-/// nobody's. Replies, and what is judged, have a tag that says so, whatever headers they have meanwhile; but what the node unpacked has the
-/// tag of the packet around it.
+/// Whose egress policy a packet that leaves the node is still to be judged by: the interface index
+/// of a pod, [`judge::UNKNOWN`] or 0 for nobody's. Replies, and what is judged, have a tag that
+/// says so, whatever headers they have meanwhile; but what the node unpacked has the tag of the
+/// packet around it.
 #[inline(always)]
 pub fn sender_leaving(tables: &impl Tables, place: &Place, packet: &Packet) -> u32 {
     let by_node = place.ingress_ifindex == 0 && !is_forwarded(tables, packet);
