@@ -20,6 +20,8 @@ mod cost;
 mod named_ports;
 mod wanted;
 
+#[cfg(test)]
+pub(super) use self::named_ports::HELD;
 pub(super) use self::{
     cost::Cost,
     wanted::{Moved, Wanted},
@@ -175,6 +177,7 @@ impl Force {
             touched.insert(key);
         }
         changes.changed |= !touched.is_empty();
+        self.named_ports.stale.extend(touched.iter().cloned());
         let last_peer = self.last_peer;
         let mut idle = BTreeSet::new();
         for key in touched {
@@ -203,7 +206,6 @@ impl Force {
         }
         let added = self.peers.range(last_peer + 1..);
         changes.added = added.map(|(id, known)| (*id, known.spec.clone())).collect();
-        self.named_ports.stale |= changes.changed;
         changes
     }
 
@@ -230,6 +232,10 @@ impl Force {
                     .collect()
             }
         };
+        let ports_before = before.as_ref().map(|before| &before.pod.named_ports);
+        if ports_before != pod.map(|pod| &pod.named_ports) {
+            self.named_ports.stale.extend(selecting.iter().cloned());
+        }
         let selected_before = before.map(|before| before.policies).unwrap_or_default();
         for policy in selecting.symmetric_difference(&selected_before) {
             let selected = self.selected.entry(policy.clone()).or_default();
