@@ -27,6 +27,12 @@ pub(super) use self::{
     wanted::{Moved, Wanted},
 };
 
+#[cfg(test)]
+thread_local! {
+    /// How often this thread found the number of a rule to be another's.
+    pub(super) static ALIKE: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// All that is in force.
 #[derive(Debug)]
 pub(super) struct Force {
@@ -328,16 +334,23 @@ impl Force {
         id
     }
 
-    /// A number for a rule: the same in every compilation unless two rules in force hash alike.
+    /// A number for a rule: the same in every compilation unless two rules in force hash alike. Who
+    /// writes policies can make many do so; they part where they are hashed again.
     fn take_number(&mut self, reference: &RuleRef) -> u32 {
         let RuleRef {
             policy,
             direction,
             index,
         } = reference;
-        let mut number = fnv1a(format!("{direction} {policy} {index}").as_bytes());
+        let text = format!("{direction} {policy} {index}");
+        let mut number = fnv1a(text.as_bytes());
+        let mut nth = 0_u32;
         while number == 0 || self.rules.contains_key(&number) {
-            number = number.wrapping_add(1);
+            #[cfg(test)]
+            ALIKE.set(ALIKE.get() + 1);
+            nth += 1;
+            // In front: what comes behind texts that hash alike does not part them.
+            number = fnv1a(format!("{nth} {text}").as_bytes());
         }
         self.rules.insert(number, reference.clone());
         number

@@ -5,7 +5,10 @@
 use proptest::prelude::*;
 
 use super::{
-    super::{Compiled, Compiler, compile, force::HELD},
+    super::{
+        Compiled, Compiler, compile,
+        force::{ALIKE, HELD},
+    },
     build::*,
 };
 use crate::model::*;
@@ -199,6 +202,26 @@ fn l2_named_ports_that_nobody_has_cost_no_change_of_others() {
     );
     assert_eq!(held(few(), policies(vec![])), 0, "a class goes");
     assert!(first <= (POLICIES + 1) * SETS, "{first}: those without the port");
+}
+
+/// Of these names, `egress shop/NAME 0` has one hash, and whoever writes policies can find as many.
+#[test]
+fn l2_rules_whose_places_hash_alike_get_their_numbers_at_once() {
+    let names = "aaewk8hgg aaf881im2 aagy5qj4u aag06vewb aakdiqhf2 aarycsfke aauno9q21 aav07z6qo \
+        aaws1mzbm aa09quu7l aa1jutdx7 aa2nfvn4c aa2up89xa aa2yvuwhf aa40m4wp7 abbs89wn1 \
+        abewrl4xv abe176bl9 abfubagqt abh1t5394 abj1d54ey abmtuqulj abps5bczo abqo1gvym \
+        absr1mwu3 abt05sxag abxoq9qhj abxqcltmc abx3tm43s ab15ltjl0 ab2majtnt ab3m2fjx2 \
+        ab8wyjw8q acbot9ohp acb4v7fnr accxakfjl acda4ador acgshnazp ackjf98s2 aclzb579h";
+    let policies: Vec<NetworkPolicy> = names
+        .split_whitespace()
+        .map(|name| to(name, vec![], vec![port(80, None)]))
+        .collect();
+    let count = policies.len();
+    ALIKE.set(0);
+    let compiled = compile(&snapshot(vec![web()], policies), &node());
+    assert_eq!(compiled.rules.len(), count);
+    // All but the first once.
+    assert_eq!(ALIKE.get(), count - 1);
 }
 
 proptest! {
