@@ -32,7 +32,7 @@ pub use self::{
     frontends::Target,
     peer::PeerId,
     peer_set::PeerSet,
-    policy::{Passage, Policy},
+    policy::{Matches, Passage, Policy},
     ports::{PortKey, ProtocolMatch},
 };
 use crate::model::{Diagnostic, Direction, Limits, Map, Node, ObjectKey, Pod, Set, Snapshot};

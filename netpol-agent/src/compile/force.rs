@@ -20,10 +20,18 @@ mod cost;
 mod named_ports;
 mod wanted;
 
+#[cfg(test)]
+pub(super) use self::named_ports::HELD;
 pub(super) use self::{
     cost::Cost,
     wanted::{Moved, Wanted},
 };
+
+#[cfg(test)]
+thread_local! {
+    /// How often this thread found the number of a rule to be another's.
+    pub(super) static ALIKE: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
 
 /// All that is in force.
 #[derive(Debug)]
@@ -175,6 +183,7 @@ impl Force {
             touched.insert(key);
         }
         changes.changed |= !touched.is_empty();
+        self.named_ports.stale.extend(touched.iter().cloned());
         let last_peer = self.last_peer;
         let mut idle = BTreeSet::new();
         for key in touched {
@@ -203,7 +212,6 @@ impl Force {
         }
         let added = self.peers.range(last_peer + 1..);
         changes.added = added.map(|(id, known)| (*id, known.spec.clone())).collect();
-        self.named_ports.stale |= changes.changed;
         changes
     }
 
@@ -230,6 +238,10 @@ impl Force {
                     .collect()
             }
         };
+        let ports_before = before.as_ref().map(|before| &before.pod.named_ports);
+        if ports_before != pod.map(|pod| &pod.named_ports) {
+            self.named_ports.stale.extend(selecting.iter().cloned());
+        }
         let selected_before = before.map(|before| before.policies).unwrap_or_default();
         for policy in selecting.symmetric_difference(&selected_before) {
             let selected = self.selected.entry(policy.clone()).or_default();
@@ -322,16 +334,23 @@ impl Force {
         id
     }
 
-    /// A number for a rule: the same in every compilation unless two rules in force hash alike.
+    /// A number for a rule: the same in every compilation unless two rules in force hash alike. Who
+    /// writes policies can make many do so; they part where they are hashed again.
     fn take_number(&mut self, reference: &RuleRef) -> u32 {
         let RuleRef {
             policy,
             direction,
             index,
         } = reference;
-        let mut number = fnv1a(format!("{direction} {policy} {index}").as_bytes());
+        let text = format!("{direction} {policy} {index}");
+        let mut number = fnv1a(text.as_bytes());
+        let mut nth = 0_u32;
         while number == 0 || self.rules.contains_key(&number) {
-            number = number.wrapping_add(1);
+            #[cfg(test)]
+            ALIKE.set(ALIKE.get() + 1);
+            nth += 1;
+            // In front: what comes behind texts that hash alike does not part them.
+            number = fnv1a(format!("{nth} {text}").as_bytes());
         }
         self.rules.insert(number, reference.clone());
         number

@@ -28,6 +28,12 @@ impl Word {
             bits: 1 << (peer % WIDTH),
         }
     }
+
+    fn is_before(&self, place: u64) -> bool {
+        #[cfg(test)]
+        tests::COMPARED.set(tests::COMPARED.get() + 1);
+        self.place < place
+    }
 }
 
 impl PeerSet {
@@ -63,7 +69,7 @@ impl PeerSet {
         place.is_ok_and(|place| self.0[place].bits & one.bits != 0)
     }
 
-    /// Whether both have a peer in common.
+    /// Whether both have a peer in common: costs their words together, or less where one has few.
     pub fn intersects(&self, other: &Self) -> bool {
         let (few, mut many) = if self.0.len() <= other.0.len() {
             (&self.0, &*other.0)
@@ -71,9 +77,22 @@ impl PeerSet {
             (&other.0, &*self.0)
         };
         for word in few.iter() {
-            match many.binary_search_by_key(&word.place, |word| word.place) {
-                Ok(place) if many[place].bits & word.bits != 0 => return true,
-                Ok(place) | Err(place) => many = &many[place..],
+            // Not far from the last one, where both are dense.
+            let mut reach = 1;
+            while many.get(reach).is_some_and(|far| !word.is_before(far.place)) {
+                reach *= 2;
+            }
+            let near = &many[..many.len().min(reach + 1)];
+            many = &many[near.partition_point(|near| near.is_before(word.place))..];
+            match many.split_first() {
+                Some((same, behind)) if same.place == word.place => {
+                    if same.bits & word.bits != 0 {
+                        return true;
+                    }
+                    many = behind;
+                }
+                Some(_) => {}
+                None => return false,
             }
         }
         false
@@ -204,6 +223,11 @@ mod tests {
 
     use super::*;
 
+    thread_local! {
+        /// How often this thread compared two words.
+        pub(super) static COMPARED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
+
     impl PartialEq<BTreeSet<PeerId>> for PeerSet {
         fn eq(&self, other: &BTreeSet<PeerId>) -> bool {
             self.iter().eq(other.iter().copied())
@@ -242,5 +266,24 @@ mod tests {
     fn peers_beside_each_other_share_words() {
         let many: PeerSet = (64..64 + 16_000).collect();
         assert_eq!(many.0.len(), 250);
+    }
+
+    /// Each rule of a policy is held so against each class (rule L2).
+    #[test]
+    fn l2_sets_of_many_words_cost_their_words_together_and_few_words_less() {
+        let evens = |words: u64| -> PeerSet { (0..words).map(|word| word * WIDTH).collect() };
+        let odds = |words: u64| -> PeerSet { (0..words).map(|word| word * WIDTH + 1).collect() };
+        let compared = |one: &PeerSet, two: &PeerSet| {
+            COMPARED.set(0);
+            assert!(!one.intersects(two) && !two.intersects(one));
+            COMPARED.get() / 2
+        };
+        for words in [1, 64, 4096] {
+            let cost = compared(&evens(words), &odds(words));
+            assert!(cost <= 3 * words as usize, "{words}: {cost}");
+        }
+        let one: PeerSet = [4000 * WIDTH].into_iter().collect();
+        let cost = compared(&one, &odds(4096));
+        assert!(cost <= 30, "{cost}");
     }
 }

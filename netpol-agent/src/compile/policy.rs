@@ -17,6 +17,13 @@ use super::{
 };
 use crate::model::{Direction, Limits, Map, ObjectKey, Set};
 
+mod matches;
+
+use self::matches::Match;
+pub use self::matches::Matches;
+#[cfg(test)]
+pub(super) use self::matches::{GONE_OVER, MATCHED};
+
 /// What isolates an endpoint for a direction.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Policy {
@@ -25,6 +32,8 @@ pub struct Policy {
     rules: Vec<Arc<ForceRule>>,
     /// Of ingress: the numbers that the endpoint gives the ports which the rules name (rule T4).
     named_ports: BTreeMap<PortKey, u16>,
+    /// The first rule that allows everything of everyone.
+    everything: Option<u32>,
 }
 
 /// What a policy says of a frontend.
@@ -76,48 +85,42 @@ impl Policy {
     }
 
     /// No less than the entries that it has for a class, without making them.
-    pub(super) fn count(&self, class: &Class, classes: &Map<ClassId, Arc<Class>>) -> usize {
+    pub(super) fn count<'a>(&'a self, class: &Class, matches: &Matches<'a>) -> usize {
         if class.frontend.is_some() {
-            return usize::from(self.passage_of(class, classes).is_some());
+            return usize::from(self.passage_of(class, matches).is_some());
         }
-        let matches = |rule: &&Arc<ForceRule>| {
+        let matching = self.rules.iter().filter(|rule| {
             let peers = rule.peers.as_ref();
             peers.is_none_or(|peers| peers.intersects(&class.peers))
-        };
-        let matching = self.rules.iter().filter(matches);
+        });
         matching.map(|rule| rule.ports.count()).sum()
     }
 
     /// What it allows of a class of addresses.
     pub fn entries(&self, class: &Class) -> Entries {
+        self.entries_by(&self.matching(class), class)
+    }
+
+    /// The same where the rules that match it are known.
+    fn entries_by(&self, matching: &[Match], class: &Class) -> Entries {
         #[cfg(test)]
         BUILT.set(BUILT.get() + 1);
+        let numbers = self.numbers(class);
         let mut entries = Entries::new();
-        for rule in &self.rules {
+        for Match { rule, by_name } in matching {
+            let rule = &self.rules[*rule];
             let mut allow = |protocol| {
                 entries.entry(protocol).or_insert(rule.number);
             };
-            let matches = rule
-                .peers
-                .as_ref()
-                .is_none_or(|peers| peers.intersects(&class.peers));
             let (blocks, named) = match &rule.ports {
-                Ports::All if matches => {
+                Ports::All => {
                     allow(None);
                     continue;
                 }
-                Ports::All => continue,
                 Ports::Listed { blocks, named } => (blocks, named),
             };
-            if matches {
-                blocks.iter().for_each(|block| allow(Some(*block)));
-            }
-            let numbers = match self.direction {
-                Direction::Ingress if matches => &self.named_ports,
-                Direction::Egress if rule.reaches(class) => &class.named_ports,
-                _ => continue,
-            };
-            for (_, port) in named {
+            blocks.iter().for_each(|block| allow(Some(*block)));
+            for (_, port) in named.iter().filter(|_| *by_name) {
                 if let Some(number) = numbers.get(port) {
                     allow(Some(port.at(*number)));
                 }
@@ -126,20 +129,32 @@ impl Policy {
         without_redundant(entries)
     }
 
+    /// The numbers of the ports that its rules name, for what is sent to or by a class.
+    fn numbers<'a>(&'a self, class: &'a Class) -> &'a BTreeMap<PortKey, u16> {
+        match self.direction {
+            Direction::Ingress => &self.named_ports,
+            Direction::Egress => &class.named_ports,
+        }
+    }
+
+    /// Whether a rule that matches a class does so for its named ports too (rule T4).
+    fn is_by_name(&self, rule: &ForceRule, class: &Class) -> bool {
+        self.direction == Direction::Ingress || rule.reaches(class)
+    }
+
     /// What it says of a frontend with these backends (rule A5); `None`: nothing of it is allowed. Where some backends are allowed, a second look
     /// follows where the backend is known. Without backends there is nothing to reach, and what kube-proxy answers may come.
-    pub fn passage(&self, targets: &BTreeSet<Target>, classes: &Map<ClassId, Arc<Class>>) -> Option<Passage> {
+    pub fn passage<'a>(&'a self, targets: &BTreeSet<Target>, matches: &Matches<'a>) -> Option<Passage> {
         if self.direction == Direction::Ingress {
             return None;
         }
-        let everything = |rule: &&Arc<ForceRule>| rule.peers.is_none() && rule.ports == Ports::All;
-        if let Some(rule) = self.rules.iter().find(everything) {
-            return Some(Passage::Accept(rule.number));
+        if let Some(rule) = self.everything {
+            return Some(Passage::Accept(rule));
         }
         let mut allowed = None;
         let mut denied = false;
         for target in targets {
-            let rule = self.rule_for(target, classes);
+            let rule = matches.rule_for(self, target);
             denied |= rule.is_none();
             // Its own node the pod reaches anyway (rule A2). That is no reason to let the packet go
             // where another node chooses the backend.
@@ -155,8 +170,8 @@ impl Policy {
 
 impl Policy {
     /// What it says of a class of frontends; `None` also for a class of addresses.
-    pub fn passage_of(&self, class: &Class, classes: &Map<ClassId, Arc<Class>>) -> Option<Passage> {
-        let said = self.passage(class.frontend.as_ref()?, classes);
+    pub fn passage_of<'a>(&'a self, class: &Class, matches: &Matches<'a>) -> Option<Passage> {
+        let said = self.passage(class.frontend.as_ref()?, matches);
         if !class.closed || self.direction == Direction::Ingress {
             return said;
         }
@@ -167,44 +182,8 @@ impl Policy {
     }
 
     /// Whether an egress policy, or rule A2, lets pass what is sent to an address itself.
-    pub(super) fn reaches(&self, target: &Target, classes: &Map<ClassId, Arc<Class>>) -> bool {
-        self.direction == Direction::Egress && (target.node || self.rule_for(target, classes).is_some())
-    }
-
-    /// The rule that allows a backend, if any: that of the entry which [`Policy::entries`] has for
-    /// it. They are not made for it: frontends times ports would be more than any object may cost
-    /// (rule L2).
-    fn rule_for(&self, target: &Target, classes: &Map<ClassId, Arc<Class>>) -> Option<u32> {
-        let class = classes.get(&target.class)?;
-        let exact = ProtocolMatch {
-            protocol: target.protocol,
-            port: target.port,
-            prefix_len: 16,
-        };
-        let mut found: Option<(u8, u32)> = None;
-        for rule in &self.rules {
-            let peers = rule.peers.as_ref();
-            let matches = peers.is_none_or(|peers| peers.intersects(&class.peers));
-            let (blocks, named) = match &rule.ports {
-                Ports::All if matches => return Some(rule.number),
-                Ports::All => continue,
-                Ports::Listed { blocks, named } => (blocks, named),
-            };
-            let block = block_around(blocks, exact).filter(|_| matches);
-            let by_name = || {
-                let numbers = rule.reaches(class).then_some(&class.named_ports)?;
-                let mut ports = named
-                    .iter()
-                    .filter_map(|(_, port)| Some(port.at(*numbers.get(port)?)));
-                ports.find(|port| *port == exact)
-            };
-            if let Some(block) = block.or_else(by_name)
-                && found.is_none_or(|(widest, _)| block.prefix_len < widest)
-            {
-                found = Some((block.prefix_len, rule.number));
-            }
-        }
-        found.map(|(_, number)| number)
+    pub(super) fn reaches<'a>(&'a self, target: &Target, matches: &Matches<'a>) -> bool {
+        self.direction == Direction::Egress && (target.node || matches.rule_for(self, target).is_some())
     }
 }
 
@@ -220,7 +199,9 @@ impl Compiled {
     /// What an egress policy says of a class of frontends.
     pub fn passage(&self, policy: PolicyId, class: ClassId) -> Option<Passage> {
         let class = self.classes.get(&class)?;
-        self.policies.get(&policy)?.passage_of(class, &self.classes)
+        self.policies
+            .get(&policy)?
+            .passage_of(class, &Matches::among(&self.classes))
     }
 }
 
@@ -340,9 +321,12 @@ fn policy_of(force: &Force, local: &Local, direction: Direction) -> Option<Polic
         let given = PortKey::of(&local.pod);
         named_ports.extend(named.filter_map(|(_, port)| Some((port.clone(), *given.get(port)?))));
     }
+    let everything = |rule: &&Arc<ForceRule>| rule.peers.is_none() && rule.ports == Ports::All;
+    let everything = rules.iter().find(everything).map(|rule| rule.number);
     Some(Policy {
         direction,
         rules,
         named_ports,
+        everything,
     })
 }

@@ -15,7 +15,7 @@ use super::{
     CLOSED, Class, ClassId, Endpoint, PolicyId,
     budget::{Budget, Refusal},
     fault::{Fault, Findings, Place, diagnostic},
-    policy::Policy,
+    policy::{Matches, Policy},
 };
 use crate::model::{Direction, Limit, Map, ObjectKey};
 
@@ -63,6 +63,7 @@ impl Room {
             (self.policies, self.classes) = (Map::new(), Map::new());
         }
         let changed = self.classes.diff(classes);
+        let (before, now) = (Matches::among(&self.classes), Matches::among(classes));
         let mut moved = BTreeSet::new();
         for (id, old, new) in self.policies.diff(policies) {
             if old.is_some()
@@ -71,7 +72,7 @@ impl Room {
                 self.budget.set(&key, None);
             }
             if let Some(policy) = new {
-                let count = classes.values().map(|class| policy.count(class, classes)).sum();
+                let count = classes.values().map(|class| policy.count(class, &now)).sum();
                 self.counted.insert(*id, (key(*id, policy), count));
                 moved.insert(*id);
             }
@@ -82,10 +83,10 @@ impl Room {
                 continue;
             };
             for (_, old, new) in &changed {
-                let of = |class: &Option<&Arc<Class>>, classes| {
-                    class.map_or(0, |class| policy.count(class, classes))
+                let of = |class: &Option<&Arc<Class>>, matches| {
+                    class.map_or(0, |class| policy.count(class, matches))
                 };
-                *count = *count + of(new, classes) - of(old, &self.classes);
+                *count = *count + of(new, &now) - of(old, &before);
             }
         }
         self.policies = policies.clone();

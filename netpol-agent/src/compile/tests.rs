@@ -4,6 +4,7 @@
 use self::build::*;
 use crate::model::*;
 
+mod backends;
 mod budgets;
 mod build;
 mod changes;

@@ -28,7 +28,7 @@ use super::{
     second_look::SecondLook,
 };
 use crate::{
-    compile::{CLOSED, Compiled, PolicyId},
+    compile::{CLOSED, Compiled, Matches, PolicyId},
     model::{Map, ObjectKey},
 };
 
@@ -85,6 +85,7 @@ type Numbers = BTreeMap<PolicyId, u32>;
 /// Compares what the kernel holds with what it should hold.
 pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     let compiled = desired.compiled;
+    let matches = &Matches::among(&compiled.classes);
     let known = memory.last.as_ref();
     // What differs from the last plan is all there is to do, if the kernel holds that and it has the numbers of this compiler.
     let last = known.filter(|last| memory.settled && last.compiled.origin.is_same(&compiled.origin));
@@ -93,7 +94,7 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     let owners = identities::owners(state, known, last.is_some(), compiled, &changes);
     let classes = owners.0.clone();
     let numbering = identities::number(state, last, compiled, &changes, owners, |number, class| {
-        policies::stable(state, last, compiled, &slots, number, class)
+        policies::stable(state, last, (compiled, matches), &slots, number, class)
     });
     let mut config = Config {
         abi_version: ABI_VERSION,
@@ -117,7 +118,7 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     let changing = slots.iter().filter(|slot| !policies::is_steady(last, slot));
     let compared = changing.filter_map(|(_, policy)| *policy);
     let all = used.iter().copied().filter(|_| last.is_none());
-    let expander = Expander::new(compiled, &classes, compared.chain(all));
+    let expander = Expander::new((compiled, matches), &classes, compared.chain(all));
     let reused = policies::reusable(state, last, &expander, &slots, &used);
     let numbers: Numbers = used
         .into_iter()
@@ -148,7 +149,14 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     let second = SecondLook::new(desired, guarded, &endpoints);
     second.prepare(state, &mut writes);
     forwarding.prepare(state, &endpoints, &mut writes);
-    writes.extend(entries::puts(state, last, compiled, &slots, &numbering, &numbers));
+    writes.extend(entries::puts(
+        state,
+        last,
+        (compiled, matches),
+        &slots,
+        &numbering,
+        &numbers,
+    ));
     for (prefix, identity) in &numbering.puts {
         writes.push(Write::PutIdentity {
             prefix: *prefix,

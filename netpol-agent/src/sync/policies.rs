@@ -10,7 +10,7 @@ use netpol_common::abi::{ACTION_ACCEPT, ACTION_DEFER, ACTION_REFUSE, PolicyValue
 
 use super::{EntryKey, Last, Meaning, State};
 use crate::{
-    compile::{ClassId, Compiled, Passage, PeerSet, PolicyId},
+    compile::{ClassId, Compiled, Matches, Passage, PeerSet, PolicyId},
     model::Map,
 };
 
@@ -18,7 +18,14 @@ use crate::{
 pub type Said = Vec<(EntryKey, PolicyValue)>;
 
 /// What a policy says of a class, for a number of that class. `None`, no policy, allows everything.
-pub fn entries_for(compiled: &Compiled, policy: Option<PolicyId>, class: ClassId, identity: u32) -> Said {
+/// What rules match is kept in `matches`, of the same classes.
+pub fn entries_for<'a>(
+    compiled: &'a Compiled,
+    matches: &Matches<'a>,
+    policy: Option<PolicyId>,
+    class: ClassId,
+    identity: u32,
+) -> Said {
     let all = |action, rule| {
         let protocol = None;
         vec![(EntryKey { identity, protocol }, PolicyValue { action, rule })]
@@ -30,7 +37,7 @@ pub fn entries_for(compiled: &Compiled, policy: Option<PolicyId>, class: ClassId
         return Said::new();
     };
     if class.frontend.is_some() {
-        return match policy.passage_of(class, &compiled.classes) {
+        return match policy.passage_of(class, matches) {
             Some(Passage::Accept(rule)) => all(ACTION_ACCEPT, rule),
             Some(Passage::Defer) => all(ACTION_DEFER, 0),
             Some(Passage::Refuse) => all(ACTION_REFUSE, 0),
@@ -59,6 +66,7 @@ pub fn entries_of(state: &State, policy: u32, identity: u32) -> Said {
 /// Writes out policies over all numbers.
 pub struct Expander<'a> {
     compiled: &'a Compiled,
+    matches: &'a Matches<'a>,
     numbers: &'a Map<u32, Meaning>,
     /// Peers of the policies that may be written out.
     peers: PeerSet,
@@ -77,13 +85,14 @@ struct Index {
 impl<'a> Expander<'a> {
     /// Of these policies, over these numbers.
     pub fn new(
-        compiled: &'a Compiled,
+        (compiled, matches): (&'a Compiled, &'a Matches<'a>),
         numbers: &'a Map<u32, Meaning>,
         policies: impl Iterator<Item = PolicyId>,
     ) -> Self {
         let peers = policies.filter_map(|policy| compiled.policies.get(&policy)?.peers());
         Self {
             compiled,
+            matches,
             numbers,
             peers: PeerSet::union_of(&peers.collect::<Vec<_>>()),
             index: OnceCell::new(),
@@ -92,7 +101,7 @@ impl<'a> Expander<'a> {
 
     /// The whole of a policy. One that allows nobody but its peers says something of numbers that match one of them only, and of frontends.
     pub fn expand(&self, policy: PolicyId) -> Said {
-        let said = |number: u32, class| entries_for(self.compiled, Some(policy), class, number);
+        let said = |number: u32, class| entries_for(self.compiled, self.matches, Some(policy), class, number);
         let Some(peers) = self
             .compiled
             .policies
@@ -141,10 +150,10 @@ pub fn is_steady(last: Option<&Last>, (number, target): &(u32, Option<PolicyId>)
 }
 
 /// Whether every slot says of a number now what it will say then. The verdicts count, not the rules that give them.
-pub fn stable(
+pub fn stable<'a>(
     state: &State,
     last: Option<&Last>,
-    compiled: &Compiled,
+    (compiled, matches): (&'a Compiled, &Matches<'a>),
     slots: &Slots,
     number: u32,
     class: ClassId,
@@ -155,7 +164,7 @@ pub fn stable(
             let entries = entries.into_iter();
             entries.map(|(key, value)| (key, value.action)).collect()
         };
-        let then = entries_for(compiled, *desired, class, number);
+        let then = entries_for(compiled, matches, *desired, class, number);
         says(entries_of(state, *policy, number)) == says(then)
     })
 }

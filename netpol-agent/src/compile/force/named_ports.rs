@@ -20,66 +20,164 @@ use crate::{
 /// Named ports that nobody has which are looked for in one policy.
 const LOOKS: usize = 20;
 
+#[cfg(test)]
+thread_local! {
+    /// How often this thread held a class against an entry of a rule: what no change of others may
+    /// come to for each policy.
+    pub(in crate::compile) static HELD: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// What was looked at last.
 #[derive(Debug, Default)]
 pub(super) struct Looked {
-    /// Endpoints, or what is in force, may have changed since.
-    pub(super) stale: bool,
+    /// Policies whose rules, or the ports of whose pods, may be others since.
+    pub(super) stale: BTreeSet<ObjectKey>,
     classes: Map<ClassId, Arc<Class>>,
-    /// The policies that have named ports.
-    policies: Vec<ObjectKey>,
-    /// A class that has a port which an egress rule names, by rule and entry.
-    having: BTreeMap<(u32, usize), ClassId>,
+    /// The classes that have each port.
+    having: BTreeMap<PortKey, BTreeSet<ClassId>>,
+    /// The policies whose egress rules name each port.
+    naming: BTreeMap<PortKey, BTreeSet<ObjectKey>>,
+    /// The policies whose egress rules name ports.
+    known: BTreeMap<ObjectKey, Known>,
+}
+
+/// The egress rules of a policy.
+#[derive(Debug, Default)]
+struct Known {
+    /// The ports that they name.
+    ports: BTreeSet<PortKey>,
+    /// By rule and entry, of those that were looked at: a class that it reaches which has the port;
+    /// `None`: there was none among all classes.
+    reached: BTreeMap<(u32, usize), Option<ClassId>>,
 }
 
 impl Looked {
-    /// Tells of each policy which of its named ports nobody has.
+    /// Tells of each policy which of its named ports nobody has. Those are looked at whose own rules
+    /// or pods have changed, and those that name a port of a class that is new or gone.
     pub(super) fn report(
         &mut self,
         force: &Force,
         classes: &Map<ClassId, Arc<Class>>,
         findings: &mut Findings,
     ) {
-        if !self.stale && self.classes.is_same(classes) {
-            return;
+        let mut again = std::mem::take(&mut self.stale);
+        for policy in &again {
+            self.learn(policy, force);
         }
-        if self.stale {
-            let named = |key: &&ObjectKey| {
-                super::all_rules(force.policies.get(*key)).any(|rule| !rule.ports.named().is_empty())
-            };
-            let now: Vec<ObjectKey> = force.policies.keys().filter(named).cloned().collect();
-            for gone in std::mem::replace(&mut self.policies, now) {
-                if self.policies.binary_search(&gone).is_err() {
-                    findings.tell(Place::NamedPorts(gone), Vec::new());
+        let before = std::mem::replace(&mut self.classes, classes.clone());
+        let mut moved = BTreeMap::<&PortKey, Vec<ClassId>>::new();
+        for (id, old, new) in before.diff(classes) {
+            // As long as a class has its number, it says the same to rules that stay.
+            if old.is_some() == new.is_some() {
+                continue;
+            }
+            for port in old.or(new).into_iter().flat_map(|class| class.named_ports.keys()) {
+                let come = moved.entry(port).or_default();
+                if new.is_some() {
+                    add(&mut self.having, port, *id);
+                    come.push(*id);
+                } else {
+                    take(&mut self.having, port, id);
                 }
             }
-            self.having.retain(|(rule, _), _| force.rules.contains_key(rule));
         }
-        self.stale = false;
-        self.classes = classes.clone();
-        for policy in &self.policies {
-            let mut found = Vec::new();
-            let given = OnceCell::new();
-            for rule in super::all_rules(force.policies.get(policy)) {
-                for (index, port) in rule.ports.named() {
-                    // Each costs a look at all classes.
-                    if found.len() > LOOKS {
-                        break;
+        let naming = moved.keys().filter_map(|port| self.naming.get(*port));
+        again.extend(naming.flatten().cloned());
+        for policy in again {
+            let found = self.look(&policy, force, &moved);
+            findings.tell(Place::NamedPorts(policy), found);
+        }
+    }
+
+    /// Takes the egress rules of a policy as they are now, of which nothing was looked at.
+    fn learn(&mut self, policy: &ObjectKey, force: &Force) {
+        let before = self.known.remove(policy).unwrap_or_default();
+        for port in &before.ports {
+            take(&mut self.naming, port, policy);
+        }
+        let rules = super::all_rules(force.policies.get(policy));
+        let rules = rules.filter(|rule| rule.reference.direction == Direction::Egress);
+        let named = rules.flat_map(|rule| rule.ports.named());
+        let ports: BTreeSet<PortKey> = named.map(|(_, port)| port.clone()).collect();
+        for port in &ports {
+            add(&mut self.naming, port, policy.clone());
+        }
+        if !ports.is_empty() {
+            let reached = BTreeMap::new();
+            self.known.insert(policy.clone(), Known { ports, reached });
+        }
+    }
+
+    /// What is to be said of a policy; `come` are the classes that are new, by port.
+    fn look(
+        &mut self,
+        policy: &ObjectKey,
+        force: &Force,
+        come: &BTreeMap<&PortKey, Vec<ClassId>>,
+    ) -> Vec<Diagnostic> {
+        let before = self.known.get_mut(policy);
+        let before = before.map_or_else(BTreeMap::new, |known| std::mem::take(&mut known.reached));
+        let mut now = BTreeMap::new();
+        let mut found = Vec::new();
+        let given = OnceCell::new();
+        for rule in super::all_rules(force.policies.get(policy)) {
+            for (index, port) in rule.ports.named() {
+                // No more than these are told.
+                if found.len() > LOOKS {
+                    break;
+                }
+                let nobody = match rule.reference.direction {
+                    Direction::Ingress => {
+                        let given = given.get_or_init(|| given_ports(force, policy));
+                        (!given.contains(port)).then_some("no pod of this node that the policy selects")
                     }
-                    let given = || given.get_or_init(|| given_ports(force, policy));
-                    let nobody = match rule.reference.direction {
-                        Direction::Ingress if !given().contains(port) => {
-                            "no pod of this node that the policy selects"
-                        }
-                        Direction::Egress if !is_reached(&mut self.having, classes, rule, *index, port) => {
-                            "no pod that the rule reaches"
-                        }
-                        _ => continue,
-                    };
-                    found.push(unresolved(rule, *index, port, nobody));
-                }
+                    Direction::Egress => {
+                        let place = (rule.number, *index);
+                        let class = match before.get(&place) {
+                            Some(Some(class)) if self.classes.contains_key(class) => Some(*class),
+                            Some(None) => self.reached(rule, come.get(port).into_iter().flatten()),
+                            _ => self.reached(rule, self.having.get(port).into_iter().flatten()),
+                        };
+                        now.insert(place, class);
+                        class.is_none().then_some("no pod that the rule reaches")
+                    }
+                };
+                found.extend(nobody.map(|nobody| unresolved(rule, *index, port, nobody)));
             }
-            findings.tell(Place::NamedPorts(policy.clone()), found);
+        }
+        if let Some(known) = self.known.get_mut(policy) {
+            known.reached = now;
+        }
+        found
+    }
+
+    /// The first of some classes that an egress rule reaches by what pods they are.
+    fn reached<'a>(
+        &self,
+        rule: &ForceRule,
+        mut classes: impl Iterator<Item = &'a ClassId>,
+    ) -> Option<ClassId> {
+        let reaches = |id: &&ClassId| {
+            #[cfg(test)]
+            HELD.set(HELD.get() + 1);
+            self.classes.get(*id).is_some_and(|class| rule.reaches(class))
+        };
+        classes.find(reaches).copied()
+    }
+}
+
+fn add<T: Ord>(sets: &mut BTreeMap<PortKey, BTreeSet<T>>, port: &PortKey, one: T) {
+    match sets.get_mut(port) {
+        Some(set) => set.insert(one),
+        None => sets.insert(port.clone(), BTreeSet::from([one])).is_none(),
+    };
+}
+
+fn take<T: Ord>(sets: &mut BTreeMap<PortKey, BTreeSet<T>>, port: &PortKey, one: &T) {
+    if let Some(set) = sets.get_mut(port) {
+        set.remove(one);
+        if set.is_empty() {
+            sets.remove(port);
         }
     }
 }
@@ -91,31 +189,6 @@ fn given_ports(force: &Force, policy: &ObjectKey) -> BTreeSet<PortKey> {
     locals
         .flat_map(|local| PortKey::of(&local.pod).into_keys())
         .collect()
-}
-
-/// Whether a class that an egress rule reaches by what pods they are has the port.
-fn is_reached(
-    having: &mut BTreeMap<(u32, usize), ClassId>,
-    classes: &Map<ClassId, Arc<Class>>,
-    rule: &ForceRule,
-    index: usize,
-    port: &PortKey,
-) -> bool {
-    let has = |class: &Arc<Class>| rule.reaches(class) && class.named_ports.contains_key(port);
-    let place = (rule.number, index);
-    if having
-        .get(&place)
-        .and_then(|known| classes.get(known))
-        .is_some_and(has)
-    {
-        return true;
-    }
-    let found = classes.iter().find(|(_, class)| has(class));
-    match found {
-        Some((class, _)) => having.insert(place, *class),
-        None => having.remove(&place),
-    };
-    found.is_some()
 }
 
 impl ForceRule {

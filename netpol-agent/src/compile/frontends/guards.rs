@@ -17,7 +17,7 @@ use crate::{
         budget::Budget,
         classes::Classes,
         fault::{Fault, Findings, Place, diagnostic},
-        policy::{Passage, Policy},
+        policy::{Matches, Passage, Policy},
     },
     model::{Limits, Map, ObjectKey, Set},
 };
@@ -107,21 +107,23 @@ impl Guards {
         classes: &Classes,
     ) -> BTreeSet<Frontend> {
         let list = &classes.list;
-        let is_partial = |policy: &Policy, ends: &Ends| {
+        let matches = Matches::among(list);
+        let is_partial = |policy, ends: &Ends| {
             let class = list.get(&ends.class);
             let Some(targets) = class.and_then(|class| class.frontend.as_ref()) else {
                 return false;
             };
-            match policy.passage(targets, list) {
+            match Policy::passage(policy, targets, &matches) {
                 Some(Passage::Defer) => true,
                 Some(Passage::Accept(_)) => false,
-                None | Some(Passage::Refuse) => {
-                    ends.itself.is_some_and(|itself| policy.reaches(&itself, list))
-                }
+                None | Some(Passage::Refuse) => ends
+                    .itself
+                    .is_some_and(|itself| policy.reaches(&itself, &matches)),
             }
         };
         let mut touched = std::mem::take(&mut frontends.moved);
-        for (id, old, new) in self.policies.diff(policies) {
+        let before = std::mem::replace(&mut self.policies, policies.clone());
+        for (id, old, new) in before.diff(policies) {
             for (ends, of) in &self.known {
                 let partial = self.partial.entry(*ends).or_default();
                 let changed = if new.is_some_and(|policy| is_partial(policy, ends)) {
@@ -134,7 +136,6 @@ impl Guards {
                 }
             }
         }
-        self.policies = policies.clone();
         for frontend in &touched {
             let now = frontends.classes.get(frontend).map(|class| Ends {
                 class: *class,

@@ -2,8 +2,13 @@
 //! Many selector peers and many pods that are told apart: what a turn costs is counted, not timed
 //! (rule L2).
 
+use proptest::prelude::*;
+
 use super::{
-    super::{Compiled, Compiler},
+    super::{
+        Compiled, Compiler, compile,
+        force::{ALIKE, HELD},
+    },
     build::*,
 };
 use crate::model::*;
@@ -148,4 +153,117 @@ fn l2_classes_without_blocks_have_no_peers_of_their_own() {
         shared += 1;
     }
     assert_eq!(shared, SETS - 1, "one pod has no digit");
+}
+
+/// Policies that name ports which nobody has are not held against all classes each time that someone
+/// else changes something; nor those that name what the pods have which they do not reach.
+#[test]
+fn l2_named_ports_that_nobody_has_cost_no_change_of_others() {
+    const POLICIES: usize = 20;
+    let ports: Vec<PolicyPort> = std::iter::once("http".to_owned())
+        .chain((0..20).map(|nth| format!("x{nth}")))
+        .map(|name| port_name(&name))
+        .collect();
+    let one = |nth| {
+        let nobody = vec![pods(selector("z=none"))];
+        to(&format!("n{nth}"), nobody, ports.clone())
+    };
+    let named: Vec<NetworkPolicy> = (0..POLICIES).map(one).collect();
+    let policies = |more: Vec<NetworkPolicy>| {
+        let all = std::iter::once(to("a", digits(), vec![port_name("http")])).chain(named.clone());
+        all.chain(more).collect::<Vec<_>>()
+    };
+    let mut compiler = Compiler::default();
+    let mut held = |pods: Vec<Pod>, policies| {
+        let snapshot = snapshot(pods, policies);
+        HELD.set(0);
+        let diagnostics = compiler.compile(&snapshot, &node()).diagnostics;
+        let held = HELD.get();
+        assert_eq!(diagnostics, compile(&snapshot, &node()).diagnostics);
+        // Of each 20, and that there are more.
+        assert_eq!(diagnostics.len(), POLICIES * 21);
+        held
+    };
+    let few = || pods_of(SETS - 1);
+    let with = |pod: Pod| few().into_iter().chain([pod]).collect();
+    let first = held(few(), policies(vec![]));
+    assert_eq!(
+        held(with(other()), policies(vec![])),
+        0,
+        "a pod of this node comes"
+    );
+    let more = to("m", same(0, 70), vec![]);
+    assert_eq!(held(few(), policies(vec![more])), 0, "a policy comes, a pod goes");
+    assert_eq!(held(few(), policies(vec![])), 0, "a policy goes");
+    assert_eq!(
+        held(pods_of(SETS), policies(vec![])),
+        POLICIES,
+        "one class has come"
+    );
+    assert_eq!(held(few(), policies(vec![])), 0, "a class goes");
+    assert!(first <= (POLICIES + 1) * SETS, "{first}: those without the port");
+}
+
+/// Of these names, `egress shop/NAME 0` has one hash, and whoever writes policies can find as many.
+#[test]
+fn l2_rules_whose_places_hash_alike_get_their_numbers_at_once() {
+    let names = "aaewk8hgg aaf881im2 aagy5qj4u aag06vewb aakdiqhf2 aarycsfke aauno9q21 aav07z6qo \
+        aaws1mzbm aa09quu7l aa1jutdx7 aa2nfvn4c aa2up89xa aa2yvuwhf aa40m4wp7 abbs89wn1 \
+        abewrl4xv abe176bl9 abfubagqt abh1t5394 abj1d54ey abmtuqulj abps5bczo abqo1gvym \
+        absr1mwu3 abt05sxag abxoq9qhj abxqcltmc abx3tm43s ab15ltjl0 ab2majtnt ab3m2fjx2 \
+        ab8wyjw8q acbot9ohp acb4v7fnr accxakfjl acda4ador acgshnazp ackjf98s2 aclzb579h";
+    let policies: Vec<NetworkPolicy> = names
+        .split_whitespace()
+        .map(|name| to(name, vec![], vec![port(80, None)]))
+        .collect();
+    let count = policies.len();
+    ALIKE.set(0);
+    let compiled = compile(&snapshot(vec![web()], policies), &node());
+    assert_eq!(compiled.rules.len(), count);
+    // All but the first once.
+    assert_eq!(ALIKE.get(), count - 1);
+}
+
+proptest! {
+    /// What is told of named ports does not depend on what there was before.
+    #[test]
+    fn t4_named_ports_are_told_as_a_fresh_start_tells_them(
+        steps in prop::collection::vec((0..3_usize, 0..4_usize, 0..4_usize, 0..4_usize), 1..20),
+    ) {
+        let mut now = snapshot(vec![web()], vec![]);
+        let mut compiler = Compiler::default();
+        for (what, nth, label, port) in steps {
+            let ports = || (port > 0).then(|| format!("p{port}"));
+            let key = ObjectKey::new("shop", format!("o{nth}"));
+            let address = format!("10.9.0.{nth}");
+            match what {
+                // One that is here or elsewhere, with a port or without.
+                0 => {
+                    let mut pod = pod("shop", &key.name, &format!("app=web,l=l{label}"), &address);
+                    pod.node = if nth < 2 { web().node } else { None };
+                    if let Some(port) = ports() {
+                        pod = named(pod, &port, 80);
+                    }
+                    now.pods.insert(key, pod.into());
+                }
+                1 => {
+                    let rule = || {
+                        let peers = vec![pods(selector(&format!("l=l{label}")))];
+                        rule(peers, (0..=port).map(|port| port_name(&format!("p{port}"))).collect())
+                    };
+                    let mut policy = policy("app=web", vec![rule()], vec![rule(), rule()]);
+                    policy.key = key.clone();
+                    now.policies.insert(key, policy.into());
+                }
+                _ => {
+                    now.pods.remove(&key);
+                    if label == 0 {
+                        now.policies.remove(&key);
+                    }
+                }
+            }
+            let diagnostics = compiler.compile(&now, &node()).diagnostics;
+            prop_assert_eq!(diagnostics, compile(&now, &node()).diagnostics);
+        }
+    }
 }

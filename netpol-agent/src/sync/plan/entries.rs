@@ -7,7 +7,7 @@ use netpol_common::abi::{Endpoint, IDENTITY_NONE};
 
 use super::{Numbers, slots::is_shareable};
 use crate::{
-    compile::Compiled,
+    compile::{Compiled, Matches},
     model::Map,
     sync::{
         EntryKey, Last, Meaning, State, Write,
@@ -17,12 +17,12 @@ use crate::{
 };
 
 /// New policies whole; those in use extended by the identities that no address carries yet.
-pub(super) fn puts(
+pub(super) fn puts<'a>(
     state: &State,
     last: Option<&Last>,
-    compiled: &Compiled,
+    (compiled, matches): (&'a Compiled, &'a Matches<'a>),
     slots: &Slots,
-    numbering: &Numbering,
+    numbering: &'a Numbering,
     numbers: &Numbers,
 ) -> Vec<Write> {
     let mut writes = Vec::new();
@@ -38,14 +38,18 @@ pub(super) fn puts(
         let identities = numbering.fresh.iter();
         identities.flat_map(move |identity| {
             let class = numbering.numbers[identity].class;
-            policies::entries_for(compiled, policy, class, *identity)
+            policies::entries_for(compiled, matches, policy, class, *identity)
         })
     };
     let is_steady = |policy, number| policies::is_steady(last, &(number, Some(policy)));
     let whole = numbers
         .iter()
         .filter(|(policy, number)| !is_steady(**policy, **number));
-    let expander = Expander::new(compiled, &numbering.numbers, whole.map(|(policy, _)| *policy));
+    let expander = Expander::new(
+        (compiled, matches),
+        &numbering.numbers,
+        whole.map(|(policy, _)| *policy),
+    );
     for (policy, number) in numbers.iter().filter(|(_, number)| is_shareable(**number)) {
         if is_steady(*policy, *number) {
             put(*number, fresh(Some(*policy)).collect());
