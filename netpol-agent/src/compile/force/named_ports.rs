@@ -52,8 +52,8 @@ struct Known {
 }
 
 impl Looked {
-    /// Tells of each policy which of its named ports nobody has. Those are looked at whose own rules
-    /// or pods have changed, and those that name a port of a class that is new or gone.
+    /// Tells of each policy which of its named ports nobody has. Those are looked at whose own
+    /// rules or pods have changed, and those that name a port of a class that is new or gone.
     pub(super) fn report(
         &mut self,
         force: &Force,

@@ -20,8 +20,8 @@ const MOST: usize = 1 << 20;
 
 #[cfg(test)]
 thread_local! {
-    /// How often this thread held the rules of a policy against a class of backends: what the number
-    /// of backends must not come into.
+    /// How often this thread held the rules of a policy against a class of backends: what the
+    /// number of backends must not come into.
     pub(in crate::compile) static MATCHED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
     /// How many rules and ports it went over for all that: what must not be backends times rules.
     pub(in crate::compile) static GONE_OVER: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };

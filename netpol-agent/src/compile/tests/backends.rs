@@ -67,8 +67,8 @@ fn add_service(snapshot: &mut Snapshot, backend: &str) {
     snapshot.services.insert(key, Arc::new(service));
 }
 
-/// `shop/web` may send where these rules allow it; a Service leads to `shop/db`. Entries are counted
-/// (rule L2), and there is room for them.
+/// `shop/web` may send where these rules allow it; a Service leads to `shop/db`. Entries are
+/// counted (rule L2), and there is room for them.
 fn world(rules: Vec<Rule>) -> Snapshot {
     let mut snapshot = snapshot(
         vec![web(), named(db(), "http", 7)],

@@ -155,8 +155,8 @@ fn l2_classes_without_blocks_have_no_peers_of_their_own() {
     assert_eq!(shared, SETS - 1, "one pod has no digit");
 }
 
-/// Policies that name ports which nobody has are not held against all classes each time that someone
-/// else changes something; nor those that name what the pods have which they do not reach.
+/// Policies that name ports which nobody has are not held against all classes each time that
+/// someone else changes something; nor those that name what the pods have which they do not reach.
 #[test]
 fn l2_named_ports_that_nobody_has_cost_no_change_of_others() {
     const POLICIES: usize = 20;
