@@ -25,7 +25,7 @@ impl<'a> SecondLook<'a> {
     /// For these endpoints; `held` are the backends that are guarded now. Of two pods that claim an
     /// address the one that is isolated has it. Devices only matter while there is a pod that
     /// policy keeps from something: connections outlive the Service by which they were opened.
-    /// Those that lead into another namespace always matter: behind may be another node, to which a
+    /// Veths into another namespace that no bridge has always matter: behind may be another node, to which a
     /// tag of this one must not come.
     pub(super) fn new(
         desired: Desired<'a>,
@@ -67,7 +67,8 @@ impl<'a> SecondLook<'a> {
                 .collect(),
             devices: devices
                 .filter(|device| {
-                    (needed || desired.present.contains(device))
+                    let leads_on = desired.present.contains(device) && !desired.bridges.contains_key(device);
+                    (needed || leads_on)
                         && !endpoints.contains_key(device)
                         && !desired.closed.contains(device)
                 })
