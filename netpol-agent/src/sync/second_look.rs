@@ -25,8 +25,8 @@ impl<'a> SecondLook<'a> {
     /// For these endpoints; `held` are the backends that are guarded now. Of two pods that claim an
     /// address the one that is isolated has it. Devices only matter while there is a pod that
     /// policy keeps from something: connections outlive the Service by which they were opened.
-    /// Veths into another namespace that no bridge has always matter: behind may be another node, to which a
-    /// tag of this one must not come.
+    /// Veths into another namespace that no bridge has always matter: behind may be another node,
+    /// to which a tag of this one must not come.
     pub(super) fn new(
         desired: Desired<'a>,
         held: &'a Set<Frontend>,
