@@ -132,7 +132,8 @@ fn measure(size: Size, rounds: usize) {
     }
 }
 
-/// Sizes from `NETPOL_SIZES` as `PODS/POLICIES`, or those of the table in ARCHITECTURE.md; rounds of each change from `NETPOL_ROUNDS`.
+/// Sizes from `NETPOL_SIZES` as `PODS/POLICIES`, or those of the table in docs/scale.md; rounds of
+/// each change from `NETPOL_ROUNDS`.
 #[test]
 #[ignore = "a measurement: it takes minutes, and says something in a release build only"]
 fn stages() {

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// The most bytes that a document may have.
-const SIZES: [(&str, u64); 1] = [("README.md", 8 << 10)];
+const SIZES: [(&str, u64); 2] = [("README.md", 8 << 10), ("ARCHITECTURE.md", 15 << 10)];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
