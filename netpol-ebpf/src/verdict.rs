@@ -206,7 +206,7 @@ fn judge(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
         events_per_second: config.events_per_second,
         skb: ctx.skb.skb,
     };
-    let parsed = match told & (1 << ORIGIN_SHIFT) - 1 {
+    let parsed = match told & ((1 << ORIGIN_SHIFT) - 1) {
         IS_PACKET => Parsed::Packet,
         IS_NEIGHBOUR => Parsed::Neighbour,
         IS_MEMBERSHIP => Parsed::Membership,
