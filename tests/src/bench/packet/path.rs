@@ -161,8 +161,12 @@ impl Path {
                     (true, true) => 0x12,
                     (false, _) => 0x10,
                 };
-                let at = headers::behind_ip(&frame) + 13;
-                frame[at] = flags;
+                let at = headers::behind_ip(&frame);
+                let tcp = &mut frame[at..];
+                tcp[13] = flags;
+                // All have one sequence number: the answer to a SYN is agreed to by the next.
+                let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+                tcp[8..12].copy_from_slice(&sequence.wrapping_add(1).to_be_bytes());
             }
             let came_by = if hook == Hook::ToPod { came_by } else { ifindex };
             Step {
