@@ -10,6 +10,7 @@ use std::{
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -120,6 +121,30 @@ impl NetNs {
         let mut ip = Command::new("ip");
         ip.args(["-n", &self.name, "-batch", "-"]);
         feed(&mut ip, batch).context("package iproute2")
+    }
+
+    /// Waits until a device may send. The kernel takes up the carrier of a new device in its own time,
+    /// that of a bridge after that of its ports, and what is sent before is lost.
+    ///
+    /// # Errors
+    /// If it takes more than 10 seconds, or there is no such device.
+    pub fn wait_until_up(&self, device: &str) -> Result<()> {
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            let mut ip = Command::new("ip");
+            let shown = ip.args(["-n", &self.name, "-o", "link", "show", "dev", device]);
+            let shown = shown.output().context("package iproute2")?;
+            let text = String::from_utf8_lossy(&shown.stdout);
+            if text.contains(" state UP ") {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < until,
+                "{device} in {} does not come up: {text}",
+                self.name
+            );
+            thread::yield_now();
+        }
     }
 
     /// Runs a program in it, with `input` on its standard input.

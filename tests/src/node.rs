@@ -129,6 +129,8 @@ impl Node {
         }
         netns.ip(&node)?;
         outside.ip(&far)?;
+        outside.wait_until_up(WIRE)?;
+        netns.wait_until_up("uplink0")?;
         Ok(Self {
             plan,
             prefix,

@@ -66,7 +66,7 @@ impl Node {
             pod.site.netns.ip(&batch)?;
             self.pods.insert(pod.site.name.clone(), pod);
         }
-        Ok(())
+        self.netns.wait_until_up("cni0")
     }
 
     /// Removes a pod: its veth pair and its namespace, as a CNI plugin does.
