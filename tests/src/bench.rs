@@ -37,7 +37,7 @@ pub const GROUPS: &[Group] = &[
         name: "packet",
         title: "what a packet costs, above an empty program",
         profile: "`lookups` says how often a path looks into which map, `one_lookup` what a lookup costs; the rest is in the programs, whose instructions \
-                  `program` counts. A denied SYN is looked up in `flows` too: what one end claims of an open connection is kept there (C4).",
+                  `program` counts. A denied SYN is looked up in `flows` too: what one end claims of an open connection is kept there (C4). `to_pod` looks how an answer came, some 5 ns (A6).",
         measure: packet::measure,
     },
     Group {
