@@ -56,8 +56,8 @@ mod selector;
 mod tests;
 mod weight;
 
-/// Number of a class, given once by a compiler. This and the numbers below never come again: 32 bits
-/// would, within days of changes as fast as they can be made.
+/// Number of a class, given once by a compiler. This and the numbers below never come again: 32
+/// bits would, within days of changes as fast as they can be made.
 pub type ClassId = u64;
 /// Number of a policy, given once by a compiler.
 pub type PolicyId = u64;

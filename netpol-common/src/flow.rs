@@ -37,8 +37,9 @@ pub const ACK: u8 = 0x10;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// The lifetimes that stand for 0, seconds. Where nf_conntrack has more states than [`State`], the longest of those that a state stands for: 120
-/// for SYN_SENT among the opening ones of TCP, [`State::Answered`] included, 120 for FIN_WAIT and TIME_WAIT among the closing ones.
+/// The lifetimes that stand for 0, seconds. Where nf_conntrack has more states than [`State`], the
+/// longest of those that a state stands for: 120 for SYN_SENT among the opening ones of TCP,
+/// [`State::Answered`] included, 120 for FIN_WAIT and TIME_WAIT among the closing ones.
 pub const DEFAULTS: Lifetimes = Lifetimes {
     tcp_opening: 120,
     tcp_established: 432_000,

@@ -123,8 +123,8 @@ impl NetNs {
         feed(&mut ip, batch).context("package iproute2")
     }
 
-    /// Waits until a device may send. The kernel takes up the carrier of a new device in its own time,
-    /// that of a bridge after that of its ports, and what is sent before is lost.
+    /// Waits until a device may send. The kernel takes up the carrier of a new device in its own
+    /// time, that of a bridge after that of its ports, and what is sent before is lost.
     ///
     /// # Errors
     /// If it takes more than 10 seconds, or there is no such device.

@@ -9,7 +9,7 @@ use std::{
 use netpol_common::abi::DropReason;
 use netpol_tests::{
     capture,
-    lab::DENY_ALL,
+    lab::{DENY_ALL, Lab},
     probe::Outcome,
     raw::{self, Wire},
 };
@@ -163,6 +163,15 @@ fn a3_the_nodes_address_from_outside_is_not_the_node() {
     }
 }
 
+/// Makes an end of a VXLAN on the node, as Flannel does.
+fn tunnel(lab: &Lab) {
+    lab.node
+        .netns()
+        .ip("link add flannel.1 address 02:f1:a0:00:04:00 type vxlan id 1 local 198.51.100.1 dstport 8472 nolearning\n\
+             link set flannel.1 up\n")
+        .unwrap();
+}
+
 /// Rule A2 lets a pod send whatever it likes to its node, and what a tunnel's end there unpacks has the addresses that the pod wrote inside.
 #[test]
 fn a6_a5_what_the_node_unpacks_is_still_the_pods() {
@@ -175,11 +184,7 @@ fn a6_a5_what_the_node_unpacks_is_still_the_pods() {
     let Some(lab) = lab(&[("a.yaml", &from_elsewhere), ("b.yaml", &nothing)]) else {
         return;
     };
-    lab.node
-        .netns()
-        .ip("link add flannel.1 address 02:f1:a0:00:04:00 type vxlan id 1 local 198.51.100.1 dstport 8472 nolearning\n\
-             link set flannel.1 up\n")
-        .unwrap();
+    tunnel(&lab);
     let [a, b, c, outside] =
         ["shop/a", "shop/b", "other/c", "outside"].map(|name| of_family(&lab.site(name).unwrap(), true));
     let elsewhere: IpAddr = "10.244.1.5".parse().unwrap();
@@ -228,8 +233,9 @@ fn a6_a5_what_the_node_unpacks_is_still_the_pods() {
     assert!(arrives(&witnesses[1], LONG, b"its own"));
 }
 
-/// A socket of the node hears more than the node's own addresses: broadcast and multicast ones, those
-/// that routers share, what `route_localnet` lets in, and the virtual IPs that IPVS mode needs.
+/// A socket of the node hears more than the node's own addresses: broadcast and multicast ones,
+/// those that routers share, what `route_localnet` lets in, and the virtual IPs that IPVS mode
+/// needs.
 #[test]
 fn a6_what_the_node_unpacks_is_the_pods_wherever_it_was_sent() {
     const MACS: [[u8; 6]; 2] = [[2, 0xf1, 0xa0, 0, 4, 0], [2, 0xf1, 0xa0, 0, 6, 0]];
@@ -320,11 +326,7 @@ fn a6_what_the_node_unpacks_answers_for_nobody_else() {
     let Some(lab) = lab(&[("a.yaml", &isolated)]) else {
         return;
     };
-    lab.node
-        .netns()
-        .ip("link add flannel.1 address 02:f1:a0:00:04:00 type vxlan id 1 local 198.51.100.1 dstport 8472 nolearning\n\
-             link set flannel.1 up\n")
-        .unwrap();
+    tunnel(&lab);
     lab.node
         .netns()
         .sysctl(&[("net/ipv4/conf/all/rp_filter", "0")])

@@ -221,8 +221,8 @@ fn l2_entries_for_the_peers_that_there_are_have_a_budget() {
     assert!(again.diagnostics.is_empty() && ingress(&again, &address(7), 1));
 }
 
-/// A rule for everyone has its entries in each policy of an endpoint that it is a part of: pods that
-/// other policies tell apart make them more.
+/// A rule for everyone has its entries in each policy of an endpoint that it is a part of: pods
+/// that other policies tell apart make them more.
 #[test]
 fn l2_entries_for_everyone_count_for_each_set_of_policies() {
     let everyones = Everyones {

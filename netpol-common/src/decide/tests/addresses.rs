@@ -241,8 +241,8 @@ fn a6_a_pod_has_one_link_local_address() {
     }
 }
 
-/// A message of neighbour discovery that the node would route is, behind it, an ordinary packet from
-/// whoever its source says.
+/// A message of neighbour discovery that the node would route is, behind it, an ordinary packet
+/// from whoever its source says.
 #[test]
 fn a6_neighbour_discovery_that_is_routed_is_from_an_own_address() {
     let (unspecified, group, partner) = (v6([0, 0], 0), v6([0xff, 2], 1), v6([0xfd, 0], 99));
