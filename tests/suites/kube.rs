@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use netpol_tests::{
     agent::{Agent, DEADLINE},
+    bench::changes::store,
     cluster::Cluster,
     deploy::Deployment,
     privilege::can_use_api_server,
@@ -140,6 +141,33 @@ fn b1_nothing_changes_before_the_first_complete_list_and_what_is_missing_is_name
     allow(&cluster, &deployment);
     cluster.api.delete(&policy(&json!([]))).unwrap();
     cluster.becomes("other/c", "shop/a", &Reached);
+}
+
+/// Policies of all pages of a list, the last page not a full one, isolate what they select.
+#[test]
+fn b1_a_list_of_many_pages_is_read_to_its_end() {
+    let Some((cluster, deployment)) = cluster() else {
+        return;
+    };
+    // The server lists by name, and the agent asks for 500 at a time.
+    let isolates = |number: usize| match number {
+        0 => "b",
+        1233 => "a",
+        _ => "nobody",
+    };
+    let policies = (0..1234).map(|number| {
+        let name = format!("p-{number:04}");
+        let mut policy = policy(&json!([]));
+        policy["metadata"]["name"] = json!(name);
+        policy["metadata"]["uid"] = json!(name);
+        policy["spec"]["podSelector"]["matchLabels"]["app"] = json!(isolates(number));
+        (format!("/registry/networkpolicies/shop/{name}"), policy)
+    });
+    store::put(&cluster.api, policies).unwrap();
+    let _agent = cluster.enforce(&deployment).unwrap();
+    cluster.expect("other/c", "shop/a", &Silent);
+    cluster.expect("other/c", "shop/b", &Silent);
+    cluster.expect("shop/a", "other/c", &Reached);
 }
 
 #[test]

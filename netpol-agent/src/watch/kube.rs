@@ -28,6 +28,7 @@ use crate::causes::causes;
 
 mod failure;
 mod kind;
+mod read_ahead;
 mod version;
 
 /// Decoded objects that may wait to be merged.

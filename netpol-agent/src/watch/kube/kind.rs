@@ -14,7 +14,7 @@ use kube::{
 };
 use tokio::{sync::mpsc::Sender, time::Instant};
 
-use super::{Update, failure::Failure};
+use super::{Update, failure::Failure, read_ahead};
 use crate::watch::{convert, object::Kind, wire::Wire};
 
 /// How long until a kind that the server does not have is asked for again: it comes with an upgrade.
@@ -31,8 +31,9 @@ where
     T: Wire + Clone + Debug + Send + 'static,
 {
     let kind = T::KIND;
+    let listed = Api::<T>::all(read_ahead::client(client.clone()));
+    let mut events = pin!(watcher::watcher(listed, watcher::Config::default()));
     let api = Api::<T>::all(client);
-    let mut events = pin!(watcher::watcher(api.clone(), watcher::Config::default()));
     let mut backoff = DefaultBackoff::default();
     let mut failing: Option<Failure> = None;
     while let Some(event) = events.next().await {
