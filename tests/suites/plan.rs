@@ -13,7 +13,7 @@ use netpol_agent::{
     model::{Direction, Node, ObjectKey, Snapshot},
     sync::{Desired, Memory, Plan, State, Write, apply, plan},
 };
-use netpol_common::abi::{Endpoint, POLICY_DENY, POLICY_NONE, SENDER_UNTOLD};
+use netpol_common::abi::{Endpoint, POLICY_DENY, POLICY_NONE, SENDER_AMBIGUOUS};
 use netpol_common::tag;
 use netpol_tests::{
     kernel::{Probe, passes},
@@ -168,7 +168,7 @@ fn unmet(state: &State, failed: bool) -> Option<u32> {
     let isolated = |policy: u32| state.policies.contains_key(&policy);
     let tells = |bridge: u32, ifindex: u32, number: u16| {
         let told = state.senders.get(&(bridge, number.into()));
-        state.senders.get(&(bridge, 0)) == Some(&SENDER_UNTOLD)
+        state.senders.get(&(bridge, 0)) == Some(&SENDER_AMBIGUOUS)
             && (told == Some(&ifindex) || failed && told.is_none())
     };
     // By bridge 0: what the kernel does not tell the interface of.

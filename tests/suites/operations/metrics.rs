@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `docs/metrics.md`: what a running agent serves.
+//! `docs/metrics.md`: what a running agent serves, and the reasons of drops.
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
+use netpol_common::abi::DropReason;
 use netpol_tests::privilege::can_enforce;
 
 use crate::shared::{SUITE, ask, launch, node};
@@ -47,6 +48,10 @@ fn page(text: &str) -> String {
         });
         let labels = sample.map(labels).unwrap_or_default().join(", ");
         writeln!(page, "| `{shown}` | {kind} | {labels} | {} |", about[name]).unwrap();
+    }
+    page.push_str("\n## Why packets are dropped\n\n| `reason` | |\n|---|---|\n");
+    for reason in DropReason::ALL {
+        writeln!(page, "| `{}` | {} |", reason.name(), reason.meaning()).unwrap();
     }
     page
 }

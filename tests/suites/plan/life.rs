@@ -10,7 +10,7 @@ use netpol_agent::{
     model::Snapshot,
     sync::{EntryKey, Memory, Plan, State, Write, apply},
 };
-use netpol_common::abi::{IDENTITY_NONE, Identity, SENDER_UNTOLD};
+use netpol_common::abi::{IDENTITY_NONE, Identity, SENDER_AMBIGUOUS};
 use netpol_tests::random::{Random, any_change, batch, cluster, few_guards};
 use proptest::prelude::*;
 
@@ -91,7 +91,7 @@ pub(super) fn is_as_fresh(bench: &Bench, snapshot: &Snapshot) -> Result<(), Test
     state.attached.retain(|ifindex| known.contains(ifindex));
     state
         .senders
-        .retain(|_, ifindex| *ifindex == SENDER_UNTOLD && !known.is_empty() || known.contains(ifindex));
+        .retain(|_, ifindex| *ifindex == SENDER_AMBIGUOUS && !known.is_empty() || known.contains(ifindex));
     prop_assert!(
         canonical(&state) == canonical(&fresh.state),
         "{:#?}\n{:#?}",

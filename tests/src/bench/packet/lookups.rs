@@ -7,14 +7,14 @@ use anyhow::{Context, Result, ensure};
 use netpol_agent::{datapath::attach::Hook, sync::State};
 use netpol_common::{
     abi::{
-        Address, Direction, Flow, FlowKey, Fragment, FragmentKey, Identity, Lifetimes, PolicyMatch,
+        Address, Direction, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Identity, Lifetimes, PolicyMatch,
         PolicyValue,
     },
     decide::{
-        Opener, Place, Tables, Verdict, decide,
-        known::{continues, may_continue},
+        Buffer, Flows, Lookups, Opener, Place, Verdict, decide,
+        fast_path::{may_pass, passes},
     },
-    parse::{Packet, parse, plain::plain},
+    parse::{Packet, parse, simple::simple},
 };
 
 use super::path::{Script, Step};
@@ -77,10 +77,10 @@ fn run(mirror: &Mirror, state: &State, step: &Step) -> Result<(bool, Counts)> {
         tables: mirror,
         counts: RefCell::default(),
     };
-    // The programs: the short way for what continues a connection, then, if it is none, the long one. Each begins with the endpoint.
-    if let Some(packet) = plain(&Bytes(&step.frame)).filter(may_continue) {
+    // As the programs do: the fast path, then the long one. Each begins with the endpoint.
+    if let Some(packet) = simple(&Bytes(&step.frame)).filter(may_pass) {
         tables.count("endpoints");
-        if continues(&tables, endpoint, &place, &packet) {
+        if passes(&tables, endpoint, &place, &packet) {
             return Ok((true, tables.counts.into_inner()));
         }
     }
@@ -91,57 +91,10 @@ fn run(mirror: &Mirror, state: &State, step: &Step) -> Result<(bool, Counts)> {
     Ok((verdict == Verdict::Forward, tables.counts.into_inner()))
 }
 
-impl Tables for Counting<'_> {
-    type FlowEntry = Entry;
-
-    fn now(&self) -> u64 {
-        self.tables.now()
-    }
-
-    fn length(&self) -> u32 {
-        self.tables.length()
-    }
-
-    fn lifetimes(&self) -> &Lifetimes {
-        self.tables.lifetimes()
-    }
-
-    fn epoch(&self) -> u32 {
-        self.tables.epoch()
-    }
-
-    fn identity(&self, address: &Address) -> Identity {
-        self.count("addresses");
-        if !self.tables.has_address(address) {
-            self.count("identities");
-        }
-        self.tables.identity(address)
-    }
-
-    fn frontend(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
-        self.count_twice("frontends", self.tables.frontend(address, protocol, port))
-    }
-
-    fn node_port(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
-        self.count_twice("frontends", self.tables.node_port(address, protocol, port))
-    }
-
-    fn sender(&self, bridge: u32, number: u16) -> u32 {
-        self.count_twice("senders", self.tables.sender(bridge, number))
-    }
-
-    fn local_pod(&self, address: &Address) -> u32 {
-        self.count_twice("local_pods", self.tables.local_pod(address))
-    }
-
-    fn forwards(&self, ifindex: u32, address: &Address) -> bool {
-        self.count("forwards");
-        self.tables.forwards(ifindex, address)
-    }
-
-    fn guarded(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool {
-        self.count("guarded");
-        self.tables.guarded(backend, protocol, port)
+impl Lookups for Counting<'_> {
+    fn endpoint(&self, ifindex: u32, into: &mut Endpoint) -> bool {
+        self.count("endpoints");
+        self.tables.endpoint(ifindex, into)
     }
 
     fn is_endpoint(&self, ifindex: u32) -> bool {
@@ -164,18 +117,68 @@ impl Tables for Counting<'_> {
         self.tables.policy(key)
     }
 
+    fn identity(&self, address: &Address) -> Identity {
+        self.count("addresses");
+        if !self.tables.has_address(address) {
+            self.count("identities");
+        }
+        self.tables.identity(address)
+    }
+
+    fn frontend(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
+        self.count_twice("frontends", self.tables.frontend(address, protocol, port))
+    }
+
+    fn node_port(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
+        self.count_twice("frontends", self.tables.node_port(address, protocol, port))
+    }
+
+    fn is_restricted(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool {
+        self.count("guarded");
+        self.tables.is_restricted(backend, protocol, port)
+    }
+
+    fn sender(&self, bridge: u32, number: u16) -> u32 {
+        self.count_twice("senders", self.tables.sender(bridge, number))
+    }
+
+    fn local_pod(&self, address: &Address) -> u32 {
+        self.count_twice("local_pods", self.tables.local_pod(address))
+    }
+
+    fn forwards(&self, ifindex: u32, address: &Address) -> bool {
+        self.count("forwards");
+        self.tables.forwards(ifindex, address)
+    }
+}
+
+impl Flows for Counting<'_> {
+    type Entry = Entry;
+
+    fn now(&self) -> u64 {
+        self.tables.now()
+    }
+
+    fn lifetimes(&self) -> &Lifetimes {
+        self.tables.lifetimes()
+    }
+
+    fn epoch(&self) -> u32 {
+        self.tables.epoch()
+    }
+
     fn flow(&self, key: &FlowKey) -> Option<Entry> {
         self.count("flows");
         self.tables.flow(key)
     }
 
-    fn opener(&self, key: &FlowKey, own: &Address) -> Opener {
-        self.tables.opener(key, own)
-    }
-
     fn insert_flow(&self, key: &FlowKey, flow: &Flow) {
         self.count("flows (write)");
         self.tables.insert_flow(key, flow);
+    }
+
+    fn opener(&self, key: &FlowKey, own: &Address) -> Opener {
+        self.tables.opener(key, own)
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
@@ -186,6 +189,12 @@ impl Tables for Counting<'_> {
     fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
         self.count("fragments (write)");
         self.tables.insert_fragment(key, fragment);
+    }
+}
+
+impl Buffer for Counting<'_> {
+    fn length(&self) -> u32 {
+        self.tables.length()
     }
 
     fn has_socket(&self) -> bool {
