@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The verdict for one pair of addresses, and each side's reason in words.
+//! Judges one pair of addresses and gives each side's reason.
 
 use std::net::IpAddr;
 
@@ -19,30 +19,30 @@ use crate::{
 
 mod whose;
 
-/// How a packet gets from one end to the other.
+/// The path of a packet from one end to the other.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Way {
-    /// The address that it is sent to, where that is not the destination's own: a Service's, or a
-    /// node's with a host port.
+    /// The address that the packet is sent to, if it is not the destination's own: a Service's, or
+    /// a node's with a host port.
     pub(super) frontend: Option<IpAddr>,
-    /// The node of the source, or of the destination, translates it there: a pod can be its own
-    /// peer (rule A1).
+    /// True if the node of the source or of the destination translates the packet there: a pod can
+    /// be its own peer (rule A1).
     pub(super) translated: bool,
-    /// Where another node translates it, what the source's node judges it by.
+    /// What the source's node judges the packet by, if another node translates it.
     pub(super) judged_at: Option<Candidate>,
-    /// The addresses that the destination may see in the place of the source's own.
+    /// Addresses that the destination may see instead of the source's own.
     pub(super) seen_as: Vec<Seen>,
 }
 
-/// An address that a packet may have when it arrives.
+/// A source address that a packet may arrive with.
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
     pub(super) address: IpAddr,
-    /// Whose it is, in words.
+    /// Describes the owner of the address.
     pub(super) whose: String,
 }
 
-/// The packet from one address to the other; both are of `family`.
+/// Returns the packet from one address to the other; both are of `family`.
 pub(super) fn packet(source: &Candidate, destination: &Candidate, family: Family) -> Packet {
     let (protocol, port) = destination.port.of_family(family);
     Packet {
@@ -115,8 +115,8 @@ pub(super) fn judge(
     }
 }
 
-/// Where a frontend is closed to whom it would be open in part (rule L2), none of its backends is
-/// reached by it.
+/// Denies all backends if the frontend is closed to pods that may reach only some of them (rule
+/// L2).
 pub(super) fn refuse(world: World<'_>, source: &Candidate, packet: &Packet, found: &mut [Verdict]) {
     let frontend = Frontend {
         address: packet.destination,
@@ -149,8 +149,8 @@ pub(super) fn refuse(world: World<'_>, source: &Candidate, packet: &Packet, foun
     }
 }
 
-/// What the destination's policies say, if it may see other addresses than the source's: what they
-/// say of all of them.
+/// Judges the destination's side for every source address that it may see. The verdict is unknown
+/// unless all agree.
 fn seen_otherwise(
     world: World<'_>,
     arriving: &Packet,
@@ -176,7 +176,7 @@ fn seen_otherwise(
                 address: seen.address,
                 ..source.clone()
             };
-            // What a node forwards is not from the node, whatever address it has (rule A3).
+            // A packet that a node forwards is not from the node, whatever its address (rule A3).
             let forwarded = World { nodes: &[], ..world };
             (
                 seen,
@@ -201,7 +201,7 @@ fn seen_otherwise(
     denied.in_doubt("address-on-arrival", &text)
 }
 
-/// What one end's policies say.
+/// The judgement of one end's policies.
 #[derive(Debug, Clone)]
 struct Judged {
     told: Told,
@@ -209,7 +209,7 @@ struct Judged {
     text: String,
     rule: Option<(String, String)>,
     isolating: Vec<PolicyShown>,
-    /// Policies of the end take part in it.
+    /// True if policies isolate the end.
     isolated: bool,
 }
 
@@ -225,8 +225,8 @@ impl Judged {
         }
     }
 
-    /// By the policies of `own`, of which the direction is. Where several pods claim the address:
-    /// what holds for all of them.
+    /// Judges by the policies of `own`. If several pods claim the address, the verdict is what
+    /// holds for all of them.
     fn of(
         world: World<'_>,
         packet: &Packet,
@@ -308,8 +308,8 @@ impl Judged {
         }
     }
 
-    /// Whatever policies say, where they come to too much all but the node is closed out (rules A2,
-    /// L2).
+    /// Denies everything but the node's traffic if the pod's policies are over budget, whatever
+    /// they say (rules A2, L2).
     fn over_budget(self, world: World<'_>, own: &Candidate, direction: Direction) -> Self {
         let pod = own.pod(world.snapshot);
         let closed = pod.is_some_and(|pod| world.is_over_budget(pod, direction));
@@ -329,8 +329,8 @@ impl Judged {
         }
     }
 
-    /// With what the agent that answers holds of the end: what policies say is not what its packets
-    /// meet where nothing is enforced.
+    /// Adds what the agent that answers holds about the end. The policies' verdict does not apply
+    /// to packets where nothing is enforced.
     fn shown(self, world: World<'_>, own: &Candidate) -> SideShown {
         let pod = own.pod(world.snapshot);
         let pod = pod.filter(|pod: &&Pod| !pod.host_network && !pod.terminal);
@@ -398,7 +398,7 @@ fn policy_shown(unmatched: Unmatched, direction: Direction) -> PolicyShown {
     }
 }
 
-/// The reason as a word and in words.
+/// Returns the reason as a code and as a sentence.
 fn reason(
     world: World<'_>,
     side: &Side,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How often a path looks into maps: the same decision over the same tables in userspace, counted. It does not depend on the machine.
+//! Counts a path's map lookups: the same decision over the same tables, in userspace. The counts do
+//! not depend on the machine.
 
 use std::{cell::RefCell, collections::BTreeMap};
 
@@ -26,7 +27,7 @@ use crate::{
 /// Lookups and writes, by map.
 pub type Counts = BTreeMap<&'static str, u32>;
 
-/// Tables that count.
+/// Tables that count their lookups.
 struct Counting<'a> {
     tables: &'a Mirror,
     counts: RefCell<Counts>,
@@ -37,7 +38,7 @@ impl Counting<'_> {
         *self.counts.borrow_mut().entry(map).or_default() += 1;
     }
 
-    /// What is found is looked for again, to see whether it stood still.
+    /// A found entry is looked up again to check that it did not change meanwhile.
     fn count_twice(&self, map: &'static str, found: u32) -> u32 {
         self.count(map);
         if found != 0 {
@@ -47,10 +48,10 @@ impl Counting<'_> {
     }
 }
 
-/// What a path's packet looks up, those of arrays left out (they are no calls).
+/// Counts the lookups of a path's packet, without arrays (they are no calls).
 ///
 /// # Errors
-/// It gets another verdict than in the kernel.
+/// Its verdict differs from the kernel's.
 pub fn count(state: &State, script: &Script) -> Result<Counts> {
     let mirror = Mirror::new(state.clone());
     for step in &script.before {
