@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{
     abi::{
-        ACTION_ACCEPT, ACTION_DEFER, Fragment, FragmentKey, IDENTITY_NODE, Identity, POLICY_DENY,
-        PolicyMatch, PolicyValue,
+        ACTION_ACCEPT, ACTION_DEFER, Fragment, FragmentKey, IDENTITY_NODE, IDENTITY_NONE, Identity,
+        POLICY_DENY, POLICY_NONE, PolicyMatch, PolicyValue,
     },
     flow::{ACK, FIN, SYN},
     tag,
