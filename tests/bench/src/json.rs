@@ -57,6 +57,8 @@ impl Report {
     /// Replaces the figures that `is_part` matches by those of a later run.
     #[must_use]
     pub fn renewed_by(mut self, part: Self, is_part: impl Fn(&Figure) -> bool) -> Self {
+        self.again
+            .retain(|earlier| earlier.command != part.machine.command);
         self.again.push(part.machine);
         self.figures.retain(|figure| !is_part(figure));
         self.figures.extend(part.figures);

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Writes `BENCHMARKS.md`: one row for each name of a run, and the missed targets.
+//! Writes `BENCHMARKS.md`: one row for each name of a run, or for many names of one kind, and the
+//! missed targets.
 
-use std::fmt::Write;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+};
 
 use serde::Serialize;
 
@@ -63,9 +67,12 @@ fn run(machine: &Machine) -> String {
     format!("`{}`, {}, commit {commit}.", machine.command, machine.date)
 }
 
+/// Names that begin with the same word share a row if there are so many of them.
+const FOLDED: usize = 5;
+
 /// Returns the rows of a group: of figures with a target or an outside baseline.
 fn rows(report: &Report, group: &Group) -> Vec<String> {
-    let mut names: Vec<(&str, Option<&str>)> = Vec::new();
+    let mut names: Vec<(String, Option<String>)> = Vec::new();
     let of_group = || report.figures.iter().filter(|figure| figure.group == group.name);
     let beside = |figure: &Figure| {
         figure
@@ -73,24 +80,37 @@ fn rows(report: &Report, group: &Group) -> Vec<String> {
             .as_ref()
             .is_some_and(|beside| beside.name != SMALLEST)
     };
-    for figure in of_group().filter(|figure| figure.target.is_some() || beside(figure)) {
+    let shown = || of_group().filter(|figure| figure.target.is_some() || beside(figure));
+    let mut words: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for figure in shown() {
+        words.entry(first_word(figure)).or_default().insert(&figure.name);
+    }
+    let kind = |figure: &Figure| {
+        let with = figure.parameters.get("with").cloned();
+        let word = first_word(figure);
+        match words.get(word).map_or(0, BTreeSet::len) {
+            // A figure that is all of them together has a row of its own.
+            FOLDED.. if word != figure.name => (format!("{word}_..."), with),
+            _ => (figure.name.clone(), with),
+        }
+    };
+    for figure in shown() {
         if !names.contains(&kind(figure)) {
             names.push(kind(figure));
         }
     }
     let rows = names.into_iter().map(|name| {
         let figures: Vec<&Figure> = of_group().filter(|figure| kind(figure) == name).collect();
-        row(name, &figures)
+        row(&name.0, name.1.as_deref(), &figures)
     });
     rows.collect()
 }
 
-/// Returns the name of a figure, and the parameter that it was measured with.
-fn kind(figure: &Figure) -> (&str, Option<&str>) {
-    (&figure.name, figure.parameters.get("with").map(String::as_str))
+fn first_word(figure: &Figure) -> &str {
+    figure.name.split('_').next().unwrap_or_default()
 }
 
-fn row((name, with): (&str, Option<&str>), figures: &[&Figure]) -> String {
+fn row(name: &str, with: Option<&str>, figures: &[&Figure]) -> String {
     let with = with.map_or(String::new(), |with| format!(" with {with}"));
     let medians = range(figures.iter().filter_map(|figure| figure.spread()));
     let unit = &figures[0].unit;
@@ -235,6 +255,18 @@ mod tests {
             (&false.into(), &"a remark".into())
         );
         assert_eq!(all[3]["result"], serde_json::json!([0.9, 0.9, 0.9]));
+
+        let many = ["a", "b", "c", "d", "e"].map(|end| figure(&format!("kind_{end}"), 9.0));
+        let page = super::page(
+            &run([many.to_vec(), vec![figure("kind", 8.0)]].concat()),
+            std::slice::from_ref(&group),
+        );
+        for row in [
+            "| kind_... | 9.00 ns |  |  | <= 10 | 5 of 5 |",
+            "| kind | 8.00 ns |  |  | <= 10 | 1 of 1 |",
+        ] {
+            assert!(page.lines().any(|found| found == row), "{row} in\n{page}");
+        }
 
         let later = report.renewed_by(run(vec![figure("slow", 8.0)]), |figure| figure.name == "slow");
         let page = super::page(&later, &[group]);
