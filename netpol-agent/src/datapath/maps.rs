@@ -38,14 +38,15 @@ use crate::{
 
 /// Bits that IPv4 prefixes are longer by when they are mapped into IPv6.
 const MAPPED_BITS: u32 = 96;
-/// Replaces a value where it is (linux/bpf.h): see [`abi::Endpoint::lock`].
+/// Replaces a value in place (linux/bpf.h), see [`abi::Endpoint::lock`].
 const BPF_F_LOCK: u64 = 4;
 
-/// The key has a value already, or has none (linux/bpf.h).
+/// The key must have a value already, or must have none (linux/bpf.h).
 const BPF_EXIST: u64 = 2;
 const BPF_NOEXIST: u64 = 1;
 
-/// A write is tried again this often when the kernel answers that it may work a moment later (EBUSY, EAGAIN, ENOMEM under contention).
+/// How many times a write is tried while the kernel answers that it may work a moment later (EBUSY,
+/// EAGAIN, ENOMEM under contention).
 const ATTEMPTS: usize = 5;
 
 /// A map that could not be used.
@@ -58,7 +59,7 @@ pub struct MapError {
     source: aya::maps::MapError,
 }
 
-/// Attaches the name of the map and what was attempted.
+/// Adds the name of the map and what was attempted to an error.
 trait Named<T> {
     fn on(self, map: &'static str, what: &'static str) -> Result<T, MapError>;
 }
@@ -83,7 +84,7 @@ pub struct Maps {
     config: Array<MapData, Config>,
 }
 
-/// Whether this process may use BPF at all.
+/// Checks that this process may use BPF at all.
 pub fn probe() -> io::Result<()> {
     match Array::<MapData, u32>::create(1, 0) {
         Err(aya::maps::MapError::CreateError { io_error, .. })
@@ -91,7 +92,7 @@ pub fn probe() -> io::Result<()> {
         {
             Err(io_error)
         }
-        // Any other trouble shows, with the map's name, when the object is loaded.
+        // Any other fault shows when the object is loaded, with the map's name.
         _ => Ok(()),
     }
 }
@@ -165,7 +166,7 @@ impl Maps {
         Ok(state)
     }
 
-    /// What map `bindings` holds.
+    /// Reads map `bindings`.
     pub fn bindings(&self) -> Result<BTreeMap<u32, abi::Binding>, MapError> {
         let entries = self.bindings.iter();
         entries.map(|entry| entry.on("bindings", "reading")).collect()
@@ -249,7 +250,7 @@ fn map(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, MapError> 
         .on(name, "finding it in the object")
 }
 
-/// What is to be removed and is not there is removed.
+/// Counts removing an entry that is missing as success.
 fn present(removed: Result<(), aya::maps::MapError>) -> Result<(), aya::maps::MapError> {
     match removed {
         Err(aya::maps::MapError::KeyNotFound | aya::maps::MapError::ElementNotFound) => Ok(()),
