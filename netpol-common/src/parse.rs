@@ -6,30 +6,21 @@
 //! (rule F3). A packet ends where its IP header says, not where the frame ends. The receiver cuts
 //! off the rest, and accepts no packet that claims more bytes than there are.
 
+mod ipv4;
+mod ipv6;
 mod membership;
+mod numbers;
 pub mod simple;
 #[cfg(test)]
 mod tests;
+mod upper;
 
 use zerocopy::IntoBytes as _;
 
 use crate::abi::{Address, DropReason};
-
-/// IANA protocol numbers.
-pub mod protocol {
-    #![expect(missing_docs, reason = "the names say it all")]
-    pub const HOP_BY_HOP: u8 = 0;
-    pub const ICMP: u8 = 1;
-    pub const IGMP: u8 = 2;
-    pub const TCP: u8 = 6;
-    pub const UDP: u8 = 17;
-    pub const ROUTING: u8 = 43;
-    pub const FRAGMENT: u8 = 44;
-    pub const AH: u8 = 51;
-    pub const ICMPV6: u8 = 58;
-    pub const DESTINATION_OPTIONS: u8 = 60;
-    pub const SCTP: u8 = 132;
-}
+use ipv4::ipv4;
+use ipv6::ipv6;
+pub use numbers::{ether_type, protocol};
 
 /// Number of IPv6 extension headers that are walked. A packet with more is
 /// [`DropReason::ExtensionHeaders`].
@@ -252,17 +243,17 @@ pub fn parse(frame: &impl Frame, packet: &mut Packet, quoted: &mut Packet) -> Pa
     // and forwards the packet in it (rule A6).
     let tagged = frame.vlan_tag();
     let parsed = match [header[12], header[13]] {
-        [0x81, 0x00] | [0x88, 0xa8] if tagged => {
+        ether_type::VLAN | ether_type::PROVIDER_VLAN if tagged => {
             addresses_behind_tag(frame, &mut header, packet);
             return Parsed::Unjudged(DropReason::Vlan);
         }
-        _ if tagged && ![[0x08, 0x00], [0x86, 0xdd]].contains(&[header[12], header[13]]) => {
+        _ if tagged && ![ether_type::IPV4, ether_type::IPV6].contains(&[header[12], header[13]]) => {
             return Parsed::Unjudged(DropReason::Vlan);
         }
-        [0x08, 0x00] => ipv4(frame, &mut header, packet, quoted),
-        [0x86, 0xdd] => ipv6(frame, &mut header, packet, quoted),
-        [0x08, 0x06] => return Parsed::Neighbour,
-        [0x81, 0x00] | [0x88, 0xa8] => return Parsed::Unjudged(DropReason::Vlan),
+        ether_type::IPV4 => ipv4(frame, &mut header, packet, quoted),
+        ether_type::IPV6 => ipv6(frame, &mut header, packet, quoted),
+        ether_type::ARP => return Parsed::Neighbour,
+        ether_type::VLAN | ether_type::PROVIDER_VLAN => return Parsed::Unjudged(DropReason::Vlan),
         _ => return Parsed::Unjudged(DropReason::EtherType),
     };
     match parsed {
@@ -270,57 +261,6 @@ pub fn parse(frame: &impl Frame, packet: &mut Packet, quoted: &mut Packet) -> Pa
         Ok(parsed) => parsed,
         Err(reason) => Parsed::Unjudged(reason),
     }
-}
-
-#[inline(always)]
-fn ipv4(
-    frame: &impl Frame,
-    header: &mut Buffer,
-    packet: &mut Packet,
-    quoted: &mut Packet,
-) -> Result<Parsed, DropReason> {
-    read(frame, ETHERNET_LENGTH, &mut header[..20])?;
-    let header_length = usize::from(header[0] & 0x0f) * 4;
-    if header[0] >> 4 != 4 || header_length < 20 {
-        return Err(DropReason::Malformed);
-    }
-    let frame = &Bounded::new(frame, ETHERNET_LENGTH, u16::from_be_bytes([header[2], header[3]]))?;
-    if frame.length() < ETHERNET_LENGTH + header_length {
-        return Err(DropReason::Malformed);
-    }
-    let continued = header[6] & 0x20 != 0;
-    let time_to_live = header[8];
-    packet.source = Address::from_ipv4([header[12], header[13], header[14], header[15]]);
-    packet.destination = Address::from_ipv4([header[16], header[17], header[18], header[19]]);
-    packet.protocol = header[9];
-    packet.source_end = (ETHERNET_LENGTH + IPV4_SOURCE_END) as u16;
-    packet.upper = (ETHERNET_LENGTH + header_length) as u16;
-    // This address is nobody's, and stands for every NodePort in map `frontends`.
-    if header[16] | header[17] | header[18] | header[19] == 0 {
-        return Err(DropReason::Malformed);
-    }
-    let eighths = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
-    fragment(packet, eighths, continued, [0, 0, header[4], header[5]])?;
-    if eighths != 0 {
-        return Ok(Parsed::Packet);
-    }
-    let offset = ETHERNET_LENGTH + header_length;
-    upper_layer(frame, offset, protocol::ICMP, header, packet)?;
-    if packet.protocol == protocol::IGMP
-        && time_to_live == 1
-        && header_length == membership::IPV4_LENGTH
-        && packet.part == Part::Whole
-        && membership::is_igmp(frame, offset, header, packet)
-    {
-        return Ok(Parsed::Membership);
-    }
-    if packet.role == Role::Single && matches!(header[0], 3 | 4 | 11 | 12) {
-        let is_quoted = quoted_ipv4(frame, offset + ICMP_LENGTH, header, quoted).is_ok();
-        if is_quoted {
-            packet.role = Role::Error;
-        }
-    }
-    Ok(Parsed::Packet)
 }
 
 /// Returns true for `::`. Nothing is sent to it, and it stands for every NodePort in map
@@ -342,17 +282,17 @@ fn addresses_behind_tag(frame: &impl Frame, header: &mut Buffer, packet: &mut Pa
     }
     let inner = ETHERNET_LENGTH + TAG_LENGTH;
     match [header[2], header[3]] {
-        [0x08, 0x00] if frame.read(inner, &mut header[..20]) => {
+        ether_type::IPV4 if frame.read(inner, &mut header[..20]) => {
             packet.source_end = (inner + IPV4_SOURCE_END) as u16;
             packet.source = Address::from_ipv4([header[12], header[13], header[14], header[15]]);
             packet.destination = Address::from_ipv4([header[16], header[17], header[18], header[19]]);
         }
-        [0x86, 0xdd] if frame.read(inner, &mut header[..IPV6_LENGTH]) => {
+        ether_type::IPV6 if frame.read(inner, &mut header[..IPV6_LENGTH]) => {
             packet.source_end = (inner + IPV6_SOURCE_END) as u16;
             packet.source.octets.copy_from_slice(&header[8..24]);
             packet.destination.octets.copy_from_slice(&header[24..40]);
         }
-        [0x81, 0x00] | [0x88, 0xa8] => packet.protocol = NOTHING_TOLD,
+        ether_type::VLAN | ether_type::PROVIDER_VLAN => packet.protocol = NOTHING_TOLD,
         _ => {}
     }
 }
@@ -378,250 +318,6 @@ fn fragment(
     packet.eighths = eighths.max(MIN_FRAGMENT_EIGHTHS);
     packet.identification = u32::from_be_bytes(identification);
     Ok(())
-}
-
-#[inline(always)]
-fn ipv6(
-    frame: &impl Frame,
-    header: &mut Buffer,
-    packet: &mut Packet,
-    quoted: &mut Packet,
-) -> Result<Parsed, DropReason> {
-    read(frame, ETHERNET_LENGTH, &mut header[..IPV6_LENGTH])?;
-    if header[0] >> 4 != 6 {
-        return Err(DropReason::Malformed);
-    }
-    let first = ETHERNET_LENGTH + IPV6_LENGTH;
-    let frame = &Bounded::new(frame, first, u16::from_be_bytes([header[4], header[5]]))?;
-    let (next_header, hop_limit) = (header[6], header[7]);
-    packet.protocol = header[6];
-    packet.source.octets.copy_from_slice(&header[8..24]);
-    packet.destination.octets.copy_from_slice(&header[24..40]);
-    packet.source_end = (ETHERNET_LENGTH + IPV6_SOURCE_END) as u16;
-    // In the maps, such an address stands for the IPv4 address in it, whose identity and flows are
-    // not this packet's.
-    if packet.source.is_ipv4() || packet.destination.is_ipv4() || is_nobody(&packet.destination) {
-        packet.fragment_header = true;
-        return Err(DropReason::Malformed);
-    }
-    let offset = match skip_extension_headers(frame, first, header, packet) {
-        Ok(offset) => offset,
-        Err(reason) => {
-            packet.fragment_header = true;
-            return Err(reason);
-        }
-    };
-    packet.upper = offset as u16;
-    if packet.part == Part::Later {
-        return Ok(Parsed::Packet);
-    }
-    let neighbour_discovery = upper_layer(frame, offset, protocol::ICMPV6, header, packet)?;
-    if hop_limit == 1
-        && next_header == protocol::HOP_BY_HOP
-        && offset == first + membership::HOP_BY_HOP_LENGTH
-        && packet.protocol == protocol::ICMPV6
-        && membership::is_mld(frame, first, header, packet)
-    {
-        return Ok(Parsed::Membership);
-    }
-    // Neighbour discovery is never forwarded (hop limit 255; RFC 4861), and no extension header
-    // comes before it.
-    if neighbour_discovery && hop_limit == 255 && offset == first {
-        return Ok(Parsed::Neighbour);
-    }
-    if packet.role == Role::Single && matches!(header[0], 1..=4) {
-        let is_quoted = quoted_ipv6(frame, offset + ICMP_LENGTH, header, quoted).is_ok();
-        if is_quoted {
-            packet.role = Role::Error;
-        }
-    }
-    Ok(Parsed::Packet)
-}
-
-/// Reads what an ICMP error quotes: the IP header, and the first eight bytes after it (RFC 792).
-#[inline(always)]
-fn quoted_ipv4(
-    frame: &impl Frame,
-    offset: usize,
-    header: &mut Buffer,
-    quoted: &mut Packet,
-) -> Result<(), DropReason> {
-    read(frame, offset, &mut header[..20])?;
-    let header_length = usize::from(header[0] & 0x0f) * 4;
-    let later = u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0;
-    if header[0] >> 4 != 4 || header_length < 20 || later {
-        return Err(DropReason::Malformed);
-    }
-    *quoted = Packet::default();
-    quoted.source = Address::from_ipv4([header[12], header[13], header[14], header[15]]);
-    quoted.destination = Address::from_ipv4([header[16], header[17], header[18], header[19]]);
-    quoted.protocol = header[9];
-    quoted_ports(frame, offset + header_length, protocol::ICMP, header, quoted)
-}
-
-/// Like [`quoted_ipv4`]. A quote with extension headers counts as none.
-#[inline(always)]
-fn quoted_ipv6(
-    frame: &impl Frame,
-    offset: usize,
-    header: &mut Buffer,
-    quoted: &mut Packet,
-) -> Result<(), DropReason> {
-    read(frame, offset, &mut header[..IPV6_LENGTH])?;
-    if header[0] >> 4 != 6 {
-        return Err(DropReason::Malformed);
-    }
-    *quoted = Packet::default();
-    quoted.protocol = header[6];
-    quoted.source.octets.copy_from_slice(&header[8..24]);
-    quoted.destination.octets.copy_from_slice(&header[24..40]);
-    quoted_ports(frame, offset + IPV6_LENGTH, protocol::ICMPV6, header, quoted)
-}
-
-#[inline(always)]
-fn quoted_ports(
-    frame: &impl Frame,
-    offset: usize,
-    icmp: u8,
-    header: &mut Buffer,
-    quoted: &mut Packet,
-) -> Result<(), DropReason> {
-    read(frame, offset, &mut header[..8])?;
-    if quoted.protocol == icmp {
-        quoted.role = echo(icmp, header[0]);
-        quoted.source_port = [header[4], header[5]];
-        // An error about an error answers no connection.
-        return if quoted.role == Role::Single {
-            Err(DropReason::Malformed)
-        } else {
-            Ok(())
-        };
-    }
-    if matches!(quoted.protocol, protocol::TCP | protocol::UDP | protocol::SCTP) {
-        quoted.source_port = [header[0], header[1]];
-        quoted.destination_port = [header[2], header[3]];
-    }
-    Ok(())
-}
-
-/// Returns the role of an ICMP message by its type.
-#[inline(always)]
-const fn echo(icmp: u8, kind: u8) -> Role {
-    match (icmp, kind) {
-        (protocol::ICMP, 8) | (protocol::ICMPV6, 128) => Role::EchoRequest,
-        (protocol::ICMP, 0) | (protocol::ICMPV6, 129) => Role::EchoReply,
-        _ => Role::Single,
-    }
-}
-
-/// Walks from `packet.protocol` to the upper layer, or to the fragment header of a later fragment,
-/// and returns the offset of that. It walks only headers that receivers walk, too. Mobility, HIP
-/// and Shim6 have the shape of an extension header, but are protocols of their own (rule F4).
-#[inline(always)]
-fn skip_extension_headers(
-    frame: &impl Frame,
-    mut offset: usize,
-    header: &mut Buffer,
-    packet: &mut Packet,
-) -> Result<usize, DropReason> {
-    // Start of the part of the packet that is cut into fragments.
-    let mut behind = offset;
-    for _ in 0..=MAX_EXTENSION_HEADERS {
-        match packet.protocol {
-            protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS => {
-                read(frame, offset, &mut header[..2])?;
-                offset += (usize::from(header[1]) + 1) * 8;
-            }
-            protocol::AH => {
-                read(frame, offset, &mut header[..2])?;
-                // The header has no room for its own fixed part (RFC 4302, 2).
-                if header[1] == 0 {
-                    return Err(DropReason::Malformed);
-                }
-                offset += (usize::from(header[1]) + 2) * 4;
-            }
-            protocol::FRAGMENT => {
-                read(frame, offset, &mut header[..8])?;
-                // A fragment of a fragment is malformed.
-                if packet.part != Part::Whole {
-                    return Err(DropReason::Malformed);
-                }
-                let field = u16::from_be_bytes([header[2], header[3]]);
-                packet.fragment_header = true;
-                packet.protocol = header[0];
-                behind = offset + 8;
-                fragment(
-                    packet,
-                    field >> 3,
-                    field & 1 != 0,
-                    [header[4], header[5], header[6], header[7]],
-                )?;
-                packet.fragment_protocol = match packet.part {
-                    Part::Whole => 0,
-                    Part::First | Part::Later => protocol::FRAGMENT,
-                };
-                if packet.part == Part::Later {
-                    return Ok(offset);
-                }
-                offset += 8;
-            }
-            _ => {
-                if packet.part == Part::First {
-                    packet.eighths += (offset - behind).div_ceil(8) as u16;
-                }
-                return Ok(offset);
-            }
-        }
-        packet.protocol = header[0];
-    }
-    Err(DropReason::ExtensionHeaders)
-}
-
-/// Reads ports, flags and role. `icmp` is the ICMP of this family; that of the other family is a
-/// protocol without ports. Returns true for neighbour discovery (ICMPv6 types 133 to 137).
-#[inline(always)]
-fn upper_layer(
-    frame: &impl Frame,
-    offset: usize,
-    icmp: u8,
-    header: &mut Buffer,
-    packet: &mut Packet,
-) -> Result<bool, DropReason> {
-    if packet.protocol == protocol::TCP {
-        read(frame, offset, &mut header[..20])?;
-        let header_length = usize::from(header[12] >> 4) * 4;
-        if header_length < 20 || offset + header_length > frame.length() {
-            return Err(DropReason::Malformed);
-        }
-        packet.tcp_flags = header[13];
-        let number =
-            |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        packet.sequence = number(4);
-        packet.acknowledgement = number(8);
-    } else if packet.protocol == protocol::SCTP {
-        read(frame, offset, &mut header[..12])?;
-    } else if packet.protocol == protocol::UDP || packet.protocol == icmp {
-        read(frame, offset, &mut header[..8])?;
-    } else {
-        return Ok(false);
-    }
-    if packet.protocol == protocol::UDP {
-        let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
-        let huge = length == 0 && frame.length() > offset + MAX_LENGTH;
-        if length < 8 && !huge || offset + length > frame.length() && packet.part == Part::Whole {
-            return Err(DropReason::Malformed);
-        }
-    }
-    if packet.protocol == icmp {
-        packet.role = echo(icmp, header[0]);
-        if !matches!(packet.role, Role::Single) {
-            packet.source_port = [header[4], header[5]];
-        }
-        return Ok(icmp == protocol::ICMPV6 && matches!(header[0], 133..=137));
-    }
-    packet.source_port = [header[0], header[1]];
-    packet.destination_port = [header[2], header[3]];
-    Ok(false)
 }
 
 #[inline(always)]

@@ -8,7 +8,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative},
     programs::TcContext,
 };
-use netpol_common::parse::Frame;
+use netpol_common::parse::{Frame, ether_type};
 
 /// A frame at a TC hook.
 pub struct Skb<'a>(pub &'a TcContext);
@@ -140,7 +140,7 @@ impl Frame for Leaving<'_> {
 #[inline(always)]
 pub fn is_ipv6(ctx: &TcContext) -> bool {
     // SAFETY: as above.
-    unsafe { (*ctx.skb.skb).protocol == u32::from(0x86dd_u16.to_be()) }
+    unsafe { (*ctx.skb.skb).protocol == u32::from(u16::from_ne_bytes(ether_type::IPV6)) }
 }
 
 /// Returns the index of the interface that the packet came by. At `to_pod`, 0 if the node itself

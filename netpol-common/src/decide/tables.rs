@@ -61,6 +61,7 @@ pub trait Flows {
     fn lifetimes(&self) -> &Lifetimes {
         &flow::DEFAULTS
     }
+    /// The epoch of what the agent wrote. A flow judged under an earlier one is judged again.
     fn epoch(&self) -> u32;
     /// The entry of a flow, alive or not.
     fn flow(&self, key: &FlowKey) -> Option<Self::Entry>;

@@ -5,7 +5,10 @@
 //! The check is exact. A packet that has one of their types, but another form or another
 //! destination than such a message, is judged like any packet.
 
-use super::{Buffer, Frame, Packet, protocol};
+use super::{
+    Buffer, Frame, Packet,
+    numbers::{icmpv6, igmp, protocol},
+};
 
 /// Length of the hop-by-hop header: a router-alert option and padding.
 pub(super) const HOP_BY_HOP_LENGTH: usize = 8;
@@ -45,7 +48,8 @@ pub(super) fn is_mld(frame: &impl Frame, options: usize, header: &mut Buffer, pa
     let records = usize::from(u16::from_be_bytes([header[6], header[7]]));
     let offset = options + HOP_BY_HOP_LENGTH;
     let length = frame.length() - offset;
-    if code != 0 || !matches!(kind, 130..=132 | 143) || !frame.read(options, &mut header[..8]) {
+    let is_mld = matches!(kind, icmpv6::MLD_QUERY..=icmpv6::MLD_DONE | icmpv6::MLD_REPORT_V2);
+    if code != 0 || !is_mld || !frame.read(options, &mut header[..8]) {
         return false;
     }
     let option = [header[2], header[3], header[4], header[5]];
@@ -59,12 +63,12 @@ pub(super) fn is_mld(frame: &impl Frame, options: usize, header: &mut Buffer, pa
     if header[0] != protocol::ICMPV6 || !(first || last) || !local || destination[0] != 0xff {
         return false;
     }
-    if kind == 143 {
+    if kind == icmpv6::MLD_REPORT_V2 {
         return *destination == MLD_ROUTERS && length >= 8 + records * (4 + MLD_ADDRESS);
     }
     let mut query = length == MLD_LENGTH;
     if length >= MLD_QUERY_LENGTH {
-        if kind != 130 || !frame.read(offset + MLD_QUERY_LENGTH - 2, &mut header[..2]) {
+        if kind != icmpv6::MLD_QUERY || !frame.read(offset + MLD_QUERY_LENGTH - 2, &mut header[..2]) {
             return false;
         }
         let sources = usize::from(u16::from_be_bytes([header[0], header[1]]));
@@ -75,8 +79,8 @@ pub(super) fn is_mld(frame: &impl Frame, options: usize, header: &mut Buffer, pa
     }
     let to_group = header[..MLD_ADDRESS] == destination[..];
     match kind {
-        130 => to_group || *destination == ALL_NODES_V6,
-        131 => to_group,
+        icmpv6::MLD_QUERY => to_group || *destination == ALL_NODES_V6,
+        icmpv6::MLD_REPORT => to_group,
         _ => *destination == ALL_ROUTERS_V6,
     }
 }
@@ -103,8 +107,8 @@ pub(super) fn is_igmp(frame: &impl Frame, offset: usize, header: &mut Buffer, pa
     let records = usize::from(u16::from_be_bytes([header[10], header[11]]));
     let to_group = [header[8], header[9], header[10], header[11]] == destination;
     match kind {
-        0x22 => return destination == IGMP_ROUTERS && length >= 8 + records * (4 + IGMP_ADDRESS),
-        0x11 if length >= IGMP_QUERY_LENGTH => {
+        igmp::REPORT_V3 => return destination == IGMP_ROUTERS && length >= 8 + records * (4 + IGMP_ADDRESS),
+        igmp::QUERY if length >= IGMP_QUERY_LENGTH => {
             if !frame.read(offset + IGMP_QUERY_LENGTH - 2, &mut header[..2]) {
                 return false;
             }
@@ -113,12 +117,12 @@ pub(super) fn is_igmp(frame: &impl Frame, offset: usize, header: &mut Buffer, pa
                 return false;
             }
         }
-        0x11 | 0x12 | 0x16 | 0x17 if length == IGMP_LENGTH => {}
+        igmp::QUERY | igmp::REPORT_V1 | igmp::REPORT_V2 | igmp::LEAVE if length == IGMP_LENGTH => {}
         _ => return false,
     }
     match kind {
-        0x11 => to_group || destination == ALL_SYSTEMS_V4,
-        0x17 => destination == ALL_ROUTERS_V4,
+        igmp::QUERY => to_group || destination == ALL_SYSTEMS_V4,
+        igmp::LEAVE => destination == ALL_ROUTERS_V4,
         _ => to_group,
     }
 }

@@ -4,7 +4,7 @@
 
 use super::{
     ETHERNET_LENGTH, Frame, IPV4_LENGTH, IPV4_SOURCE_END, IPV6_LENGTH, IPV6_SOURCE_END, Packet, Part, Role,
-    protocol,
+    ether_type, protocol,
 };
 use crate::abi::Address;
 
@@ -25,10 +25,11 @@ pub fn simple(frame: &impl Frame) -> Option<Packet> {
     if frame.vlan_tag() {
         return None;
     }
-    let [first, second, third, ether_type] = frame.words(0)?;
-    let packet = match ether_type.to_be() >> 16 {
-        0x0800 => ipv4(frame)?,
-        0x86dd => ipv6(frame)?,
+    let [first, second, third, fourth] = frame.words(0)?;
+    let [high, low, ..] = fourth.to_ne_bytes();
+    let packet = match [high, low] {
+        ether_type::IPV4 => ipv4(frame)?,
+        ether_type::IPV6 => ipv6(frame)?,
         _ => return None,
     };
     Some(Packet {
