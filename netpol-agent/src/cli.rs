@@ -47,6 +47,7 @@ fn long_version() -> &'static str {
     &TEXT
 }
 
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Watch the cluster, or a folder of manifests, and enforce its policies on this node until

@@ -72,7 +72,7 @@ pub struct Place {
     /// Index of the interface that the packet came by; 0 if the node itself made it (rules A2, A3).
     /// Not used for what a pod sends.
     pub ingress_ifindex: u32,
-    /// The packet's [tag]. Not used for what a pod sends.
+    /// The packet's [tag](crate::tag). Not used for what a pod sends.
     pub tag: u16,
 }
 
