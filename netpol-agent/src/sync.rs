@@ -9,13 +9,15 @@
 //! - Endpoint and policy numbers are never given twice while the maps live (rule C3): the counters stand in the kernel.
 
 mod apply;
+mod desired;
 mod identities;
 mod plan;
 mod policies;
-mod second_look;
+mod post_dnat;
 
 pub use apply::{Failure, Report, apply};
-pub use plan::{Desired, Link, Plan, ahead, plan};
+pub use desired::{Desired, Link};
+pub use plan::{Plan, ahead, plan};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,8 +28,8 @@ use ipnet::IpNet;
 use netpol_common::abi::{Config, Endpoint, Identity, PolicyValue};
 
 use crate::{
-    compile::{ClassId, Compiled, Frontend, PolicyId, ProtocolMatch},
-    model::{Map, ObjectKey, Set},
+    compile::{ClassId, Compiled, PolicyId},
+    model::{Frontend, Map, ObjectKey, ProtocolMatch, Set},
 };
 
 /// What one entry of a policy matches.
@@ -185,6 +187,12 @@ pub enum Write {
 }
 
 impl State {
+    /// Policy numbers that an endpoint has.
+    pub(crate) fn policies_in_use(&self) -> impl Iterator<Item = u32> {
+        let endpoints = self.endpoints.values();
+        endpoints.flat_map(|endpoint| [endpoint.ingress_policy, endpoint.egress_policy])
+    }
+
     /// What a write makes of the state.
     pub fn record(&mut self, write: &Write) {
         match write {

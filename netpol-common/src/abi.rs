@@ -36,6 +36,9 @@ pub const SENDER_UNTOLD: u32 = u32::MAX;
 /// In the place of the bridge in map `senders`: what the kernel took apart again and does not say how it came. All senders are here.
 pub const NO_INTERFACE: u32 = 0;
 
+/// [`PolicyValue::action`]: drop the packet, as a policy does that has no entry for it.
+pub const ACTION_DENY: u32 = 0;
+
 /// [`PolicyValue::action`]: let the packet pass.
 pub const ACTION_ACCEPT: u32 = 1;
 

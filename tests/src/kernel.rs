@@ -5,8 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use netpol_agent::{
-    compile::Frontend,
-    model::{Direction, Protocol},
+    model::{Direction, Frontend, Protocol},
     sync::State,
 };
 use netpol_common::abi::{

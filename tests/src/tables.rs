@@ -10,8 +10,8 @@ use std::{
 
 use ipnet::IpNet;
 use netpol_agent::{
-    compile::ProtocolMatch,
     datapath::attach::Hook,
+    model::ProtocolMatch,
     sync::{EntryKey, State},
 };
 use netpol_common::{

@@ -11,8 +11,8 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    peer::{PeerId, PeerSpec},
-    peer_set::PeerSet,
+    peer::PeerSpec,
+    peer_set::{PeerId, PeerSet},
 };
 
 /// Number of a region: all prefixes that match the same `ipBlock` peers have one. As long as a region has its number, it says the same of every

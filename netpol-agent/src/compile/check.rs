@@ -4,7 +4,7 @@
 use super::{
     fault::{Fault, diagnostic},
     peer::PeerSpec,
-    ports::Ports,
+    rule::Ports,
     selector::Selector,
 };
 use crate::model::{Diagnostic, Direction, Labels, NetworkPolicy, Rule};

@@ -11,10 +11,10 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Address, Class, ClassId, NO_PEER,
+    active,
     blocks::{Blocks, NO_BLOCK, RegionId},
+    class::{Address, Class, ClassId, NO_PEER},
     fault::Findings,
-    force,
     profiles::{Held, Host, NO_POD, ProfileId, Profiles},
 };
 use crate::model::Map;
@@ -71,10 +71,10 @@ impl Classes {
     pub(super) fn update(
         &mut self,
         profiles: &mut Profiles,
-        force: &force::Changes,
+        active: &active::Changes,
         findings: &mut Findings,
     ) -> Vec<IpNet> {
-        let moves = self.blocks.update(&force.added, &force.removed);
+        let moves = self.blocks.update(&active.added, &active.removed);
         let mut changed = Vec::new();
         for address in profiles.take_touched(&moves.spans) {
             let host = profiles.host(address, findings);

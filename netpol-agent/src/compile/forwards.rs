@@ -12,8 +12,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    addresses_of,
-    fault::{Findings, Place},
+    fault::{Findings, Topic},
     profiles::Profiles,
 };
 use crate::model::{
@@ -63,7 +62,7 @@ impl Forwards {
             moved = true;
             self.wanted.remove(name);
             self.granted.remove(name);
-            findings.tell(Place::Forwards(name.clone()), Vec::new());
+            findings.report(Topic::Forwards(name.clone()), Vec::new());
             if let Some(text) = new.and_then(text) {
                 self.wanted.insert(name.clone(), Wanted::new(name, &text));
             }
@@ -81,7 +80,14 @@ impl Forwards {
         }
         // All that tells whose an address is, and how it is called.
         let holds = |pod: Option<&Arc<Pod>>| {
-            pod.map(|pod| (addresses_of(pod), pod.terminal, pod.terminating, pod.host_network))
+            pod.map(|pod| {
+                (
+                    pod.distinct_addresses(),
+                    pod.terminal,
+                    pod.terminating,
+                    pod.host_network,
+                )
+            })
         };
         let mut pods = before.pods.diff(&after.pods).into_iter();
         if !(moved || pods.any(|(_, old, new)| holds(old) != holds(new))) {
@@ -102,7 +108,7 @@ impl Forwards {
                     )),
                 }
             }
-            findings.tell(Place::Forwards(name.clone()), found);
+            findings.report(Topic::Forwards(name.clone()), found);
             if self.granted.get(name).is_none_or(|granted| **granted != ranges) {
                 self.granted.insert(name.clone(), Arc::new(ranges));
             }

@@ -12,33 +12,22 @@ use ipnet::IpNet;
 
 use self::reached::{Reached, node_ports, reached};
 use super::{
-    Class, ClassId, Frontend,
     budget::Budget,
+    class::{Class, ClassId, Target},
     classes::Classes,
-    fault::{Fault, Findings, Place, diagnostic},
+    fault::{Fault, Findings, Topic, diagnostic},
     profiles::Profiles,
     weight,
 };
-use crate::model::{Diagnostic, EndpointSlice, Limits, Map, ObjectKey, SERVICE_RESOURCES, Set, Snapshot};
+use crate::model::{
+    Diagnostic, EndpointSlice, Frontend, Limits, Map, ObjectKey, SERVICE_RESOURCES, Set, Snapshot,
+};
 
 mod faults;
-mod guards;
 mod reached;
+mod restricted;
 
-pub(super) use guards::Guards;
-
-/// A backend: the class of its address, and its port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Target {
-    /// Class of its address.
-    pub class: ClassId,
-    /// This node has the address: always open (rule A2).
-    pub node: bool,
-    /// IANA protocol number.
-    pub protocol: u8,
-    /// Target port.
-    pub port: u16,
-}
+pub(super) use restricted::RestrictedBackends;
 
 /// What decides the class of a frontend: all backends that kube-proxy may choose.
 pub(super) type Targets = BTreeSet<Target>;
@@ -168,7 +157,7 @@ impl Frontends {
         }
         for service in sharing {
             let found = self.conflict(&service).into_iter().collect();
-            findings.tell(Place::Conflicts(service), found);
+            findings.report(Topic::Conflicts(service), found);
         }
     }
 
@@ -241,7 +230,7 @@ impl Frontends {
                     Fault::new("service-over-budget", "spec", message),
                 )
             });
-            findings.tell(Place::ServiceBudget(key.clone()), found.into_iter().collect());
+            findings.report(Topic::ServiceBudget(key.clone()), found.into_iter().collect());
             changed.insert(key);
         }
         changed

@@ -14,9 +14,6 @@ use crate::model::{IpBlock, Peer, parse_cidr};
 /// What an invalid peer comes to.
 const MATCHES_NOTHING: &str = "this peer matches nothing";
 
-/// Number of a peer, given once by a compiler.
-pub type PeerId = u64;
-
 /// A valid peer. Its text is canonical: equal peers of different policies have one text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum PeerSpec {

@@ -4,7 +4,8 @@
 
 use std::{fmt, iter, sync::Arc};
 
-use super::PeerId;
+/// Number of a peer, given once by a compiler.
+pub type PeerId = u64;
 
 /// Peers by number; 64 of them beside each other are one word of 16 bytes. A copy is cheap and
 /// shares all of it. To compare, join or subtract two costs their words.

@@ -1,29 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What an address is because of the pods that have it: the selector peers it matches, and its named ports.
+//! Groups addresses by the pods they belong to: the selector peers that these match, and their
+//! named ports.
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
 
+pub(super) use self::profile::{NO_POD, Profile, ProfileId};
 use self::{
-    claims::{Claim, Claims},
-    groups::{GroupId, Groups},
+    claims::{Claim, Claims, is_peer},
+    groups::{GroupId, Groups, selects},
     keys::Keys,
     link_locals::LinkLocals,
     nodes::Nodes,
 };
 use super::{
-    addresses_of,
-    fault::{Findings, Place},
-    force::Wanted,
-    peer::{Namespaces, PeerId, PeerSpec},
-    peer_set::PeerSet,
-    ports::PortKey,
+    fault::{Findings, Topic},
+    peer::PeerSpec,
+    peer_set::{PeerId, PeerSet},
+    wanted::Wanted,
 };
-use crate::model::{Labels, Node, Pod, Snapshot};
+use crate::model::{Node, Pod, Snapshot};
 
 mod claims;
 mod groups;
@@ -32,37 +31,11 @@ mod link_locals;
 mod nodes;
 mod numbers;
 mod peers;
-
-/// The label that every namespace carries (rule P4).
-const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
-
-/// Number of a profile. As long as a profile has it, it says the same of every peer that is in force all the while, and has the same ports.
-pub(super) type ProfileId = u64;
-
-/// The profile of addresses without a pod.
-pub(super) const NO_POD: ProfileId = 0;
-
-/// What an address is by its pods. The default is an address without a pod.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub(super) struct Profile {
-    /// Selector peers that it matches.
-    pub(super) peers: PeerSet,
-    /// Number of the named ports by which egress rules in force reach it.
-    pub(super) named_ports: BTreeMap<PortKey, u16>,
-}
-
-impl Profile {
-    /// What both claim: an address of two pods is only what each of them would be.
-    fn intersect(&mut self, other: &Self) {
-        self.peers = self.peers.intersection(&other.peers);
-        self.named_ports
-            .retain(|name, number| other.named_ports.get(name) == Some(number));
-    }
-}
+mod profile;
 
 /// A profile in use.
 #[derive(Debug, Default)]
-struct Known {
+struct UsedProfile {
     profile: Arc<Profile>,
     groups: BTreeSet<GroupId>,
     /// Number of classes that have it.
@@ -77,7 +50,7 @@ pub(super) struct Profiles {
     keys: Keys,
     wanted: Wanted,
     groups: Groups,
-    known: BTreeMap<ProfileId, Known>,
+    known: BTreeMap<ProfileId, UsedProfile>,
     ids: HashMap<Arc<Profile>, ProfileId>,
     last: ProfileId,
     claims: Claims,
@@ -101,7 +74,7 @@ impl Default for Profiles {
             keys: Keys::default(),
             wanted: Wanted::default(),
             groups: Groups::default(),
-            known: BTreeMap::from([(NO_POD, Known::default())]),
+            known: BTreeMap::from([(NO_POD, UsedProfile::default())]),
             ids: HashMap::from([(Arc::default(), NO_POD)]),
             last: NO_POD,
             claims: Claims::default(),
@@ -164,7 +137,7 @@ impl Profiles {
             }
             id
         });
-        for address in addresses_of(pod) {
+        for address in pod.distinct_addresses() {
             self.claims.add(address, pod, group);
             self.touched.insert(address);
         }
@@ -175,7 +148,7 @@ impl Profiles {
         if !is_peer(pod) {
             return;
         }
-        for address in addresses_of(pod) {
+        for address in pod.distinct_addresses() {
             self.claims.remove(address, pod);
             self.touched.insert(address);
         }
@@ -216,7 +189,7 @@ impl Profiles {
         let remote_node = !node && self.nodes.is_other(address);
         let mut faults = self.claims.faults(address, node);
         faults.extend(self.link_locals.faults(address, node));
-        findings.tell(Place::Address(address), faults);
+        findings.report(Topic::Address(address), faults);
         let pods = self.link_locals.at(address).to_vec();
         if !node && !pods.is_empty() {
             return Some(self.link_local(&pods));
@@ -258,7 +231,10 @@ impl Profiles {
     /// it is one.
     fn link_local(&mut self, pods: &[Arc<Pod>]) -> Host {
         let claim = |pod: &Arc<Pod>| {
-            let mut claims = addresses_of(pod).into_iter().flat_map(|own| self.claims.at(own));
+            let mut claims = pod
+                .distinct_addresses()
+                .into_iter()
+                .flat_map(|own| self.claims.at(own));
             claims.find(|(other, _)| other.key == pod.key)
         };
         // A pod that has given its addresses back is nothing under this one either.
@@ -267,7 +243,7 @@ impl Profiles {
             .map(|pod| claim(pod).map_or(NO_POD, |claim| self.profile_of(claim)));
         let of = of.collect();
         let own = match pods {
-            [pod] if claim(pod).is_some() => addresses_of(pod).into_iter().find(IpAddr::is_ipv6),
+            [pod] if claim(pod).is_some() => pod.distinct_addresses().into_iter().find(IpAddr::is_ipv6),
             _ => None,
         };
         Host {
@@ -316,7 +292,7 @@ impl Profiles {
     /// Forgets what nothing has any more.
     pub(super) fn clear(&mut self) {
         for id in std::mem::take(&mut self.idle) {
-            let unused = |known: &&Known| known.groups.is_empty() && known.classes == 0 && id != NO_POD;
+            let unused = |known: &&UsedProfile| known.groups.is_empty() && known.classes == 0 && id != NO_POD;
             if self.known.get(&id).filter(unused).is_some() {
                 self.forget_content(id);
                 self.known.remove(&id);
@@ -337,9 +313,9 @@ impl Profiles {
         }
         self.last += 1;
         self.ids.insert(profile.clone(), self.last);
-        let known = Known {
+        let known = UsedProfile {
             profile,
-            ..Known::default()
+            ..UsedProfile::default()
         };
         self.known.insert(self.last, known);
         self.idle.insert(self.last);
@@ -360,7 +336,7 @@ impl Profiles {
             return;
         }
         self.touched
-            .extend(group.members.iter().flat_map(|pod| addresses_of(pod)));
+            .extend(group.members.iter().flat_map(|pod| pod.distinct_addresses()));
         self.known.entry(profile).or_default().groups.insert(id);
         self.drop_group(id, before);
     }
@@ -396,26 +372,5 @@ impl Profiles {
         let profile = self.made(peers, named_ports);
         let profile = self.intern(profile);
         self.move_group(id, profile);
-    }
-}
-
-/// Rules I7 and P6: a pod whose addresses are its own.
-fn is_peer(pod: &Pod) -> bool {
-    !pod.terminal && !pod.addresses.is_empty()
-}
-
-/// Whether a peer is about pods of a namespace.
-fn selects(namespaces: &Namespaces, name: &str, snapshot: &Snapshot) -> bool {
-    match namespaces {
-        Namespaces::Named(named) => named == name,
-        Namespaces::Selected(selector) => selector.matches(&namespace_labels(snapshot, name)),
-    }
-}
-
-/// Labels of a namespace; one that the snapshot does not know has just its name (rule P4).
-fn namespace_labels<'a>(snapshot: &'a Snapshot, name: &str) -> Cow<'a, Labels> {
-    match snapshot.namespaces.get(name) {
-        Some(namespace) => Cow::Borrowed(&namespace.labels),
-        None => Cow::Owned(Labels::from([(NAMESPACE_NAME.to_owned(), name.to_owned())])),
     }
 }

@@ -4,10 +4,7 @@
 use std::{collections::BTreeSet, fmt};
 
 use super::fault::Fault;
-use crate::{
-    model::{LabelExpression, LabelSelector, Labels},
-    watch::syntax,
-};
+use crate::model::{LabelExpression, LabelSelector, Labels, syntax};
 
 /// Values times requirements that are looked at for a remark.
 const LOOKS: usize = 1 << 16;

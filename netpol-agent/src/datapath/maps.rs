@@ -32,7 +32,7 @@ use tracing::info;
 use self::longest::Longest;
 use super::{DatapathError, shares::Shares};
 use crate::{
-    compile::{Frontend, ProtocolMatch},
+    model::{Frontend, ProtocolMatch},
     sync::{EntryKey, State, Write},
 };
 

@@ -1,57 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The verdict for one pair of addresses, and each side's reason in words.
 
-use std::net::IpAddr;
-
 use self::whose::{nobodys, not_own, spoofed, strayed};
 use super::{
-    Enforcement, Family, MissingShown, PolicyShown, RuleShown, SideShown, Told, Verdict,
-    ends::Candidate,
-    held::{Standing, World},
+    answer::{MissingShown, PolicyShown, RuleShown, SideShown, Told, Verdict},
+    ends::{Candidate, packet},
+    held::{Enforcement, Standing, World},
+    request::Family,
+    ways::Way,
 };
 use crate::{
-    compile::Frontend,
     evaluate::{
         Packet, Side, Unmatched, Why, evaluate, evaluate_translated, pods_at, unmatched, unmatched_by_service,
     },
-    model::{Direction, ObjectKey, Pod},
+    model::{Direction, Frontend, ObjectKey, Pod},
 };
 
 mod whose;
-
-/// How a packet gets from one end to the other.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Way {
-    /// The address that it is sent to, where that is not the destination's own: a Service's, or a
-    /// node's with a host port.
-    pub(super) frontend: Option<IpAddr>,
-    /// The node of the source, or of the destination, translates it there: a pod can be its own
-    /// peer (rule A1).
-    pub(super) translated: bool,
-    /// Where another node translates it, what the source's node judges it by.
-    pub(super) judged_at: Option<Candidate>,
-    /// The addresses that the destination may see in the place of the source's own.
-    pub(super) seen_as: Vec<Seen>,
-}
-
-/// An address that a packet may have when it arrives.
-#[derive(Debug, Clone)]
-pub(super) struct Seen {
-    pub(super) address: IpAddr,
-    /// Whose it is, in words.
-    pub(super) whose: String,
-}
-
-/// The packet from one address to the other; both are of `family`.
-pub(super) fn packet(source: &Candidate, destination: &Candidate, family: Family) -> Packet {
-    let (protocol, port) = destination.port.of_family(family);
-    Packet {
-        source: source.address,
-        destination: destination.address,
-        protocol,
-        port,
-    }
-}
 
 /// Judges the packet from one address to the other; both are of `family`.
 pub(super) fn judge(

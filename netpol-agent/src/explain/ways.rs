@@ -5,15 +5,37 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{
-    Family, Port,
     ends::{self, Candidate},
     held::World,
-    sides::{Seen, Way},
+    request::{Family, Port},
 };
 use crate::model::{HostPort, Node, Pod};
 
 /// Backends of flanneld without a tunnel: nodes send with the address of their uplink.
 const WITHOUT_TUNNEL: [&str; 2] = ["host-gw", "alloc"];
+
+/// How a packet gets from one end to the other.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Way {
+    /// The address that it is sent to, where that is not the destination's own: a Service's, or a
+    /// node's with a host port.
+    pub(super) frontend: Option<IpAddr>,
+    /// The node of the source, or of the destination, translates it there: a pod can be its own
+    /// peer (rule A1).
+    pub(super) translated: bool,
+    /// Where another node translates it, what the source's node judges it by.
+    pub(super) judged_at: Option<Candidate>,
+    /// The addresses that the destination may see in the place of the source's own.
+    pub(super) seen_as: Vec<Seen>,
+}
+
+/// An address that a packet may have when it arrives.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) address: IpAddr,
+    /// Whose it is, in words.
+    pub(super) whose: String,
+}
 
 /// The way of a packet that nobody translates.
 pub(super) fn direct(world: World<'_>, source: &Candidate, destination: &Candidate) -> Way {

@@ -31,7 +31,7 @@ use netpol_common::abi::{
 
 use self::narrow::{Differences, carried, is_within};
 pub use self::report::{Failure, Report};
-use super::{Memory, Plan, State, Write, plan::policies_in_use};
+use super::{Memory, Plan, State, Write};
 use crate::model::Direction;
 
 /// Where there may be room or not: entries of single addresses or ports have room of their own.
@@ -435,8 +435,8 @@ struct Kept {
 
 impl Kept {
     fn new(state: &State, intended: &State) -> Self {
-        let used: BTreeSet<u32> = policies_in_use(state).collect();
-        let meant: BTreeSet<u32> = policies_in_use(intended).collect();
+        let used: BTreeSet<u32> = state.policies_in_use().collect();
+        let meant: BTreeSet<u32> = intended.policies_in_use().collect();
         Self {
             left: used.difference(&meant).copied().collect(),
             used,

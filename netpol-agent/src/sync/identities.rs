@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which number stands for which class, and which prefix and frontend carries which number.
 //!
-//! A class may have several numbers, a number has one class. An address only takes a number that is in use where every policy in
-//! force says of that number what it will say after the plan; otherwise it takes a new one, which no packet has met before.
+//! A class may have several numbers, a number has one class. An address only takes a number in use if
+//! every active policy says of that number what it will say after the plan. Otherwise it takes a new
+//! one, which no packet has met before.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,67 +13,18 @@ use std::{
 use ipnet::IpNet;
 use netpol_common::abi::{IDENTITY_NODE, IDENTITY_NONE, IDENTITY_REMOTE_NODE, Identity};
 
-pub use self::lengths::Lengths;
-use self::{agree::Agreement, giver::Giver};
+use self::{agree::Agreement, allocator::Allocator};
+pub use self::{changes::Changes, lengths::Lengths};
 use super::{Last, Meaning, State};
 use crate::{
-    compile::{Address, ClassId, Compiled, Frontend, NO_PEER},
-    model::Map,
+    compile::{Address, ClassId, Compiled, NO_PEER},
+    model::{Frontend, Map},
 };
 
 mod agree;
-mod giver;
+mod allocator;
+mod changes;
 mod lengths;
-
-/// The prefixes and frontends that a plan is about, with what each shall be; `None`: it shall not be.
-#[derive(Debug, Default)]
-pub struct Changes {
-    /// Prefixes.
-    pub prefixes: BTreeMap<IpNet, Option<Address>>,
-    /// Frontends, with their classes.
-    pub frontends: BTreeMap<Frontend, Option<ClassId>>,
-}
-
-impl Changes {
-    /// What is different since the last plan; without one: everything that is or shall be. The map holds IPv4 mapped into IPv6, where a wide IPv6
-    /// prefix would cover it: so IPv4 as a whole always has an entry of its own.
-    pub fn new(state: &State, last: Option<&Last>, compiled: &Compiled) -> Self {
-        let all_of_ipv4 = IpNet::from(ipnet::Ipv4Net::default());
-        let mut changes = Self::default();
-        if let Some(last) = last {
-            for (net, _, address) in last.compiled.addresses.diff(&compiled.addresses) {
-                changes.prefixes.insert(*net, address.copied());
-            }
-            for (frontend, _, class) in last.compiled.frontends.diff(&compiled.frontends) {
-                changes.frontends.insert(*frontend, class.copied());
-            }
-            if let Some(address) = changes.prefixes.get_mut(&all_of_ipv4) {
-                address.get_or_insert_default();
-            }
-            return changes;
-        }
-        changes
-            .prefixes
-            .extend(state.identities.keys().map(|net| (*net, None)));
-        let addresses = compiled.addresses.iter();
-        changes
-            .prefixes
-            .extend(addresses.map(|(net, address)| (*net, Some(*address))));
-        changes
-            .prefixes
-            .entry(all_of_ipv4)
-            .or_default()
-            .get_or_insert_default();
-        changes
-            .frontends
-            .extend(state.frontends.keys().map(|frontend| (*frontend, None)));
-        let frontends = compiled.frontends.iter();
-        changes
-            .frontends
-            .extend(frontends.map(|(frontend, class)| (*frontend, Some(*class))));
-        changes
-    }
-}
 
 /// Prefix length in the map.
 fn mapped_length(prefix: &IpNet) -> u8 {
@@ -101,11 +53,13 @@ pub struct Numbering {
     pub moves: bool,
 }
 
-/// What the numbers that addresses carry now stand for, with the carriers that are not in `changes`. A number that has such carriers keeps its
-/// class. Another has the class that most of its prefixes will have, among those that say the same of every peer that was in force and still
-/// is; without such a class it has none, and its addresses leave it.
+/// What the numbers that addresses carry now stand for, with the carriers that are not in `changes`.
+/// A number that has such carriers keeps its class. Another gets the class that most of its prefixes
+/// will have, among those that say the same of every peer that was active and still is. Without such
+/// a class it has none, and its addresses leave it.
 ///
-/// `last` is what the numbers stood for, if that is known. It is `same` where its classes are those of `compiled`, and it is what the kernel holds.
+/// `last` is what the numbers stood for, if that is known. It is `same` if its classes are those of
+/// `compiled` and the kernel holds it.
 pub fn owners(
     state: &State,
     last: Option<&Last>,
@@ -182,8 +136,8 @@ fn flags(address: &Address) -> u32 {
     }
 }
 
-/// Numbers that nothing in the kernel has, and that the last plan did not know: those behind all
-/// that are, and once there are none left, those between them.
+/// Numbers that nothing in the kernel has, and that the last plan did not know: first those above
+/// all in use, then those between them.
 fn fresh<'a>(state: &'a State, last: Option<&'a Last>) -> impl Iterator<Item = u32> + 'a {
     let of_entries = state
         .policies
@@ -213,8 +167,9 @@ fn read(state: &State) -> impl Iterator<Item = u32> {
     identities.map(|identity| identity.identity)
 }
 
-/// Gives every prefix and every frontend of `changes` its number. `numbers` are the owners, and those that lost carriers. `stable` says whether
-/// all policies in force agree, before and after, on a number in use.
+/// Gives every prefix and every frontend of `changes` its number. `numbers` are the owners, and
+/// those that lost carriers. `stable` says whether all active policies say the same of a number in
+/// use before and after.
 pub fn number(
     state: &State,
     last: Option<&Last>,
@@ -223,7 +178,7 @@ pub fn number(
     (numbers, left): (Map<u32, Meaning>, BTreeSet<u32>),
     stable: impl Fn(u32, ClassId) -> bool,
 ) -> Numbering {
-    let mut giver = Giver::new(fresh(state, last), numbers.clone(), stable);
+    let mut allocator = Allocator::new(fresh(state, last), numbers.clone(), stable);
     let mut numbering = Numbering {
         numbers,
         fresh: BTreeSet::new(),
@@ -241,7 +196,7 @@ pub fn number(
     let wanted = |(prefix, address): (&IpNet, &Option<Address>)| Some((*prefix, (*address)?));
     for (prefix, address) in changes.prefixes.iter().filter_map(wanted) {
         let current = state.identities.get(&prefix);
-        let number = giver.give(address.class, current.map(|identity| identity.identity));
+        let number = allocator.allocate(address.class, current.map(|identity| identity.identity));
         let identity = Identity {
             identity: number,
             flags: flags(&address),
@@ -278,11 +233,11 @@ pub fn number(
             .around(*prefix)
             .find_map(|net| label_of(&net))
             .unwrap_or(IDENTITY_NONE);
-        if giver.give(class, None) == cover {
+        if allocator.allocate(class, None) == cover {
             numbering.early_removals.push(*prefix);
             continue;
         }
-        let number = giver.give(class, Some(current.identity));
+        let number = allocator.allocate(class, Some(current.identity));
         if number != current.identity {
             let identity = Identity {
                 identity: number,
@@ -302,7 +257,7 @@ pub fn number(
             continue;
         };
         let identity = Identity {
-            identity: giver.give(*class, current.map(|identity| identity.identity)),
+            identity: allocator.allocate(*class, current.map(|identity| identity.identity)),
             flags: 0,
         };
         *carriers.entry(identity.identity).or_default() += 1;
@@ -311,7 +266,7 @@ pub fn number(
             numbering.frontend_puts.push((*frontend, identity));
         }
     }
-    for (class, number) in giver.fresh_of {
+    for (class, number) in allocator.fresh_of {
         numbering.fresh.insert(number);
         numbering.numbers.insert(number, Meaning { class, carriers: 0 });
     }

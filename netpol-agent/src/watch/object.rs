@@ -9,9 +9,10 @@ use std::{
 
 use crate::model::{
     Diagnostic, EndpointSlice, Map, Namespace, NetworkPolicy, Node, ObjectKey, Pod, Service, Snapshot,
+    findings::bounded,
 };
 
-use super::{findings::bounded, shared::Shared};
+use super::shared::Shared;
 
 /// The kinds that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

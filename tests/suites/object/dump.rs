@@ -9,10 +9,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 use netpol_agent::{
-    compile::ProtocolMatch,
     datapath::pin_folder,
     evaluate::Packet,
-    model::Direction,
+    model::{Direction, ProtocolMatch},
     sync::{EntryKey, Write},
 };
 use netpol_common::abi::{self, ABI_VERSION, ACTION_ACCEPT};

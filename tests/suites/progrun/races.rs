@@ -13,9 +13,9 @@ use std::{
 use anyhow::{Context, Result};
 use aya::maps::{HashMap, Map, MapData};
 use netpol_agent::{
-    compile::ProtocolMatch,
     datapath::{CounterReader, attach::Hook, pin_folder},
     evaluate::Packet,
+    model::ProtocolMatch,
     sync::{EntryKey, Write},
 };
 use netpol_common::abi::{

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use super::{Frontend, Frontends};
 use crate::{
     compile::{
-        fault::{Fault, Findings, Place, diagnostic},
+        fault::{Fault, Findings, Topic, diagnostic},
         profiles::Profiles,
     },
     model::{ObjectKey, Service},
@@ -24,7 +24,7 @@ impl Frontends {
         let frontends = self.services.get(key).into_iter().flat_map(BTreeMap::keys);
         let fault = service.and_then(|service| refusal(service, frontends, profiles));
         let found = fault.map(|fault| diagnostic("Service", key, fault));
-        findings.tell(Place::Refused(key.clone()), found.into_iter().collect());
+        findings.report(Topic::Refused(key.clone()), found.into_iter().collect());
     }
 }
 

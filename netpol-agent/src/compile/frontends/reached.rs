@@ -7,10 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{
-    compile::Frontend,
-    model::{EndpointSlice, Service, ServicePort},
-};
+use crate::model::{EndpointSlice, Frontend, Service, ServicePort};
 
 /// The backends of each frontend.
 pub(super) type Reached = BTreeMap<Frontend, BTreeSet<Frontend>>;

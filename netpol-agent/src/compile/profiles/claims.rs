@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::GroupId;
+use super::groups::GroupId;
 use crate::{
     compile::fault::{Fault, diagnostic},
     model::{Diagnostic, Pod},
@@ -169,4 +169,9 @@ mod tests {
         assert_eq!(shared, [0, 1, 0, 1, 0]);
         assert_eq!(claims.at(address).len(), 1);
     }
+}
+
+/// Rules I7 and P6: a pod whose addresses are its own.
+pub(super) fn is_peer(pod: &Pod) -> bool {
+    !pod.terminal && !pod.addresses.is_empty()
 }

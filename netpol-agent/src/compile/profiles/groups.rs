@@ -2,17 +2,21 @@
 //! Pods that nothing can tell apart: those of one namespace with the same labels and ports, such as the replicas of a Deployment.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher},
     ops::{Index, IndexMut},
     sync::Arc,
 };
 
-use super::{NO_POD, ProfileId, keys::Keys, namespace_labels};
+use super::{
+    keys::Keys,
+    profile::{NO_POD, ProfileId},
+};
 use crate::{
     compile::{
-        peer::{Namespaces, PeerId, PeerSpec},
-        peer_set::PeerSet,
+        peer::{Namespaces, PeerSpec},
+        peer_set::{PeerId, PeerSet},
         selector::Selector,
     },
     model::{Labels, Pod, Snapshot},
@@ -20,6 +24,9 @@ use crate::{
 
 /// Peers that are asked sooner than found by their keys.
 const FEW: usize = 8;
+
+/// The label that every namespace carries (rule P4).
+const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 /// Number of a group.
 pub(super) type GroupId = u64;
@@ -254,4 +261,20 @@ fn hash(pod: &Pod) -> u64 {
     pod.labels.hash(&mut hasher);
     pod.named_ports.hash(&mut hasher);
     hasher.finish()
+}
+
+/// Whether a peer selects pods of a namespace.
+pub(super) fn selects(namespaces: &Namespaces, name: &str, snapshot: &Snapshot) -> bool {
+    match namespaces {
+        Namespaces::Named(named) => named == name,
+        Namespaces::Selected(selector) => selector.matches(&namespace_labels(snapshot, name)),
+    }
+}
+
+/// Labels of a namespace; one that the snapshot does not know has just its name (rule P4).
+fn namespace_labels<'a>(snapshot: &'a Snapshot, name: &str) -> Cow<'a, Labels> {
+    match snapshot.namespaces.get(name) {
+        Some(namespace) => Cow::Borrowed(&namespace.labels),
+        None => Cow::Owned(Labels::from([(NAMESPACE_NAME.to_owned(), name.to_owned())])),
+    }
 }

@@ -5,7 +5,10 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    compile::{peer::PeerId, peer_set::PeerSet, selector::Selector},
+    compile::{
+        peer_set::{PeerId, PeerSet},
+        selector::Selector,
+    },
     model::Labels,
 };
 

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{addresses_of, is_peer};
+use super::claims::is_peer;
 use crate::{
     compile::fault::{Fault, diagnostic},
     model::{Diagnostic, ObjectKey, Pod, Snapshot},
@@ -47,7 +47,7 @@ impl LinkLocals {
     /// Adds those of pods that have a touched address, and those within `spans`.
     pub(super) fn follow(&self, touched: &mut BTreeSet<IpAddr>, spans: &[(IpAddr, IpAddr)]) {
         let moved = self.of.iter().filter(|(address, pods)| {
-            let mut ends = pods.iter().flat_map(|pod| addresses_of(pod));
+            let mut ends = pods.iter().flat_map(|pod| pod.distinct_addresses());
             spans.iter().any(|(first, last)| (first..=last).contains(address))
                 || ends.any(|end| touched.contains(&end))
         });

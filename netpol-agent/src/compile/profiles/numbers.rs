@@ -8,7 +8,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{NO_POD, Profile, ProfileId, Profiles, groups::GroupId};
+use super::{
+    Profiles,
+    groups::GroupId,
+    profile::{NO_POD, Profile, ProfileId},
+};
 
 /// Groups of one profile that go on to say the same.
 pub(super) struct Part {

@@ -12,9 +12,9 @@ use netpol_common::abi::{
 use super::super::{
     EntryKey, State,
     identities::Lengths,
-    policies::{self, Said},
+    policies::{self, EntryList},
 };
-use crate::{compile::ProtocolMatch, model::Direction};
+use crate::model::{Direction, ProtocolMatch};
 
 /// Identities that addresses or frontends carry, and that of all others.
 pub(super) fn carried(state: &State) -> BTreeSet<u32> {
@@ -40,7 +40,7 @@ pub(super) fn is_within(
 }
 
 /// Whether entries for one identity allow all that another entry does.
-fn allows(entries: &Said, wanted: Option<ProtocolMatch>, action: u32) -> bool {
+fn allows(entries: &EntryList, wanted: Option<ProtocolMatch>, action: u32) -> bool {
     if action == ACTION_REFUSE {
         return true;
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::Changes;
+use super::changes::Changes;
 use crate::{
     compile::{ClassId, Compiled, NO_PEER},
     model::Map,

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The order in which pods are let send and receive for others, and no longer (rules A6, B4). What
-//! is new stands in map `forwards` before an endpoint has the flag by which it counts; of an
-//! endpoint that loses the flag it goes after that.
+//! The order in which pods may send and receive for others, and no longer (rules A6, B4). Map
+//! `forwards` gets new ranges before an endpoint has the flag that makes them count. It loses those
+//! of an endpoint after the flag is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use netpol_common::abi::{ENDPOINT_FORWARDS, Endpoint};
 
-use super::{Desired, State, Write};
+use crate::sync::{Desired, State, Write};
 
 /// What has to be in map `forwards`.
 pub(super) struct Forwarding(BTreeSet<(u32, IpNet)>);
@@ -38,8 +38,8 @@ impl Forwarding {
         }
     }
 
-    /// The writes before the endpoints. What an earlier pod of the interface was let, and what the
-    /// flag that stays would let, goes here.
+    /// The writes before the endpoints. Ranges of an earlier pod of the interface go here, and those
+    /// that a flag which stays would let pass.
     pub(super) fn prepare(
         &self,
         state: &State,
@@ -67,7 +67,7 @@ impl Forwarding {
     }
 }
 
-/// Whether an endpoint that goes on by its ranges is to lose them all at once, with its flag.
+/// Whether an endpoint that stays loses all its ranges at once, with its flag.
 fn waits(state: &State, endpoints: &BTreeMap<u32, Endpoint>, ifindex: u32) -> bool {
     let flag = |endpoint: &Endpoint| endpoint.flags & ENDPOINT_FORWARDS != 0;
     let held = state.endpoints.get(&ifindex).filter(|held| flag(held));

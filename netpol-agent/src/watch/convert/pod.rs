@@ -6,12 +6,11 @@ mod tests;
 
 use std::sync::Arc;
 
-use crate::model::{FORWARDS, HostPort, NamedPort, Namespace, Pod, Text};
+use crate::model::{FORWARDS, HostPort, NamedPort, Namespace, Pod, Text, syntax};
 
 use super::{Faults, taken, taken_of_pod};
 use crate::watch::{
     object::{Entry, Kind, Object},
-    syntax,
     wire::{self, Container, Wire},
 };
 

@@ -6,11 +6,10 @@ use serde_json::Value;
 
 use super::fault;
 use crate::{
-    model::Diagnostic,
+    model::{Diagnostic, syntax},
     watch::{
         convert,
         object::{Entry, Id, Kind, Object},
-        syntax,
         wire::{self, Wire},
     },
 };

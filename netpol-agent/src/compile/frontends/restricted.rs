@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Backends that not everyone may reach: those of frontends that some policy lets pass in part.
+//! Restricted backends: those of frontends of which some policy accepts a part of the backends only.
 //!
 //! They are counted for the Services that have them, and have a budget (rule L2). A frontend that a
 //! Service within the budget has too, or whose address is the node's own, is never closed for it.
@@ -10,16 +10,18 @@ use std::{
     sync::Arc,
 };
 
-use super::{Frontends, Target};
+use super::Frontends;
 use crate::{
     compile::{
-        ClassId, Frontend, PolicyId,
         budget::Budget,
+        class::{ClassId, Target},
         classes::Classes,
-        fault::{Fault, Findings, Place, diagnostic},
-        policy::{Matches, Passage, Policy},
+        fault::{Fault, Findings, Topic, diagnostic},
+        matches::Matches,
+        passage::Passage,
+        policy::{Policy, PolicyId},
     },
-    model::{Limits, Map, ObjectKey, Set},
+    model::{Frontend, Limits, Map, ObjectKey, Set},
 };
 
 /// What this budget is about.
@@ -33,9 +35,9 @@ struct Ends {
     itself: Option<Target>,
 }
 
-/// What was guarded last.
+/// What was restricted last.
 #[derive(Debug)]
-pub(in crate::compile) struct Guards {
+pub(in crate::compile) struct RestrictedBackends {
     policies: Map<PolicyId, Arc<Policy>>,
     ends: BTreeMap<Frontend, Ends>,
     /// The frontends of each.
@@ -54,7 +56,7 @@ pub(in crate::compile) struct Guards {
     budget: Budget<1>,
 }
 
-impl Guards {
+impl RestrictedBackends {
     /// None yet.
     pub(in crate::compile) fn new(limits: &Limits) -> Self {
         Self {
@@ -196,9 +198,9 @@ impl Guards {
         for key in &affected {
             let reached = frontends.services.get(key).into_iter().flatten();
             let partial = reached.filter(|(frontend, _)| self.services.contains_key(frontend));
-            let guarded: BTreeSet<&Frontend> = partial.flat_map(|(_, backends)| backends).collect();
+            let restricted: BTreeSet<&Frontend> = partial.flat_map(|(_, backends)| backends).collect();
             self.budget
-                .set(key, (!guarded.is_empty()).then_some([guarded.len()]));
+                .set(key, (!restricted.is_empty()).then_some([restricted.len()]));
         }
         let mut moved = BTreeSet::new();
         for key in self.budget.settle() {
@@ -209,7 +211,10 @@ impl Guards {
                 );
                 diagnostic("Service", &key, Fault::new("guards-over-budget", "spec", message))
             });
-            findings.tell(Place::Guards(key.clone()), found.into_iter().collect());
+            findings.report(
+                Topic::RestrictedBackends(key.clone()),
+                found.into_iter().collect(),
+            );
             let reached = frontends.services.get(&key).into_iter().flatten();
             moved.extend(reached.map(|(frontend, _)| *frontend));
         }

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A number for each class that addresses come to.
+//! Numbers for the classes of addresses and frontends.
 
 use std::collections::BTreeMap;
 
 use crate::{compile::ClassId, model::Map, sync::Meaning};
 
-/// Classes whose numbers are looked for one by one.
+/// Up to so many classes, numbers are looked up one by one.
 const FEW: usize = 16;
 
-/// Gives numbers to classes.
-pub struct Giver<F, S> {
-    /// Numbers that are new.
+/// Allocates numbers for classes.
+pub struct Allocator<F, S> {
+    /// New numbers.
     fresh: F,
     /// What the numbers in use stand for.
     owners: Map<u32, Meaning>,
@@ -23,8 +23,8 @@ pub struct Giver<F, S> {
     stable: S,
 }
 
-impl<F: Iterator<Item = u32>, S: Fn(u32, ClassId) -> bool> Giver<F, S> {
-    /// One that gives numbers in use, of these `owners`, where they are `stable`, and `fresh` ones.
+impl<F: Iterator<Item = u32>, S: Fn(u32, ClassId) -> bool> Allocator<F, S> {
+    /// Allocates numbers in use, of these `owners`, if they are `stable`, and else `fresh` ones.
     pub fn new(fresh: F, owners: Map<u32, Meaning>, stable: S) -> Self {
         Self {
             fresh,
@@ -54,7 +54,7 @@ impl<F: Iterator<Item = u32>, S: Fn(u32, ClassId) -> bool> Giver<F, S> {
     }
 
     /// The number that an address of a class shall carry, which carries `current` now.
-    pub fn give(&mut self, class: ClassId, current: Option<u32>) -> u32 {
+    pub fn allocate(&mut self, class: ClassId, current: Option<u32>) -> u32 {
         if let Some(current) = current
             && self
                 .owners

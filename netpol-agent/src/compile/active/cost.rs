@@ -44,7 +44,7 @@ impl Cost {
             Some(policy) => self.of.insert(key.clone(), weight::policy(policy)),
             None => self.of.remove(key),
         };
-        self.tell(key);
+        self.update_budget(key);
     }
 
     /// Settles which are over budget; `together`: for each endpoint those that select it. Returns
@@ -65,7 +65,7 @@ impl Cost {
         let new = self.parts.keys().filter(|key| !before.contains_key(*key));
         moved.extend(new.cloned());
         for key in moved {
-            self.tell(&key);
+            self.update_budget(&key);
         }
         let limits = self.limits;
         let mut least = [0; RESOURCES];
@@ -78,7 +78,7 @@ impl Cost {
         self.budget.refusal(key)
     }
 
-    fn tell(&mut self, key: &ObjectKey) {
+    fn update_budget(&mut self, key: &ObjectKey) {
         let weight = self.of.get(key).map(|weight| {
             let mut weight = *weight;
             let parts = self.parts.get(key).copied().unwrap_or(1);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the second look at a Service's backend needs (rule A5): who sends packets with which tag, who has an address of this node's pods,
-//! the backends that are not everyone's, and the program on the devices by which packets leave the node.
+//! What the post-DNAT check of a Service's backend needs (rule A5): the sender by the tag of its
+//! packets, the interface of each pod's address, the restricted backends, and the program on the
+//! devices by which packets leave the node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,23 +11,24 @@ use std::{
 use netpol_common::abi::{Endpoint, NO_INTERFACE, POLICY_NONE, SENDER_UNTOLD};
 
 use super::{Desired, State, Write};
-use crate::{compile::Frontend, model::Set};
+use crate::model::{Frontend, Set};
 
 /// What there has to be.
-pub(super) struct SecondLook<'a> {
+pub(super) struct PostDnatCheck<'a> {
     local_pods: BTreeMap<IpAddr, u32>,
     senders: BTreeMap<(u32, u32), u32>,
-    /// Backends that are, or no longer are, not everyone's.
-    guarded: Vec<(&'a Frontend, bool)>,
+    /// Backends that become restricted (true) or stop being so.
+    restricted: Vec<(&'a Frontend, bool)>,
     devices: BTreeSet<u32>,
 }
 
-impl<'a> SecondLook<'a> {
-    /// For these endpoints; `held` are the backends that are guarded now. Of two pods that claim an
-    /// address the one that is isolated has it. Devices only matter while there is a pod that
-    /// policy keeps from something: connections outlive the Service by which they were opened.
-    /// Veths into another namespace that no bridge has always matter: behind may be another node,
-    /// to which a tag of this one must not come.
+impl<'a> PostDnatCheck<'a> {
+    /// For these endpoints; `held` are the backends that are restricted now.
+    ///
+    /// Of two pods that claim an address, an isolated one has it. Devices get the program only
+    /// while a pod is isolated for egress: connections outlive the Service by which they were
+    /// opened. Veths into another namespace that are no port of a bridge always get it: another
+    /// node may be behind, and tags of this one must not reach it.
     pub(super) fn new(
         desired: Desired<'a>,
         held: &'a Set<Frontend>,
@@ -60,8 +62,8 @@ impl<'a> SecondLook<'a> {
         Self {
             local_pods,
             senders,
-            guarded: held
-                .diff(&desired.compiled.guarded)
+            restricted: held
+                .diff(&desired.compiled.restricted)
                 .into_iter()
                 .map(|(backend, _, now)| (backend, now.is_some()))
                 .collect(),
@@ -94,7 +96,7 @@ impl<'a> SecondLook<'a> {
                 });
             }
         }
-        let more = self.guarded.iter().filter(|(_, now)| *now);
+        let more = self.restricted.iter().filter(|(_, now)| *now);
         writes.extend(more.map(|(backend, _)| Write::PutGuarded(**backend)));
         let missing = self.devices.difference(&state.attached_devices);
         writes.extend(missing.copied().map(Write::AttachDevice));
@@ -110,7 +112,7 @@ impl<'a> SecondLook<'a> {
         let senders = state.senders.keys();
         let gone = senders.filter(|sender| !self.senders.contains_key(sender));
         writes.extend(gone.copied().map(Write::RemoveSender));
-        let less = self.guarded.iter().filter(|(_, now)| !*now);
+        let less = self.restricted.iter().filter(|(_, now)| !*now);
         writes.extend(less.map(|(backend, _)| Write::RemoveGuarded(**backend)));
         let superfluous = state.attached_devices.difference(&self.devices);
         writes.extend(superfluous.copied().map(Write::DetachDevice));
