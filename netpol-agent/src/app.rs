@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Wiring: starts the stages, hands what one gives to the next, and stops them.
+//! Wiring: starts the stages, connects them and stops them.
 
 mod ahead;
 pub mod bind;
@@ -33,14 +33,14 @@ use crate::{
     watch::{self as source, Source},
 };
 
-/// First pause before writes that failed are tried again; it doubles up to [`RETRY_LAST`].
+/// First pause before failed writes are tried again; it doubles up to [`RETRY_LAST`].
 const RETRY_FIRST: Duration = Duration::from_secs(1);
-/// Pause between looks at a part of the flow table, for what is past its lifetime.
+/// Pause between checks of a part of the flow table for expired flows.
 const EXPIRY: Duration = Duration::from_secs(10);
-/// Longest pause before writes that failed are tried again.
+/// Longest pause before failed writes are tried again.
 const RETRY_LAST: Duration = Duration::from_secs(30);
 
-/// What the agent was asked to do.
+/// The agent's options.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Where objects come from.
@@ -51,27 +51,27 @@ pub struct Options {
     pub datapath: datapath::Options,
     /// Where libcni keeps its results.
     pub cni_results: PathBuf,
-    /// Events that each CPU may report in a second.
+    /// Maximum number of events per CPU and second.
     pub events_per_second: u32,
-    /// How long flows may be silent; 0 is the default.
+    /// Idle lifetimes of flows; 0 selects the default.
     pub lifetimes: Lifetimes,
     /// Where to serve metrics and health.
     pub listen: Option<SocketAddr>,
     /// Where to answer `netpol explain`.
     pub socket: Option<PathBuf>,
-    /// What a new pod's traffic gets before its policy is programmed.
+    /// Treatment of a new pod's traffic before its policy is programmed.
     pub startup: Startup,
-    /// What this node's pods have addresses of; empty: what the Node says.
+    /// Address ranges of this node's pods; if empty, the Node's.
     pub pod_cidrs: Vec<IpNet>,
     /// Time between comparisons with the kernel.
     pub resync: Duration,
 }
 
-/// Runs the agent until `stop`. The process ends with the first stage that fails: the kernel goes on enforcing (rule B3), and whoever
-/// started the agent starts it again.
+/// Runs the agent until `stop`. The process ends when the first stage fails. The kernel keeps
+/// enforcing (rule B3), and a supervisor restarts the agent.
 ///
 /// # Errors
-/// The stage that ended, and why.
+/// The stage that ended, with its error.
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let _lock = datapath::lock(&options.datapath.pin_path)?;
@@ -79,7 +79,8 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     let (interfaces_in, mut interfaces) = watch::channel(None);
     let progress = Progress::default();
     let mut stages = JoinSet::new();
-    // Lists take as long as the API server does, and the programs as long as the kernel: neither waits for the other.
+    // Lists take as long as the API server does, and loading takes as long as the kernel does: they
+    // run in parallel.
     stages.spawn(stage(
         "watch",
         source::run(
@@ -225,7 +226,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
             Ok(()) = interfaces.changed() => {
                 reconciler.set_interfaces(interfaces.borrow_and_update().clone());
                 ahead = true;
-                // What is to be closed comes before all else.
+                // What must be closed comes first.
                 while reconciler.is_strict() && ahead && !stop.is_cancelled() {
                     ahead = tokio::task::block_in_place(|| reconciler.attach_ahead());
                 }
@@ -252,7 +253,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
             break;
         }
         let complete = tokio::task::block_in_place(|| reconciler.reconcile());
-        // A pod that is new may have got its address without an event that this process could see.
+        // The event for a new pod's address may have been missed.
         if std::mem::take(&mut reread_if_waiting) && reconciler.is_waiting() {
             reread.notify_one();
         }
@@ -272,7 +273,8 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     Ok(())
 }
 
-/// Two links are held open for each pod: the soft limit of descriptors, often 1024, is raised to the hard one.
+/// Raises the soft limit of descriptors, often 1024, to the hard limit: two links are held open for
+/// each pod.
 fn raise_descriptor_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
@@ -281,8 +283,8 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// What the Node says that its pods have addresses of, asked for before all lists: what starts closed does not wait for them. `None`: it is
-/// known already, or comes with the lists.
+/// Asks for the Node's pod ranges before the lists: closing interfaces does not wait for the lists.
+/// `None` if the ranges are known already, or come with the lists.
 fn pod_cidrs(options: &Options) -> Option<JoinHandle<Option<Vec<IpNet>>>> {
     let Source::Kube { kubeconfig } = options.source.clone() else {
         return None;
@@ -298,7 +300,7 @@ fn pod_cidrs(options: &Options) -> Option<JoinHandle<Option<Vec<IpNet>>>> {
     }))
 }
 
-/// The result of a task, once.
+/// Waits for a task's result; later calls never return.
 async fn next<T>(task: &mut Option<JoinHandle<Option<T>>>) -> Option<T> {
     let Some(running) = task else {
         return std::future::pending().await;
@@ -315,7 +317,7 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-/// A stage's result with its name.
+/// Adds a stage's name to its error.
 async fn stage<E: Into<anyhow::Error>>(
     name: &'static str,
     run: impl Future<Output = Result<(), E>>,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Errors as people read them. An error says what was attempted; why it failed is in its causes,
-//! which `Display` leaves out.
+//! Formats errors for people. An error says what was attempted. Its causes say why that failed, and
+//! `Display` leaves them out.
 
 use std::error::Error;
 
-/// An error with its causes, outermost first. What one says of its cause itself is not repeated.
+/// Joins an error and its causes, outermost first. Skips a cause that the error already mentions.
 pub(crate) fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -49,7 +49,7 @@ mod tests {
                 Box::new(DatapathError::Expiry(full())),
                 format!("removing flows that are past their lifetime: {said}"),
             ),
-            // This one says its cause itself, and so does what passes it on.
+            // This error mentions its cause, and so does the error that wraps it.
             (
                 Box::new(hook()),
                 format!("interface veth7 (index 7), from_pod: pin the link: {said}"),

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The reference evaluator: one question, answered from the objects by the text of the NetworkPolicy API, slow and obvious.
-//! It shares no code with [`crate::compile`] beyond the object types, so that each can be held against the other.
+//! The reference evaluator: answers one question from the objects by the text of the NetworkPolicy
+//! API, slowly and obviously. It shares only the object types with [`crate::compile`], so that each
+//! can be checked against the other.
 //!
-//! It judges the packet that opens a connection; replies (rule C1) are not its business. [`evaluate_service`] asks it of each backend of a
-//! Service.
+//! It judges the packet that opens a connection, not replies (rule C1). [`evaluate_service`] judges
+//! each backend of a Service.
 //!
-//! Where two live pods claim one address, as happens for a moment when an address is reused, nobody can tell from the
-//! objects whose packet it is. The answer is then the one that opens nothing by mistake: as a peer the address matches only
-//! what *all* claimants match, and as a subject it is allowed only what *each* claimant's policies allow.
+//! Two live pods can claim the same address for a moment, when an address is reused. The objects
+//! then do not say whose packet it is. The answer opens nothing by mistake: as a peer, the address
+//! matches only what *all* claimants match; as a subject, it is allowed only what *each* claimant's
+//! policies allow.
 
 use std::net::IpAddr;
 
@@ -28,7 +30,7 @@ pub use service::evaluate_service;
 #[cfg(test)]
 mod tests;
 
-/// A packet as the pod's hook sees it. The source port never matters (rule T5), so it is not here.
+/// A packet as the pod's hook sees it. The source port never matters (rule T5), so it is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Packet {
     /// Source address.
@@ -41,7 +43,7 @@ pub struct Packet {
     pub port: Option<u16>,
 }
 
-/// What both ends' policies say about a packet.
+/// The verdicts of both ends' policies on a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evaluation {
     /// The source pod's egress.
@@ -51,16 +53,16 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// Whether the packet arrives: both sides must allow it (rule I5).
+    /// Returns true if the packet arrives: both sides must allow it (rule I5).
     pub fn allowed(&self) -> bool {
         self.egress.allowed && self.ingress.allowed
     }
 }
 
-/// What one end's policies say about a packet, and why.
+/// The verdict of one end's policies on a packet, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Side {
-    /// Whether this side lets the packet pass.
+    /// True if this side lets the packet pass.
     pub allowed: bool,
     /// The reason.
     pub why: Why,
@@ -77,7 +79,7 @@ pub enum Why {
     Node,
     /// Allowed: no policy isolates the pod for this direction (rule I1).
     NotIsolated,
-    /// Allowed by a rule of a policy; the first one, where several do.
+    /// Allowed by a rule of a policy; the first, if several allow it.
     AllowedBy {
         /// The policy.
         policy: ObjectKey,
@@ -91,19 +93,21 @@ pub enum Why {
     },
 }
 
-/// Judges a packet by the policies of the pods at both ends. `nodes` are the cluster's nodes with their addresses: only
-/// traffic between a pod and its own node is special (rule A2), every other node is outside (rule A4).
+/// Judges a packet by the policies of the pods at both ends. `nodes` are the cluster's nodes with
+/// their addresses. Only traffic between a pod and its own node is special (rule A2); every other
+/// node is outside (rule A4).
 pub fn evaluate(snapshot: &Snapshot, nodes: &[Node], packet: &Packet) -> Evaluation {
     judge(snapshot, nodes, packet, false)
 }
 
-/// The same for a packet that was translated on its way to where it ends, as by a Service: a pod
-/// can be its own peer (rule A1).
+/// Judges a packet whose addresses were translated on its way, as by a Service: a pod can be its
+/// own peer (rule A1).
 pub fn evaluate_translated(snapshot: &Snapshot, nodes: &[Node], packet: &Packet) -> Evaluation {
     judge(snapshot, nodes, packet, true)
 }
 
-/// `through_service`: the packet goes this way by a Service, so that a pod can be its own peer (rule A1).
+/// Judges a packet. `through_service`: a Service translated it, so a pod can be its own peer (rule
+/// A1).
 fn judge(snapshot: &Snapshot, nodes: &[Node], packet: &Packet, through_service: bool) -> Evaluation {
     let sources = pods_at(snapshot, nodes, packet.source);
     let destinations = pods_at(snapshot, nodes, packet.destination);
@@ -156,8 +160,8 @@ fn allowed(why: Why) -> Side {
     Side { allowed: true, why }
 }
 
-/// The pods that can be an end of a packet with this address: live ones with a network of their own (rules I6, I7, P6), and of those
-/// that are being deleted none where there is another (rule A8).
+/// Finds the pods that this address can belong to: live ones with a network of their own (rules I6,
+/// I7, P6). Leaves out pods that are being deleted if others claim the address (rule A8).
 pub fn claimants(snapshot: &Snapshot, address: IpAddr) -> Vec<&Pod> {
     let pods = snapshot.pods.values().map(AsRef::as_ref);
     let mut found: Vec<&Pod> = pods
@@ -169,15 +173,15 @@ pub fn claimants(snapshot: &Snapshot, address: IpAddr) -> Vec<&Pod> {
     found
 }
 
-/// The same, link-local addresses included: under one a pod is what it is under its own (rule A9),
-/// unless it is its node's.
+/// Finds the pods as [`claimants`] does, and also by link-local addresses: under one, a pod counts
+/// as it does under its own address (rule A9). A link-local address of the pod's node finds none.
 pub fn pods_at<'a>(snapshot: &'a Snapshot, nodes: &[Node], address: IpAddr) -> Vec<&'a Pod> {
     let keys = peer::bound(snapshot, nodes, address);
     if keys.is_empty() {
         return claimants(snapshot, address);
     }
-    // One that gave its addresses back is nothing under this one either, and another makes it no
-    // more.
+    // A pod that gave its own addresses back does not count here either. Whoever else claims one of
+    // them does not change that.
     let pod = |key: &ObjectKey| {
         let pod = snapshot.pods.get(key)?;
         let mut found = pod.addresses.iter().flat_map(|own| claimants(snapshot, *own));
@@ -187,7 +191,7 @@ pub fn pods_at<'a>(snapshot: &'a Snapshot, nodes: &[Node], address: IpAddr) -> V
     pods.unwrap_or_default()
 }
 
-/// Whether the address belongs to the node that the pod runs on (rule A2).
+/// Returns true if the address belongs to the node that the pod runs on (rule A2).
 fn is_own_node(nodes: &[Node], pod: &Pod, address: IpAddr) -> bool {
     nodes
         .iter()
@@ -201,11 +205,11 @@ struct Question<'a> {
     direction: Direction,
     /// The pod whose policies are asked.
     subject: &'a Pod,
-    /// The pods that have the other end's address: none if it is outside.
+    /// The pods that have the other end's address; empty if it is outside the cluster.
     remotes: &'a [&'a Pod],
     /// The other end's address.
     remote_address: IpAddr,
-    /// The address that `ipBlock` peers are held against; `None` if they match nothing.
+    /// The address to match `ipBlock` peers with; `None` if no block matches.
     blocks_hold: Option<IpAddr>,
 }
 
@@ -244,7 +248,8 @@ impl Question<'_> {
         }
     }
 
-    /// Rules I1 to I3: the policy is of the pod's namespace, selects it, and applies to the direction.
+    /// Returns true if the policy is of the pod's namespace, selects it and applies to the
+    /// direction (rules I1 to I3).
     fn isolates(&self, policy: &NetworkPolicy) -> bool {
         let applies = match (&policy.policy_types, self.direction) {
             (Some(types), direction) => types.contains(&direction),
@@ -256,8 +261,8 @@ impl Question<'_> {
             && selector::selects(&policy.pod_selector, &self.subject.labels)
     }
 
-    /// Whether one rule matches the other end and the port. Peers are asked one by one, as what a named port means depends
-    /// on the peer (rule T4).
+    /// Returns true if a rule matches the other end and the port. Peers are tried one by one,
+    /// because the meaning of a named port depends on the peer (rule T4).
     fn rule_allows(&self, policy: &NetworkPolicy, rule: &Rule) -> bool {
         if rule.peers.is_empty() {
             return self.ports_match(rule, self.remotes); // P1
@@ -265,7 +270,8 @@ impl Question<'_> {
         rule.peers.iter().any(|peer| match &peer.ip_block {
             Some(block) => {
                 let selects_too = peer.pod_selector.is_some() || peer.namespace_selector.is_some();
-                // An API server refuses a peer with both, so it matches nothing.
+                // An API server refuses a peer with both a block and a selector, so it matches
+                // nothing.
                 let holds = |address| peer::block_holds(block, address);
                 !selects_too && self.blocks_hold.is_some_and(holds) && self.ports_match(rule, &[])
             }
@@ -280,7 +286,8 @@ impl Question<'_> {
         })
     }
 
-    /// Whether a rule's ports match. `remotes` are the pods that the rule's peer matched, none for an `ipBlock`.
+    /// Returns true if a rule's ports match. `remotes` are the pods that the rule's peer matched;
+    /// none for an `ipBlock`.
     fn ports_match(&self, rule: &Rule, remotes: &[&Pod]) -> bool {
         if rule.ports.is_empty() {
             return true; // T1

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Why two ends can or cannot connect: the reference evaluator's verdict of each direction, with the rule that allowed it, or the
-//! policies that isolate and what is missing in each of their rules.
+//! Explains why two ends can or cannot connect: the reference evaluator's verdict for each
+//! direction, with the rule that allows it, or with the isolating policies and what each of their
+//! rules lacks.
 
 use self::{ends::Candidate, sides::judge, ways::by_host_port};
 use crate::evaluate::evaluate_service;
@@ -25,13 +26,13 @@ pub use request::{End, Family, Port, Request, RequestError};
 
 /// Answers a request.
 ///
-/// An end that is a pod has all its addresses; each pair of one family is judged on its own. For
-/// the frontend of a Service each of its backends is judged, on the target port (rules A1, A5); for
-/// a port of a node that leads to a pod, that pod. Where what is known allows more than one
-/// verdict, the answer says so.
+/// An end that is a pod has all its addresses; each pair of one family is judged separately. For
+/// the frontend of a Service, each backend is judged on its target port (rules A1, A5). For a
+/// node's port that leads to a pod, that pod is judged. The answer says so if the known facts allow
+/// more than one verdict.
 ///
 /// # Errors
-/// An end that is not there, has no address, or shares no family with the other.
+/// An end does not exist, has no address, or shares no family with the other.
 pub fn explain(world: World<'_>, request: &Request) -> Result<Answer, EndError> {
     let World { snapshot, nodes, .. } = world;
     let mut notes = Vec::new();
@@ -108,7 +109,7 @@ pub fn explain(world: World<'_>, request: &Request) -> Result<Answer, EndError> 
     })
 }
 
-/// A verdict for each backend behind a frontend. `everywhere`: with all addresses at which a node
+/// Judges each backend behind a frontend. `everywhere` also holds all addresses at which a node
 /// port is reached.
 fn judge_backends(
     world: World<'_>,

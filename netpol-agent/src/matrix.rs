@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who reaches whom: every ordered pair of pods, by the reference evaluator.
+//! Computes who reaches whom: the reference evaluator's verdict on every ordered pair of pods.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -19,9 +19,9 @@ mod table;
 pub struct Matrix {
     /// Revision of the objects.
     pub revision: u64,
-    /// The pods: those that run, with a network of their own and an address, sorted.
+    /// The pods that run, have a network of their own and have an address, sorted.
     pub pods: Vec<ObjectKey>,
-    /// One grid for each port and family, in the order of the ports, then of the families.
+    /// One grid for each port and family, ordered by port, then by family.
     pub grids: Vec<Grid>,
 }
 
@@ -32,8 +32,8 @@ pub struct Grid {
     pub port: Port,
     /// The family.
     pub family: Family,
-    /// By source, then destination, as indices of [`Matrix::pods`]: `None` for a pod and itself, and where an end has no address of
-    /// the family.
+    /// Verdicts by source, then destination, as indices of [`Matrix::pods`]. `None` for a pod and
+    /// itself, and where an end has no address of the family.
     pub cells: Vec<Vec<Option<bool>>>,
 }
 
@@ -50,12 +50,13 @@ pub struct Pair {
     pub protocol: String,
     /// The port; `null` for protocols without ports.
     pub port: Option<u16>,
-    /// Whether the packet that opens a connection arrives.
+    /// True if the packet that opens a connection arrives.
     pub allowed: bool,
 }
 
-/// Judges every ordered pair of different pods that both have an address of a family. HostNetwork, terminal and address-less pods
-/// are left out (rules I6, I7). A pod with several addresses of a family is judged by the first.
+/// Judges every ordered pair of different pods that both have an address of a family. Leaves out
+/// host-network, terminal and address-less pods (rules I6, I7). A pod with several addresses of a
+/// family is judged by the first.
 pub fn matrix(snapshot: &Snapshot, nodes: &[Node], ports: &[Port]) -> Matrix {
     let pods: Vec<&Pod> = snapshot
         .pods
@@ -100,7 +101,7 @@ pub fn matrix(snapshot: &Snapshot, nodes: &[Node], ports: &[Port]) -> Matrix {
 }
 
 impl Matrix {
-    /// Every judged pair, by port, family, source and destination.
+    /// Lists every judged pair, by port, family, source and destination.
     pub fn pairs(&self) -> impl Iterator<Item = Pair> {
         self.grids.iter().flat_map(move |grid| {
             let (protocol, port) = match grid.port {
@@ -125,14 +126,15 @@ impl Matrix {
         })
     }
 
-    /// One self-contained page.
+    /// Renders the matrix as a self-contained HTML page.
     pub fn html(&self) -> String {
         html::page(self)
     }
 }
 
-/// The ports that policies tell apart: every number that a policy names, both ends of its ranges, every number that a pod gives a
-/// port that a policy names, and 80 for entries without port. 80/TCP if policies name none: then all ports have one verdict.
+/// Lists the ports that policies distinguish: every number that a policy names, both ends of its
+/// ranges, every number that a pod gives to a port that a policy names, and 80 for entries without
+/// a port. Returns 80/TCP if policies name none: then all ports have the same verdict.
 pub fn ports_of_policies(snapshot: &Snapshot) -> Vec<Port> {
     let rules = |policy: &NetworkPolicy| {
         let rules = policy.ingress.iter().chain(&policy.egress);

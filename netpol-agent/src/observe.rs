@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What people and monitoring see: events of dropped packets, metrics, health, and answers to `netpol explain`.
+//! What people and monitoring see: events of dropped packets, metrics, health, and answers to
+//! `netpol explain`.
 
 use std::{io, net::TcpListener, sync::Arc};
 
@@ -18,8 +19,8 @@ mod serve;
 pub mod socket;
 pub mod status;
 
-/// All who look at the agent from outside its work: metrics and health, if they are served, and who
-/// tells of changes that are late.
+/// Serves everyone who looks at the agent from outside its work: metrics and health, if they have a
+/// listener, and the log of late changes.
 ///
 /// # Errors
 /// The listener failed.

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How far enforcement is behind what is known: since when a change waits, and for what. Those who
-//! learn of changes and the loop say so here; whoever looks at the agent asks, also while the loop
-//! is busy.
+//! Tracks how far enforcement lags behind what is known: since when a change waits, and for what.
+//! The watchers and the loop report here. Observers can read it even while the loop is busy.
 
 use std::{
     collections::BTreeMap,
@@ -10,36 +9,37 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A change that waits for longer is told of. Clusters of the size that the benchmarks have take
+/// Age from which a waiting change is reported. Clusters of the size of the benchmarks take
 /// milliseconds.
 pub const LATE: Duration = Duration::from_secs(10);
 
-/// What a turn is made from.
+/// An input of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     /// The cluster's objects.
     Objects,
     /// The node's interfaces.
     Interfaces,
-    /// What the runtime wrote of them.
+    /// The runtime's records about interfaces.
     Records,
 }
 
-/// What the loop does.
+/// What the loop is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Step {
-    /// It waits for a change, or attaches programs ahead of pods.
+    /// Waiting for a change, or attaching programs ahead of pods.
     #[default]
     Between,
-    /// It finds out what is to be enforced.
+    /// Computing what to enforce.
     Compiling,
-    /// It writes that to the kernel.
+    /// Writing to the kernel.
     Writing,
-    /// Writes of the last turn failed. They are tried again.
+    /// Writes of the last turn failed and will be tried again.
     Failed,
 }
 
-/// Shared by all clones. Its lock is held for moments, and nothing else is locked within.
+/// Progress of the agent, shared by all clones. The lock is held only briefly, and nothing else is
+/// locked while it is.
 #[derive(Debug, Clone, Default)]
 pub struct Progress(Arc<Mutex<State>>);
 
@@ -47,48 +47,49 @@ pub struct Progress(Arc<Mutex<State>>);
 struct State {
     /// The newest revision that was published; 0 before the first.
     known: u64,
-    /// When that first one was published: nothing can be enforced before.
+    /// When the first revision was published: nothing could be enforced earlier.
     begun: Option<Instant>,
-    /// When the first change came of those that are not taken up; no entry: it was never published.
+    /// Time of the oldest change of each part that the loop has not taken; no entry if the part was
+    /// never published.
     parts: BTreeMap<Part, Option<Instant>>,
     /// Kinds whose first list is not complete.
     unlisted: Vec<&'static str>,
-    /// When the first change came of those that are taken up and not in the kernel.
+    /// Time of the oldest change that the loop has taken and that is not in the kernel yet.
     taken: Option<Instant>,
     step: Step,
-    /// When all that was taken up was in the kernel, the last time.
+    /// When everything taken was last in the kernel.
     enforced: Option<Instant>,
 }
 
-/// What a look at [`Progress`] shows.
+/// A view of [`Progress`] at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     /// The newest revision that is known; 0 if none.
     pub known: u64,
-    /// When the oldest change came that is known and not enforced; `None`: all is enforced.
+    /// When the oldest change came that is not enforced; `None` if everything is.
     pub since: Option<Instant>,
-    /// What it waits for, or what the agent waits for before it can enforce anything.
+    /// What that change waits for, or what the agent waits for before it can enforce anything.
     pub phase: Phase,
-    /// When all that was taken up was in the kernel, the last time.
+    /// When everything taken was last in the kernel.
     pub enforced: Option<Instant>,
 }
 
-/// What is waited for.
+/// What the agent waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
-    /// The first complete list of every kind; those that are missing, where they are known.
+    /// The first complete list of every kind. Names the missing kinds, where they are known.
     Lists(Vec<&'static str>),
     /// The first reading of the interfaces.
     Interfaces,
-    /// The first reading of what the runtime wrote of them.
+    /// The first reading of the runtime's records.
     Records,
     /// The loop.
     Loop(Step),
 }
 
 impl Progress {
-    /// A snapshot of the objects is published, whose first event came at `received`. Called while
-    /// nobody can take it up.
+    /// Records a published snapshot whose first event came at `received`. Call it before anyone can
+    /// take the snapshot.
     pub fn published(&self, revision: u64, received: Instant) {
         let mut state = self.state();
         state.known = revision;
@@ -97,18 +98,18 @@ impl Progress {
         state.came(Part::Objects, received);
     }
 
-    /// Another part is published, whose first event came at `received`. Called as above.
+    /// Records that another part was published. Call it as [`Self::published`].
     pub fn came(&self, part: Part, received: Instant) {
         self.state().came(part, received);
     }
 
-    /// Kinds whose first list is not complete.
+    /// Records which kinds lack a complete first list.
     pub fn unlisted(&self, kinds: Vec<&'static str>) {
         self.state().unlisted = kinds;
     }
 
-    /// The loop takes up what was published last, while nothing new can be. Returns when the first
-    /// event came of that.
+    /// Marks what was last published as taken by the loop. Call it while nothing new can be
+    /// published. Returns when its first event came.
     pub fn take(&self, part: Part) -> Option<Instant> {
         let mut state = self.state();
         let received = state.parts.get_mut(&part)?.take();
@@ -116,12 +117,12 @@ impl Progress {
         received
     }
 
-    /// The loop comes to a step of its turn.
+    /// Records that the loop begins a step.
     pub fn begin(&self, step: Step) {
         self.state().step = step;
     }
 
-    /// A turn is over: what was taken up is in the kernel, if all writes succeeded.
+    /// Ends a turn. If `complete`, everything taken is in the kernel.
     pub fn end(&self, complete: bool) {
         let mut state = self.state();
         if complete {
@@ -133,7 +134,7 @@ impl Progress {
         }
     }
 
-    /// How things are.
+    /// Returns the current view.
     pub fn look(&self) -> Seen {
         let state = self.state();
         let is_there = |part| state.parts.contains_key(&part);
@@ -169,7 +170,7 @@ impl State {
 }
 
 impl Seen {
-    /// How long the oldest change waits at `now`; zero if none does.
+    /// Returns how long the oldest change has waited at `now`; zero if none waits.
     pub fn age(&self, now: Instant) -> Duration {
         self.since
             .map_or(Duration::ZERO, |since| now.duration_since(since))
@@ -210,7 +211,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Everything there and enforced.
+    /// Everything is published and enforced.
     fn running(start: Instant) -> Progress {
         let progress = Progress::default();
         progress.came(Part::Interfaces, start);
@@ -228,7 +229,7 @@ mod tests {
         let start = Instant::now();
         let progress = running(start);
         assert_eq!(progress.look().since, None);
-        // Later than `begun`, which is by the clock.
+        // Later than `begun`, which the clock gives.
         let at = |seconds: u32| Instant::now() + SECOND * seconds;
         let [first, second, third] = [at(1), at(2), at(3)];
         progress.published(2, first);
@@ -237,7 +238,7 @@ mod tests {
         assert_eq!(progress.take(Part::Objects), Some(first));
         assert_eq!(progress.take(Part::Objects), None, "each moment once");
         progress.begin(Step::Compiling);
-        // Taken up is not enforced, and what comes meanwhile waits for the next turn.
+        // A change that is taken is not enforced yet. Later changes wait for the next turn.
         progress.published(3, third);
         let seen = progress.look();
         assert_eq!((seen.known, seen.since), (3, Some(first)));
@@ -278,7 +279,7 @@ mod tests {
             said(),
             "waiting for the first complete list of objects, not there yet: Pod, Service"
         );
-        // What is read of the node waits for nothing that could be enforced.
+        // Interfaces alone do not count as waiting: nothing could be enforced from them.
         let long_ago = Instant::now();
         progress.came(Part::Interfaces, long_ago);
         progress.take(Part::Interfaces);

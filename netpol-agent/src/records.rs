@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! For which pod an interface was made: libcni's cache of results, which a runtime writes when CNI ADD has succeeded, before any container
-//! of the pod starts. No pod can write there (rule A8). A runtime that tells of pods itself would come before it, as one more source of
-//! [`Records`].
+//! Reads for which pod an interface was made: libcni's cache of results. A runtime writes it when
+//! CNI ADD succeeds, before any container of the pod starts. No pod can write there (rule A8). A
+//! runtime that reports pods itself would become one more source of [`Records`], with precedence.
 //!
-//! The folder is read at the start and watched. What is in it is checked as if it came from anyone: a file that is no record, is too
-//! large or is one too many is left out, and said once.
+//! The folder is read at the start and watched. Its content is not trusted: a file that is no
+//! record, too large, or one too many is left out and reported once.
 
 mod parse;
 
@@ -38,48 +38,49 @@ use crate::{
 
 use parse::ParseError;
 
-/// Where libcni keeps results.
+/// Folder where libcni keeps results.
 pub const FOLDER: &str = "/var/lib/cni/results";
-/// Bytes of the largest file that is read; a record has a few thousand.
+/// Size of the largest file that is read, bytes; a record has a few thousand.
 const MAX_BYTES: u64 = 256 << 10;
-/// Records that are kept, the newest: several for each of the pods that a node can have.
+/// Maximum number of records, the newest first: several for each pod that a node can have.
 const MAX_RECORDS: usize = 4096;
-/// How often the folder itself is looked for: it may come later, or be replaced.
+/// Interval at which the folder itself is checked: it can appear later, or be replaced.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// One attachment of a pod to a network.
+/// A pod's attachment to a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// Namespace and name of the pod.
     pub pod: ObjectKey,
-    /// UID of the pod as the kubelet has it; empty if the runtime did not tell.
+    /// UID of the pod as the kubelet knows it; empty if the runtime did not write it.
     pub uid: String,
     /// Name of the network.
     pub network: String,
     /// Name of the interface inside the pod.
     pub interface: String,
-    /// The node's ends of it, and bridges: name and MAC address.
+    /// The interfaces on the node's side, bridges included: name and MAC address.
     pub on_node: Vec<(String, Mac)>,
     /// MAC address of the interface inside the pod.
     pub mac: Option<Mac>,
     /// Addresses of the pod on this network.
     pub addresses: BTreeSet<IpAddr>,
-    /// When it was written.
+    /// When the record was written.
     pub written: SystemTime,
 }
 
 impl Record {
-    /// Whether it tells of this interface of the node. Its name alone is not enough: a record can outlive its pod.
+    /// Returns true if the record names this interface of the node. The name alone is not enough: a
+    /// record can outlive its pod.
     pub fn names(&self, name: &str, mac: Mac) -> bool {
         self.on_node.iter().any(|end| end.0 == name && end.1 == mac)
     }
 }
 
-/// All records, by the name of their file.
+/// All records, by file name.
 pub type Records = BTreeMap<String, Arc<Record>>;
 
-/// Publishes the records of `folder` whenever they change, until `stop`. A folder that is not there has none, and is waited for.
-/// `progress` hears of each change.
+/// Publishes the records of `folder` whenever they change, until `stop`. Waits for a missing
+/// folder, which has no records. Reports each change to `progress`.
 pub async fn run(
     folder: PathBuf,
     tx: watch::Sender<Option<Arc<Records>>>,
@@ -104,7 +105,7 @@ pub async fn run(
             _ = look.tick() => cache.watch(&mut watched, &sender) || cache.unread,
         };
         if changed || tx.borrow().is_none() {
-            // Files are small; a disk may still be slow.
+            // Files are small, but a disk can be slow.
             let received = Instant::now();
             let records = tokio::task::block_in_place(|| cache.read());
             tx.send_if_modified(|current| {
@@ -119,7 +120,7 @@ pub async fn run(
     }
 }
 
-/// Whether an event can change what is read. A file that was only created is read when it is closed.
+/// Returns true if an event can change what is read. A created file is read when it is closed.
 fn concerns(event: notify::Result<Event>) -> bool {
     match event {
         Ok(event) if event.need_rescan() => true,
@@ -140,17 +141,17 @@ fn concerns(event: notify::Result<Event>) -> bool {
 type Identity = (u64, u64);
 type Events = mpsc::UnboundedSender<notify::Result<Event>>;
 
-/// What a file was when it was read.
+/// Identifies a file's content: modification time, length and inode.
 type Version = (SystemTime, u64, u64);
 
-/// The folder, and what was read of it.
+/// The folder and what was read from it.
 struct Cache {
     folder: PathBuf,
     files: BTreeMap<String, (Version, Option<Arc<Record>>)>,
     missing: bool,
     full: bool,
-    /// Something is there that could not be read, for lack of descriptors perhaps: no event tells
-    /// when it can be.
+    /// True if something could not be read, perhaps for lack of descriptors. No event will say when
+    /// it can be.
     unread: bool,
 }
 
@@ -165,7 +166,7 @@ impl Cache {
         }
     }
 
-    /// Watches the folder, if it is another than before or there was none; whether it has to be read.
+    /// Watches the folder if it is new or replaced. Returns true if the folder must be read.
     fn watch(&mut self, watched: &mut Option<(RecommendedWatcher, Identity)>, events: &Events) -> bool {
         let identity = match fs::metadata(&self.folder) {
             Ok(found) => (found.dev(), found.ino()),
@@ -195,13 +196,13 @@ impl Cache {
             }
             Err(error) => {
                 warn!(folder = %self.folder.display(), %error, "the results of libcni cannot be watched yet");
-                // Read by the clock until it can be.
+                // Read at each interval until it can be watched.
                 true
             }
         }
     }
 
-    /// The records that there are now. A file that is as it was is not read again.
+    /// Returns the current records. Does not read unchanged files again.
     fn read(&mut self) -> Records {
         let was_unread = std::mem::replace(&mut self.unread, false);
         let mut found = match list(&self.folder) {
@@ -253,10 +254,10 @@ impl Cache {
             .collect()
     }
 
-    /// What a file says; nothing, if it is no record or has gone.
+    /// Reads a file; `None` if it is no record or is gone.
     ///
     /// # Errors
-    /// The system has no descriptor or memory to read it with.
+    /// The system lacks a descriptor or memory to read it.
     fn record(&self, name: &str, version: Version) -> io::Result<Option<Arc<Record>>> {
         let path = self.folder.join(name);
         let bytes = match read(&path) {
@@ -265,7 +266,7 @@ impl Cache {
         };
         Ok(match bytes.and_then(|bytes| parse::record(&bytes, version.0)) {
             Ok(record) => record.map(Arc::new),
-            // It may be in the middle of being written: the event of its end follows.
+            // The file may still be being written. An event follows when it is complete.
             Err(error) if error.is_cut_short() => {
                 debug!(file = %path.display(), %error, "a result of libcni that is not complete");
                 None
@@ -278,18 +279,18 @@ impl Cache {
     }
 }
 
-/// Whether it is the system that lacks something, and not the file that is wrong.
+/// Returns true if the system lacks a resource, rather than the file being wrong.
 fn is_for_now(error: &io::Error) -> bool {
     let lacks = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EINTR];
     error.raw_os_error().is_some_and(|number| lacks.contains(&number))
 }
 
-/// The regular files, with what tells whether one was changed.
+/// Lists the regular files with their versions.
 fn list(folder: &Path) -> io::Result<Vec<(String, Version)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let Ok(entry) = entry else { continue };
-        // Not through links; and what is no file may block whoever reads it.
+        // Symbolic links are not followed: reading what is no regular file may block.
         let Ok(meta) = entry.metadata() else { continue };
         if let (true, Ok(name)) = (meta.is_file(), entry.file_name().into_string()) {
             let written = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
@@ -329,7 +330,7 @@ mod tests {
         fs::write(folder.join("one"), text("web")).unwrap();
         let mut cache = Cache::new(folder.clone());
         assert_eq!((cache.read().len(), cache.unread), (1, false));
-        // Neither a list nor the answer that there is none.
+        // Neither a folder nor an answer that there is none.
         fs::rename(&folder, &aside).unwrap();
         fs::write(&folder, "").unwrap();
         assert_eq!((cache.read().len(), cache.unread), (1, true));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Programs on veths: attached, taken over in place, and removed without touching what others attached. Each test has a network
-//! namespace and a bpffs of its own.
+//! Programs on veths: attached, replaced in place, and removed without touching others' programs.
+//! Each test has its own network namespace and bpffs.
 
 #[path = "support/namespaces.rs"]
 mod namespaces;
@@ -59,7 +59,7 @@ impl Node {
         Attacher::new(mode, self.links()).unwrap()
     }
 
-    /// What an agent does that starts, attaches and ends.
+    /// Starts an agent that attaches and ends.
     fn attach_and_end(&self, mode: Mode, name: &str) {
         let mut ebpf = self.load();
         self.attacher(mode).attach(&mut ebpf, index(name), name).unwrap();
@@ -72,7 +72,7 @@ impl Drop for Node {
     }
 }
 
-/// Runs a test on a thread in namespaces of its own.
+/// Runs a test on a thread in its own namespaces.
 fn on_a_node(test: impl FnOnce(&Node) + Send) {
     if !privileged(SUITE) {
         return;
@@ -110,13 +110,13 @@ fn index(name: &str) -> u32 {
     if_nametoindex(name).unwrap()
 }
 
-/// Ids of the TCX programs at a hook, in their order.
+/// Returns the ids of the TCX programs at a hook, in order.
 fn tcx_programs(name: &str, attach_type: TcAttachType) -> Vec<u32> {
     let (_, programs) = SchedClassifier::query_tcx(name, attach_type).unwrap();
     programs.iter().map(aya::programs::ProgramInfo::id).collect()
 }
 
-/// Id of the link that runs a program.
+/// Returns the id of the link that runs a program.
 fn link_of(program: u32) -> u32 {
     let mut links = loaded_links()
         .map(Result::unwrap)
@@ -124,7 +124,8 @@ fn link_of(program: u32) -> u32 {
     links.next().unwrap().id()
 }
 
-/// Ids of the programs of our filters at a hook, as `tc` shows them, and the number of all filters there.
+/// Returns the ids of the programs of our filters at a hook, as `tc` shows them, and the number of
+/// all filters there.
 fn filters(name: &str, attach_type: TcAttachType) -> (Vec<String>, usize) {
     let side = if attach_type == TcAttachType::Ingress {
         "ingress"
@@ -250,7 +251,7 @@ fn an_interface_that_vanished_is_named() {
             let error = attacher.attach(&mut ebpf, 4711, "absent0").unwrap_err();
             assert!(matches!(&error, AttachError::Gone { interface, index: 4711 } if interface == "absent0"));
             assert!(error.to_string().contains("absent0"), "{error}");
-            // The name is another interface's by now: that one stays as it is.
+            // The name now belongs to another interface, which stays as it is.
             let error = attacher.attach(&mut ebpf, 4711, "host0").unwrap_err();
             assert!(matches!(error, AttachError::Gone { .. }), "{error}");
             assert!(tcx_programs("host0", TcAttachType::Ingress).is_empty());
@@ -375,7 +376,7 @@ fn a_qdisc_or_filter_of_others_stays() {
         run(Command::new("tc").args(["qdisc", "add", "dev", "one0", "clsact"]));
         node.attach_and_end(Mode::Clsact, "one0");
         node.attach_and_end(Mode::Clsact, "two0");
-        // A filter that others put on the qdisc that we added: the same program, but their handle.
+        // Others' filter on the qdisc that we added: the same program with their handle.
         let mut foreign = node.load();
         let program: &mut SchedClassifier = foreign.program_mut("from_pod").unwrap().try_into().unwrap();
         program.load().unwrap();
@@ -411,7 +412,7 @@ fn a_change_of_the_mechanism_leaves_one() {
     });
 }
 
-/// The next agent has another folder of pins; the one before may have attached its programs in another way.
+/// The next agent has another folder of pins. The earlier one may have used another mechanism.
 #[test]
 fn b3_another_versions_programs_give_way_to_this_ones() {
     for old in [Mode::Tcx, Mode::Clsact] {
@@ -448,7 +449,8 @@ fn tc(arguments: &str) {
     run(Command::new("tc").args(arguments.split(' ')));
 }
 
-/// What the bandwidth plugin makes of an interface: a qdisc that takes what is for one direction for the other's, with a filter in it.
+/// Adds the bandwidth plugin's qdisc, which has one list of filters for both directions, with a
+/// filter in it.
 fn ingress_qdisc_in_use(name: &str) {
     tc(&format!("qdisc add dev {name} ingress"));
     tc(&format!(
@@ -456,7 +458,7 @@ fn ingress_qdisc_in_use(name: &str) {
     ));
 }
 
-/// Where filters would replace each other, links do what they are to, and nothing of others is touched.
+/// Links are used where filters would replace each other, and nothing of others is touched.
 #[test]
 fn l1_an_ingress_qdisc_of_others_keeps_no_program_away() {
     on_a_node(|node| {
@@ -493,7 +495,8 @@ fn l1_an_empty_ingress_qdisc_is_replaced() {
     });
 }
 
-/// A kernel without TCX cannot have both programs there: that is an error with the interface's name, never one program for both.
+/// A kernel without TCX cannot run both programs there. That is an error with the interface's name,
+/// never a single program for both directions.
 #[test]
 fn l1_without_tcx_an_ingress_qdisc_of_others_is_an_error() {
     on_a_node(|node| {
@@ -512,7 +515,8 @@ fn l1_without_tcx_an_ingress_qdisc_of_others_is_an_error() {
     });
 }
 
-/// What others do to a hook: shown when it is read back, made good by attaching again, and theirs stays.
+/// Others' changes at a hook are found when it is read back. Attaching again repairs it, and their
+/// programs stay.
 #[test]
 fn b3_what_others_do_to_a_hook_is_seen_and_made_good() {
     for mode in [Mode::Tcx, Mode::Clsact] {
@@ -553,7 +557,7 @@ fn b3_what_others_do_to_a_hook_is_seen_and_made_good() {
                 };
                 assert_eq!(count, 2, "{mode:?} {hook}: theirs stays");
 
-                // Ours removed.
+                // Removes ours.
                 if mode == Mode::Tcx {
                     run(Command::new("bpftool")
                         .args(["link", "detach", "pinned"])
@@ -571,13 +575,13 @@ fn b3_what_others_do_to_a_hook_is_seen_and_made_good() {
                     "{mode:?} {hook}: attached again"
                 );
 
-                // Its place given to others, under the same name, handle or pin.
+                // Gives its place to others, under the same name, handle or pin.
                 node.attacher(mode).attach(&mut other, index, "host0").unwrap();
                 assert_eq!(faults(&attacher, &mut ebpf).len(), 2, "{mode:?}");
                 attacher.attach(&mut ebpf, index, "host0").unwrap();
                 assert_eq!(faults(&attacher, &mut ebpf), [], "{mode:?} {hook}: taken back");
 
-                // The last descriptor would take it along.
+                // The last descriptor would end it.
                 if mode == Mode::Tcx {
                     std::fs::remove_file(pin).unwrap();
                     assert_eq!(faults(&attacher, &mut ebpf), [(hook, Fault::Unpinned)]);
@@ -589,7 +593,8 @@ fn b3_what_others_do_to_a_hook_is_seen_and_made_good() {
     }
 }
 
-/// An agent that ends while it moves a program leaves the hook closed, and a link that the next one tidies away.
+/// An agent that ends while it moves a program leaves the hook closed, and a link that the next
+/// agent removes.
 #[test]
 fn b3_an_agent_that_ends_while_it_moves_a_program_leaves_no_gap() {
     on_a_node(|node| {
@@ -599,7 +604,7 @@ fn b3_an_agent_that_ends_while_it_moves_a_program_leaves_no_gap() {
         node.attach_and_end(Mode::Tcx, "host0");
         let pin = node.links().join(format!("{index}-from_pod"));
         let next = node.links().join(format!("{index}-from_pod-next"));
-        // The new link is there, the old one not yet gone.
+        // The new link exists, and the old one has not ended yet.
         let mut ebpf = node.load();
         let program: &mut SchedClassifier = ebpf.program_mut("from_pod").unwrap().try_into().unwrap();
         program.load().unwrap();

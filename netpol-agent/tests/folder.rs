@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The folder source as the agent runs it: an edit reaches a snapshot, a slip changes nothing that is enforced.
+//! The folder source as the agent runs it: an edit leads to a snapshot, and a mistake changes
+//! nothing that is enforced.
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
@@ -27,7 +28,7 @@ fn policy(name: &str, spec: &str) -> String {
     )
 }
 
-/// A folder with a source on it.
+/// A folder that a source watches.
 struct Watched {
     dir: TempDir,
     snapshots: Receiver<Option<Arc<Snapshot>>>,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the kernel says about pods and their veths, followed by events: in network namespaces that the tests make.
+//! Reads pods' veths from the kernel, and follows its events, in network namespaces of the tests.
 
 #[path = "support/namespaces.rs"]
 mod namespaces;
@@ -19,7 +19,7 @@ use netpol_agent::{
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-/// Only there to end a test that would wait for ever.
+/// Ends a test that would otherwise wait for ever.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Watched {
@@ -35,7 +35,7 @@ impl Watched {
         Self::start_after(BTreeMap::new())
     }
 
-    /// After an earlier agent that saw this first.
+    /// Starts after an earlier agent, with what that saw first.
     fn start_after(sights: BTreeMap<u32, Sight>) -> Self {
         let (settled, settled_rx) = tokio::sync::watch::channel(BTreeSet::new());
         let (tx, rx) = tokio::sync::watch::channel(None);
@@ -58,7 +58,7 @@ impl Watched {
         }
     }
 
-    /// Waits for a reading that is as wanted.
+    /// Waits for a reading as wanted.
     async fn until(&mut self, what: &str, wanted: impl Fn(&Interfaces) -> bool) -> Arc<Interfaces> {
         let found = tokio::time::timeout(
             PATIENCE,
@@ -75,7 +75,7 @@ impl Watched {
     }
 }
 
-/// Runs a test in a namespace of its own, on one thread and the blocking threads that it starts, which are in it too.
+/// Runs a test in its own namespace, on one thread and the blocking threads that it starts there.
 fn on_a_node(test: impl AsyncFnOnce() + Send) {
     if !privileged("interfaces") {
         return;
@@ -148,7 +148,7 @@ fn a8_what_a_pod_changes_inside_later_does_not_count() {
         let first = watched.until("anything", |_| true).await;
         let (index, bound) = first.pods.first_key_value().unwrap();
         assert!(bound.peer_mac.is_some());
-        // A name tells each reading from the one before.
+        // A new name distinguishes each reading from the one before.
         let changes = [
             "addr add 10.9.0.3/24 dev eth0",
             "addr del 10.9.0.2/24 dev eth0",
@@ -164,7 +164,8 @@ fn a8_what_a_pod_changes_inside_later_does_not_count() {
             watched.until(change, has(&name, &["10.9.0.2"])).await;
         }
 
-        // What is settled is not looked at any more, until it is another interface.
+        // The inside of a settled interface is not read again, unless its index becomes another
+        // interface's.
         watched.settled.send(BTreeSet::from([*index])).unwrap();
         pod.ip("link set other0 address 02:00:00:00:00:77");
         ip("link set host6 name host7");
@@ -174,7 +175,7 @@ fn a8_what_a_pod_changes_inside_later_does_not_count() {
         assert_eq!(named(&last, "host7").unwrap().peer_mac, bound.peer_mac);
         watched.end().await;
 
-        // An agent that comes later knows it from this one.
+        // A later agent takes it from this one.
         let sight = Sight {
             mac: bound.mac,
             addresses: bound.addresses.clone(),
@@ -185,7 +186,7 @@ fn a8_what_a_pod_changes_inside_later_does_not_count() {
             .until("what was seen first", has("host7", &["10.9.0.2"]))
             .await;
         watched.end().await;
-        // But not of another interface with the same index.
+        // But not for another interface with the same index.
         let other = Sight { mac: [2; 6], ..sight };
         let mut watched = Watched::start_after(BTreeMap::from([(*index, other)]));
         watched
@@ -195,7 +196,7 @@ fn a8_what_a_pod_changes_inside_later_does_not_count() {
     });
 }
 
-/// As with KubeVirt: the pod's address is on a bridge, of which the veth's peer is a port.
+/// As with KubeVirt: the pod's address is on a bridge, and the veth's peer is a port of that.
 #[test]
 fn a8_an_address_elsewhere_in_the_namespace_counts_for_its_only_veth() {
     on_a_node(async || {
@@ -220,14 +221,14 @@ fn a8_an_address_elsewhere_in_the_namespace_counts_for_its_only_veth() {
     });
 }
 
-/// Any pod of the link may say that it is a router, and so has the kernel give addresses to a pod
-/// that has none of its own yet.
+/// Any pod on the link may claim to be a router, and so make the kernel give addresses to a pod
+/// that has none yet.
 #[test]
 fn a8_an_address_that_a_router_advertised_is_not_the_pods() {
     on_a_node(async || {
         let pod = Pod::new();
         pod.connect("pod0");
-        // As of an advertised prefix: it ends some time.
+        // As from an advertised prefix: it expires.
         pod.ip("addr add 2001:db8:bad::7/64 dev eth0 nodad valid_lft 600 preferred_lft 600");
         let mut watched = Watched::start();
         let first = watched
@@ -298,7 +299,7 @@ fn only_veths_into_other_namespaces_are_pods() {
     });
 }
 
-/// Rule B2: whose interface a veth is shows on the node's side of it.
+/// Rule B2: the node's side of a veth shows if it is on the pod network.
 #[test]
 fn b2_a_veth_has_the_addresses_of_its_bridge_or_what_is_routed_to_it() {
     on_a_node(async || {
@@ -323,7 +324,7 @@ fn b2_a_veth_has_the_addresses_of_its_bridge_or_what_is_routed_to_it() {
             .await;
         assert!(of(&read, "one0").1.is_empty() && of(&read, "two0").0.is_empty());
         let routes = tokio::spawn(watch_routes(watched.reread.clone(), watched.stop.clone()));
-        // The socket for events is there once the task has run.
+        // The socket for events exists once the task has run.
         tokio::task::yield_now().await;
         ip("route add 10.9.1.7/32 dev two0");
         let routed = "10.9.1.7/32".parse().unwrap();
@@ -335,7 +336,8 @@ fn b2_a_veth_has_the_addresses_of_its_bridge_or_what_is_routed_to_it() {
     });
 }
 
-/// Rule A5: what leaves the node is looked at where it leaves, once it is translated. Each kind of device that this kernel has.
+/// Rule A5: packets that leave the node are checked where they leave, after translation. Tries each
+/// kind of device that this kernel has.
 #[test]
 fn a5_packets_leave_by_devices_that_send_them_on() {
     const KINDS: [(&str, &str, bool); 9] = [
@@ -372,7 +374,7 @@ fn a5_packets_leave_by_devices_that_send_them_on() {
                 eprintln!("this kernel has no {kind}");
             }
         }
-        // Those that a kernel for containers has in any case.
+        // Kinds that even a container's kernel has.
         for kind in ["veth", "bridge"] {
             assert!(tried.iter().any(|(tried, ..)| *tried == kind), "{tried:?}");
         }
@@ -396,7 +398,7 @@ fn each_interface_has_its_own_addresses() {
         one.ip("addr add 10.9.0.2/24 dev eth0");
         one.ip("addr add 10.9.1.2/24 dev net1");
         one.ip("addr add 10.9.2.2/32 dev lo");
-        // The same peer index as in the first pod, and an address of its own on a point-to-point link.
+        // The same peer index as in the first pod, and its own address on a point-to-point link.
         two.ip("addr add 10.9.0.3 peer 10.9.0.1 dev eth0");
         let mut watched = Watched::start();
         let first = watched.until("anything", |_| true).await;
@@ -407,7 +409,7 @@ fn each_interface_has_its_own_addresses() {
     });
 }
 
-/// Rule A2 rests on it.
+/// Rule A2 depends on it.
 #[test]
 fn the_node_has_all_its_addresses_but_loopback() {
     on_a_node(async || {
@@ -436,7 +438,8 @@ fn the_node_has_all_its_addresses_but_loopback() {
     });
 }
 
-/// Namespaces end and new ones get their ids at once; an address must never show behind a veth that is not its own.
+/// Namespaces end and new ones get their ids at once. An address must never show behind another
+/// veth than its own.
 #[test]
 fn an_address_is_never_seen_behind_another_veth() {
     const PODS: u8 = 24;
@@ -484,7 +487,7 @@ fn without_the_events_of_other_namespaces_a_reading_on_request_finds_them() {
     const CAP_NET_BROADCAST: u32 = 11;
     on_a_node(async || {
         let pod = Pod::new();
-        // A link that comes up is told on both sides; addresses are not.
+        // A new link's events come from both sides, those of addresses do not.
         pod.connect("host0");
         drop_capability(CAP_NET_BROADCAST);
         let mut watched = Watched::start();
@@ -505,7 +508,8 @@ fn a_loss_of_events_is_made_good() {
         pod.connect("host0");
         let mut watched = Watched::start();
         watched.until("a pod", has("host0", &[])).await;
-        // This thread runs the watch, so nothing takes the events: far more than the socket has room for.
+        // This thread runs the watch, so nothing takes the events: many more than the socket has
+        // room for.
         let flood: String = (0..2000)
             .map(|round| format!("link set host0 mtu {}\n", 1400 + round % 2))
             .collect();
@@ -520,7 +524,7 @@ fn a_loss_of_events_is_made_good() {
     });
 }
 
-/// Twenty thousand changes within one pod lead to few readings, and another pod is seen meanwhile.
+/// Twenty thousand changes in one pod lead to few readings, and another pod is seen meanwhile.
 #[test]
 fn l2_a_pod_that_changes_its_own_addresses_delays_nobody() {
     const CHANGES: usize = 20_000;
@@ -550,7 +554,7 @@ fn l2_a_pod_that_changes_its_own_addresses_delays_nobody() {
         watched.until("the other pod", has("host1", &["10.9.0.3"])).await;
         let storming = storm.await.unwrap();
         storming.ip("addr add 10.9.0.4/24 dev eth0");
-        // The first address that was seen counts, whichever of both that was (rule A8).
+        // The first address that was seen counts, whichever of the two that was (rule A8).
         let seen = |read: &Interfaces| addresses(read, "host0").is_some_and(|found| found.len() == 1);
         watched.until("an address of the pod that storms", seen).await;
         std::fs::remove_file(&path).unwrap();

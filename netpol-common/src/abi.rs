@@ -31,7 +31,7 @@ pub const ENDPOINT_PENDING: u16 = 1 << 1;
 pub const ENDPOINT_FORWARDS: u16 = 1;
 
 /// Value of map `senders` for the number 0: pods are behind this bridge, but who sent an untagged packet is not known.
-pub const SENDER_UNTOLD: u32 = u32::MAX;
+pub const SENDER_AMBIGUOUS: u32 = u32::MAX;
 
 /// In the place of the bridge in map `senders`: what the kernel took apart again and does not say how it came. All senders are here.
 pub const NO_INTERFACE: u32 = 0;
@@ -51,7 +51,7 @@ pub const ACTION_DEFER: u32 = 2;
 pub const ACTION_REFUSE: u32 = 3;
 
 macro_rules! abi {
-    ($(#[$attr:meta])* pub struct $name:ident, $size:literal { $($(#[$field_attr:meta])* pub $field:ident: $ty:ty,)* }) => {
+    ($(#[$attr:meta])* pub struct $name:ident, $size:tt { $($(#[$field_attr:meta])* pub $field:ident: $ty:ty,)* }) => {
         $(#[$attr])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
         #[repr(C)]
@@ -177,7 +177,7 @@ abi! {
 
 abi! {
     /// Key of map `senders`: a tagged packet by the device that brought it. The value is the interface index of the sender's host-side veth, or
-    /// [`SENDER_UNTOLD`]. A tag counts only where it comes by the bridge that its sender is behind: another node in the same kernel
+    /// [`SENDER_AMBIGUOUS`]. A tag counts only where it comes by the bridge that its sender is behind: another node in the same kernel
     /// may have tags of its own.
     pub struct Sender, 8 {
         /// Interface index of a bridge that pods are behind.
@@ -482,6 +482,20 @@ pub const fn number(id: u32) -> u16 {
 }
 
 impl Endpoint {
+    /// Stand-in for a missing endpoint: denies everything.
+    pub const CLOSED: Self = Self {
+        ifindex: 0,
+        id: 0,
+        ingress_policy: POLICY_DENY,
+        egress_policy: POLICY_DENY,
+        ipv4: [0; 4],
+        ipv6: [0; 16],
+        mac: [0; 6],
+        flags: 0,
+        link_local: [0; 16],
+        lock: bpf_spin_lock { val: 0 },
+    };
+
     /// The number that [tags](crate::tag) carry, from 1 on: of the low bits of [`Endpoint::id`]. The agent gives no id whose number a living
     /// endpoint has.
     #[inline(always)]

@@ -15,7 +15,7 @@ const LINK_LAYER: i32 = 18;
 
 /// A checksum that is not written yet. SCTP's has four bytes and is written eight behind `start`; the kernel says so in `offset`, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unfinished {
+pub struct PartialChecksum {
     /// Whether there is one; the rest means nothing else.
     pub is_pending: bool,
     /// Where what it covers begins, bytes from the link layer header.
@@ -24,7 +24,7 @@ pub struct Unfinished {
     pub offset: u16,
 }
 
-impl Unfinished {
+impl PartialChecksum {
     /// Every checksum is there.
     pub const NONE: Self = Self {
         is_pending: false,
@@ -32,7 +32,8 @@ impl Unfinished {
         offset: 0,
     };
 
-    /// Whether nothing is to be written into a plain packet ([`plain`](crate::parse::plain::plain)) but its own checksum.
+    /// True if nothing is to be written into a [simple](crate::parse::simple) packet but its own
+    /// checksum.
     #[inline(always)]
     pub const fn is_of(self, packet: &Packet) -> bool {
         let own = if packet.protocol == protocol::TCP { 16 } else { 6 };
@@ -44,21 +45,21 @@ impl Unfinished {
 /// the only places for it are the header's own checksum, and what is behind all headers that were read, as for what a tunnel in the pod
 /// carries. Where it may change the source address, that is nobody's (rule A6).
 #[inline(always)]
-pub fn judged(parsed: Parsed, packet: &mut Packet, unfinished: Unfinished) -> Parsed {
-    if !unfinished.is_pending {
+pub fn check(parsed: Parsed, packet: &mut Packet, partial: PartialChecksum) -> Parsed {
+    if !partial.is_pending {
         return parsed;
     }
     let source_end = match packet.source_end {
         0 => LINK_LAYER,
         end => i32::from(end),
     };
-    if unfinished.start < 0 || unfinished.start + i32::from(unfinished.offset) < source_end {
+    if partial.start < 0 || partial.start + i32::from(partial.offset) < source_end {
         packet.source = Address::default();
         packet.protocol = NOTHING_TOLD;
         return Parsed::Unjudged(DropReason::Malformed);
     }
     match parsed {
-        Parsed::Packet | Parsed::Neighbour | Parsed::Membership if !leaves(packet, unfinished) => {
+        Parsed::Packet | Parsed::Neighbour | Parsed::Membership if !keeps_headers(packet, partial) => {
             Parsed::Unjudged(DropReason::Malformed)
         }
         parsed => parsed,
@@ -67,7 +68,7 @@ pub fn judged(parsed: Parsed, packet: &mut Packet, unfinished: Unfinished) -> Pa
 
 /// Whether it leaves what was read of a packet as it is. Fragments are made of what has its checksum: one without is a forgery.
 #[inline(always)]
-fn leaves(packet: &Packet, unfinished: Unfinished) -> bool {
+fn keeps_headers(packet: &Packet, partial: PartialChecksum) -> bool {
     let upper = i32::from(packet.upper);
     // ARP: none of its fields is judged.
     if upper == 0 {
@@ -82,7 +83,7 @@ fn leaves(packet: &Packet, unfinished: Unfinished) -> bool {
         protocol::UDP => (6, 8),
         protocol::SCTP => (8, 12),
         protocol::ICMP | protocol::ICMPV6 | protocol::IGMP => (2, u16::MAX),
-        _ => return unfinished.start >= upper,
+        _ => return partial.start >= upper,
     };
-    unfinished.start == upper && unfinished.offset == own || unfinished.start >= upper + i32::from(end)
+    partial.start == upper && partial.offset == own || partial.start >= upper + i32::from(end)
 }

@@ -4,7 +4,7 @@
 //! its IP header says, not where the frame does: the receiver cuts off the rest, and takes no packet that claims more than there is.
 
 mod membership;
-pub mod plain;
+pub mod simple;
 #[cfg(test)]
 mod tests;
 

@@ -14,6 +14,7 @@ mod flows;
 mod maps;
 mod offload;
 mod packet;
+mod scratch;
 mod tables;
 mod tracking;
 mod verdict;

@@ -13,7 +13,7 @@ use netpol_common::abi::{
 
 use netpol_common::quota::RING;
 
-use crate::tables::Scratch;
+use crate::scratch::Scratch;
 
 /// Interface index of a pod's host-side veth to the pod's endpoint. Written by the agent.
 #[btf_map(name = "endpoints")]

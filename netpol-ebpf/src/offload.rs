@@ -4,7 +4,7 @@
 use core::{arch::asm, ptr::read_volatile};
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_probe_read_kernel};
-use netpol_common::{abi::SkBuff, checksum::Unfinished};
+use netpol_common::{abi::SkBuff, checksum::PartialChecksum};
 
 /// What `ip_summed` says of a packet whose checksum is still to be written (linux/skbuff.h).
 const CHECKSUM_PARTIAL: u8 = 3;
@@ -41,7 +41,7 @@ pub type Part = [u64; SkBuff::MAX_LENGTH as usize / 8];
 /// # Safety
 /// Nobody else uses `part`.
 #[inline(always)]
-pub unsafe fn unfinished(skb: *mut __sk_buff, origin: Origin, part: *mut Part) -> Unfinished {
+pub unsafe fn partial(skb: *mut __sk_buff, origin: Origin, part: *mut Part) -> PartialChecksum {
     // SAFETY: it is valid; volatile, so that what the object has is not taken for what the agent put there.
     let layout = unsafe { read_volatile(&raw const SK_BUFF) };
     let (start, failed) = match layout.access {
@@ -58,7 +58,7 @@ pub unsafe fn unfinished(skb: *mut __sk_buff, origin: Origin, part: *mut Part) -
             };
             (part.cast::<u8>().cast_const(), failed)
         }
-        _ => return Unfinished::NONE,
+        _ => return PartialChecksum::NONE,
     };
     // SAFETY: within the structure, or what was copied of it; the verifier checks it again.
     let byte = |at: u16| unsafe { *start.add(usize::from(at)) };
@@ -68,7 +68,7 @@ pub unsafe fn unfinished(skb: *mut __sk_buff, origin: Origin, part: *mut Part) -
         Origin::Link => (field(layout.mac_header), 0),
         Origin::Network => (field(layout.network_header), ETHERNET_LENGTH),
     };
-    Unfinished {
+    PartialChecksum {
         is_pending: failed || byte(layout.ip_summed) >> layout.ip_summed_shift & 3 == CHECKSUM_PARTIAL,
         start: i32::from(field(layout.csum_start)) - i32::from(origin) + before,
         offset: field(layout.csum_offset),

@@ -1,76 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-//! The lookups of the decision, over the maps.
+//! The tables of the decision, over the maps.
 
-use core::ptr::read_volatile;
+use core::{mem::offset_of, ptr::read_volatile};
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_ANY},
-    btf_maps::lpm_trie::Key,
     helpers::bpf_ktime_get_coarse_ns,
 };
 use netpol_common::{
     abi::{
         Address, Counters, Endpoint, Flow, FlowKey, Forwarded, Fragment, FragmentKey, Frontend,
         IDENTITY_NONE, Identity, Lifetimes, POLICY_DENY, POLICY_NONE, Peer, PolicyMatch, PolicyValue,
-        PortValue, SENDER_UNTOLD, Sender,
+        PortValue, SENDER_AMBIGUOUS, Sender,
     },
-    decide::{FlowEntry, Opener, Tables},
-    parse::Packet,
+    decide::{Buffer, FlowEntry, Flows, Lookups, Opener},
 };
 
-use crate::maps::{
-    ADDRESSES, ENDPOINTS, FLOWS, FORWARDS, FRAGMENTS, FRONTENDS, GUARDED, IDENTITIES, LOCAL_PODS, POLICIES,
-    PORTS, SENDERS,
+use crate::{
+    flows,
+    maps::{
+        ADDRESSES, ENDPOINTS, FLOWS, FORWARDS, FRAGMENTS, FRONTENDS, GUARDED, IDENTITIES, LOCAL_PODS,
+        POLICIES, PORTS, SENDERS,
+    },
+    scratch::Scratch,
+    tracking,
 };
-
-/// What does not fit on the stack of a program, which is 512 bytes.
-pub struct Scratch {
-    /// The packet.
-    pub packet: Packet,
-    /// What it quotes.
-    pub quoted: Packet,
-    /// Whose policy it is judged by: an [`Endpoint`], whose lock the kernel allows in no value of such a map.
-    pub endpoint: [u32; size_of::<Endpoint>() / size_of::<u32>()],
-    /// What the kernel says of the packet.
-    pub sk_buff: crate::offload::Part,
-    address: Prefix<Address>,
-    policy: Prefix<PolicyMatch>,
-    frontend: Frontend,
-    forwarded: Prefix<Forwarded>,
-    /// A flow to be written, and its key.
-    pub flow: Flow,
-    /// See there.
-    pub flow_key: FlowKey,
-    /// The address of the pod of that flow.
-    pub own: Address,
-    /// For connection tracking.
-    pub question: crate::tracking::Question,
-}
-
-/// A [`Key`], on words: the compiler would write the other byte by byte.
-#[repr(C)]
-struct Prefix<K> {
-    length: u32,
-    data: K,
-}
-
-impl<K> Prefix<K> {
-    #[inline(always)]
-    fn key(&self) -> &Key<K> {
-        // SAFETY: both are a length and the data behind it, and the key's alignment is less.
-        unsafe { &*(&raw const *self).cast() }
-    }
-}
-
-const _: () = assert!(size_of::<Prefix<PolicyMatch>>() == size_of::<Key<PolicyMatch>>());
-const _: () = assert!(size_of::<Prefix<Address>>() == size_of::<Key<Address>>());
-const _: () = assert!(size_of::<Prefix<Forwarded>>() == size_of::<Key<Forwarded>>());
 
 const REMOTE: u32 = Opener::Remote as u32;
 const POD: u32 = Opener::Pod as u32;
 
 /// How often a value is looked at until it stood still meanwhile. It is replaced far less often than a program runs.
-pub const ATTEMPTS: usize = 3;
+const ATTEMPTS: usize = 3;
 /// The same of a value that is replaced where it is, and moves only when its key goes.
 const LOOKS: usize = 2;
 /// An identity that no policy says anything of.
@@ -97,35 +57,75 @@ pub struct Maps {
     pub skb: *mut __sk_buff,
 }
 
-impl Tables for Maps {
-    type FlowEntry = Entry;
-
+impl Lookups for Maps {
+    /// The kernel may give the slot of a value that was replaced to another endpoint at once, and
+    /// write that while it is read here.
     #[inline(always)]
-    fn now(&self) -> u64 {
-        // SAFETY: takes nothing, always allowed.
-        unsafe { bpf_ktime_get_coarse_ns() }
+    fn endpoint(&self, ifindex: u32, into: &mut Endpoint) -> bool {
+        for _ in 0..ATTEMPTS {
+            // A lookup may miss a value in the moment that it is replaced.
+            let Some(slot) = ENDPOINTS.get_ptr(ifindex) else {
+                continue;
+            };
+            let (from, to) = (slot.cast::<u32>(), (&raw mut *into).cast::<u32>());
+            // Whose it is comes first in the value, and is read last: so it tells of all of it.
+            for word in (0..offset_of!(Endpoint, lock) / 4).rev() {
+                // SAFETY: the value is readable while this program runs (RCU), and both are of so
+                // many words; volatile, so that it is read here, in this order, and nowhere else.
+                unsafe { to.add(word).write(read_volatile(from.add(word))) };
+            }
+            if into.ifindex == ifindex {
+                return true;
+            }
+        }
+        *into = Endpoint::CLOSED;
+        false
     }
 
     #[inline(always)]
-    fn lifetimes(&self) -> &Lifetimes {
-        self.lifetimes
+    fn is_endpoint(&self, ifindex: u32) -> bool {
+        // SAFETY: the value is not read.
+        unsafe { ENDPOINTS.get(ifindex) }.is_some()
     }
 
     #[inline(always)]
-    fn length(&self) -> u32 {
-        self.length
+    fn egress_policy(&self, ifindex: u32) -> u32 {
+        if ifindex == 0 {
+            return POLICY_NONE;
+        }
+        for _ in 0..ATTEMPTS {
+            let Some(endpoint) = ENDPOINTS.get_ptr(ifindex) else {
+                continue;
+            };
+            // SAFETY: readable while the program runs (RCU); the value tells whose it is, and is asked that last.
+            let (policy, of) = unsafe {
+                let policy = read_volatile(&raw const (*endpoint).egress_policy);
+                (policy, read_volatile(&raw const (*endpoint).ifindex))
+            };
+            if of == ifindex {
+                return policy;
+            }
+        }
+        POLICY_DENY
     }
 
     #[inline(always)]
-    fn epoch(&self) -> u32 {
-        self.epoch
+    fn policy(&self, key: &PolicyMatch) -> Option<PolicyValue> {
+        // SAFETY: a per-CPU value that only this run of the program uses; checked for null where it was looked up.
+        let prefix = unsafe { &mut (*self.scratch).policy };
+        prefix.length = PolicyMatch::ONE_PORT;
+        prefix.data = *key;
+        match of_port(&prefix.data) {
+            Some(value) => Some(value),
+            None => POLICIES.get(prefix.key()).copied(),
+        }
     }
 
     #[inline(always)]
     fn identity(&self, address: &Address) -> Identity {
         for _ in 0..LOOKS {
-            if let Some(place) = ADDRESSES.get_ptr(address) {
-                if let Some(class) = class_at(place, address) {
+            if let Some(slot) = ADDRESSES.get_ptr(address) {
+                if let Some(class) = class_at(slot, address) {
                     return class;
                 }
                 continue;
@@ -163,14 +163,13 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn local_pod(&self, address: &Address) -> u32 {
-        still(
-            || LOCAL_PODS.get_ptr(address),
-            // SAFETY: as `still` says.
-            |ifindex| unsafe { read_volatile(ifindex) },
-            0,
-            SENDER_UNTOLD,
-        )
+    fn is_restricted(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool {
+        // SAFETY: a per-CPU value that only this run of the program uses; checked for null where it was looked up.
+        let key = unsafe { &mut (*self.scratch).frontend };
+        key.address = *backend;
+        key.port = port;
+        key.protocol = protocol;
+        is_guarded(key)
     }
 
     #[inline(always)]
@@ -184,7 +183,18 @@ impl Tables for Maps {
             // SAFETY: as `still` says.
             |ifindex| unsafe { read_volatile(ifindex) },
             0,
-            SENDER_UNTOLD,
+            SENDER_AMBIGUOUS,
+        )
+    }
+
+    #[inline(always)]
+    fn local_pod(&self, address: &Address) -> u32 {
+        still(
+            || LOCAL_PODS.get_ptr(address),
+            // SAFETY: as `still` says.
+            |ifindex| unsafe { read_volatile(ifindex) },
+            0,
+            SENDER_AMBIGUOUS,
         )
     }
 
@@ -198,21 +208,62 @@ impl Tables for Maps {
         prefix.data.address = *address;
         FORWARDS.get(prefix.key()).is_some()
     }
+}
+
+impl Flows for Maps {
+    type Entry = Entry;
 
     #[inline(always)]
-    fn guarded(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool {
-        // SAFETY: a per-CPU value that only this run of the program uses; checked for null where it was looked up.
-        let key = unsafe { &mut (*self.scratch).frontend };
-        key.address = *backend;
-        key.port = port;
-        key.protocol = protocol;
-        is_guarded(key)
+    fn now(&self) -> u64 {
+        // SAFETY: takes nothing, always allowed.
+        unsafe { bpf_ktime_get_coarse_ns() }
     }
 
     #[inline(always)]
-    fn is_endpoint(&self, ifindex: u32) -> bool {
-        // SAFETY: the value is not read.
-        unsafe { ENDPOINTS.get(ifindex) }.is_some()
+    fn lifetimes(&self) -> &Lifetimes {
+        self.lifetimes
+    }
+
+    #[inline(always)]
+    fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<Entry> {
+        FLOWS.get_ptr_mut(key).map(Entry)
+    }
+
+    #[inline(always)]
+    fn insert_flow(&self, key: &FlowKey, flow: &Flow) {
+        // SAFETY: as above.
+        unsafe {
+            (*self.scratch).flow = *flow;
+            (*self.scratch).flow_key = *key;
+        }
+        let inserted = flows::insert_flow() != 0;
+        // SAFETY: a per-CPU value that only this CPU writes; checked for null where it was looked up.
+        let counters = unsafe { &mut *self.counters };
+        if inserted {
+            counters.flows_created.packets += 1;
+            counters.flows_created.bytes += u64::from(self.length);
+        } else {
+            counters.flow_insert_failures += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn opener(&self, key: &FlowKey, own: &Address) -> Opener {
+        // SAFETY: a per-CPU value that only this run of the program uses.
+        unsafe {
+            (*self.scratch).flow_key = *key;
+            (*self.scratch).own = *own;
+        }
+        match tracking::ask_tracking(self.skb) {
+            REMOTE => Opener::Remote,
+            POD => Opener::Pod,
+            _ => Opener::Unknown,
+        }
     }
 
     #[inline(always)]
@@ -231,6 +282,13 @@ impl Tables for Maps {
         // A full map makes room itself; what is not written is a fragment whose first was not seen.
         let _ = FRAGMENTS.insert(key, fragment, BPF_ANY.into());
     }
+}
+
+impl Buffer for Maps {
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.length
+    }
 
     #[inline(always)]
     fn has_socket(&self) -> bool {
@@ -243,76 +301,6 @@ impl Tables for Maps {
     fn put_tag(&self, tag: u16) {
         // SAFETY: the context pointer is valid for the run of the program; the verifier checks the access.
         unsafe { (*self.skb).tc_index = tag.into() };
-    }
-
-    #[inline(always)]
-    fn egress_policy(&self, ifindex: u32) -> u32 {
-        if ifindex == 0 {
-            return POLICY_NONE;
-        }
-        for _ in 0..ATTEMPTS {
-            let Some(endpoint) = ENDPOINTS.get_ptr(ifindex) else {
-                continue;
-            };
-            // SAFETY: readable while the program runs (RCU); the value tells whose it is, and is asked that last.
-            let (policy, of) = unsafe {
-                let policy = read_volatile(&raw const (*endpoint).egress_policy);
-                (policy, read_volatile(&raw const (*endpoint).ifindex))
-            };
-            if of == ifindex {
-                return policy;
-            }
-        }
-        POLICY_DENY
-    }
-
-    #[inline(always)]
-    fn policy(&self, key: &PolicyMatch) -> Option<PolicyValue> {
-        // SAFETY: a per-CPU value that only this run of the program uses; checked for null where it was looked up.
-        let prefix = unsafe { &mut (*self.scratch).policy };
-        prefix.length = PolicyMatch::ONE_PORT;
-        prefix.data = *key;
-        match of_port(&prefix.data) {
-            Some(value) => Some(value),
-            None => POLICIES.get(prefix.key()).copied(),
-        }
-    }
-
-    #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<Entry> {
-        FLOWS.get_ptr_mut(key).map(Entry)
-    }
-
-    #[inline(always)]
-    fn opener(&self, key: &FlowKey, own: &Address) -> Opener {
-        // SAFETY: a per-CPU value that only this run of the program uses.
-        unsafe {
-            (*self.scratch).flow_key = *key;
-            (*self.scratch).own = *own;
-        }
-        match crate::tracking::ask_tracking(self.skb) {
-            REMOTE => Opener::Remote,
-            POD => Opener::Pod,
-            _ => Opener::Unknown,
-        }
-    }
-
-    #[inline(always)]
-    fn insert_flow(&self, key: &FlowKey, flow: &Flow) {
-        // SAFETY: as above.
-        unsafe {
-            (*self.scratch).flow = *flow;
-            (*self.scratch).flow_key = *key;
-        }
-        let inserted = crate::flows::insert_flow() != 0;
-        // SAFETY: a per-CPU value that only this CPU writes; checked for null where it was looked up.
-        let counters = unsafe { &mut *self.counters };
-        if inserted {
-            counters.flows_created.packets += 1;
-            counters.flows_created.bytes += u64::from(self.length);
-        } else {
-            counters.flow_insert_failures += 1;
-        }
     }
 }
 
@@ -351,16 +339,16 @@ fn is_guarded(backend: &Frontend) -> bool {
     unsafe { GUARDED.get(backend) }.is_some()
 }
 
-/// What an entry of map `addresses` says; nothing if its place is another address's meanwhile.
+/// What an entry of map `addresses` says; nothing if its slot is another address's meanwhile.
 #[inline(always)]
-fn class_at(place: *const Peer, address: &Address) -> Option<Identity> {
+fn class_at(slot: *const Peer, address: &Address) -> Option<Identity> {
     // SAFETY: readable while the program runs (RCU), on words of eight bytes; volatile, so that all of the class is read at once, whose it is
-    // after it, and the class once more after that: the place would have to change hands three times between to pass for this address's.
+    // after it, and the class once more after that: the slot would have to change hands three times between to pass for this address's.
     let (class, of, again) = unsafe {
-        let class = (&raw const (*place).class).cast::<u64>();
+        let class = (&raw const (*slot).class).cast::<u64>();
         (
             read_volatile(class),
-            read_volatile((&raw const (*place).address).cast::<[u32; 4]>()),
+            read_volatile((&raw const (*slot).address).cast::<[u32; 4]>()),
             read_volatile(class),
         )
     };
@@ -371,13 +359,13 @@ fn class_at(place: *const Peer, address: &Address) -> Option<Identity> {
 #[inline(always)]
 fn of_port(entry: &PolicyMatch) -> Option<PolicyValue> {
     for _ in 0..LOOKS {
-        let place: *const PortValue = PORTS.get_ptr(entry)?;
+        let slot: *const PortValue = PORTS.get_ptr(entry)?;
         // SAFETY: readable while the program runs (RCU), on words; volatile, so that it is read in this order, see `class_at`.
         let (value, of, again) = unsafe {
-            let value = (&raw const (*place).value).cast::<[u32; 2]>();
+            let value = (&raw const (*slot).value).cast::<[u32; 2]>();
             (
                 read_volatile(value),
-                read_volatile((&raw const (*place).entry).cast::<[u32; 3]>()),
+                read_volatile((&raw const (*slot).entry).cast::<[u32; 3]>()),
                 read_volatile(value),
             )
         };
@@ -388,22 +376,22 @@ fn of_port(entry: &PolicyMatch) -> Option<PolicyValue> {
     Some(PolicyValue::default())
 }
 
-/// Reads a value that stood still meanwhile. The kernel may give the place of one that was replaced to another key's at once: what was
+/// Reads a value that stood still meanwhile. The kernel may give the slot of one that was replaced to another key's at once: what was
 /// read counts only if the value still is where it was. Gives `none` where there is no value; `moved`, which lets nothing pass, where it was
 /// replaced again and again. What `look` finds is readable while the program runs (RCU); `read` reads there and nowhere else.
 #[inline(always)]
 fn still<V, R>(look: impl Fn() -> Option<*const V>, read: impl Fn(*const V) -> R, none: R, moved: R) -> R {
     for _ in 0..ATTEMPTS {
-        let Some(place) = look() else { return none };
-        let value = read(place);
-        if look() == Some(place) {
+        let Some(slot) = look() else { return none };
+        let value = read(slot);
+        if look() == Some(slot) {
             return value;
         }
     }
     moved
 }
 
-/// A value of map `flows` in place. Two CPUs may write one flow at a time: the later write wins, which costs a count or a
+/// A value of map `flows` in slot. Two CPUs may write one flow at a time: the later write wins, which costs a count or a
 /// second judgement, never a verdict.
 pub struct Entry(*mut Flow);
 

@@ -13,7 +13,7 @@ use netpol_common::{
 
 use crate::{
     maps::{INHERITED, SCRATCH},
-    tables::Scratch,
+    scratch::Scratch,
 };
 
 /// Set by the agent when it loads the programs: to the verifier these are constants.

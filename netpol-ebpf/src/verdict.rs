@@ -13,15 +13,11 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use netpol_common::{
-    abi::{
-        Counter, Counters, Direction, DropReason, Endpoint, Hook, IDENTITY_NONE, POLICY_DENY, POLICY_NONE,
-        bpf_spin_lock,
-    },
+    abi::{Counter, Counters, Direction, DropReason, Endpoint, Hook, IDENTITY_NONE, POLICY_NONE},
     checksum,
-    decide::{self, Place, Tables as _, Verdict, Whose, judge::UNKNOWN, known},
+    decide::{self, Lookups as _, Place, Verdict, Whose, fast_path},
     flow,
-    parse::{self, Packet, Parsed, Part, plain::plain},
-    tag,
+    parse::{self, Packet, Parsed, Part, simple::simple},
 };
 
 use crate::{
@@ -29,7 +25,7 @@ use crate::{
     maps::{CONFIG, COUNTERS, ENDPOINTS, SCRATCH},
     offload::{self, Origin},
     packet::{self, Leaving, Linear, Skb},
-    tables::{ATTEMPTS, Maps},
+    tables::Maps,
 };
 
 /// On to the next program of the hook; `TCX_NEXT` has the same number.
@@ -41,7 +37,7 @@ const DROP: i32 = TC_ACT_SHOT;
 #[inline(always)]
 pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
     let direction = direction as u8;
-    if continues(ctx.skb.skb, direction) {
+    if fast_path(ctx.skb.skb, direction) {
         PASS
     } else {
         let told = read_packet(ctx.skb.skb);
@@ -54,12 +50,13 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
     }
 }
 
-/// Whether a packet is of a known connection and passes, as most do. This and [`judge`] are functions of the program: were they one, the verifier would
-/// follow each way through the first into the second, and both would need room on the stack at a time.
+/// Fast path: true if the packet belongs to an open connection that is still allowed. This and
+/// [`judge`] are functions of the program: were they one, the verifier would follow each way through
+/// the first into the second, and both would need room on the stack at a time.
 #[inline(never)]
-fn continues(skb: *mut __sk_buff, direction: u8) -> bool {
+fn fast_path(skb: *mut __sk_buff, direction: u8) -> bool {
     let ctx = &TcContext::new(skb);
-    let Some(packet) = plain(&Linear(ctx)).filter(known::may_continue) else {
+    let Some(packet) = simple(&Linear(ctx)).filter(fast_path::may_pass) else {
         return false;
     };
     let direction = Direction::from_u8(direction);
@@ -71,17 +68,13 @@ fn continues(skb: *mut __sk_buff, direction: u8) -> bool {
         return false;
     };
     // SAFETY: a per-CPU value that only this run of the program uses, just looked up.
-    let unfinished = unsafe { offload::unfinished(skb, Origin::Link, &raw mut (*scratch).sk_buff) };
-    if !unfinished.is_of(&packet) {
+    let checksum = unsafe { offload::partial(skb, Origin::Link, &raw mut (*scratch).sk_buff) };
+    if !checksum.is_of(&packet) {
         return false;
     }
     // SAFETY: a valid reference; volatile, so that it is read here, before what it dates, and nowhere else.
     let epoch = unsafe { read_volatile(&raw const config.epoch) };
     let place = place(ctx, direction);
-    let mut endpoint = CLOSED;
-    if !find_endpoint(place.ifindex, &mut endpoint) {
-        return false;
-    }
     let maps = Maps {
         epoch,
         lifetimes: &config.lifetimes,
@@ -91,12 +84,16 @@ fn continues(skb: *mut __sk_buff, direction: u8) -> bool {
         events_per_second: config.events_per_second,
         skb,
     };
-    let continues = known::continues(&maps, &endpoint, &place, &packet);
-    if continues {
+    let mut endpoint = Endpoint::CLOSED;
+    if !maps.endpoint(place.ifindex, &mut endpoint) {
+        return false;
+    }
+    let passes = fast_path::passes(&maps, &endpoint, &place, &packet);
+    if passes {
         // SAFETY: a per-CPU value that only this CPU writes, just looked up.
         count(unsafe { &mut (*counters).forwarded }, maps.length);
     }
-    continues
+    passes
 }
 
 /// What [`read_packet`] says of a packet to be judged. Other numbers are those of a [`DropReason`].
@@ -121,7 +118,7 @@ pub extern "C" fn read_packet(skb: *mut __sk_buff) -> u32 {
     };
     // SAFETY: a per-CPU value that only this run of the program uses, just looked up.
     let (packet, quoted) = unsafe { (&mut (*scratch).packet, &mut (*scratch).quoted) };
-    let parsed = if let Some(found) = plain(&Linear(ctx)) {
+    let parsed = if let Some(found) = simple(&Linear(ctx)) {
         *packet = found;
         Parsed::Packet
     } else {
@@ -129,8 +126,8 @@ pub extern "C" fn read_packet(skb: *mut __sk_buff) -> u32 {
         parse::parse(&Skb(ctx), packet, quoted)
     };
     // SAFETY: as above.
-    let unfinished = unsafe { offload::unfinished(skb, Origin::Link, &raw mut (*scratch).sk_buff) };
-    match checksum::judged(parsed, packet, unfinished) {
+    let partial = unsafe { offload::partial(skb, Origin::Link, &raw mut (*scratch).sk_buff) };
+    match checksum::check(parsed, packet, partial) {
         Parsed::Packet => IS_PACKET,
         Parsed::Neighbour => IS_NEIGHBOUR,
         Parsed::Membership => IS_MEMBERSHIP,
@@ -158,7 +155,7 @@ pub extern "C" fn origin(skb: *mut __sk_buff) -> u32 {
     };
     // SAFETY: a per-CPU value that only this run of the program uses, just looked up.
     let packet = unsafe { &(*scratch).packet };
-    decide::judge::origin(&maps, &place(ctx, Direction::Ingress), packet) as u32
+    decide::origin(&maps, &place(ctx, Direction::Ingress), packet) as u32
 }
 
 /// The action for any packet, which [`read_packet`] has read; `told` is what that said, and its
@@ -196,7 +193,6 @@ fn judge(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
             &mut *(&raw mut (*scratch).endpoint).cast::<Endpoint>(),
         )
     };
-    let known = find_endpoint(place.ifindex, endpoint);
     let maps = Maps {
         epoch,
         lifetimes: &config.lifetimes,
@@ -206,6 +202,7 @@ fn judge(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
         events_per_second: config.events_per_second,
         skb: ctx.skb.skb,
     };
+    let known = maps.endpoint(place.ifindex, endpoint);
     let parsed = match told & ((1 << ORIGIN_SHIFT) - 1) {
         IS_PACKET => Parsed::Packet,
         IS_NEIGHBOUR => Parsed::Neighbour,
@@ -253,9 +250,7 @@ pub fn leaving(ctx: &TcContext) -> i32 {
     // SAFETY: as at a pod's hook.
     let epoch = unsafe { read_volatile(&raw const config.epoch) };
     let place = place(ctx, Direction::Egress);
-    let by_node = place.ingress_ifindex == 0 && tag::number(place.tag) == 0 && !packet::is_ipv6(ctx);
-    // What is encapsulated leaves by a second device.
-    if by_node || place.tag == tag::LEFT {
+    if decide::leaves_unread(&place, packet::is_ipv6(ctx)) {
         return PASS;
     }
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
@@ -270,17 +265,10 @@ pub fn leaving(ctx: &TcContext) -> i32 {
         )
     };
     *packet = Packet::default();
-    // What is malformed was dropped where it left an isolated pod (rule F2). What is not, and cannot be read here, is not let out unjudged.
-    let mut unreadable = None;
     let parsed = parse::parse(&Leaving(ctx), packet, quoted);
     // SAFETY: as above.
-    let unfinished =
-        unsafe { offload::unfinished(ctx.skb.skb, Origin::Network, &raw mut (*scratch).sk_buff) };
-    match checksum::judged(parsed, packet, unfinished) {
-        Parsed::Packet => {}
-        Parsed::Unjudged(reason) if tag::number(place.tag) != 0 => unreadable = Some(reason),
-        Parsed::Unjudged(_) | Parsed::Neighbour | Parsed::Membership => return PASS,
-    }
+    let partial = unsafe { offload::partial(ctx.skb.skb, Origin::Network, &raw mut (*scratch).sk_buff) };
+    let parsed = checksum::check(parsed, packet, partial);
     let maps = Maps {
         epoch,
         lifetimes: &config.lifetimes,
@@ -290,41 +278,10 @@ pub fn leaving(ctx: &TcContext) -> i32 {
         events_per_second: config.events_per_second,
         skb: ctx.skb.skb,
     };
-    let sender = decide::sender_leaving(&maps, &place, packet);
-    if sender == 0 {
-        return leaves(&maps, &place);
-    }
-    find_endpoint(sender, endpoint);
-    let unjudged = if sender == UNKNOWN {
-        Some(DropReason::UnknownSender)
-    } else {
-        unreadable
-    };
-    let verdict = if endpoint.egress_policy == POLICY_NONE {
-        Verdict::Forward
-    } else if let Some(reason) = unjudged {
-        Verdict::Drop(decide::Drop {
-            reason,
-            policy: POLICY_NONE,
-            identity: IDENTITY_NONE,
-            whose: Whose::sender(sender),
-        })
-    } else {
-        decide::decide_leaving(&maps, endpoint, &place, packet)
-    };
-    match verdict {
-        Verdict::Forward => leaves(&maps, &place),
+    match decide::decide_leaving(&maps, &place, parsed, packet, endpoint) {
+        Verdict::Forward => PASS,
         Verdict::Drop(drop) => dropped(ctx, &maps, endpoint, Hook::ToNetwork, packet, &drop),
     }
-}
-
-/// Lets a packet leave the node, without a pod's tag.
-#[inline(always)]
-fn leaves(maps: &Maps, place: &Place) -> i32 {
-    if tag::number(place.tag) != 0 {
-        maps.put_tag(tag::LEFT);
-    }
-    PASS
 }
 
 #[inline(always)]
@@ -335,44 +292,6 @@ fn place(ctx: &TcContext, direction: Direction) -> Place {
         ingress_ifindex: packet::ingress_ifindex(ctx),
         tag: packet::tag(ctx),
     }
-}
-
-/// In the place of an endpoint that there is not.
-const CLOSED: Endpoint = Endpoint {
-    ifindex: 0,
-    id: 0,
-    ingress_policy: POLICY_DENY,
-    egress_policy: POLICY_DENY,
-    ipv4: [0; 4],
-    ipv6: [0; 16],
-    mac: [0; 6],
-    flags: 0,
-    link_local: [0; 16],
-    lock: bpf_spin_lock { val: 0 },
-};
-
-/// Copies the endpoint of an interface, and returns whether there is one; without, it is one that is closed. The kernel may give the place
-/// of a value that was replaced to another endpoint's at once, and write that while it is read here.
-#[inline(always)]
-fn find_endpoint(ifindex: u32, into: &mut Endpoint) -> bool {
-    for _ in 0..ATTEMPTS {
-        // A lookup may miss a value in the moment that it is replaced.
-        let Some(place) = ENDPOINTS.get_ptr(ifindex) else {
-            continue;
-        };
-        let (from, to) = (place.cast::<u32>(), (&raw mut *into).cast::<u32>());
-        // Whose it is comes first in the value, and is read last: so it tells of all of it.
-        for word in (0..offset_of!(Endpoint, lock) / 4).rev() {
-            // SAFETY: the value is readable while this program runs (RCU), and both are of so many words; volatile, so that it is read here,
-            // in this order, and nowhere else.
-            unsafe { to.add(word).write(read_volatile(from.add(word))) };
-        }
-        if into.ifindex == ifindex {
-            return true;
-        }
-    }
-    *into = CLOSED;
-    false
 }
 
 #[inline(always)]

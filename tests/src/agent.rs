@@ -32,10 +32,11 @@ pub use log::Applied;
 
 pub(crate) use log::Log;
 
-/// How long a start or an applied revision may take before a wait for it fails. Far longer than either needs.
+/// Time limit for a start or an applied revision; both need far less.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A running agent. On drop it is killed and what it left in the kernel is removed, unless [`Agent::detach`] let go of it.
+/// A running agent. Drop kills it and removes what it left in the kernel, except after
+/// [`Agent::detach`].
 #[derive(Debug)]
 pub struct Agent {
     binary: PathBuf,
@@ -49,10 +50,11 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts the agent on `source`, pinned to a folder named after this process, and waits for its first revision.
+    /// Starts the agent on `source`, pinned to a folder named after this process, and waits for its
+    /// first revision.
     ///
     /// # Errors
-    /// With the agent's log, if it does not get there.
+    /// If that does not come; with the agent's log.
     pub fn start(node: &Node, source: &Path) -> Result<Self> {
         Self::start_at(node, source, &free_pin_path())
     }
@@ -67,7 +69,8 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Starts the agent as `launch` says, pinned to a folder named after this process, and waits for nothing.
+    /// Starts the agent as `launch` says, pinned to a folder named after this process, without
+    /// waiting.
     ///
     /// # Errors
     /// If it cannot be started.
@@ -91,14 +94,14 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Lets waits take longer than [`DEADLINE`] before they fail.
+    /// Sets another time limit for waits than [`DEADLINE`].
     #[must_use]
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// Gives it an argument, or another value of one, from its next start on.
+    /// Sets an argument for the next starts.
     pub fn set_argument(&mut self, name: &str, value: &str) {
         let arguments = &mut self.launch.arguments;
         if let Some(at) = arguments.iter().position(|argument| argument == name) {
@@ -107,17 +110,18 @@ impl Agent {
         arguments.extend([name.into(), value.into()]);
     }
 
-    /// Starts it again after [`Agent::kill`] or [`Agent::stop`], and waits for its first revision.
+    /// Starts the agent again after [`Agent::kill`] or [`Agent::stop`], and waits for its first
+    /// revision.
     ///
     /// # Errors
-    /// If it still runs, or does not get there.
+    /// If it still runs, or the revision does not come.
     pub fn restart(&mut self) -> Result<()> {
         self.relaunch()?;
         self.wait_for_revision_after(0)?;
         Ok(())
     }
 
-    /// Starts it again after [`Agent::kill`] or [`Agent::stop`], and waits for nothing.
+    /// Starts the agent again after [`Agent::kill`] or [`Agent::stop`], without waiting.
     ///
     /// # Errors
     /// If it still runs, or cannot be started.
@@ -126,7 +130,7 @@ impl Agent {
         self.spawn()
     }
 
-    /// Kills it as a crash would (SIGKILL), and waits until it is gone.
+    /// Kills the agent as a crash would (SIGKILL), and waits for its end.
     ///
     /// # Errors
     /// If it does not run.
@@ -134,7 +138,7 @@ impl Agent {
         self.end(Signal::SIGKILL).map(|_| ())
     }
 
-    /// Asks it to stop (SIGTERM), and waits until it is gone.
+    /// Asks the agent to stop (SIGTERM), and waits for its end.
     ///
     /// # Errors
     /// If it does not run, or exits with an error.
@@ -148,49 +152,51 @@ impl Agent {
         Ok(())
     }
 
-    /// Folder of its pins.
+    /// Returns the folder of its pins.
     pub fn pin_path(&self) -> &Path {
         &self.pin_path
     }
 
-    /// Its socket, named after the folder of its pins.
+    /// Returns its socket, which is named after the folder of its pins.
     pub fn socket(&self) -> PathBuf {
         let name = self.pin_path.file_name().unwrap_or_default();
         std::env::temp_dir().join(name).with_extension("sock")
     }
 
-    /// Its process id, while it runs.
+    /// Returns its process id while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
-    /// The last revision that it said it applied since it was last started; 0 if none.
+    /// Returns the last revision that it logged as applied since its last start; 0 if none.
     pub fn revision(&self) -> u64 {
         self.log.revision()
     }
 
-    /// Waits until it has applied a revision above `revision`, and gives that.
+    /// Waits for an applied revision above `revision`, and returns it.
     ///
     /// # Errors
-    /// With its log, if it ends or [`DEADLINE`] passes before.
+    /// If the agent ends or [`DEADLINE`] passes first; with its log.
     pub fn wait_for_revision_after(&self, revision: u64) -> Result<u64> {
         self.log.wait_for_revision_after(revision, self.deadline)
     }
 
-    /// Waits for the line of a revision above `revision` among those after the first `seen` ones, and gives what it says.
+    /// Waits for a log line about a revision above `revision`, after the first `seen` lines, and
+    /// returns its content.
     ///
     /// # Errors
-    /// With its log, if it ends or `deadline` passes before.
+    /// If the agent ends or `deadline` passes first; with its log.
     pub fn wait_for_applied(&self, seen: usize, revision: u64, deadline: Duration) -> Result<Applied> {
         self.log.wait_for_applied(seen, revision, deadline)
     }
 
-    /// What it said of applied revisions after the first `seen` lines.
+    /// Returns what it logged about applied revisions after the first `seen` lines.
     pub fn applied_since(&self, seen: usize) -> Vec<Applied> {
         self.log.applied_since(seen)
     }
 
-    /// Waits for a log line that contains `text` among those after the first `seen` ones (see [`Agent::log_length`]).
+    /// Waits for a log line that contains `text`, after the first `seen` lines (see
+    /// [`Agent::log_length`]).
     ///
     /// # Errors
     /// As [`Agent::wait_for_revision_after`].
@@ -198,23 +204,23 @@ impl Agent {
         self.log.wait_for_line(seen, text, self.deadline)
     }
 
-    /// Number of log lines up to now.
+    /// Returns the number of log lines so far.
     pub fn log_length(&self) -> usize {
         self.log.length()
     }
 
-    /// What it logged since it was last started.
+    /// Returns its log since its last start.
     pub fn log(&self) -> String {
         self.log.text()
     }
 
-    /// The same, from a line on.
+    /// Returns the same, from a line on.
     pub fn log_since(&self, seen: usize) -> String {
         let log = self.log.text();
         log.lines().skip(seen).collect::<Vec<_>>().join("\n")
     }
 
-    /// Runs `netpol cleanup` in the node's namespace, and looks whether the pins are gone.
+    /// Runs `netpol cleanup` in the node's namespace, and checks that the pins are gone.
     ///
     /// # Errors
     /// If it fails, or leaves pins behind.
@@ -223,8 +229,8 @@ impl Agent {
         cleanup(&self.binary, &self.netns, &self.pin_path)
     }
 
-    /// Replaces it by one that runs on after this process, in a session of its own, with its log in a file. Enforcement goes on
-    /// meanwhile (rule B3). Gives the new one's process id.
+    /// Replaces the agent by one that outlives this process, in its own session and with its log in
+    /// a file. Enforcement continues meanwhile (rule B3). Returns the new agent's process id.
     ///
     /// # Errors
     /// If it does not run, or cannot be started again.
@@ -292,7 +298,7 @@ impl Drop for Agent {
         if self.clean {
             return;
         }
-        // Left behind by an agent that was killed.
+        // A killed agent leaves it behind.
         let _ = std::fs::remove_file(self.socket());
         if let Err(error) = self.cleanup() {
             assert!(thread::panicking(), "{error:#}");

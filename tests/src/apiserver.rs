@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A real kube-apiserver with its etcd, as envtest finds them: RBAC on, tokens of service accounts, no controllers and no kubelet.
+//! A real kube-apiserver with etcd, as envtest installs them: RBAC, tokens of service accounts, no
+//! controllers and no kubelet.
 //!
-//! They run in the network namespace of a node and listen on its loopback, where the agent finds them and no port is taken.
+//! They listen on the loopback of a node's network namespace. The agent reaches them there, and no
+//! port of the host is used.
 
 mod client;
 mod processes;
@@ -28,13 +30,13 @@ use crate::{netns::NetNs, node::Node, privilege};
 pub use processes::ETCD;
 use processes::end;
 
-/// How long a start may take before it has failed; on busy machines it takes seconds.
+/// Time limit for a start, which takes seconds on busy machines.
 const START: Duration = Duration::from_secs(120);
-/// Time between questions whether it answers.
+/// Time between checks if it answers.
 const ASK: Duration = Duration::from_millis(100);
 
 const PORT: u16 = 6443;
-/// A running API server. Stopped on drop, and its folder removed.
+/// A running API server. Drop stops it and removes its folder.
 pub struct ApiServer {
     netns: Arc<NetNs>,
     assets: PathBuf,
@@ -50,7 +52,7 @@ impl ApiServer {
     /// Starts one in the node's network namespace, and waits until it is ready.
     ///
     /// # Errors
-    /// If there is none ([`privilege::api_server`]), or it does not get ready; with its log.
+    /// If it is not installed ([`privilege::api_server`]) or does not get ready; with its log.
     pub fn start(node: &Node) -> Result<Self> {
         let assets = privilege::api_server().map_err(anyhow::Error::msg)?;
         let folder = tempfile::Builder::new().prefix("netpol-apiserver-").tempdir()?;
@@ -76,7 +78,7 @@ impl ApiServer {
         Ok(server)
     }
 
-    /// Kills the API server as a crash would; etcd keeps what it stored.
+    /// Kills the API server as a crash would. etcd keeps the objects.
     ///
     /// # Errors
     /// If it does not run.
@@ -94,10 +96,10 @@ impl ApiServer {
         std::thread::sleep(ASK);
     }
 
-    /// Starts it again on the same objects and with the same certificate, and waits until it is ready.
+    /// Starts it again with the same objects and certificate, and waits until it is ready.
     ///
     /// # Errors
-    /// If it runs, or does not get ready; with its log.
+    /// If it still runs or does not get ready; with its log.
     pub fn restart(&mut self) -> Result<()> {
         ensure!(self.server.is_none(), "the API server still runs");
         self.server = Some(self.spawn_server()?);
@@ -118,7 +120,7 @@ impl ApiServer {
         }
     }
 
-    /// A kubeconfig for a bearer token, as a file that goes with the server.
+    /// Writes a kubeconfig for a bearer token. The file lasts as long as the server.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -129,7 +131,7 @@ impl ApiServer {
         Ok(path)
     }
 
-    /// A folder as it is mounted into pods: token, certificate of the authority, namespace.
+    /// Writes a folder as it is mounted into pods: token, CA certificate, namespace.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -142,7 +144,7 @@ impl ApiServer {
         Ok(path)
     }
 
-    /// Environment that tells a pod where the API server is.
+    /// Returns the environment that tells a pod the API server's address.
     pub fn environment(&self) -> [(String, OsString); 2] {
         [
             ("KUBERNETES_SERVICE_HOST".to_owned(), "127.0.0.1".into()),
@@ -150,12 +152,12 @@ impl ApiServer {
         ]
     }
 
-    /// The certificate that the server makes for itself, followed by that of its authority.
+    /// Returns the certificate that the server makes for itself, followed by its CA's.
     fn authority(&self) -> PathBuf {
         self.folder.path().join("certs/apiserver.crt")
     }
 
-    /// The end of what the API server and etcd logged.
+    /// Returns the last log lines of the API server and etcd.
     pub fn log(&self) -> String {
         let tail = |name: &str| {
             let text = fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();

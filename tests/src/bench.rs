@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The benchmarks: what netpol costs, beside what it is held against, measured in the same run. A group of them measures
-//! [`Figure`]s; the rest of this module shows, keeps and compares them.
+//! Benchmarks: what netpol costs, and what a comparison costs in the same run. A group measures
+//! [`Figure`]s. The rest of this module prints, stores and compares them.
 
 pub mod agent;
 pub mod changes;
@@ -21,17 +21,17 @@ pub use run::{Options, Run, run};
 
 /// Figures that are measured together.
 pub struct Group {
-    /// What `--only` names it by.
+    /// Its name for `--only`.
     pub name: &'static str,
-    /// What it measures, for who reads the table.
+    /// What it measures, as the table's heading.
     pub title: &'static str,
-    /// Which of its figures tell where the time of others goes.
+    /// The figures that show where the time of others is spent.
     pub profile: &'static str,
     /// Measures its figures.
     pub measure: fn(&mut Run) -> anyhow::Result<()>,
 }
 
-/// All groups, in the order they run in.
+/// All groups, in the order in which they run.
 pub const GROUPS: &[Group] = &[
     Group {
         name: "packet",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What was compiled, without the numbers that a compiler gives.
+//! Compiled policies without the compiler's own numbers, for comparison.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,8 +8,8 @@ use netpol_agent::{
     model::{Frontend, ProtocolMatch},
 };
 
-/// A class by what it says: texts of its peers, its named ports, and of a class of frontends
-/// whether they are closed, and the backends by the same.
+/// A class by its content: its peers as text, its named ports and, for a class of frontends,
+/// whether they are closed, and the backends in the same form.
 pub type Said = (
     BTreeSet<String>,
     BTreeMap<String, u16>,
@@ -19,16 +19,17 @@ pub type Said = (
     )>,
 );
 
-/// What a policy allows of a class, with the rules: by protocol and port, and of a frontend.
+/// What a policy allows for a class, with the rules: by protocol and port, and by frontend.
 type Allowed = (
     BTreeMap<Option<ProtocolMatch>, (Action, Option<RuleRef>)>,
     Option<(&'static str, Option<RuleRef>)>,
 );
 
-/// The uid of a pod, its addresses, and what each class is allowed, ingress first; `None` where the pod is not isolated.
+/// UID of a pod, its addresses, and what each class is allowed, ingress first; `None` if the pod is
+/// not isolated.
 type Pod = (String, Vec<String>, [Option<BTreeMap<Said, Allowed>>; 2]);
 
-/// What the kernel can tell of it, and what is reported.
+/// Everything that the kernel can observe, and what is reported.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Canonical {
     endpoints: BTreeMap<String, Pod>,
@@ -41,10 +42,10 @@ pub struct Canonical {
 }
 
 impl Canonical {
-    /// Of a compiled node.
+    /// Converts a compiled node.
     ///
     /// # Panics
-    /// If two classes say the same, a class is nobody's, or a number is not explained.
+    /// If two classes have the same content, a class is unused, or a number has no meaning.
     pub fn of(compiled: &Compiled) -> Self {
         let said: BTreeMap<ClassId, Said> = compiled
             .classes
@@ -126,7 +127,7 @@ impl Canonical {
     }
 }
 
-/// What a class says.
+/// Returns the content of a class.
 pub fn say(compiled: &Compiled, class: &Class) -> Said {
     let texts = |class: &Class| {
         class

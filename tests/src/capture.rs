@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Frames as they are on an interface: sent without the kernel's looking at them, and seen before it does. What a capture saw is judged
-//! by the test, in a thread of its own.
+//! Sends and captures raw frames on an interface: the kernel does not check those sent, and
+//! captures see frames before the kernel does. The test judges captured frames in a separate
+//! thread.
 
 use std::{
     io,
@@ -31,13 +32,13 @@ use nix::{
 
 use crate::{netns::NetNs, node::Site};
 
-/// A capture that is to end does so after so long without a frame, microseconds.
+/// A capture that was asked to end does so after this long without a frame, microseconds.
 const SILENCE: i64 = 200_000;
-/// And after so long in any case: what was sent may have set off an exchange without end.
+/// Time limit for that: the frames sent may have started an endless exchange.
 const DEADLINE: Duration = Duration::from_secs(1);
-/// Bytes that wait for the capture.
+/// Size of the capture's receive buffer, bytes.
 const BUFFER: usize = 64 << 20;
-/// The longest frame there is.
+/// Length of the longest frame.
 const LONGEST: usize = 1 << 16;
 
 /// Sends frames out of an interface.
@@ -45,19 +46,20 @@ const LONGEST: usize = 1 << 16;
 pub struct Wire(OwnedFd);
 
 impl Wire {
-    /// Out of `interface` in a namespace.
+    /// Opens `interface` of a namespace for sending.
     ///
     /// # Errors
     /// Without `CAP_NET_RAW`, or if there is no such interface.
     pub fn open(netns: &NetNs, interface: &str) -> Result<Self> {
-        // Protocol 0: nothing comes in.
+        // Protocol 0: receives nothing.
         netns
             .run(|| packet_socket(interface, None))
             .map(Self)
             .with_context(|| format!("opening {interface} of {}", netns.name()))
     }
 
-    /// Sends a frame; false if the kernel does not take it: it is shorter than its link layer header, or longer than the interface carries.
+    /// Sends a frame. Returns false if the kernel rejects it because it is shorter than its link
+    /// layer header, or longer than the interface's MTU allows.
     ///
     /// # Errors
     /// If the kernel refuses for another reason.
@@ -76,16 +78,16 @@ impl Wire {
     }
 }
 
-/// What came in by an interface.
+/// Counts of captured frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     /// Frames that were judged.
     pub frames: u64,
-    /// Frames that came too fast to be.
+    /// Frames that were lost because they came too fast.
     pub lost: u32,
 }
 
-/// Sees every frame that comes in by an interface, and hands it to a judge.
+/// Captures every frame that an interface receives, and hands it to a judge.
 #[derive(Debug)]
 pub struct Capture<J> {
     stop: Arc<AtomicBool>,
@@ -93,7 +95,7 @@ pub struct Capture<J> {
 }
 
 impl<J: FnMut(&[u8]) + Send + 'static> Capture<J> {
-    /// Starts with the frames that come in by `interface` of a namespace from now on.
+    /// Starts capturing the frames that `interface` of a namespace receives.
     ///
     /// # Errors
     /// Without `CAP_NET_RAW`, or if there is no such interface.
@@ -112,10 +114,11 @@ impl<J: FnMut(&[u8]) + Send + 'static> Capture<J> {
         Ok(Self { stop, thread })
     }
 
-    /// Ends once nothing has come for a moment, or in a second at the latest, and gives the judge back.
+    /// Ends when nothing has come for a moment, at the latest after a second, and returns the
+    /// judge.
     ///
     /// # Errors
-    /// If the capture broke off.
+    /// If the capture failed.
     pub fn finish(self) -> Result<(J, Seen)> {
         self.stop.store(true, Ordering::Relaxed);
         match self.thread.join() {
@@ -149,7 +152,7 @@ fn run<J: FnMut(&[u8])>(socket: &OwnedFd, mut judge: J, stop: &AtomicBool) -> Re
     Ok((judge, Seen { frames, lost }))
 }
 
-/// The MAC address of an interface of a namespace.
+/// Returns the MAC address of an interface of a namespace.
 ///
 /// # Errors
 /// If there is no such interface.
@@ -163,7 +166,7 @@ pub fn mac(netns: &NetNs, interface: &str) -> Result<[u8; 6]> {
     })
 }
 
-/// A site's IPv4 and IPv6 address.
+/// Returns a site's IPv4 and IPv6 address.
 ///
 /// # Errors
 /// If it lacks one.
@@ -226,14 +229,16 @@ fn ignore_outgoing(socket: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
-/// Frames that found no room since the socket was opened (packet(7), `PACKET_STATISTICS`).
+/// Returns the number of frames that found no room since the socket was opened (packet(7),
+/// `PACKET_STATISTICS`).
 fn lost(socket: &OwnedFd) -> Result<u32> {
     let mut statistics = libc::tpacket_stats {
         tp_packets: 0,
         tp_drops: 0,
     };
     let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
-    // SAFETY: the option fills such a struct, of which the length is told; both live until the call returns.
+    // SAFETY: the option fills such a struct, of which the length is told; both live until the call
+    // returns.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The corpus: `tests/cases/*.yaml`, one case a file, for every tier that can answer who reaches whom. The format is described
-//! in `tests/cases/README.md`.
+//! The corpus: `tests/cases/*.yaml`, one case per file, for every tier that can answer who reaches
+//! whom. `tests/cases/README.md` describes the format.
 //!
 //! Expectations are written by hand from the text of the NetworkPolicy API, never by a program.
 
@@ -32,16 +32,16 @@ pub struct Case {
     pub rules: Vec<String>,
     /// The cluster's nodes.
     pub nodes: Vec<Node>,
-    /// What the cluster holds, one moment after the other; never empty.
+    /// The cluster's states, one after the other; never empty.
     pub steps: Vec<Step>,
 }
 
-/// One moment of a case.
+/// One state of a case.
 #[derive(Debug, Clone)]
 pub struct Step {
     /// What changed; empty for the first step.
     pub description: String,
-    /// Every object of the cluster at this moment, as manifests.
+    /// Every object of the cluster in this state, as manifests.
     pub objects: Vec<Value>,
     /// The same objects as the agent's own types.
     pub snapshot: Snapshot,
@@ -101,7 +101,8 @@ struct ClusterFile {
 /// Reads all cases, ordered by name.
 ///
 /// # Errors
-/// A file that cannot be read, does not parse, names a pod or node that its step does not hold, or expects nothing.
+/// A file that cannot be read, does not parse, names a pod or node that its step does not hold, or
+/// expects nothing.
 pub fn load_all() -> Result<Vec<Case>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
     let mut paths = Vec::new();
@@ -235,10 +236,11 @@ fn step(
 }
 
 impl Step {
-    /// The packet that opens the expectation's connection, with the ends' first addresses of its family; for one by a Service, to the frontend.
+    /// Returns the packet that opens the expectation's connection, with the ends' first addresses
+    /// of its family; to the frontend, if it goes through a Service.
     ///
     /// # Errors
-    /// None for the expectations of this step, as loading checked them.
+    /// None for this step's own expectations: loading has checked them.
     pub fn packet(&self, nodes: &[Node], expectation: &Expectation) -> Result<Packet> {
         let of = |end: &End| {
             address(&self.snapshot, nodes, end, expectation.family)?
@@ -253,7 +255,7 @@ impl Step {
     }
 }
 
-/// An end's first address of a family, if it has one.
+/// Returns an end's first address of a family, if it has one.
 fn address(snapshot: &Snapshot, nodes: &[Node], end: &End, family: Family) -> Result<Option<IpAddr>> {
     let is_right = |address: &&IpAddr| Family::of(address) == family;
     let found = match end {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A cluster of one node with a real API server: the objects go through it, the packets between pods are real, and the test plays
-//! kubelet, CNI plugin and controller manager.
+//! A one-node cluster with a real API server. Objects go through the API server and packets between
+//! pods are real. The test plays kubelet, CNI plugin and controller manager.
 
 use std::{
     io::{Read, Write},
@@ -21,10 +21,11 @@ use crate::{
     server::Servers,
 };
 
-/// How long something may take that waits for the agent to ask the API server again: its pause between tries grows to 30 s.
+/// Time limit for what waits until the agent asks the API server again: its pause between attempts
+/// grows to 30 s.
 pub const DEADLINE: Duration = Duration::from_secs(90);
 
-/// The cluster. The agent, if one was started, goes first, the node last.
+/// The cluster. A started agent must be dropped first; the node is dropped last.
 #[derive(Debug)]
 pub struct Cluster {
     /// The API server.
@@ -38,7 +39,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A node without pods and an API server without objects.
+    /// Makes a node without pods and an API server without objects.
     ///
     /// # Errors
     /// If it cannot be made.
@@ -56,7 +57,8 @@ impl Cluster {
         })
     }
 
-    /// Pods `shop/a`, `shop/b` and `other/c`, labelled `app: a` to `app: c`, in namespaces with `team: shop` and `team: other`.
+    /// Makes pods `shop/a`, `shop/b` and `other/c`, labelled `app: a` to `app: c`, in namespaces
+    /// with `team: shop` and `team: other`.
     ///
     /// # Errors
     /// If it cannot be made.
@@ -81,7 +83,7 @@ impl Cluster {
         }))
     }
 
-    /// Makes a pod (`namespace/name`) with addresses that no pod had before: its interface, then its object.
+    /// Makes a pod (`namespace/name`) with unused addresses: first its interface, then its object.
     ///
     /// # Errors
     /// If the name is taken, or the server refuses it.
@@ -96,7 +98,7 @@ impl Cluster {
         self.add_pod_at(name, labels, &addresses)
     }
 
-    /// As [`Cluster::add_pod`], with given addresses.
+    /// Like [`Cluster::add_pod`], with given addresses.
     ///
     /// # Errors
     /// As [`Cluster::add_pod`].
@@ -137,7 +139,7 @@ impl Cluster {
         self.api.merge_status(&pod).map(|_| ())
     }
 
-    /// Removes a pod: its interface, then its object.
+    /// Removes a pod: first its interface, then its object.
     ///
     /// # Errors
     /// If there is none of that name.
@@ -146,10 +148,11 @@ impl Cluster {
         self.api.delete(&pod(name)?)
     }
 
-    /// Applies the manifest, starts the agent as in [`Cluster::launch`], and waits for its first revision.
+    /// Applies the manifest, starts the agent as [`Cluster::launch`] does, and waits for its first
+    /// revision.
     ///
     /// # Errors
-    /// If the server refuses the manifest, or the agent does not get there.
+    /// If the server refuses the manifest, or the revision does not come.
     pub fn enforce(&self, deployment: &Deployment) -> Result<Agent> {
         for object in &deployment.objects {
             self.api.apply(object)?;
@@ -159,8 +162,8 @@ impl Cluster {
         Ok(agent)
     }
 
-    /// Starts the agent as a kubelet starts the DaemonSet's container: arguments, environment, capabilities, read-only root, and the
-    /// token of its service account. Waits for nothing.
+    /// Starts the agent as a kubelet starts the DaemonSet's container: arguments, environment,
+    /// capabilities, read-only root, and its service account's token. Does not wait.
     ///
     /// # Errors
     /// If the account does not exist, or the agent cannot be started.
@@ -172,7 +175,8 @@ impl Cluster {
         Ok(Agent::launch(&self.node, launch)?.with_deadline(DEADLINE))
     }
 
-    /// As [`Cluster::launch`], outside of the cluster: with the token in a kubeconfig.
+    /// Like [`Cluster::launch`], for an agent outside of the cluster: with the token in a
+    /// kubeconfig.
     ///
     /// # Errors
     /// As [`Cluster::launch`].
@@ -193,7 +197,7 @@ impl Cluster {
         Ok((namespace.to_owned(), self.api.token(namespace, text("name")?)?))
     }
 
-    /// Status code of a path that the agent serves on the node's loopback.
+    /// Returns the status code of a path that the agent serves on the node's loopback.
     ///
     /// # Errors
     /// If nobody answers.
@@ -201,7 +205,7 @@ impl Cluster {
         self.get(path).map(|(code, _)| code)
     }
 
-    /// Status code and text of a path that the agent serves on the node's loopback.
+    /// Returns the status code and text of a path that the agent serves on the node's loopback.
     ///
     /// # Errors
     /// If nobody answers.
@@ -219,10 +223,11 @@ impl Cluster {
         Ok((code, text.to_owned()))
     }
 
-    /// Waits until all services and both families from one site to another have `outcome`, and then holds them against it.
+    /// Waits until all services in both families, from one site to another, have `outcome`. Then
+    /// asserts it.
     ///
     /// # Panics
-    /// If that does not come in time.
+    /// If that does not happen in time.
     #[track_caller]
     pub fn becomes(&self, from: &str, to: &str, outcome: &Outcome) {
         let probes = self.probes(from, to, &SERVICES);
@@ -231,19 +236,19 @@ impl Cluster {
         self.expect(from, to, outcome);
     }
 
-    /// Holds all services and both families from one site to another against `outcome`.
+    /// Asserts that all services in both families, from one site to another, have `outcome`.
     ///
     /// # Panics
-    /// If one is another.
+    /// If one has another.
     #[track_caller]
     pub fn expect(&self, from: &str, to: &str, outcome: &Outcome) {
         self.expect_services(from, to, &SERVICES, outcome);
     }
 
-    /// Holds these services, in both families, against `outcome`.
+    /// Asserts that these services, in both families, have `outcome`.
     ///
     /// # Panics
-    /// If one is another.
+    /// If one has another.
     #[track_caller]
     pub fn expect_services(&self, from: &str, to: &str, services: &[Service], outcome: &Outcome) {
         let wrong = self.wrong(&self.probes(from, to, services), outcome, None);
@@ -283,7 +288,7 @@ impl Cluster {
     }
 }
 
-/// Kind and name of a pod.
+/// Returns kind and name of a pod.
 fn pod(name: &str) -> Result<Value> {
     let (namespace, name) = name
         .split_once('/')

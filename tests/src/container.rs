@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The image as a kubelet and a runtime start it: unpacked from the archive, under runc, with what
-//! `deploy/netpol.yaml` says of mounts, capabilities, user, seccomp profile, root and arguments.
-//! The node is one of network namespaces; the folders of the node that the DaemonSet mounts lie
-//! below a folder of the test.
+//! Runs the image as a kubelet and a runtime do: unpacked from the archive, under runc, with the
+//! mounts, capabilities, user, seccomp profile, root and arguments of `deploy/netpol.yaml`. The
+//! node is made of network namespaces. The node's folders that the DaemonSet mounts lie below a
+//! folder of the test.
 
 mod host;
 mod image;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The demo: a node with the pods of a folder of manifests, the agent on it as in production, and the matrix of who reaches whom,
-//! before and after each policy, from real connections. Each cell is held against the reference evaluator.
+//! The demo: a node with the pods of a folder of manifests, an agent as in production, and the
+//! matrix of who reaches whom, from real connections, before and after each policy. Each cell is
+//! compared with the reference evaluator.
 
 mod changes;
 mod kept;

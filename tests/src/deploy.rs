@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `deploy/netpol.yaml`, as a cluster's administrator applies it, and what it says about how the agent is started.
+//! Reads `deploy/netpol.yaml` as an administrator applies it, and how it starts the agent.
 
 use std::{ffi::OsString, fs, path::Path};
 
@@ -28,7 +28,7 @@ impl Deployment {
         Ok(Self { objects })
     }
 
-    /// The only object of a kind.
+    /// Returns the only object of a kind.
     ///
     /// # Errors
     /// If there is none, or more than one.
@@ -39,7 +39,7 @@ impl Deployment {
         Ok(object)
     }
 
-    /// What its pods are made of.
+    /// Returns its pod template's spec.
     ///
     /// # Errors
     /// If there is no DaemonSet.
@@ -47,7 +47,7 @@ impl Deployment {
         Ok(&self.object("DaemonSet")?["spec"]["template"]["spec"])
     }
 
-    /// The container of its pods.
+    /// Returns the container of its pods.
     ///
     /// # Errors
     /// If there is not exactly one.
@@ -57,7 +57,7 @@ impl Deployment {
         Ok(&containers[0])
     }
 
-    /// Takes a capability away from the container.
+    /// Removes a capability from the container.
     ///
     /// # Errors
     /// If it has not got it.
@@ -79,10 +79,11 @@ impl Deployment {
         Ok(less)
     }
 
-    /// How its container starts the agent on a node: arguments, environment, capabilities.
+    /// Returns how its container starts the agent on a node: arguments, environment, capabilities.
     ///
     /// # Errors
-    /// If it has not one container, or that has the capabilities or environment in a form not known here.
+    /// If it has not exactly one container, or its capabilities or environment are in an
+    /// unsupported form.
     pub fn launch(&self, node: &str) -> Result<Launch> {
         let container = self.container()?;
         let security = &container["securityContext"];

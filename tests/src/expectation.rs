@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Lines of the corpus: `shop/web, node:node-a -> shop/api 80/TCP, icmp`, or by a Service `shop/web -> svc:shop/api 80/TCP via shop/api-0`.
+//! Parses lines of the corpus: `shop/web, node:node-a -> shop/api 80/TCP, icmp`, or through a
+//! Service `shop/web -> svc:shop/api 80/TCP via shop/api-0`.
 
 use std::{fmt, net::IpAddr};
 
 use anyhow::{Context, Result, bail, ensure};
 use netpol_agent::model::{ObjectKey, Protocol};
 
-/// One packet that opens a connection, and whether it must arrive.
+/// A packet that opens a connection, and whether it must arrive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expectation {
-    /// Where it comes from.
+    /// Source.
     pub from: End,
-    /// Where it goes.
+    /// Destination.
     pub to: End,
     /// IANA protocol number.
     pub protocol: u8,
@@ -19,9 +20,9 @@ pub struct Expectation {
     pub port: Option<u16>,
     /// Address family.
     pub family: Family,
-    /// The backend that it must or must not end at, where it goes to a Service's frontend.
+    /// The backend that it must or must not reach, if it goes to a Service's frontend.
     pub via: Option<End>,
-    /// Whether it must arrive.
+    /// True if it must arrive.
     pub allowed: bool,
 }
 
@@ -32,7 +33,7 @@ pub enum End {
     Pod(ObjectKey),
     /// A node of the case, written `node:name`.
     Node(String),
-    /// A host outside the cluster, written as its address; or a virtual IP, before `via`.
+    /// A host outside the cluster, written as its address; before `via`, a virtual IP.
     Address(IpAddr),
     /// The ClusterIPs of a Service, written `svc:namespace/name`.
     Service(ObjectKey),
@@ -48,7 +49,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// The family of an address.
+    /// Returns the family of an address.
     pub const fn of(address: &IpAddr) -> Self {
         match address {
             IpAddr::V4(_) => Self::Ipv4,
@@ -96,8 +97,9 @@ impl fmt::Display for Expectation {
     }
 }
 
-/// Reads a line. It stands for every pair of its ends, each of its ports and backends, and both families where it names none; with `<->`
-/// also for the way back. The flag tells whether it named a family.
+/// Parses a line. It stands for every pair of its ends, each of its ports and backends, and both
+/// families if it names none; with `<->` also for the opposite direction. The flag is true if it
+/// names a family.
 pub(crate) fn parse(line: &str, allowed: bool) -> Result<Vec<(Expectation, bool)>> {
     let context = || {
         format!(
@@ -124,7 +126,7 @@ pub(crate) fn parse(line: &str, allowed: bool) -> Result<Vec<(Expectation, bool)
             .with_context(context)?,
     };
     let (mut to_ends, mut ports) = (Vec::new(), Vec::new());
-    // Words up to the one that no comma follows are ends, the rest ports.
+    // Words up to the first without a comma are ends, the others ports.
     let mut words = to.split_whitespace();
     for word in words.by_ref() {
         to_ends.push(end(word.trim_end_matches(','))?);
@@ -194,7 +196,7 @@ fn end(word: &str) -> Result<End> {
     Ok(End::Pod(ObjectKey::new(namespace, name)))
 }
 
-/// `80/TCP`, `icmp` (echo of the family), or `ip/47`.
+/// Parses `80/TCP`, `icmp` (echo of the family), or `ip/47`.
 fn protocol_and_port(word: &str, family: Family) -> Result<(u8, Option<u16>)> {
     match (word.split_once('/'), family) {
         (None, Family::Ipv4) if word == "icmp" => Ok((1, None)),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Ethernet frames of packets, as a pod's hook sees them.
+//! Builds Ethernet frames as a pod's hook sees them.
 
 use std::net::IpAddr;
 
@@ -37,10 +37,12 @@ impl Frame for Bytes<'_> {
     }
 }
 
-/// The frame of a packet that opens a connection: a TCP SYN, an SCTP INIT, an ICMP or ICMPv6 echo request of the address family, and
-/// anything elsewhere. `source_port` is the identifier of an echo request.
+/// Returns the frame of a packet that opens a connection: a TCP SYN, an SCTP INIT, an ICMP or
+/// ICMPv6 echo request by the address family; any payload for other protocols. `source_port` is the
+/// identifier of an echo request.
 ///
 /// # Panics
+/// If the addresses are of two families.
 /// If the addresses are of two families.
 pub fn opening(packet: &Packet, source_port: u16) -> Vec<u8> {
     let upper = upper_layer(packet, source_port);

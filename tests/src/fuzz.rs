@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Frames that nobody would send, through the real programs and through the same parser and decision in userspace: both must say, count
-//! and remember the same. Where a frame is well formed, the reference evaluator must agree, too.
+//! Sends unusual frames through the real programs, and through the same parser and decision in
+//! userspace: verdict, counters and remembered state must agree. If a frame is well formed, the
+//! reference evaluator must agree too.
 
 pub mod entry;
 pub mod grow;
@@ -11,7 +12,7 @@ pub mod shrink;
 
 use std::fmt::Write as _;
 
-/// Bytes as hexadecimal digits.
+/// Encodes bytes as hexadecimal digits.
 pub fn to_hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
@@ -20,7 +21,7 @@ pub fn to_hex(bytes: &[u8]) -> String {
     text
 }
 
-/// Bytes of hexadecimal digits; nothing if it is not such.
+/// Decodes hexadecimal digits; `None` if the text is none.
 pub fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes().chunks(2);
     digits

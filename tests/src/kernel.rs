@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the programs make of the maps, done slowly over [`State`]: for the plans, whose every prefix has a verdict.
+//! The programs' decision over the maps, written slowly over [`State`]: every prefix of a plan has
+//! a verdict.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -19,15 +20,15 @@ pub struct Probe {
     pub ifindex: u32,
     /// Direction seen from the pod.
     pub direction: Direction,
-    /// The other side.
+    /// Address of the other side.
     pub remote: IpAddr,
     /// IANA protocol number.
     pub protocol: u8,
-    /// Destination port; 0 where the protocol has none.
+    /// Destination port; 0 if the protocol has none.
     pub port: u16,
 }
 
-/// Whether the packet passes; it is not made by the node.
+/// Returns true if the packet passes; the node did not make it.
 pub fn passes(state: &State, probe: &Probe) -> bool {
     if !state.attached.contains(&probe.ifindex) {
         return true;
@@ -80,8 +81,8 @@ pub fn passes(state: &State, probe: &Probe) -> bool {
     if of(probe.remote).is_some_and(|frontend| refuses(frontend.identity)) {
         return false;
     }
-    // What the Service does not let through goes to what has the address, as nobody may translate
-    // it (rule A9).
+    // If the Service does not allow it, it goes to the owner of the address, because perhaps nobody
+    // translates it (rule A9).
     if of(probe.remote).is_some_and(|frontend| accepts(frontend.identity, true)) {
         return true;
     }
@@ -101,7 +102,8 @@ pub fn passes(state: &State, probe: &Probe) -> bool {
             && key.protocol.is_none_or(|matched| {
                 let kept = u32::from(matched.prefix_len);
                 let mask = u16::MAX.checked_shl(16 - kept).unwrap_or(0);
-                // A protocol without ports carries port 0, and is matched by entries for the whole protocol only.
+                // A protocol without ports has port 0, and only entries for the whole protocol
+                // match it.
                 let ports = Protocol::ALL
                     .iter()
                     .any(|protocol| protocol.number() == probe.protocol);
@@ -111,7 +113,7 @@ pub fn passes(state: &State, probe: &Probe) -> bool {
     })
 }
 
-/// The prefix as the map holds it: IPv4 mapped into IPv6.
+/// Returns the prefix as the map has it: IPv4 mapped into IPv6.
 fn mapped(prefix: IpNet) -> ipnet::Ipv6Net {
     match prefix {
         IpNet::V4(net) => {

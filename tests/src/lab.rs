@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A node with pods, probe servers and the agent on a folder of manifests, for tests that write their objects in place.
+//! A node with pods, probe servers and the agent on a folder of manifests, for tests that contain
+//! their own objects.
 
 use std::{collections::BTreeMap, fmt::Write, net::IpAddr};
 
@@ -13,7 +14,7 @@ use crate::{
     server::Servers,
 };
 
-/// What the pods, the node and the outside answer to.
+/// Services of the pods, the node and the outside.
 pub const SERVICES: [Service; 3] = [Service::Tcp(8080), Service::Udp(5353), Service::Echo];
 
 /// A policy that isolates all pods of namespace `shop` in both directions and allows nothing.
@@ -26,10 +27,10 @@ spec:
   policyTypes: [Ingress, Egress]
 ";
 
-/// File that holds the pods.
+/// File with the pods.
 const PODS: &str = "pods.yaml";
 
-/// The laboratory. The agent goes first, the node last.
+/// The laboratory. The agent is dropped first, the node last.
 #[derive(Debug)]
 pub struct Lab {
     /// The agent.
@@ -46,7 +47,8 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Makes the pods (`namespace/name` and labels as in `app: a`), writes `policies` (file name and text), starts the agent.
+    /// Makes the pods (`namespace/name` and labels as in `app: a`), writes `policies` (file name
+    /// and text), and starts the agent.
     ///
     /// # Errors
     /// If any of it fails.
@@ -80,7 +82,7 @@ impl Lab {
         })
     }
 
-    /// Makes one more pod, first its interface, then its object.
+    /// Adds a pod: first its interface, then its object.
     ///
     /// # Errors
     /// If the name is taken, or the agent does not apply it.
@@ -90,7 +92,7 @@ impl Lab {
         Ok(site)
     }
 
-    /// Makes the interface of one more pod, which has no object before it gets labels.
+    /// Adds the interface of a pod, which has no object until it gets labels.
     ///
     /// # Errors
     /// If the name is taken.
@@ -101,7 +103,8 @@ impl Lab {
         Ok(site)
     }
 
-    /// Makes the interface of a pod and no object: what a runtime has done before the API server knows of it. Gives the site.
+    /// Adds the interface of a pod without an object, as a runtime does before the API server
+    /// knows.
     ///
     /// # Errors
     /// If the name is taken.
@@ -111,7 +114,7 @@ impl Lab {
         self.sandbox_with(name, &addresses)
     }
 
-    /// As [`Lab::add_sandbox`], with addresses.
+    /// Like [`Lab::add_sandbox`], with given addresses.
     ///
     /// # Errors
     /// If the name is taken.
@@ -121,12 +124,12 @@ impl Lab {
         Ok(site)
     }
 
-    /// The addresses that the next pod will have.
+    /// Returns the addresses of the next pod.
     pub fn next_addresses(&self) -> Vec<IpAddr> {
         addresses(self.node.plan(), self.next)
     }
 
-    /// As [`Lab::add_pod`], and does not wait until the agent has applied it.
+    /// Like [`Lab::add_pod`], without waiting until the agent has applied it.
     ///
     /// # Errors
     /// If the name is taken.
@@ -138,7 +141,7 @@ impl Lab {
         Ok(site)
     }
 
-    /// Has a site that is no pod answer to [`SERVICES`].
+    /// Makes a site that is no pod answer to [`SERVICES`].
     ///
     /// # Errors
     /// If a server cannot be started there.
@@ -146,7 +149,7 @@ impl Lab {
         self.servers.add(site, &SERVICES)
     }
 
-    /// Removes a pod, first its object, then its interface.
+    /// Removes a pod: first its object, then its interface.
     ///
     /// # Errors
     /// If there is none of that name, or the agent does not apply it.
@@ -158,7 +161,8 @@ impl Lab {
         self.node.remove_pod(name)
     }
 
-    /// Replaces a pod by another of the same addresses at once, interface and object, and waits until that is applied.
+    /// Replaces a pod by another with the same addresses at once, interface and object, and waits
+    /// until that is applied.
     ///
     /// # Errors
     /// If there is none of the old name, the new one is taken, or the agent does not apply it.
@@ -172,7 +176,7 @@ impl Lab {
         Ok(site)
     }
 
-    /// Gives a pod other labels, and waits until that is applied.
+    /// Changes a pod's labels, and waits until that is applied.
     ///
     /// # Errors
     /// If the agent does not apply it.
@@ -191,7 +195,7 @@ impl Lab {
         self.agent.wait_for_revision_after(revision).map(|_| ())
     }
 
-    /// Has the node track connections, also those that its bridge forwards, as with kube-proxy.
+    /// Makes the node track connections, also those that its bridge forwards, as with kube-proxy.
     ///
     /// # Errors
     /// Without `nft`.
@@ -204,7 +208,7 @@ impl Lab {
         Ok(())
     }
 
-    /// A pod, `node` or `outside`.
+    /// Returns a pod, `node` or `outside`.
     ///
     /// # Errors
     /// If there is none of that name.
@@ -216,7 +220,7 @@ impl Lab {
         }
     }
 
-    /// A probe from one site to each address of another.
+    /// Returns a probe from one site to each address of another.
     ///
     /// # Errors
     /// If there is no site of a name.
@@ -228,10 +232,10 @@ impl Lab {
             .collect())
     }
 
-    /// Holds every outcome, of all services and both families, against `outcome`.
+    /// Asserts that all services in both families have `outcome`.
     ///
     /// # Panics
-    /// If one is another, or cannot be asked.
+    /// If one has another, or cannot be probed.
     #[track_caller]
     pub fn expect(&self, from: &str, to: &str, outcome: &Outcome) {
         let probes = self.probes(from, to, &SERVICES).expect("the sites exist");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Test harness: nodes and pods out of network namespaces, probes that are real connections, the agent as a child process, the
-//! corpus of cases, random clusters, and the demo. Everything that is made here is named after this process and removed when dropped.
+//! Test harness: nodes and pods made of network namespaces, probes that are real connections, the
+//! agent as a child process, the corpus of cases, random clusters, and the demo. Everything is
+//! named after this process and removed on drop.
 
 pub mod agent;
 pub mod apiserver;

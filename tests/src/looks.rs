@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the evaluator's verdicts on a Service's backends make of the first look at its frontend (rule A5).
+//! Derives the verdict on a Service's frontend, before translation, from the evaluator's verdicts
+//! on its backends (rule A5).
 
 use std::net::IpAddr;
 
@@ -8,10 +9,10 @@ use netpol_agent::{
     model::{Node, Snapshot},
 };
 
-/// What a policy must say of a frontend: all backends allowed, some, or none. Where there is
-/// nothing to reach, what kube-proxy answers may come; a rule for everyone and everything needs no
-/// backend to say so. Its own node a pod reaches without policy (rule A2), but that is told of no
-/// other node that chooses: such a backend is allowed in part, unless policy allows it too.
+/// Returns a policy's verdict on a frontend: all backends allowed, some, or none. Without backends,
+/// kube-proxy's answer may come; a rule for everyone and everything allows it even so. A pod
+/// reaches its own node without policy (rule A2), but another node that chooses does not know that:
+/// such a backend counts as partly allowed, unless policy allows it too.
 pub fn first_look(
     snapshot: &Snapshot,
     nodes: &[Node],
@@ -46,7 +47,7 @@ pub fn first_look(
     }
 }
 
-/// Whether another of the nodes chooses the backend: what is allowed in part only is closed there.
+/// Returns true if another node chooses the backend: there, a partly allowed frontend is closed.
 pub fn chooses_elsewhere(nodes: &[Node], node: &Node, packet: &Packet) -> bool {
     nodes
         .iter()

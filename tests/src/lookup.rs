@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the kernel makes of a compiled node, done slowly: longest prefix to a class, longest match in a policy.
+//! The kernel's decision over a compiled node, written slowly: longest prefix to a class, longest
+//! match in a policy.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,8 +11,8 @@ use netpol_agent::{
     model::{Direction, Frontend, ProtocolMatch},
 };
 
-/// Whether the node's endpoints let a packet pass in one direction; `None` where the packet's end is no endpoint of the
-/// node, which has then nothing to say. An address that two endpoints claim is allowed what both of them are.
+/// Returns true if the node's endpoints let a packet pass in one direction; `None` if the packet's
+/// end is no endpoint of the node. An address that two endpoints claim is allowed what both are.
 pub fn allows(compiled: &Compiled, direction: Direction, packet: &Packet) -> Option<bool> {
     let (own, remote) = match direction {
         Direction::Ingress => (packet.destination, packet.source),
@@ -44,8 +45,8 @@ fn endpoints_at(compiled: &Compiled, address: IpAddr) -> Vec<&Endpoint> {
         .collect()
 }
 
-/// The first look at a packet to a frontend (rule A5): what the sender's egress policy says of the frontend; `None` where the sender is no
-/// endpoint of the node.
+/// The check before translation (rule A5): returns the verdict of the sender's egress policy on the
+/// frontend; `None` if the sender is no endpoint of the node.
 pub fn first_look(compiled: &Compiled, packet: &Packet) -> Option<bool> {
     let senders = endpoints_at(compiled, packet.source);
     let class = frontend(compiled, packet);
@@ -62,8 +63,8 @@ pub fn first_look(compiled: &Compiled, packet: &Packet) -> Option<bool> {
     (!senders.is_empty()).then(|| senders.iter().all(passes))
 }
 
-/// What a policy says of a frontend, where it says by itself (`itself`) whether what nobody
-/// translates may go there.
+/// Returns a policy's verdict on a frontend. `itself`: whether a packet that nobody translates may
+/// go there, which counts if the policy has no entry for the frontend.
 pub fn passes(compiled: &Compiled, policy: PolicyId, class: ClassId, itself: bool) -> bool {
     match compiled.passage(policy, class) {
         Some(Passage::Accept(_) | Passage::Defer) => true,
@@ -72,8 +73,9 @@ pub fn passes(compiled: &Compiled, policy: PolicyId, class: ClassId, itself: boo
     }
 }
 
-/// The second look at the packet to the backend (rule A5): the sender's egress policy on the backend, and the backend's ingress policy,
-/// which sees the source address `seen`, or the pod itself where it reaches itself (rule A1). `None` where neither is an endpoint of the node.
+/// The post-DNAT check of the packet to the backend (rule A5): the sender's egress policy on the
+/// backend, and the backend's ingress policy. The latter sees the source address `seen`, or the pod
+/// itself if it reaches itself (rule A1). `None` if neither is an endpoint of the node.
 pub fn second_look(compiled: &Compiled, packet: &Packet, seen: IpAddr) -> Option<bool> {
     let own = packet.destination;
     let seen = if packet.source == own { own } else { seen };
@@ -88,7 +90,8 @@ pub fn second_look(compiled: &Compiled, packet: &Packet, seen: IpAddr) -> Option
     judged.then(|| senders.iter().all(sent) && receivers.iter().all(received))
 }
 
-/// Whether a packet is for a virtual address. Policy may let it go there itself, as nobody may translate it (rule A9).
+/// Returns true if a packet is for a virtual address. Policy may allow it to that address itself,
+/// because perhaps nobody translates it (rule A9).
 pub fn is_virtual(compiled: &Compiled, packet: &Packet) -> bool {
     let frontend = packet.port.map(|port| Frontend {
         address: packet.destination,
@@ -98,14 +101,15 @@ pub fn is_virtual(compiled: &Compiled, packet: &Packet) -> bool {
     frontend.is_some_and(|frontend| compiled.frontends.contains_key(&frontend))
 }
 
-/// Whether an egress policy, or rule A2, lets a packet go to its destination, whatever Service is
-/// there.
+/// Returns true if an egress policy, or rule A2, lets a packet go to its destination, whatever
+/// Service is there.
 pub fn reaches(compiled: &Compiled, policy: PolicyId, packet: &Packet) -> bool {
     let address = longest_prefix(compiled, packet.destination);
     address.node || longest_match(compiled, policy, address.class, packet).is_some()
 }
 
-/// Which frontend of a Service a packet is for, if any: by its destination, or by a NodePort where that is an address of a node.
+/// Returns the frontend that a packet is for, if any: by its destination, or by its NodePort at a
+/// node's address.
 pub fn frontend(compiled: &Compiled, packet: &Packet) -> Option<ClassId> {
     let address = longest_prefix(compiled, packet.destination);
     let of = |destination: IpAddr| {
@@ -123,7 +127,7 @@ pub fn frontend(compiled: &Compiled, packet: &Packet) -> Option<ClassId> {
     of(packet.destination).or_else(|| of(any).filter(|_| address.node || address.remote_node))
 }
 
-/// What the longest prefix that covers an address stands for; class 0 if none does.
+/// Returns what the longest prefix of an address stands for; class 0 without one.
 pub fn longest_prefix(compiled: &Compiled, address: IpAddr) -> Address {
     let covering = compiled
         .addresses
@@ -146,7 +150,7 @@ fn covers(prefix: &IpNet, address: IpAddr) -> bool {
     }
 }
 
-/// The rule of the longest entry that matches, if there is one and it accepts.
+/// Returns the rule of the longest matching entry, if there is one and it accepts.
 pub fn longest_match(compiled: &Compiled, policy: PolicyId, class: ClassId, packet: &Packet) -> Option<u32> {
     let entries = compiled.entries(policy, class);
     let matching = entries

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A folder of manifests that the agent watches. A file appears and changes as a whole, by rename.
+//! A folder of manifests that the agent watches. Files appear and change atomically, by rename.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ pub struct ManifestDir {
 }
 
 impl ManifestDir {
-    /// An empty folder, removed on drop.
+    /// Makes an empty folder, removed on drop.
     ///
     /// # Errors
     /// If it cannot be made.
@@ -31,7 +31,7 @@ impl ManifestDir {
         })
     }
 
-    /// A folder of the given name, which stays.
+    /// Makes a folder with this name, which stays.
     ///
     /// # Errors
     /// If it cannot be made, or exists.
@@ -44,7 +44,7 @@ impl ManifestDir {
         })
     }
 
-    /// Where it is.
+    /// Returns its path.
     pub fn path(&self) -> &Path {
         self.temporary.as_ref().map_or(&self.path, |folder| folder.path())
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Network namespaces, made in this process and bound under [`FOLDER`], so that `ip netns` and `nsenter` find them. A thread
-//! enters one, never the process; `ip netns exec` is not used, as it hides bpffs.
+//! Network namespaces, made in this process and bound under [`FOLDER`], so that `ip netns` and
+//! `nsenter` find them. Only threads enter one, never the process. `ip netns exec` is not used,
+//! because it hides bpffs.
 
 use std::{
     fs::{self, File},
@@ -23,12 +24,12 @@ use nix::{
 /// Where `ip netns` keeps the names of namespaces.
 pub const FOLDER: &str = "/run/netns";
 
-/// The prefix of all names that process `pid` makes.
+/// Returns the prefix of all names that process `pid` makes.
 pub fn prefix_of(pid: u32) -> String {
     format!("np{pid}-")
 }
 
-/// A network namespace with a name. Removed on drop, unless [`NetNs::open`] only borrowed it.
+/// A named network namespace. Removed on drop, unless [`NetNs::open`] only borrowed it.
 #[derive(Debug)]
 pub struct NetNs {
     name: String,
@@ -37,7 +38,8 @@ pub struct NetNs {
 }
 
 impl NetNs {
-    /// Makes a namespace with `lo` up, no duplicate address detection and no router advertisements, and binds it to `name`.
+    /// Makes a namespace and binds it to `name`: `lo` is up, duplicate address detection and router
+    /// advertisements are off.
     ///
     /// # Errors
     /// Without `CAP_SYS_ADMIN`, or if the name is taken.
@@ -73,7 +75,7 @@ impl NetNs {
         }
     }
 
-    /// A namespace that exists already and stays when this is dropped.
+    /// Opens an existing namespace, which stays when this is dropped.
     ///
     /// # Errors
     /// If there is none of that name.
@@ -87,22 +89,23 @@ impl NetNs {
         })
     }
 
-    /// Its name below [`FOLDER`].
+    /// Returns its name below [`FOLDER`].
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its path, for `nsenter --net=`.
+    /// Returns its path, for `nsenter --net=`.
     pub fn path(&self) -> PathBuf {
         path_of(&self.name)
     }
 
-    /// Leaves it behind when dropped.
+    /// Keeps it when this is dropped.
     pub fn keep(&self) {
         self.owned.store(false, Ordering::Relaxed);
     }
 
-    /// Runs `work` on a thread of its own inside this namespace. Sockets made there stay in it, wherever they are used.
+    /// Runs `work` on a new thread inside this namespace. Sockets made there stay in it, wherever
+    /// they are used.
     ///
     /// # Errors
     /// If the thread cannot enter the namespace, or `work` fails.
@@ -116,15 +119,15 @@ impl NetNs {
     /// Runs lines of `ip -batch` in it.
     ///
     /// # Errors
-    /// With what `ip` prints, if a line fails; lines before it are done.
+    /// If a line fails, with `ip`'s output. Earlier lines have taken effect.
     pub fn ip(&self, batch: &str) -> Result<()> {
         let mut ip = Command::new("ip");
         ip.args(["-n", &self.name, "-batch", "-"]);
         feed(&mut ip, batch).context("package iproute2")
     }
 
-    /// Waits until a device may send. The kernel takes up the carrier of a new device in its own
-    /// time, that of a bridge after that of its ports, and what is sent before is lost.
+    /// Waits until a device can send. The kernel takes a moment to notice the carrier of a new
+    /// device, and for a bridge after that of its ports. Packets sent earlier are lost.
     ///
     /// # Errors
     /// If it takes more than 10 seconds, or there is no such device.
@@ -150,7 +153,7 @@ impl NetNs {
     /// Runs a program in it, with `input` on its standard input.
     ///
     /// # Errors
-    /// With what the program prints, if it fails or cannot be started.
+    /// If the program fails, with its output, or cannot be started.
     pub fn feed(&self, program: &str, arguments: &[&str], input: &str) -> Result<()> {
         self.run(|| feed(Command::new(program).args(arguments), input))
     }
@@ -190,7 +193,8 @@ pub fn enter(netns: BorrowedFd<'_>) -> nix::Result<()> {
     setns(netns, CloneFlags::CLONE_NEWNET)
 }
 
-/// Removes the name of a namespace; the kernel ends it when nothing uses it any more. What is not there is no fault.
+/// Removes the name of a namespace; the kernel ends it when it is no longer used. Accepts that it
+/// is already gone.
 pub fn remove(name: &str) {
     let path = path_of(name);
     while umount2(&path, MntFlags::MNT_DETACH).is_ok() {}
@@ -201,7 +205,7 @@ pub fn remove(name: &str) {
     }
 }
 
-/// Names of all namespaces that start with `prefix`, sorted.
+/// Returns the names of all namespaces with this prefix, sorted.
 pub fn names(prefix: &str) -> Vec<String> {
     let Ok(folder) = fs::read_dir(FOLDER) else {
         return Vec::new();
@@ -214,7 +218,7 @@ pub fn names(prefix: &str) -> Vec<String> {
     names
 }
 
-/// Removes namespaces of processes that are gone.
+/// Removes namespaces of ended processes.
 pub fn sweep() {
     for name in names("np") {
         let Some((pid, _)) = name[2..].split_once('-') else {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A node as Flannel makes it, and its pods: a bridge with both families, forwarding, a veth pair a pod with the host's end on the
-//! bridge, and an uplink to a namespace that plays every host outside.
+//! A node as Flannel sets it up, with pods: a bridge with both families, forwarding, a veth pair
+//! per pod with the host's end on the bridge, and an uplink to a namespace that plays every host
+//! outside.
 
 mod plan;
 mod pods;
@@ -23,13 +24,13 @@ pub use plan::{Plan, member};
 
 use pods::Pod;
 
-/// The outside's bridge, into which nodes are plugged.
+/// The outside's bridge, which connects the nodes.
 const WIRE: &str = "eth0";
 
 /// A place that probes start from and end at.
 #[derive(Debug, Clone)]
 pub struct Site {
-    /// What it is called in results, e.g. `shop/frontend`.
+    /// Its name in results, e.g. `shop/frontend`.
     pub name: String,
     /// Its network namespace.
     pub netns: Arc<NetNs>,
@@ -38,7 +39,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// Its first address of the family of `like`.
+    /// Returns its first address of the family of `like`.
     pub fn address_like(&self, like: IpAddr) -> Option<IpAddr> {
         self.addresses
             .iter()
@@ -71,7 +72,7 @@ impl Node {
         Self::with_prefix(plan, prefix)
     }
 
-    /// As [`Node::new`], with names of namespaces that start with `prefix`.
+    /// Like [`Node::new`]; the namespaces' names start with `prefix`.
     ///
     /// # Errors
     /// As [`Node::new`].
@@ -81,8 +82,8 @@ impl Node {
         Self::join(plan, prefix, outside)
     }
 
-    /// Makes a node with the same outside, on the same wire, as this one has. Nothing routes to its pods but the outside: see
-    /// [`crate::overlay`].
+    /// Makes a node with the same outside, on the same wire. Only the outside routes to its pods:
+    /// see [`crate::overlay`].
     ///
     /// # Errors
     /// As [`Node::new`], or if the plan has the index of a node that is there.
@@ -119,7 +120,7 @@ impl Node {
             let everything = if own.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
             writeln!(node, "addr add {own}/{length} dev uplink0 nodad")?;
             writeln!(node, "route add {everything} via {host}")?;
-            // The first node is the way to everything that is not another node's.
+            // The first node is the route to everything that is not another node's.
             if plan.index == 0 {
                 writeln!(far, "route add {everything} via {own}")?;
             } else {
@@ -142,29 +143,29 @@ impl Node {
         })
     }
 
-    /// Its address plan.
+    /// Returns its address plan.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// Leaves everything behind when dropped.
+    /// Keeps everything when this is dropped.
     pub fn keep(&self) {
         let pods = self.pods.values().map(|pod| &pod.site.netns);
         pods.chain([&self.netns, &self.outside])
             .for_each(|netns| netns.keep());
     }
 
-    /// Its network namespace.
+    /// Returns its network namespace.
     pub fn netns(&self) -> &Arc<NetNs> {
         &self.netns
     }
 
-    /// What all its namespaces' names start with.
+    /// Returns the prefix of all its namespaces' names.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// The node itself: addresses on the bridge, then on the uplink.
+    /// Returns the node itself: addresses on the bridge, then on the uplink.
     pub fn site(&self) -> Site {
         let bridge = self.plan.pod_networks().map(|net| member(net, 1).addr());
         Site {
@@ -174,7 +175,7 @@ impl Node {
         }
     }
 
-    /// The outside, with all addresses that it carries.
+    /// Returns the outside, with all its addresses.
     pub fn outside(&self) -> Site {
         Site {
             name: "outside".to_owned(),
@@ -183,7 +184,7 @@ impl Node {
         }
     }
 
-    /// Lets the outside carry `address` too.
+    /// Adds `address` to the outside.
     ///
     /// # Errors
     /// If the address is one of the node's or its pods', or cannot be set.
@@ -202,10 +203,10 @@ impl Node {
     }
 }
 
-/// A namespace that plays every host outside, and the switch that nodes plug into.
+/// Makes a namespace that plays every host outside, with the switch that connects the nodes.
 fn outside(plan: &Plan, prefix: &str) -> Result<NetNs> {
     let outside = NetNs::create(&format!("{prefix}outside"))?;
-    // A MAC address of its own: a bridge without one changes it with its ports.
+    // A fixed MAC address: a bridge without one changes it with its ports.
     let mut batch = format!(
         "link add {WIRE} address 02:00:c6:33:64:0a type bridge mcast_snooping 0\nlink set {WIRE} up\n"
     );

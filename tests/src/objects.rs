@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Manifests of the corpus as the agent's own types, without the agent's `watch` stage: a case holds well-formed objects only.
+//! Converts the corpus' manifests to the agent's own types, without the agent's `watch` stage:
+//! cases contain only well-formed objects.
 
 mod service;
 
@@ -16,7 +17,7 @@ use netpol_agent::model::{
 };
 use serde_json::Value;
 
-/// Kind, namespace and name, as in `Pod shop/web` or `Namespace shop`.
+/// Returns kind, namespace and name, as in `Pod shop/web` or `Namespace shop`.
 pub(crate) fn title(object: &Value) -> String {
     let text = |pointer: &str| {
         object

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The pod network between nodes, as Flannel sets it up: VXLAN or plain routes, and its masquerade rules.
+//! The pod network between nodes, as Flannel sets it up: VXLAN or plain routes, and masquerade
+//! rules.
 
 use std::{fmt::Write, net::IpAddr};
 
@@ -8,7 +9,8 @@ use ipnet::IpNet;
 
 use crate::node::{Node, Plan};
 
-/// All pods of the cluster, IPv4 and IPv6: Flannel's `Network` and `IPv6Network`, kube-proxy's `--cluster-cidr`.
+/// Networks of all pods, IPv4 and IPv6: Flannel's `Network` and `IPv6Network`, kube-proxy's
+/// `--cluster-cidr`.
 pub const CLUSTER_NETWORKS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/48"];
 
 /// How packets get from one node's pods to another's: the `Type` of Flannel's backend.
@@ -16,11 +18,11 @@ pub const CLUSTER_NETWORKS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/48"];
 pub enum Overlay {
     /// Encapsulated, by `flannel.1` and `flannel-v6.1`.
     Vxlan,
-    /// Routed by way of the nodes' own addresses.
+    /// Routed through the nodes' own addresses.
     HostGateway,
 }
 
-/// Joins the pod networks of the nodes, and writes Flannel's masquerade rules on each.
+/// Connects the pod networks of the nodes, and writes Flannel's masquerade rules on each.
 ///
 /// # Errors
 /// If the kernel refuses.
@@ -53,18 +55,19 @@ pub fn connect(nodes: &[&Node], overlay: Overlay) -> Result<()> {
     Ok(())
 }
 
-/// Name of the device of a family.
+/// Returns the name of a family's device.
 fn device(ipv4: bool) -> &'static str {
     if ipv4 { "flannel.1" } else { "flannel-v6.1" }
 }
 
-/// MAC address of the device, made up from family and node as a daemon would draw it.
+/// Returns the device's MAC address, derived from family and node; a daemon would draw it at
+/// random.
 fn mac(ipv4: bool, index: u8) -> String {
     let family = if ipv4 { 4 } else { 6 };
     format!("02:f1:a0:00:{family:02x}:{index:02x}")
 }
 
-/// Both devices of a node, each with the first address of the node's pod network.
+/// Makes both devices of a node, each with the first address of the node's pod network.
 fn tunnels(plan: &Plan) -> Result<String> {
     let mut batch = String::new();
     for (pods, local) in plan.pod_networks().into_iter().zip(plan.uplink_addresses()) {
@@ -80,7 +83,7 @@ fn tunnels(plan: &Plan) -> Result<String> {
     Ok(batch)
 }
 
-/// Neighbour entry, route and forwarding entry of each family for one other node.
+/// Adds the neighbour, route and forwarding entry of each family for another node.
 fn tunnel_to(peer: &Plan, ip: &mut String, forwarding: &mut String) -> Result<()> {
     for (pods, underlay) in peer.pod_networks().into_iter().zip(peer.uplink_addresses()) {
         let (device, mac) = (device(underlay.is_ipv4()), mac(underlay.is_ipv4(), peer.index));
@@ -105,8 +108,8 @@ fn route_to(peer: &Plan, ip: &mut String) -> Result<()> {
     Ok(())
 }
 
-/// Flannel's rules of one family. Packets that kube-proxy marked are left to it; what stays inside the cluster, and what comes to the
-/// node's own pods, keeps its source.
+/// Returns Flannel's rules of one family. Packets that kube-proxy marked are left to it. Traffic
+/// within the cluster, and to the node's own pods, keeps its source.
 fn masquerade(cluster: &str, pods: IpNet) -> String {
     let multicast = if pods.addr().is_ipv4() {
         "224.0.0.0/4"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Connections whose both ends the test holds, so that either may speak next, and so that a lost packet shows: each message has its
-//! number, and no message is sent twice.
+//! Connections with both ends in the test, so that either can send next, and a lost packet shows:
+//! messages are numbered, and never sent twice.
 
 use std::{
     fmt,
@@ -23,16 +23,16 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// Both.
+    /// Both transports.
     pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
 }
 
 /// An end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// Who opened it.
+    /// The end that opened it.
     Opener,
-    /// Who it was opened to.
+    /// The other end.
     Opened,
 }
 
@@ -51,17 +51,17 @@ pub struct Pair {
     number: u64,
 }
 
-/// Where a connection leads.
+/// Addresses of a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Way {
-    /// What the opener connects to; the port is that of `backend` if it is 0.
+    /// Address that the opener connects to; with port 0, that of `backend`.
     pub frontend: SocketAddr,
-    /// Where the other end listens; any port if it is 0.
+    /// Address that the other end listens on; any port if it is 0.
     pub backend: SocketAddr,
 }
 
 impl Way {
-    /// Straight to an address, on any port.
+    /// Returns the way directly to an address, on any port.
     pub fn direct(address: IpAddr) -> Self {
         let address = SocketAddr::new(address, 0);
         Self {
@@ -71,13 +71,13 @@ impl Way {
     }
 }
 
-/// How long a packet that passes may take.
+/// Time limit for a packet that passes.
 const SOON: Duration = Duration::from_secs(5);
-/// How long silence must last to count as a loss.
+/// Silence that counts as a loss.
 const LOST: Duration = Duration::from_millis(700);
 
 impl Pair {
-    /// Opens one. For UDP the first message is the opener's, and is received.
+    /// Opens a connection. For UDP, the opener sends the first message, and it must arrive.
     ///
     /// # Errors
     /// If it cannot be opened within 700 ms.
@@ -98,7 +98,7 @@ impl Pair {
         })
     }
 
-    /// One message from an end to the other: whether it arrives.
+    /// Sends a message from an end to the other. Returns true if it arrives.
     ///
     /// # Errors
     /// If something else arrives, or an end fails.
@@ -126,10 +126,10 @@ impl Pair {
         Ok(true)
     }
 
-    /// Both ends speak in turn, `first` first, each message once.
+    /// Asserts that both ends can send in turn, `first` first, each message once.
     ///
     /// # Panics
-    /// If one is lost.
+    /// If a message is lost.
     #[track_caller]
     pub fn goes_on(&mut self, first: End, times: usize) {
         let second = match first {
@@ -148,17 +148,17 @@ impl Pair {
         }
     }
 
-    /// An end speaks, and is not heard.
+    /// Asserts that an end's message does not arrive.
     ///
     /// # Panics
-    /// If it is.
+    /// If it does.
     #[track_caller]
     pub fn is_cut(&mut self, end: End) {
         let arrived = self.says(end, LOST).unwrap_or_else(|error| panic!("{error:#}"));
         assert!(!arrived, "{}: {end:?} is still heard", self.name);
     }
 
-    /// The opener's address and port.
+    /// Returns the opener's address and port.
     ///
     /// # Errors
     /// If its socket does not tell.
@@ -244,7 +244,7 @@ fn with_port(address: SocketAddr, like: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip(), port)
 }
 
-/// TCP segments that a namespace's kernel has sent again.
+/// Returns the number of TCP segments that a namespace's kernel has retransmitted.
 ///
 /// # Errors
 /// If the kernel does not tell.

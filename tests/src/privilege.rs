@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whether a suite with real packets can run here. One that cannot says so loudly, and fails where everything must run.
+//! Decides if a suite with real packets can run here. One that cannot says so loudly, and fails
+//! where everything must run.
 
 use std::{
     env,
@@ -12,16 +13,16 @@ use std::{
 use netpol_agent::datapath::object::EBPF_OBJECT;
 use nix::unistd::geteuid;
 
-/// Names a file that collects a line for each suite that was not run.
+/// Environment variable with a file that collects a line for each suite that was not run.
 pub const REPORT: &str = "NETPOL_TEST_REPORT";
-/// If set, a suite that cannot run fails.
+/// Environment variable: if set, a suite that cannot run fails.
 pub const REQUIRE_ALL: &str = "NETPOL_REQUIRE_ALL";
-/// Names the agent's binary.
+/// Environment variable with the agent's binary.
 pub const BINARY: &str = "NETPOL_BIN";
-/// Names the folder of `kube-apiserver` and `etcd`, as for envtest.
+/// Environment variable with the folder of `kube-apiserver` and `etcd`, as for envtest.
 pub const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
-/// Whether `suite` can make namespaces; if not, says why on stderr and in the [`REPORT`].
+/// Returns true if `suite` can make namespaces; otherwise says why on stderr and in the [`REPORT`].
 ///
 /// # Panics
 /// If it cannot, and [`REQUIRE_ALL`] is set.
@@ -29,7 +30,7 @@ pub fn can_make_nodes(suite: &str) -> bool {
     settle(suite, obstacle())
 }
 
-/// Whether `suite` can make namespaces and run the agent in them. As [`can_make_nodes`].
+/// Returns true if `suite` can make namespaces and run the agent in them. As [`can_make_nodes`].
 ///
 /// # Panics
 /// If it cannot, and [`REQUIRE_ALL`] is set.
@@ -37,7 +38,8 @@ pub fn can_enforce(suite: &str) -> bool {
     settle(suite, obstacle().or_else(no_agent))
 }
 
-/// Whether `suite` can make namespaces and run the agent and a Kubernetes API server in them. As [`can_make_nodes`].
+/// Returns true if `suite` can make namespaces and run the agent and a Kubernetes API server in
+/// them. As [`can_make_nodes`].
 ///
 /// # Panics
 /// If it cannot, and [`REQUIRE_ALL`] is set.
@@ -45,10 +47,10 @@ pub fn can_use_api_server(suite: &str) -> bool {
     settle(suite, obstacle().or_else(no_agent).or_else(|| api_server().err()))
 }
 
-/// The folder of `kube-apiserver` and `etcd`: what [`ASSETS`] names.
+/// Returns the folder of `kube-apiserver` and `etcd`, from [`ASSETS`].
 ///
 /// # Errors
-/// In words, if it names none, or lacks one of them.
+/// A message, if it is not set, or lacks one of them.
 pub fn api_server() -> Result<PathBuf, String> {
     let folder = env::var_os(ASSETS)
         .filter(|folder| !folder.is_empty())
@@ -70,7 +72,7 @@ pub fn api_server() -> Result<PathBuf, String> {
     }
 }
 
-/// Whether `suite` can load the programs into the kernel. As [`can_make_nodes`].
+/// Returns true if `suite` can load the programs into the kernel. As [`can_make_nodes`].
 ///
 /// # Panics
 /// If it cannot, and [`REQUIRE_ALL`] is set.
@@ -83,7 +85,8 @@ pub fn can_load(suite: &str) -> bool {
     settle(suite, obstacle().or_else(missing))
 }
 
-/// The agent's binary: what [`BINARY`] names, else `netpol` in the folder of this program or the one above it.
+/// Returns the agent's binary: from [`BINARY`], otherwise `netpol` in the folder of this program or
+/// the one above it.
 pub fn binary() -> Option<PathBuf> {
     if let Some(path) = env::var_os(BINARY) {
         return Some(PathBuf::from(path)).filter(|path| path.is_file());
@@ -112,7 +115,8 @@ fn obstacle() -> Option<String> {
     }
 }
 
-/// Whether `suite` can run: nothing is in its way. If something is, says what on stderr and in the [`REPORT`].
+/// Returns true if `suite` can run, without an obstacle; otherwise reports it on stderr and in the
+/// [`REPORT`].
 ///
 /// # Panics
 /// If it cannot, and [`REQUIRE_ALL`] is set.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Probes: real TCP connections, UDP requests and ICMP echo requests between namespaces, many at once.
+//! Probes: real TCP connections, UDP requests and ICMP echo requests between namespaces, many at
+//! once.
 
 mod outcome;
 mod socket;
@@ -19,15 +20,15 @@ pub use talk::Conversation;
 
 use socket::sockets;
 
-/// How long silence must last to count as a denial, the first time. The kernel answers a handshake and an echo request by itself,
-/// in microseconds.
+/// Silence that counts as a denial the first time. The kernel itself answers a handshake or an echo
+/// request, in microseconds.
 pub const PATIENCE: Duration = Duration::from_millis(400);
-/// How long it must last when a denial is asked for again.
+/// Silence that counts as a denial when the probe is repeated.
 pub const MORE_PATIENCE: Duration = Duration::from_millis(900);
 
 const AT_ONCE: usize = 1024;
 
-/// What is asked of a destination.
+/// The service that a probe asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Service {
     /// A TCP port.
@@ -39,7 +40,7 @@ pub enum Service {
 }
 
 impl Service {
-    /// IANA protocol number for an address of that family.
+    /// Returns the IANA protocol number for an address of that family.
     pub fn protocol(self, ipv4: bool) -> u8 {
         match self {
             Self::Tcp(_) => 6,
@@ -49,7 +50,7 @@ impl Service {
         }
     }
 
-    /// Destination port, if the protocol has ports.
+    /// Returns the destination port, if the protocol has ports.
     pub fn port(self) -> Option<u16> {
         match self {
             Self::Tcp(port) | Self::Udp(port) => Some(port),
@@ -68,12 +69,12 @@ impl fmt::Display for Service {
     }
 }
 
-/// One question: does this reach that?
+/// A single connection attempt.
 #[derive(Debug, Clone)]
 pub struct Probe {
-    /// Name of where it starts.
+    /// Name of the site where it starts.
     pub from: String,
-    /// Namespace that it starts in.
+    /// Namespace where it starts.
     pub netns: Arc<NetNs>,
     /// Source address.
     pub source: IpAddr,
@@ -86,7 +87,8 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// From one site's first address of the destination's family; `None` if it has none.
+    /// Makes a probe from a site's first address of the destination's family; `None` if it has
+    /// none.
     pub fn new(from: &Site, to: &Site, destination: IpAddr, service: Service) -> Option<Self> {
         Some(Self {
             from: from.name.clone(),
@@ -98,7 +100,7 @@ impl Probe {
         })
     }
 
-    /// One probe for each address of `to` that `from` has a family for.
+    /// Makes one probe for each address of `to` whose family `from` has.
     pub fn all(from: &Site, to: &Site, service: Service) -> Vec<Self> {
         to.addresses
             .iter()
@@ -128,7 +130,7 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// Starts its threads, and raises this process's limit of open files as far as it may.
+    /// Starts the threads, and raises this process's limit of open files as far as allowed.
     ///
     /// # Errors
     /// If no threads can be started.
@@ -144,8 +146,8 @@ impl Prober {
         Ok(Self { runtime })
     }
 
-    /// Makes all probes at once and asks again for those that met silence, with more patience. An answer to the second question
-    /// counts: policy that denies answers neither.
+    /// Makes all probes at once, and repeats those that met silence, with more patience. An answer
+    /// to the repeated one counts: a denying policy answers neither.
     ///
     /// # Errors
     /// If sockets cannot be made.
@@ -155,7 +157,7 @@ impl Prober {
         Ok(outcomes)
     }
 
-    /// Asks again, with more patience, for those that `doubtful` names by their index.
+    /// Repeats, with more patience, the probes that `doubtful` names by index.
     ///
     /// # Errors
     /// If sockets cannot be made.
@@ -175,7 +177,7 @@ impl Prober {
         Ok(())
     }
 
-    /// Makes all probes at once, once.
+    /// Makes all probes at once, without repetition.
     ///
     /// # Errors
     /// If sockets cannot be made.

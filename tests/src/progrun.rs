@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The real programs with the real maps in this kernel, on frames that nobody sent (`BPF_PROG_TEST_RUN`). The maps are written the way
-//! the agent writes them: compiled, planned, applied. A bench has a network namespace and a bpffs of its own, which end with it.
+//! Runs the real programs with the real maps in this kernel, on made-up frames
+//! (`BPF_PROG_TEST_RUN`). The maps are written as the agent writes them: compile, plan, apply. A
+//! bench has its own network namespace and bpffs, which end with it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,7 +43,7 @@ mod rewriter;
 use lead::Lead;
 pub use {lead::Met, rewriter::Rewriter};
 
-/// Entries of map `flows`: no more than one flow is looked at a time.
+/// Entries of map `flows`; tests have few flows at a time.
 const FLOW_CAPACITY: u32 = 64;
 
 /// Maps that the programs write to: `flows` and `fragments`.
@@ -51,7 +52,7 @@ type Written = (
     HashMap<MapData, FragmentKey, Fragment>,
 );
 
-/// The datapath of one node, over interfaces that nothing is behind.
+/// The datapath of a node, on interfaces without pods.
 pub struct Bench {
     datapath: Datapath,
     state: State,
@@ -63,17 +64,17 @@ pub struct Bench {
     /// Interfaces for pods.
     interfaces: Vec<u32>,
     names: BTreeMap<u32, String>,
-    /// The interface that packets of other nodes and from outside come in by.
+    /// The interface by which packets from other nodes and from outside arrive.
     uplink: u32,
-    /// The bridge that the pods are behind.
+    /// The bridge with the pods.
     bridge: u32,
     source_port: u16,
     runs: usize,
-    // The last field: unmounted when all handles are closed.
+    // Last field: unmounted after all handles are closed.
     folder: Bpffs,
 }
 
-/// A bpffs of its own.
+/// The bench's own bpffs.
 struct Bpffs(tempfile::TempDir);
 
 impl Drop for Bpffs {
@@ -82,10 +83,11 @@ impl Drop for Bpffs {
     }
 }
 
-/// Runs `test` with a bench for up to `pods` pods, on a thread in namespaces of its own; not at all where it cannot.
+/// Runs `test` with a bench for up to `pods` pods, on a thread in its own namespaces. Skips it
+/// where that is impossible.
 ///
 /// # Panics
-/// If the bench cannot be made or `test` fails, or if it cannot run here and every suite has to run.
+/// If the bench cannot be made, `test` fails, or it cannot run here and every suite has to run.
 pub fn on_bench(suite: &str, pods: usize, test: impl FnOnce(&mut Bench) -> Result<()> + Send) {
     if !privilege::can_load(suite) {
         return;
@@ -100,7 +102,7 @@ pub fn on_bench(suite: &str, pods: usize, test: impl FnOnce(&mut Bench) -> Resul
     });
 }
 
-/// The pods that a node enforces on: by interface, and their interfaces by address.
+/// Returns the pods that a node enforces on, by interface, and their interfaces by address.
 pub fn local_pods(
     snapshot: &Snapshot,
     node: &Node,
@@ -117,7 +119,7 @@ pub fn local_pods(
     (pods, addresses)
 }
 
-/// Opens the datapath, what its programs write beside it, and a lead into them.
+/// Opens the datapath, the maps that its programs write, and a lead into them.
 fn open(pin_path: &Path, flow_capacity: u32) -> Result<(Datapath, Written, Lead)> {
     let mut datapath = Datapath::open(&Options {
         pin_path: pin_path.to_owned(),
@@ -134,7 +136,7 @@ fn open(pin_path: &Path, flow_capacity: u32) -> Result<(Datapath, Written, Lead)
 }
 
 impl Bench {
-    /// Moves the calling thread into namespaces of its own, for good.
+    /// Moves the calling thread into new namespaces, for good, and makes a bench there.
     ///
     /// # Errors
     /// Without root, or without eBPF programs in this build.
@@ -181,7 +183,7 @@ impl Bench {
         })
     }
 
-    /// A new agent takes over what is pinned, with a flow table of another capacity.
+    /// Restarts the agent: takes over what is pinned, with another capacity of the flow table.
     ///
     /// # Errors
     /// It cannot open the datapath.
@@ -194,17 +196,18 @@ impl Bench {
         Ok(())
     }
 
-    /// How many events of dropped packets a second are written, from the next [`Bench::enforce`] on; none if it was never said.
+    /// Sets the number of drop events a second from the next [`Bench::enforce`] on; the default is
+    /// none.
     pub fn set_events_per_second(&mut self, events: u32) {
         self.events_per_second = events;
     }
 
-    /// Whether drops are told.
+    /// Returns true if drops are reported.
     pub fn writes_events(&self) -> bool {
         self.events_per_second > 0
     }
 
-    /// Reads all events there are, and returns how many.
+    /// Reads all events, and returns their number.
     ///
     /// # Errors
     /// There is no such ring buffer.
@@ -212,7 +215,7 @@ impl Bench {
         Ok(self.take_events()?.len())
     }
 
-    /// Reads all events there are.
+    /// Reads all events.
     ///
     /// # Errors
     /// There is no such ring buffer, or a record in it is no event.
@@ -225,7 +228,7 @@ impl Bench {
         std::iter::from_fn(|| events.next().map(|record| event(&record))).collect()
     }
 
-    /// Entries that map `flows` has room for.
+    /// Returns the capacity of map `flows`.
     ///
     /// # Errors
     /// The kernel does not say.
@@ -233,7 +236,7 @@ impl Bench {
         Ok(MapInfo::from_pin(pin_folder(self.pin_path()).join("flows"))?.max_entries())
     }
 
-    /// Puts a flow into the table.
+    /// Adds a flow to the table.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -241,7 +244,8 @@ impl Bench {
         Ok(self.written.0.insert(key, flow, 0)?)
     }
 
-    /// The agent looks at a part of the flow table for what is past its lifetime. Returns how many flows it has removed so far.
+    /// Expires flows in a part of the table, as the agent does. Returns how many it has removed so
+    /// far.
     ///
     /// # Errors
     /// It cannot.
@@ -249,32 +253,33 @@ impl Bench {
         Ok(self.datapath.expire_flows()?.flows)
     }
 
-    /// Interfaces that pods can be behind.
+    /// Returns the interfaces for pods.
     pub fn interfaces(&self) -> &[u32] {
         &self.interfaces
     }
 
-    /// The interface that packets of other nodes and from outside come in by.
+    /// Returns the interface by which packets from other nodes and from outside arrive.
     pub fn uplink(&self) -> u32 {
         self.uplink
     }
 
-    /// The bridge that the pods are behind: those that are enforced on, by the maps.
+    /// Returns the bridge with the pods that the maps enforce on.
     pub fn bridge(&self) -> u32 {
         self.bridge
     }
 
-    /// Folder on bpffs that holds the versioned folder of pins.
+    /// Returns the folder on bpffs that contains the versioned folder of pins.
     pub fn pin_path(&self) -> &Path {
         self.folder.0.path()
     }
 
-    /// How often a program was run.
+    /// Returns how often a program was run.
     pub fn runs(&self) -> usize {
         self.runs
     }
 
-    /// Makes the kernel enforce a snapshot as `node`, from whatever it enforced before. `pods`: those behind each interface.
+    /// Makes the kernel enforce a snapshot as `node`, after whatever it enforced before. `pods` are
+    /// those behind each interface.
     ///
     /// # Errors
     /// A write that failed.
@@ -315,7 +320,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Makes one write by hand. What is enforced then is not known to [`Bench::enforce`] any more.
+    /// Makes a single write. After that, [`Bench::enforce`] no longer knows what is enforced.
     ///
     /// # Errors
     /// The kernel refuses it.
@@ -323,7 +328,7 @@ impl Bench {
         Ok(self.datapath.write(write)?)
     }
 
-    /// Holds what the maps should hold against what they do hold.
+    /// Compares the maps with what they should contain.
     ///
     /// # Errors
     /// They differ.
@@ -340,7 +345,7 @@ impl Bench {
         Ok(())
     }
 
-    /// What the maps hold.
+    /// Reads the maps.
     ///
     /// # Errors
     /// A map that cannot be read.
@@ -348,10 +353,11 @@ impl Bench {
         Ok(self.datapath.read()?)
     }
 
-    /// Whether a pod's hook passes a frame. `ingress_ifindex`: by which interface the frame came to the node; 0 if the node made it.
+    /// Returns true if a pod's hook passes a frame. `ingress_ifindex` is the interface by which the
+    /// frame came to the node; 0 if the node made it.
     ///
     /// # Errors
-    /// The program cannot be run, or says neither.
+    /// The program cannot be run, or returns another action.
     pub fn passes(
         &mut self,
         direction: Direction,
@@ -370,10 +376,11 @@ impl Bench {
         Ok(self.time(hook, ifindex, ingress_ifindex, frame, 1)?.0)
     }
 
-    /// Runs a hook's program `times` over on a frame: whether it passed the last time, and how long a run took on average.
+    /// Runs a hook's program `times` over on a frame. Returns the last verdict and the average
+    /// duration.
     ///
     /// # Errors
-    /// The program cannot be run, or says neither.
+    /// The program cannot be run, or returns another action.
     pub fn time(
         &mut self,
         hook: Hook,
@@ -389,7 +396,7 @@ impl Bench {
         Ok((said(hook, action)?, took))
     }
 
-    /// Whether a hook passes a frame that has a tag.
+    /// Returns true if a hook passes a frame with a tag.
     ///
     /// # Errors
     /// As [`Bench::passes`].
@@ -398,7 +405,7 @@ impl Bench {
         said(met.hook, self.lead.action(met, frame)?)
     }
 
-    /// The tag that a frame has behind a hook.
+    /// Returns the tag of a frame after a hook.
     ///
     /// # Errors
     /// The program cannot be run.
@@ -407,7 +414,7 @@ impl Bench {
         self.lead.tag(met, frame)
     }
 
-    /// The size of a hook's program in the kernel.
+    /// Returns the size of a hook's program in the kernel.
     ///
     /// # Errors
     /// The kernel does not tell.
@@ -415,10 +422,10 @@ impl Bench {
         Ok(self.datapath.size(hook)?)
     }
 
-    /// As [`Bench::passes`], for the packet that opens a connection which no flow is known of.
+    /// Like [`Bench::passes`], for a packet that opens a connection without a known flow.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Bench::passes`].
     pub fn opens(
         &mut self,
         direction: Direction,
@@ -432,7 +439,8 @@ impl Bench {
         self.passes(direction, ifindex, ingress_ifindex, &frame)
     }
 
-    /// Whether a packet of the pod behind an interface may leave the node, where no tag and no flow tells what was said of it before.
+    /// Returns true if a packet of the pod behind an interface may leave the node, without a tag or
+    /// flow that records an earlier verdict.
     ///
     /// # Errors
     /// As [`Bench::passes`].
@@ -444,7 +452,7 @@ impl Bench {
         self.runs_hook(Hook::ToNetwork, device, came_by, &frame)
     }
 
-    /// The flows that the programs made.
+    /// Returns the flows that the programs made.
     ///
     /// # Errors
     /// The map cannot be read.
@@ -467,7 +475,7 @@ impl Bench {
     }
 }
 
-/// What an action is.
+/// Interprets an action.
 fn said(hook: Hook, action: i32) -> Result<bool> {
     const TC_ACT_UNSPEC: i32 = -1;
     const TC_ACT_SHOT: i32 = 2;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The NAT rules that kube-proxy writes on a node, from the Services and EndpointSlices that the agent reads too. Session affinity, local
-//! traffic policies and source ranges are left out.
+//! Writes kube-proxy's NAT rules on a node, from the same Services and EndpointSlices that the
+//! agent reads. Leaves out session affinity, local traffic policies and source ranges.
 
 mod iptables;
 mod nftables;
@@ -30,7 +30,7 @@ pub enum Mode {
     Nftables,
 }
 
-/// kube-proxy on one node, as far as its rules go.
+/// kube-proxy's rules on one node.
 #[derive(Debug)]
 pub struct Proxy {
     mode: Mode,
@@ -40,13 +40,13 @@ pub struct Proxy {
     chains: [BTreeSet<String>; 2],
 }
 
-/// What a family's rules are written from.
+/// Inputs for the rules of a family.
 #[derive(Debug, Clone, Copy)]
 struct Family {
     ipv4: bool,
     /// `--cluster-cidr`: traffic to a ClusterIP from elsewhere is masqueraded.
     pods: &'static str,
-    /// `--masquerade-all`: all of it is.
+    /// `--masquerade-all`: all traffic to a ClusterIP is masqueraded.
     masquerade_all: bool,
     /// The range of ClusterIPs.
     services: &'static str,
@@ -68,7 +68,8 @@ const FAMILIES: [Family; 2] = [
 ];
 
 impl Family {
-    /// The part of a rule that says whose traffic to a ClusterIP is masqueraded; `not_from` is how it says that a source is outside a network.
+    /// Returns the part of a rule that selects the traffic to a ClusterIP to masquerade. `not_from`
+    /// is the syntax for a source outside of a network.
     fn masqueraded(self, not_from: &str) -> String {
         if self.masquerade_all {
             String::new()
@@ -78,8 +79,8 @@ impl Family {
     }
 }
 
-/// Where kube-proxy sends a packet of a pod, and whether with another source address; `None` if it is for no Service. A node port is on every
-/// address of every node.
+/// Returns where kube-proxy sends a pod's packet, and whether with another source address; `None`
+/// if it is for no Service. A node port is at every address of every node.
 pub fn backends(
     snapshot: &Snapshot,
     nodes: &[Known],
@@ -102,7 +103,8 @@ pub fn backends(
 }
 
 impl Proxy {
-    /// Writes what does not depend on Services. `masquerade_all`: kube-proxy's option of that name.
+    /// Writes the rules that do not depend on Services. `masquerade_all` is kube-proxy's option of
+    /// that name.
     ///
     /// # Errors
     /// Without the packages iptables and nftables, or if the kernel refuses.
@@ -122,7 +124,7 @@ impl Proxy {
         })
     }
 
-    /// Writes the rules for all Services and EndpointSlices, in place of those written before.
+    /// Replaces the rules for all Services and EndpointSlices.
     ///
     /// # Errors
     /// If the kernel refuses.

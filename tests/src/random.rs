@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Random clusters and packets out of a small vocabulary, so that rules meet often. One seed gives one cluster.
+//! Makes random clusters and packets from a small vocabulary, so that rules often meet. The same
+//! seed makes the same cluster.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -14,7 +15,7 @@ pub use changes::{any_change, batch, change};
 pub struct Random(pub u64);
 
 impl Random {
-    /// A number below `limit`, which is not 0.
+    /// Returns a number below `limit`, which must not be 0.
     pub fn below(&mut self, limit: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
@@ -53,7 +54,7 @@ const CIDRS: [&str; 24] = [
     "2001:db8:1::/64",
     "10.0.0.0/33",
     "word",
-    // Odd, and some of them taken (rule P5).
+    // Unusual ones, some of them accepted (rule P5).
     "010.244.0.0/16",
     "10.0244.0.0/016",
     "00.0.0.0/00",
@@ -161,8 +162,9 @@ fn namespace(random: &mut Random, name: &str) -> Namespace {
     }
 }
 
-/// What a namespace's pods route for (rule A6): mostly nothing; ranges that hold pods, nodes or
-/// Services now and then, and what is no range. It takes nothing from the cluster's own numbers.
+/// Returns what a namespace's pods route for (rule A6): usually nothing; sometimes ranges with
+/// pods, nodes or Services, or something that is no range. Does not consume the cluster's random
+/// numbers.
 fn forwards(random: &mut Random) -> Option<Text> {
     const RANGES: [&str; 12] = [
         "10.8.0.0/16",
@@ -193,7 +195,8 @@ fn named_ports(random: &mut Random) -> Vec<NamedPort> {
     })
 }
 
-/// What objects may cost (rule L2): in one of three clusters so little that some are over it. It takes nothing from the cluster's own numbers.
+/// Returns budgets (rule L2): in one of three clusters so small that some objects exceed them. Does
+/// not consume the cluster's random numbers.
 fn limits(random: &mut Random) -> Limits {
     if random.below(3) > 0 {
         return Limits::default();
@@ -212,7 +215,7 @@ fn limits(random: &mut Random) -> Limits {
         least: random.below(6),
         each: random.below(4),
     };
-    // Of one cluster in two only what all may use together is little of prefixes.
+    // In one cluster of two, only the total budget for prefixes is small.
     let by_product = random.below(2) == 0;
     let mut limit = |most: usize| limit(&mut *random, most);
     let [pairs, prefixes, depth, requirements, wide] = [160, 8, 4, 12, 8].map(&mut limit);
@@ -229,9 +232,9 @@ fn limits(random: &mut Random) -> Limits {
     }
 }
 
-/// The same cluster, of three seeds two with so little room in map `guarded` that Services are over
-/// it (rule L2). The reference knows nothing of that: it is for what is compared with what was
-/// compiled.
+/// Returns the cluster, for two of three seeds with so little room in map `guarded` that Services
+/// exceed it (rule L2). The reference evaluator does not know that budget: use it to compare with
+/// what was compiled.
 pub fn few_guards(mut snapshot: Snapshot, seed: u64) -> Snapshot {
     let most = 1 + (seed / 3 % 6) as usize;
     if !seed.is_multiple_of(3) {
@@ -244,7 +247,8 @@ pub fn few_guards(mut snapshot: Snapshot, seed: u64) -> Snapshot {
     snapshot
 }
 
-/// A cluster: dual-stack pods on two nodes, hostNetwork and finished ones, and policies in all forms.
+/// Returns a cluster: dual-stack pods on two nodes, host-network and finished ones, and policies of
+/// all forms.
 pub fn cluster(random: &mut Random) -> Snapshot {
     let mut snapshot = Snapshot {
         revision: 1,
@@ -310,9 +314,9 @@ pub fn cluster(random: &mut Random) -> Snapshot {
     snapshot
 }
 
-/// A Service in one or both families with up to three slices: pods, nodes and strangers in all
-/// states behind one or two ports. Two Services may share an external address, which may be a
-/// pod's, a node's or a host's, of a family that the Service has not.
+/// Adds a Service in one or both families with up to three slices: pods, nodes and strangers in all
+/// states behind one or two ports. Two Services may share an external address. It may be a pod's, a
+/// node's or a host's, and of a family that the Service lacks.
 fn add_service(random: &mut Random, snapshot: &mut Snapshot, index: usize) {
     let key = ObjectKey::new(random.pick(&NAMESPACES), format!("service-{index}"));
     let parse = |text: &str| text.parse::<IpAddr>().unwrap();
@@ -399,7 +403,7 @@ fn add_service(random: &mut Random, snapshot: &mut Snapshot, index: usize) {
     snapshot.services.insert(key, Arc::new(service));
 }
 
-/// A packet from a pod to where one of the Services is reached; `None` if there is nobody or nothing.
+/// Returns a packet from a pod to a Service; `None` without pods or Services.
 pub fn service_packet(random: &mut Random, snapshot: &Snapshot) -> Option<Packet> {
     let services: Vec<_> = snapshot.services.values().collect();
     let pods: Vec<_> = snapshot.pods.values().filter(|pod| !pod.host_network).collect();
@@ -435,7 +439,7 @@ pub fn service_packet(random: &mut Random, snapshot: &Snapshot) -> Option<Packet
     })
 }
 
-/// A packet of one family, mostly between pods, to ports at and next to those in rules.
+/// Returns a packet of one family, usually between pods, to ports at and next to those in rules.
 pub fn packet(random: &mut Random, snapshot: &Snapshot) -> Packet {
     let is_ipv4 = random.below(2) == 0;
     let mut all: Vec<IpAddr> = snapshot

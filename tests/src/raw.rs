@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A packet socket on a device: sends frames that no ordinary socket makes, and sees what really arrives.
+//! A packet socket on a device: sends frames that ordinary sockets cannot make, and sees what
+//! really arrives.
 
 use std::{
     net::IpAddr,
@@ -25,14 +26,14 @@ use crate::netns::NetNs;
 
 const ETHERNET: usize = 14;
 
-/// A part of an IP packet.
+/// A fragment of an IP packet.
 #[derive(Debug, Clone, Copy)]
 pub struct Part {
-    /// The number that all parts share.
+    /// The number that all fragments share.
     pub identification: u16,
-    /// Where it begins, in bytes; a multiple of 8.
+    /// Offset, bytes; a multiple of 8.
     pub offset: u16,
-    /// Whether others follow.
+    /// True if others follow.
     pub more: bool,
 }
 
@@ -52,7 +53,7 @@ impl Wire {
         let mac = mac(netns, device)?;
         let socket = netns
             .run(|| {
-                // Protocol 0 hears nothing until it is bound to the device.
+                // Protocol 0: receives nothing until it is bound to the device.
                 let flags = SockFlag::SOCK_CLOEXEC;
                 let fd = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
                 setsockopt(&fd, sockopt::RcvBufForce, &(8 << 20))?;
@@ -63,7 +64,7 @@ impl Wire {
         Ok(Self { socket, mac })
     }
 
-    /// The device's MAC address.
+    /// Returns the device's MAC address.
     pub fn mac(&self) -> [u8; 6] {
         self.mac
     }
@@ -79,7 +80,8 @@ impl Wire {
         Ok(())
     }
 
-    /// The IP packets that pass the device, both ways, until `enough` says so of one or none of them came for as long as `patience`.
+    /// Returns the IP packets that pass the device, in both directions, until `enough` accepts one,
+    /// or none has come for `patience`.
     ///
     /// # Errors
     /// If the device is gone.
@@ -111,7 +113,7 @@ impl Wire {
     }
 }
 
-/// All protocols at a device.
+/// Returns the address for all protocols at a device.
 fn everything_at(index: u32) -> Result<LinkAddr> {
     // SAFETY: a structure of integers and bytes, for which zeros are valid.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
@@ -119,7 +121,8 @@ fn everything_at(index: u32) -> Result<LinkAddr> {
     address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
     address.sll_ifindex = index.cast_signed();
     let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-    // SAFETY: the pointer is to a whole address of that length, of the family that its first field says.
+    // SAFETY: the pointer is to a whole address of that length, of the family that its first field
+    // says.
     unsafe { LinkAddr::from_raw((&raw const address).cast(), Some(length)) }.context("a link layer address")
 }
 
@@ -140,7 +143,7 @@ fn mac(netns: &NetNs, device: &str) -> Result<[u8; 6]> {
     Ok(mac)
 }
 
-/// An IP packet. A part of an IPv6 packet has a fragment header.
+/// Builds an IP packet. A fragment of an IPv6 packet has a fragment header.
 ///
 /// # Panics
 /// If the addresses are of two families.
@@ -183,7 +186,7 @@ pub fn ip(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8], par
     }
 }
 
-/// A UDP header with its payload.
+/// Builds a UDP header with its payload.
 pub fn udp(source: IpAddr, destination: IpAddr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
     let length = (8 + payload.len() as u16).to_be_bytes();
     let mut segment = [
@@ -199,7 +202,7 @@ pub fn udp(source: IpAddr, destination: IpAddr, ports: (u16, u16), payload: &[u8
     segment
 }
 
-/// A TCP header without options, of a segment without data.
+/// Builds a TCP header without options, of a segment without data.
 pub fn tcp(source: IpAddr, destination: IpAddr, ports: (u16, u16), flags: u8) -> Vec<u8> {
     let mut segment = [&ports.0.to_be_bytes()[..], &ports.1.to_be_bytes(), &[0; 8]].concat();
     segment.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
@@ -208,7 +211,8 @@ pub fn tcp(source: IpAddr, destination: IpAddr, ports: (u16, u16), flags: u8) ->
     segment
 }
 
-/// An SCTP packet: ports, and a verification tag with chunks ([`sctp_chunk`]), with the checksum between them (RFC 9260, 3.1).
+/// Builds an SCTP packet: ports, and a verification tag with chunks ([`sctp_chunk`]), with the
+/// checksum between them (RFC 9260, 3.1).
 pub fn sctp(ports: (u16, u16), tag_and_chunks: &[u8]) -> Vec<u8> {
     let (tag, chunks) = tag_and_chunks.split_at(4);
     let head = [&ports.0.to_be_bytes()[..], &ports.1.to_be_bytes(), tag].concat();
@@ -218,13 +222,13 @@ pub fn sctp(ports: (u16, u16), tag_and_chunks: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// A verification tag and one chunk of a kind; its value is as long as a multiple of 4.
+/// Builds a verification tag and a chunk; the length of its value must be a multiple of 4.
 pub fn sctp_chunk(tag: u32, kind: u8, value: &[u8]) -> Vec<u8> {
     let length = (4 + value.len() as u16).to_be_bytes();
     [&tag.to_be_bytes()[..], &[kind, 0], &length, value].concat()
 }
 
-/// An echo request or reply of the family, and its protocol number.
+/// Builds an echo request or reply of the family. Returns its protocol number too.
 pub fn echo(
     source: IpAddr,
     destination: IpAddr,
@@ -242,13 +246,15 @@ pub fn echo(
     icmp(source, destination, [kind, 0], [high, low, 0, 1], payload)
 }
 
-/// An ICMP or ICMPv6 error of the family, without its IP header: `port unreachable` about `quoted`.
+/// Builds an ICMP or ICMPv6 error of the family, without IP header: `port unreachable` about
+/// `quoted`.
 pub fn unreachable(source: IpAddr, destination: IpAddr, quoted: &[u8]) -> (u8, Vec<u8>) {
     let kind = if source.is_ipv4() { [3, 3] } else { [1, 4] };
     icmp(source, destination, kind, [0; 4], quoted)
 }
 
-/// An ICMP or ICMPv6 message of a type and code, without its IP header, and its protocol number.
+/// Builds an ICMP or ICMPv6 message of a type and code, without IP header. Returns its protocol
+/// number too.
 pub fn icmp(
     source: IpAddr,
     destination: IpAddr,
@@ -268,7 +274,7 @@ pub fn icmp(
     (protocol, message)
 }
 
-/// Source and destination of an IP packet.
+/// Returns source and destination of an IP packet.
 pub fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
     let v4 = |at: usize| Some(IpAddr::from(<[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?));
     let v6 = |at: usize| Some(IpAddr::from(<[u8; 16]>::try_from(packet.get(at..at + 16)?).ok()?));
@@ -279,7 +285,7 @@ pub fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
     }
 }
 
-/// What every packet carries behind its headers, fragment header included.
+/// Returns a packet's content after its headers, including the fragment header.
 pub fn payload(packet: &[u8]) -> &[u8] {
     let offset = match (packet.first().map_or(0, |byte| byte >> 4), packet.get(6)) {
         (4, _) => 20,
@@ -313,7 +319,7 @@ fn checksum(bytes: &[u8], start: u32) -> [u8; 2] {
     (!(sum as u16)).to_be_bytes()
 }
 
-/// The checksum of SCTP (RFC 9260, appendix A), bit by bit.
+/// Computes the checksum of SCTP (RFC 9260, appendix A), bit by bit.
 fn crc32c(bytes: &[u8]) -> u32 {
     let mut sum = u32::MAX;
     for byte in bytes {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A case of the corpus, played with real packets: objects in steps, and after each step who reaches whom, by address.
+//! Plays a case of the corpus with real packets: objects in steps, and after each step who reaches
+//! whom, by address.
 
 pub mod by_service;
 pub mod case;
@@ -30,18 +31,18 @@ pub struct Scenario {
     pub name: String,
     /// Address plan of the node under test.
     pub plan: Plan,
-    /// Addresses that the outside carries: everything that is neither a pod of the node nor the node.
+    /// Addresses of the outside: everything that is neither the node nor its pods.
     pub externals: Vec<IpAddr>,
     /// What happens, in order.
     pub steps: Vec<Step>,
 }
 
-/// The objects of one moment, all of them, and what must be true then.
+/// All objects of one moment, and what must be true then.
 #[derive(Debug, Clone)]
 pub struct Step {
     /// Manifests, as one multi-document YAML.
     pub manifests: String,
-    /// Pods of the node with a network of their own: `namespace/name` and addresses.
+    /// The node's pods with a network of their own: `namespace/name` and addresses.
     pub pods: BTreeMap<String, Vec<IpAddr>>,
     /// Who must reach whom.
     pub expectations: Vec<Expectation>,
@@ -51,20 +52,20 @@ pub struct Step {
     pub snapshot: Snapshot,
 }
 
-/// One connection and its verdict.
+/// A connection and its verdict.
 #[derive(Debug, Clone)]
 pub struct Expectation {
-    /// Source address: of a pod, the node, or the outside.
+    /// Source address: a pod's, the node's or the outside's.
     pub source: IpAddr,
     /// Destination address.
     pub destination: IpAddr,
     /// Protocol and port.
     pub service: Service,
-    /// Whether it must pass.
+    /// True if it must pass.
     pub allowed: bool,
 }
 
-/// Plays a case with the agent, and gives what was not as expected, in words.
+/// Plays a case with the agent, and describes what was not as expected.
 ///
 /// # Errors
 /// If the case cannot be played.
@@ -149,7 +150,8 @@ pub fn play(scenario: &Scenario) -> Result<Vec<String>> {
     Ok(wrong)
 }
 
-/// kube-proxy on the node, whose bridge hands frames between pods to it, as kubeadm sets it up.
+/// Makes kube-proxy on the node. The bridge hands frames between pods to netfilter, as kubeadm sets
+/// it up.
 fn proxy(node: &Node) -> Result<Proxy> {
     node.netns().sysctl(&[
         ("net/bridge/bridge-nf-call-iptables", "1"),
@@ -158,7 +160,7 @@ fn proxy(node: &Node) -> Result<Proxy> {
     Proxy::install(Mode::Iptables, node, false)
 }
 
-/// Removes pods that are no more, or have other addresses, and makes those that are new.
+/// Removes pods that are gone or have other addresses, and makes new ones.
 fn change_pods(
     node: &mut Node,
     wanted: &BTreeMap<String, Vec<IpAddr>>,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Properties over seeds: those that once failed, then random ones. `NETPOL_CASES` scales their number.
+//! Checks properties on seeds: first those that once failed, then random ones. `NETPOL_CASES`
+//! scales their number.
 
 use std::{fs, path::Path};
 
@@ -8,10 +9,11 @@ use proptest::{
     test_runner::{TestCaseError, TestRunner},
 };
 
-/// Runs a property on the seeds of `regressions/SUITE.txt`, then on one random seed for each `share` cases.
+/// Checks a property on the seeds of `regressions/SUITE.txt`, then on one random seed for each
+/// `share` cases.
 ///
 /// # Panics
-/// If it does not hold. The message names the seed, which belongs into that file then.
+/// If it does not hold. The message names the seed, which then belongs into that file.
 pub fn hold(suite: &str, share: u32, test: impl Fn(u64) -> Result<(), TestCaseError>) {
     let test = |seed| {
         let named = |failure| match failure {
@@ -37,7 +39,7 @@ pub fn hold(suite: &str, share: u32, test: impl Fn(u64) -> Result<(), TestCaseEr
     }
 }
 
-/// One seed a line, with a remark behind `#`.
+/// Parses one seed per line, with a remark after `#`.
 fn regressions(suite: &str) -> Vec<u64> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("regressions")

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Probe servers: each answers a request of [`NONCE`] bytes with the same bytes and its own name, so that a probe knows that the
-//! right pod answered. TCP connections stay open for more requests.
+//! Probe servers: each answers a request of [`NONCE`] bytes with the same bytes and its own name,
+//! so that a probe knows that the right pod answered. TCP connections stay open for more requests.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
@@ -23,7 +23,7 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Ready for [`Servers::add`].
+    /// Makes servers for [`Servers::add`].
     ///
     /// # Errors
     /// If no threads can be started.
@@ -39,7 +39,8 @@ impl Servers {
         })
     }
 
-    /// Listens on every address of the site, for every service; the kernel itself answers echo requests.
+    /// Listens on every address of the site, for every service. The kernel itself answers echo
+    /// requests.
     ///
     /// # Errors
     /// If an address or port cannot be bound.
@@ -69,7 +70,7 @@ impl Drop for Servers {
     }
 }
 
-/// What a server called `name` answers to `nonce`.
+/// Returns the answer of server `name` to `nonce`.
 pub fn answer(nonce: &[u8], name: &str) -> Vec<u8> {
     let name = &name.as_bytes()[..name.len().min(255)];
     let length = u8::try_from(name.len()).unwrap_or(u8::MAX);
@@ -125,7 +126,7 @@ async fn answer_datagrams(socket: tokio::net::UdpSocket, name: String) {
     let mut nonce = [0; NONCE];
     loop {
         if let Ok((NONCE, peer)) = socket.recv_from(&mut nonce).await {
-            // A refused answer shows at the prober as silence.
+            // The prober sees a refused answer as silence.
             let _ = socket.send_to(&answer(&nonce, &name), peer).await;
         }
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Services and their EndpointSlices as manifests: what users, and the controllers of a cluster, would write.
+//! Services and their EndpointSlices as manifests, as users and a cluster's controllers write them.
 
 use std::{
     collections::BTreeMap,
@@ -8,14 +8,14 @@ use std::{
 
 use serde_json::{Value, json};
 
-/// All ClusterIPs, IPv4 and IPv6: the API server's `--service-cluster-ip-range`.
+/// Networks of all ClusterIPs, IPv4 and IPv6: the API server's `--service-cluster-ip-range`.
 pub const SERVICE_NETWORKS: [&str; 2] = ["10.96.0.0/12", "fd00:10:96::/112"];
 /// TCP port on the virtual addresses. No pod listens on it.
 pub const TCP_PORT: u16 = 80;
 /// UDP port on the virtual addresses. No pod listens on it.
 pub const UDP_PORT: u16 = 53;
 
-/// A way to a Service.
+/// A kind of address of a Service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Frontend {
     /// `spec.clusterIPs`.
@@ -27,16 +27,16 @@ pub enum Frontend {
 }
 
 impl Frontend {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 3] = [Self::ClusterIp, Self::ExternalIp, Self::LoadBalancerIp];
 }
 
-/// Where an endpoint is in its life.
+/// State of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {
     /// Takes traffic.
     Ready,
-    /// Goes away, but still answers.
+    /// Terminates, but still answers.
     Terminating,
     /// Does not answer.
     Unready,
@@ -51,29 +51,31 @@ pub struct Backend {
     pub tcp: u16,
     /// Its UDP port.
     pub udp: u16,
-    /// Whether it takes traffic.
+    /// State.
     pub readiness: Readiness,
 }
 
-/// A Service of namespace `shop` with a TCP and a UDP port and every kind of frontend, both families.
+/// A Service in namespace `shop` with a TCP and a UDP port and every kind of frontend, in both
+/// families.
 #[derive(Debug, Clone)]
 pub struct Service {
     /// Its name.
     pub name: String,
-    /// Its number: the last part of its addresses and of its node ports.
+    /// Its number: the last part of its addresses and node ports.
     pub number: u8,
-    /// `clusterIP: None`: no virtual address at all.
+    /// `clusterIP: None`: no virtual address.
     pub headless: bool,
-    /// `targetPort` of its TCP port is a name, which the backends give different numbers.
+    /// True if its TCP port has a named `targetPort`, which means a different number in each
+    /// backend.
     pub named_target: bool,
     /// Its backends.
     pub backends: Vec<Backend>,
-    /// Endpoints that a slice holds at most.
+    /// Maximum number of endpoints in a slice.
     pub slice_size: usize,
 }
 
 impl Service {
-    /// The virtual addresses of one kind, IPv4 and IPv6.
+    /// Returns the virtual addresses of one kind, IPv4 and IPv6.
     pub fn addresses(&self, frontend: Frontend) -> [IpAddr; 2] {
         let number = u16::from(self.number);
         let (v4, v6) = match frontend {
@@ -87,13 +89,13 @@ impl Service {
         ]
     }
 
-    /// Its node ports, TCP and UDP.
+    /// Returns its node ports, TCP and UDP.
     pub fn node_ports(&self) -> (u16, u16) {
         let number = u16::from(self.number);
         (30000 + number, 31000 + number)
     }
 
-    /// The Service and its slices. JSON is YAML.
+    /// Returns the Service and its slices. JSON is YAML.
     pub fn manifests(&self) -> Vec<Value> {
         let mut objects = vec![self.service()];
         let mut groups: BTreeMap<_, Vec<(&Backend, IpAddr)>> = BTreeMap::new();

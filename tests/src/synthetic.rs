@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Clusters of any size by a seed, for measuring: namespaces of teams, ReplicaSets and StatefulSets with labels like those that people use,
-//! policies of the usual kinds, and single-object changes.
+//! Makes clusters of any size from a seed, for measurements: namespaces of teams, ReplicaSets and
+//! StatefulSets with typical labels, policies of the usual kinds, and single-object changes.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -11,12 +11,12 @@ use netpol_agent::model::*;
 
 use crate::random::Random;
 
-/// How large a cluster is.
+/// Size of a cluster.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     /// Pods of the cluster.
     pub pods: usize,
-    /// Of them, those of the node [`NODE`].
+    /// Pods of node [`NODE`], included in `pods`.
     pub local: usize,
     /// NetworkPolicies.
     pub policies: usize,
@@ -24,7 +24,7 @@ pub struct Size {
     pub namespaces: usize,
 }
 
-/// The node that is measured.
+/// The measured node.
 pub const NODE: &str = "node-0";
 const TEAMS: usize = 25;
 const APPS: usize = 12;
@@ -53,7 +53,8 @@ fn namespace(index: usize, tier: usize) -> Namespace {
     }
 }
 
-/// The pod of that number: every sixth is of a StatefulSet and carries its own name as a label.
+/// Returns pod number `index`: every sixth belongs to a StatefulSet, and has its own name as a
+/// label.
 pub fn pod(random: &mut Random, size: &Size, index: usize) -> Pod {
     let namespace = word("ns", index % size.namespaces);
     let app = random.below(APPS);
@@ -161,7 +162,7 @@ fn rule(random: &mut Random) -> Rule {
     }
 }
 
-/// A policy of a namespace: one in ten is a default deny, the others are of an app.
+/// Returns a policy of a namespace: one in ten is a default deny, the others are for an app.
 pub fn policy(random: &mut Random, size: &Size, index: usize) -> NetworkPolicy {
     let deny = random.below(10) == 0;
     let egress = random.below(3) == 0;
@@ -190,7 +191,7 @@ pub fn policy(random: &mut Random, size: &Size, index: usize) -> NetworkPolicy {
     }
 }
 
-/// A cluster.
+/// Returns a cluster.
 pub fn cluster(random: &mut Random, size: &Size) -> Snapshot {
     let mut snapshot = Snapshot {
         revision: 1,
@@ -211,7 +212,7 @@ pub fn cluster(random: &mut Random, size: &Size) -> Snapshot {
     snapshot
 }
 
-/// The kinds of changes.
+/// All kinds of changes.
 pub const CHANGES: [&str; 7] = [
     "policy added",
     "policy changed",
@@ -222,7 +223,7 @@ pub const CHANGES: [&str; 7] = [
     "namespace relabelled",
 ];
 
-/// Makes one change of a kind; half of those of policies and pods are of the node's own namespaces.
+/// Makes a change of a kind; half of those to policies and pods concern the node's own namespaces.
 pub fn change(random: &mut Random, size: &Size, snapshot: &mut Snapshot, kind: &str, nth: usize) {
     snapshot.revision += 1;
     let space = if random.below(2) == 0 {

@@ -19,7 +19,8 @@ use netpol_common::{
         Address, Counter, Counters, Direction, DropReason, Endpoint, Flow, FlowKey, Fragment, FragmentKey,
         Identity, Lifetimes, POLICY_DENY, POLICY_NONE, PolicyMatch, PolicyValue,
     },
-    decide::{Drop, FlowEntry, Opener, Place, Tables, Verdict, decide},
+    checksum::{self, PartialChecksum},
+    decide::{Buffer, Drop, FlowEntry, Flows, Lookups, Opener, Place, Verdict, decide},
     parse::{Packet, parse},
 };
 
@@ -161,25 +162,17 @@ impl Mirror {
     fn decide(&self, place: Place, frame: &[u8]) -> Option<Drop> {
         let (mut packet, mut quoted) = (Packet::default(), Packet::default());
         let parsed = parse(&Bytes(frame), &mut packet, &mut quoted);
-        let endpoint = self.endpoint(place.ifindex);
+        let parsed = checksum::check(parsed, &mut packet, PartialChecksum::NONE);
+        let mut endpoint = Endpoint::CLOSED;
+        let known = self.endpoint(place.ifindex, &mut endpoint);
         match decide(self, &endpoint, place, parsed, &mut packet, &quoted) {
             Verdict::Forward => None,
-            Verdict::Drop(drop) if !self.is_endpoint(place.ifindex) => Some(Drop {
+            Verdict::Drop(drop) if !known => Some(Drop {
                 reason: DropReason::NoEndpoint,
                 ..drop
             }),
             Verdict::Drop(drop) => Some(drop),
         }
-    }
-
-    /// The endpoint of an interface; without, it is one that is closed.
-    fn endpoint(&self, ifindex: u32) -> Endpoint {
-        let known = self.state.endpoints.get(&ifindex).copied();
-        known.unwrap_or(Endpoint {
-            ingress_policy: POLICY_DENY,
-            egress_policy: POLICY_DENY,
-            ..Endpoint::default()
-        })
     }
 }
 
@@ -209,91 +202,15 @@ fn begins(bits: u32, one: &Address, other: &Address) -> bool {
     difference.leading_zeros() >= bits
 }
 
-impl Tables for Mirror {
-    type FlowEntry = Entry;
-
-    fn now(&self) -> u64 {
-        NOW
-    }
-
-    fn length(&self) -> u32 {
-        self.length.get()
-    }
-
-    fn epoch(&self) -> u32 {
-        self.state.config.epoch
-    }
-
-    fn lifetimes(&self) -> &Lifetimes {
-        &self.state.config.lifetimes
-    }
-
-    fn identity(&self, address: &Address) -> Identity {
-        let mut covering = self.prefixes.iter();
-        let longest = covering.find(|(bits, prefix, _)| begins(*bits, prefix, address));
-        longest.map(|(.., identity)| *identity).unwrap_or_default()
-    }
-
-    fn frontend(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
-        let found = self.state.frontends.iter().find(|(frontend, _)| {
-            mapped(frontend.address) == *address
-                && frontend.protocol == protocol
-                && frontend.port == u16::from_be_bytes(port)
-        });
-        found.map_or(0, |(_, identity)| identity.identity)
-    }
-
-    fn node_port(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
-        self.frontend(&address.any(), protocol, port)
-    }
-
-    fn local_pod(&self, address: &Address) -> u32 {
-        let pods = &self.state.local_pods;
-        let found = pods.iter().find(|(of, _)| mapped(**of) == *address);
-        found.map_or(0, |(_, ifindex)| *ifindex)
-    }
-
-    fn sender(&self, bridge: u32, number: u16) -> u32 {
-        let found = self.state.senders.get(&(bridge, number.into()));
-        found.copied().unwrap_or_default()
-    }
-
-    fn forwards(&self, ifindex: u32, address: &Address) -> bool {
-        let ranges = self.state.forwards.range((ifindex, IpNet::default())..);
-        let mut own = ranges.take_while(|(of, _)| *of == ifindex);
-        own.any(|(_, range)| {
-            let (bits, network) = bits(*range);
-            begins(bits, &network, address)
-        })
-    }
-
-    fn guarded(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool {
-        self.state.guarded.keys().any(|guarded| {
-            mapped(guarded.address) == *backend
-                && guarded.protocol == protocol
-                && guarded.port == u16::from_be_bytes(port)
-        })
+impl Lookups for Mirror {
+    fn endpoint(&self, ifindex: u32, into: &mut Endpoint) -> bool {
+        let found = self.state.endpoints.get(&ifindex).copied();
+        *into = found.unwrap_or(Endpoint::CLOSED);
+        found.is_some()
     }
 
     fn is_endpoint(&self, ifindex: u32) -> bool {
         self.state.endpoints.contains_key(&ifindex)
-    }
-
-    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
-        self.fragments.borrow().get(key).copied()
-    }
-
-    fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
-        self.fragments.borrow_mut().insert(*key, *fragment);
-    }
-
-    /// The kernel gives the packet of a run on a single frame one.
-    fn has_socket(&self) -> bool {
-        true
-    }
-
-    fn put_tag(&self, tag: u16) {
-        self.tag.set(tag);
     }
 
     fn egress_policy(&self, ifindex: u32) -> u32 {
@@ -318,15 +235,73 @@ impl Tables for Mirror {
             .map(|(_, value)| *value)
     }
 
-    fn flow(&self, key: &FlowKey) -> Option<Self::FlowEntry> {
+    fn identity(&self, address: &Address) -> Identity {
+        let mut covering = self.prefixes.iter();
+        let longest = covering.find(|(bits, prefix, _)| begins(*bits, prefix, address));
+        longest.map(|(.., identity)| *identity).unwrap_or_default()
+    }
+
+    fn frontend(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
+        let found = self.state.frontends.iter().find(|(frontend, _)| {
+            mapped(frontend.address) == *address
+                && frontend.protocol == protocol
+                && frontend.port == u16::from_be_bytes(port)
+        });
+        found.map_or(0, |(_, identity)| identity.identity)
+    }
+
+    fn node_port(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
+        self.frontend(&address.any(), protocol, port)
+    }
+
+    fn is_restricted(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool {
+        self.state.guarded.keys().any(|guarded| {
+            mapped(guarded.address) == *backend
+                && guarded.protocol == protocol
+                && guarded.port == u16::from_be_bytes(port)
+        })
+    }
+
+    fn sender(&self, bridge: u32, number: u16) -> u32 {
+        let found = self.state.senders.get(&(bridge, number.into()));
+        found.copied().unwrap_or_default()
+    }
+
+    fn local_pod(&self, address: &Address) -> u32 {
+        let pods = &self.state.local_pods;
+        let found = pods.iter().find(|(of, _)| mapped(**of) == *address);
+        found.map_or(0, |(_, ifindex)| *ifindex)
+    }
+
+    fn forwards(&self, ifindex: u32, address: &Address) -> bool {
+        let ranges = self.state.forwards.range((ifindex, IpNet::default())..);
+        let mut own = ranges.take_while(|(of, _)| *of == ifindex);
+        own.any(|(_, range)| {
+            let (bits, network) = bits(*range);
+            begins(bits, &network, address)
+        })
+    }
+}
+
+impl Flows for Mirror {
+    type Entry = Entry;
+
+    fn now(&self) -> u64 {
+        NOW
+    }
+
+    fn lifetimes(&self) -> &Lifetimes {
+        &self.state.config.lifetimes
+    }
+
+    fn epoch(&self) -> u32 {
+        self.state.config.epoch
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<Self::Entry> {
         let found = self.flows.borrow().get(key).cloned();
         self.flow_met.set(self.flow_met.get() || found.is_some());
         found
-    }
-
-    /// In the network namespace of a run on a single frame nothing is tracked.
-    fn opener(&self, _key: &FlowKey, _own: &Address) -> Opener {
-        Opener::Unknown
     }
 
     fn insert_flow(&self, key: &FlowKey, flow: &Flow) {
@@ -334,5 +309,33 @@ impl Tables for Mirror {
         self.flows
             .borrow_mut()
             .insert(*key, Entry(Rc::new(RefCell::new(*flow))));
+    }
+
+    /// In the network namespace of a run on a single frame nothing is tracked.
+    fn opener(&self, _key: &FlowKey, _own: &Address) -> Opener {
+        Opener::Unknown
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        self.fragments.borrow_mut().insert(*key, *fragment);
+    }
+}
+
+impl Buffer for Mirror {
+    fn length(&self) -> u32 {
+        self.length.get()
+    }
+
+    /// The kernel gives the packet of a run on a single frame one.
+    fn has_socket(&self) -> bool {
+        true
+    }
+
+    fn put_tag(&self, tag: u16) {
+        self.tag.set(tag);
     }
 }

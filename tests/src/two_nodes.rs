@@ -26,27 +26,28 @@ use crate::{
 
 use objects::{PODS, SERVICES, joined};
 
-/// What the pods, the nodes and the outside answer to.
+/// Ports of the pods, the nodes and the outside.
 const PORTS: [Port; 4] = [Port::Tcp(8080), Port::Tcp(9090), Port::Udp(5353), Port::Echo];
 
 const POLICIES: &str = "policies.yaml";
 const MORE: &str = "more.yaml";
 
-/// What there is to choose about a cluster.
+/// Options of a cluster.
 #[derive(Debug, Clone, Copy)]
 pub struct World {
     /// kube-proxy's mode.
     pub mode: Mode,
     /// The network between the nodes.
     pub overlay: Overlay,
-    /// `net.bridge.bridge-nf-call-iptables`, and the same for IPv6: whether frames between pods of one node pass kube-proxy's rules.
+    /// `net.bridge.bridge-nf-call-iptables`, and the same for IPv6: if set, frames between pods of
+    /// one node pass kube-proxy's rules.
     pub bridge_netfilter: bool,
     /// kube-proxy's `--masquerade-all`.
     pub masquerade_all: bool,
 }
 
 impl World {
-    /// What kubeadm and Flannel set up.
+    /// Returns what kubeadm and Flannel set up.
     pub fn usual(mode: Mode) -> Self {
         Self {
             mode,
@@ -57,7 +58,7 @@ impl World {
     }
 }
 
-/// The cluster. The agents go first, the nodes last.
+/// The cluster. The agents are dropped first, the nodes last.
 #[derive(Debug)]
 pub struct Cluster {
     agents: Vec<Agent>,
@@ -73,7 +74,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes the nodes, pods, Services and rules; no agent yet.
+    /// Makes the nodes, pods, Services and rules, without agents.
     ///
     /// # Errors
     /// If any of it fails.
@@ -98,7 +99,8 @@ impl Cluster {
             node.netns().sysctl(&[
                 ("net/bridge/bridge-nf-call-iptables", called),
                 ("net/bridge/bridge-nf-call-ip6tables", called),
-                // kube-proxy's refusals are ICMP errors, of which the kernel sends one a second to a destination, and few at once to all.
+                // kube-proxy refuses by ICMP errors. The kernel would limit them to one a second
+                // per destination, and to few in total.
                 ("net/ipv4/icmp_ratelimit", "0"),
                 ("net/ipv4/icmp_ratemask", "0"),
                 ("net/ipv6/icmp/ratelimit", "0"),
@@ -133,7 +135,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// As [`Cluster::new`], with an agent on each node.
+    /// Like [`Cluster::new`], with an agent on each node.
     ///
     /// # Errors
     /// If any of it fails.
@@ -145,7 +147,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Replaces the backends of a Service, in kube-proxy's rules and for the agents.
+    /// Replaces the backends of a Service, for kube-proxy's rules and for the agents.
     ///
     /// # Errors
     /// If there is no such Service, or it is not applied.
@@ -156,7 +158,7 @@ impl Cluster {
         self.applied(Self::publish)
     }
 
-    /// Replaces all policies; waits until every agent has applied them.
+    /// Replaces all policies, and waits until every agent has applied them.
     ///
     /// # Errors
     /// If an agent does not.
@@ -180,7 +182,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Replaces objects beside the others; kube-proxy has no rules for them, unless `with_rules`.
+    /// Replaces the additional objects. kube-proxy has no rules for them, unless `with_rules`.
     ///
     /// # Errors
     /// If they cannot be read, or an agent does not apply them.
@@ -228,7 +230,8 @@ impl Cluster {
         self.set_policies(&[])
     }
 
-    /// Puts a filter of someone else behind ours on what a pod sends: it lets every packet pass for good, with a class of its own.
+    /// Attaches someone else's filter after ours on what a pod sends: it accepts every packet, and
+    /// sets its own class.
     ///
     /// # Errors
     /// If there is no such pod, or the kernel refuses.
@@ -249,7 +252,7 @@ impl Cluster {
         service.with_context(|| format!("no Service {name}"))
     }
 
-    /// Writes the Services and slices, and from what the agents read of them the rules.
+    /// Writes the Services and slices, and the rules for what the agents read.
     fn publish(&mut self) -> Result<()> {
         let objects: Vec<Value> = self.services.values().flat_map(Service::manifests).collect();
         self.manifests.write("services.yaml", &joined(&objects))?;
@@ -265,7 +268,7 @@ impl Cluster {
             .try_for_each(|proxy| proxy.sync(&snapshot))
     }
 
-    /// What the agents read.
+    /// Returns what the agents read.
     fn read(&self) -> Result<Snapshot> {
         let snapshot = directory::load(self.manifests.path()).context("reading the manifests")?;
         ensure!(

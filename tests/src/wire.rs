@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Frames on an interface as they are: sent and received by packet sockets (`man 7 packet`).
+//! Sends and receives raw frames on an interface, by packet sockets (`man 7 packet`).
 
 use std::{
     os::fd::{AsRawFd, OwnedFd},
@@ -22,7 +22,7 @@ use nix::{
 
 use crate::netns::NetNs;
 
-/// `struct virtio_net_hdr`, which goes before each frame of a socket that asked for it.
+/// Size of `struct virtio_net_hdr`, which precedes each frame of a socket that asked for it.
 const OFFLOAD_HEADER: usize = 10;
 const PACKET_VNET_HDR: libc::c_int = 15;
 
@@ -30,7 +30,7 @@ const PACKET_VNET_HDR: libc::c_int = 15;
 #[derive(Debug)]
 pub struct Wire {
     socket: OwnedFd,
-    /// The same with an offload header before each frame.
+    /// A socket with an offload header before each frame.
     offload: OwnedFd,
     /// The interface's address.
     pub mac: [u8; 6],
@@ -40,7 +40,7 @@ impl Wire {
     /// Opens an interface of a namespace.
     ///
     /// # Errors
-    /// There is none of that name, or no right to.
+    /// It does not exist, or permission is missing.
     pub fn open(netns: &NetNs, interface: &str) -> Result<Self> {
         netns.run(|| {
             let mut addresses = getifaddrs()?;
@@ -88,8 +88,8 @@ impl Wire {
         Ok(())
     }
 
-    /// Sends a frame of a page or more, of which no more than the Ethernet header is in the linear part of its buffer. `segment`: size of
-    /// the segments of TCP over IPv4 that it stands for, if it does.
+    /// Sends a frame of a page or more, with only the Ethernet header in the linear part of its
+    /// buffer. `segment`: size of the TCP segments over IPv4 that it is to be split into, if any.
     ///
     /// # Errors
     /// The kernel refuses it.
@@ -107,8 +107,10 @@ impl Wire {
         Ok(())
     }
 
-    /// Sends a frame whose checksum is to be made by the device that it leaves by at last: of all from byte `start`, into the two bytes that are
-    /// `offset` behind that. `segment`: size of the segments of TCP, or of the fragments of UDP, over IPv4 that it stands for, if it does.
+    /// Sends a frame with a partial checksum, which the device that finally sends it must complete:
+    /// over everything from byte `start`, stored in the two bytes at `offset` after that.
+    /// `segment`: size of the TCP segments, or UDP fragments, over IPv4 that it is to be split
+    /// into, if any.
     ///
     /// # Errors
     /// The kernel refuses it.
@@ -134,7 +136,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Waits for a frame from this MAC address; its length, a VLAN tag not counted.
+    /// Waits for a frame from this MAC address, and returns its length without a VLAN tag.
     ///
     /// # Errors
     /// None came in ten seconds.

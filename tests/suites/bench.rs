@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The benchmarks measure what they say: each packet takes the way that its figure is named for.
+//! Checks that the benchmarks measure what they claim: each packet takes the path that its figure
+//! is named for.
 
 use anyhow::Result;
 use netpol_agent::datapath::attach::Hook;
@@ -21,10 +22,11 @@ use netpol_tests::{
 
 const SUITE: &str = "benchmarks";
 
-/// The least there can be.
+/// The smallest world.
 const SMALL: Shape = Shape { peers: 10, ports: 1 };
 
-/// A measurement fails if a packet gets another verdict, or leaves other flows and events than its path does.
+/// A measurement fails if a packet gets another verdict, or leaves other flows and events, than its
+/// path does.
 #[test]
 fn every_path_is_the_one_that_it_is_named_for() -> Result<()> {
     if !privilege::can_load(SUITE) {
@@ -38,7 +40,7 @@ fn every_path_is_the_one_that_it_is_named_for() -> Result<()> {
     Ok(())
 }
 
-/// A packet of a known connection asks the flow table once, and no policy, whatever its size.
+/// A packet of a known connection looks into the flow table once, and into no policy, of any size.
 #[test]
 fn an_established_connection_asks_no_policy() -> Result<()> {
     if !privilege::can_load(SUITE) {
@@ -51,21 +53,21 @@ fn an_established_connection_asks_no_policy() -> Result<()> {
             lookups::count(&state, &path.script(world)?)
         })?;
         let of = |map| counts.get(map).copied().unwrap_or_default();
-        // Each port that is open has an entry of its own; nothing says of a closed one that it is not in a wider entry.
+        // Each open port has its own entry. A closed port is also looked up in the wider entries.
         let judged = path.isolated && path.meets != Meets::Established;
         let denied = judged && path.meets != Meets::Accept;
         let policies = (of("ports"), of("policies"));
         assert_eq!(policies, (judged.into(), denied.into()), "{path:?}: {counts:?}");
         let flows = (of("flows"), of("flows (write)"));
-        // What opens a connection asks whether there is one already: no end says alone that it
-        // begins anew (rule C4).
+        // A packet that opens a connection first looks for an existing one: neither end alone can
+        // start it anew (rule C4).
         let expected = (1, u32::from(path.meets == Meets::Accept));
         assert_eq!(flows, expected, "{path:?}: {counts:?}");
     }
     Ok(())
 }
 
-/// What is made for a size is there: the usual path in a larger world still is what it is named for.
+/// A larger world has its size: the usual path is still the one it is named for.
 #[test]
 fn a_larger_world_has_the_same_paths() -> Result<()> {
     if !privilege::can_load(SUITE) {
@@ -83,7 +85,7 @@ fn a_larger_world_has_the_same_paths() -> Result<()> {
     Ok(())
 }
 
-/// Making a world looks whether what policy closes is closed.
+/// Making a world checks that the closed port is closed.
 #[test]
 fn traffic_gets_through_where_policies_select_the_pods() -> Result<()> {
     if !privilege::can_enforce(SUITE) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The corpus of cases against the evaluator and against the compiler.
+//! Checks the corpus of cases against the evaluator and the compiler.
 
 use netpol_agent::{
     compile::{Compiled, compile},
@@ -11,8 +11,9 @@ use netpol_tests::{
     lookup,
 };
 
-/// Asks every expectation of the corpus; the answer is the verdict and why. With `enforced`, a Service that is closed as a whole must be
-/// closed: the limit that this is has to be taken back in [`Step::is_closed_as_a_whole`] when it is gone.
+/// Checks every expectation of the corpus against `answer`, which returns the verdict and its
+/// reason. With `enforced`, a Service that is closed as a whole must be closed. That is a
+/// limitation: once it is gone, adapt [`Step::is_closed_as_a_whole`].
 fn check(enforced: bool, answer: impl Fn(&Case, &Step, &Expectation) -> (bool, String)) {
     let mut wrong = Vec::new();
     for case in load_all().unwrap() {
@@ -80,7 +81,7 @@ fn compiler() {
     });
 }
 
-/// The first look, where the packet is sent to the frontend, and the second, where it is sent on to the backend.
+/// Checks the packet to the frontend, and then the translated packet to the backend.
 fn by_service(case: &Case, step: &Step, expectation: &Expectation, compiled: &[Compiled]) -> (bool, String) {
     let packet = step.packet(&case.nodes, expectation).unwrap();
     let Some(translated) = step.translated(&case.nodes, expectation).unwrap() else {

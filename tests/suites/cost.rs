@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a change costs in the agent, stage by stage, in clusters of several sizes; nothing is written to a kernel. To be run by hand:
+//! Measures the agent's cost of a change, stage by stage, in clusters of several sizes, without
+//! writing to a kernel. Run it by hand:
 //! `cargo test --release -p netpol-tests --test cost -- --ignored --nocapture`.
 
 use std::{
@@ -17,13 +18,13 @@ use netpol_tests::{
     synthetic::{CHANGES, NODE, Size, change, cluster, policy},
 };
 
-/// CPU time of this thread in milliseconds: what else runs on the machine does not count.
+/// Returns the CPU time of this thread, ms: other load on the machine does not count.
 fn cpu_ms() -> f64 {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();
     time.tv_sec() as f64 * 1e3 + time.tv_nsec() as f64 / 1e6
 }
 
-/// Milliseconds of CPU time for compiling, planning and recording, and the number of writes.
+/// CPU time for compiling, planning and recording, ms; and the number of writes.
 type Times = [f64; 4];
 
 #[derive(Default)]
@@ -132,8 +133,8 @@ fn measure(size: Size, rounds: usize) {
     }
 }
 
-/// Sizes from `NETPOL_SIZES` as `PODS/POLICIES`, or those of the table in docs/scale.md; rounds of
-/// each change from `NETPOL_ROUNDS`.
+/// Measures the sizes in `NETPOL_SIZES`, as `PODS/POLICIES`, or those of the table in
+/// docs/scale.md. `NETPOL_ROUNDS` is the number of rounds of each change.
 #[test]
 #[ignore = "a measurement: it takes minutes, and says something in a release build only"]
 fn stages() {
@@ -157,7 +158,8 @@ fn stages() {
     }
 }
 
-/// What is compiled is shared with what was compiled before, but for the prefixes of the object that changed.
+/// A compiled node shares everything with the previous one, except the prefixes of the changed
+/// object.
 #[test]
 fn one_pod_is_one_prefix_and_a_policy_elsewhere_nothing() {
     let size = Size {

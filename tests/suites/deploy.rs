@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `deploy/netpol.yaml` on a real API server: accepted whole, and it grants what the agent needs and nothing more.
+//! `deploy/netpol.yaml` on a real API server: it is accepted whole, and grants exactly what the
+//! agent needs.
 
 use netpol_tests::{
     cluster::Cluster, deploy::Deployment, privilege::can_use_api_server, probe::Outcome::Reached,
 };
 use serde_json::{Value, json};
 
-/// Every field of `written` is in `stored`, as written.
+/// Asserts that every field of `written` is in `stored`, unchanged.
 fn assert_kept(path: &str, written: &Value, stored: &Value) {
     match written {
         Value::Object(fields) => {
@@ -66,7 +67,7 @@ fn the_manifest_is_accepted_whole_and_grants_what_is_read() {
     ];
     assert_eq!(granted, read);
 
-    // What the DaemonSet's controller would make of it on a node is accepted too.
+    // The pod that the DaemonSet's controller would make is accepted too.
     let mut spec = deployment.object("DaemonSet").unwrap()["spec"]["template"]["spec"].clone();
     spec["nodeName"] = json!("node-a");
     let metadata = json!({"namespace": "kube-system", "name": "netpol-x"});

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The documents: each as long as its reader has time for, and no link that leads nowhere.
+//! Checks the documents: their sizes, and that no link is broken.
 
 use std::{
     collections::BTreeSet,
@@ -7,14 +7,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The most bytes that a document may have.
+/// Maximum size of a document, bytes.
 const SIZES: [(&str, u64); 2] = [("README.md", 8 << 10), ("ARCHITECTURE.md", 15 << 10)];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The documents at the top and in `docs`.
+/// Lists the documents at the top level and in `docs`.
 fn documents() -> Vec<PathBuf> {
     let folders = [root(), root().join("docs")];
     let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap());
@@ -26,7 +26,7 @@ fn documents() -> Vec<PathBuf> {
     found
 }
 
-/// The lines outside of blocks of code.
+/// Returns the lines outside of code blocks.
 fn prose(text: &str) -> impl Iterator<Item = &str> {
     let mut inside = false;
     text.lines().filter(move |line| {
@@ -36,7 +36,7 @@ fn prose(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The anchors of the headings, as GitHub makes them.
+/// Returns the anchors of the headings, as GitHub makes them.
 fn anchors(text: &str) -> BTreeSet<String> {
     let headings = prose(text).filter(|line| line.starts_with('#'));
     headings
@@ -50,7 +50,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The targets of the links.
+/// Returns the targets of the links.
 fn links(text: &str) -> Vec<String> {
     let parts = prose(text).flat_map(|line| line.split("](").skip(1));
     parts

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `netpol explain` and `netpol matrix` as people run them, against the corpus of cases; and a running agent that answers.
+//! Runs `netpol explain` and `netpol matrix` as people do: against the corpus of cases, and against
+//! a running agent.
 
 #[path = "explain/agent.rs"]
 mod agent;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Floods (rule C4): what is allowed goes on, what is denied stays out, and what could not be told is counted.
+//! Floods (rule C4): allowed traffic continues, denied traffic stays out, and unreported drops are
+//! counted.
 
 #[path = "floods/datagrams.rs"]
 mod datagrams;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Frames that are unusual or wrong, at the hooks of a pod that is isolated and of one that is not: single ones through the programs
-//! (`BPF_PROG_TEST_RUN`), and what a wire carries that they cannot be given so.
+//! Unusual and malformed frames at the hooks of an isolated and of a non-isolated pod. Single
+//! frames run through the programs (`BPF_PROG_TEST_RUN`); the others need a wire.
 
 #[path = "frames/checksums.rs"]
 mod checksums;

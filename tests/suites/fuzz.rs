@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Damaged frames through the real programs and their mirror in userspace. `NETPOL_CASES` is the number of frames, `NETPOL_SEED` repeats a
-//! run; with `cargo xtask test --long` it is ten million frames.
+//! Runs damaged frames through the real programs and their mirror in userspace. `NETPOL_CASES` is
+//! the number of frames; `NETPOL_SEED` repeats a run. `cargo xtask test --long` plays ten million
+//! frames.
 
 use std::{
     path::PathBuf,
@@ -26,11 +27,11 @@ use netpol_tests::{
 mod entries;
 
 const SUITE: &str = "fuzz";
-/// Of every ordinary run.
+/// Seed of every ordinary run.
 const FIXED_SEED: u64 = 1;
 const SHORT: u64 = 30_000;
 const LONG: u64 = 10_000_000;
-/// Frames of one cluster, from empty flow tables on.
+/// Frames for one cluster, starting with empty flow tables.
 const BATCH: usize = 1000;
 /// More flows than a batch can make.
 const FLOWS: u32 = 32_768;
@@ -54,7 +55,7 @@ fn runnable(steps: &[Step]) -> bool {
     steps.iter().all(|step| step.frame.len() >= shortest(&step.frame))
 }
 
-/// The least of a batch in which the two sides differ, as text.
+/// Reduces a batch in which the two sides differ, and describes it.
 fn report(pair: &mut Pair<'_>, steps: Vec<Step>, difference: &str) -> Result<String> {
     let mut error = None;
     let least = shrink(steps, |steps| {
@@ -79,7 +80,7 @@ fn report(pair: &mut Pair<'_>, steps: Vec<Step>, difference: &str) -> Result<Str
     ))
 }
 
-/// Runs as many frames, in batches, each on another cluster.
+/// Plays frames in batches, each on another cluster.
 fn run(bench: &mut Bench, seed: u64, frames: u64) -> Result<()> {
     let mut random = Random(seed);
     let corpus: Vec<Vec<u8>> = seeds::load()?.into_values().collect();
@@ -136,7 +137,7 @@ fn f2_f3_kernel_and_userspace_say_the_same_of_damaged_frames() {
     });
 }
 
-/// A mirror that is wrong in one thing is caught, and the frame that shows it is small.
+/// A mirror with a single mistake is caught, and the frame that shows it is small.
 #[test]
 fn a_difference_is_found_and_shrunk() {
     on_bench(SUITE, PODS, |bench| {
@@ -162,8 +163,8 @@ fn a_difference_is_found_and_shrunk() {
             });
             assert_eq!(least.len(), 1, "{difference}");
             assert_eq!(least[0].met.hook, Hook::ToPod);
-            // An empty frame of an unknown EtherType shows it, if it is for a group or for the
-            // pod's MAC address.
+            // An empty frame of an unknown EtherType shows it, if it is addressed to a group or to
+            // the pod's MAC address.
             let Some((to, rest)) = least[0].frame.split_at_checked(6) else {
                 bail!("an empty frame");
             };
@@ -193,7 +194,7 @@ fn the_corpus_holds_what_is_built() {
     }
 }
 
-/// Folder for the seeds of the fuzz target `frame`, if they are wanted as files.
+/// Returns the folder for the seeds of the fuzz target `frame`, if they are wanted as files.
 fn seed_folder() -> Option<PathBuf> {
     std::env::var_os("NETPOL_FUZZ_SEEDS").map(PathBuf::from)
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The harness on its own, without an agent: with nothing enforced everything reaches everything, and silence is seen as such.
+//! The harness without an agent: with nothing enforced, everything reaches everything, and silence
+//! is detected.
 
 use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 

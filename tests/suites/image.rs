@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is shipped: the agent out of the image's archive, in a container as `deploy/netpol.yaml`
-//! asks for it, on a node with pods and with a real API server. What differs from a cluster: the
-//! container is started by this test under runc, not by a kubelet; the node's folders lie below one
-//! of the test; containerd's seccomp profile is the one in `tests/container/seccomp.json`.
+//! The shipped image: the agent from the image's archive, in a container as `deploy/netpol.yaml`
+//! requests it, on a node with pods and with a real API server. Differences to a cluster: this test
+//! starts the container under runc, without a kubelet; the node's folders lie below one of the
+//! test; the seccomp profile, containerd's, is a copy in `tests/container/seccomp.json`.
 
 #[path = "image/capabilities.rs"]
 mod capabilities;

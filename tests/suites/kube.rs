@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The production path: the agent under the service account of `deploy/netpol.yaml`, with the capabilities of its DaemonSet and nothing
-//! more, follows a real API server, and the packets of pods obey. Each test names the rules that it proves.
+//! The production path: the agent follows a real API server, with the service account of
+//! `deploy/netpol.yaml` and only the capabilities of its DaemonSet, and is checked by packets
+//! between pods. Each test names the rules that it proves.
 
 use std::time::Instant;
 
@@ -25,7 +26,7 @@ fn cluster() -> Option<(Cluster, Deployment)> {
     can_use_api_server("kube").then(|| (Cluster::with_pods().unwrap(), Deployment::load().unwrap()))
 }
 
-/// An ingress policy of namespace `shop` for the pods with `app: a`.
+/// Makes an ingress policy in namespace `shop` for the pods with `app: a`.
 fn policy(ingress: &Value) -> Value {
     json!({
         "apiVersion": "networking.k8s.io/v1",
@@ -35,7 +36,7 @@ fn policy(ingress: &Value) -> Value {
     })
 }
 
-/// Takes verbs on a resource out of the ClusterRole, and waits until the server refuses them.
+/// Removes verbs on a resource from the ClusterRole, and waits until the server refuses them.
 fn forbid(cluster: &Cluster, deployment: &Deployment, verbs: &[&str], group: &str, resource: &str) {
     let mut role = deployment.object("ClusterRole").unwrap().clone();
     let mut rules = Vec::new();
@@ -60,7 +61,7 @@ fn forbid(cluster: &Cluster, deployment: &Deployment, verbs: &[&str], group: &st
     }
 }
 
-/// Applies the ClusterRole as it is in the manifest.
+/// Applies the manifest's ClusterRole.
 fn allow(cluster: &Cluster, deployment: &Deployment) {
     cluster
         .api
@@ -68,7 +69,7 @@ fn allow(cluster: &Cluster, deployment: &Deployment) {
         .unwrap();
 }
 
-/// Waits for the line that says which verb on which resource is forbidden.
+/// Waits for the log line that names the forbidden verb and resource.
 fn wait_until_forbidden(agent: &Agent, seen: usize, verb: &str, resource: &str) {
     let line = agent
         .wait_for_line(
@@ -101,13 +102,13 @@ fn b1_nothing_changes_before_the_first_complete_list_and_what_is_missing_is_name
         "networkpolicies",
     );
 
-    // Nothing enforced yet: stays open, and not ready.
+    // Nothing is enforced yet: everything stays open, and the agent is not ready.
     let mut agent = cluster.launch(&deployment).unwrap();
     wait_until_forbidden(&agent, 0, "list", "networkpolicies");
     agent.wait_for_line(0, "serving metrics and health").unwrap();
     cluster.expect("other/c", "shop/a", &Reached);
     assert_eq!((agent.revision(), cluster.health("/readyz").unwrap()), (0, 503));
-    // The others come as the server sends them.
+    // The order of the others depends on the server.
     let named = "waiting for the first complete list of objects, not there yet: NetworkPolicy\n";
     let until = Instant::now() + DEADLINE;
     while cluster.get("/readyz").unwrap().1 != named {
@@ -121,7 +122,7 @@ fn b1_nothing_changes_before_the_first_complete_list_and_what_is_missing_is_name
     cluster.expect("node", "shop/a", &Reached);
     assert_eq!(cluster.health("/readyz").unwrap(), 200);
 
-    // Enforced by an earlier run: stays enforced.
+    // What an earlier run enforced stays enforced.
     agent.kill().unwrap();
     forbid(&cluster, &deployment, &["list", "watch"], "", "pods");
     agent.relaunch().unwrap();
@@ -131,7 +132,7 @@ fn b1_nothing_changes_before_the_first_complete_list_and_what_is_missing_is_name
     cluster.expect("shop/a", "other/c", &Reached);
     assert_eq!((agent.revision(), cluster.health("/readyz").unwrap()), (0, 503));
 
-    // A list is enough to enforce; changes are not seen until the watch is allowed.
+    // A list is enough to enforce. Changes are only seen once the watch is allowed.
     agent.kill().unwrap();
     forbid(&cluster, &deployment, &["watch"], NETWORKING, "networkpolicies");
     agent.relaunch().unwrap();
@@ -143,13 +144,13 @@ fn b1_nothing_changes_before_the_first_complete_list_and_what_is_missing_is_name
     cluster.becomes("other/c", "shop/a", &Reached);
 }
 
-/// Policies of all pages of a list, the last page not a full one, isolate what they select.
+/// Policies on all pages of a list, with a partial last page, isolate what they select.
 #[test]
 fn b1_a_list_of_many_pages_is_read_to_its_end() {
     let Some((cluster, deployment)) = cluster() else {
         return;
     };
-    // The server lists by name, and the agent asks for 500 at a time.
+    // The server lists by name, and the agent requests 500 at a time.
     let isolates = |number: usize| match number {
         0 => "b",
         1233 => "a",
@@ -193,7 +194,7 @@ fn p2_p7_i7_live_labels_flip_verdicts_and_addresses_change_hands() {
     cluster.namespace("other", &json!({"team": "other"})).unwrap();
     cluster.becomes("other/c", "shop/a", &Reached);
 
-    // C3: the address goes to another pod, which is nothing to the policy.
+    // C3: the address goes to another pod, which the policy does not select.
     let addresses = cluster.node.pod("other/c").unwrap().addresses;
     cluster.remove_pod("other/c").unwrap();
     cluster
@@ -203,7 +204,7 @@ fn p2_p7_i7_live_labels_flip_verdicts_and_addresses_change_hands() {
     cluster.label("other/d", &json!({"app": "client"})).unwrap();
     cluster.becomes("other/d", "shop/a", &Reached);
 
-    // I7: whoever has the address of a finished pod is not that pod.
+    // I7: another pod with the address of a finished pod is not that pod.
     cluster.phase("other/d", "Succeeded").unwrap();
     cluster.becomes("other/d", "shop/a", &Silent);
 
@@ -242,7 +243,7 @@ fn p4_t3_an_old_server_is_told_of_and_got_along_with() {
     cluster.becomes("shop/b", "shop/a", &Silent);
     cluster.expect("other/c", "shop/a", &Reached);
 
-    // T3: of a range, the server keeps the first port; nothing else opens.
+    // T3: the server keeps only the first port of a range; nothing else opens.
     let range = json!([{"ports": [{"protocol": "TCP", "port": 8079, "endPort": 8081}]}]);
     let stored = cluster.api.merge(&policy(&range)).unwrap();
     assert!(
@@ -269,7 +270,7 @@ fn b3_losing_the_api_server_changes_no_verdict() {
     cluster.expect("other/c", "shop/a", &Silent);
     cluster.expect("shop/b", "shop/a", &Reached);
 
-    // Nor does an agent that starts meanwhile.
+    // An agent that starts meanwhile does not either.
     agent.kill().unwrap();
     agent.relaunch().unwrap();
     agent.wait_for_line(0, "cannot be watched").unwrap();
@@ -283,7 +284,7 @@ fn b3_losing_the_api_server_changes_no_verdict() {
     cluster.label("shop/b", &json!({"app": "z"})).unwrap();
     cluster.becomes("shop/b", "shop/a", &Silent);
 
-    // One that lived through it follows changes again.
+    // An agent that ran all the time follows changes again.
     let seen = agent.log_length();
     cluster.api.kill().unwrap();
     agent.wait_for_line(seen, "cannot be watched").unwrap();
@@ -293,7 +294,7 @@ fn b3_losing_the_api_server_changes_no_verdict() {
     cluster.expect("other/c", "shop/a", &Silent);
 }
 
-/// Objects as large as an API server lets in: others' policies change as if there were none.
+/// With objects as large as an API server accepts, others' policies still change as usual.
 #[test]
 fn l2_what_one_namespace_writes_costs_the_others_nothing() {
     let Some((cluster, deployment)) = cluster() else {
@@ -335,7 +336,7 @@ fn l2_what_one_namespace_writes_costs_the_others_nothing() {
             }))
             .unwrap();
     }
-    // What they select is isolated, and theirs alone.
+    // The pods that they select are isolated, and no others.
     cluster.becomes("shop/a", "other/c", &Silent);
     cluster.expect("shop/b", "shop/a", &Reached);
     cluster.api.apply(&policy(&json!([]))).unwrap();

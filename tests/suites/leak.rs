@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The leak test: a pod sends everything it can think of at two isolated pods while policies change, and what comes in at those is held
-//! against what policy allows in every version. `NETPOL_SEED` repeats a run's frames; `NETPOL_TEST_LONG` makes it a minute.
+//! The leak test: a pod sends all kinds of packets to two isolated pods while policies change. What
+//! they receive is checked against what every version of the policies allows. `NETPOL_SEED` repeats
+//! a run's frames; `NETPOL_TEST_LONG` makes it a minute.
 
 #[path = "leak/attack.rs"]
 mod attack;
@@ -34,7 +35,7 @@ use world::{ATTACKER, CLOSED, NARROW, World};
 const SHORT: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_secs(60);
 
-/// What came of an attack.
+/// Result of an attack.
 struct Outcome {
     sent: u64,
     versions: u64,
@@ -50,7 +51,7 @@ fn seed() -> u64 {
     now.map_or(0, |time| time.as_nanos() as u64)
 }
 
-/// Attacks for so long, while policies change if `churn` is set.
+/// Attacks for `time`, while policies change if `churn` is set.
 fn attack(world: &World, seed: u64, time: Duration, churn: bool) -> Outcome {
     let captures = [NARROW, CLOSED].map(|pod| {
         let judge = Arc::new(Mutex::new(world.judge(pod)));
@@ -117,7 +118,7 @@ fn a6_c1_c5_f2_f3_f4_f5_nothing_denied_reaches_the_victims_while_policies_change
             "NETPOL_SEED={seed}, {pod}: {judge}"
         );
     }
-    // What policy allows came through all the time, or nothing was tested.
+    // Allowed traffic must have arrived all the time, or nothing was tested.
     let narrow = &outcome.narrow.0;
     for kind in ["TCP", "UDP", "later fragment", "ICMP error"] {
         for family in ["IPv4", "IPv6"] {
@@ -130,7 +131,7 @@ fn a6_c1_c5_f2_f3_f4_f5_nothing_denied_reaches_the_victims_while_policies_change
     assert!(outcome.sent > 10_000 && outcome.versions > 20);
 }
 
-/// The same without an agent: each sort of frame that policy denies is seen, and called a leak.
+/// Without an agent, each kind of denied frame arrives, and is recognized as a leak.
 #[test]
 fn a_node_without_an_agent_leaks_everything() {
     if !can_enforce("leak") {

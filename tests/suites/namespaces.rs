@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Rules with real packets: the agent on a node with pods, as in production. Each test names the rules that it proves.
+//! Rules with real packets: the agent on a node with pods, as in production. Each test names the
+//! rules that it proves.
 
 #[path = "namespaces/attackers.rs"]
 mod attackers;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The embedded object: its BTF against the layouts that the agent uses, its programs and maps, and what `bpftool` shows of them once
-//! they are in the kernel.
+//! The embedded object: its BTF against the agent's layouts, its programs and maps, and what
+//! `bpftool` shows of them in the kernel.
 
 #[path = "object/btf.rs"]
 mod btf;
@@ -13,7 +13,7 @@ use btf::Btf;
 
 const SUITE: &str = "object";
 
-/// The numbers of `enum bpf_map_type` (`linux/bpf.h`), and the names that bpftool gives them.
+/// Numbers of `enum bpf_map_type` (`linux/bpf.h`), with bpftool's names.
 const HASH: (u64, &str) = (1, "hash");
 const ARRAY: (u64, &str) = (2, "array");
 const PER_CPU_ARRAY: (u64, &str) = (6, "percpu_array");
@@ -107,7 +107,7 @@ fn programs_and_maps_are_there() {
         .map(|variable| btf.at(&variable["type_id"])["name"].as_str().unwrap())
         .collect();
     names.sort_unstable();
-    // Beside those that are pinned, one that nobody but the programs sees.
+    // The pinned ones, and one that only the programs use.
     let mut expected: Vec<&str> = MAPS.iter().map(|map| map.0).chain(["scratch"]).collect();
     expected.sort_unstable();
     assert_eq!(names, expected);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Connections that were open before the pods' programs were there (rule C6), over kube-proxy's rules.
+//! Connections that are older than the pods' programs (rule C6), with kube-proxy's rules.
 
 use std::{
     net::SocketAddr,
@@ -31,13 +31,13 @@ mod upgrade;
 const SUITE: &str = "open";
 /// Names and host numbers of the pods.
 const PODS: [(&str, u16); 3] = [("shop/a", 10), ("shop/b", 11), ("other/c", 12)];
-/// What the Service's backend listens on.
+/// Port of the Service's backend.
 const BACKEND_PORT: u16 = 7000;
 const MESSAGES: usize = 20;
-/// In the line that tells of seeded flows.
+/// Part of the log line about seeded flows.
 const SEEDED: &str = "connections that were open go on";
 
-/// Pod a may open connections, and is open to none; pod b is open to all, and may open none.
+/// Pod a may open any connection and accepts none. Pod b accepts any and may open none.
 const POLICIES: &str = "\
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -64,7 +64,7 @@ struct World {
 }
 
 impl World {
-    /// `bridged`: whether frames between pods pass the node's connection tracking.
+    /// Makes the node. `bridged`: frames between pods pass the node's connection tracking.
     fn new(bridged: bool) -> Self {
         let mut node = Node::new(Plan::first("node-a")).unwrap();
         for (name, host) in PODS {
@@ -117,7 +117,7 @@ impl World {
         }
     }
 
-    /// As [`World::new`], with kube-proxy's rules and Flannel's.
+    /// Like [`World::new`], with kube-proxy's rules and Flannel's.
     fn with_rules(mode: Mode, bridged: bool) -> Self {
         let world = Self::new(bridged);
         world.write_rules(mode);
@@ -136,7 +136,7 @@ impl World {
         Agent::start(&self.node, self.manifests.path()).unwrap()
     }
 
-    /// With its programs attached in one of the two ways.
+    /// Starts the agent with this attach mode.
     fn start_attached(&self, attach: &str) -> Agent {
         let mut launch = Launch::new(self.manifests.path(), &self.node.plan().name);
         launch.arguments.extend(["--attach".into(), attach.into()]);
@@ -145,7 +145,7 @@ impl World {
         agent
     }
 
-    /// An interface of the node has so many filters of netpol's.
+    /// Asserts how many filters of netpol an interface of the node has.
     #[track_caller]
     fn filters_are(&self, interface: &str, count: usize) {
         let listed = self.node.netns().run(|| {
@@ -168,7 +168,7 @@ impl World {
         }
     }
 
-    /// A connection of each transport and family.
+    /// Opens a connection of each transport and family.
     fn open(&self, from: &str, to: &str) -> Vec<Pair> {
         let (from, to) = (self.site(from), self.site(to));
         let ways = to.addresses.iter().map(|address| Way::direct(*address));
@@ -176,7 +176,7 @@ impl World {
             .collect()
     }
 
-    /// The same through the Service's ClusterIPs, to pod b.
+    /// Does the same through the Service's ClusterIPs, to pod b.
     fn open_through_service(&self, from: &str) -> Vec<Pair> {
         let (from, to) = (self.site(from), self.site("shop/b"));
         let addresses = self.service.addresses(Frontend::ClusterIp);
@@ -193,7 +193,7 @@ impl World {
         pairs
     }
 
-    /// Connections that the policies allow, all ways.
+    /// Opens connections that the policies allow, by all paths.
     fn open_allowed(&self) -> Vec<Pair> {
         let mut pairs = self.open("shop/a", "shop/b");
         pairs.extend(self.open("shop/a", "outside"));
@@ -207,7 +207,7 @@ impl World {
         sites.map(|site| retransmissions(&site.netns).unwrap()).collect()
     }
 
-    /// No new connection is opened to pod a, and none by pod b: the policies are in force.
+    /// Asserts that the policies are active: no new connection is opened to pod a or by pod b.
     #[track_caller]
     fn is_enforced(&self) {
         for (from, to) in [("other/c", "shop/a"), ("shop/b", "other/c")] {
@@ -244,7 +244,8 @@ fn joined(objects: &[Value]) -> String {
     texts.join("\n---\n") + "\n"
 }
 
-/// All allowed connections lose nothing when the agent comes, whoever speaks next. Some have not been answered yet.
+/// No allowed connection loses a packet when the agent starts, whichever end sends next, even if it
+/// was not answered before.
 fn go_on(mode: Mode, first: End) {
     if !can_enforce(SUITE) {
         return;
@@ -284,7 +285,8 @@ fn c6_open_connections_go_on_with_the_opener() {
     go_on(Mode::Iptables, End::Opener);
 }
 
-/// What policy denies to the opener is cut for both ends, although the other may open connections.
+/// A connection that policy denies to its opener is cut at both ends, although the other end may
+/// open connections.
 #[test]
 fn c6_c2_an_open_connection_that_policy_denies_is_cut_at_its_next_packet() {
     if !can_enforce(SUITE) {
@@ -304,7 +306,7 @@ fn c6_c2_an_open_connection_that_policy_denies_is_cut_at_its_next_packet() {
     }
 }
 
-/// Programs that were removed, then attached again; and programs that stay over a restart.
+/// Programs that were removed and attached again, and programs that stay over a restart.
 #[test]
 fn c6_connections_opened_in_a_gap_go_on_and_without_a_gap_nothing_is_seeded() {
     if !can_enforce(SUITE) {
@@ -336,7 +338,8 @@ fn c6_connections_opened_in_a_gap_go_on_and_without_a_gap_nothing_is_seeded() {
     seeds_nothing(&mut agent);
 }
 
-/// What is no flow although its programs were there all the time is none after a restart.
+/// Asserts that a restart seeds no connection without a flow if the programs were there all the
+/// time.
 #[track_caller]
 fn seeds_nothing(agent: &mut Agent) {
     agent.stop().unwrap();
@@ -352,9 +355,9 @@ fn seeds_nothing(agent: &mut Agent) {
     assert!(!agent.log().contains(SEEDED), "{}", agent.log());
 }
 
-/// The connection tracking came while the connection was open, and takes its first packet, a reply,
-/// for the opener's. Neither seeds nor programs believe it, and no end's own word opens a way at
-/// pods that are isolated both ways (rule C4): a new connection is as any.
+/// Connection tracking began while the connection was open, and takes its first packet, a reply,
+/// for the opener's. Neither seeds nor programs believe that. No end alone can open it again at
+/// pods that are isolated in both directions (rule C4). New connections work as usual.
 #[test]
 fn c6_c4_a_guess_at_who_opened_a_connection_opens_nothing() {
     if !can_enforce(SUITE) {
@@ -362,7 +365,7 @@ fn c6_c4_a_guess_at_who_opened_a_connection_opens_nothing() {
     }
     let world = World::new(true);
     let mut pairs: Vec<Pair> = world.open("shop/a", "shop/b");
-    // UDP has no sign of it.
+    // For UDP there is no way to detect it.
     pairs.retain(|pair| pair.to_string().starts_with("Tcp"));
     assert_eq!(pairs.len(), 2);
     world.write_rules(Mode::Iptables);
@@ -378,7 +381,8 @@ fn c6_c4_a_guess_at_who_opened_a_connection_opens_nothing() {
     }
 }
 
-/// Without the bridge's frames in the connection tracking it says so, and goes on; what is routed is known.
+/// If connection tracking does not see the bridge's frames, the agent says so and continues. Routed
+/// connections are known.
 #[test]
 fn c6_what_is_not_tracked_is_told_once() {
     if !can_enforce(SUITE) {
@@ -395,7 +399,7 @@ fn c6_what_is_not_tracked_is_told_once() {
     world.is_enforced();
 }
 
-/// Handshakes that a denied opener began and that cannot be completed before the agent comes.
+/// Handshakes that a denied opener began, and that cannot be completed before the agent starts.
 #[test]
 fn c6_a_half_open_connection_that_policy_denies_is_not_let_in() {
     if !can_enforce(SUITE) {
@@ -430,7 +434,7 @@ fn c6_a_half_open_connection_that_policy_denies_is_not_let_in() {
             let netns = Arc::clone(&client.netns);
             std::thread::spawn(move || {
                 netns.run(|| {
-                    // SYNs go out after 1, 3 and 7 s; loading the programs takes some of these on a
+                    // SYNs go out after 1, 3 and 7 s. Loading the programs takes some of these on a
                     // busy machine.
                     let patience = Duration::from_millis(7500);
                     Ok(std::net::TcpStream::connect_timeout(&address, patience)?)
@@ -464,7 +468,8 @@ fn c6_a_half_open_connection_that_policy_denies_is_not_let_in() {
     assert!(sent(&client.netns) > before, "no segment was sent again");
 }
 
-/// The lifetimes that the agent is told are in the kernel, at once and after a restart with others; what is not told is the default.
+/// Configured lifetimes are in the kernel, at once and after a restart with others. Others have the
+/// default.
 #[test]
 fn c3_lifetimes_are_those_that_the_agent_was_told() {
     if !can_enforce(SUITE) {
@@ -489,7 +494,8 @@ fn c3_lifetimes_are_those_that_the_agent_was_told() {
     assert_eq!(held(&agent), told);
 }
 
-/// A new pod with the address of one that is gone: its own connections go on, those of the other are not its.
+/// A new pod gets the address of a removed one: its own connections continue, the other's are not
+/// its.
 #[test]
 fn c3_c6_a_reused_address_does_not_inherit_connections() {
     if !can_enforce(SUITE) {

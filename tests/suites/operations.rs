@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The agent as something that runs on a node: stopped at any moment, short of descriptors, asked
-//! by those who mean no good, or while it is busy.
+//! The agent as a service on a node: stopped at any moment, short of descriptors, asked by
+//! malicious clients, or asked while it is busy.
 
 #[path = "operations/descriptors.rs"]
 mod descriptors;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The corpus with real packets: every case is played on a node, and every connection that sockets can make is made.
+//! The corpus with real packets: plays every case on a node, and makes every connection that
+//! sockets can make.
 
 use std::{
     collections::BTreeMap,

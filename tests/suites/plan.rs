@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Plans over random clusters and random changes: every prefix of a plan is safe (rule B4), failed writes open nothing (rule L1), and what
-//! changes leave behind is what a fresh start makes. `NETPOL_CASES` scales the number of cases.
+//! Plans over random clusters and random changes: every prefix of a plan is safe (rule B4), failed
+//! writes open nothing (rule L1), and changes leave what a fresh start makes. `NETPOL_CASES` scales
+//! the number of cases.
 
 use std::{
     cell::RefCell,
@@ -13,7 +14,7 @@ use netpol_agent::{
     model::{Direction, Node, ObjectKey, Snapshot},
     sync::{Desired, Memory, Plan, State, Write, apply, plan},
 };
-use netpol_common::abi::{Endpoint, POLICY_DENY, POLICY_NONE, SENDER_UNTOLD};
+use netpol_common::abi::{Endpoint, POLICY_DENY, POLICY_NONE, SENDER_AMBIGUOUS};
 use netpol_common::tag;
 use netpol_tests::{
     kernel::{Probe, passes},
@@ -37,17 +38,17 @@ mod shared;
 const PROBES: usize = 60;
 /// The uplink.
 const DEVICE: u32 = 2;
-/// What all pods are behind.
+/// The bridge with all pods.
 const BRIDGE: u32 = 3;
 
-/// The kernel and the agent's memory of one node.
+/// The kernel's state of a node, and the agent's memory.
 struct Bench {
     node: Node,
     state: State,
     memory: Memory,
-    /// What compiles changes, if they are compiled as such.
+    /// Compiles changes incrementally, if set.
     compiler: Option<RefCell<Compiler>>,
-    /// Interfaces of which is not known yet which pod is behind.
+    /// Interfaces whose pod is not known yet.
     unknown: BTreeSet<u32>,
 }
 
@@ -96,7 +97,7 @@ impl Bench {
         assert_eq!(report.failures, []);
     }
 
-    /// All writes but one, which fails.
+    /// Applies all writes except one, which fails.
     fn apply_but_one(&mut self, plan: Plan, random: &mut Random) {
         let mut left = random.below(plan.writes.len() + 1);
         apply(plan, &mut self.state, &mut self.memory, |_| {
@@ -111,7 +112,7 @@ impl Bench {
     }
 }
 
-/// Pods keep their interface, by the number in their name.
+/// Returns a pod's interface, by the number in its name.
 fn interface(key: &ObjectKey) -> u32 {
     100 + key.name.trim_start_matches("pod-").parse::<u32>().expect("pod-N")
 }
@@ -149,8 +150,8 @@ fn probes(random: &mut Random, snapshots: [&Snapshot; 2], compiled: &Compiled) -
 
 type Change = fn(&mut Random, &Snapshot) -> Snapshot;
 
-/// Runs a property on seeds, with benches that compile each snapshot for itself, and with such that compile what changed (true), also by changes
-/// of all kinds.
+/// Checks a property on seeds: with benches that compile each snapshot separately, and with benches
+/// that compile only changes (true), also with changes of all kinds.
 fn run(share: u32, test: impl Fn(u64, bool, Change) -> Result<(), TestCaseError>) {
     seeds::hold("plan", 3 * share, |seed| {
         let named = |name| move |error| TestCaseError::fail(format!("{name}: {error}"));
@@ -160,18 +161,19 @@ fn run(share: u32, test: impl Fn(u64, bool, Change) -> Result<(), TestCaseError>
     });
 }
 
-/// A pod that policy keeps from something, and that the second look would not know or not meet. With or without Services: connections
-/// outlive those that they were opened by. After `failed` writes a device may be without its program, which is told and holds up nothing, and
-/// a number may be nobody's: what comes with it and is yet to be judged is closed
-/// then (`a5_what_is_deferred_is_closed_where_its_sender_is_not_found`).
+/// Returns a pod, isolated for egress, whose packets the post-DNAT check would not recognize or
+/// never see. Services do not matter: connections outlive those that opened them. After `failed`
+/// writes a device may lack its program, which is reported and delays nothing. A number may also be
+/// unused: packets with it that are still to be judged are then dropped
+/// (`a5_what_is_deferred_is_closed_where_its_sender_is_not_found`).
 fn unmet(state: &State, failed: bool) -> Option<u32> {
     let isolated = |policy: u32| state.policies.contains_key(&policy);
     let tells = |bridge: u32, ifindex: u32, number: u16| {
         let told = state.senders.get(&(bridge, number.into()));
-        state.senders.get(&(bridge, 0)) == Some(&SENDER_UNTOLD)
+        state.senders.get(&(bridge, 0)) == Some(&SENDER_AMBIGUOUS)
             && (told == Some(&ifindex) || failed && told.is_none())
     };
-    // By bridge 0: what the kernel does not tell the interface of.
+    // Bridge 0: the kernel does not name the interface.
     let known = |ifindex: u32, number: u16| {
         tells(BRIDGE, ifindex, number)
             && tells(0, ifindex, number)
@@ -229,7 +231,7 @@ fn b4_every_prefix_of_a_plan_for_one_change_is_before_or_after() {
     });
 }
 
-/// What a flow is held against: the number of the policy it was judged under, and the epoch.
+/// Returns what a flow is compared with: the number of the policy that judged it, and the epoch.
 fn judged_under(state: &State, probe: &Probe) -> Option<(u32, u32, u32)> {
     let endpoint = state
         .endpoints
@@ -242,8 +244,8 @@ fn judged_under(state: &State, probe: &Probe) -> Option<(u32, u32, u32)> {
     Some((endpoint.id, policy, state.config.epoch))
 }
 
-/// A flow that was allowed and no longer is must not count as judged under what is in force, also when the plan is cut off anywhere and
-/// another agent goes on from there, or when a write fails.
+/// A flow that was allowed and no longer is never counts as judged by the active policy, even if
+/// the plan is cut off anywhere and another agent continues, or if a write fails.
 #[test]
 fn c2_no_flow_outlives_the_verdict_that_let_it_in() {
     run(250, |seed, keeps, change| {
@@ -341,7 +343,8 @@ fn what_is_written_says_what_was_compiled() {
     });
 }
 
-/// Pods and policies come and go, the agent is restarted now and then: a number in the kernel is given once.
+/// Pods and policies come and go, and the agent restarts now and then: a number in the kernel is
+/// never reused.
 #[test]
 fn c3_numbers_are_never_given_twice() {
     run(1000, |seed, keeps, change| {
@@ -401,7 +404,7 @@ fn c3_numbers_are_never_given_twice() {
                 owners.clear(); // Nobody remembers the uids.
             }
             if random.below(4) == 0 {
-                // Many pods came and went: the numbers in tags begin anew.
+                // After many pods, the numbers in tags wrap around.
                 let next = &mut bench.state.config.next_endpoint;
                 *next += u32::from(tag::MAX_NUMBER) - 2;
             }
@@ -438,7 +441,7 @@ fn l1_failed_writes_open_nothing_and_are_made_good() {
                 }
                 (3, Write::PutEndpoint { .. }) => random.below(2) == 0,
                 (4, Write::Config(_)) => true,
-                // Anything, from some write on.
+                // Any write, from some point on.
                 (5, _) => {
                     left = left.saturating_sub(1);
                     left == 0

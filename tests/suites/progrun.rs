@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The real programs and maps in this kernel, packet by packet: against the corpus, and against the evaluator on random clusters.
-//! `NETPOL_CASES` is the number of packets, `NETPOL_SEED` repeats a run.
+//! The real programs and maps in this kernel, packet by packet: compared with the corpus, and with
+//! the evaluator on random clusters. `NETPOL_CASES` is the number of packets; `NETPOL_SEED` repeats
+//! a run.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,7 +42,7 @@ mod told;
 const SUITE: &str = "progrun";
 const PACKETS_A_CLUSTER: usize = 300;
 
-/// By which interface a packet came to the node; 0 where the node made it.
+/// Returns the interface by which a packet came to the node; 0 if the node made it.
 fn came_in_by(bench: &Bench, node: &Node, addresses: &BTreeMap<IpAddr, u32>, packet: &Packet) -> u32 {
     let from_pod = addresses.get(&packet.source);
     match from_pod {
@@ -51,7 +52,8 @@ fn came_in_by(bench: &Bench, node: &Node, addresses: &BTreeMap<IpAddr, u32>, pac
     }
 }
 
-/// What the two hooks of a node say to the packet that opens a connection; `None` where it passes no hook of this node.
+/// Returns the verdict of a node's two hooks on the packet that opens a connection; `None` if it
+/// passes no hook of this node.
 fn hooks(
     bench: &mut Bench,
     node: &Node,
@@ -74,7 +76,8 @@ fn hooks(
     Ok(verdicts)
 }
 
-/// By what an expectation by a Service is dropped at a node's hooks: on its way to the frontend, or to the backend.
+/// Describes where a node's hooks drop the packet of an expectation through a Service: on its way
+/// to the frontend, or to the backend.
 fn by_service(
     bench: &mut Bench,
     case: &Case,
@@ -117,7 +120,7 @@ fn by_service(
     Ok((!passes).then(|| format!("ingress at {}", node.name)))
 }
 
-/// Plays a case on each of its nodes, through all of its steps; returns what is not as expected.
+/// Plays a case on each of its nodes, through all steps. Returns what is not as expected.
 fn play(bench: &mut Bench, case: &Case, interfaces: &mut BTreeMap<ObjectKey, u32>) -> Result<Vec<String>> {
     let mut dropped: BTreeMap<(usize, usize), Vec<String>> = BTreeMap::new();
     for node in &case.nodes {
@@ -192,7 +195,7 @@ fn corpus() {
     });
 }
 
-/// Holds one hook's verdict against its side of the evaluation.
+/// Compares one hook's verdict with its side of the evaluation.
 fn compare(
     snapshot: &Snapshot,
     packet: &Packet,
@@ -211,8 +214,8 @@ fn compare(
     Ok(())
 }
 
-/// Random packets on a cluster that is enforced, at the hooks of one node.
-/// Gives the number of looks at frontends and at backends.
+/// Compares random packets at the hooks of one node with the evaluator. Returns the numbers of
+/// checks at frontends and at backends.
 fn differ(bench: &mut Bench, random: &mut Random, snapshot: &Snapshot, node: &Node) -> Result<[usize; 2]> {
     let (pods, addresses) = local_pods(snapshot, node, |key| {
         let number: usize = key.name.trim_start_matches("pod-").parse().expect("pod-N");
@@ -234,7 +237,8 @@ fn differ(bench: &mut Bench, random: &mut Random, snapshot: &Snapshot, node: &No
             continue;
         }
         let Evaluation { egress, ingress } = evaluate(snapshot, &nodes(), &packet);
-        // Where the packet is received, the policy of a pod of this node that sent it is asked again (rule A5).
+        // Where the packet is received, the egress policy of a sender on this node is checked again
+        // (rule A5).
         let received = if addresses.contains_key(&packet.source) && !egress.allowed {
             &egress
         } else {
@@ -253,7 +257,8 @@ fn differ(bench: &mut Bench, random: &mut Random, snapshot: &Snapshot, node: &No
             let more = differ_by_service(bench, snapshot, node, &compiled, &addresses, &packet)?;
             looks = [looks[0] + more[0], looks[1] + more[1]];
         }
-        // A3: what the node only forwards is judged as anyone's, even when it carries the node's address.
+        // A3: a packet that the node only forwards is judged like any other, even with the node's
+        // address.
         if let Some(&ifindex) = addresses.get(&packet.destination)
             && node.addresses.contains(&packet.source)
         {
@@ -265,7 +270,8 @@ fn differ(bench: &mut Bench, random: &mut Random, snapshot: &Snapshot, node: &No
     Ok(looks)
 }
 
-/// A packet to where a Service is reached: both looks at it, at the frontend and at each backend that is a pod of the node.
+/// Compares both checks of a packet to a Service: at the frontend, and at each backend that is a
+/// pod of the node.
 fn differ_by_service(
     bench: &mut Bench,
     snapshot: &Snapshot,
@@ -287,7 +293,7 @@ fn differ_by_service(
             .any(|endpoint| endpoint.addresses.contains(&packet.source) && endpoint.egress.is_some());
         let said = first_look(snapshot, &nodes(), packet, &backends);
         let elsewhere = chooses_elsewhere(&nodes(), node, packet);
-        // Nobody may translate it: then it goes to what has the address (rule A9).
+        // Perhaps nobody translates it: then it goes to the owner of the address (rule A9).
         let itself =
             lookup::is_virtual(compiled, packet) && evaluate(snapshot, &nodes(), packet).egress.allowed;
         let lets = |said: &&str| *said == "accept" || *said == "defer" && !elsewhere || itself;
@@ -519,7 +525,7 @@ fn f1_f2_c5_frames_that_are_no_packets() {
             for frame in neighbour(source, destination) {
                 assert!(bench.passes(direction, closed, bench.uplink(), &frame)?);
             }
-            // A pod sends with its own address, and gets what is for it.
+            // A pod sends with its own address, and receives what is for it.
             let turned = |[open, closed]: [&'static str; 2]| [closed, open];
             let (to_closed, to_open) = (unjudged(v4, v6), unjudged(turned(v4), turned(v6)));
             let frames = match direction {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Random clusters: the compiled node against the evaluator. `NETPOL_CASES` is the number of packets.
+//! Random clusters: compares the compiled node with the evaluator. `NETPOL_CASES` is the number of
+//! packets.
 
 use std::cell::Cell;
 
@@ -57,7 +58,7 @@ fn compiled_nodes_say_what_the_evaluator_says() {
     });
 }
 
-/// From one cluster to the next, on both nodes.
+/// Compiles one cluster after the other, on both nodes.
 #[test]
 fn a6_pods_forward_for_what_their_namespace_says_and_nobody_has() {
     let mut granted = 0;
@@ -110,7 +111,7 @@ fn a5_frontends_are_judged_by_all_their_backends() {
                 let Some(class) = lookup::frontend(compiled, &packet) else {
                     return Err(TestCaseError::fail(format!("{packet:?} is for a frontend")));
                 };
-                // Nobody may translate it.
+                // Perhaps nobody translates it.
                 let itself = lookup::is_virtual(compiled, &packet)
                     && evaluate(snapshot, &nodes(), &packet).egress.allowed;
                 for endpoint in compiled.endpoints.values() {
@@ -169,7 +170,7 @@ fn a5_frontends_are_judged_by_all_their_backends() {
     });
 }
 
-/// What numbers mean may only change where nobody who goes by them can tell.
+/// A number may only change its meaning if nobody who uses it can tell.
 #[test]
 fn numbers_that_stay_say_the_same() {
     seeds::hold("random", PACKETS_A_CLUSTER, |seed| {
@@ -177,7 +178,7 @@ fn numbers_that_stay_say_the_same() {
     });
 }
 
-/// The same of turns in which many policies change.
+/// The same for turns in which many policies change.
 #[test]
 fn l2_numbers_that_stay_say_the_same_when_many_peers_come_and_go_at_once() {
     let mut others = 0;
@@ -187,7 +188,7 @@ fn l2_numbers_that_stay_say_the_same_when_many_peers_come_and_go_at_once() {
     assert!(others > 200, "{others} is too few to tell");
 }
 
-/// Returns how many classes kept their numbers and match other peers.
+/// Checks the numbers of classes. Returns how many classes kept theirs and match other peers.
 fn numbers_stay(
     seed: u64,
     change: impl Fn(&mut Random, &Snapshot) -> Snapshot,
@@ -228,8 +229,8 @@ fn numbers_stay(
     Ok(others)
 }
 
-/// What a compiler makes of many changes at once does not depend on what it compiled before, and it
-/// has no more classes than one that starts with them.
+/// The result of many changes at once does not depend on what was compiled before, and has no more
+/// classes than a fresh start.
 #[test]
 fn l2_many_peers_that_come_and_go_at_once_compile_to_what_the_whole_does() {
     for seed in 0..100 {
@@ -248,7 +249,7 @@ fn l2_many_peers_that_come_and_go_at_once_compile_to_what_the_whole_does() {
     }
 }
 
-/// What a compiler makes of a change does not depend on what it compiled before.
+/// The result of a change does not depend on what was compiled before.
 #[test]
 fn changes_one_by_one_compile_to_what_the_whole_does() {
     let refused = Cell::new(0);
@@ -279,7 +280,7 @@ fn changes_one_by_one_compile_to_what_the_whole_does() {
             match random.below(12) {
                 0 => snapshot = fresh(&mut random),
                 2 => drop(snapshot.nodes.remove("node-b")),
-                // An address that pods have comes on an interface of the node, or leaves it.
+                // An address that pods have appears on an interface of the node, or disappears.
                 3 => {
                     let address = "10.244.0.8".parse().expect("an address");
                     if !node.addresses.remove(&address) {

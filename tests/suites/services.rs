@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Services on two nodes with kube-proxy's rules, real packets and an agent on each node. A test is named by the rule that it proves and
-//! by kube-proxy's mode.
+//! Services on two nodes with kube-proxy's rules, real packets and an agent on each node. A test's
+//! name says the rule that it proves and kube-proxy's mode.
 
 #[path = "services/claims.rs"]
 mod claims;
@@ -17,7 +17,7 @@ mod stale;
 #[path = "services/worlds.rs"]
 mod worlds;
 
-/// Makes a test for each mode of functions that take a cluster.
+/// Makes tests of functions that take a cluster, one for each mode.
 macro_rules! for_each_mode {
     ($($name:ident),* $(,)?) => {$(
         mod $name {

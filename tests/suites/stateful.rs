@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the datapath remembers, and who tries to fool it, with real packets: connections that are open while policies, labels and pods
-//! change, errors about them, fragments, forged sources, addresses and ports that are used again.
+//! The datapath's state and attempts to abuse it, with real packets: open connections while
+//! policies, labels and pods change, errors about them, fragments, forged sources, and reused
+//! addresses and ports.
 
 #[path = "stateful/changes.rs"]
 mod changes;

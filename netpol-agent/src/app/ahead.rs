@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Interfaces of the pod network before it is known which pod is behind them (rule B2): programs are attached as soon as such an interface
-//! shows. Attaching waits for the kernel, twice for some milliseconds; the pod's policy is then one write. Until that write, `open` lets all
-//! pass, by an endpoint that says so, and `strict` lets nothing pass but the node's traffic, by having none.
+//! Interfaces of the pod network whose pod is not known yet (rule B2). Programs are attached as
+//! soon as such an interface appears. Attaching waits for the kernel, twice for some milliseconds;
+//! the pod's policy is then a single write. Until that write, `open` lets everything pass, by a
+//! pending endpoint. `strict` lets only the node's traffic pass, by having no endpoint.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,52 +21,53 @@ use crate::{
     sync::{State, endpoint_addresses},
 };
 
-/// What a new pod's traffic gets before its policy is programmed (rule B2).
+/// Treatment of a new pod's traffic before its policy is programmed (rule B2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Startup {
-    /// It passes.
+    /// Everything passes.
     #[default]
     Open,
-    /// All but the node's is dropped.
+    /// Everything but the node's traffic is dropped.
     Strict,
 }
 
-/// An interface that got programs before its pod was known.
+/// An interface that got its programs before its pod was known.
 #[derive(Debug, Clone)]
 pub struct Waiting {
     /// When it had both.
     pub since: Instant,
-    /// What was opened before is not known: the kernel's connection tracking is still to be asked (rule C6).
+    /// True if the kernel's connection tracking must still be asked about earlier connections (rule
+    /// C6).
     pub unread: bool,
-    /// The addresses inside for which it was asked; zeros: none.
+    /// The addresses inside for which it was asked; zeros if it was not.
     pub read_for: ([u8; 4], [u8; 16]),
 }
 
-/// The interfaces that wait.
+/// The interfaces that wait for their pod.
 #[derive(Debug, Default)]
 pub struct Ahead {
-    /// What they wait as.
+    /// How they wait.
     pub startup: Startup,
-    /// What the node's pods have addresses of, as the agent was told by its arguments.
+    /// The node's pod ranges, from the agent's arguments.
     pub given: Vec<IpNet>,
-    /// As the node's object says.
+    /// The node's pod ranges, from the Node object.
     pub told: Vec<IpNet>,
     /// By interface index.
     pub waiting: BTreeMap<u32, Waiting>,
-    /// A pod of this node is on no interface, although it has had the time: it may be on one of
-    /// these.
+    /// True if a pod of this node has had no interface for too long: it may be behind one of these.
     pub astray: bool,
-    /// Left to the turns that know all pods: programs do not attach, or those of another version are there.
+    /// Interfaces left to turns that know all pods: programs do not attach, or another version's
+    /// are there.
     pub left: BTreeSet<u32>,
 }
 
 impl Ahead {
-    /// Whether interfaces wait closed.
+    /// Returns true if interfaces wait closed.
     pub fn is_strict(&self) -> bool {
         self.startup == Startup::Strict
     }
 
-    /// What the pods of this node have addresses of.
+    /// Returns the pod ranges of this node.
     pub fn cidrs(&self) -> &[IpNet] {
         if self.given.is_empty() {
             &self.told
@@ -74,14 +76,14 @@ impl Ahead {
         }
     }
 
-    /// Forgets interfaces that are gone.
+    /// Forgets removed interfaces.
     pub fn retain(&mut self, interfaces: &Interfaces) {
         self.waiting
             .retain(|ifindex, _| interfaces.pods.contains_key(ifindex));
         self.left.retain(|ifindex| interfaces.pods.contains_key(ifindex));
     }
 
-    /// The next interface of the pod network without this agent's programs and without a pod.
+    /// Finds the next interface of the pod network without this agent's programs and without a pod.
     pub fn next(&self, interfaces: &Interfaces, state: &State) -> Option<u32> {
         let mut found = interfaces.pods.iter().filter(|(ifindex, interface)| {
             !state.attached.contains(ifindex)
@@ -92,7 +94,7 @@ impl Ahead {
         found.next().map(|(ifindex, _)| *ifindex)
     }
 
-    /// Interfaces of the pod network, but those that are left to turns that know all pods.
+    /// Lists the interfaces of the pod network, except those left to turns that know all pods.
     pub fn awaited(&self, interfaces: &Interfaces) -> BTreeSet<u32> {
         let of_pods = interfaces
             .pods
@@ -101,7 +103,7 @@ impl Ahead {
         of_pods.map(|(ifindex, _)| *ifindex).collect()
     }
 
-    /// An interface waits from now on, of which nothing is known but that.
+    /// Adds an interface about which nothing else is known.
     pub fn wait(&mut self, ifindex: u32) {
         self.waiting.entry(ifindex).or_insert_with(|| Waiting {
             since: Instant::now(),
@@ -110,10 +112,10 @@ impl Ahead {
         });
     }
 
-    /// Interfaces that have programs, and are to have no endpoint. While a pod is astray these are
-    /// all that waited for as long: else a pod that hides its address from the node would be open
-    /// for its life (rule A8). What is closed already stays so until it is known whether one is
-    /// astray, also after a restart.
+    /// Lists the interfaces that have programs and must not have an endpoint. While a pod is
+    /// astray, these include every interface that has waited long enough. Otherwise a pod that
+    /// hides its address from the node would stay open for its life (rule A8). An interface that is
+    /// closed already stays closed until it is known whether a pod is astray, also after a restart.
     pub fn closed(&self, state: &State) -> BTreeSet<u32> {
         let closed = self.waiting.iter().filter(|(ifindex, waiting)| {
             let waited = waiting.since.elapsed();
@@ -126,7 +128,7 @@ impl Ahead {
         closed.map(|(ifindex, _)| *ifindex).collect()
     }
 
-    /// Since when each interface waits that lets pass what its unknown pod sends.
+    /// Returns since when each waiting interface lets its unknown pod's traffic pass.
     pub fn open<'a>(&'a self, state: &'a State) -> impl Iterator<Item = Instant> + 'a {
         let is_open = |ifindex: &u32| state.endpoints.get(ifindex).is_some_and(Endpoint::is_pending);
         let waiting = self.waiting.iter();
@@ -135,8 +137,8 @@ impl Ahead {
             .map(|(_, waiting)| waiting.since)
     }
 
-    /// Of the interfaces that wait and whose pod is known: those for whose pod the kernel's
-    /// connection tracking is still to be asked.
+    /// Lists the waiting interfaces with a known pod for which the kernel's connection tracking
+    /// must still be asked.
     pub fn unread(&self, pods: &BTreeMap<u32, ObjectKey>, compiled: &Compiled) -> BTreeSet<u32> {
         let is_unread = |(ifindex, key): (&u32, &ObjectKey)| {
             let (waiting, pod) = (self.waiting.get(ifindex)?, compiled.endpoints.get(key)?);
@@ -147,7 +149,7 @@ impl Ahead {
         pods.iter().filter_map(is_unread).collect()
     }
 
-    /// Takes those whose pod is known by now, with the time that they waited.
+    /// Removes and returns the waiting interfaces whose pod is now known.
     pub fn take_known(&mut self, state: &State) -> Vec<(u32, Waiting)> {
         let is_known = |ifindex: &u32| {
             let held = state.endpoints.get(ifindex);
@@ -159,7 +161,8 @@ impl Ahead {
     }
 }
 
-/// The endpoint of an interface that waits, with the addresses inside it, if those are plain: one of a family.
+/// Returns the endpoint with the addresses inside its interface, if there is at most one of each
+/// family.
 pub fn with_addresses(endpoint: &Endpoint, addresses: &BTreeSet<IpAddr>) -> Option<Endpoint> {
     let all: Vec<IpAddr> = addresses.iter().copied().collect();
     let ipv4 = all.iter().filter(|address| address.is_ipv4()).count();
@@ -187,13 +190,13 @@ mod tests {
         }
     }
 
-    /// Whose interface it is goes by the node's pod ranges alone.
+    /// Only the node's pod ranges decide whether an interface counts.
     #[test]
     fn b2_only_interfaces_of_the_pod_network_count() {
         let cidrs: Vec<IpNet> = ["10.244.1.0/24", "fd00:244:1::/64"]
             .map(|text| text.parse().unwrap())
             .into();
-        /// What it is, addresses of its bridge, routes to it, whether it counts.
+        /// Columns: description, addresses of its bridge, routes to it, whether it counts.
         type Row = (
             &'static str,
             &'static [&'static str],
@@ -225,8 +228,8 @@ mod tests {
         }
     }
 
-    /// What an interface has, how long it waits in seconds, whether a pod is astray: whether it is
-    /// closed in open mode.
+    /// Columns: what an interface has, how many seconds it has waited, whether a pod is astray, and
+    /// whether it is then closed in open mode.
     #[test]
     fn a8_what_nobody_is_found_behind_is_closed_while_a_pod_is_astray() {
         let now = Instant::now();

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which pod is behind which interface (rule A8): told by what the pod cannot write. A pure function of what there is and of what was
-//! bound before.
+//! Decides which pod is behind which interface (rule A8), from facts that the pod cannot forge. A
+//! pure function of the current state and of earlier bindings.
 //!
-//! In this order: the record of the runtime ([`crate::records`]); what was bound before; another interface that leads into the same
-//! network namespace; the addresses that the interface had when it was first seen, where one pod and one namespace claim each other.
-//! What is bound stays bound while the interface lives, whatever becomes of the pod and its addresses. Only by addresses a pod is not
-//! bound that is being deleted, or had an interface that is gone: its address may be the next pod's already. It is lent the interface.
+//! Sources, in order: the runtime's record ([`crate::records`]); the earlier binding; another
+//! interface that leads into the same network namespace; the addresses that were first seen on the
+//! interface, if one pod and one namespace claim each other.
+//!
+//! A binding lasts as long as the interface, whatever happens to the pod and its addresses.
+//! Addresses alone do not bind a pod that is being deleted or whose interface is gone: its address
+//! may already be the next pod's. Such a pod is only lent the interface.
 
 mod claims;
 mod locals;
@@ -36,82 +39,84 @@ pub use why::{Standing, Why};
 /// A pod of this node that has an address and a network of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LocalPod {
-    /// `metadata.uid`; empty where the source gives none.
+    /// `metadata.uid`; empty if the source gives none.
     pub uid: String,
-    /// Of the mirror of a static pod, the UID by which the runtime knows it.
+    /// For the mirror of a static pod, the UID that the runtime uses.
     pub static_uid: Option<Text>,
     /// `status.podIPs`.
     pub addresses: Vec<IpAddr>,
-    /// It is being deleted.
+    /// True if it is being deleted.
     pub terminating: bool,
 }
 
-/// What there is.
+/// The current state.
 #[derive(Debug, Clone, Copy)]
 pub struct World<'a> {
     /// The pods of this node.
     pub pods: &'a BTreeMap<ObjectKey, LocalPod>,
-    /// Its interfaces.
+    /// The interfaces of this node.
     pub interfaces: &'a Interfaces,
     /// The runtime's records.
     pub records: &'a Records,
-    /// The endpoints that the kernel holds: they tell, after a restart without bindings, which pod was behind an interface.
+    /// The endpoints that the kernel holds. After a restart without bindings, they tell which pod
+    /// was behind an interface.
     pub holds: &'a BTreeMap<u32, abi::Endpoint>,
 }
 
-/// A pod, whether it is known yet, still known, or not.
+/// A reference to a pod, which may be known already, still, or not at all.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PodRef {
     /// Namespace and name.
     pub key: ObjectKey,
-    /// UID; empty where nobody told one.
+    /// UID; empty if unknown.
     pub uid: String,
 }
 
-/// Who told that a pod is behind an interface.
+/// The source of a binding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     /// The addresses that were first seen there, or another interface into the same namespace.
     Seen,
-    /// The record of the runtime.
+    /// The runtime's record.
     Record,
 }
 
-/// What is known of an interface for its life.
+/// Facts about an interface that last for its life.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Binding {
-    /// MAC address of the interface on the node: with the index it tells it from a later one.
+    /// MAC address of the interface on the node. With the index it distinguishes the interface from
+    /// a later one.
     pub mac: Mac,
-    /// The addresses that the record tells or, without one, that were first seen behind it.
+    /// The addresses from the record or, without one, those first seen behind the interface.
     pub addresses: BTreeSet<IpAddr>,
-    /// The pod behind it, and who told so.
+    /// The pod behind it, and the source of that.
     pub pod: Option<(PodRef, Source)>,
-    /// MAC address inside the pod, that the record tells or, without one, that was first seen with
-    /// the addresses.
+    /// MAC address inside the pod, from the record or, without one, as first seen together with the
+    /// addresses.
     pub peer_mac: Option<Mac>,
-    /// The pod's link-local address, the first one seen (rule A6).
+    /// The pod's link-local address: the first one seen (rule A6).
     pub link_local: Option<Ipv6Addr>,
 }
 
-/// What is known of each interface, by its index. A pod that is known keeps that of an interface that is gone.
+/// The bindings by interface index. A known pod keeps the binding of an interface that is gone.
 pub type Bindings = BTreeMap<u32, Binding>;
 
-/// Which pod is behind which interface.
+/// The result: which pod is behind which interface.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Bound {
-    /// To be remembered.
+    /// The bindings to remember.
     pub bindings: Bindings,
-    /// The pod of each interface. One that several pods claim has the first of them here.
+    /// The pod of each interface. If several claim it, the first of them.
     pub pods: BTreeMap<u32, ObjectKey>,
-    /// What each of these interfaces is, and which pods claim it beside the first.
+    /// What each of these interfaces is, and the other pods that claim it.
     pub links: BTreeMap<u32, Link>,
-    /// How each pod stands.
+    /// The state of each pod.
     pub standing: BTreeMap<ObjectKey, Standing>,
-    /// Interfaces whose index was another's before.
+    /// Interfaces whose index belonged to another interface before.
     pub replaced: BTreeSet<u32>,
 }
 
-/// Binds, after what was bound `before`.
+/// Binds pods to interfaces, starting from the earlier bindings.
 pub fn bind(world: World<'_>, before: &Bindings) -> Bound {
     let mut bound = Bound::default();
     for (ifindex, interface) in &world.interfaces.pods {
@@ -128,7 +133,8 @@ pub fn bind(world: World<'_>, before: &Bindings) -> Bound {
             });
         if binding.addresses.is_empty() && !interface.addresses.is_empty() {
             binding.addresses.clone_from(&interface.addresses);
-            // Of the same moment: before its containers ran, a pod could not take another's.
+            // Both are from the same moment. Before its containers ran, a pod could not take
+            // another's MAC address.
             binding.peer_mac = binding.peer_mac.or(interface.peer_mac);
         }
         if let Some((pod, record)) = recorded(world, interface) {
@@ -138,7 +144,7 @@ pub fn bind(world: World<'_>, before: &Bindings) -> Bound {
                 if binding.pod.as_ref().is_some_and(other) {
                     (binding.peer_mac, binding.link_local) = (None, None);
                 }
-                // The runtime knows what its last plugin left.
+                // The record has what the last plugin left.
                 binding.peer_mac = record.mac.or(binding.peer_mac);
                 if !record.addresses.is_empty() {
                     binding.addresses.clone_from(&record.addresses);
@@ -158,7 +164,7 @@ pub fn bind(world: World<'_>, before: &Bindings) -> Bound {
     bound
 }
 
-/// What is known of interfaces that are gone, one for each pod that is still known.
+/// Returns the binding of a gone interface for each pod that is still known.
 fn departed<'a>(world: World<'a>, before: &Bindings) -> BTreeMap<&'a ObjectKey, (u32, Binding)> {
     let gone = before
         .iter()
@@ -170,7 +176,7 @@ fn departed<'a>(world: World<'a>, before: &Bindings) -> BTreeMap<&'a ObjectKey, 
     .collect()
 }
 
-/// The pod that is known under a reference.
+/// Looks up the pod of a reference.
 fn resolve<'a>(world: World<'a>, pod: &PodRef) -> Option<(&'a ObjectKey, &'a LocalPod)> {
     let (key, found) = world.pods.get_key_value(&pod.key)?;
     let uid = stored::cut(&pod.uid);
@@ -179,7 +185,8 @@ fn resolve<'a>(world: World<'a>, pod: &PodRef) -> Option<(&'a ObjectKey, &'a Loc
     same.then_some((key, found))
 }
 
-/// Whose interface it is by the newest record of it. One without a UID only counts for the pod of that name that has its addresses.
+/// Returns the pod that the newest record gives an interface. A record without a UID counts only
+/// for the pod of that name with its addresses.
 fn recorded<'a>(world: World<'a>, interface: &PodInterface) -> Option<(PodRef, &'a Record)> {
     let records = world.records.values().map(|record| &**record);
     let of_interface = records.filter(|record| record.names(&interface.name, interface.mac));
@@ -198,7 +205,8 @@ fn recorded<'a>(world: World<'a>, interface: &PodInterface) -> Option<(PodRef, &
     Some((PodRef { key, uid }, newest))
 }
 
-/// A namespace is one pod: where one of the interfaces that lead into it is bound, all are that pod's. Gives those that lead to several.
+/// Binds all interfaces into a namespace to the pod that one of them is bound to. Returns the
+/// interfaces whose namespace several pods are bound to.
 fn share_namespaces(world: World<'_>, bindings: &mut Bindings) -> Contested {
     let mut of_namespace: BTreeMap<i32, BTreeSet<PodRef>> = BTreeMap::new();
     for (ifindex, binding) in bindings.iter() {
@@ -226,8 +234,8 @@ fn share_namespaces(world: World<'_>, bindings: &mut Bindings) -> Contested {
     contested
 }
 
-/// Fixes the MAC and link-local address of what is bound. No two interfaces have one link-local
-/// address, and none has one of the node's.
+/// Settles the MAC and link-local addresses of bound interfaces. No two interfaces get the same
+/// link-local address, and none gets one of the node's.
 fn know_links(world: World<'_>, bindings: &mut Bindings) {
     let on_node = &world.interfaces.node_addresses;
     let is_free = |address: &Ipv6Addr| !on_node.contains(&IpAddr::V6(*address));
@@ -238,7 +246,8 @@ fn know_links(world: World<'_>, bindings: &mut Bindings) {
         .values()
         .filter_map(|binding| binding.link_local)
         .collect();
-    // What the kernel makes of another interface's MAC address is that one's, known or not.
+    // The link-local address that the kernel derives from an interface's MAC address belongs to
+    // that interface, known or not.
     let made = bindings.iter().filter_map(|(ifindex, binding)| {
         let seen = || world.interfaces.pods.get(ifindex)?.peer_mac;
         Some((eui64(binding.peer_mac.or_else(seen)?), *ifindex))
@@ -264,13 +273,15 @@ fn know_links(world: World<'_>, bindings: &mut Bindings) {
     }
 }
 
-/// The link-local address that the kernel makes of a MAC address (RFC 4291, appendix A).
+/// Returns the link-local address that the kernel derives from a MAC address (RFC 4291, appendix
+/// A).
 fn eui64([a, b, c, d, e, f]: Mac) -> Ipv6Addr {
     Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
 }
 
-/// The endpoint of each interface. An interface that does not have the pod's addresses while another has (a second network of the pod) is
-/// enforced under the pod's policies with the addresses that were first seen there.
+/// Builds the endpoint of each interface. An interface without the pod's addresses, beside another
+/// that has them (a second network of the pod), is enforced with the pod's policies and the
+/// addresses first seen there.
 fn endpoints(world: World<'_>, contested: &Contested, bound: &mut Bound) {
     let mut of_pod: BTreeMap<&ObjectKey, Vec<u32>> = BTreeMap::new();
     for (ifindex, binding) in &bound.bindings {
@@ -324,7 +335,7 @@ fn shares(seen: &BTreeSet<IpAddr>, addresses: &[IpAddr]) -> bool {
 }
 
 impl Bound {
-    /// Interfaces about whose pods nothing more is to be found out.
+    /// Lists the interfaces whose pods need no further search.
     pub fn settled(&self) -> BTreeSet<u32> {
         let bindings = self.bindings.iter();
         bindings
@@ -338,7 +349,7 @@ impl Bound {
             .collect()
     }
 
-    /// The link-local addresses of this node's pods (rule A9).
+    /// Returns the link-local addresses of this node's pods (rule A9).
     pub fn link_locals(&self) -> BTreeMap<ObjectKey, BTreeSet<Ipv6Addr>> {
         let mut found: BTreeMap<ObjectKey, BTreeSet<Ipv6Addr>> = BTreeMap::new();
         for (ifindex, link) in &self.links {
@@ -350,7 +361,7 @@ impl Bound {
     }
 }
 
-/// Whether the kernel holds an endpoint with exactly the addresses of a pod at an interface.
+/// Returns true if the kernel holds an endpoint with exactly the pod's addresses at an interface.
 fn held(world: World<'_>, ifindex: u32, pod: &LocalPod) -> bool {
     let held = world
         .holds

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Memory that was needed for a moment: the first lists, the first plan.
+//! Returns memory that was needed only briefly: for the first lists and the first plan.
 
-/// Writes of a turn from which on it is a large one.
+/// Number of writes that makes a turn a large one.
 pub const LARGE: usize = 10_000;
 
-/// Gives what is free back to the kernel. It takes milliseconds: for after large turns only.
+/// Returns free memory to the kernel. This takes milliseconds, so it is for large turns only.
 pub fn give_back() {
-    // SAFETY: `malloc_trim` asks nothing of its caller, and moves no memory that is in use.
+    // SAFETY: `malloc_trim` has no preconditions and moves no memory that is in use.
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::malloc_trim(0);

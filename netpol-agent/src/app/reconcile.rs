@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One turn of the loop: what is known of the cluster and of the node, compiled, planned and written.
+//! One turn of the loop: compiles what is known of the cluster and the node, plans and writes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,7 +39,7 @@ use crate::{
     sync::{self, Desired, Memory, State, Write},
 };
 
-/// What was bound, with the interfaces and the records that said so.
+/// The last binding, with the interfaces and records that it came from.
 type Told = (Arc<Interfaces>, Arc<Records>, Arc<Bound>);
 
 /// The state of the loop.
@@ -52,23 +52,23 @@ pub struct Reconciler {
     events_per_second: u32,
     lifetimes: Lifetimes,
     snapshot: Option<Arc<Snapshot>>,
-    /// When the first event came that no turn has followed.
+    /// When the first event came that no turn has handled.
     received: Option<Instant>,
     interfaces: Option<Arc<Interfaces>>,
     records: Option<Arc<Records>>,
     locals: Locals,
-    /// What was bound by these interfaces and records, and by the pods of now.
+    /// The binding for these interfaces and records, and for the current pods.
     bound: Option<Told>,
-    /// What is known of interfaces for their life.
+    /// Facts about interfaces that last for their life.
     bindings: Bindings,
     /// Local pods that are not enforced on.
     unenforced: BTreeMap<ObjectKey, Unenforced>,
-    /// The names that there are, where none of them is this node's.
+    /// The node names that exist, if this node's is not among them.
     misnamed: Option<BTreeSet<String>>,
     compiler: Compiler,
     reported: Set<Diagnostic>,
     troubles: Troubles,
-    /// Of the diagnostics, those about budgets.
+    /// The diagnostics about budgets.
     over_budget: Set<Diagnostic>,
     /// Number of diagnostics of each code.
     by_code: BTreeMap<&'static str, u64>,
@@ -80,15 +80,16 @@ pub struct Reconciler {
     progress: Progress,
 }
 
-/// What is told of a turn, beside its report.
+/// Facts about a turn, beside its report.
 struct Turn {
     /// Local pods whose interface is not known yet.
     waiting: usize,
-    /// Nothing was written but programs attached anew.
+    /// True if nothing was written except that programs were attached anew.
     routine: bool,
-    /// From the first event of the revision to its last write, if this is its first turn.
+    /// From the first event of the revision to its last write, if this is the revision's first
+    /// turn.
     delay: Option<Duration>,
-    /// Of the turn itself.
+    /// Duration of the turn itself.
     duration: Duration,
 }
 
@@ -137,7 +138,8 @@ impl Reconciler {
         }
     }
 
-    /// Takes what the source knows, while the source can publish nothing new: a moment is taken with its snapshot, or left to the next.
+    /// Takes the source's snapshot. Call it while the source can publish nothing new, so that the
+    /// time of an event stays with its snapshot.
     pub fn set_snapshot(&mut self, snapshot: Option<&Arc<Snapshot>>) {
         let received = snapshot.and_then(|_| self.progress.take(Part::Objects));
         self.received = self.received.into_iter().chain(received).min();
@@ -154,12 +156,12 @@ impl Reconciler {
         }
     }
 
-    /// Takes what the Node says that its pods have addresses of.
+    /// Takes the Node's pod ranges.
     pub fn set_pod_cidrs(&mut self, cidrs: Vec<IpNet>) {
         self.ahead.told = cidrs;
     }
 
-    /// Whether interfaces are closed until their pod is known.
+    /// Returns true if interfaces stay closed until their pod is known.
     pub fn is_strict(&self) -> bool {
         self.ahead.is_strict()
     }
@@ -172,25 +174,25 @@ impl Reconciler {
         self.datapath.set_interfaces(names.collect());
     }
 
-    /// Takes what the node's interfaces are, while they are kept from changing.
+    /// Takes the node's interfaces. Call it while they cannot change.
     pub fn set_interfaces(&mut self, interfaces: Option<Arc<Interfaces>>) {
         self.progress.take(Part::Interfaces);
         self.interfaces = interfaces.or(self.interfaces.take());
     }
 
-    /// Takes what the runtime has written of interfaces, in the same way.
+    /// Takes the runtime's records, in the same way.
     pub fn set_records(&mut self, records: Option<Arc<Records>>) {
         self.progress.take(Part::Records);
         self.records = records.or(self.records.take());
     }
 
-    /// When a pod that is not enforced on is to be told of, or an interface to be closed that it
-    /// may be behind: that may have come later.
+    /// Returns when to report a pod that is not enforced on, or to close an interface that it may
+    /// be behind: the interface may have come later.
     pub fn next_overdue(&self) -> Option<tokio::time::Instant> {
         let astray = self.unenforced.values().map(|pod| pod.since).min()?;
         let untold = self.unenforced.values().filter(|pod| !pod.overdue);
         let untold = untold.map(|pod| pod.since + GRACE);
-        // One that is late, as it could not be closed, is tried again.
+        // A late interface that could not be closed is tried again.
         let now = Instant::now();
         let closing = self.ahead.open(&self.state).map(|since| {
             let due = since.max(astray) + GRACE;
@@ -199,7 +201,8 @@ impl Reconciler {
         untold.chain(closing).min().map(tokio::time::Instant::from_std)
     }
 
-    /// Reads back what the kernel holds and runs: what differs from what was written or attached is drift, and the next turn repairs it.
+    /// Reads back what the kernel holds and runs. Anything that differs from what was written or
+    /// attached is drift, and the next turn repairs it.
     pub fn reread(&mut self) {
         let attached = self.check(self.state.attached.clone());
         let attached_devices = self.check(self.state.attached_devices.clone());
@@ -229,7 +232,7 @@ impl Reconciler {
         self.state.attached_devices = attached_devices;
     }
 
-    /// Of interfaces with programs, those where the kernel runs them as they were attached.
+    /// Keeps the interfaces where the kernel runs the programs as they were attached.
     fn check(&mut self, mut attached: BTreeSet<u32>) -> BTreeSet<u32> {
         let faults = self.datapath.faults(&attached);
         for (ifindex, fault) in &faults {
@@ -247,12 +250,12 @@ impl Reconciler {
         attached
     }
 
-    /// Whether there is a local pod whose interface is not known yet.
+    /// Returns true if a local pod's interface is not known yet.
     pub fn is_waiting(&self) -> bool {
         !self.unenforced.is_empty()
     }
 
-    /// Removes a part of the flows that are past their lifetime.
+    /// Removes expired flows in a part of the table.
     pub fn expire_flows(&mut self) {
         // The lifetimes in force are known from the first turn on.
         if self.applied.is_none() {
@@ -266,8 +269,8 @@ impl Reconciler {
         }
     }
 
-    /// Brings the kernel to what is known. Nothing changes before both the cluster and the interfaces are known (rule B1). Returns
-    /// whether all writes succeeded.
+    /// Brings the kernel to what is known. Changes nothing before both the cluster and the
+    /// interfaces are known (rule B1). Returns true if all writes succeeded.
     pub fn reconcile(&mut self) -> bool {
         let (Some(snapshot), Some(interfaces), Some(records)) = (
             self.snapshot.clone(),
@@ -289,7 +292,7 @@ impl Reconciler {
         let compiled = self.compiler.compile(&snapshot, &node);
         self.report_diagnostics(&compiled.diagnostics);
         let present = interfaces.pods.keys().copied().collect();
-        // Interfaces of pods get a pod's programs, known or not.
+        // Interfaces of the pod network get a pod's programs, whether the pod is known or not.
         let awaited = self.ahead.awaited(&interfaces);
         let devices = interfaces.devices.keys();
         let devices = devices
@@ -331,7 +334,8 @@ impl Reconciler {
         let report = sync::apply(plan, &mut self.state, &mut self.memory, |write| {
             datapath.write(write)
         });
-        // Later turns of a revision repair, or follow the interfaces: they are not its delay.
+        // Later turns of a revision repair or follow the interfaces: they do not count as its
+        // delay.
         let received = self.received.take();
         let mut delay = received.map(|received| received.elapsed());
         match self.datapath.finish() {
@@ -378,7 +382,8 @@ impl Reconciler {
         report.failures.is_empty()
     }
 
-    /// Finds out which pod is behind which interface, and remembers it in the kernel before anything is enforced by it.
+    /// Binds pods to interfaces, and stores the bindings in the kernel before anything is enforced
+    /// by them.
     fn bind(
         &mut self,
         snapshot: &Snapshot,
@@ -411,7 +416,8 @@ impl Reconciler {
         };
         let bound = bind(world, &self.bindings);
         for ifindex in &bound.replaced {
-            // What was there is another interface's: its programs went with it, and its endpoint's number with its pod.
+            // The index belongs to another interface now. The old programs went with the old
+            // interface, and its endpoint's number with its pod.
             self.state.attached.remove(ifindex);
             let nobody = (ObjectKey::new("", ""), String::new());
             self.memory.pods.insert(*ifindex, nobody);
@@ -445,7 +451,7 @@ impl Reconciler {
         bound
     }
 
-    /// Writes the lifetimes of flows, should the kernel hold others.
+    /// Writes the lifetimes of flows if the kernel holds others.
     fn settle_lifetimes(&mut self) {
         if self.state.config.lifetimes == self.lifetimes {
             return;
@@ -460,7 +466,8 @@ impl Reconciler {
         }
     }
 
-    /// Removes what earlier agents left, once all of this agent's own is in place: what cannot be replaced stays.
+    /// Removes what earlier agents left, once this agent's own state is complete. What cannot be
+    /// replaced stays.
     fn sweep(&mut self) {
         let wanted = self
             .state

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which pods of the node are enforced on, and of the others why they are not: what `netpol
-//! explain` says of them.
+//! Determines which pods of the node are enforced on, and why the others are not. `netpol explain`
+//! reports this.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,20 +11,20 @@ use crate::{
     model::{Direction, ObjectKey},
 };
 
-/// What decides how a pod stands, beside who is behind which interface.
+/// Facts about interfaces that decide a pod's state, beside its binding.
 #[derive(Debug, Clone, Copy)]
 pub struct Interfaces<'a> {
-    /// Those whose policy could not be written.
+    /// Interfaces whose policy could not be written.
     pub held_back: &'a BTreeSet<u32>,
-    /// Those with programs.
+    /// Interfaces with programs.
     pub attached: &'a BTreeSet<u32>,
-    /// Those that programs do not attach to, and why.
+    /// Interfaces where attaching failed, with the reason.
     pub unattached: &'a BTreeMap<u32, String>,
-    /// Some are closed until their pod is known.
+    /// True if some interfaces are closed until their pod is known.
     pub some_closed: bool,
 }
 
-/// How every pod of the node stands that has an address and a network of its own.
+/// Returns the state of every pod of the node that has an address and a network of its own.
 pub fn standings(
     bound: &BTreeMap<ObjectKey, bind::Standing>,
     interfaces: Interfaces<'_>,
@@ -32,7 +32,7 @@ pub fn standings(
     let standing = |of: &bind::Standing| match of {
         bind::Standing::Bound(behind) => bound_at(behind, interfaces),
         bind::Standing::Not(why) => match why {
-            // A closed interface may be its own.
+            // A closed interface may be the pod's own.
             Why::NoInterface | Why::NoVeth { .. } if !interfaces.some_closed => {
                 Standing::Open(why.to_string())
             }
@@ -45,7 +45,8 @@ pub fn standings(
         .collect()
 }
 
-/// The pods that are closed in a direction, as their policies come to too much (rule L2).
+/// Returns the pods that are closed in a direction because their policies are over budget (rule
+/// L2).
 pub fn over_budget(compiled: &Compiled) -> BTreeMap<ObjectKey, BTreeSet<Direction>> {
     let closed = compiled.endpoints.iter().map(|(key, endpoint)| {
         let sides = [
@@ -60,7 +61,7 @@ pub fn over_budget(compiled: &Compiled) -> BTreeMap<ObjectKey, BTreeSet<Directio
         .collect()
 }
 
-/// How a pod stands that is behind these interfaces.
+/// Returns the state of a pod behind these interfaces.
 fn bound_at(behind: &BTreeSet<u32>, interfaces: Interfaces<'_>) -> Standing {
     let unattached = behind
         .iter()
@@ -83,7 +84,7 @@ fn bound_at(behind: &BTreeSet<u32>, interfaces: Interfaces<'_>) -> Standing {
 mod tests {
     use super::*;
 
-    /// Only what is attached and written to is enforced on; what is not known is not said to be
+    /// Only an attached and written interface counts as enforced. An unknown one does not count as
     /// open.
     #[test]
     fn a8_a_pod_is_enforced_on_where_its_interface_has_programs_and_policies() {
@@ -98,7 +99,7 @@ mod tests {
         let seven = BTreeSet::from([7]);
         let refused = BTreeMap::from([(7, "no such device".to_owned())]);
         let fine = BTreeMap::new();
-        // How it is bound; held back, attached, refused, some are closed; how it stands.
+        // Columns: binding; held back, attached, refused, whether some are closed; the pod's state.
         let table = [
             (&at, &none, &seven, &fine, false, "enforced"),
             (&at, &none, &none, &fine, false, "unknown"),

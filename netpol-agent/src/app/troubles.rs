@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is wrong, in few lines (rule L2): one for an object and turn, one for a kind of write that
-//! fails, and none for what was told before.
+//! Logs problems in few lines (rule L2): one for each object and turn, one for each kind of failed
+//! write, and none for what was logged before.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ const OBJECTS: usize = 100;
 /// Interfaces that are named in one line.
 const INTERFACES: usize = 10;
 
-/// What was told of failed writes.
+/// What was logged about failed writes.
 #[derive(Debug, Default)]
 pub struct Troubles {
     failures: Vec<Failure>,
@@ -24,8 +24,7 @@ pub struct Troubles {
 }
 
 impl Troubles {
-    /// Tells of writes that failed and of who was held back, where it is other than after the turn
-    /// before.
+    /// Logs failed writes and held-back interfaces, if they differ from the turn before.
     pub fn tell<'a>(&mut self, report: &Report, name: impl Fn(u32) -> Option<&'a str>) {
         let revision = report.revision;
         for failure in &report.failures {
@@ -60,7 +59,7 @@ impl Troubles {
     }
 }
 
-/// Tells of what is newly wrong with objects.
+/// Logs new problems of objects.
 pub fn tell_diagnostics(new: BTreeSet<&Diagnostic>) {
     let mut objects: BTreeMap<&str, Vec<&Diagnostic>> = BTreeMap::new();
     for diagnostic in new {

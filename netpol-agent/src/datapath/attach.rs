@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The two programs on each pod's host-side veth, and the one on the devices by which packets leave the node: attached so that they outlive the agent, and taken over by the next one in place,
-//! without a moment in which a packet meets none (rule B3).
+//! Attaches two programs to each pod's host-side veth, and one to each device by which packets
+//! leave the node. The programs outlive the agent. The next agent replaces them in place, without a
+//! moment in which a packet meets none (rule B3).
 //!
-//! With TCX the links are pinned as `FOLDER/<ifindex>-from_pod`, `FOLDER/<ifindex>-to_pod` and `FOLDER/<ifindex>-to_network`. Where the kernel has no TCX they are
-//! filters of the `clsact` qdisc with a fixed priority and handle; a folder entry `<ifindex>-filters` then says that they are of the
-//! version whose folder it is, and `<ifindex>-clsact` that the qdisc is ours too. Both run before the programs of others, and let those run on whatever they do not drop.
+//! TCX links are pinned as `FOLDER/<ifindex>-from_pod`, `FOLDER/<ifindex>-to_pod` and
+//! `FOLDER/<ifindex>-to_network`. On a kernel without TCX, the programs are filters of the `clsact`
+//! qdisc with a fixed priority and handle. Then a folder entry `<ifindex>-filters` says that the
+//! filters are of the folder's version, and `<ifindex>-clsact` that the qdisc is ours too. Either
+//! way our programs run before others' programs, and let those run on everything that they do not
+//! drop.
 
 mod clsact;
 mod error;
@@ -33,7 +37,7 @@ use self::{
     pins::{ignore_missing, pin, remove_pin, unpin},
 };
 
-/// How programs are attached, as asked for.
+/// How to attach programs, as requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Mode {
     /// TCX where the kernel has it (Linux 6.6), else clsact.
@@ -45,7 +49,7 @@ pub enum Mode {
     Clsact,
 }
 
-/// How programs are attached, as found out.
+/// How programs are attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mechanism {
     /// TCX links.
@@ -72,14 +76,14 @@ impl Mechanism {
     }
 }
 
-/// What is wrong at a hook that should have our program, by what the kernel runs there.
+/// What is wrong at a hook that should have our program, according to the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// It does not run.
+    /// Our program does not run.
     Absent,
-    /// Another one runs before, and what that passes for good is not judged.
+    /// Another program runs first, and packets that it accepts are not judged.
     NotFirst,
-    /// It runs, and would end with the agent.
+    /// Our program runs, but would end with the agent.
     Unpinned,
 }
 
@@ -93,25 +97,26 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Attaches the programs, and removes them where they are no longer wanted.
+/// Attaches and removes the programs.
 pub struct Attacher {
     mechanism: Mechanism,
-    /// Whether the other mechanism is tried where the own one does not attach.
+    /// True if the other mechanism is tried where the preferred one fails.
     both: bool,
     folder: PathBuf,
-    /// How the programs of an interface are attached, if not as all are.
+    /// Interfaces whose programs are attached by the other mechanism.
     exceptions: BTreeSet<u32>,
-    /// Kept open, so that a pin that someone removes does not end the enforcement while the agent runs.
+    /// Kept open so that removing a pin does not end enforcement while the agent runs.
     links: BTreeMap<(u32, Hook), PinnedLink>,
-    /// What this attacher attached.
+    /// The hooks that this attacher attached to.
     hooks: BTreeMap<u32, &'static [Hook]>,
 }
 
 impl Attacher {
-    /// Decides between TCX and clsact by asking the kernel, and makes `folder` (`PIN_PATH/vABI_VERSION/links`, on bpffs).
+    /// Chooses TCX or clsact by what the kernel has, and makes `folder`
+    /// (`PIN_PATH/vABI_VERSION/links`, on bpffs).
     ///
     /// # Errors
-    /// TCX was asked for and is not there, the kernel does not answer, or the folder cannot be made.
+    /// TCX was requested and is missing, the kernel does not answer, or the folder cannot be made.
     pub fn new(mode: Mode, folder: PathBuf) -> Result<Self, AttachError> {
         let has_tcx = tcx::is_supported().map_err(AttachError::Probe)?;
         let mechanism = match mode {
@@ -122,7 +127,7 @@ impl Attacher {
         Self::with(mechanism, has_tcx, folder)
     }
 
-    /// As [`Attacher::new`] on a kernel that has clsact only.
+    /// Like [`Attacher::new`], on a kernel with clsact only.
     ///
     /// # Errors
     /// The folder cannot be made.
@@ -146,22 +151,24 @@ impl Attacher {
         })
     }
 
-    /// How programs are attached.
+    /// Returns how programs are attached.
     pub fn mechanism(&self) -> Mechanism {
         self.mechanism
     }
 
-    /// Attaches both programs of `ebpf` to the interface `name` with index `index`, loading them if they are not yet. What an earlier
-    /// agent, or this one, attached there is updated in place to these programs. What was attached the other way is removed after.
+    /// Attaches both programs of `ebpf` to the interface `name` with index `index`, and loads them
+    /// if needed. Replaces, in place, what this agent or an earlier one attached there. Then
+    /// removes what was attached by the other mechanism.
     ///
     /// # Errors
-    /// [`AttachError::Gone`] if the interface vanished or the name is another's by now. After an error a program that was attached
-    /// before still is.
+    /// [`AttachError::Gone`] if the interface vanished or the name now belongs to another. After an
+    /// error, a program that was attached before still is.
     pub fn attach(&mut self, ebpf: &mut Ebpf, index: u32, name: &str) -> Result<(), AttachError> {
         self.attach_hooks(ebpf, index, name, &Hook::POD)
     }
 
-    /// Attaches the program of a device by which pods' packets leave the node. As [`Attacher::attach`].
+    /// Attaches the program of a device by which pods' packets leave the node, as
+    /// [`Attacher::attach`].
     ///
     /// # Errors
     /// As [`Attacher::attach`].
@@ -176,7 +183,8 @@ impl Attacher {
         name: &str,
         hooks: &'static [Hook],
     ) -> Result<(), AttachError> {
-        // Someone may have removed it: a link that cannot be pinned again would end with its descriptor.
+        // Someone may have removed the folder: a link that cannot be pinned again would end with
+        // its descriptor.
         std::fs::create_dir_all(&self.folder).map_err(|source| AttachError::Folder {
             attempt: "make the folder",
             path: self.folder.clone(),
@@ -190,7 +198,8 @@ impl Attacher {
         let mechanism = match self.attach_by(known, ebpf, index, name, hooks) {
             Ok(()) => known,
             Err(gone @ AttachError::Gone { .. }) => return Err(gone),
-            // What keeps one of them away, as a qdisc of others, or too many programs, need not keep the other.
+            // What blocks one mechanism, such as others' qdisc or too many programs, need not block
+            // the other.
             Err(error) if self.both => match self.attach_by(known.other(), ebpf, index, name, hooks) {
                 Ok(()) => {
                     warn!(interface = name, index, mechanism = %known.other(), error = causes(&error), "programs are attached the other way");
@@ -213,7 +222,7 @@ impl Attacher {
                 self.unpin(index)?;
             }
         }
-        // What the interface was before: a pod's veth, or a device of the network.
+        // The interface may have changed between a pod's veth and a device of the network.
         for hook in Hook::ALL.into_iter().filter(|hook| !hooks.contains(hook)) {
             self.links.remove(&(index, hook));
             remove_pin(&pin(&self.folder, index, hook))?;
@@ -257,11 +266,13 @@ impl Attacher {
         Ok(())
     }
 
-    /// What is wrong at the hooks of an interface that this attacher attached programs to, as the kernel tells: programs of `ebpf`, these and
-    /// no others, are to run first. Someone may have removed one, put another one in its link, or one of their own before it.
+    /// Returns what is wrong at the hooks that this attacher attached to, according to the kernel:
+    /// the programs of `ebpf` must run first. Someone may have removed one, replaced the program of
+    /// its link, or attached another before it.
     ///
     /// # Errors
-    /// [`AttachError::Gone`] if the interface vanished; the kernel does not tell.
+    /// [`AttachError::Gone`] if the interface vanished; another error if the kernel does not
+    /// answer.
     pub fn faults(&self, ebpf: &mut Ebpf, index: u32, name: &str) -> Result<Vec<(Hook, Fault)>, AttachError> {
         let mut found = Vec::new();
         let clsact = (self.mechanism == Mechanism::Clsact) != self.exceptions.contains(&index);
@@ -285,16 +296,17 @@ impl Attacher {
         Ok(found)
     }
 
-    /// Whether both programs of a pod, this agent's or an earlier one's of the same version, are on the interface: no packet passes without one.
+    /// Returns true if both programs of a pod are on the interface, from this agent or an earlier
+    /// one of the same version: then no packet passes without one.
     ///
     /// # Errors
-    /// The kernel does not tell.
+    /// The kernel does not answer.
     pub fn is_attached(&self, index: u32) -> Result<bool, AttachError> {
         for hook in Hook::POD {
             let path = pin(&self.folder, index, hook);
             let linked = match link::device(&path, hook) {
                 Ok(device) => device == Some(index),
-                // Removed by someone; the link lives on by its descriptor.
+                // Someone removed the pin; the link lives on by its descriptor.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     self.links.contains_key(&(index, hook))
                 }
@@ -313,10 +325,10 @@ impl Attacher {
         Ok(true)
     }
 
-    /// Whether programs of an earlier agent of this version are on an interface.
+    /// Returns true if an interface has a program of an agent of this version.
     ///
     /// # Errors
-    /// The kernel does not tell.
+    /// The kernel does not answer.
     pub fn has_programs(&self, index: u32) -> Result<bool, AttachError> {
         for hook in Hook::POD {
             let linked =
@@ -328,10 +340,11 @@ impl Attacher {
         Ok(false)
     }
 
-    /// Whether programs of another version's agent are on an interface: below a folder beside the own one, or filters that no mark of ours is of.
+    /// Returns true if an interface has programs of another version's agent: pinned in a folder
+    /// beside our own, or filters without our mark.
     ///
     /// # Errors
-    /// The kernel does not tell.
+    /// The kernel does not answer.
     pub fn has_other_version(&self, index: u32) -> Result<bool, AttachError> {
         let own = self.folder.parent();
         let beside = own.and_then(Path::parent).map(std::fs::read_dir);
@@ -350,10 +363,10 @@ impl Attacher {
         clsact::has_other_version(index, &self.folder)
     }
 
-    /// Removes the programs from an interface, and its pins. It need not exist any more.
+    /// Removes the programs and pins of an interface, which may be gone already.
     ///
     /// # Errors
-    /// A pin or a filter that cannot be removed.
+    /// A pin or a filter cannot be removed.
     pub fn detach(&mut self, index: u32) -> Result<(), AttachError> {
         self.hooks.remove(&index);
         self.exceptions.remove(&index);
@@ -361,10 +374,11 @@ impl Attacher {
         self.unpin(index)
     }
 
-    /// Removes the programs from a pod's veth, unless the interface is a device of the network by now.
+    /// Removes the programs from a pod's veth, unless the interface has become a device of the
+    /// network.
     ///
     /// # Errors
-    /// A pin or a filter that cannot be removed.
+    /// A pin or a filter cannot be removed.
     pub fn detach_pod(&mut self, index: u32) -> Result<(), AttachError> {
         match self.hooks.get(&index) {
             Some(hooks) if **hooks != Hook::POD => Ok(()),
@@ -372,10 +386,10 @@ impl Attacher {
         }
     }
 
-    /// Removes the program from a device, unless the interface is a pod's veth by now.
+    /// Removes the program from a device, unless the interface has become a pod's veth.
     ///
     /// # Errors
-    /// A pin or a filter that cannot be removed.
+    /// A pin or a filter cannot be removed.
     pub fn detach_device(&mut self, index: u32) -> Result<(), AttachError> {
         match self.hooks.get(&index) {
             Some(hooks) if **hooks != Hook::NETWORK => Ok(()),
@@ -383,10 +397,11 @@ impl Attacher {
         }
     }
 
-    /// Removes the programs, and the pins, of all interfaces but the `wanted` ones: also those that an earlier agent left.
+    /// Removes the programs and pins of all interfaces except `wanted`, also those of earlier
+    /// agents.
     ///
     /// # Errors
-    /// The first that occurred; what can be removed is removed all the same.
+    /// The first error. Everything else is still removed.
     pub fn retain(&mut self, wanted: &BTreeSet<u32>) -> Result<(), AttachError> {
         let mut result = Ok(());
         for index in attached(&self.folder)? {
@@ -405,11 +420,11 @@ impl Attacher {
     }
 }
 
-/// Removes all programs that any agent with this `folder` attached, and the folder: for `netpol cleanup`. Returns the number
-/// of interfaces that had some.
+/// Removes all programs that any agent with this `folder` attached, and the folder, for `netpol
+/// cleanup`. Returns the number of interfaces that had some.
 ///
 /// # Errors
-/// The first that occurred; what can be removed is removed all the same.
+/// The first error. Everything else is still removed.
 pub fn cleanup(folder: &Path) -> Result<usize, AttachError> {
     let found = attached(folder)?;
     let mut result = Ok(());
@@ -423,11 +438,12 @@ pub fn cleanup(folder: &Path) -> Result<usize, AttachError> {
     Ok(found.len())
 }
 
-/// Removes the pins of another version in its folder, and with them its TCX links, once the programs of this one (`folder`) are
-/// everywhere. Its filters were replaced in place, and are left alone. Returns the number of interfaces that had some.
+/// Removes the pins of another version in its folder, and so its TCX links. Call it once this
+/// version's programs (`folder`) are everywhere. The other version's filters were replaced in place
+/// and stay. Returns the number of interfaces that had some.
 ///
 /// # Errors
-/// The first that occurred; what can be removed is removed all the same.
+/// The first error. Everything else is still removed.
 pub fn take_over(other: &Path, folder: &Path) -> Result<usize, AttachError> {
     let found = pins::indices(other)?;
     let mut result = Ok(());
@@ -449,17 +465,18 @@ fn remove_folder(folder: &Path) -> Result<(), AttachError> {
     })
 }
 
-/// Indices of the interfaces that have pins or filters of ours.
+/// Lists the interfaces that have our pins or filters.
 fn attached(folder: &Path) -> Result<BTreeSet<u32>, AttachError> {
     let mut found = clsact::attached()?;
     found.append(&mut pins::indices(folder)?);
     Ok(found)
 }
 
-/// Loads the programs into the kernel, so that one which the verifier refuses shows before anything is changed.
+/// Loads the programs into the kernel, so that a program which the verifier rejects is found before
+/// anything changes.
 ///
 /// # Errors
-/// A program that is not in the object or does not load.
+/// A program is not in the object or does not load.
 pub fn load(ebpf: &mut Ebpf) -> Result<(), AttachError> {
     for hook in Hook::ALL {
         program(ebpf, hook)?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The BPF file system, where maps and links outlive the agent.
+//! The BPF file system: maps and links that are pinned there outlive the agent.
 
 use std::{
     fs::{self, DirBuilder, File, Permissions},
@@ -19,7 +19,7 @@ use tracing::info;
 /// Where bpffs is mounted by convention (Documentation/bpf of the kernel).
 const MOUNT_POINT: &str = "/sys/fs/bpf";
 
-/// Why there is no folder for pins.
+/// Why the folder for pins cannot be used.
 #[derive(Debug, Error)]
 pub enum BpffsError {
     /// Mounting failed.
@@ -42,7 +42,7 @@ pub enum BpffsError {
         /// The folder.
         path: PathBuf,
     },
-    /// A folder cannot be made or removed.
+    /// A folder or file operation failed.
     #[error("{what} {path}")]
     Io {
         /// What was attempted.
@@ -55,13 +55,14 @@ pub enum BpffsError {
     },
 }
 
-/// Only root looks into pins: maps say what is enforced, and whoever can open a folder can take its lock.
+/// Only root can open the folder. Maps show what is enforced, and whoever can open a folder can
+/// take its lock.
 const PRIVATE: u32 = 0o700;
 
-/// Makes a folder on bpffs, for root only, mounting that on its usual place if it is not.
+/// Makes a folder on bpffs, for root only. Mounts bpffs at its usual place if needed.
 ///
 /// # Errors
-/// Not on bpffs, not permitted.
+/// The path is not on bpffs, or permission is missing.
 pub fn make_folder(folder: &Path) -> Result<(), BpffsError> {
     if folder.starts_with(MOUNT_POINT) && !is_bpffs(Path::new(MOUNT_POINT)) {
         mount(
@@ -93,18 +94,18 @@ pub fn make_folder(folder: &Path) -> Result<(), BpffsError> {
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(PRIVATE);
     builder.create(folder).map_err(failed("creating"))?;
-    // It may be of an agent that let others in.
+    // An earlier agent may have made it accessible to others.
     fs::set_permissions(folder, Permissions::from_mode(PRIVATE)).map_err(failed("closing to others"))
 }
 
-/// The right to work on the pins below a folder. It ends with the process, however that ends.
+/// Exclusive use of the pins below a folder. It ends with the process.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "held, not read")] Flock<File>);
 
-/// Takes the right to work on the pins below a folder that is there.
+/// Locks the pins below an existing folder.
 ///
 /// # Errors
-/// Another process has it.
+/// Another process holds the lock.
 pub fn lock(folder: &Path) -> Result<Lock, BpffsError> {
     let file = File::open(folder).map_err(|error| BpffsError::Io {
         what: "opening",
@@ -122,7 +123,7 @@ fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|statfs| statfs.filesystem_type() == BPF_FS_MAGIC)
 }
 
-/// What is in a folder, sorted.
+/// Lists a folder, sorted.
 ///
 /// # Errors
 /// It cannot be read.
@@ -141,7 +142,7 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>, BpffsError> {
     })
 }
 
-/// Removes a pin or, with what is in it, a folder of pins. One that is not there is fine.
+/// Removes a pin, or a folder with the pins in it. Accepts that it is already gone.
 ///
 /// # Errors
 /// It cannot be removed.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where the fields of the kernel's structures are, by its own description (BTF: Documentation/bpf/btf.rst of Linux). No more of it is read
-//! than that takes.
+//! Finds the fields of the kernel's structures in its own type description (BTF:
+//! Documentation/bpf/btf.rst of Linux). Parses only what that needs.
 
 use thiserror::Error;
 
@@ -8,7 +8,7 @@ const MAGIC: u16 = 0xeb9f;
 const HEADER: usize = 24;
 const TYPE: usize = 12;
 const MEMBER: usize = 12;
-/// Structures within structures that are followed: no more than any compiler makes.
+/// Maximum depth of nested structures that are followed; compilers produce less.
 const DEPTH: usize = 16;
 
 const INT: u32 = 1;
@@ -16,16 +16,16 @@ const STRUCT: u32 = 4;
 const UNION: u32 = 5;
 const FUNCTION: u32 = 12;
 
-/// What the description does not tell.
+/// Why a field cannot be found.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum BtfError {
-    /// It is damaged, or of a format of later.
+    /// The description is damaged, or of a later format.
     #[error("the kernel's BTF cannot be read: {0} at byte {1}")]
     Unreadable(&'static str, usize),
-    /// There is no such structure.
+    /// The structure does not exist.
     #[error("the kernel's BTF has no structure `{0}`")]
     NoStructure(String),
-    /// It has no such field.
+    /// The structure has no such field.
     #[error("structure `{structure}` of this kernel has no field `{field}`")]
     NoField {
         /// The structure.
@@ -35,20 +35,20 @@ pub enum BtfError {
     },
 }
 
-/// A field of a structure, counted from its begin.
+/// A field's position in a structure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Field {
-    /// Bits before it.
+    /// Bits before the field.
     pub bits_before: u32,
-    /// Its own bits; `None` for what is no number.
+    /// Size of the field in bits; `None` if it is not a number.
     pub bits: Option<u32>,
 }
 
-/// A description.
+/// A type description.
 #[derive(Debug)]
 pub struct Btf<'a> {
     bytes: &'a [u8],
-    /// Where each type begins, by its number; the first is of number 1.
+    /// Start of each type, by its number; numbers begin at 1.
     types: Vec<usize>,
     strings: usize,
 }
@@ -60,17 +60,17 @@ struct Type {
     name: u32,
     kind: u32,
     count: usize,
-    /// Of a structure: its fields say how many bits they have.
+    /// True for a structure whose fields give their sizes in bits.
     has_bit_fields: bool,
-    /// Its size in bytes, or the number of the type that it stands for.
+    /// Size in bytes, or the number of the type that it refers to.
     size: u32,
 }
 
 impl<'a> Btf<'a> {
-    /// Takes a description apart into its types.
+    /// Parses a description into its types.
     ///
     /// # Errors
-    /// It is none, or has types of a kind that is not known.
+    /// It is no BTF, or has a type of unknown kind.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, BtfError> {
         let mut btf = Self {
             bytes,
@@ -96,10 +96,10 @@ impl<'a> Btf<'a> {
         Ok(btf)
     }
 
-    /// A field of a structure, also within unions and structures in it that have no names.
+    /// Finds a field of a structure, also inside its unnamed unions and structures.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no such field.
     pub fn field(&self, structure: &str, field: &str) -> Result<Field, BtfError> {
         for at in &self.types {
             let read = self.read_type(*at)?;
@@ -114,7 +114,7 @@ impl<'a> Btf<'a> {
         Err(BtfError::NoStructure(structure.to_owned()))
     }
 
-    /// The number of a function's type; `None` if there is none of that name.
+    /// Returns the type number of a function; `None` if it does not exist.
     ///
     /// # Errors
     /// The description is damaged.
@@ -155,7 +155,7 @@ impl<'a> Btf<'a> {
         Ok(None)
     }
 
-    /// Bits of a number, behind other names that its type may have.
+    /// Returns the size of a number in bits. Follows type aliases.
     fn bits(&self, mut number: u32) -> Result<Option<u32>, BtfError> {
         for _ in 0..DEPTH {
             let read = self.by_number(number)?;
@@ -187,7 +187,7 @@ impl<'a> Btf<'a> {
         })
     }
 
-    /// Bytes that follow a type's fixed part.
+    /// Returns the number of bytes that follow a type's fixed part.
     fn rest(read: &Type) -> Result<usize, BtfError> {
         Ok(match read.kind {
             // Pointer, forward, typedef, volatile, const, restrict, function, float, type tag.

@@ -1,27 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How many flows the table holds if nobody says.
+//! Default capacity of the flow table.
 
 /// Smallest default: 2 MiB.
 const LEAST: u32 = 1 << 14;
-/// Largest default: 34 MiB. As many as nf_conntrack tracks by default on machines with more than 4 GiB.
+/// Largest default: 34 MiB, as many as nf_conntrack tracks by default with more than 4 GiB of
+/// memory.
 const MOST: u32 = 1 << 18;
-/// One entry for each 16 KiB of memory. An entry takes 136 bytes (key 28, padded to 32; value 40; 48 of the kernel's own; 16 of its hash
-/// table), so the table takes less than one hundredth.
+/// One entry for each 16 KiB of memory. An entry takes 136 bytes (key 28, padded to 32; value 40;
+/// 48 of the kernel's own; 16 of its hash table), so the table takes less than one hundredth of the
+/// memory.
 const MEMORY_AN_ENTRY: u64 = 16 << 10;
 
-/// The default for this machine. [`LEAST`] if it does not tell its memory.
+/// Returns the default for this machine; [`LEAST`] if its memory is unknown.
 pub(super) fn of_this_machine() -> u32 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     of_memory(memory(&text).unwrap_or_default())
 }
 
-/// The default for `memory` bytes: a power of two, as the kernel's hash table is one.
+/// Returns the default for `memory` bytes: a power of two, like the kernel's hash table.
 fn of_memory(memory: u64) -> u32 {
     let entries = (memory / MEMORY_AN_ENTRY).clamp(LEAST.into(), MOST.into());
     1 << entries.ilog2()
 }
 
-/// Bytes of memory by `/proc/meminfo`.
+/// Parses the memory size from `/proc/meminfo`, in bytes.
 fn memory(text: &str) -> Option<u64> {
     let kibibytes = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let number: u64 = kibibytes.trim().strip_suffix(" kB")?.parse().ok()?;

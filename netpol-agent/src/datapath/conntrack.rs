@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Connections that were open before a pod's programs were there (rule C6). The kernel's own connection tracking says who opened them: its
-//! table is read over netlink (ctnetlink, of this network namespace), and those of the pod become entries of map `flows`, before its
-//! programs are attached. A second reading, after all programs are attached, finds those that were opened meanwhile.
+//! Seeds flows for connections that are older than a pod's programs (rule C6). The kernel's
+//! connection tracking knows who opened them. Its table is read over netlink (ctnetlink, in this
+//! network namespace), and the pod's connections become entries of map `flows` before its programs
+//! are attached. A second reading, after all programs are attached, finds connections that were
+//! opened meanwhile.
 //!
-//! A seed lets nothing pass by itself: the next packet of its connection is judged, in the direction that opened it. A pod whose programs
-//! were there all the time gets none. Neither does a connection of a pod that had the address before (rule C3), as far as this agent saw
-//! that pod go. Zones and marks of the connection tracking are not looked at.
+//! A seed allows nothing by itself: the next packet of its connection is judged, in the direction
+//! that opened it. A pod whose programs were always there gets no seeds. Neither does a connection
+//! of a pod that had the address before (rule C3), as far as this agent saw that pod go. Zones and
+//! marks of connection tracking are ignored.
 
 #[cfg(test)]
 mod captured;
@@ -41,39 +44,41 @@ const NEW: u16 = 1 << 8;
 const INTERFACE_MESSAGE_BYTES: usize = 16;
 const IFLA_MASTER: u16 = 10;
 
-/// What became of the seeding since the start.
+/// Counts of seeding since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Seeded {
-    /// Flow entries made.
+    /// Flow entries that were made.
     pub flows: u64,
-    /// Times that the kernel's table could not be read, or could not hold all connections of the pods.
+    /// Times that the kernel's table could not be read, or had more connections of the pods than
+    /// fit.
     pub incomplete: u64,
 }
 
-/// Connections of pods, and what must not become flows of theirs.
+/// Makes seeds of connections, and remembers which connections must not become flows.
 #[derive(Debug, Default)]
 pub(super) struct Seeder {
     places: Places,
     endpoints: BTreeMap<u32, Endpoint>,
-    /// Read before the first program of this turn was attached.
+    /// The reading from before the first program of this turn was attached.
     before: Option<BTreeMap<IpAddr, Vec<Seed>>>,
     /// Interfaces that had no programs before this turn.
     gaps: BTreeSet<u32>,
-    /// Addresses of endpoints that went in this turn.
+    /// Addresses of endpoints that were removed in this turn.
     gone: BTreeSet<IpAddr>,
-    /// Connections of pods that are gone, by address and without an endpoint, as long as the kernel has them.
+    /// Connections of removed pods by address, with keys that name no endpoint, for as long as the
+    /// kernel has them.
     former: BTreeMap<IpAddr, HashSet<FlowKey>>,
     room: usize,
     left_out: usize,
     seeded: Seeded,
     told: BTreeSet<&'static str>,
-    /// Addresses that an earlier agent doubted, until their pods go.
+    /// Addresses that an earlier agent doubted, until their pods are removed.
     unsure: BTreeSet<IpAddr>,
 }
 
 impl Seeder {
-    /// A turn begins: with the endpoints that there are, and those that will be written. `node`: the node's addresses; `lifetimes`: those of
-    /// flows.
+    /// Begins a turn with the current endpoints and those that will be written. `node` has the
+    /// node's addresses, `lifetimes` those of flows.
     pub(super) fn begin(
         &mut self,
         held: &BTreeMap<u32, Endpoint>,
@@ -97,13 +102,14 @@ impl Seeder {
         };
     }
 
-    /// An earlier agent doubted whose the connections of these addresses are.
+    /// Takes the addresses for which an earlier agent doubted the owner of the connections.
     pub(super) fn doubt(&mut self, addresses: BTreeSet<IpAddr>) {
         self.unsure = addresses;
     }
 
-    /// Addresses of endpoints whose connections in the kernel's table may be of a pod that had the
-    /// address before, or of another that claims it: about these the programs do not ask (rule C3).
+    /// Returns the endpoint addresses whose connections in the kernel's table may belong to an
+    /// earlier pod with the address, or to another claimant. The programs do not look up these
+    /// (rule C3).
     pub(super) fn doubtful(&self) -> BTreeSet<IpAddr> {
         let claims = claims(&self.endpoints);
         let doubted = |address: &IpAddr| {
@@ -116,12 +122,12 @@ impl Seeder {
             .collect()
     }
 
-    /// Ids of the endpoints that there are.
+    /// Returns the ids of the current endpoints.
     pub(super) fn ids(&self) -> BTreeSet<u32> {
         self.endpoints.values().map(|endpoint| endpoint.id).collect()
     }
 
-    /// Programs are about to be attached to an interface that has none.
+    /// Call it before programs are attached to an interface that has none.
     pub(super) fn attaching(
         &mut self,
         ifindex: u32,
@@ -132,7 +138,8 @@ impl Seeder {
             return Ok(());
         };
         if self.before.is_none() {
-            // Half of the table at most, so that connections of the pods that have their programs keep their place.
+            // Use at most half of the table, so that the connections of pods with programs keep
+            // their entries.
             self.room = table.capacity()? as usize / 2;
             self.left_out = 0;
             self.before = Some(self.read());
@@ -144,8 +151,8 @@ impl Seeder {
         written
     }
 
-    /// Programs that let everything pass are on these interfaces: what was opened before becomes their flows. Returns those whose addresses are
-    /// theirs alone, of which all is known then.
+    /// Seeds the earlier connections of interfaces whose programs let everything pass. Returns the
+    /// interfaces whose addresses nobody else claims: these are complete.
     pub(super) fn read_for(
         &mut self,
         interfaces: &BTreeSet<u32>,
@@ -168,20 +175,20 @@ impl Seeder {
         Ok(interfaces.iter().filter_map(alone).collect())
     }
 
-    /// An interface's endpoint is removed.
+    /// Records that an interface's endpoint is removed.
     pub(super) fn removing(&mut self, ifindex: u32) {
         if let Some(endpoint) = self.endpoints.remove(&ifindex) {
             self.gone.extend(addresses(&endpoint));
         }
     }
 
-    /// The turn's writes are made.
+    /// Ends the turn, after its writes.
     pub(super) fn finish(&mut self, table: &mut FlowTable<'_>, shares: &Shares) -> Result<(), MapError> {
         if self.gaps.is_empty() && self.gone.is_empty() {
             return Ok(());
         }
         let flows = self.seeded.flows;
-        // Those that went claim nothing any more, but their connections are looked for.
+        // Removed endpoints no longer claim addresses, but their connections are still looked up.
         self.places.pods = claims(&self.endpoints);
         for address in &self.gone {
             self.places.pods.entry(*address).or_insert(Some(0));
@@ -206,12 +213,12 @@ impl Seeder {
         Ok(())
     }
 
-    /// What became of it since the start.
+    /// Returns the counts since the start.
     pub(super) fn seeded(&self) -> Seeded {
         self.seeded
     }
 
-    /// Remembers the connections of the pods that went, and forgets those that the kernel forgot.
+    /// Remembers the connections of removed pods, and forgets those that the kernel has forgotten.
     fn forget(&mut self, found: &BTreeMap<IpAddr, Vec<Seed>>) {
         let keys = |address: &IpAddr| {
             let seeds = found.get(address).into_iter().flatten();
@@ -240,7 +247,7 @@ impl Seeder {
     ) -> Result<(), MapError> {
         let mut flows = 0;
         for address in addresses(endpoint) {
-            // Two claim it: whose connections these are cannot be told.
+            // Two endpoints claim the address, so the owner of these connections is unknown.
             if self.places.pods.get(&address).copied().flatten().is_none() {
                 continue;
             }
@@ -273,7 +280,8 @@ impl Seeder {
         Ok(())
     }
 
-    /// The flows of all endpoints' connections, by address. A table that cannot be read is an empty one: it is told once, and counted.
+    /// Reads the flows of all endpoints' connections, by address. A table that cannot be read
+    /// counts as empty; this is logged once, and counted.
     fn read(&mut self) -> BTreeMap<IpAddr, Vec<Seed>> {
         let mut found: BTreeMap<IpAddr, Vec<Seed>> = BTreeMap::new();
         let places = &self.places;
@@ -296,7 +304,7 @@ impl Seeder {
                 );
             }
         }
-        // Should there be too many: those that were answered are worth more.
+        // If there are too many, answered connections are worth more.
         for seeds in found.values_mut() {
             seeds.sort_by_key(|seed| seed.flow.state == State::Opening as u8);
         }
@@ -311,7 +319,7 @@ impl Seeder {
     }
 }
 
-/// The interface of the endpoint that has an address; `None` where two claim it.
+/// Maps each address to the interface of its endpoint; `None` if two claim it.
 fn claims(endpoints: &BTreeMap<u32, Endpoint>) -> BTreeMap<IpAddr, Option<u32>> {
     let mut claims = BTreeMap::new();
     for (ifindex, endpoint) in endpoints {
@@ -325,7 +333,7 @@ fn claims(endpoints: &BTreeMap<u32, Endpoint>) -> BTreeMap<IpAddr, Option<u32>> 
     claims
 }
 
-/// The addresses that an endpoint has.
+/// Returns the addresses of an endpoint.
 fn addresses(endpoint: &Endpoint) -> impl Iterator<Item = IpAddr> + use<> {
     let ipv4 = Ipv4Addr::from(endpoint.ipv4);
     let ipv6 = Ipv6Addr::from(endpoint.ipv6);
@@ -334,13 +342,13 @@ fn addresses(endpoint: &Endpoint) -> impl Iterator<Item = IpAddr> + use<> {
     ipv4.into_iter().chain(ipv6)
 }
 
-/// The clock of the programs: nanoseconds.
+/// Returns the time of the programs' clock, nanoseconds.
 pub(super) fn now() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
     now.map_or(0, |now| now.as_nanos() as u64)
 }
 
-/// Gives each entry of the kernel's table, of both families.
+/// Calls `each` for every entry of the kernel's table, of both families.
 fn read(mut each: impl FnMut(&message::Connection)) -> io::Result<()> {
     // `struct nfgenmsg`: any family, version 0, resource 0.
     let request = [libc::AF_UNSPEC as u8, 0, 0, 0];
@@ -355,7 +363,8 @@ fn read(mut each: impl FnMut(&message::Connection)) -> io::Result<()> {
         .map(drop)
 }
 
-/// Whether one of the interfaces is a port of a bridge whose frames pass the connection tracking by.
+/// Returns true if one of the interfaces is a port of a bridge whose frames bypass connection
+/// tracking.
 fn bridged(interfaces: &BTreeSet<u32>) -> bool {
     let called = ["iptables", "ip6tables"].into_iter().all(|family| {
         let path = format!("/proc/sys/net/bridge/bridge-nf-call-{family}");

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Takes flows that are past their lifetime (rule C3), and those of endpoints that are gone, out of
-//! the table, a part of it at a time: all of it where an endpoint has come to the end of what it
-//! may have. No verdict depends on it: such a flow counts for nothing. It makes room for what
-//! lives.
+//! Removes expired flows (rule C3) and flows of removed endpoints from the table. A turn checks a
+//! part of the table, or all of it if an endpoint has used up its share. No verdict depends on it,
+//! because such flows count for nothing; it makes room for live ones.
 //!
-//! aya reads maps entry by entry from the start; here a batch is read from where the last one ended (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6).
-//! Layouts are those of `linux/bpf.h`.
+//! aya reads maps entry by entry from the start. Here a batch is read from where the last one ended
+//! (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6). Layouts are those of `linux/bpf.h`.
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +24,7 @@ const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_NOEXIST: u64 = 1;
-/// Flows that a turn looks at.
+/// Flows that a turn checks.
 const BATCH: usize = 16_384;
 
 /// `struct { ... } batch` of `union bpf_attr`.
@@ -42,7 +41,7 @@ struct Batch {
     flags: u64,
 }
 
-/// What `union bpf_attr` has for single elements.
+/// The fields of `union bpf_attr` for single elements.
 #[derive(Clone, Copy, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Element {
@@ -53,31 +52,31 @@ struct Element {
     flags: u64,
 }
 
-/// What became of flows past their lifetime.
+/// Counts of expiry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Expired {
     /// Flows that were removed since the start.
     pub flows: u64,
 }
 
-/// A walk through the table that never ends.
+/// An endless walk through the table.
 #[derive(Debug, Default)]
 pub(super) struct Expiry {
-    /// Where the last batch ended: the kernel's own number, of four bytes.
+    /// Where the last batch ended: the kernel's opaque number, four bytes.
     position: Option<u32>,
     expired: Expired,
-    /// Flows that endpoints had made beyond what they may have, at the last turn.
+    /// At the last turn, flows that endpoints had made beyond their share.
     beyond: Option<u64>,
 }
 
-/// What flows are held against.
+/// What decides if a flow is alive.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Living<'a> {
     /// The programs' clock.
     pub now: u64,
-    /// How long flows may be silent.
+    /// Idle lifetimes of flows.
     pub lifetimes: &'a Lifetimes,
-    /// Ids of the endpoints that there are; none: not known.
+    /// Ids of the current endpoints; empty if unknown.
     pub endpoints: &'a BTreeSet<u32>,
 }
 
@@ -89,7 +88,7 @@ impl Living<'_> {
 }
 
 impl Expiry {
-    /// Looks at the next part of the table, or at all of it, and removes what does not live.
+    /// Checks the next part of the table, or all of it, and removes dead flows.
     pub(super) fn turn(
         &mut self,
         table: impl AsFd,
@@ -127,7 +126,7 @@ impl Expiry {
 /// Flows of the table, and where they end.
 type Part = (Vec<(FlowKey, Flow)>, Option<u32>);
 
-/// The endpoint of each flow in the table.
+/// Returns the endpoint of each flow in the table.
 pub(super) fn endpoints(table: impl AsFd) -> io::Result<Vec<u32>> {
     let map = table.as_fd().as_raw_fd().cast_unsigned();
     let mut endpoints = Vec::new();
@@ -142,8 +141,8 @@ pub(super) fn endpoints(table: impl AsFd) -> io::Result<Vec<u32>> {
     }
 }
 
-/// A part of the table, from where the last one ended, and where this one does: the kernel's own
-/// number; `None` is the end.
+/// Reads a part of the table from `position`. Returns where it ends: the kernel's own number, or
+/// `None` at the end of the table.
 fn read(map: u32, position: Option<u32>) -> io::Result<Part> {
     let mut keys = vec![FlowKey::default(); BATCH];
     let mut values = vec![Flow::default(); BATCH];
@@ -159,11 +158,10 @@ fn read(map: u32, position: Option<u32>) -> io::Result<Part> {
         element_flags: 0,
         flags: 0,
     };
-    // SAFETY: all addresses are of memory that lives, and that holds as many keys and values as
-    // `count` says.
+    // SAFETY: all addresses are of live memory that holds as many keys and values as `count` says.
     let position = match unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut batch) } {
         Ok(()) => Some(to),
-        // The end; what was read stands.
+        // The end of the table. The batch is valid.
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => None,
         Err(error) => return Err(error),
     };
@@ -171,7 +169,8 @@ fn read(map: u32, position: Option<u32>) -> io::Result<Part> {
     Ok((flows.collect(), position))
 }
 
-/// Removes a flow; one that a packet began anew since it was read is put back. Whether it was past its lifetime.
+/// Removes a flow. Puts it back if a packet revived it since it was read. Returns true if it had
+/// expired.
 fn remove(map: u32, key: &FlowKey, living: Living<'_>) -> io::Result<bool> {
     let mut flow = Flow::default();
     let mut element = Element {
@@ -181,7 +180,7 @@ fn remove(map: u32, key: &FlowKey, living: Living<'_>) -> io::Result<bool> {
         value: (&raw mut flow) as u64,
         flags: 0,
     };
-    // SAFETY: the addresses are of a key and a value that live.
+    // SAFETY: the addresses are of a live key and value.
     match unsafe { bpf(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut element) } {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(false),
         result => result?,
@@ -192,7 +191,7 @@ fn remove(map: u32, key: &FlowKey, living: Living<'_>) -> io::Result<bool> {
     element.flags = BPF_NOEXIST;
     // SAFETY: as above.
     match unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut element) } {
-        // Another packet made it meanwhile, and counted it once more.
+        // Another packet made it again meanwhile, and counted it again.
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(true),
         result => result.map(|()| false),
     }
@@ -203,7 +202,8 @@ fn remove(map: u32, key: &FlowKey, living: Living<'_>) -> io::Result<bool> {
 /// # Safety
 /// Addresses in `attributes` are of memory that the command may read or write, as it does.
 unsafe fn bpf<T: IntoBytes>(command: libc::c_long, attributes: &mut T) -> io::Result<()> {
-    // SAFETY: the attributes are as long as the call is told; what they point at is the caller's promise.
+    // SAFETY: the attributes are as long as the call is told; what they point at is the caller's
+    // promise.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which pod is behind which host-side veth, and the node's own addresses: read from netlink, and read again on its events.
+//! Reads which pods are behind which host-side veths, and the node's own addresses, from netlink.
+//! Reads again on netlink events.
 //!
-//! The kernel says of a veth in which network namespace its peer is, and lists the addresses in that namespace on request. There is no
-//! timer: the events of all namespaces that this one knows are listened to, and every burst of them leads to one new reading.
+//! The kernel tells in which network namespace a veth's peer is, and lists the addresses in that
+//! namespace on request. There is no timer: events of all namespaces that this one knows are
+//! received, and every burst leads to one new reading.
 //!
-//! What a pod has inside is its own to change, so only what was there first counts (rule A8): [`Sight`].
+//! A pod can change everything inside its namespace, so only what was there first counts (rule A8):
+//! see [`Sight`].
 
 mod events;
 mod links;
@@ -34,7 +37,7 @@ use self::{events::Events, reading::Reader};
 /// A MAC address.
 pub type Mac = [u8; 6];
 
-/// Interfaces about whose pods all is known that there is to know: nothing inside is read any more.
+/// Interfaces whose pods are fully known: their inside is no longer read.
 pub type Settled = BTreeSet<u32>;
 
 /// A host-side veth whose peer is in another network namespace.
@@ -46,14 +49,17 @@ pub struct PodInterface {
     pub name: String,
     /// MAC address of the veth on the node, which nothing in the pod can change.
     pub mac: Mac,
-    /// Number that this namespace has for the one that the peer is in; negative while that ends. It changes if the pod moves the peer.
+    /// Id that this namespace has for the peer's; negative while that ends. It changes if the pod
+    /// moves the peer.
     pub namespace: i32,
-    /// The first addresses that were seen inside the pod (rule A8): on the peer or, where it has none and no other veth leads there, anywhere.
-    /// Link-local and loopback ones are left out. What is seen later changes nothing.
+    /// The first addresses that were seen inside the pod (rule A8): on the peer or, if that has
+    /// none and no other veth leads there, anywhere. Without link-local and loopback addresses.
+    /// Later addresses change nothing.
     pub addresses: BTreeSet<IpAddr>,
-    /// MAC address of the peer, if it could be read. It is that of now, until [`Settled`] has the interface.
+    /// Current MAC address of the peer, if it could be read; fixed once [`Settled`] has the
+    /// interface.
     pub peer_mac: Option<Mac>,
-    /// Link-local IPv6 addresses of the peer; of now, as above.
+    /// Current link-local IPv6 addresses of the peer; fixed as above.
     pub link_locals: BTreeSet<Ipv6Addr>,
     /// Index of the bridge that the veth is a port of.
     pub bridge: Option<u32>,
@@ -64,7 +70,8 @@ pub struct PodInterface {
 }
 
 impl PodInterface {
-    /// Whether it is one of the pod network: on a bridge with an address of one of `cidrs`, or the node routes addresses of one there.
+    /// Returns true if it is on the pod network: on a bridge with an address in one of `cidrs`, or
+    /// the target of a route to addresses of one.
     pub fn is_of(&self, cidrs: &[IpNet]) -> bool {
         cidrs.iter().any(|cidr| {
             self.gateways.iter().any(|address| cidr.contains(address))
@@ -78,16 +85,16 @@ impl PodInterface {
 pub struct Interfaces {
     /// Veths that lead into another namespace, by interface index.
     pub pods: BTreeMap<u32, PodInterface>,
-    /// Names of all interfaces by which packets can leave this namespace, by index: neither loopback nor a bridge,
-    /// `ifb` or dummy. The veths in `pods` too:
-    /// until it is known which pod is behind one, it is a device like any other.
+    /// Names by index of all interfaces by which packets can leave this namespace: not loopback,
+    /// bridges, `ifb` or dummies. Includes the veths in `pods`: until its pod is known, a veth is a
+    /// device like any other.
     pub devices: BTreeMap<u32, String>,
-    /// All addresses on the interfaces of this namespace (rule A2): a pod can reach the bridge's link-local address too, so those are
-    /// in it. Loopback addresses are not.
+    /// All addresses on the interfaces of this namespace (rule A2), without loopback addresses.
+    /// Includes link-local addresses: a pod can reach the bridge's.
     pub node_addresses: BTreeSet<IpAddr>,
 }
 
-/// Why the interfaces cannot be watched. Every one is final: the caller decides about a restart.
+/// Why the interfaces cannot be watched. Every error is final: the caller decides about a restart.
 #[derive(Debug, Error)]
 pub enum InterfacesError {
     /// A socket could not be opened or set up.
@@ -106,7 +113,7 @@ pub enum InterfacesError {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// Events could not be received.
+    /// Receiving events failed.
     #[error("netlink: receive events: {0}")]
     Events(#[source] io::Error),
     /// The reading task ended early.
@@ -114,16 +121,17 @@ pub enum InterfacesError {
     Reading(#[source] tokio::task::JoinError),
 }
 
-/// Publishes the first complete reading, then every change, until `stop`. `sights`: what an earlier
-/// agent saw first; `progress` hears of each change.
+/// Publishes the first complete reading, then every change, until `stop`. `sights` is what an
+/// earlier agent saw first. Reports each change to `progress`.
 ///
-/// The sockets belong to the network namespace of the thread that first polls this future. `reread` asks for a reading without an
-/// event. It is for kernels and containers that refuse the events of other namespaces (capability `CAP_NET_BROADCAST`): addresses
-/// that are set in a pod after its link came up then only show with the next reading.
+/// The sockets belong to the network namespace of the thread that first polls this future. `reread`
+/// requests a reading without an event. Some kernels and containers refuse the events of other
+/// namespaces (capability `CAP_NET_BROADCAST`): then addresses that are set in a pod after its link
+/// came up only show with the next reading.
 ///
 /// # Errors
-/// A socket that cannot be set up, or a list that the kernel refuses. An interface or namespace that vanishes while it is read is no
-/// error.
+/// A socket cannot be set up, or the kernel refuses a list. It is no error if an interface or
+/// namespace vanishes while it is read.
 pub async fn watch(
     tx: watch::Sender<Option<Arc<Interfaces>>>,
     sights: BTreeMap<u32, Sight>,
@@ -132,12 +140,13 @@ pub async fn watch(
     progress: Progress,
     stop: CancellationToken,
 ) -> Result<(), InterfacesError> {
-    // Listening starts before the first reading, so that no change falls between them.
+    // Listening starts before the first reading, so that no change is missed in between.
     let mut events = Events::listen()?;
     let mut reader = Reader::open(sights)?;
     let mut received = Instant::now();
     loop {
-        // A reading blocks on the kernel's configuration lock, which belongs on no asynchronous thread.
+        // A reading blocks on the kernel's configuration lock, so it must not run on an
+        // asynchronous thread.
         let known = settled.borrow().clone();
         let (returned, interfaces) = tokio::task::spawn_blocking(move || {
             let interfaces = reader.read(&known);
@@ -160,7 +169,8 @@ pub async fn watch(
     }
 }
 
-/// The addresses inside the pod behind a veth of this network namespace now, as in [`PodInterface::addresses`]; none if there is no such veth.
+/// Returns the current addresses inside the pod behind a veth of this network namespace, as in
+/// [`PodInterface::addresses`]; none if there is no such veth.
 ///
 /// # Errors
 /// As [`watch()`].
@@ -168,11 +178,11 @@ pub fn addresses_behind(index: u32) -> Result<BTreeSet<IpAddr>, InterfacesError>
     Reader::open(BTreeMap::new())?.addresses_of(index)
 }
 
-/// Asks for a reading whenever the routes of this network namespace change, until `stop`: some pod networks have no bridge, and add the
-/// route to a pod after its interface.
+/// Requests a reading whenever the routes of this network namespace change, until `stop`. Some pod
+/// networks have no bridge and add the route to a pod after its interface.
 ///
 /// # Errors
-/// A socket that cannot be set up.
+/// A socket cannot be set up.
 pub async fn watch_routes(reread: Arc<Notify>, stop: CancellationToken) -> Result<(), InterfacesError> {
     let mut events = Events::of_routes()?;
     loop {

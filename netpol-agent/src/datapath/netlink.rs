@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Requests to the kernel's routing and netfilter netlink, in its own byte layout (`rtnetlink(7)`, host byte order). Answers are read attribute
-//! by attribute, only those that are needed: a kernel that adds a new one, or changes one that nobody here reads, breaks nothing.
+//! Requests to the kernel's routing and netfilter netlink, in their own byte layout
+//! (`rtnetlink(7)`, host byte order). Only the needed attributes of an answer are parsed, so a
+//! kernel that adds an attribute, or changes one that is not needed, breaks nothing.
 
 use std::io;
 
@@ -10,14 +11,15 @@ use netlink_packet_core::{
 };
 use netlink_sys::{Socket, SocketAddr};
 
-/// Above the largest datagram of a dump, which the kernel keeps within 32 KiB.
+/// Larger than any datagram of a dump: the kernel keeps those within 32 KiB.
 const RECEIVE_BYTES: usize = 256 << 10;
 const HEADER_BYTES: usize = 16;
 const ATTRIBUTE_HEADER_BYTES: usize = 4;
 /// Bits of an attribute's type that are flags.
 const ATTRIBUTE_KIND: u16 = 0x3fff;
 
-/// A blocking socket for requests and their answers, in the network namespace of the thread that opened it.
+/// A blocking socket for requests and answers, in the network namespace of the thread that opened
+/// it.
 pub(super) struct Requests {
     socket: Socket,
     sequence: u32,
@@ -37,14 +39,15 @@ impl Requests {
         })
     }
 
-    /// Asks for strict checking (Linux 4.20), without which the kernel ignores what a dump request asks for.
+    /// Enables strict checking (Linux 4.20). Without it the kernel ignores the filters of a dump
+    /// request.
     pub(super) fn strict(self) -> io::Result<Self> {
         self.socket.set_netlink_get_strict_chk(true)?;
         Ok(self)
     }
 
-    /// Sends a dump request and gives `each` message's type and payload. `Ok(false)`: what was read changed meanwhile, so the
-    /// answer may mix old and new.
+    /// Sends a dump request and passes each message's type and payload to `each`. Returns false if
+    /// the data changed meanwhile: then the answer may mix old and new.
     pub(super) fn dump(
         &mut self,
         kind: u16,
@@ -75,7 +78,7 @@ impl Requests {
         self.get(kind, flags, payload, |_, _| ())
     }
 
-    /// As [`Requests::request`]; what is answered before goes to `each`, type and payload.
+    /// Like [`Requests::request`]. Passes the type and payload of answers to `each`.
     pub(super) fn get(
         &mut self,
         kind: u16,
@@ -109,8 +112,8 @@ impl Requests {
         Ok(self.sequence)
     }
 
-    /// Reads one datagram, and says whether `each` found the end of the answer in it. Answers to earlier requests, given up
-    /// halfway, are passed over.
+    /// Reads one datagram. Returns true if `each` found the end of the answer in it. Skips answers
+    /// to earlier requests that were abandoned.
     fn receive(
         &mut self,
         sequence: u32,
@@ -139,7 +142,8 @@ impl Requests {
     }
 }
 
-/// The result at the start of an error or done message: zero, or a negative errno. A done message may have none.
+/// Parses the result at the start of an error or done message: zero, or a negative errno. A done
+/// message may have none.
 fn status(payload: &[u8]) -> io::Result<()> {
     match u32_at(payload, 0) {
         None | Some(0) => Ok(()),
@@ -157,7 +161,7 @@ pub(super) fn push_attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
     message.resize(message.len().next_multiple_of(ATTRIBUTE_HEADER_BYTES), 0);
 }
 
-/// The attributes in `bytes`, type and value, up to the first one that is cut short.
+/// Returns the attributes in `bytes`, type and value, up to the first truncated one.
 pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
@@ -171,12 +175,12 @@ pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// The number at `offset` of a message or attribute, in host byte order.
+/// Reads the number at `offset` of a message or attribute, in host byte order.
 pub(super) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes.get(offset..)?.first_chunk()?))
 }
 
-/// The text of an attribute, without its final NUL.
+/// Returns the text of an attribute, without its final NUL.
 pub(super) fn text(value: &[u8]) -> &[u8] {
     value.strip_suffix(&[0]).unwrap_or(value)
 }

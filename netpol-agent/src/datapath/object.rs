@@ -6,26 +6,29 @@ use object::{File, Object as _, ObjectSection as _, ObjectSymbol as _};
 
 use super::{sk_buff::Way, tracking};
 
-/// The ELF object of `netpol-ebpf` with its BTF, aligned to 8 bytes as aya reads it.
+/// The ELF object of `netpol-ebpf` with its BTF, aligned to 8 bytes as aya needs.
 ///
-/// `None` in a build that had no eBPF toolchain (the build script warns of it): such an agent cannot enforce.
-/// `cargo xtask build` makes one that can. A kernel takes it with what is put into it for that kernel only, see [`for_any_kernel`].
+/// `None` in a build without an eBPF toolchain (the build script warns): such an agent cannot
+/// enforce. `cargo xtask build` makes one that can. Before loading, it is adapted to the kernel,
+/// see [`for_any_kernel`].
 #[cfg(netpol_ebpf_object)]
 pub static EBPF_OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(
     env!("OUT_DIR"),
     "/netpol-ebpf.o"
 )));
 
-/// The ELF object of `netpol-ebpf`: none, as this build had no eBPF toolchain. `cargo xtask build` makes one that has it.
+/// The ELF object of `netpol-ebpf`: `None`, because this build had no eBPF toolchain. `cargo xtask
+/// build` makes one that has it.
 #[cfg(not(netpol_ebpf_object))]
 pub static EBPF_OBJECT: Option<&[u8]> = None;
 
-/// The programs without what differs from kernel to kernel: they do not see where checksums are to be written. Words, as aya reads it.
+/// Returns the programs without the parts that differ between kernels: they do not see where
+/// checksums are to be written. As words, because aya needs the alignment.
 pub fn for_any_kernel() -> Option<Vec<u64>> {
     Some(Way::default().put_into(&tracking::Way::default(), EBPF_OBJECT?))
 }
 
-/// Names of the programs in the object, sorted; none in a build without them.
+/// Returns the names of the programs in the object, sorted; empty in a build without them.
 pub fn programs() -> Vec<&'static str> {
     let Some(object) = EBPF_OBJECT.and_then(|object| File::parse(object).ok()) else {
         return Vec::new();
@@ -45,10 +48,10 @@ pub fn programs() -> Vec<&'static str> {
     names
 }
 
-/// The section of an object that programs of TC hooks are in.
+/// The section of the object that holds the programs of TC hooks.
 const SECTION: &str = "classifier";
 
-/// What this build enforces with, for people: its ABI version and its programs.
+/// Describes, for people, what this build enforces with: its ABI version and its programs.
 pub fn described() -> String {
     let programs = programs();
     if programs.is_empty() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Runs a program on a frame that nobody sent (`BPF_PROG_TEST_RUN`), for tests and measurements.
+//! Runs a program on a made-up frame (`BPF_PROG_TEST_RUN`), for tests and measurements.
 
 use std::time::Duration;
 
@@ -14,28 +14,30 @@ use super::{
     attach::{self, AttachError, Hook},
 };
 
-/// Places in `struct __sk_buff` (`linux/bpf.h`), counted in its 32-bit fields.
+/// Indices of fields in `struct __sk_buff` (`linux/bpf.h`), in 32-bit words.
 const INGRESS_IFINDEX: usize = 9;
 const IFINDEX: usize = 10;
 
-/// What the kernel made of a program.
+/// Sizes of a program in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
     /// Instructions after the verifier's rewriting.
     pub instructions: u32,
     /// Machine code, bytes; 0 without the JIT.
     pub machine_code: u32,
-    /// Instructions that the verifier looked at, on all ways through the program.
+    /// Instructions that the verifier processed, on all paths through the program.
     pub verified: u32,
 }
 
 impl Datapath {
-    /// Runs a hook's program on an Ethernet frame as if it were at interface `ifindex`, having come in by `ingress_ifindex`: 0 is
-    /// a frame that the node itself made. Returns the action: `TC_ACT_UNSPEC` (-1) passes it on, `TC_ACT_SHOT` (2) drops it. Flows,
-    /// counters and events are written as for any packet.
+    /// Runs a hook's program on an Ethernet frame as if at interface `ifindex`, received from
+    /// `ingress_ifindex`; 0 is a frame that the node itself made. Returns the action:
+    /// `TC_ACT_UNSPEC` (-1) passes it on, `TC_ACT_SHOT` (2) drops it. Writes flows, counters and
+    /// events as for any packet.
     ///
     /// # Errors
-    /// `ifindex` is no interface of the calling thread's network namespace, or the frame is shorter than an Ethernet header.
+    /// `ifindex` is no interface of the calling thread's network namespace, or the frame is shorter
+    /// than an Ethernet header.
     pub fn run(
         &mut self,
         hook: Hook,
@@ -47,11 +49,11 @@ impl Datapath {
         Ok(action)
     }
 
-    /// As [`Datapath::run`], `times` over, on one buffer: what a run writes into it, the next one finds. Returns the last action, and how
-    /// long a run took on average, in whole nanoseconds.
+    /// Like [`Datapath::run`], `times` over on one buffer: a run finds what the run before wrote
+    /// into it. Returns the last action and the average duration of a run, in whole nanoseconds.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Datapath::run`].
     pub fn run_often(
         &mut self,
         hook: Hook,
@@ -79,10 +81,10 @@ impl Datapath {
         Ok((result.return_value.cast_signed(), result.duration))
     }
 
-    /// The size of a hook's program in the kernel.
+    /// Returns the size of a hook's program in the kernel.
     ///
     /// # Errors
-    /// The kernel does not tell.
+    /// The kernel does not answer.
     pub fn size(&mut self, hook: Hook) -> Result<Size, DatapathError> {
         const INSTRUCTION: u32 = 8;
         let info = attach::program(&mut self.ebpf, hook)?
@@ -98,7 +100,7 @@ impl Datapath {
         })
     }
 
-    /// A hook's program, for one of another's making that ends with it.
+    /// Returns a hook's program, for another program that ends with it.
     ///
     /// # Errors
     /// It cannot be loaded.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How many flows each endpoint has (rule C4): map `flow_shares`, in this process's memory as well,
-//! so that agent and programs count on the same numbers, with the same code.
+//! Counts the flows of each endpoint (rule C4): map `flow_shares`, mapped into this process's
+//! memory. Agent and programs use the same numbers with the same code.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ use netpol_common::{
 
 const LENGTH: usize = FlowShare::NUMBER * size_of::<FlowShare>();
 
-/// The map.
+/// The mapped map.
 #[derive(Debug)]
 pub(super) struct Shares(NonNull<[AtomicU64; 4]>);
 
@@ -27,9 +27,9 @@ unsafe impl Send for Shares {}
 unsafe impl Sync for Shares {}
 
 impl Shares {
-    /// Maps it.
+    /// Maps the map into memory.
     pub(super) fn open(map: impl AsFd) -> io::Result<Self> {
-        // SAFETY: a new mapping, of the map's whole length; the kernel makes it page by page.
+        // SAFETY: a new mapping, of the map's whole length. The kernel makes it page by page.
         let place = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
@@ -55,7 +55,7 @@ impl Shares {
         unsafe { self.0.add(index).as_ref() }
     }
 
-    /// Flows of the endpoint with an id.
+    /// Returns the flow count of an endpoint.
     fn flows(&self, endpoint: u32) -> &AtomicU64 {
         &self.words(abi::number(endpoint).into())[0]
     }
@@ -64,7 +64,7 @@ impl Shares {
         &self.words(0)[0]
     }
 
-    /// What endpoints may have.
+    /// Returns the quota of endpoints.
     pub(super) fn quota(&self) -> Quota {
         let [_, _, guaranteed, shared] = self.words(0);
         Quota {
@@ -73,7 +73,7 @@ impl Shares {
         }
     }
 
-    /// Changes what endpoints may have.
+    /// Changes the quota of endpoints.
     pub(super) fn set_quota(&self, quota: Quota) {
         if quota == self.quota() {
             return;
@@ -84,36 +84,36 @@ impl Shares {
         self.settle();
     }
 
-    /// The shared places in use follow from the counts.
+    /// Derives the number of used shared places from the counts.
     fn settle(&self) {
         let own = self.quota().own();
         let before = self.used().load(Relaxed);
         let above =
             (1..FlowShare::NUMBER).map(|number| self.words(number)[0].load(Relaxed).saturating_sub(own));
-        // What programs count meanwhile is kept.
+        // Added as a difference, so that what programs count meanwhile is kept.
         self.used()
             .fetch_add(above.sum::<u64>().wrapping_sub(before), Relaxed);
     }
 
-    /// Takes a place for a flow of an endpoint, if it may have one more.
+    /// Takes a place for a flow of an endpoint; returns false if its quota is used up.
     pub(super) fn take(&self, endpoint: u32) -> bool {
         self.quota().take(self.flows(endpoint), self.used())
     }
 
-    /// A flow of an endpoint is gone.
+    /// Gives back the place of a flow of an endpoint.
     pub(super) fn give_back(&self, endpoint: u32) {
         self.quota().give_back(self.flows(endpoint), self.used());
     }
 
-    /// Flows that endpoints made beyond what they may have, since the map is there.
+    /// Returns the number of flows that endpoints made beyond their quota, since the map was made.
     pub(super) fn beyond(&self) -> u64 {
         (1..FlowShare::NUMBER).fold(0u64, |sum, number| {
             sum.wrapping_add(self.words(number)[1].load(Relaxed))
         })
     }
 
-    /// Sets the counts right by the flows that there are: an agent that was killed may have taken
-    /// one out and not counted it.
+    /// Corrects the counts by the existing flows: an agent that was killed may have removed a flow
+    /// without counting it.
     pub(super) fn recount(&self, endpoints: &[u32]) {
         let before: Vec<u64> = (0..FlowShare::NUMBER)
             .map(|number| self.words(number)[0].load(Relaxed))

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where this kernel keeps what the programs read of its `struct sk_buff`.
+//! Finds the fields of this kernel's `struct sk_buff` that the programs read.
 
 use std::{fs, io, path::Path};
 
@@ -16,16 +16,16 @@ pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 const STRUCTURE: &str = "sk_buff";
 
-/// Why it is not known.
+/// Why the fields cannot be found.
 #[derive(Debug, Error)]
 pub enum SkBuffError {
-    /// The kernel does not describe itself.
+    /// The kernel has no type description.
     #[error("reading {KERNEL_BTF}")]
     NoDescription(#[source] io::Error),
-    /// It does not describe this.
+    /// The description lacks something.
     #[error(transparent)]
     Btf(#[from] BtfError),
-    /// A field is not what it was in any kernel yet.
+    /// A field has a size or place that no known kernel has.
     #[error("`{field}` of structure `{STRUCTURE}` has {bits:?} bits from bit {before}, not {wanted}")]
     OtherField {
         /// The field.
@@ -37,23 +37,23 @@ pub enum SkBuffError {
         /// How many they should be.
         wanted: u32,
     },
-    /// They are further apart than the programs read at a time.
+    /// The fields are further apart than the programs read at once.
     #[error("the fields of structure `{STRUCTURE}` that are needed are {0} bytes apart")]
     TooFar(u32),
 }
 
-/// A way to read a packet's structure.
+/// A way to read a packet's `sk_buff`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Way {
-    /// Where its fields are.
+    /// Offsets of its fields.
     pub layout: SkBuff,
-    /// Number of the kernel's function that makes a pointer to it.
+    /// Number of the kernel function that returns a pointer to it.
     cast: Option<u32>,
 }
 
 impl Way {
-    /// Instructions of an object, with those that call the function: where it is not called, they stand for nothing.
-    /// So it is with `tracking`.
+    /// Puts the calls of that function, and those of `tracking`, into an object's instructions. A
+    /// call that this kernel lacks becomes a harmless instruction.
     pub fn put_into(&self, tracking: &tracking::Way, object: &[u8]) -> Vec<u64> {
         /// `r0 = r1`.
         const NOTHING: u64 = 0x10bf;
@@ -76,10 +76,10 @@ impl Way {
     }
 }
 
-/// The ways to read it that a kernel has, by its description, the best one first.
+/// Returns the ways to read it that a kernel offers, by its description, the best first.
 ///
 /// # Errors
-/// It does not say, or says of a field what no kernel did yet.
+/// The description lacks a field, or describes one as no known kernel does.
 pub fn ways(path: &Path) -> Result<Vec<Way>, SkBuffError> {
     let bytes = fs::read(path).map_err(SkBuffError::NoDescription)?;
     let btf = Btf::parse(&bytes)?;
@@ -104,7 +104,7 @@ fn of(btf: &Btf<'_>) -> Result<SkBuff, SkBuffError> {
         (*field, _) = place(btf, name, 16)?;
     }
     let first = fields.iter().fold(ip_summed, |first, field| first.min(*field));
-    // The programs read numbers of two bytes, each from where it is aligned.
+    // The programs read numbers of two bytes, each at an aligned offset.
     let first = first & !7;
     let end = fields
         .iter()
@@ -127,7 +127,8 @@ fn of(btf: &Btf<'_>) -> Result<SkBuff, SkBuffError> {
     })
 }
 
-/// The byte of a field of so many bits, and the bits before it in that byte: 16 bits are where two bytes are aligned, fewer within one.
+/// Returns the byte of a field with `wanted` bits, and the bits before it in that byte. A field of
+/// 16 bits must be aligned to two bytes; a smaller one must lie within a byte.
 fn place(btf: &Btf<'_>, field: &'static str, wanted: u32) -> Result<(u32, u32), SkBuffError> {
     let found = btf.field(STRUCTURE, field)?;
     let (byte, shift) = (found.bits_before / 8, found.bits_before % 8);
@@ -151,7 +152,7 @@ fn place(btf: &Btf<'_>, field: &'static str, wanted: u32) -> Result<(u32, u32), 
 mod tests {
     use super::*;
 
-    /// Whatever kernel the tests run on: the programs need these fields, near each other.
+    /// Holds on any kernel that runs the tests: the programs need these fields, near each other.
     #[test]
     fn this_kernel_tells() {
         let path = Path::new(KERNEL_BTF);
@@ -165,7 +166,7 @@ mod tests {
         assert!(layout.ip_summed_shift <= 6);
     }
 
-    /// All of them, for those that only other kernels come to.
+    /// Also loads the ways that only other kernels need.
     #[test]
     fn every_way_loads() {
         use crate::datapath::{self, attach, bpffs, object::EBPF_OBJECT};

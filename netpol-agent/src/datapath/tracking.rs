@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whether the programs can ask this kernel's connection tracking who opened a connection, and how
-//! (Linux 5.18, where it is built in).
+//! Finds out if and how the programs can ask this kernel's connection tracking who opened a
+//! connection (Linux 5.18, if it is built in).
 
 use netpol_common::abi::Tracking;
 
@@ -12,15 +12,15 @@ use super::{
 /// A way to ask.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Way {
-    /// Where the answer is.
+    /// Offsets in the answer.
     pub layout: Tracking,
-    /// Numbers of the kernel's functions that look it up and that give it back.
+    /// Numbers of the kernel functions that look up and release an entry.
     calls: Option<[u32; 2]>,
 }
 
 impl Way {
-    /// The instruction in the place of one of the object, if it stands for one of the calls: where
-    /// they are not made, nobody comes there.
+    /// Returns the replacement of an instruction that stands for one of the calls. Without the
+    /// calls it is never reached.
     pub fn instruction(&self, word: u64) -> Option<u64> {
         /// `r0 = 0`.
         const NOTHING: u64 = 0xb7;
@@ -34,10 +34,10 @@ impl Way {
     }
 }
 
-/// The way that a kernel has, by its description; `None` if it has none.
+/// Returns the way that a kernel offers, by its description; `None` if it has none.
 ///
 /// # Errors
-/// The description is damaged, or says of a structure what no kernel did yet.
+/// The description is damaged, or describes a structure as no known kernel does.
 pub fn way(bytes: &[u8]) -> Result<Option<Way>, SkBuffError> {
     let btf = Btf::parse(bytes)?;
     let [lookup, release] = ["bpf_skb_ct_lookup", "bpf_ct_release"].map(|name| btf.function(name));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Objects over budget (rule L2): the rules of such a policy match nothing, and such a Service is
-//! reached nowhere.
+//! Finds objects over budget (rule L2). The rules of such a policy match nothing, and such a
+//! Service is not reachable.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,10 +13,10 @@ use crate::model::{
     Service, Snapshot,
 };
 
-/// The policies over budget on the node of a pod: of those that select a pod there.
+/// Finds the policies over budget on a pod's node, among those that select a pod there.
 pub(super) fn refused_policies(snapshot: &Snapshot, subject: &Pod) -> BTreeSet<ObjectKey> {
     let limits = &snapshot.limits.policies;
-    // Hardly ever does what there is come near a limit.
+    // Fast path: most clusters are far below every limit.
     let all: Vec<(&ObjectKey, Vec<usize>)> = snapshot
         .policies
         .iter()
@@ -46,7 +46,7 @@ pub(super) fn refused_policies(snapshot: &Snapshot, subject: &Pod) -> BTreeSet<O
         })
     });
     let in_force: Vec<_> = in_force.collect();
-    // Pods that the same policies select have the same entries.
+    // Pods selected by the same policies share their entries.
     let sets: BTreeSet<Vec<&ObjectKey>> = on_node
         .iter()
         .map(|pod| {
@@ -68,7 +68,7 @@ pub(super) fn refused_policies(snapshot: &Snapshot, subject: &Pod) -> BTreeSet<O
     refused(&uses, limits, Some(&snapshot.limits.everyones))
 }
 
-/// The Services over budget.
+/// Finds the Services over budget.
 pub(super) fn refused_services(snapshot: &Snapshot) -> BTreeSet<ObjectKey> {
     let mut slices: BTreeMap<ObjectKey, Vec<&EndpointSlice>> = BTreeMap::new();
     for slice in snapshot.endpoint_slices.values() {
@@ -86,14 +86,14 @@ pub(super) fn refused_services(snapshot: &Snapshot) -> BTreeSet<ObjectKey> {
     refused(&uses, &snapshot.limits.services, None)
 }
 
-/// Objects in the order of their names, with what each uses of every resource: those that are
-/// refused. `beside`: how many of resource 1 there may be beside those of resource 4.
+/// Returns the objects that are refused. `uses` are the objects in the order of their names, with
+/// their use of every resource. `beside` limits resource 1 by the use of resource 4.
 fn refused(
     uses: &[(&ObjectKey, Vec<usize>)],
     limits: &[Limit],
     beside: Option<&Everyones>,
 ) -> BTreeSet<ObjectKey> {
-    // Each for itself, then what fits its namespace.
+    // First each object on its own, then what fits into its namespace.
     let small = |(_, object): &&(&ObjectKey, Vec<usize>)| {
         (0..limits.len()).all(|nth| object[nth] <= limits[nth].object)
     };
@@ -113,7 +113,7 @@ fn refused(
         _ => limits[nth].all,
     };
     let each = |nth: usize| beside.filter(|_| nth == 1).map_or(0, |beside| beside.each);
-    // What fits all of them.
+    // Then what fits into the total.
     let shares: Vec<usize> = limits
         .iter()
         .enumerate()
@@ -122,7 +122,7 @@ fn refused(
                 let used = by_namespace.values().map(|used| used[nth].min(share));
                 used.sum::<usize>() <= all_of(nth)
             };
-            // The largest share with which all fit.
+            // Finds the largest share with which everything fits.
             let (mut low, mut high) = (0, limit.namespace);
             while low < high {
                 let middle = low + (high - low).div_ceil(2);
@@ -143,8 +143,8 @@ fn refused(
 
 type Uses<'a> = (&'a ObjectKey, Vec<usize>);
 
-/// Takes objects as long as each namespace has its share. Returns those, and what each namespace
-/// uses.
+/// Admits objects as long as their namespace has room in its share. Returns those, and the use of
+/// each namespace.
 fn admit<'a, 'b>(
     objects: &[&'b Uses<'a>],
     shares: &[usize],
@@ -164,8 +164,8 @@ fn admit<'a, 'b>(
     (admitted, used)
 }
 
-/// What a policy uses: pairs of peers and ports, prefixes, different blocks around one address,
-/// requirements, entries for everyone's addresses in one set of policies.
+/// Counts a policy's use of each resource: pairs of peers and ports, prefixes, nested blocks,
+/// requirements, and entries for everyone's addresses in one set of policies.
 fn uses(policy: &NetworkPolicy) -> Vec<usize> {
     let mut uses = at_most(policy);
     let blocks = policy
@@ -177,7 +177,7 @@ fn uses(policy: &NetworkPolicy) -> Vec<usize> {
     uses
 }
 
-/// As [`uses`], with every block taken to be around every other.
+/// Bounds [`uses`] from above: counts every block as nested with all others.
 fn at_most(policy: &NetworkPolicy) -> Vec<usize> {
     let mut uses = vec![0_usize; 5];
     for Rule { peers, ports } in policy.ingress.iter().chain(&policy.egress) {
@@ -203,7 +203,7 @@ fn at_most(policy: &NetworkPolicy) -> Vec<usize> {
         let of_ports: usize = ports.iter().map(port_uses).sum();
         let of_rule = of_peers.max(1).saturating_mul(of_ports.max(1)).max(16);
         uses[0] = uses[0].saturating_add(of_rule);
-        // More than 256 addresses.
+        // A wide block has more than 256 addresses.
         let blocks = peers.iter().filter_map(|peer| peer.ip_block.as_ref());
         let mut spans = blocks.filter_map(|block| Some(Cidr::parse(&block.cidr)?.span()));
         let is_wide =
@@ -224,8 +224,8 @@ fn port_uses(entry: &PolicyPort) -> usize {
     }
 }
 
-/// Blocks begin and end on a line of all addresses: the most that have begun and not ended
-/// anywhere.
+/// Returns the largest number of blocks that hold one address. Sweeps over the line of all
+/// addresses, where blocks begin and end.
 fn deepest(blocks: &BTreeSet<&IpBlock>) -> usize {
     let mut line: BTreeMap<(bool, u128), isize> = BTreeMap::new();
     for cidr in blocks.iter().filter_map(|block| Cidr::parse(&block.cidr)) {
@@ -246,7 +246,7 @@ fn deepest(blocks: &BTreeSet<&IpBlock>) -> usize {
     most.unsigned_abs()
 }
 
-/// Addresses with ports, and those with each backend.
+/// Counts a Service's frontends, and its pairs of frontend and backend.
 fn service_uses(service: &Service, slices: &[&EndpointSlice]) -> Vec<usize> {
     let mut uses = vec![0_usize; 2];
     if service.cluster_ips.is_empty() {

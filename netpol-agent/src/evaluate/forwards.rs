@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the pods of a namespace route for (rule A6): every range against everything that is known.
+//! Computes what the pods of a namespace route for (rule A6), by checking every range against
+//! everything known.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -7,7 +8,8 @@ use ipnet::IpNet;
 
 use crate::model::{Node, Snapshot, forwarded_ranges, is_nobodys_alone};
 
-/// What the pods of a namespace on `node` may send and receive for, beside their own addresses.
+/// Returns the ranges that pods of the namespace on `node` may send and receive for, beside their
+/// own addresses.
 pub fn forwards(snapshot: &Snapshot, node: &Node, namespace: &str) -> BTreeSet<IpNet> {
     let annotation = snapshot.namespaces.get(namespace);
     let text = annotation.and_then(|namespace| namespace.forwards.as_deref());

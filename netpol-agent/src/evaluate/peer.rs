@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Peers: pods by their labels and namespaces (rules P2, P4), addresses by CIDR (rule P5).
+//! Matches peers: pods by labels and namespaces (rules P2, P4), addresses by CIDR (rule P5).
 
 use std::net::IpAddr;
 
 use super::selector::selects;
 use crate::model::{IpBlock, Labels, Node, ObjectKey, Peer, Pod, Snapshot, parse_cidr};
 
-/// Whether a peer without `ipBlock`, in a policy of `namespace`, selects a pod (rule P2). A peer with no field selects none.
+/// Returns true if a peer without `ipBlock`, in a policy of `namespace`, selects a pod (rule P2). A
+/// peer without any field selects none.
 pub(super) fn selects_pod(snapshot: &Snapshot, namespace: &str, peer: &Peer, pod: &Pod) -> bool {
     match (&peer.namespace_selector, &peer.pod_selector) {
         (None, None) => false,
@@ -18,7 +19,8 @@ pub(super) fn selects_pod(snapshot: &Snapshot, namespace: &str, peer: &Peer, pod
     }
 }
 
-/// The labels of a namespace, known or not, with the one that every namespace carries (rule P4).
+/// Returns the labels of a namespace, known or not, with the label that every namespace carries
+/// (rule P4).
 pub(super) fn namespace_labels(snapshot: &Snapshot, name: &str) -> Labels {
     let mut labels = snapshot
         .namespaces
@@ -31,8 +33,8 @@ pub(super) fn namespace_labels(snapshot: &Snapshot, name: &str) -> Labels {
     labels
 }
 
-/// The live pods that have a link-local address, as bound (rule A9); none if it is on their node's
-/// own interfaces.
+/// Finds the live pods that a link-local address is bound to (rule A9). Finds none if it is an
+/// address of their node's own interfaces.
 pub(super) fn bound<'a>(snapshot: &Snapshot, nodes: &'a [Node], address: IpAddr) -> Vec<&'a ObjectKey> {
     let lives = |key: &ObjectKey| {
         let pod = snapshot.pods.get(key);
@@ -49,8 +51,8 @@ pub(super) fn bound<'a>(snapshot: &Snapshot, nodes: &'a [Node], address: IpAddr)
         .collect()
 }
 
-/// The address that `ipBlock` peers are held against: of a pod that is met under a link-local
-/// address its IPv6 address, if it has one; of two pods that have the same none.
+/// Returns the address to match `ipBlock` peers with. Under a link-local address, that is the pod's
+/// IPv6 address, if it has one; `None` if two pods share the link-local address.
 pub(super) fn blocks_hold(
     snapshot: &Snapshot,
     nodes: &[Node],
@@ -68,8 +70,9 @@ pub(super) fn blocks_hold(
         .min()
 }
 
-/// Whether an address is in the block's CIDR and in none of its exceptions (rule P5). A block with a CIDR or exception that
-/// does not parse, or with an exception that is not inside its CIDR, holds no address.
+/// Returns true if an address is in the block's CIDR and in none of its exceptions (rule P5). A
+/// block holds no address if a CIDR or exception does not parse, or an exception is outside its
+/// CIDR.
 pub(super) fn block_holds(block: &IpBlock, address: IpAddr) -> bool {
     let Some(cidr) = Cidr::parse(&block.cidr) else {
         return false;
@@ -84,14 +87,14 @@ pub(super) fn block_holds(block: &IpBlock, address: IpAddr) -> bool {
     cidr.holds(address) && !excepted
 }
 
-/// An address and how many of its leading bits count.
+/// An address and its prefix length in bits.
 pub(super) struct Cidr {
     address: IpAddr,
     length: u32,
 }
 
 impl Cidr {
-    /// Reads `ADDRESS/LENGTH`; `None` for what matches nothing.
+    /// Parses `ADDRESS/LENGTH`; `None` if it matches nothing.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let net = parse_cidr(text).ok()?;
         Some(Self {
@@ -100,7 +103,8 @@ impl Cidr {
         })
     }
 
-    /// Whether it is IPv4, its first address, and the address behind its last, if there is one.
+    /// Returns whether it is IPv4, its first address, and the address after its last, if there is
+    /// one.
     pub(super) fn span(&self) -> (bool, u128, Option<u128>) {
         let (own, width) = bits(self.address);
         let ignored = width - self.length;
@@ -116,12 +120,12 @@ impl Cidr {
         )
     }
 
-    /// Whether every address of `inner` is in it.
+    /// Returns true if `inner` lies within it.
     pub(super) fn contains(&self, inner: &Self) -> bool {
         inner.length >= self.length && self.holds(inner.address)
     }
 
-    /// Whether the leading bits of both are equal. Families never match each other.
+    /// Returns true if it holds the address. Families never match each other.
     pub(super) fn holds(&self, address: IpAddr) -> bool {
         let ((own, width), (other, other_width)) = (bits(self.address), bits(address));
         let ignored = width - self.length;
@@ -130,7 +134,7 @@ impl Cidr {
     }
 }
 
-/// An address as a number, and its width in bits.
+/// Returns an address as a number, and its width in bits.
 fn bits(address: IpAddr) -> (u128, u32) {
     match address {
         IpAddr::V4(address) => (u128::from(address.to_bits()), 32),

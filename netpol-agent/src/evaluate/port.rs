@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Entries of `ports` (rules T2 to T5 and F4).
+//! Matches entries of `ports` (rules T2 to T5 and F4).
 
 use super::Packet;
 use crate::model::{Pod, PolicyPort, PortName, Protocol};
 
-/// Whether one entry of `ports` matches a packet. `destinations` are the pods in which a named port is looked up (rule T4):
-/// the name must mean the packet's port in each of them, and there must be one.
+/// Returns true if an entry of `ports` matches a packet. `destinations` are the pods in which a
+/// named port is looked up (rule T4): at least one, and the name must mean the packet's port in
+/// each of them.
 ///
-/// An entry with a protocol that Kubernetes does not know, a port outside 1 to 65535, or a range that rule T3 refuses
-/// matches nothing.
+/// An entry matches nothing if Kubernetes does not know its protocol, its port is outside 1 to
+/// 65535, or rule T3 refuses its range.
 pub(super) fn matches(entry: &PolicyPort, packet: &Packet, destinations: &[&Pod]) -> bool {
     let word = entry.protocol.as_deref().unwrap_or("TCP");
     let Some(protocol) = Protocol::from_kubernetes(word) else {
@@ -32,7 +33,7 @@ pub(super) fn matches(entry: &PolicyPort, packet: &Packet, destinations: &[&Pod]
     }
 }
 
-/// Whether the packet's port is in a valid range; both ends belong to it.
+/// Returns true if the packet's port is in a valid range, ends included.
 fn in_range(packet: &Packet, first: i32, last: i32) -> bool {
     let valid = 1 <= first && first <= last && last <= 65535;
     valid
@@ -41,7 +42,7 @@ fn in_range(packet: &Packet, first: i32, last: i32) -> bool {
             .is_some_and(|port| first <= i32::from(port) && i32::from(port) <= last)
 }
 
-/// The number that a pod gives a named port; its first container port of that name and protocol.
+/// Looks up a named port in a pod: its first container port of that name and protocol.
 pub(super) fn number_of(pod: &Pod, name: &str, protocol: Protocol) -> Option<u16> {
     pod.named_ports
         .iter()

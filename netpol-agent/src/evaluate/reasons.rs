@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Why no rule of the policies that isolate a pod matches a packet, in words for people.
+//! Explains, in words for people, why no rule of the policies that isolate a pod matches a packet.
 
 use super::{Packet, Question, is_own_node, pods_at};
 use crate::model::{Direction, NetworkPolicy, Node, ObjectKey, Pod, Rule, Snapshot};
@@ -8,12 +8,12 @@ mod peers;
 mod ports;
 mod selectors;
 
-/// A policy that isolates a pod and allows a packet by none of its rules.
+/// A policy that isolates a pod and has no rule that allows the packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unmatched {
     /// The policy.
     pub policy: ObjectKey,
-    /// All its rules for the direction, in order; none where it has none, and so allows nothing.
+    /// All its rules for the direction, in order. A policy without rules allows nothing.
     pub rules: Vec<UnmatchedRule>,
 }
 
@@ -44,8 +44,9 @@ impl Missing {
     }
 }
 
-/// For a side that [`super::evaluate`] denies: the policies that isolate the pod, and what is missing in each of their rules.
-/// Empty for a side that it allows. Where several pods claim the address, they are those of the first that is denied.
+/// Lists, for a side that [`super::evaluate`] denies, the policies that isolate the pod and what
+/// each of their rules lacks. Empty for a side that it allows. If several pods claim the address,
+/// these are the policies of the first pod that is denied.
 pub fn unmatched(
     snapshot: &Snapshot,
     nodes: &[Node],
@@ -63,7 +64,8 @@ pub fn unmatched(
     unmatched_by_service(snapshot, nodes, packet, direction)
 }
 
-/// The same for a packet as it ends at a backend that [`super::evaluate_service`] denies: a pod can be its own peer (rule A1).
+/// Does the same for a packet at a backend that [`super::evaluate_service`] denies: a pod can be
+/// its own peer (rule A1).
 pub fn unmatched_by_service(
     snapshot: &Snapshot,
     nodes: &[Node],
@@ -114,7 +116,7 @@ impl Question<'_> {
             .collect()
     }
 
-    /// What is missing for one rule. If no peer matches, the ports are looked at too: both must be mended.
+    /// Lists what one rule lacks. If no peer matches, the ports are checked too: both need fixing.
     fn missing(&self, policy: &NetworkPolicy, rule: &Rule) -> Vec<Missing> {
         let list = match self.direction {
             Direction::Ingress => "from",
@@ -125,7 +127,7 @@ impl Question<'_> {
         for (index, peer) in rule.peers.iter().enumerate() {
             let found = self.missing_for_peer(policy, peer, &format!("{list}[{index}]"));
             if found.is_empty() {
-                // Of the peers that match, one that has pods says more about named ports.
+                // Prefer a matching peer that has pods: it says more about named ports.
                 let pods = if peer.ip_block.is_some() {
                     &[]
                 } else {

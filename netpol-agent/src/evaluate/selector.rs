@@ -3,7 +3,8 @@
 
 use crate::model::{LabelExpression, LabelSelector, Labels};
 
-/// Whether a selector selects an object with these labels. A selector with an invalid expression selects nothing at all.
+/// Returns true if a selector selects an object with these labels. A selector with an invalid
+/// expression selects nothing.
 pub(super) fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
     if !selector.match_expressions.iter().all(is_valid) {
         return false;
@@ -19,7 +20,8 @@ pub(super) fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
             .all(|expression| holds(expression, labels))
 }
 
-/// Whether Kubernetes accepts the expression: `In` and `NotIn` need values, `Exists` and `DoesNotExist` must have none.
+/// Returns true if Kubernetes accepts the expression: `In` and `NotIn` need values, `Exists` and
+/// `DoesNotExist` must have none.
 pub(super) fn is_valid(expression: &LabelExpression) -> bool {
     match expression.operator.as_str() {
         "In" | "NotIn" => !expression.values.is_empty(),
@@ -28,7 +30,8 @@ pub(super) fn is_valid(expression: &LabelExpression) -> bool {
     }
 }
 
-/// Whether a valid expression is true of these labels. `NotIn` and `DoesNotExist` are true of an absent key.
+/// Returns true if a valid expression holds for these labels. `NotIn` and `DoesNotExist` hold for
+/// an absent key.
 pub(super) fn holds(expression: &LabelExpression, labels: &Labels) -> bool {
     let value = labels.get(&expression.key);
     let listed = value.is_some_and(|value| expression.values.iter().any(|listed| listed == value));

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Services (rule A5): what a packet to a virtual IP or NodePort becomes, backend by backend.
+//! Services (rule A5): judges a packet to a virtual IP or NodePort, backend by backend.
 
 use std::net::IpAddr;
 
 use super::{Evaluation, Packet, claimants, is_own_node, judge};
 use crate::model::{EndpointSlice, Node, Protocol, Service, ServicePort, Snapshot};
 
-/// Judges a packet to where a Service is reached: for each backend that kube-proxy may choose, its address, its port and the verdict on the
-/// packet as it ends there. `None` if no Service is reached at this destination. A pod that reaches itself this way is subject to
-/// policy (rule A1).
+/// Judges a packet to a Service's frontend. Returns, for each backend that kube-proxy may choose,
+/// its address, its port and the verdict on the packet after translation. `None` if no Service has
+/// this frontend. A pod that reaches itself through a Service is subject to policy (rule A1).
 pub fn evaluate_service(
     snapshot: &Snapshot,
     nodes: &[Node],
@@ -34,7 +34,7 @@ pub fn evaluate_service(
                 continue;
             }
             reached = true;
-            // Too large to be looked at (rule L2): nothing is known behind its node port.
+            // The Service is over budget (rule L2), so nothing is known behind its node port.
             if is_refused {
                 continue;
             }
@@ -60,7 +60,7 @@ pub fn evaluate_service(
     reached.then(|| judged.collect())
 }
 
-/// Whether the destination is an address of a pod or of another node than the sender's: then no
+/// Returns true if the destination is an address of a pod or of a node other than the sender's. No
 /// Service is reached there, whatever it claims (rule A9).
 fn is_taken(snapshot: &Snapshot, nodes: &[Node], packet: &Packet) -> bool {
     let senders = claimants(snapshot, packet.source);
@@ -76,8 +76,8 @@ fn is_taken(snapshot: &Snapshot, nodes: &[Node], packet: &Packet) -> bool {
             .any(|node| node.addresses.contains(&packet.destination))
 }
 
-/// Headless Services are reached nowhere but at their pods. In a family without a ClusterIP the
-/// other addresses count for nothing.
+/// Returns true if the Service is reached at this address. A headless Service has no frontend. In a
+/// family without a ClusterIP, its other addresses do not count.
 fn has_virtual_ip(service: &Service, service_port: &ServicePort, address: IpAddr, port: u16) -> bool {
     let of_family = |known: &&IpAddr| known.is_ipv4() == address.is_ipv4();
     let cluster_ips: Vec<_> = service.cluster_ips.iter().filter(of_family).collect();
@@ -86,7 +86,7 @@ fn has_virtual_ip(service: &Service, service_port: &ServicePort, address: IpAddr
     service_port.port == port && !cluster_ips.is_empty() && claims
 }
 
-/// Every address of every node counts, in the families of the Service.
+/// Returns true if it is a node port at an address of any node, in a family of the Service.
 fn has_node_port(
     service: &Service,
     service_port: &ServicePort,
@@ -102,7 +102,8 @@ fn has_node_port(
             .any(|ip| ip.is_ipv4() == address.is_ipv4())
 }
 
-/// Ready endpoints take traffic; those that still serve while they end take it when no other is left.
+/// Adds ready endpoints. Endpoints that still serve while they terminate are used if no ready one
+/// is left.
 fn add_backends(
     slice: &EndpointSlice,
     service_port: &ServicePort,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the corpus of cases cannot say in manifests: two claimants of an address, and the text of CIDRs.
+//! Tests what the cases' manifests cannot express: two claimants of an address, and the text of
+//! CIDRs.
 
 use std::sync::Arc;
 
@@ -100,7 +101,7 @@ fn selects_app(app: &str) -> LabelSelector {
     }
 }
 
-/// `web` lets in `client` only; a second pod claims an address that a first one has.
+/// `web` lets in `client` only. A second pod claims an address that a first pod has.
 fn claimed(first: Arc<Pod>, second: Arc<Pod>, policy: NetworkPolicy) -> Snapshot {
     let mut snapshot = Snapshot::default();
     for pod in [

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The answer, as `-o json` writes it and as the agent sends it over its socket.
+//! The answer, as `-o json` prints it and as the agent sends it over its socket.
 
 use std::net::IpAddr;
 
@@ -17,31 +17,32 @@ pub struct Answer {
     pub destination: String,
     /// The port, as asked for, e.g. `5432/TCP`.
     pub port: String,
-    /// Revision of the objects that it was answered from.
+    /// Revision of the objects behind the answer.
     pub revision: u64,
-    /// Whether all verdicts allow it, and there is one.
+    /// True if there is a verdict and all verdicts allow.
     pub allowed: bool,
-    /// What the verdicts come to.
+    /// Sum of the verdicts.
     pub outcome: Outcome,
-    /// A verdict for each pair of addresses, and for a Service for each of its backends.
+    /// A verdict for each pair of addresses; for a Service, for each of its backends.
     pub verdicts: Vec<Verdict>,
-    /// What to know about the answer.
+    /// Remarks on the answer.
     pub notes: Vec<String>,
-    /// What is wrong with the policies and pods involved.
+    /// Problems of the policies and pods involved.
     pub diagnostics: Vec<Finding>,
 }
 
-/// What verdicts come to.
+/// Sum of several verdicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
-    /// All are allowed, and there is one.
+    /// There is a verdict, and all allow.
     Allowed,
-    /// None is allowed.
+    /// None allows.
     Denied,
-    /// Some are allowed: of a Service's backends, so that some connections are made and others not, or of the address families.
+    /// Some allow: the Service's backends differ, so that some connections succeed, or the address
+    /// families differ.
     Partly,
-    /// Of one at least it is not known.
+    /// At least one is unknown.
     CannotTell,
 }
 
@@ -49,16 +50,16 @@ pub enum Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Told {
-    /// It arrives.
+    /// The packet arrives.
     Allowed,
-    /// It does not.
+    /// The packet does not arrive.
     Denied,
-    /// What is known does not say.
+    /// The known facts do not decide.
     CannotTell,
 }
 
 impl Told {
-    /// Of both sides: one that denies is enough (rule I5).
+    /// Combines both sides: one that denies is enough (rule I5).
     pub(super) fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Denied, _) | (_, Self::Denied) => Self::Denied,
@@ -67,7 +68,7 @@ impl Told {
         }
     }
 
-    /// In words.
+    /// Returns it as words.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Allowed => "allowed",
@@ -78,7 +79,7 @@ impl Told {
 }
 
 impl Outcome {
-    /// Of these verdicts.
+    /// Sums up verdicts.
     pub fn of(verdicts: &[Verdict]) -> Self {
         let of = |told| {
             verdicts
@@ -96,7 +97,7 @@ impl Outcome {
         }
     }
 
-    /// Exit code of `netpol explain`.
+    /// Returns the exit code of `netpol explain`.
     pub const fn exit_code(self) -> u8 {
         match self {
             Self::Allowed => 0,
@@ -105,7 +106,7 @@ impl Outcome {
         }
     }
 
-    /// Whether nothing is denied.
+    /// Returns true if there is a verdict and all allow.
     pub fn is_allowed(self) -> bool {
         self == Self::Allowed
     }
@@ -116,65 +117,65 @@ impl Outcome {
 pub struct Verdict {
     /// `IPv4` or `IPv6`.
     pub family: String,
-    /// Where the packet comes from.
+    /// Source of the packet.
     pub source: EndShown,
-    /// The address that it is sent to, where that is a Service's, or a node's with a host port.
+    /// The address that the packet is sent to, if it is a Service's, or a node's with a host port.
     pub frontend: Option<IpAddr>,
-    /// Where it goes; for a Service, the backend.
+    /// Where the packet goes; for a Service, the backend.
     pub destination: EndShown,
     /// The port at the destination; for a Service, the backend's.
     pub port: String,
-    /// Whether both directions allow it (rule I5), as far as is known.
+    /// True if both directions allow it (rule I5), as far as is known.
     pub allowed: bool,
-    /// What both directions come to.
+    /// Both directions combined.
     pub verdict: Told,
-    /// What the source's policies say.
+    /// Verdict of the source's policies.
     pub egress: SideShown,
-    /// What the destination's policies say.
+    /// Verdict of the destination's policies.
     pub ingress: SideShown,
 }
 
 /// One end of a packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndShown {
-    /// `namespace/name` of the pod that has the address, if one has.
+    /// `namespace/name` of the pod that has the address, if any.
     pub name: Option<String>,
     /// The address.
     pub address: IpAddr,
 }
 
-/// What one end's policies say.
+/// The verdict of one end's policies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SideShown {
-    /// Whether this side allows the packet, as far as is known.
+    /// True if this side allows the packet, as far as is known.
     pub allowed: bool,
-    /// What this side says.
+    /// Verdict of this side.
     pub verdict: Told,
-    /// Whether what policies say here is what its packets meet.
+    /// Tells if the policies' verdict is really applied to packets here.
     pub enforced: Enforcement,
     /// `not-enforced`, `same-pod`, `node`, `not-isolated`, `allowed-by-rule`, `no-rule-matches`,
-    /// `over-budget`, `closed-until-known`, `spoofed`, `not-own-address`; of what is not certain
-    /// `address-on-arrival`, `address-claimed-twice`, `link-local`, `pod-not-known`, `held-back`;
-    /// `not-enforced-here`, whatever is certain of it.
+    /// `over-budget`, `closed-until-known`, `spoofed` or `not-own-address`. For an unknown verdict
+    /// `address-on-arrival`, `address-claimed-twice`, `link-local`, `pod-not-known` or `held-back`.
+    /// `not-enforced-here` for either.
     pub reason: String,
-    /// The reason in words.
+    /// The reason as a sentence.
     pub text: String,
-    /// The policy that allows it, if one does.
+    /// The policy that allows the packet, if one does.
     pub policy: Option<String>,
     /// Path of the rule in that policy.
     pub field: Option<String>,
-    /// Whether policies isolate the pod for this direction.
+    /// True if policies isolate the pod for this direction.
     pub isolated: bool,
     /// The policies that isolate the pod, if no rule allows the packet.
     pub isolating: Vec<PolicyShown>,
 }
 
-/// A policy of which no rule matches.
+/// A policy without a matching rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyShown {
     /// `namespace/name`.
     pub policy: String,
-    /// Its rules for the direction. Without one it allows nothing.
+    /// Its rules for the direction. A policy without rules allows nothing.
     pub rules: Vec<RuleShown>,
 }
 
@@ -187,7 +188,7 @@ pub struct RuleShown {
     pub missing: Vec<MissingShown>,
 }
 
-/// One thing that is missing.
+/// One thing that a rule lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissingShown {
     /// Path below the rule, e.g. `from[0].namespaceSelector.matchLabels`.
@@ -196,7 +197,7 @@ pub struct MissingShown {
     pub message: String,
 }
 
-/// A [`Diagnostic`] that can be read back.
+/// A [`Diagnostic`] that can be deserialized.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// Stable code.
@@ -205,7 +206,7 @@ pub struct Finding {
     pub object: String,
     /// Path of the field.
     pub field: String,
-    /// What is wrong, and what enforcement makes of it.
+    /// What is wrong, and what that means for enforcement.
     pub message: String,
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The addresses that an end stands for.
+//! Resolves an end of a request to its addresses.
 
 use std::net::IpAddr;
 
@@ -20,14 +20,14 @@ pub enum EndError {
     /// There is no such object.
     #[error("there is no {kind} {key}{hint}")]
     Missing {
-        /// What it was looked for as.
+        /// The kind that was looked for.
         kind: &'static str,
         /// Its key.
         key: ObjectKey,
-        /// What there is instead.
+        /// A hint at what exists instead.
         hint: String,
     },
-    /// A pod and a Service have the name.
+    /// A pod and a Service have the same name.
     #[error(
         "there is a pod and a Service {key}: say {namespace}/pod/{name} or {namespace}/svc/{name}",
         namespace = key.namespace,
@@ -50,7 +50,7 @@ pub enum EndError {
         /// The ports it has.
         ports: String,
     },
-    /// No addresses of one family on both ends.
+    /// The ends share no address family.
     #[error("{source_end} and {destination} share {family} addresses of one family", family = if *family == "no" { "no".to_owned() } else { format!("no {family}") })]
     NoCommonFamily {
         /// The source.
@@ -62,15 +62,15 @@ pub enum EndError {
     },
 }
 
-/// One address that an end stands for.
+/// One address of an end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Candidate {
-    /// The pod that has it.
+    /// The pod that has the address.
     pub(super) name: Option<ObjectKey>,
     pub(super) address: IpAddr,
-    /// The port at this address; for a source it means nothing.
+    /// The port at this address; meaningless for a source.
     pub(super) port: Port,
-    /// A Service is reached there: its backends are judged in its place.
+    /// True if a Service is reached here: its backends are judged instead.
     pub(super) is_frontend: bool,
 }
 
@@ -82,12 +82,12 @@ impl Candidate {
         }
     }
 
-    /// The pod that has it, also one that shares its node's network or has ended.
+    /// Looks up the pod that has the address, even if it shares its node's network or has ended.
     pub(super) fn pod<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Pod> {
         snapshot.pods.get(self.name.as_ref()?).map(AsRef::as_ref)
     }
 
-    /// Why no pod of its own stands behind the address (rules I6, I7).
+    /// Explains why no pod with a network of its own has the address (rules I6, I7).
     pub(super) fn why_not_enforced(&self, snapshot: &Snapshot) -> String {
         match self.pod(snapshot) {
             Some(pod) if pod.host_network => "it uses the network of its node".to_owned(),
@@ -97,7 +97,7 @@ impl Candidate {
     }
 }
 
-/// The packet from one address to the other; both are of `family`.
+/// Returns the packet from one address to the other; both are of `family`.
 pub(super) fn packet(source: &Candidate, destination: &Candidate, family: Family) -> Packet {
     let (protocol, port) = destination.port.of_family(family);
     Packet {
@@ -108,7 +108,7 @@ pub(super) fn packet(source: &Candidate, destination: &Candidate, family: Family
     }
 }
 
-/// The addresses of a source.
+/// Resolves the source to its addresses.
 pub(super) fn sources(
     snapshot: &Snapshot,
     nodes: &[Node],
@@ -122,7 +122,7 @@ pub(super) fn sources(
     }
 }
 
-/// The addresses of a destination: a Service's frontends, or where there is none, the ends themselves.
+/// Resolves the destination to a Service's frontends; without any, to the addresses themselves.
 pub(super) fn destinations(
     snapshot: &Snapshot,
     nodes: &[Node],
@@ -150,7 +150,8 @@ pub(super) fn destinations(
     Ok(service.cluster_ips.iter().map(frontend).collect())
 }
 
-/// An address: a frontend, or what has it. A ClusterIP has nothing but the ports of its Service.
+/// Resolves an address to a frontend or to its owner. A ClusterIP has only the ports of its
+/// Service.
 fn destination(
     snapshot: &Snapshot,
     nodes: &[Node],
@@ -177,7 +178,7 @@ fn destination(
     })
 }
 
-/// The ready endpoints of a Service, as they are.
+/// Returns the ready endpoints of a Service, untranslated.
 fn ready_candidates(
     snapshot: &Snapshot,
     nodes: &[Node],
@@ -269,7 +270,7 @@ fn pod_addresses(pod: &Pod, port: Port, notes: &mut Vec<String>) -> Result<Vec<C
     Ok(pod.addresses.iter().map(candidate).collect())
 }
 
-/// An address, with the pod that has it.
+/// Returns an address with the pod that has it.
 pub(super) fn at(snapshot: &Snapshot, nodes: &[Node], address: IpAddr, port: Port) -> Candidate {
     Candidate {
         name: pods_at(snapshot, nodes, address)

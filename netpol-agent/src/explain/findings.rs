@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What to know beside the verdicts: nodes whose addresses are not known, and what is wrong with the objects involved.
+//! Adds remarks to the verdicts: nodes with unknown addresses, and problems of the objects
+//! involved.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,8 +13,8 @@ use crate::{
     model::{Diagnostic, Node, Pod, Snapshot},
 };
 
-/// An end that is no pod may be a node: its traffic with its own pods is always allowed (rule A2), which cannot be told if the
-/// node's addresses are not known.
+/// Notes that an end which is no pod may be a node. Traffic between a node and its own pods is
+/// always allowed (rule A2), but this cannot be decided without the node's addresses.
 pub(super) fn note_unknown_nodes(
     snapshot: &Snapshot,
     nodes: &[Node],
@@ -41,7 +42,7 @@ pub(super) fn note_unknown_nodes(
     }
 }
 
-/// Where policies take part of which nobody here knows whether they are enforced.
+/// Notes policies on other nodes, whose enforcement is unknown here.
 pub(super) fn note_enforcement(world: World<'_>, verdicts: &[Verdict], notes: &mut Vec<String>) {
     let mut nodes = BTreeSet::new();
     for verdict in verdicts {
@@ -71,8 +72,8 @@ fn pod_of<'a>(snapshot: &'a Snapshot, end: &EndShown) -> Option<&'a Pod> {
     pods.into_iter().find(|pod: &&Pod| pod.key.to_string() == name)
 }
 
-/// What is wrong with the policies that isolate an end, with those of its namespace that would if their selector or policy types
-/// were right, and with the pods themselves.
+/// Lists problems of the policies that isolate an end, of policies in its namespace that would
+/// isolate it with a correct selector or policy types, and of the pods themselves.
 pub(super) fn diagnostics(snapshot: &Snapshot, nodes: &[Node], verdicts: &[Verdict]) -> Vec<Finding> {
     let ends = verdicts
         .iter()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a running agent holds, beside the objects: an answer is what the kernel does only as far as
-//! someone knows what is in it.
+//! What a running agent holds beside the objects. An answer describes the kernel's behaviour only
+//! as far as the agent's state is known.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,41 +11,41 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Direction, Frontend, Node, ObjectKey, Pod, Set, Snapshot};
 
-/// What an answer is made from.
+/// The sources of an answer.
 #[derive(Debug, Clone, Copy)]
 pub struct World<'a> {
     /// The cluster's objects.
     pub snapshot: &'a Snapshot,
-    /// The nodes whose addresses are known: see [`super::known_nodes`].
+    /// The nodes with known addresses, see [`super::known_nodes`].
     pub nodes: &'a [Node],
-    /// What the agent that answers holds; `None` where only objects are known.
+    /// State of the agent that answers; `None` if only objects are known.
     pub held: Option<&'a Held>,
 }
 
-/// The state of an agent that answers.
+/// State of the agent that answers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Held {
-    /// Its node.
+    /// Name of its node.
     pub node: String,
     /// Every pod of its node that has an address and a network of its own.
     pub pods: BTreeMap<ObjectKey, Standing>,
-    /// Its pods of which policies come to too many entries, and the directions that are closed for
-    /// it (rule L2).
+    /// Its pods whose policies need too many entries, with the directions closed for that reason
+    /// (rule L2).
     pub over_budget: BTreeMap<ObjectKey, BTreeSet<Direction>>,
-    /// Frontends that are closed to whom they would be open in part (rule L2).
+    /// Frontends that are closed to pods which may reach only some of their backends (rule L2).
     pub closed: Set<Frontend>,
-    /// Addresses behind interfaces of pods: of some no pod is known, or not yet (rule B2).
+    /// Addresses behind pod interfaces. Some interfaces have no known pod, or none yet (rule B2).
     pub behind: BTreeMap<IpAddr, Behind>,
     /// The link-local addresses of its pods, as bound (rule A9).
     pub link_locals: BTreeMap<ObjectKey, BTreeSet<Ipv6Addr>>,
 }
 
-/// An interface that has an address behind it.
+/// The interface that an address is behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Behind {
     /// Its name.
     pub interface: String,
-    /// It is closed to all but the node until its pod is known.
+    /// True if it is closed to everything but the node until its pod is known.
     pub closed: bool,
 }
 
@@ -54,44 +54,45 @@ pub struct Behind {
 pub enum Standing {
     /// Its interface has its policies.
     Enforced,
-    /// Its interface has an older policy, or is closed: why.
+    /// Its interface has an older policy or is closed, for this reason.
     HeldBack(String),
-    /// No interface is taken for its own: why. Its traffic passes, as far as the agent knows.
+    /// No interface is known to be its own, for this reason. Its traffic passes, as far as the
+    /// agent knows.
     Open(String),
-    /// No interface is taken for its own, and the agent does not know what becomes of its traffic:
-    /// why.
+    /// No interface is known to be its own, for this reason. The agent does not know what happens
+    /// to its traffic.
     Unknown(String),
 }
 
-/// Whether what policies say of an end is what its packets meet.
+/// Whether the policies' verdict about an end is applied to its packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Enforcement {
     /// The agent that answers enforces it.
     Here,
-    /// It should, and does not.
+    /// The agent that answers should enforce it, and does not.
     NotHere,
-    /// It is another node's, or no agent was asked.
+    /// The pod is on another node, or no agent was asked.
     CannotTell,
     /// No pod with a network of its own is there.
     NoPod,
 }
 
 impl World<'_> {
-    /// Whether a pod is of the node of the agent that answers.
+    /// Returns true if a pod runs on the node of the agent that answers.
     pub(super) fn is_local(&self, pod: &Pod) -> bool {
         self.held
             .is_some_and(|held| pod.node.as_deref() == Some(held.node.as_str()))
     }
 
-    /// How a pod of this node stands; `None` where it is another's, or no agent answers.
+    /// Looks up the state of a pod of this node; `None` if it runs elsewhere, or no agent answers.
     pub(super) fn standing(&self, pod: &Pod) -> Option<Standing> {
         let held = self.held.filter(|_| self.is_local(pod))?;
         let unknown = || Standing::Unknown("the agent has not looked at it yet".to_owned());
         Some(held.pods.get(&pod.key).cloned().unwrap_or_else(unknown))
     }
 
-    /// Whether a pod of this node is closed in a direction, as what its policies come to is over
+    /// Returns true if a pod of this node is closed in a direction because its policies are over
     /// budget.
     pub(super) fn is_over_budget(&self, pod: &Pod, direction: Direction) -> bool {
         let held = self.held.filter(|_| self.is_local(pod));
@@ -99,7 +100,8 @@ impl World<'_> {
             .is_some_and(|closed| closed.contains(&direction))
     }
 
-    /// Whether a frontend is closed to a pod of this node that may not reach all that is behind it.
+    /// Returns true if a frontend is closed to pods of this node that may reach only some of its
+    /// backends.
     pub(super) fn is_closed(&self, pod: &Pod, frontend: Frontend) -> bool {
         let Some(held) = self.held.filter(|_| self.is_local(pod)) else {
             return false;
@@ -118,20 +120,20 @@ impl World<'_> {
         held.closed.contains_key(&frontend) || held.closed.contains_key(&at_nodes) && is_nodes()
     }
 
-    /// The interface of this node behind which an address is.
+    /// Looks up the interface of this node that an address is behind.
     pub(super) fn behind(&self, address: IpAddr) -> Option<&Behind> {
         self.held?.behind.get(&address)
     }
 
-    /// Whether an address is one of the node whose agent answers.
+    /// Returns true if an address belongs to the node of the agent that answers.
     pub(super) fn is_here(&self, address: IpAddr) -> bool {
         let own = |node: &&Node| self.held.is_some_and(|held| held.node == node.name);
         let mut nodes = self.nodes.iter().filter(own);
         nodes.any(|node| node.addresses.contains(&address))
     }
 
-    /// Whether an address is of a link, and nobody here knows whose: a pod of this node has one
-    /// that is bound with its interface.
+    /// Returns true if an address is link-local and its owner is unknown. The link-local address of
+    /// a local pod is known: it is bound with the pod's interface.
     pub(super) fn is_unknown_link_local(&self, address: IpAddr) -> bool {
         let IpAddr::V6(own) = address else { return false };
         let mut nodes = self.nodes.iter();
@@ -142,7 +144,7 @@ impl World<'_> {
             })
     }
 
-    /// Whether a pod has a link-local address.
+    /// Returns true if a pod has this link-local address.
     pub(super) fn is_link_local_of(&self, pod: &Pod, address: IpAddr) -> bool {
         let IpAddr::V6(own) = address else { return false };
         let bound = self

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The addresses of nodes (rule A2), as far as objects tell them.
+//! Finds the addresses of nodes (rule A2), as far as objects give them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,7 @@ use std::{
 
 use crate::model::{Node, Snapshot};
 
-/// A node's addresses as they are given on the command line: `NAME=ADDRESS[,ADDRESS]`.
+/// A node's addresses as given on the command line: `NAME=ADDRESS[,ADDRESS]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeAddresses(pub Node);
 
@@ -34,9 +34,9 @@ impl FromStr for NodeAddresses {
     }
 }
 
-/// The nodes with what is known of their addresses: those `given`, those of their objects, and the
-/// addresses of running hostNetwork pods, which are their node's. `own` is the node of the agent
-/// that answers: of it, what is on its interfaces counts and nothing else (rule A2).
+/// Returns the nodes with their known addresses: those `given`, those of their objects, and those
+/// of running hostNetwork pods, which are their node's. `own` is the node of the agent that
+/// answers: only the addresses on its interfaces count (rule A2).
 pub fn known_nodes(snapshot: &Snapshot, given: &[Node], own: Option<Node>) -> Vec<Node> {
     let mut nodes: BTreeMap<&str, BTreeSet<IpAddr>> = BTreeMap::new();
     for (name, node) in snapshot.nodes.iter() {
@@ -71,8 +71,8 @@ pub fn known_nodes(snapshot: &Snapshot, given: &[Node], own: Option<Node>) -> Ve
         .collect()
 }
 
-/// The same with all addresses that objects tell, of the own node too: a node port is reached at
-/// each of them (rule A5).
+/// Does the same, but with all addresses that objects give the own node too: a node port is reached
+/// at each of them (rule A5).
 pub(super) fn of_node_ports(snapshot: &Snapshot, known: &[Node]) -> Vec<Node> {
     known_nodes(snapshot, known, None)
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is asked, and how it is written.
+//! The request and its text form.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -7,21 +7,21 @@ use thiserror::Error;
 
 use crate::model::{ObjectKey, Protocol};
 
-/// A question.
+/// A request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Who opens the connection.
+    /// The end that opens the connection.
     pub source: End,
-    /// To whom.
+    /// The end that it is opened to.
     pub destination: End,
-    /// To which port.
+    /// The port that it is opened to.
     pub port: Port,
-    /// Only this family; `None` is all that both ends share.
+    /// The only family to judge; `None` for all that both ends share.
     pub family: Option<Family>,
 }
 
 impl Request {
-    /// The query of a URL that says the same: `src=..&dst=..&port=..` and, if given, `&family=..`.
+    /// Formats the request as a URL query: `src=..&dst=..&port=..` and, if given, `&family=..`.
     pub fn to_query(&self) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("src", &self.source.to_string());
@@ -33,10 +33,10 @@ impl Request {
         query.finish()
     }
 
-    /// Reads what [`Request::to_query`] writes.
+    /// Parses what [`Request::to_query`] writes.
     ///
     /// # Errors
-    /// A part that is missing, unknown or not written as it should be.
+    /// A part is missing, unknown or malformed.
     pub fn from_query(query: &str) -> Result<Self, RequestError> {
         let (mut source, mut destination, mut port, mut family) = (None, None, None, None);
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -57,7 +57,7 @@ impl Request {
     }
 }
 
-/// Part of a request that is not written as it should be.
+/// A malformed part of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RequestError {
     /// Neither an address nor `namespace/name`.
@@ -65,18 +65,18 @@ pub enum RequestError {
         "{0:?} is neither an IP address nor namespace/name (namespace/pod/name and namespace/svc/name tell which of both)"
     )]
     End(String),
-    /// No port.
+    /// Not a port.
     #[error(
         "{0:?} is no port: expected NUMBER/TCP, NUMBER/UDP, NUMBER/SCTP (1 to 65535), icmp, or ip/NUMBER for another IP protocol"
     )]
     Port(String),
-    /// No family.
+    /// Not a family.
     #[error("{0:?} is no address family: expected ipv4 or ipv6")]
     Family(String),
-    /// A query without one of its parts.
+    /// The query lacks a part.
     #[error("the query has no {0}: expected src, dst, port, and family or not")]
     Missing(&'static str),
-    /// A query with an unknown part.
+    /// The query has an unknown part.
     #[error("the query has {0:?}: expected src, dst, port, and family or not")]
     Key(String),
 }
@@ -84,7 +84,7 @@ pub enum RequestError {
 /// One end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
-    /// A pod or a Service of this key, whichever there is.
+    /// A pod or a Service with this key, whichever exists.
     Named(ObjectKey),
     /// A pod.
     Pod(ObjectKey),
@@ -95,7 +95,8 @@ pub enum End {
 }
 
 impl End {
-    /// Reads an end as kubectl would with this namespace: `web`, `pod/web`, `svc/web`; and all that [`End::from_str`] reads.
+    /// Parses an end as kubectl would in this namespace: `web`, `pod/web`, `svc/web`. Also accepts
+    /// all that [`End::from_str`] parses.
     ///
     /// # Errors
     /// See [`RequestError::End`].
@@ -112,7 +113,7 @@ impl End {
     }
 }
 
-/// What a word of kubectl's stands for.
+/// Parses a kind, in kubectl's spellings.
 fn of_kind(word: &str) -> Option<fn(ObjectKey) -> End> {
     match word {
         "pod" | "pods" | "po" => Some(End::Pod),
@@ -158,19 +159,19 @@ impl fmt::Display for End {
     }
 }
 
-/// A destination port, or a protocol that has none.
+/// A destination port, or a protocol without ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Port {
     /// A port of a transport protocol.
     Transport(Protocol, u16),
-    /// Echo of ICMP or ICMPv6, as the family is.
+    /// Echo request of ICMP or ICMPv6, by the family.
     Icmp,
     /// Another IP protocol, by its IANA number.
     Ip(u8),
 }
 
 impl Port {
-    /// IANA protocol number and port in packets of a family.
+    /// Returns the IANA protocol number and the port of packets of a family.
     pub const fn of_family(self, family: Family) -> (u8, Option<u16>) {
         match (self, family) {
             (Self::Transport(protocol, port), _) => (protocol.number(), Some(port)),
@@ -224,10 +225,10 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both.
+    /// Both families.
     pub const ALL: [Self; 2] = [Self::Ipv4, Self::Ipv6];
 
-    /// The family of an address.
+    /// Returns the family of an address.
     pub const fn of(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(_) => Self::Ipv4,
@@ -235,7 +236,7 @@ impl Family {
         }
     }
 
-    /// `IPv4` or `IPv6`.
+    /// Returns `IPv4` or `IPv6`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ipv4 => "IPv4",

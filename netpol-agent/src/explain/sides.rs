@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The verdict for one pair of addresses, and each side's reason in words.
+//! Judges one pair of addresses and gives each side's reason.
 
 use self::whose::{nobodys, not_own, spoofed, strayed};
 use super::{
@@ -80,8 +80,8 @@ pub(super) fn judge(
     }
 }
 
-/// Where a frontend is closed to whom it would be open in part (rule L2), none of its backends is
-/// reached by it.
+/// Denies all backends if the frontend is closed to pods that may reach only some of them (rule
+/// L2).
 pub(super) fn refuse(world: World<'_>, source: &Candidate, packet: &Packet, found: &mut [Verdict]) {
     let frontend = Frontend {
         address: packet.destination,
@@ -114,8 +114,8 @@ pub(super) fn refuse(world: World<'_>, source: &Candidate, packet: &Packet, foun
     }
 }
 
-/// What the destination's policies say, if it may see other addresses than the source's: what they
-/// say of all of them.
+/// Judges the destination's side for every source address that it may see. The verdict is unknown
+/// unless all agree.
 fn seen_otherwise(
     world: World<'_>,
     arriving: &Packet,
@@ -141,7 +141,7 @@ fn seen_otherwise(
                 address: seen.address,
                 ..source.clone()
             };
-            // What a node forwards is not from the node, whatever address it has (rule A3).
+            // A packet that a node forwards is not from the node, whatever its address (rule A3).
             let forwarded = World { nodes: &[], ..world };
             (
                 seen,
@@ -166,7 +166,7 @@ fn seen_otherwise(
     denied.in_doubt("address-on-arrival", &text)
 }
 
-/// What one end's policies say.
+/// The judgement of one end's policies.
 #[derive(Debug, Clone)]
 struct Judged {
     told: Told,
@@ -174,7 +174,7 @@ struct Judged {
     text: String,
     rule: Option<(String, String)>,
     isolating: Vec<PolicyShown>,
-    /// Policies of the end take part in it.
+    /// True if policies isolate the end.
     isolated: bool,
 }
 
@@ -190,8 +190,8 @@ impl Judged {
         }
     }
 
-    /// By the policies of `own`, of which the direction is. Where several pods claim the address:
-    /// what holds for all of them.
+    /// Judges by the policies of `own`. If several pods claim the address, the verdict is what
+    /// holds for all of them.
     fn of(
         world: World<'_>,
         packet: &Packet,
@@ -273,8 +273,8 @@ impl Judged {
         }
     }
 
-    /// Whatever policies say, where they come to too much all but the node is closed out (rules A2,
-    /// L2).
+    /// Denies everything but the node's traffic if the pod's policies are over budget, whatever
+    /// they say (rules A2, L2).
     fn over_budget(self, world: World<'_>, own: &Candidate, direction: Direction) -> Self {
         let pod = own.pod(world.snapshot);
         let closed = pod.is_some_and(|pod| world.is_over_budget(pod, direction));
@@ -294,8 +294,8 @@ impl Judged {
         }
     }
 
-    /// With what the agent that answers holds of the end: what policies say is not what its packets
-    /// meet where nothing is enforced.
+    /// Adds what the agent that answers holds about the end. The policies' verdict does not apply
+    /// to packets where nothing is enforced.
     fn shown(self, world: World<'_>, own: &Candidate) -> SideShown {
         let pod = own.pod(world.snapshot);
         let pod = pod.filter(|pod: &&Pod| !pod.host_network && !pod.terminal);
@@ -363,7 +363,7 @@ fn policy_shown(unmatched: Unmatched, direction: Direction) -> PolicyShown {
     }
 }
 
-/// The reason as a word and in words.
+/// Returns the reason as a code and as a sentence.
 fn reason(
     world: World<'_>,
     side: &Side,

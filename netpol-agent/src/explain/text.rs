@@ -1,29 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The answer for people: what matters first, and no more of it than one can read. `{:#}` has all.
+//! Formats the answer for people: what matters first, and short. `{:#}` prints everything.
 
 use std::{collections::BTreeMap, fmt};
 
 use super::answer::{Answer, EndShown, Outcome, PolicyShown, SideShown, Told, Verdict};
 
-/// Verdicts, notes and diagnostics that are shown.
+/// Verdicts, notes and diagnostics that are printed.
 const VERDICTS: usize = 4;
 const NOTES: usize = 8;
-/// Policies of a side that are shown.
+/// Policies of a side that are printed.
 const POLICIES: usize = 3;
-/// Rules of a policy, and things that a rule lacks: of the nearest policy in the first verdict, and
-/// of all others.
+/// Rules of a policy, and things that a rule lacks: for the nearest policy of the first verdict,
+/// and for all others.
 const IN_FULL: (usize, usize) = (4, 6);
 const IN_SHORT: (usize, usize) = (1, 3);
 
-/// A list cut to its first entries, and how many others there are.
+/// A list cut to its first entries, and the rest.
 struct Cut<'a, T> {
     shown: Vec<&'a T>,
     others: Vec<&'a T>,
 }
 
 impl<'a, T> Cut<'a, T> {
-    /// The least `limit` entries by `rank`, in the order of their ranks; all of them, as they are,
-    /// if they are so few.
+    /// Keeps the `limit` entries with the lowest `rank`, in the order of their ranks. Keeps the
+    /// list as it is if it is short enough.
     fn new<K: Ord>(all: bool, list: &'a [T], limit: usize, rank: impl Fn(&T) -> K) -> Self {
         let mut shown: Vec<&T> = list.iter().collect();
         let mut others = Vec::new();
@@ -77,7 +77,7 @@ impl fmt::Display for Answer {
                 of(Told::CannotTell)
             )?,
         }
-        // One of each kind first: what is not known, what is denied and why, what is allowed.
+        // One of each kind first: what is unknown, what is denied and why, what is allowed.
         let mut seen = BTreeMap::new();
         let nth: Vec<usize> = verdicts
             .iter()
@@ -179,7 +179,8 @@ impl Verdict {
     }
 }
 
-/// How far a policy is from allowing it: what its nearest rule lacks.
+/// Returns how far a policy is from allowing the packet: the number of things that its nearest rule
+/// lacks.
 fn distance(policy: &PolicyShown) -> usize {
     let rules = policy.rules.iter().map(|rule| rule.missing.len());
     rules.min().unwrap_or(usize::MAX)
@@ -203,7 +204,7 @@ fn write_isolating(
         let rules = Cut::new(all, &policy.rules, most_rules, |rule| rule.missing.len());
         for rule in &rules.shown {
             writeln!(f, "      {}", rule.field)?;
-            // Ports are looked at last, and matter to each peer.
+            // Ports come last, because they concern every peer.
             let missing = Cut::new(all, &rule.missing, most_missing, |missing| {
                 missing.field != "ports"
             });
@@ -227,7 +228,7 @@ fn write_isolating(
     )
 }
 
-/// A message of a readable length.
+/// Cuts a message to a readable length.
 fn cut_text(message: &str, all: bool) -> String {
     const LENGTH: usize = 300;
     match message.char_indices().nth(LENGTH) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What happens to a packet on its way: which addresses a node sends with, where a port of a node
-//! leads, what masquerade may write.
+//! Finds a packet's path: the addresses that a node sends with, where a node's port leads, and what
+//! masquerading may write.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,33 +11,33 @@ use super::{
 };
 use crate::model::{HostPort, Node, Pod};
 
-/// Backends of flanneld without a tunnel: nodes send with the address of their uplink.
+/// flanneld's backends without a tunnel: nodes send with the address of their uplink.
 const WITHOUT_TUNNEL: [&str; 2] = ["host-gw", "alloc"];
 
-/// How a packet gets from one end to the other.
+/// The path of a packet from one end to the other.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Way {
-    /// The address that it is sent to, where that is not the destination's own: a Service's, or a
-    /// node's with a host port.
+    /// The address that the packet is sent to, if it is not the destination's own: a Service's, or
+    /// a node's with a host port.
     pub(super) frontend: Option<IpAddr>,
-    /// The node of the source, or of the destination, translates it there: a pod can be its own
-    /// peer (rule A1).
+    /// True if the node of the source or of the destination translates the packet there: a pod can
+    /// be its own peer (rule A1).
     pub(super) translated: bool,
-    /// Where another node translates it, what the source's node judges it by.
+    /// What the source's node judges the packet by, if another node translates it.
     pub(super) judged_at: Option<Candidate>,
-    /// The addresses that the destination may see in the place of the source's own.
+    /// Addresses that the destination may see instead of the source's own.
     pub(super) seen_as: Vec<Seen>,
 }
 
-/// An address that a packet may have when it arrives.
+/// A source address that a packet may arrive with.
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
     pub(super) address: IpAddr,
-    /// Whose it is, in words.
+    /// Describes the owner of the address.
     pub(super) whose: String,
 }
 
-/// The way of a packet that nobody translates.
+/// Returns the path of an untranslated packet.
 pub(super) fn direct(world: World<'_>, source: &Candidate, destination: &Candidate) -> Way {
     let to = destination
         .pod(world.snapshot)
@@ -53,9 +53,9 @@ pub(super) fn direct(world: World<'_>, source: &Candidate, destination: &Candida
     }
 }
 
-/// The way by a Service's frontend to one of its backends. Beside ClusterIPs kube-proxy may write a
-/// node's address over the source (rule A3), but for a pod that reaches itself it counts as itself
-/// (rule A1).
+/// Returns the path through a Service's frontend to one of its backends. Unless the frontend is a
+/// ClusterIP, kube-proxy may replace the source by a node's address (rule A3). A pod that reaches
+/// itself counts as itself (rule A1).
 pub(super) fn by_service(world: World<'_>, source: &Candidate, frontend: IpAddr, backend: &Candidate) -> Way {
     let mut services = world.snapshot.services.values();
     let is_cluster_ip = services.any(|service| service.cluster_ips.contains(&frontend));
@@ -73,8 +73,8 @@ pub(super) fn by_service(world: World<'_>, source: &Candidate, frontend: IpAddr,
     }
 }
 
-/// The pods that a port of a node leads to, each with the way there: where a packet ends is what
-/// counts. `None`: it leads nowhere.
+/// Returns the pods that a node's port leads to, each with the path there: the packet is judged
+/// where it ends. `None` if the port leads nowhere.
 pub(super) fn by_host_port(
     world: World<'_>,
     source: &Candidate,
@@ -133,13 +133,14 @@ fn to_host_port(
     Way {
         frontend: Some(destination.address),
         translated: true,
-        // Another node knows nothing of who sent it: its address is judged as any (rule A4).
+        // Another node does not know who sent the packet, so its address is judged as any other
+        // (rule A4).
         judged_at: (sender.is_some() && !local).then(|| destination.clone()),
         seen_as,
     }
 }
 
-/// The addresses that masquerade on the source's node may write over a packet's.
+/// Returns the addresses that masquerading on the source's node may write over the packet's.
 fn masqueraded(world: World<'_>, source: &Candidate) -> Vec<Seen> {
     let name = match source.pod(world.snapshot) {
         Some(pod) => pod.node.as_deref(),
@@ -168,7 +169,7 @@ fn masqueraded(world: World<'_>, source: &Candidate) -> Vec<Seen> {
     found
 }
 
-/// An address that nobody here knows.
+/// Stands for an unknown address.
 fn unknown(source: &Candidate, whose: String) -> Seen {
     let address = match source.address {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -189,9 +190,9 @@ fn seen(node: &Node, whose: &str) -> Vec<Seen> {
         .collect()
 }
 
-/// The addresses that a node has on what it sends to pods of others: those of its tunnel and its
-/// bridge, which are the first two of its pods' range, where it has a tunnel or nobody says that it
-/// has none.
+/// Returns the addresses that a node may use towards other nodes' pods: its own, and those of its
+/// tunnel and its bridge, which are the first two of its pod range. Empty if the node is known to
+/// have no tunnel, or if `asked` is in its pod range.
 fn sent_by(world: World<'_>, name: &str, asked: IpAddr) -> Vec<Seen> {
     let Some(node) = world.snapshot.nodes.get(name) else {
         return Vec::new();
@@ -223,7 +224,7 @@ fn sent_by(world: World<'_>, name: &str, asked: IpAddr) -> Vec<Seen> {
         .collect()
 }
 
-/// The node that an address is one of, or that a pod shares its network with.
+/// Looks up the node that has an address, or whose network a pod shares.
 fn node_of<'a>(world: World<'a>, end: &Candidate) -> Option<&'a str> {
     match end.pod(world.snapshot) {
         Some(pod) if pod.host_network && !pod.terminal => pod.node.as_deref(),

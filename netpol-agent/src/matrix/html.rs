@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The matrix as one page without any external resource and without scripts.
+//! Renders the matrix as one page, without external resources or scripts.
 
 use super::{Grid, Matrix};
 use crate::model::ObjectKey;
@@ -26,7 +26,7 @@ tr.new td,tr.new th{border-top:2px solid var(--dim)}td.new,th.new{border-left:2p
 tbody tr:hover th{background:var(--mark)}tbody tr:hover td{box-shadow:inset 0 1px var(--dim),inset 0 -1px var(--dim)}
 ";
 
-/// The page.
+/// Renders the page.
 pub(super) fn page(matrix: &Matrix) -> String {
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n\
@@ -53,7 +53,7 @@ pub(super) fn page(matrix: &Matrix) -> String {
     page
 }
 
-/// A grid, and the families that it holds for.
+/// A grid and the families that it applies to.
 struct Section<'a> {
     grid: &'a Grid,
     families: String,

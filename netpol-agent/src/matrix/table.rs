@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The matrix for a terminal: a row for each source, a numbered column for each destination.
+//! Renders the matrix for a terminal: a row for each source, a numbered column for each
+//! destination.
 
 use std::fmt;
 

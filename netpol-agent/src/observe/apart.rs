@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A thread of its own for those who look at the agent: no work of the agent, however long it
-//! takes, keeps them from being answered.
+//! A separate thread for observers. The agent's own work cannot delay their answers, however long
+//! it takes.
 
 use std::{io, thread};
 
 use tokio::{runtime, sync::oneshot};
 
-/// Runs `what` on a new thread, and waits for it here.
+/// Runs `what` on a new thread and waits here for its result.
 ///
 /// # Errors
-/// Its own; or there is no thread or no runtime to be had, or it panicked.
+/// The error that `what` returned; also if no thread or runtime could be made, or if the thread
+/// panicked.
 pub async fn run(what: impl Future<Output = io::Result<()>> + Send + 'static) -> io::Result<()> {
     let (result, ended) = oneshot::channel();
     let alone = move || {
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
-        // If nobody waits for it any more, the process ends.
+        // The send fails if nobody waits any more: then the process is ending.
         drop(result.send(runtime.and_then(|runtime| runtime.block_on(what))));
     };
     thread::Builder::new().name("onlookers".into()).spawn(alone)?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Dropped packets, as log lines.
+//! Logs dropped packets.
 
 use std::{
     fmt, io,
@@ -19,19 +19,20 @@ use super::status::Status;
 /// A dropped packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerdictEvent {
-    /// Number of the endpoint at whose hook it was dropped.
+    /// Number of the endpoint at whose hook the packet was dropped.
     pub endpoint: u32,
-    /// Interface index of the subject, the pod whose policy dropped it; 0 where nothing tells which pod it is.
+    /// Interface index of the subject, the pod whose policy dropped the packet; 0 if the pod is
+    /// unknown.
     pub subject: u32,
-    /// Direction of the subject's policy: of the connection, as far as one is known.
+    /// Direction of the subject's policy: the direction of the connection, if one is known.
     pub direction: Direction,
     /// Name of the program; `None` for a number that this build does not know.
     pub hook: Option<&'static str>,
-    /// It goes against the direction in which its connection was opened.
+    /// True if the packet goes against the direction in which its connection was opened.
     pub reply: bool,
     /// Why it was dropped; `None` for a number that this build does not know.
     pub reason: Option<DropReason>,
-    /// Policy number, 0 if no policy said so.
+    /// Policy number; 0 if no policy made the decision.
     pub policy: u32,
     /// Identity of the other side.
     pub identity: u32,
@@ -47,12 +48,12 @@ pub struct VerdictEvent {
     pub protocol: u8,
     /// Length of the frame, bytes.
     pub length: u32,
-    /// Events that were left out before this one.
+    /// Events that were suppressed before this one.
     pub suppressed: u32,
 }
 
 impl VerdictEvent {
-    /// Decodes a record of the ring buffer; `None` if it is not one.
+    /// Decodes a record of the ring buffer; `None` if the record is not an event.
     pub fn decode(record: &[u8]) -> Option<Self> {
         let event = Event::read_from_bytes(record).ok()?;
         Some(Self {
@@ -80,7 +81,7 @@ fn address(address: &Address) -> Option<IpAddr> {
     (!address.is_unspecified()).then(|| address.to_canonical())
 }
 
-/// What is known, or a dash.
+/// Shows a value, or a dash if there is none.
 struct Shown<T>(Option<T>);
 
 impl<T: fmt::Display> fmt::Display for Shown<T> {
@@ -101,7 +102,8 @@ pub async fn run(
     status: watch::Receiver<Arc<Status>>,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    // SAFETY: the ring buffer owns its descriptor and keeps it open until it is dropped with the AsyncFd.
+    // SAFETY: the ring buffer owns its descriptor and keeps it open until it is dropped with the
+    // AsyncFd.
     let mut events = unsafe { AsyncFd::register(events) }?;
     loop {
         tokio::select! {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `/metrics`, `/healthz` and `/readyz`.
+//! The HTTP endpoints `/metrics`, `/healthz` and `/readyz`.
 
 use std::{
     io,
@@ -30,7 +30,7 @@ use crate::{datapath::CounterReader, progress::Progress};
 
 mod readiness;
 
-/// The address to serve on is taken, or not this node's.
+/// The address to serve on is taken, or is not an address of this node.
 #[derive(Debug, Error)]
 #[error("listening on {address} (--listen)")]
 pub struct BindError {
@@ -39,19 +39,20 @@ pub struct BindError {
     error: io::Error,
 }
 
-/// Takes the address to serve on.
+/// Binds the address to serve on.
 ///
 /// # Errors
-/// It cannot be had.
+/// The address cannot be bound.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     let listener = tokio::net::TcpListener::bind(address).await;
-    // Another runtime serves.
+    // Converted because another runtime serves it.
     listener
         .and_then(tokio::net::TcpListener::into_std)
         .map_err(|error| BindError { address, error })
 }
 
-/// A kubelet, a Prometheus or two and people: whoever reaches the address may try to be all of them.
+/// Expected clients are a kubelet, a Prometheus or two, and people. Anyone who reaches the address
+/// can connect, so all of them are limited.
 const LIMITS: Limits = Limits {
     connections: 64,
     head: Duration::from_secs(5),
@@ -92,7 +93,7 @@ pub async fn run(
     Ok(())
 }
 
-/// The format that prometheus-client writes.
+/// The content type of what prometheus-client writes.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 async fn serve_metrics(State(served): State<Served>) -> Result<impl IntoResponse, StatusCode> {

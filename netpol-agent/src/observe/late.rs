@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tells the log of a change that waits for long, while the loop is too busy to (rule L2).
+//! Logs a change that waits too long, while the loop is too busy to log it itself (rule L2).
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use tracing::{info, warn};
 
 use crate::progress::{LATE, Progress, Seen};
 
-/// How often the loop's progress is looked at.
+/// Interval at which the loop's progress is checked.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Looks until `stop`.
+/// Checks until `stop`.
 pub async fn run(progress: Progress, stop: CancellationToken) {
     let mut teller = Teller::default();
     let mut look = tokio::time::interval(LOOK);
@@ -39,24 +39,24 @@ pub async fn run(progress: Progress, stop: CancellationToken) {
     }
 }
 
-/// What there is to tell.
+/// Something to report.
 #[derive(Debug, PartialEq, Eq)]
 enum News {
-    /// A change waits for so long.
+    /// A change has waited this long.
     Late(Duration),
-    /// The change that was told of is enforced, so long after it came.
+    /// The reported change is enforced, this long after it came.
     Enforced(Duration),
 }
 
-/// What was told.
+/// Remembers what was reported.
 #[derive(Debug, Default)]
 struct Teller {
-    /// When the change came that was told of, and is not enforced yet.
+    /// When the reported change came; `None` once it is enforced.
     told: Option<Instant>,
 }
 
 impl Teller {
-    /// Each change once when it is late, and once when it is in.
+    /// Reports each change twice: when it is late, and when it is enforced.
     fn look(&mut self, seen: &Seen, now: Instant) -> Option<News> {
         if let Some(told) = self.told {
             if seen.since.is_some_and(|since| since <= told) {
@@ -83,7 +83,8 @@ mod tests {
     fn l2_a_late_change_is_told_of_once_and_once_more_when_it_is_in() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        // When the oldest change came, when all was enforced, when it is looked: what is told.
+        // Columns, in seconds: the oldest change came, everything was enforced, the check runs;
+        // then the report.
         let table = [
             (None, None, 1, None),
             (Some(2), None, 3, None),
@@ -91,7 +92,7 @@ mod tests {
             (Some(2), None, 13, Some(News::Late(Duration::from_secs(11)))),
             (Some(2), None, 14, None),
             (Some(2), None, 90, None),
-            // In, and another one waits: it is the next to be told of.
+            // Enforced while another change waits: that one is reported next.
             (
                 Some(30),
                 Some(91),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Metrics: the agent's from its status, the packet counters from the kernel, both when they are asked for.
+//! Metrics, read at scrape time: the agent's own from its status, packet counters from the kernel.
 
 use std::{sync::Arc, time::Instant};
 
@@ -16,7 +16,7 @@ use tracing::error;
 use super::status::Status;
 use crate::{causes::causes, datapath::CounterReader, progress::Progress};
 
-/// A registry over the agent's status and progress, and the kernel's counters.
+/// Builds a registry over the agent's status and progress and the kernel's counters.
 pub fn registry(
     status: watch::Receiver<Arc<Status>>,
     progress: Progress,
@@ -28,10 +28,10 @@ pub fn registry(
     registry
 }
 
-/// The text format of a registry.
+/// Encodes a registry in the text format.
 ///
 /// # Errors
-/// A metric that cannot be written.
+/// A metric could not be encoded.
 pub fn text(registry: &Registry) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     encode(&mut text, registry)?;

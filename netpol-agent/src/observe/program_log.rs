@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The log of the eBPF programs themselves, for debugging.
+//! Reads the log of the eBPF programs, for debugging.
 
 use std::io;
 
@@ -8,12 +8,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::datapath::ProgramLog;
 
-/// Hands the programs' log lines to the process's log until `stop`.
+/// Forwards the programs' log lines to the process's log until `stop`.
 ///
 /// # Errors
 /// The ring buffer cannot be waited for.
 pub async fn run(log: ProgramLog, stop: CancellationToken) -> io::Result<()> {
-    // SAFETY: the ring buffer owns its descriptor and keeps it open until it is dropped with the AsyncFd.
+    // SAFETY: the ring buffer owns its descriptor and keeps it open until it is dropped with the
+    // AsyncFd.
     let mut log = unsafe { AsyncFd::register(log) }?;
     loop {
         tokio::select! {

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Serves HTTP to clients that nobody vouches for: none may keep the others from being answered, or the agent from enforcing.
+//! Serves HTTP to untrusted clients. No client can keep the agent from answering the others, or
+//! from enforcing.
 //!
-//! One request a connection, a time for its head and a time for all of it, and a number of connections: one more ends the oldest.
-//! So a client that only holds connections has to renew them all the time, and one that asks is answered beside it. Where
-//! descriptors end, the oldest connection gives its own; if there is none, one that was held back for this serves a single client.
+//! A connection carries one request. There is a time limit for the head, a time limit for the whole
+//! connection, and a limit on open connections: one more connection ends the oldest. So a client
+//! that only holds connections must keep renewing them, and other clients are answered beside it.
+//! If the process runs out of descriptors, the oldest connection is ended. If there is none, the
+//! reserved descriptor is released and serves a single client.
 
 use std::{collections::VecDeque, fs::File, io, os::fd::AsFd, time::Duration};
 
@@ -23,30 +26,30 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-/// Bytes of a request's line and header fields that are read, and no more.
+/// Maximum size of a request's line and header fields, bytes.
 const HEAD: usize = 16 * 1024;
-/// First pause after a connection could not be accepted; it doubles up to [`PAUSE_LAST`].
+/// First pause after a failed accept; it doubles up to [`PAUSE_LAST`].
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
 /// Longest pause.
 const PAUSE_LAST: Duration = Duration::from_secs(1);
 
-/// What clients may take.
+/// Limits on clients.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections at a time.
+    /// Open connections at a time.
     pub connections: usize,
-    /// Until the head of the request is there.
+    /// Time until the head of the request is complete.
     pub head: Duration,
-    /// Until the last byte of the answer is sent, from the start.
+    /// Time from accept until the last byte of the answer is sent.
     pub whole: Duration,
 }
 
-/// What clients connect to.
+/// A socket that clients connect to.
 pub trait Listener: AsFd + Send + Sync + 'static {
     /// A connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// Waits for one.
+    /// Waits for a connection.
     fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
@@ -66,7 +69,8 @@ impl Listener for UnixListener {
     }
 }
 
-/// Serves until `stop`; then ends all connections. What goes wrong with a connection is its client's trouble.
+/// Serves until `stop`, then ends all connections. Errors on a connection are ignored: they only
+/// concern its client.
 pub async fn run(listener: &impl Listener, router: &Router, limits: Limits, stop: &CancellationToken) {
     let mut open = Open::default();
     let mut reserve = Reserve::taken();
@@ -92,7 +96,8 @@ pub async fn run(listener: &impl Listener, router: &Router, limits: Limits, stop
                 if pause == PAUSE_FIRST {
                     warn!(%error, connections = open.tasks.len(), "a connection for metrics, health or explain is not accepted");
                 }
-                // The kernel looks for a descriptor before it looks for a client.
+                // accept(2) allocates a descriptor before it looks for a client, so EMFILE alone
+                // does not mean that a client waits.
                 if is_out_of_descriptors(&error) && is_waited_for(listener) && !open.end_oldest() {
                     reserve.0 = None;
                 }
@@ -119,7 +124,7 @@ async fn connection(
     let _ = timeout(limits.whole, serving).await;
 }
 
-/// The connections that are served.
+/// The connections that are being served.
 #[derive(Default)]
 struct Open {
     tasks: JoinSet<()>,
@@ -127,7 +132,8 @@ struct Open {
 }
 
 impl Open {
-    /// Ends the oldest until at most `count` are left, and waits until their descriptors are closed.
+    /// Ends the oldest connections until at most `count` are left, and waits until their
+    /// descriptors are closed.
     async fn make_room(&mut self, count: usize) {
         self.oldest_first.retain(|task| !task.is_finished());
         let surplus = self.oldest_first.len().saturating_sub(count);
@@ -137,7 +143,7 @@ impl Open {
         }
     }
 
-    /// Ends the oldest, if there is one.
+    /// Ends the oldest connection; returns false if there is none.
     fn end_oldest(&mut self) -> bool {
         self.oldest_first.retain(|task| !task.is_finished());
         let oldest = self.oldest_first.pop_front();
@@ -145,7 +151,7 @@ impl Open {
     }
 }
 
-/// A descriptor that is held back.
+/// A descriptor in reserve, released when the process has no other left.
 struct Reserve(Option<File>);
 
 impl Reserve {
@@ -162,7 +168,7 @@ impl Reserve {
     }
 }
 
-/// Whether a client waits to be accepted.
+/// Returns true if a client waits to be accepted.
 fn is_waited_for(listener: &impl Listener) -> bool {
     let mut asked = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
     poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The agent's unix socket: `/explain` answers from the objects that the agent holds now.
+//! The agent's unix socket. `/explain` answers from the objects that the agent holds now.
 
 use std::{
     collections::BTreeMap,
@@ -37,25 +37,25 @@ use crate::{
     model::{Node, Snapshot},
 };
 
-/// Only root connects; an answer about a large cluster takes a while.
+/// Only root can connect. An answer about a large cluster takes a while.
 const LIMITS: Limits = Limits {
     connections: 16,
     head: Duration::from_secs(5),
     whole: Duration::from_secs(60),
 };
-/// Answers are made two at a time, whoever still waits for them.
+/// Computes at most two answers at a time, even if their clients have left.
 static ANSWERS: Semaphore = Semaphore::const_new(2);
 
-/// The socket cannot be had.
+/// The socket could not be made.
 #[derive(Debug, Error)]
 pub enum BindError {
     /// Another process answers there.
     #[error("another agent answers on {} (--socket)", .0.display())]
     Taken(PathBuf),
-    /// Something that is no socket has the name.
+    /// The path exists and is not a socket.
     #[error("{} is no socket, and is left alone (--socket)", .0.display())]
     NoSocket(PathBuf),
-    /// The system refuses.
+    /// The system refused.
     #[error("listening on {} (--socket)", path.display())]
     Refused {
         /// The path.
@@ -66,7 +66,7 @@ pub enum BindError {
     },
 }
 
-/// A socket that listens. Its file is removed on drop, unless another has taken its place.
+/// A listening socket. Drop removes its file, unless another agent has replaced it.
 #[derive(Debug)]
 pub struct Listener {
     listener: UnixListener,
@@ -87,7 +87,8 @@ impl Drop for SocketFile {
     }
 }
 
-/// Makes the socket, readable for the user of the agent only, and its folder. What a dead agent left there is replaced.
+/// Makes the socket, accessible to the agent's user only, and its folder. Replaces a dead agent's
+/// socket.
 ///
 /// # Errors
 /// See [`BindError`].
@@ -107,7 +108,7 @@ pub async fn bind(path: &Path) -> Result<Listener, BindError> {
         Ok(_) => fs::remove_file(path).map_err(refused)?,
         Err(_) => {}
     }
-    // Made under another name, so that nobody can connect before the permissions are set.
+    // Bound under another name first, so that nobody can connect before the permissions are set.
     let mut hidden = path.as_os_str().to_owned();
     hidden.push(format!(".{}", std::process::id()));
     let hidden = PathBuf::from(hidden);
@@ -129,16 +130,16 @@ pub async fn bind(path: &Path) -> Result<Listener, BindError> {
     Ok(Listener { listener, file })
 }
 
-/// What answers are made from.
+/// The sources of an answer.
 #[derive(Debug, Clone)]
 pub struct Known {
     /// The agent's node.
     pub node_name: String,
     /// The cluster's objects.
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-    /// The node's interfaces, for its addresses.
+    /// The node's interfaces; they give its addresses.
     pub interfaces: watch::Receiver<Option<Arc<Interfaces>>>,
-    /// What is enforced.
+    /// What the agent enforces.
     pub status: watch::Receiver<Arc<Status>>,
 }
 
@@ -170,8 +171,8 @@ async fn serve_explain(State(known): State<Known>, RawQuery(query): RawQuery) ->
     }
 }
 
-/// What is behind interfaces that are closed, or enforced on: where no pod is known, all others let
-/// everything pass.
+/// Maps addresses to the interfaces that are closed or enforced on. Other interfaces pass
+/// everything where no pod is known.
 fn behind(interfaces: Option<&Interfaces>, status: &Status) -> BTreeMap<IpAddr, Behind> {
     let pods = interfaces.into_iter().flat_map(|found| &found.pods);
     let behind = pods.filter_map(|(ifindex, interface)| {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One file of libcni's cache (`kind: cniCacheV1`): only what is read of it.
+//! Parses the fields we need from one file of libcni's cache (`kind: cniCacheV1`).
 
 use std::{io, net::IpAddr, time::SystemTime};
 
@@ -9,9 +9,9 @@ use thiserror::Error;
 use super::Record;
 use crate::{datapath::interfaces::Mac, model::ObjectKey};
 
-/// Interfaces and addresses of one record that are read.
+/// Maximum number of interfaces and of addresses in a record.
 const MAX_ENTRIES: usize = 64;
-/// Longest name of a pod or namespace, and of a UID: those of Kubernetes are shorter.
+/// Maximum length of a pod's or namespace's name and of a UID; Kubernetes' are shorter.
 const MAX_NAME: usize = 253;
 
 #[derive(Debug, Error)]
@@ -25,7 +25,7 @@ pub(super) enum ParseError {
 }
 
 impl ParseError {
-    /// The text ends before it is complete.
+    /// Returns true if the text ends too early.
     pub(super) fn is_cut_short(&self) -> bool {
         matches!(self, Self::Json(error) if error.is_eof())
     }
@@ -59,7 +59,7 @@ struct Ip {
     address: Option<String>,
 }
 
-/// Reads one file. `None`: it is no attachment of a pod.
+/// Parses one file; `None` if it is not a pod's attachment.
 pub(super) fn record(bytes: &[u8], written: SystemTime) -> Result<Option<Record>, ParseError> {
     let cached: Cached = serde_json::from_slice(bytes)?;
     if cached.kind.as_deref() != Some("cniCacheV1") {
@@ -75,7 +75,7 @@ pub(super) fn record(bytes: &[u8], written: SystemTime) -> Result<Option<Record>
     };
     let (namespace, name) = (argument("K8S_POD_NAMESPACE"), argument("K8S_POD_NAME"));
     if namespace.is_empty() || name.is_empty() {
-        // Networks are made for other containers too.
+        // The runtime attaches other containers to networks too.
         return Ok(None);
     }
     let uid = argument("K8S_POD_UID");
@@ -89,7 +89,7 @@ pub(super) fn record(bytes: &[u8], written: SystemTime) -> Result<Option<Record>
         interfaces: None,
         ips: None,
     });
-    // Old results list no interfaces.
+    // Results of old versions list no interfaces.
     let interfaces = result.interfaces.unwrap_or_default();
     let addresses = result.ips.unwrap_or_default();
     if interfaces.len() > MAX_ENTRIES || addresses.len() > MAX_ENTRIES {
@@ -131,7 +131,7 @@ pub(super) fn record(bytes: &[u8], written: SystemTime) -> Result<Option<Record>
     }))
 }
 
-/// `aa:bb:cc:dd:ee:ff`, in any case.
+/// Parses `aa:bb:cc:dd:ee:ff`, in any case.
 fn mac_address(text: &str) -> Option<Mac> {
     let mut mac = Mac::default();
     let mut parts = text.split(':');
@@ -149,7 +149,7 @@ fn mac_address(text: &str) -> Option<Mac> {
 pub(super) mod tests {
     use super::*;
 
-    /// A record as the bridge plugin's result leaves it.
+    /// A record as the bridge plugin's result gives it.
     pub(in crate::records) fn bridge(pod: &str, uid: &str, veth: &str) -> String {
         serde_json::json!({
             "kind": "cniCacheV1",

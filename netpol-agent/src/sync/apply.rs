@@ -26,7 +26,8 @@ use std::{
 
 use ipnet::{IpNet, Ipv6Net};
 use netpol_common::abi::{
-    ACTION_DEFER, ACTION_REFUSE, Config, ENDPOINT_FORWARDS, Endpoint, POLICY_DENY, POLICY_NONE, SENDER_UNTOLD,
+    ACTION_DEFER, ACTION_REFUSE, Config, ENDPOINT_FORWARDS, Endpoint, POLICY_DENY, POLICY_NONE,
+    SENDER_AMBIGUOUS,
 };
 
 use self::narrow::{Differences, carried, is_within};
@@ -290,7 +291,7 @@ where
             Write::PutLocalPod { ifindex, .. } => {
                 self.unseen.insert(*ifindex);
             }
-            Write::PutSender { ifindex, .. } if *ifindex == SENDER_UNTOLD => self.all_unseen = true,
+            Write::PutSender { ifindex, .. } if *ifindex == SENDER_AMBIGUOUS => self.all_unseen = true,
             Write::PutSender { ifindex, .. } => {
                 self.unseen.insert(*ifindex);
             }

@@ -8,7 +8,7 @@ use std::{
     net::IpAddr,
 };
 
-use netpol_common::abi::{Endpoint, NO_INTERFACE, POLICY_NONE, SENDER_UNTOLD};
+use netpol_common::abi::{Endpoint, NO_INTERFACE, POLICY_NONE, SENDER_AMBIGUOUS};
 
 use super::{Desired, State, Write};
 use crate::model::{Frontend, Set};
@@ -53,7 +53,7 @@ impl<'a> PostDnatCheck<'a> {
         let mut senders = BTreeMap::new();
         for (ifindex, endpoint) in endpoints {
             for bridge in desired.bridges.get(ifindex).into_iter().chain([&NO_INTERFACE]) {
-                senders.insert((*bridge, 0), SENDER_UNTOLD);
+                senders.insert((*bridge, 0), SENDER_AMBIGUOUS);
                 senders.insert((*bridge, endpoint.number().into()), *ifindex);
             }
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Network namespaces without names: they live as long as the thread or child process that is in them, so nothing is left
-//! behind however a test ends.
+//! Unnamed network namespaces: they live as long as the thread or child process in them, so nothing
+//! is left behind however a test ends.
 #![allow(dead_code, reason = "each suite uses a part of it")]
 
 use std::{
@@ -13,7 +13,8 @@ use std::{
 
 use nix::sched::{CloneFlags, setns, unshare};
 
-/// Whether a suite that needs root can run. If not it says so, and panics where every suite has to run.
+/// Returns true if a suite that needs root can run. If not, says so, and panics where every suite
+/// has to run.
 pub fn privileged(suite: &str) -> bool {
     if nix::unistd::geteuid().is_root() {
         return true;
@@ -22,7 +23,7 @@ pub fn privileged(suite: &str) -> bool {
     false
 }
 
-/// Says loudly that a suite did not run, in the report too, and panics where every suite has to run.
+/// Reports loudly that a suite did not run, and panics where every suite has to run.
 pub fn not_run(suite: &str, reason: &str) {
     eprintln!("\n!!!! not run: {suite}: {reason}\n");
     if let Some(report) = std::env::var_os("NETPOL_TEST_REPORT") {
@@ -37,19 +38,20 @@ pub fn not_run(suite: &str, reason: &str) {
     );
 }
 
-/// Puts the calling thread into a network namespace of its own, for good: the node of this test.
+/// Moves the calling thread into a new network namespace, for good: the node of this test.
 pub fn enter_new() {
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
     ip("link set lo up");
 }
 
-/// Takes a capability, by its number in `linux/capability.h`, from the calling thread.
+/// Drops a capability of the calling thread, by its number in `linux/capability.h`.
 pub fn drop_capability(number: u32) {
     const VERSION_3: u32 = 0x2008_0522;
     let mut header = [VERSION_3, 0];
     // Effective, permitted and inheritable: of the capabilities below 32, then of those above.
     let mut sets = [0u32; 6];
-    // SAFETY: both arrays are as long as this version of the structures, and the calls read and write only them.
+    // SAFETY: both arrays are as long as this version of the structures, and the calls read and
+    // write only them.
     let results = unsafe {
         let read = libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr());
         sets[(number / 32 * 3) as usize] &= !(1 << (number % 32));
@@ -74,7 +76,7 @@ pub fn run(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A process in a network namespace of its own.
+/// A process in its own network namespace.
 pub struct Pod {
     child: Child,
     namespace: File,
@@ -88,25 +90,27 @@ impl Pod {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        // SAFETY: unshare and prctl are single system calls, which are allowed between fork and exec.
+        // SAFETY: unshare and prctl are single system calls, which are allowed between fork and
+        // exec.
         unsafe {
             command.pre_exec(|| {
                 unshare(CloneFlags::CLONE_NEWNET)?;
                 Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?)
             });
         }
-        // The spawn returns after the exec, so the namespace is there.
+        // spawn returns after exec, so the namespace exists.
         let child = command.spawn().unwrap();
         let namespace = File::open(format!("/proc/{}/ns/net", child.id())).unwrap();
         Self { child, namespace }
     }
 
-    /// A veth `host` in the calling thread's namespace whose peer `eth0` is in this one; both are up.
+    /// Makes a veth `host` in the calling thread's namespace, with its peer `eth0` in this one;
+    /// both are up.
     pub fn connect(&self, host: &str) {
         self.connect_as(host, "eth0");
     }
 
-    /// As [`Pod::connect`], with a name for the peer.
+    /// Like [`Pod::connect`], with a name for the peer.
     pub fn connect_as(&self, host: &str, peer: &str) {
         let id = self.child.id();
         ip(&format!("link add {host} type veth peer name {peer} netns {id}"));
@@ -114,7 +118,7 @@ impl Pod {
         self.ip(&format!("link set {peer} up"));
     }
 
-    /// Moves an interface of the calling thread's namespace in here.
+    /// Moves an interface of the calling thread's namespace into this one.
     pub fn move_in(&self, interface: &str) {
         ip(&format!("link set {interface} netns {}", self.child.id()));
     }

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the programs tell: counters, and events of dropped packets.
+//! What the programs report: counters, and events of dropped packets.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{Address, field_size};
+
+mod reasons;
+
+pub use reasons::{Counters, DropReason};
 
 abi! {
     /// Record of the ring buffer `events`: one dropped packet.
@@ -59,40 +63,6 @@ abi! {
 }
 
 abi! {
-    /// Value of map `counters`, per CPU, by [`Direction`](super::Direction).
-    pub struct Counters, 216 {
-        /// Passed.
-        pub forwarded: Counter,
-        /// Dropped: [`DropReason::Policy`].
-        pub policy: Counter,
-        /// Dropped: [`DropReason::Malformed`].
-        pub malformed: Counter,
-        /// Dropped: [`DropReason::EtherType`].
-        pub ether_type: Counter,
-        /// Dropped: [`DropReason::Vlan`].
-        pub vlan: Counter,
-        /// Dropped: [`DropReason::Fragment`].
-        pub fragment: Counter,
-        /// Dropped: [`DropReason::ExtensionHeaders`].
-        pub extension_headers: Counter,
-        /// Dropped: [`DropReason::NoEndpoint`].
-        pub no_endpoint: Counter,
-        /// Dropped: [`DropReason::EgressBackend`].
-        pub egress_backend: Counter,
-        /// Dropped: [`DropReason::UnknownSender`].
-        pub unknown_sender: Counter,
-        /// Dropped: [`DropReason::Spoofed`].
-        pub spoofed: Counter,
-        /// Dropped: [`DropReason::NotOwnAddress`].
-        pub not_own_address: Counter,
-        /// Flow entries made (packets; bytes of their first packet).
-        pub flows_created: Counter,
-        /// Flow entries that could not be written; the connection is judged again, its replies may be dropped.
-        pub flow_insert_failures: u64,
-    }
-}
-
-abi! {
     /// Value of map `event_budget`, per CPU, by [`Endpoint::number`](super::Endpoint::number): the
     /// rate limit of events. Entry 0 is of all.
     pub struct EventBudget, 16 {
@@ -125,94 +95,6 @@ impl Hook {
             1 => Some("from_pod"),
             2 => Some("to_network"),
             _ => None,
-        }
-    }
-}
-
-/// Why a packet was dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum DropReason {
-    /// The endpoint is isolated and no rule allows it (rules I1, I4).
-    Policy = 1,
-    /// A header is cut short or contradicts itself, or a device is to write a checksum over it (rule F2).
-    Malformed = 2,
-    /// Neither IPv4, IPv6 nor ARP (rule F2).
-    EtherType = 3,
-    /// VLAN tagged (rule F2).
-    Vlan = 4,
-    /// A fragment whose first fragment was not seen, or did not pass (rule C5).
-    Fragment = 5,
-    /// More IPv6 extension headers than are walked (rule F3).
-    ExtensionHeaders = 6,
-    /// The programs are on an interface that map `endpoints` does not know: it was too full, or was changed by hand (rule L1).
-    NoEndpoint = 7,
-    /// The pod that sent it is isolated for egress, and its policy does not allow the backend that a Service led to (rule A5).
-    EgressBackend = 8,
-    /// A pod of this node sent it through a Service with masquerade, its tag was overwritten on the way, and not every pod may reach the
-    /// backend (rule A5).
-    UnknownSender = 9,
-    /// The pod sent it with a source or MAC address that is not the pod's (rule A6).
-    Spoofed = 10,
-    /// It came to a pod that has neither the address nor the MAC address that it is for (rule A9).
-    NotOwnAddress = 11,
-}
-
-impl DropReason {
-    /// All of them.
-    pub const ALL: [Self; 11] = [
-        Self::Policy,
-        Self::Malformed,
-        Self::EtherType,
-        Self::Vlan,
-        Self::Fragment,
-        Self::ExtensionHeaders,
-        Self::NoEndpoint,
-        Self::EgressBackend,
-        Self::UnknownSender,
-        Self::Spoofed,
-        Self::NotOwnAddress,
-    ];
-
-    /// Its name in logs and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Policy => "policy",
-            Self::Malformed => "malformed",
-            Self::EtherType => "ether_type",
-            Self::Vlan => "vlan",
-            Self::Fragment => "fragment",
-            Self::ExtensionHeaders => "extension_headers",
-            Self::NoEndpoint => "no_endpoint",
-            Self::EgressBackend => "egress_backend",
-            Self::UnknownSender => "unknown_sender",
-            Self::Spoofed => "spoofed",
-            Self::NotOwnAddress => "not_own_address",
-        }
-    }
-
-    /// From its number in an event.
-    pub fn from_u8(number: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| *reason as u8 == number)
-    }
-}
-
-impl Counters {
-    /// The counter of a drop reason.
-    #[inline(always)]
-    pub fn dropped(&mut self, reason: DropReason) -> &mut Counter {
-        match reason {
-            DropReason::Policy => &mut self.policy,
-            DropReason::Malformed => &mut self.malformed,
-            DropReason::EtherType => &mut self.ether_type,
-            DropReason::Vlan => &mut self.vlan,
-            DropReason::Fragment => &mut self.fragment,
-            DropReason::ExtensionHeaders => &mut self.extension_headers,
-            DropReason::NoEndpoint => &mut self.no_endpoint,
-            DropReason::EgressBackend => &mut self.egress_backend,
-            DropReason::UnknownSender => &mut self.unknown_sender,
-            DropReason::Spoofed => &mut self.spoofed,
-            DropReason::NotOwnAddress => &mut self.not_own_address,
         }
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
-use crate::parse::{Frame, parse, plain::plain};
+use crate::parse::{Frame, parse, simple::simple};
 use std::{vec, vec::Vec};
 
 const MALFORMED: Parsed = Parsed::Unjudged(DropReason::Malformed);
@@ -22,8 +22,8 @@ impl Frame for Bytes {
     }
 }
 
-const fn at(start: i32, offset: u16) -> Unfinished {
-    Unfinished {
+const fn at(start: i32, offset: u16) -> PartialChecksum {
+    PartialChecksum {
         is_pending: true,
         start,
         offset,
@@ -69,10 +69,10 @@ fn udp() -> Vec<u8> {
 }
 
 /// What a frame is, and whose, with a checksum to be written.
-fn with(frame: &Bytes, unfinished: Unfinished) -> (Parsed, Packet) {
+fn with(frame: &Bytes, partial: PartialChecksum) -> (Parsed, Packet) {
     let (mut packet, mut quoted) = (Packet::default(), Packet::default());
     let parsed = parse(frame, &mut packet, &mut quoted);
-    let parsed = judged(parsed, &mut packet, unfinished);
+    let parsed = check(parsed, &mut packet, partial);
     (parsed, packet)
 }
 
@@ -155,7 +155,7 @@ fn c1_what_an_icmp_message_quotes_is_not_written_over() {
 fn c5_fragments_have_their_checksum() {
     for (fragment, upper) in [(0x2000, udp()), (0x2003, vec![0; 64]), (0x0003, vec![0; 64])] {
         let frame = ipv4(protocol::UDP, fragment, &upper);
-        assert_eq!(with(&frame, Unfinished::NONE).0, Parsed::Packet);
+        assert_eq!(with(&frame, PartialChecksum::NONE).0, Parsed::Packet);
         for start in 0..90 {
             assert_eq!(open(&frame, start), [], "{fragment:x}");
         }
@@ -210,15 +210,15 @@ fn f2_what_is_not_judged_stays_so() {
 
 /// The short way never lets pass what the long one does not.
 #[test]
-fn f3_plain_packets_are_told_as_all_are() {
+fn f3_simple_packets_are_told_as_all_are() {
     for frame in [
         ipv4(protocol::TCP, 0, &tcp()),
         ipv4(protocol::UDP, 0, &udp()),
         ipv6(64, protocol::TCP, &tcp()),
         ipv6(64, protocol::UDP, &udp()),
     ] {
-        let packet = plain(&frame).unwrap();
-        assert!(Unfinished::NONE.is_of(&packet));
+        let packet = simple(&frame).unwrap();
+        assert!(PartialChecksum::NONE.is_of(&packet));
         let mut own = 0;
         for start in -2..90 {
             for offset in 0..40 {

@@ -3,7 +3,7 @@
 //! for them (rule A9). Of an endpoint that is not known, or whose pod is not, no address is known:
 //! both are closed anyway.
 
-use super::{Place, Tables, is_node};
+use super::{Lookups, Place, is_node};
 use crate::{
     abi::{Address, Direction, ENDPOINT_FORWARDS, Endpoint},
     parse::{Packet, Parsed},
@@ -14,7 +14,7 @@ use crate::{
 /// that are yet to be a pod's.
 #[inline(always)]
 pub(super) fn is_spoofed(
-    tables: &impl Tables,
+    tables: &impl Lookups,
     endpoint: &Endpoint,
     place: &Place,
     parsed: Parsed,
@@ -43,7 +43,7 @@ pub(super) fn is_spoofed(
 /// Whether no router passes a message of neighbour discovery on: one that was routed is an ordinary
 /// packet (RFC 4861, 7.1: hop limit 255), from whoever its source says.
 #[inline(always)]
-fn stays_on_link(tables: &impl Tables, packet: &Packet) -> bool {
+fn stays_on_link(tables: &impl Lookups, packet: &Packet) -> bool {
     let unrouted = |address: &Address| address.octets == [0; 16] || is_link_local(address);
     let destination = &packet.destination;
     unrouted(&packet.source) || unrouted(destination) || is_group(destination) || is_node(tables, destination)
@@ -54,7 +54,7 @@ fn stays_on_link(tables: &impl Tables, packet: &Packet) -> bool {
 /// address (rule F5).
 #[inline(always)]
 pub(super) fn is_for_another(
-    tables: &impl Tables,
+    tables: &impl Lookups,
     endpoint: &Endpoint,
     place: &Place,
     parsed: Parsed,
@@ -117,7 +117,7 @@ pub(super) fn is_own(endpoint: &Endpoint, address: &Address) -> bool {
 
 /// Whether it is one that the pod may send and receive for.
 #[inline(always)]
-fn is_forwarded_for(tables: &impl Tables, endpoint: &Endpoint, place: &Place, address: &Address) -> bool {
+fn is_forwarded_for(tables: &impl Lookups, endpoint: &Endpoint, place: &Place, address: &Address) -> bool {
     endpoint.flags & ENDPOINT_FORWARDS != 0 && tables.forwards(place.ifindex, address)
 }
 

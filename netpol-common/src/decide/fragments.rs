@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Fragments (rule C5): only the first one tells ports, so what it told is remembered, and the others are judged as if they told it too.
 
-use super::Tables;
+use super::Flows;
 use crate::{
     abi::{Direction, Endpoint, Fragment, FragmentKey},
     flow::ACK,
@@ -14,7 +14,7 @@ const LIFETIME: u64 = 60_000_000_000;
 /// Gives a later fragment what its first told; false if that is not known.
 #[inline(always)]
 pub(super) fn restore(
-    tables: &impl Tables,
+    tables: &impl Flows,
     endpoint: &Endpoint,
     direction: Direction,
     packet: &mut Packet,
@@ -40,7 +40,7 @@ pub(super) fn restore(
 
 /// Remembers a first fragment that passed. Where it did not, the others do not either.
 #[inline(always)]
-pub(super) fn remember(tables: &impl Tables, endpoint: &Endpoint, direction: Direction, packet: &Packet) {
+pub(super) fn remember(tables: &impl Flows, endpoint: &Endpoint, direction: Direction, packet: &Packet) {
     if !matches!(packet.part, Part::First) {
         return;
     }
@@ -66,7 +66,7 @@ pub(super) fn remember(tables: &impl Tables, endpoint: &Endpoint, direction: Dir
 }
 
 #[inline(always)]
-fn is_alive(tables: &impl Tables, first: &Fragment) -> bool {
+fn is_alive(tables: &impl Flows, first: &Fragment) -> bool {
     tables.now().saturating_sub(first.seen) <= LIFETIME
 }
 

@@ -1,39 +1,266 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What policies say of a connection, and who sent a packet.
+//! Third step: what policies say. Nothing is written here, so a judgement can be asked for without
+//! being enforced.
 
-use super::{Origin, Place, Tables};
+use super::{
+    Drop, Lookups, Place, Verdict, Whose, connection::Connection, may_open, own_address, remote_address,
+    sender,
+};
 use crate::{
     abi::{
-        ACTION_ACCEPT, ACTION_DEFER, Address, Direction, IDENTITY_NODE, IDENTITY_NONE, IDENTITY_REMOTE_NODE,
-        NO_INTERFACE, POLICY_NONE, PolicyMatch, SENDER_UNTOLD,
+        ACTION_ACCEPT, ACTION_DEFER, Address, Direction, DropReason, Endpoint, IDENTITY_NODE, IDENTITY_NONE,
+        IDENTITY_REMOTE_NODE, POLICY_NONE, PolicyMatch, SENDER_AMBIGUOUS,
     },
-    parse::Packet,
-    tag,
+    parse::{Packet, Role},
 };
 
 /// An action that drops.
 const DENY: u32 = 0;
 
-/// The sender of a packet whose backend not every pod may reach, and of which nothing tells which pod sent it.
-pub const UNKNOWN: u32 = SENDER_UNTOLD;
+/// What policies say of a packet, why, and what there is to remember if it passes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Judgement {
+    /// Why it is denied, if it is.
+    pub(super) denied: Option<DropReason>,
+    /// The policy that says so; [`POLICY_NONE`] where none was asked.
+    pub(super) policy: u32,
+    /// The identity that it was asked about, or [`IDENTITY_NONE`].
+    pub(super) identity: u32,
+    /// Whose policy it is.
+    pub(super) whose: Whose,
+    /// For [`Flow::sender`](crate::abi::Flow::sender).
+    pub(super) sender: u32,
+    /// For [`Flow::tag`](crate::abi::Flow::tag).
+    pub(super) tag: u16,
+    /// The packet is for the pod's own node, or answers it: always open, and no flow is kept
+    /// (rule A2).
+    pub(super) to_node: bool,
+    /// A reply that is judged again where it leaves: the node may only have forwarded what it
+    /// answers (rule A3).
+    pub(super) deferred: bool,
+}
 
-/// What a policy says of a connection that a pod opens.
+impl Judgement {
+    /// It passes, and no policy was asked.
+    #[inline(always)]
+    pub(super) const fn passes(whose: Whose) -> Self {
+        Self {
+            denied: None,
+            policy: POLICY_NONE,
+            identity: IDENTITY_NONE,
+            whose,
+            sender: 0,
+            tag: 0,
+            to_node: false,
+            deferred: false,
+        }
+    }
+
+    /// It is denied, and no policy was asked.
+    #[inline(always)]
+    pub(super) const fn denied(whose: Whose, reason: DropReason) -> Self {
+        Self {
+            denied: Some(reason),
+            ..Self::passes(whose)
+        }
+    }
+
+    /// The verdict. `commit` remembers what passes; nothing is remembered of what does not. This is
+    /// the only place where a judgement is enforced.
+    #[inline(always)]
+    pub(super) fn enforce(self, commit: impl FnOnce(&Self)) -> Verdict {
+        if let Some(reason) = self.denied {
+            return Verdict::Drop(Drop {
+                reason,
+                policy: self.policy,
+                identity: self.identity,
+                whose: self.whose,
+            });
+        }
+        commit(&self);
+        Verdict::Forward
+    }
+}
+
+/// Judges a packet whose headers do not tell what policies ask for. It passes where no policy could
+/// deny it: neither the endpoint's, nor that of the pod of this node that sent it.
+#[inline(always)]
+pub(super) fn unreadable(
+    tables: &impl Lookups,
+    endpoint: &Endpoint,
+    place: &Place,
+    packet: &Packet,
+    reason: DropReason,
+) -> Judgement {
+    let at_hook = Whose::at_hook(place);
+    if endpoint.policy(place.direction) != POLICY_NONE {
+        return Judgement::denied(at_hook, reason);
+    }
+    if matches!(place.direction, Direction::Ingress) {
+        let sender = sender::sender(tables, place, packet);
+        if sender == SENDER_AMBIGUOUS || tables.egress_policy(sender) != POLICY_NONE {
+            return Judgement::denied(Whose::sender(sender), reason);
+        }
+    }
+    Judgement::passes(at_hook)
+}
+
+/// Judges a packet of a connection in the direction that opened it, replies too (rules C1, C2). A
+/// flow that is no longer allowed stays in the table and is denied at each packet: without it a reply
+/// would open a connection of the other direction.
+#[inline(always)]
+pub(super) fn connection<E>(
+    tables: &impl Lookups,
+    endpoint: &Endpoint,
+    place: &Place,
+    packet: &Packet,
+    quoted: &Packet,
+    connection: &Connection<E>,
+) -> Judgement {
+    let direction = place.direction;
+    let sends = matches!(direction, Direction::Egress);
+    let own_policy = Whose {
+        subject: place.ifindex,
+        direction: connection.initiator,
+        reply: connection.initiator as u8 != direction as u8,
+    };
+    let mut judgement = Judgement {
+        policy: endpoint.policy(connection.initiator),
+        sender: connection.sender,
+        tag: connection.tag,
+        to_node: connection.with_node && sends,
+        ..Judgement::passes(own_policy)
+    };
+    if connection.current {
+        return judgement;
+    }
+    // An ICMP error is judged as the packet that it quotes.
+    let view = if connection.is_error { quoted } else { packet };
+    let asked = Asked {
+        remote: if connection.is_error {
+            &connection.key.remote
+        } else {
+            remote_address(packet, direction)
+        },
+        own: own_address(packet, direction),
+        protocol: view.protocol,
+        port: if connection.reply {
+            view.source_port
+        } else {
+            view.destination_port
+        },
+    };
+    if matches!(connection.initiator, Direction::Egress) {
+        opened_by_pod(tables, endpoint, packet, connection, &asked, &mut judgement);
+    } else {
+        if connection.is_from_opener() {
+            judgement.sender = sender::sender(tables, place, packet);
+        }
+        opened_by_other(tables, endpoint, place, connection, &asked, &mut judgement);
+    }
+    judgement
+}
+
+/// What policies are asked about.
+struct Asked<'a> {
+    own: &'a Address,
+    remote: &'a Address,
+    protocol: u8,
+    port: [u8; 2],
+}
+
+/// Judges a connection that the pod opened, by its egress policy.
+#[inline(always)]
+fn opened_by_pod<E>(
+    tables: &impl Lookups,
+    endpoint: &Endpoint,
+    packet: &Packet,
+    connection: &Connection<E>,
+    asked: &Asked<'_>,
+    judgement: &mut Judgement,
+) {
+    let policy = judgement.policy;
+    let opens = connection.known || may_open(packet);
+    let egress = egress(tables, policy, asked.remote, asked.protocol, asked.port, opens);
+    judgement.identity = egress.identity;
+    judgement.to_node = egress.to_node;
+    // Whatever this was judged by, kube-proxy may know other backends, or connection tracking
+    // remember some: where the packet leaves, it is judged on what it ends at. ICMP errors are
+    // translated as the connection that they quote.
+    let translated = !matches!(packet.role, Role::Single | Role::Error) || egress.action == ACTION_DEFER;
+    judgement.tag = endpoint.tag(policy != POLICY_NONE && translated);
+    if !matches!(egress.action, ACTION_ACCEPT | ACTION_DEFER) {
+        judgement.denied = Some(DropReason::Policy);
+    }
+}
+
+/// Judges a connection that another opened, by the pod's ingress policy, then by the egress policy of
+/// the sender if that is a pod of this node.
+#[inline(always)]
+fn opened_by_other<E>(
+    tables: &impl Lookups,
+    endpoint: &Endpoint,
+    place: &Place,
+    connection: &Connection<E>,
+    asked: &Asked<'_>,
+    judgement: &mut Judgement,
+) {
+    let sender = judgement.sender;
+    if connection.is_from_opener() && sender == SENDER_AMBIGUOUS {
+        *judgement = Judgement::denied(Whose::sender(sender), DropReason::UnknownSender);
+        return;
+    }
+    // A pod that reaches itself through a Service is its own peer, whatever address masquerade put on
+    // the packet (rule A1).
+    let peer = if sender == place.ifindex {
+        asked.own
+    } else {
+        asked.remote
+    };
+    judgement.identity = tables.identity(peer).identity;
+    if !accepts(tables, judgement.policy, judgement.identity, asked) {
+        if !connection.with_node {
+            judgement.denied = Some(DropReason::Policy);
+            return;
+        }
+        judgement.deferred = endpoint.egress_policy != POLICY_NONE;
+    }
+    let egress = tables.egress_policy(sender);
+    if egress == POLICY_NONE {
+        return;
+    }
+    // The node's own addresses are nobody's backend here: what a pod sends to the node reaches no
+    // other pod.
+    let backend = tables.identity(asked.own).identity;
+    if !accepts(tables, egress, backend, asked) {
+        judgement.denied = Some(DropReason::EgressBackend);
+        judgement.policy = egress;
+        judgement.identity = backend;
+        judgement.whose = Whose {
+            reply: judgement.whose.reply,
+            ..Whose::sender(sender)
+        };
+    }
+}
+
+/// What an egress policy says of a connection.
 pub(super) struct Egress {
     /// As in map `policies`.
     pub(super) action: u32,
-    /// Identity that it was said of.
+    /// Identity that it was asked about.
     pub(super) identity: u32,
     /// To an address of the node that the pod runs on, which no Service claims: nothing is
     /// translated on the way.
     pub(super) to_node: bool,
 }
 
-/// Judges a connection by where the pod sends it. A Service can only add a way (rule A9): kube-proxy leads to its backends, and where it has
-/// no rules for the frontend, which nobody can tell here, the packet goes to what has the address. So it passes if either is allowed, and
-/// is judged again where it ends.
+/// Judges a connection by where the pod sends it. A Service can only add a way (rule A9): kube-proxy
+/// leads to its backends, and where it has no rules for the frontend, which nobody can tell here, the
+/// packet goes to what has the address. So it passes if either is allowed, and is judged again where
+/// it ends.
 #[inline(always)]
-pub(super) fn egress(
-    tables: &impl Tables,
+fn egress(
+    tables: &impl Lookups,
     policy: u32,
     remote: &Address,
     protocol: u8,
@@ -44,10 +271,10 @@ pub(super) fn egress(
     if frontend == IDENTITY_NONE {
         return by_address(tables, policy, remote, protocol, port, opens);
     }
-    let said = action(tables, policy, frontend, protocol, port);
-    if said != DENY {
+    let of_service = action(tables, policy, frontend, protocol, port);
+    if of_service != DENY {
         return Egress {
-            action: said,
+            action: of_service,
             identity: frontend,
             to_node: false,
         };
@@ -66,12 +293,12 @@ pub(super) fn egress(
     }
 }
 
-/// Judges a connection by what its address is. A NodePort leads to its backends on every address of every node (rule A5). Else the pod's own
-/// node is always open (rule A2). A packet that does not open a connection (`opens`) is no NodePort's there: it may be a reply to the node
-/// itself.
+/// Judges a connection by what its address is. A NodePort leads to its backends on every address of
+/// every node (rule A5). Else the pod's own node is always open (rule A2). A packet that does not open
+/// a connection (`opens`) is no NodePort's there: it may be a reply to the node itself.
 #[inline(always)]
 pub(super) fn by_address(
-    tables: &impl Tables,
+    tables: &impl Lookups,
     policy: u32,
     remote: &Address,
     protocol: u8,
@@ -107,86 +334,15 @@ pub(super) fn by_address(
     }
 }
 
-/// Whether a policy lets an identity pass, without a second look elsewhere. From the node is told by where a packet was made, never by
-/// an identity (rule A3).
+/// True if a policy lets an identity pass without a second look elsewhere. That a packet is from the
+/// node is told by where it was made, never by an identity (rule A3).
 #[inline(always)]
-pub(super) fn accepts(tables: &impl Tables, policy: u32, identity: u32, protocol: u8, port: [u8; 2]) -> bool {
-    action(tables, policy, identity, protocol, port) == ACTION_ACCEPT
-}
-
-/// Whether policy keeps, or may keep, the pod of this node that sent a packet, its [`sender`], from something: what cannot be judged is not let
-/// to others then.
-#[inline(always)]
-pub(super) fn is_kept(tables: &impl Tables, sender: u32) -> bool {
-    sender == UNKNOWN || tables.egress_policy(sender) != POLICY_NONE
-}
-
-/// Whether a packet has the tag of a pod, and came neither from a pod's interface nor by a bridge
-/// of pods: an end of a tunnel on this node, say, took it out of a packet of that pod. What leaves
-/// the node has no pod's tag any more, see [`tag::LEFT`].
-#[inline(always)]
-pub(super) fn is_unpacked(tables: &impl Tables, place: &Place) -> bool {
-    let (came_by, number) = (place.ingress_ifindex, tag::number(place.tag));
-    number != 0
-        && !tables.is_endpoint(came_by)
-        && tables.sender(came_by, number) == 0
-        && tables.sender(came_by, 0) == 0
-}
-
-/// How a packet came.
-#[inline(always)]
-pub fn origin(tables: &impl Tables, place: &Place, packet: &Packet) -> Origin {
-    if matches!(place.direction, Direction::Egress) || !is_unpacked(tables, place) {
-        Origin::Plain
-    } else if is_own(tables, place, tables.local_pod(&packet.source)) {
-        Origin::Unpacked
-    } else {
-        Origin::Forged
-    }
-}
-
-/// Whether a packet is from the address of the pod whose tag it has: what was
-/// [unpacked](is_unpacked) has the addresses that the pod wrote inside (rule A6).
-#[inline(always)]
-fn is_own(tables: &impl Tables, place: &Place, by_address: u32) -> bool {
-    by_address != 0 && by_address == tables.sender(NO_INTERFACE, tag::number(place.tag))
-}
-
-/// Interface index of the local pod that sent a packet which another, or the same, receives, or that leaves the node; 0 for everyone
-/// else. It is told by the interface that the packet came by, or by its tag, neither of which masquerade changes; where someone overwrote
-/// the tag by its source address, else it is [`UNKNOWN`] if that matters.
-#[inline(always)]
-pub(super) fn sender(tables: &impl Tables, place: &Place, packet: &Packet) -> u32 {
-    let came_by = place.ingress_ifindex;
-    if tables.is_endpoint(came_by) {
-        return came_by;
-    }
-    let number = tag::number(place.tag);
-    let sender = tables.sender(came_by, number);
-    if sender != SENDER_UNTOLD && (sender != 0 || number == 0) {
-        return sender;
-    }
-    let by_address = tables.local_pod(&packet.source);
-    // By a tunnel of the node's own it comes with the addresses that the pod wrote inside. A pod's
-    // packet that is yet to be judged may also come by a device that is no bridge of pods (a VLAN
-    // of one, a VRF), or be of a pod that is gone.
-    let untrusted = number != 0 && (tag::is_deferred(place.tag) || tables.sender(came_by, 0) == 0);
-    if untrusted && !is_own(tables, place, by_address) {
-        return UNKNOWN;
-    }
-    if by_address != 0 {
-        return by_address;
-    }
-    let masqueraded = tables.identity(&packet.source).flags & IDENTITY_NODE != 0;
-    if masqueraded && tables.guarded(&packet.destination, packet.protocol, packet.destination_port) {
-        UNKNOWN
-    } else {
-        0
-    }
+fn accepts(tables: &impl Lookups, policy: u32, identity: u32, asked: &Asked<'_>) -> bool {
+    action(tables, policy, identity, asked.protocol, asked.port) == ACTION_ACCEPT
 }
 
 #[inline(always)]
-fn action(tables: &impl Tables, policy: u32, identity: u32, protocol: u8, port: [u8; 2]) -> u32 {
+fn action(tables: &impl Lookups, policy: u32, identity: u32, protocol: u8, port: [u8; 2]) -> u32 {
     if policy == POLICY_NONE {
         return ACTION_ACCEPT;
     }

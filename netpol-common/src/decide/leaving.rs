@@ -1,111 +1,214 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The verdict on a packet that leaves the node (rule A5).
+//! The verdict on a packet that leaves the node, after kube-proxy chose a backend (rule A5). Same
+//! steps as at a pod's hooks.
 
 use super::{
-    FlowEntry, Place, Tables, Verdict, Whose, continues_flow, denied, flow_key, fragments, is_forwarded,
-    judge, may_open, new_flow, opens_flow,
+    FlowEntry as _, Place, Tables, Verdict, Whose, continues_flow, flow_key, fragments, is_forwarded,
+    judge::{self, Judgement},
+    may_open, new_flow, opens_flow,
+    sender::{is_unpacked, sender},
 };
 use crate::{
-    abi::{ACTION_ACCEPT, Direction, DropReason, Endpoint, Flow, FlowKey, IDENTITY_NONE, POLICY_NONE},
+    abi::{ACTION_ACCEPT, Direction, DropReason, Endpoint, Flow, FlowKey, POLICY_NONE, SENDER_AMBIGUOUS},
     flow,
-    parse::{Packet, Role},
+    parse::{Packet, Parsed, Role},
     tag,
 };
 
-/// Whose egress policy a packet that leaves the node is still to be judged by: the interface index
-/// of a pod, [`judge::UNKNOWN`] or 0 for nobody's. Replies, and what is judged, have a tag that
-/// says so, whatever headers they have meanwhile; but what the node unpacked has the tag of the
-/// packet around it.
+/// True if a packet leaves without a look at its headers: the node made it, or it left by another
+/// device before and was encapsulated meanwhile. Of IPv6, only the headers tell that the node made a
+/// packet.
 #[inline(always)]
-pub fn sender_leaving(tables: &impl Tables, place: &Place, packet: &Packet) -> u32 {
-    let by_node = place.ingress_ifindex == 0 && !is_forwarded(tables, packet);
-    let judged = tag::number(place.tag) != 0 && !tag::is_deferred(place.tag);
-    if by_node || judged && !judge::is_unpacked(tables, place) {
-        0
-    } else {
-        judge::sender(tables, place, packet)
-    }
+pub const fn leaves_unread(place: &Place, is_ipv6: bool) -> bool {
+    let by_node = place.ingress_ifindex == 0 && tag::number(place.tag) == 0 && !is_ipv6;
+    by_node || place.tag == tag::LEFT
 }
 
-/// The verdict on a packet that leaves the node, with the endpoint of its [sender](sender_leaving), isolated for egress: what a Service
-/// translated is judged here, on the backend (rule A5). What was judged is remembered in the flow table, apart from the pod's own flows.
+/// The verdict on a packet that leaves the node, and is not [left unread](leaves_unread). Only what a
+/// policy of a pod of this node is still to judge is looked at; that pod's endpoint goes into
+/// `endpoint`.
 #[inline(always)]
-pub fn decide_leaving(
+pub fn decide_leaving<T: Tables>(
+    tables: &T,
+    place: &Place,
+    parsed: Parsed,
+    packet: &mut Packet,
+    endpoint: &mut Endpoint,
+) -> Verdict {
+    // What is malformed was dropped where it left an isolated pod (rule F2). What was not, and cannot
+    // be read here, is not let out unjudged.
+    let mut unreadable = match parsed {
+        Parsed::Packet => None,
+        Parsed::Unjudged(reason) if tag::number(place.tag) != 0 => Some(reason),
+        Parsed::Unjudged(_) | Parsed::Neighbour | Parsed::Membership => return Verdict::Forward,
+    };
+    let sender = sender_to_judge(tables, place, packet);
+    if sender == 0 {
+        return Judgement::passes(Whose::sender(0)).enforce(|_| put_tag(tables, place));
+    }
+    tables.endpoint(sender, endpoint);
+    if sender == SENDER_AMBIGUOUS {
+        unreadable = Some(DropReason::UnknownSender);
+    }
+    of_pod(tables, endpoint, place, unreadable, packet)
+}
+
+/// The verdict on a packet that the pod of an endpoint sent; `unreadable`: why policy cannot be asked.
+#[inline(always)]
+pub(super) fn of_pod(
     tables: &impl Tables,
     endpoint: &Endpoint,
     place: &Place,
+    mut unreadable: Option<DropReason>,
     packet: &mut Packet,
 ) -> Verdict {
-    let policy = endpoint.policy(Direction::Egress);
-    let sender = Whose::sender(endpoint.ifindex);
-    if !fragments::restore(tables, endpoint, Direction::Egress, packet) {
-        return denied(sender, DropReason::Fragment, POLICY_NONE, IDENTITY_NONE);
+    let whose = Whose::sender(endpoint.ifindex);
+    if endpoint.egress_policy == POLICY_NONE {
+        return Judgement::passes(whose).enforce(|_| put_tag(tables, place));
     }
+    if unreadable.is_none() && !fragments::restore(tables, endpoint, Direction::Egress, packet) {
+        unreadable = Some(DropReason::Fragment);
+    }
+    if let Some(reason) = unreadable {
+        return Judgement::denied(whose, reason).enforce(|_| ());
+    }
+    let connection = look_up(tables, endpoint, place, packet);
+    let judgement = judge(tables, endpoint, packet, &connection);
+    judgement.enforce(|judgement| {
+        if !connection.is_settled {
+            keep_flow(tables, endpoint, packet, &connection, judgement);
+        }
+        fragments::remember(tables, endpoint, Direction::Egress, packet);
+        put_tag(tables, place);
+    })
+}
+
+/// Lets a packet leave without a pod's tag: who unpacks it on this node is not that pod (rule A6).
+#[inline(always)]
+fn put_tag(tables: &impl Tables, place: &Place) {
+    if tag::number(place.tag) != 0 {
+        tables.put_tag(tag::LEFT);
+    }
+}
+
+/// Whose egress policy a packet is still to be judged by: the interface index of a pod,
+/// [`SENDER_AMBIGUOUS`], or 0 for nobody's. The tag of a reply, and of what is judged, says so,
+/// whatever headers the packet has meanwhile; but what the node unpacked has the tag of the packet
+/// around it.
+#[inline(always)]
+pub(super) fn sender_to_judge(tables: &impl Tables, place: &Place, packet: &Packet) -> u32 {
+    let judged = tag::number(place.tag) != 0 && !tag::is_deferred(place.tag);
+    let by_node = place.ingress_ifindex == 0 && !is_forwarded(tables, packet);
+    if by_node || judged && !is_unpacked(tables, place) {
+        0
+    } else {
+        sender(tables, place, packet)
+    }
+}
+
+/// What is known of the connection of a packet that leaves.
+struct Leaving<E> {
+    key: FlowKey,
+    entry: Option<E>,
+    /// It was opened before this packet.
+    known: bool,
+    /// It need not be judged: it is judged already, or a reply to what the pod let in.
+    is_settled: bool,
+}
+
+#[inline(always)]
+fn look_up<T: Tables>(tables: &T, endpoint: &Endpoint, place: &Place, packet: &Packet) -> Leaving<T::Entry> {
     let mut key = flow_key(endpoint, Direction::Egress, packet);
-    // Without a tag that says otherwise it may be a reply, which was let through a moment ago.
+    let mut is_settled = false;
+    // Without a tag that says otherwise it may be a reply, which from_pod let through a moment ago.
     if !tag::is_deferred(place.tag)
         && continues_flow(packet)
         && let Some(entry) = tables.flow(&key)
     {
-        let mut reply = false;
         entry.with(|flow| {
-            reply = flow::alive(flow, packet.protocol, tables.now(), tables.lifetimes())
+            is_settled = flow::alive(flow, packet.protocol, tables.now(), tables.lifetimes())
                 && matches!(Direction::from_u8(flow.initiator), Direction::Ingress);
         });
-        if reply {
-            fragments::remember(tables, endpoint, Direction::Egress, packet);
-            return Verdict::Forward;
-        }
     }
-    // An entry of its own: of what from_pod judged under these addresses it may be a translation, and its port may be masquerade's.
+    // An entry of its own: of what from_pod judged under these addresses it may be a translation, and
+    // its port may be masquerade's.
     key.pad[0] = FlowKey::LEAVING;
-    let entry = if matches!(packet.role, Role::Single | Role::Error) {
+    let entry = if is_settled || matches!(packet.role, Role::Single | Role::Error) {
         None
     } else {
         tables.flow(&key)
     };
     let mut known = false;
-    let mut judged = false;
     if let Some(entry) = &entry {
         entry.with(|flow| {
             if flow::alive(flow, packet.protocol, tables.now(), tables.lifetimes()) {
                 known = true;
-                judged = flow.policy == policy && flow.epoch == tables.epoch();
-                if judged {
+                is_settled = flow.policy == endpoint.egress_policy && flow.epoch == tables.epoch();
+                if is_settled {
                     flow.last_seen = tables.now();
                 }
             }
         });
     }
-    if judged {
-        fragments::remember(tables, endpoint, Direction::Egress, packet);
-        return Verdict::Forward;
+    Leaving {
+        key,
+        entry,
+        known,
+        is_settled,
     }
-    // No Service is asked: what it would have translated still has its address here, and goes to whoever has that (rule A9).
+}
+
+/// Judges a packet by the backend's address. No Service is asked: what it would have translated still
+/// has its address here, and goes to whoever has that (rule A9).
+#[inline(always)]
+fn judge<T: Tables>(
+    tables: &T,
+    endpoint: &Endpoint,
+    packet: &Packet,
+    connection: &Leaving<T::Entry>,
+) -> Judgement {
+    let whose = Whose::sender(endpoint.ifindex);
+    if connection.is_settled {
+        return Judgement::passes(whose);
+    }
+    let policy = endpoint.egress_policy;
     let egress = judge::by_address(
         tables,
         policy,
         &packet.destination,
         packet.protocol,
         packet.destination_port,
-        known || may_open(packet),
+        connection.known || may_open(packet),
     );
-    if egress.action != ACTION_ACCEPT {
-        return denied(sender, DropReason::EgressBackend, policy, egress.identity);
+    Judgement {
+        denied: (egress.action != ACTION_ACCEPT).then_some(DropReason::EgressBackend),
+        policy,
+        identity: egress.identity,
+        to_node: egress.to_node,
+        ..Judgement::passes(whose)
     }
-    if let Some(entry) = &entry
-        && known
+}
+
+/// Remembers what was judged in the flow table, apart from the pod's own flows.
+#[inline(always)]
+fn keep_flow<T: Tables>(
+    tables: &T,
+    endpoint: &Endpoint,
+    packet: &Packet,
+    connection: &Leaving<T::Entry>,
+    judgement: &Judgement,
+) {
+    if let Some(entry) = &connection.entry
+        && connection.known
     {
         entry.with(|flow| {
-            flow.policy = policy;
+            flow.policy = judgement.policy;
             flow.epoch = tables.epoch();
             flow.last_seen = tables.now();
         });
-    } else if opens_flow(packet) && !egress.to_node {
-        let flow = new_flow(tables, policy, Direction::Egress);
+    } else if opens_flow(packet) && !judgement.to_node {
+        let flow = new_flow(tables, judgement.policy, Direction::Egress);
         let tag = endpoint.tag(false);
-        tables.insert_flow(&key, &Flow { tag, ..flow });
+        tables.insert_flow(&connection.key, &Flow { tag, ..flow });
     }
-    fragments::remember(tables, endpoint, Direction::Egress, packet);
-    Verdict::Forward
 }

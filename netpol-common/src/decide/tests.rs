@@ -1,17 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Verdicts over tables in memory, rule by rule.
 
-use super::*;
+use super::{
+    leaving::{of_pod, sender_to_judge},
+    *,
+};
 use crate::{
-    abi::{IDENTITY_NODE, POLICY_DENY},
+    abi::{
+        ACTION_ACCEPT, ACTION_DEFER, Fragment, FragmentKey, IDENTITY_NODE, Identity, POLICY_DENY,
+        PolicyMatch, PolicyValue,
+    },
     flow::{ACK, FIN, SYN},
+    tag,
 };
 
 mod addresses;
 mod errors;
+mod fast_path;
 mod flows;
 mod fragments;
-mod known;
 mod node;
 mod properties;
 mod second_look;

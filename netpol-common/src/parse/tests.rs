@@ -11,7 +11,7 @@ use crate::flow::{ACK, SYN};
 mod frames;
 mod lengths;
 mod membership;
-mod plain;
+mod simple;
 
 use frames::*;
 

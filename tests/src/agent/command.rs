@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Programs inside a network namespace, `netpol cleanup` among them.
+//! Runs programs inside a network namespace, such as `netpol cleanup`.
 
 use std::{
     os::{fd::AsFd, unix::process::CommandExt},
@@ -13,7 +13,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 use crate::netns::{self, NetNs};
 
-/// Lets `command` start inside the namespace, with no signal blocked.
+/// Makes `command` start inside the namespace, with no signal blocked.
 pub fn inside<'a>(command: &'a mut Command, netns: &Arc<NetNs>) -> &'a mut Command {
     let netns = Arc::clone(netns);
     // SAFETY: between fork and exec this makes two system calls and allocates nothing.
@@ -26,7 +26,7 @@ pub fn inside<'a>(command: &'a mut Command, netns: &Arc<NetNs>) -> &'a mut Comma
     }
 }
 
-/// Runs `netpol cleanup` in the namespace, and looks whether the pins are gone.
+/// Runs `netpol cleanup` in the namespace, and checks that the pins are gone.
 ///
 /// # Errors
 /// If it fails, or leaves pins behind.

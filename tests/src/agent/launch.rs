@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How an agent is started: plainly, or as a kubelet starts it in its pod.
+//! How to start an agent: as a plain process, or as a kubelet starts it in its pod.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -7,22 +7,23 @@ use std::{
     process::Command,
 };
 
-/// How an agent is started.
+/// How to start an agent.
 #[derive(Debug, Clone, Default)]
 pub struct Launch {
     /// Arguments after `netpol`, without the pin path and the log format.
     pub arguments: Vec<OsString>,
     /// Environment, on top of this process's.
     pub environment: Vec<(String, OsString)>,
-    /// The only capabilities that it may have, spelled as in a pod's security context (`NET_ADMIN`), and no way to more; all if absent.
+    /// The only capabilities that it may have or gain, spelled as in a pod's security context
+    /// (`NET_ADMIN`); all if absent.
     pub capabilities: Option<Vec<String>>,
-    /// Folder with the token, the authority's certificate and the namespace of a service account, which it then finds as in a pod whose
-    /// root is read-only.
+    /// Folder with a service account's token, CA certificate and namespace. The agent finds them as
+    /// in a pod with a read-only root.
     pub service_account: Option<PathBuf>,
 }
 
 impl Launch {
-    /// `netpol agent` on a source, for a node.
+    /// Starts `netpol agent` on a source, for a node.
     pub fn new(source: &Path, node: &str) -> Self {
         let arguments: [&OsStr; 5] = [
             "agent".as_ref(),
@@ -61,7 +62,8 @@ impl Launch {
     }
 }
 
-/// Makes the root read-only and the service account's files appear where a kubelet puts them, then runs its arguments.
+/// Makes the root read-only, puts the service account's files where a kubelet puts them, then runs
+/// its arguments.
 const AS_POD: &str = "set -e
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/secrets/kubernetes.io

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What an agent logs, line by line as it comes, and waits for what it says.
+//! Reads an agent's log line by line, and waits for lines.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -12,20 +12,21 @@ use anyhow::{Result, bail};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
-/// What an agent says when it has applied a revision.
+/// A log line about an applied revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Applied {
     /// The revision.
     pub revision: u64,
-    /// When it said so, with a resolution of a microsecond.
+    /// Time of the line, with a resolution of a microsecond.
     pub at: SystemTime,
     /// Writes to kernel maps.
     pub writes: u64,
-    /// From the first event of the revision to its last write; nothing on later lines of the same revision.
+    /// From the revision's first event to its last write; `None` on later lines of the same
+    /// revision.
     pub delay: Option<Duration>,
 }
 
-/// The log of one run of an agent.
+/// The log of one run of the agent.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     lines: Mutex<Lines>,
@@ -39,7 +40,7 @@ struct Lines {
 }
 
 impl Log {
-    /// Reads lines in a thread of its own until they end.
+    /// Reads lines in a thread until they end.
     pub(crate) fn follow(log: &Arc<Self>, output: impl Read + Send + 'static) {
         let log = Arc::clone(log);
         thread::spawn(move || {
@@ -52,29 +53,29 @@ impl Log {
         });
     }
 
-    /// Number of lines up to now.
+    /// Returns the number of lines so far.
     pub(crate) fn length(&self) -> usize {
         self.lock().lines.len()
     }
 
-    /// All lines up to now.
+    /// Returns all lines so far.
     pub(crate) fn text(&self) -> String {
         self.lock().lines.join("\n")
     }
 
-    /// The last applied revision; 0 if none.
+    /// Returns the last applied revision; 0 if none.
     pub(crate) fn revision(&self) -> u64 {
         last_revision(&self.lock().lines)
     }
 
-    /// Waits for an applied revision above `revision`, and gives that; with the log, if it does not come.
+    /// Waits for an applied revision above `revision`, and returns it. The error contains the log.
     pub(crate) fn wait_for_revision_after(&self, revision: u64, deadline: Duration) -> Result<u64> {
         self.wait(deadline, &format!("a revision after {revision}"), |lines| {
             Some(last_revision(lines)).filter(|&last| last > revision)
         })
     }
 
-    /// Waits for a revision above `revision` in a line after the first `seen` ones.
+    /// Waits for a revision above `revision` in a line after the first `seen`.
     pub(crate) fn wait_for_applied(&self, seen: usize, revision: u64, deadline: Duration) -> Result<Applied> {
         self.wait(deadline, &format!("a revision after {revision}"), |lines| {
             let applied = lines.iter().skip(seen).filter_map(|line| applied(line));
@@ -82,7 +83,7 @@ impl Log {
         })
     }
 
-    /// Applied revisions in the lines after the first `seen` ones.
+    /// Returns the applied revisions in the lines after the first `seen`.
     pub(crate) fn applied_since(&self, seen: usize) -> Vec<Applied> {
         let lines = self.lock();
         lines
@@ -93,14 +94,14 @@ impl Log {
             .collect()
     }
 
-    /// Waits for a line that contains `text`, after the first `seen` ones; with the log, if it does not come.
+    /// Waits for a line that contains `text`, after the first `seen`. The error contains the log.
     pub(crate) fn wait_for_line(&self, seen: usize, text: &str, deadline: Duration) -> Result<String> {
         self.wait(deadline, &format!("a log line with {text:?}"), |lines| {
             lines.iter().skip(seen).find(|line| line.contains(text)).cloned()
         })
     }
 
-    /// Waits until there will be no more lines; with the log, if that does not come.
+    /// Waits for the end of the log. The error contains the log.
     pub(crate) fn wait_for_end(&self, deadline: Duration) -> Result<()> {
         let until = Instant::now() + deadline;
         let mut lines = self.lock();
@@ -152,9 +153,10 @@ fn last_revision(lines: &[String]) -> u64 {
     applied.map_or(0, |applied| applied.revision)
 }
 
-/// A `revision applied` line that tells of no failed write, and of no pod whose interface is still to be found.
+/// Parses a `revision applied` line without failed writes and without pods whose interface is
+/// unknown.
 fn applied(line: &str) -> Option<Applied> {
-    // Most lines are others: they are not parsed.
+    // Skips most lines without parsing them.
     if !line.contains("revision applied") {
         return None;
     }

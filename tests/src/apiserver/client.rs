@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a test asks of the API server, as its administrator.
+//! Requests that tests make to the API server, as its administrator.
 
 use std::{os::fd::AsFd, sync::Arc, time::Instant};
 
@@ -25,10 +25,10 @@ use crate::{
     netns::{self, NetNs},
 };
 
-/// Who owns the fields that are applied.
+/// The field manager of applied objects.
 const MANAGER: &str = "netpol-tests";
 
-/// A runtime whose threads are in the namespace, and so are the sockets that they make.
+/// Makes a runtime whose threads, and so their sockets, are in the namespace.
 pub(super) fn runtime(netns: &Arc<NetNs>) -> Result<Runtime> {
     let netns = Arc::clone(netns);
     Builder::new_multi_thread()
@@ -43,7 +43,7 @@ pub(super) fn runtime(netns: &Arc<NetNs>) -> Result<Runtime> {
 }
 
 impl ApiServer {
-    /// Whether it is ready; makes the client when it answers for the first time.
+    /// Checks that the server is ready. Makes the client when it answers for the first time.
     pub(super) fn ask(&mut self) -> Result<()> {
         let config: Kubeconfig = serde_json::from_value(self.config(&self.admin))?;
         let client = self.run(async move {
@@ -58,8 +58,8 @@ impl ApiServer {
         Ok(())
     }
 
-    /// Creates the object or changes what of it differs (server-side apply), and gives what the server made of it. Its status is
-    /// applied too, where it has one.
+    /// Creates or changes an object by server-side apply, and returns the server's version of it.
+    /// Applies its status too, if it has one.
     ///
     /// # Errors
     /// If the server refuses it.
@@ -81,8 +81,8 @@ impl ApiServer {
         })
     }
 
-    /// Changes an object by a JSON merge patch, of which an old server drops what it does not know; `object` names it and holds the
-    /// change.
+    /// Changes an object by a JSON merge patch; `object` names it and contains the change. An old
+    /// server drops unknown fields.
     ///
     /// # Errors
     /// If the server refuses it.
@@ -99,7 +99,7 @@ impl ApiServer {
         })
     }
 
-    /// Changes an object's status by a JSON merge patch; `object` names it and holds the change.
+    /// Changes an object's status by a JSON merge patch; `object` names it and contains the change.
     ///
     /// # Errors
     /// If the server refuses it.
@@ -116,7 +116,7 @@ impl ApiServer {
         })
     }
 
-    /// Reads an object back.
+    /// Reads an object.
     ///
     /// # Errors
     /// If there is none of that kind and name.
@@ -130,7 +130,7 @@ impl ApiServer {
         })
     }
 
-    /// Deletes an object at once, as when a kubelet has said that a pod is gone.
+    /// Deletes an object at once, as when a kubelet has reported a pod's end.
     ///
     /// # Errors
     /// If there is none.
@@ -146,10 +146,11 @@ impl ApiServer {
         })
     }
 
-    /// Waits until the server's authorizer has come to the point where the account may, or may not, do this to all objects of a
-    /// resource: it follows changed roles with a delay.
+    /// Waits until the server's authorizer allows, or denies, an account this verb on all objects
+    /// of a resource: it follows changes of roles with a delay.
     ///
     /// # Errors
+    /// If that does not happen in time.
     /// If it does not come there.
     pub fn wait_for_access(
         &self,
@@ -186,7 +187,7 @@ impl ApiServer {
         })
     }
 
-    /// A token of a service account, as a kubelet asks for it.
+    /// Requests a token of a service account, as a kubelet does.
     ///
     /// # Errors
     /// If there is no such account.
@@ -210,7 +211,7 @@ impl ApiServer {
         })
     }
 
-    /// A client with every right, to be used within [`ApiServer::run`].
+    /// Returns a client with every right, for use within [`ApiServer::run`].
     ///
     /// # Errors
     /// If the server does not run.
@@ -222,12 +223,12 @@ impl ApiServer {
         self.client.clone().context("the API server does not run")
     }
 
-    /// Runs on a thread in the namespace and goes on until it ends, or the server is dropped.
+    /// Runs work on a thread in the namespace until it ends or the server is dropped.
     pub fn follow(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.runtime.spawn(work);
     }
 
-    /// Runs on a thread in the namespace, where connections are made.
+    /// Runs work on a thread in the namespace, where connections are made, and returns its result.
     ///
     /// # Errors
     /// Those of `work`.
@@ -242,7 +243,7 @@ impl ApiServer {
     }
 }
 
-/// Where the server keeps objects of that kind and namespace, and the object's name.
+/// Returns the API for objects of this kind and namespace, and the object's name.
 async fn resource(client: Client, object: &Value) -> Result<(Api<DynamicObject>, String)> {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
     let (version, kind) = (

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! etcd and kube-apiserver as processes: their arguments, and their end.
+//! The processes of etcd and kube-apiserver: arguments and end.
 
 use std::{
     fs::File,
@@ -55,11 +55,12 @@ impl ApiServer {
         command.args(["--service-account-issuer", "https://kubernetes.default.svc"]);
         command.arg("--service-account-key-file").arg(&key);
         command.arg("--service-account-signing-key-file").arg(&key);
-        // Who would make the default service accounts, and their tokens, is the controller manager.
+        // The controller manager would make the default service accounts and tokens. It does not
+        // run here.
         command.args(["--disable-admission-plugins", "ServiceAccount"]);
-        // Loopback is no address for the endpoints of the service `kubernetes`.
+        // The service `kubernetes` cannot have endpoints on loopback.
         command.args(["--endpoint-reconciler-type", "none"]);
-        // Two addresses a pod: on by default since 1.21.
+        // Two addresses per pod: on by default since 1.21.
         command.args(["--feature-gates", "IPv6DualStack=true"]);
         self.spawn(command, "apiserver.log")
     }

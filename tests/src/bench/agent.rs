@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The agent by the size of the cluster: how long a change takes from its event to the kernel, how long a start takes, memory and CPU
-//! time. The agent is a process as its DaemonSet starts it, on a node with 110 real pods, at a real API server that knows all objects.
+//! The agent by cluster size: time of a change from its event to the kernel, time of a start,
+//! memory and CPU time. The agent runs as its DaemonSet starts it, on a node with 110 real pods,
+//! with a real API server that holds all objects.
 
 mod figures;
 mod kernel;
@@ -21,28 +22,30 @@ use crate::{agent::Agent, privilege};
 use figures::{Figures, GROUP};
 use load::Percent;
 
-/// One change of one object, but of a namespace with thousands of pods, is in the kernel after so many ms.
+/// Target for a change of one object to reach the kernel, ms. Not for a namespace with thousands of
+/// pods.
 const CHANGE: f64 = 10.0;
-/// Time from start to enforcement that the agent may take for itself, in s.
+/// Target for the agent's own part of a start, from start to enforcement, s.
 const START: f64 = 1.5;
-/// A pod that is new on the node is in the kernel after so many ms.
+/// Target for a new pod of the node to reach the kernel, ms.
 const NEW_POD: f64 = 15.0;
-/// Memory in MB at the smallest size and at the largest.
+/// Target for memory at the smallest size and at the largest, MB.
 const SMALL: f64 = 20.0;
 const LARGE: f64 = 150.0;
-/// CPU time that cannot be told from none: a few ticks of the kernel's clock a minute.
+/// CPU time that counts as none, percent: a few clock ticks a minute.
 const NOTHING: f64 = 0.1;
 
-/// What two measurements of the same differ by, on a busy machine.
+/// Ratio of two measurements of the same thing on a busy machine.
 const NOISE: f64 = 1.1;
 /// Starts at each size.
 const STARTS: usize = 3;
 
-/// Sizes, and how much is measured at each.
+/// Sizes, and how much to measure at each.
 struct Scale {
     pods: &'static [usize],
     policies: &'static [usize],
-    /// Every number of pods with every number of policies; else only sizes that grow together.
+    /// True to measure every number of pods with every number of policies; else only sizes that
+    /// grow together.
     grid: bool,
     elsewhere: usize,
     effort: Effort,
@@ -79,7 +82,7 @@ const QUICK: Scale = Scale {
 /// Measures all sizes.
 ///
 /// # Errors
-/// If a cluster cannot be made, or the agent does not get where it should.
+/// If a cluster cannot be made, or the agent does not get ready.
 pub fn measure(run: &mut Run) -> Result<()> {
     if let Err(why) = privilege::api_server() {
         run.add(Figure::missing(GROUP, "change", "ms", &why));
@@ -93,7 +96,7 @@ pub fn measure(run: &mut Run) -> Result<()> {
             ..Crowd::default()
         })?;
         for (column, &policies) in scale.policies.iter().enumerate() {
-            // Sizes that grow together are looked at closely.
+            // Sizes that grow together are measured in full.
             let close = row == column;
             if close || scale.grid {
                 stage.grow(policies)?;
@@ -113,7 +116,7 @@ pub fn measure(run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-/// Everything at one size; `close`: with what takes long, and one kind of change by the other.
+/// Measures everything at one size. `close` adds the slow measurements, and single changes.
 fn scene(figures: &mut Figures<'_>, scale: &Scale, stage: &mut Stage, close: bool) -> Result<()> {
     figures.at(stage.crowd);
     let smallest = Crowd {
@@ -163,8 +166,8 @@ fn scene(figures: &mut Figures<'_>, scale: &Scale, stage: &mut Stage, close: boo
     Ok(())
 }
 
-/// What a start takes, each time beside bare lists, since a server's speed changes from minute to
-/// minute. The last agent stays.
+/// Measures starts, each beside bare lists, because the server's speed varies from minute to
+/// minute. Returns the last agent.
 fn starts(figures: &mut Figures<'_>, stage: &Stage) -> Result<Agent> {
     let (mut listed, mut enforced, mut delays, mut used) = (vec![], vec![], vec![], vec![]);
     loop {
@@ -183,7 +186,7 @@ fn starts(figures: &mut Figures<'_>, stage: &Stage) -> Result<Agent> {
         figures.finish(start, Some(Target::MoreByAtMost(START)), STARTED);
         figures.samples("start_after_lists", "s", delays, None, STARTED);
         figures.samples("start_cpu", "s", used, None, STARTED);
-        // Policies in force on nothing here are written nowhere.
+        // Policies that select no pod here are not written.
         let same = (figures.crowd().elsewhere > 0).then_some(Target::RatioAtMost(1.0));
         let writes = started.applied.writes as f64;
         figures.add("start_writes", "writes", writes, same, STARTED);
@@ -191,7 +194,7 @@ fn starts(figures: &mut Figures<'_>, stage: &Stage) -> Result<Agent> {
     }
 }
 
-/// Memory now, and the most that it ever was.
+/// Adds current and peak memory.
 fn resident(
     figures: &mut Figures<'_>,
     agent: &Agent,
@@ -206,7 +209,7 @@ fn resident(
     Ok(())
 }
 
-/// Single changes, one after the other.
+/// Measures single changes, one after the other.
 fn changes(
     figures: &mut Figures<'_>,
     scale: &Scale,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From change to kernel: how long the agent takes from an event, and from the request to the API server, to the last write, by the size
-//! of the cluster.
+//! From change to kernel: how long the agent takes from an event, and from the request to the API
+//! server, to the last write, by cluster size.
 
 pub mod changed;
 pub mod crowd;
@@ -13,5 +13,5 @@ pub use crowd::{Crowd, LOCAL};
 pub use moves::{Effort, Mover, Sample, Timed};
 pub use stage::{Stage, Started};
 
-/// The node that is measured.
+/// Name of the measured node.
 pub const NODE: &str = "node-a";

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A run held against a saved one: what changed by more than the repetitions differ among themselves.
+//! Compares a run with a saved one: what changed by more than the noise of its repetitions.
 
 use super::{Figure, figure::Spread, json::Report, table::number};
 
-/// What a median must move by to count, as a part of it.
+/// Relative change of a median that counts.
 const THRESHOLD: f64 = 0.05;
-/// What middle and 99th percentile of single times must both move by, as a part of them.
+/// Relative change of both the median and the 99th percentile of single times that counts.
 const TIMES: f64 = 0.25;
 
-/// What became of a figure.
+/// How a figure changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// It is better by more than noise.
@@ -21,19 +21,20 @@ pub enum Change {
     New,
 }
 
-/// One figure of this run beside the saved one.
+/// One figure of this run and of the saved one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// [`Figure::title`].
     pub title: String,
-    /// What became of it.
+    /// How it changed.
     pub change: Change,
     /// Median of the saved run, then of this one.
     pub medians: (Option<f64>, Option<f64>),
 }
 
-/// Every figure of this run, beside the saved one of the same title. What counts is how it stands to its baseline, so that a
-/// faster machine is no better code; the samples themselves where there is none.
+/// Compares every figure of this run with the saved one of the same title. Compares relations to
+/// the baseline, so that a faster machine does not look like better code; without a baseline, the
+/// samples.
 pub fn compare(now: &[Figure], before: &[Figure]) -> Vec<Row> {
     let row = |figure: &Figure| {
         let title = figure.title();
@@ -82,7 +83,7 @@ fn judge_times(before: &Spread, now: &Spread) -> Change {
     }
 }
 
-/// For a terminal: what changed, and a count of what did not.
+/// Prints what changed and counts what did not, for a terminal.
 pub fn text(now: &[Figure], before: &Report) -> String {
     let machine = &before.machine;
     let mut text = format!(

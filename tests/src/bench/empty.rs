@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The least that a TC program can be: it passes every packet. What it costs is what the kernel's way of running programs costs, and
-//! what every other program is held against. Two instructions, loaded without a compiler and a loader (`bpf(2)`).
+//! The minimal TC program: it passes every packet. Its cost is the kernel's own cost of running a
+//! program, and the baseline of every other program. It has two instructions and is loaded without
+//! a compiler or loader (`bpf(2)`).
 
 use std::{
     io,
@@ -17,10 +18,10 @@ const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_F_BEFORE: u32 = 1 << 3;
 
-/// `r0 = -1; exit`: `TC_ACT_UNSPEC`, as the programs pass packets.
+/// `r0 = -1; exit`: returns `TC_ACT_UNSPEC`, as the programs do to pass a packet.
 const INSTRUCTIONS: [u64; 2] = [0xffff_ffff_0000_00b7, 0x0000_0000_0000_0095];
 
-/// The beginning of `union bpf_attr` for `BPF_PROG_LOAD`, `linux/bpf.h`.
+/// The start of `union bpf_attr` for `BPF_PROG_LOAD`, `linux/bpf.h`.
 #[repr(C)]
 #[derive(Default)]
 struct Load {
@@ -46,7 +47,7 @@ struct TestRun {
     data_in: u64,
     data_out: u64,
     repeat: u32,
-    /// Nanoseconds a run.
+    /// Duration of a run, nanoseconds.
     duration: u32,
     context_size_in: u32,
     context_size_out: u32,
@@ -71,7 +72,7 @@ struct LinkCreate {
     revision: u64,
 }
 
-/// Which of an interface's packets a program runs on: `enum bpf_attach_type`.
+/// The packets of an interface that a program runs on: `enum bpf_attach_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Hook {
@@ -86,26 +87,27 @@ pub enum Hook {
 pub struct Empty(OwnedFd);
 
 impl Empty {
-    /// Loads it.
+    /// Loads the program.
     ///
     /// # Errors
-    /// Without the right to.
+    /// Permission is missing.
     pub fn load() -> Result<Self> {
         Self::load_all(&INSTRUCTIONS)
     }
 
-    /// One that passes every packet for good: what comes behind it on its hook does not run (`r0 = TC_ACT_OK; exit`).
+    /// Loads a program that accepts every packet: later programs on its hook do not run (`r0 =
+    /// TC_ACT_OK; exit`).
     ///
     /// # Errors
-    /// Without the right to.
+    /// Permission is missing.
     pub fn that_ends_it() -> Result<Self> {
         Self::load_all(&[instruction(0xb7, 0, 0, 0, 0), INSTRUCTIONS[1]])
     }
 
-    /// The same with one lookup before it, of this key in this map.
+    /// Loads the program with one lookup first, of this key in this map.
     ///
     /// # Errors
-    /// Without the right to; a key that is not of whole words, or not of the map.
+    /// Permission is missing, or the key is not of whole words or not of the map.
     pub fn with_lookup(map: BorrowedFd<'_>, key: &[u8]) -> Result<Self> {
         let mut instructions = Vec::new();
         let (words, rest) = key.as_chunks::<4>();
@@ -139,7 +141,7 @@ impl Empty {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Attaches it to an interface, as long as the result lives.
+    /// Attaches it to an interface for as long as the result lives.
     ///
     /// # Errors
     /// There is no such interface, or no TCX.
@@ -147,10 +149,10 @@ impl Empty {
         self.attach_with(ifindex, hook, 0)
     }
 
-    /// As [`Empty::attach`], before all others.
+    /// Like [`Empty::attach`], before all other programs.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Empty::attach`].
     pub fn attach_first(&self, ifindex: u32, hook: Hook) -> Result<OwnedFd> {
         self.attach_with(ifindex, hook, BPF_F_BEFORE)
     }
@@ -169,7 +171,8 @@ impl Empty {
         Ok(unsafe { OwnedFd::from_raw_fd(link) })
     }
 
-    /// Runs it `times` over on a frame; how long a run took on average, in whole nanoseconds.
+    /// Runs it `times` over on a frame. Returns the average duration of a run, in whole
+    /// nanoseconds.
     ///
     /// # Errors
     /// The frame is shorter than an Ethernet header.
@@ -186,7 +189,7 @@ impl Empty {
     }
 }
 
-/// `struct bpf_insn`, on a machine whose bytes begin with the least.
+/// Encodes a `struct bpf_insn`, little-endian.
 fn instruction(code: u8, to: u8, from: u8, offset: i16, value: i32) -> u64 {
     u64::from(code)
         | u64::from(to) << 8
@@ -196,8 +199,8 @@ fn instruction(code: u8, to: u8, from: u8, offset: i16, value: i32) -> u64 {
 }
 
 fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_int> {
-    // SAFETY: the attributes are laid out as the command's part of `union bpf_attr`, of the size that is told; the memory that they point
-    // to lives through the call.
+    // SAFETY: the attributes are laid out as the command's part of `union bpf_attr`, of the size
+    // that is told. The memory that they point to lives through the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
     match libc::c_int::try_from(result) {
         Ok(result) if result >= 0 => Ok(result),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One measured thing: its samples, those of what it is held against, and what it should reach.
+//! A measurement: its samples, its baseline's samples, and its target.
 
 mod spread;
 
@@ -9,73 +9,73 @@ use serde::{Deserialize, Serialize};
 
 pub use spread::Spread;
 
-/// The name of the smallest cluster's figure, as a baseline of the others'.
+/// Name of the smallest cluster's figure, as a baseline of others.
 pub const SMALLEST: &str = "the smallest";
 
-/// One measured thing. A sample is one repetition; the baseline's sample of the same number was taken in the same repetition, right
-/// before or after, so that what the machine does meanwhile falls on both.
+/// A measurement. A sample is one repetition. The baseline's sample with the same index comes from
+/// the same repetition, right before or after, so that disturbances affect both.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
     /// The group that measures it.
     pub group: String,
-    /// What it is, within its group.
+    /// Name within its group.
     pub name: String,
-    /// What it was measured at, e.g. `peers: 1000`.
+    /// Parameters of the measurement, e.g. `peers: 1000`.
     pub parameters: BTreeMap<String, String>,
     /// Unit of the samples.
     pub unit: String,
-    /// Whether more of the unit is better, as with a throughput.
+    /// True if more is better, as with throughput.
     pub more_is_better: bool,
-    /// One number a repetition, or single times.
+    /// One number per repetition, or single times.
     pub samples: Vec<f64>,
-    /// The samples are single times: the 99th percentile counts, not the median.
+    /// True if the samples are single times: the 99th percentile counts, not the median.
     #[serde(default)]
     pub times: bool,
-    /// What it is held against.
+    /// What it is compared with.
     pub baseline: Option<Baseline>,
     /// What it should reach.
     pub target: Option<Target>,
-    /// What a reader must know to understand the numbers, or why there are none.
+    /// A remark that explains the numbers, or why there are none.
     pub note: Option<String>,
 }
 
-/// What a figure is held against.
+/// What a figure is compared with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Baseline {
     /// What it is.
     pub name: String,
-    /// One number a repetition, in the figure's unit.
+    /// One number per repetition, in the figure's unit.
     pub samples: Vec<f64>,
-    /// How the figure is held against it.
+    /// How the figure is compared with it.
     pub relation: Relation,
 }
 
-/// What a figure should reach: its median over repetitions counts.
+/// The target of a figure, for the median over its repetitions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
-    /// The samples themselves.
+    /// Upper bound of the samples.
     AtMost(f64),
-    /// Sample less baseline, in the figure's unit.
+    /// Upper bound of sample minus baseline, in the figure's unit.
     MoreByAtMost(f64),
-    /// Sample by baseline.
+    /// Upper bound of sample divided by baseline.
     RatioAtMost(f64),
-    /// Sample by baseline.
+    /// Lower bound of sample divided by baseline.
     RatioAtLeast(f64),
 }
 
-/// How a figure is held against its baseline.
+/// How a figure is compared with its baseline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Relation {
-    /// Sample less baseline.
+    /// Sample minus baseline.
     Difference,
-    /// Sample by baseline.
+    /// Sample divided by baseline.
     Ratio,
 }
 
 impl Figure {
-    /// A figure of which less is better, without anything else.
+    /// Makes a figure of which less is better, without baseline or target.
     pub fn new(group: &str, name: &str, unit: &str, samples: Vec<f64>) -> Self {
         Self {
             group: group.to_owned(),
@@ -91,12 +91,12 @@ impl Figure {
         }
     }
 
-    /// One that could not be measured here, and why.
+    /// Makes a figure that could not be measured here, with the reason.
     pub fn missing(group: &str, name: &str, unit: &str, why: &str) -> Self {
         Self::new(group, name, unit, Vec::new()).noted(why)
     }
 
-    /// Of single times, of which the 99th percentile counts.
+    /// Makes a figure of single times, of which the 99th percentile counts.
     pub fn of_times(group: &str, name: &str, unit: &str, times: Vec<f64>) -> Self {
         Self {
             times: true,
@@ -104,33 +104,33 @@ impl Figure {
         }
     }
 
-    /// More is better.
+    /// Marks that more is better.
     #[must_use]
     pub fn more_is_better(mut self) -> Self {
         self.more_is_better = true;
         self
     }
 
-    /// Measured at this value of a parameter.
+    /// Adds a parameter.
     #[must_use]
     pub fn at(mut self, parameter: &str, value: impl fmt::Display) -> Self {
         self.parameters.insert(parameter.to_owned(), value.to_string());
         self
     }
 
-    /// As a ratio to samples that were taken in the same repetitions, or to other times.
+    /// Sets a ratio to samples of the same repetitions, or to other times.
     ///
     /// # Panics
-    /// If there are not as many repetitions.
+    /// If the numbers of repetitions differ.
     #[must_use]
     pub fn against(self, name: &str, samples: Vec<f64>) -> Self {
         self.related_to(name, samples, Relation::Ratio)
     }
 
-    /// As a difference to samples that were taken in the same repetitions, or to other times.
+    /// Sets a difference to samples of the same repetitions, or to other times.
     ///
     /// # Panics
-    /// If there are not as many repetitions.
+    /// If the numbers of repetitions differ.
     #[must_use]
     pub fn above(self, name: &str, samples: Vec<f64>) -> Self {
         self.related_to(name, samples, Relation::Difference)
@@ -150,10 +150,11 @@ impl Figure {
         self
     }
 
-    /// Should reach this.
+    /// Sets the target.
     ///
     /// # Panics
-    /// If the target needs a baseline of the other kind: call [`Figure::against`] or [`Figure::above`] first.
+    /// If the target needs a baseline of the other kind: call [`Figure::against`] or
+    /// [`Figure::above`] first.
     #[must_use]
     pub fn reaches(mut self, target: Target) -> Self {
         let needed = match target {
@@ -166,14 +167,14 @@ impl Figure {
         self
     }
 
-    /// With a remark.
+    /// Sets the remark.
     #[must_use]
     pub fn noted(mut self, note: &str) -> Self {
         self.note = Some(note.to_owned());
         self
     }
 
-    /// What tells it from all others of a run.
+    /// Returns what distinguishes it from all other figures of a run.
     pub fn title(&self) -> String {
         let parameters: Vec<String> = self
             .parameters
@@ -185,12 +186,12 @@ impl Figure {
             .join(" ")
     }
 
-    /// Of the samples; nothing if there are none.
+    /// Returns the spread of the samples; `None` without samples.
     pub fn spread(&self) -> Option<Spread> {
         self.spread_of(&self.samples)
     }
 
-    /// Of the baseline's samples.
+    /// Returns the spread of the baseline's samples.
     pub fn baseline_spread(&self) -> Option<Spread> {
         self.spread_of(&self.baseline.as_ref()?.samples)
     }
@@ -203,13 +204,13 @@ impl Figure {
         }
     }
 
-    /// How it is held against its baseline, if it has one.
+    /// Returns how it is compared with its baseline, if it has one.
     pub fn relation(&self) -> Option<Relation> {
         self.baseline.as_ref().map(|baseline| baseline.relation)
     }
 
-    /// Sample against baseline, repetition by repetition; of times, percentile against percentile. The samples themselves where there is
-    /// no baseline.
+    /// Returns sample against baseline for each repetition; for single times, percentile against
+    /// percentile; without a baseline, the samples.
     pub fn related(&self) -> Option<Spread> {
         let Some(baseline) = &self.baseline else {
             return self.spread();
@@ -231,7 +232,7 @@ impl Figure {
         Spread::of(&related)
     }
 
-    /// Whether it reaches its target; nothing if it has none, or was not measured.
+    /// Returns true if it reaches its target; `None` without a target or a measurement.
     pub fn is_reached(&self) -> Option<bool> {
         let target = self.target?;
         let median = match target {
@@ -281,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_baseline_is_taken_repetition_by_repetition() {
-        // The machine is twice as slow in the second repetition: both are, so the ratio stays.
+        // The machine is twice as slow in the second repetition. Both are, so the ratio stays.
         let ratio = figure(&[10.0, 20.0]).against("empty", vec![5.0, 10.0]);
         let related = ratio.related().unwrap();
         assert_eq!((related.min, related.max), (2.0, 2.0));

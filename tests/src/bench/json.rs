@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A run as a file: its figures, and the machine that they hold for.
+//! A run as a file: its figures, and the machine that they were measured on.
 
 use std::{fs, path::Path, process::Command};
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Figure;
 
-/// Layout of the file.
+/// Version of the file's layout.
 const VERSION: u32 = 1;
 
 /// A run.
@@ -17,7 +17,7 @@ pub struct Report {
     version: u32,
     /// Where and when.
     pub machine: Machine,
-    /// The same of runs that measured a part of it again, later.
+    /// Machines of later runs that measured a part again.
     #[serde(default)]
     pub again: Vec<Machine>,
     /// What was measured, in that order.
@@ -29,13 +29,13 @@ pub struct Report {
 pub struct Machine {
     /// The command that makes such a run.
     pub command: String,
-    /// The commit of the source, with a mark if it was changed; nothing outside of a clone.
+    /// Commit of the source, marked if it was changed; `None` outside of a clone.
     pub commit: Option<String>,
     /// `uname -srm`.
     pub kernel: String,
     /// Name of the CPU.
     pub cpu: String,
-    /// How many of them.
+    /// Number of CPUs.
     pub cpus: usize,
     /// Memory, MiB.
     pub memory: u64,
@@ -44,7 +44,7 @@ pub struct Machine {
 }
 
 impl Report {
-    /// Of figures.
+    /// Makes a report of figures.
     pub fn new(machine: Machine, figures: Vec<Figure>) -> Self {
         Self {
             version: VERSION,
@@ -54,7 +54,7 @@ impl Report {
         }
     }
 
-    /// With the figures of a later run of a part, instead of those that `is_part` of it.
+    /// Replaces the figures that `is_part` matches by those of a later run.
     #[must_use]
     pub fn renewed_by(mut self, part: Self, is_part: impl Fn(&Figure) -> bool) -> Self {
         self.again.push(part.machine);
@@ -91,7 +91,7 @@ impl Report {
 }
 
 impl Machine {
-    /// This one, now.
+    /// Describes this machine, now.
     ///
     /// # Errors
     /// `/proc` or `uname` do not tell.

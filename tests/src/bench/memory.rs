@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Kernel memory of the maps, as the kernel itself accounts for it: `memlock` in the map's fdinfo (since Linux 6.4 what the map
-//! takes now, before what it may take at most).
+//! Kernel memory of the maps, as the kernel accounts for it: `memlock` in the map's fdinfo. Since
+//! Linux 6.4 this is the current size, before that the maximum.
 
 use std::{
     collections::BTreeMap,
@@ -22,8 +22,8 @@ use crate::{
 
 const GROUP: &str = "memory";
 
-/// Bytes of each pinned map of an agent, by name. Not in it: the one map that is not pinned, of a few hundred bytes a CPU, and what the
-/// kernel takes for programs.
+/// Returns the bytes of each pinned map of an agent, by name. Leaves out the one unpinned map, of a
+/// few hundred bytes per CPU, and the kernel's memory for programs.
 ///
 /// # Errors
 /// A map is not there, or the kernel does not tell.
@@ -44,8 +44,8 @@ fn bytes(pin: &Path) -> Result<u64> {
     Ok(line.context("no memlock")?.trim().parse()?)
 }
 
-/// Adds the figures of an agent's maps: all of them together, and those that take a twentieth of it or more. `parameters`: what the
-/// sizes are.
+/// Adds figures of an agent's maps: their sum, and each map of a twentieth of it or more.
+/// `parameters` are the sizes.
 ///
 /// # Errors
 /// As [`maps`].
@@ -64,7 +64,7 @@ pub fn add(run: &mut Run, name: &str, pin_path: &Path, parameters: &[(&str, Stri
     Ok(())
 }
 
-/// An agent on a node without pods and policies.
+/// Measures an agent on a node without pods and policies.
 ///
 /// # Errors
 /// It does not start, or the kernel does not tell.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Group `packet`: what the programs cost a packet, above an empty program. Both run on frames in memory (`BPF_PROG_TEST_RUN`), in turn, on maps
-//! that were written as the agent writes them. The kernel measures many runs at once and tells the average.
+//! Group `packet`: cost of the programs per packet, above an empty program. Both run on frames in
+//! memory (`BPF_PROG_TEST_RUN`), in turn, with maps that were written as the agent writes them. The
+//! kernel measures many runs at once and returns the average.
 
 pub mod lookups;
 pub mod one_lookup;
@@ -19,16 +20,16 @@ use self::{
 use super::{Figure, Run, Target};
 
 const GROUP: &str = "packet";
-/// What all figures in nanoseconds are held against.
+/// Baseline of all figures in nanoseconds.
 const EMPTY: &str = "empty program";
-/// What an established connection's packet may cost, nanoseconds above the empty program.
+/// Target for a packet of an established connection, nanoseconds above the empty program.
 const ESTABLISHED: f64 = 60.0;
-/// What a packet that policy denies may cost.
+/// Target for a packet that policy denies, nanoseconds above the empty program.
 const DENIED: f64 = 150.0;
-/// What the largest set may cost, times the smallest.
+/// Target for the largest set, as a multiple of the smallest.
 const GROWTH: f64 = 1.3;
 
-/// Where nothing else is said: a cluster of a thousand pods.
+/// Default: a cluster of a thousand pods.
 const USUAL: Shape = Shape {
     peers: 1000,
     ports: 10,
@@ -51,7 +52,7 @@ const EVENT_NOTE: &str = "every drop is an event; the agent reads them after the
 /// Measures the group.
 ///
 /// # Errors
-/// Without root or eBPF; or if a packet takes another way than the one that it is measured for.
+/// Root or eBPF is missing, or a packet takes another path than the one it is measured for.
 pub fn measure(run: &mut Run) -> Result<()> {
     paths(run)?;
     if run.wants(GROUP, "by_peers") || run.wants(GROUP, "growth") {
@@ -72,7 +73,7 @@ pub fn measure(run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-/// Every path in the usual world.
+/// Measures every path in the usual world.
 fn paths(run: &mut Run) -> Result<()> {
     let mut figures: Vec<(Path, Figure)> = all_paths()
         .into_iter()
@@ -116,7 +117,7 @@ fn paths(run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-/// Every path that is measured in the usual world.
+/// Lists every path that is measured in the usual world.
 pub fn all_paths() -> Vec<Path> {
     let mut paths = Vec::new();
     for hook in HOOKS {
@@ -144,7 +145,8 @@ pub fn all_paths() -> Vec<Path> {
                 });
             }
             if hook == Hook::ToPod {
-                // What comes by a pod's own interface is judged by that pod's egress policy, too.
+                // A packet that comes from a pod's own interface is also judged by that pod's
+                // egress policy.
                 for meets in [Meets::Established, Meets::Accept, Meets::Deny] {
                     paths.push(Path {
                         side: Side::Local,
@@ -157,7 +159,7 @@ pub fn all_paths() -> Vec<Path> {
     paths
 }
 
-/// The figure of a path, without numbers.
+/// Makes the figure of a path, without numbers.
 fn describe(path: &Path) -> Figure {
     let name = match (path.isolated, path.meets) {
         (false, _) => "not_isolated",
@@ -215,7 +217,7 @@ fn first_packets_of_many(run: &mut Run, stage: &Stage) -> Result<()> {
 
 fn time_lookups(run: &mut Run, stage: &Stage) -> Result<()> {
     let mut costs: Vec<Vec<Cost>> = vec![Vec::new(); one_lookup::MAPS.len()];
-    // So that there is a flow.
+    // Makes the flow.
     stage.with(|world| measure_path(world, Path::usual(Hook::ToPod, Meets::Established)))?;
     for _ in 0..run.repetitions() {
         for (costs, map) in costs.iter_mut().zip(one_lookup::MAPS) {
@@ -273,7 +275,7 @@ fn program_sizes(run: &mut Run, stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Paths in worlds of different sizes; what the largest costs beside the smallest.
+/// Measures paths in worlds of different sizes, and compares the largest with the smallest.
 fn by_size(
     run: &mut Run,
     name: &str,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `BENCHMARKS.md`: a run in one row for each name, and what did not reach its target.
+//! Writes `BENCHMARKS.md`: one row for each name of a run, and the missed targets.
 
 use std::fmt::Write;
 
@@ -12,10 +12,10 @@ use super::{
     table::{self, number},
 };
 
-/// Where the figures of the page are kept whole.
+/// File with all figures of the page.
 pub const FIGURES: &str = "docs/benchmarks.json";
 
-/// The page of a run: one row for the figures of one name, whatever they were measured at.
+/// Returns the page of a run: one row for all figures of the same name.
 pub fn page(report: &Report, groups: &[Group]) -> String {
     let mut page = format!(
         "# Benchmarks\n\nWritten by `cargo xtask bench --write`. A row is all sizes, families and hooks that a figure was\n\
@@ -63,7 +63,7 @@ fn run(machine: &Machine) -> String {
     format!("`{}`, {}, commit {commit}.", machine.command, machine.date)
 }
 
-/// The rows of a group: of what has a target, or is held against something else than itself.
+/// Returns the rows of a group: of figures with a target or an outside baseline.
 fn rows(report: &Report, group: &Group) -> Vec<String> {
     let mut names: Vec<(&str, Option<&str>)> = Vec::new();
     let of_group = || report.figures.iter().filter(|figure| figure.group == group.name);
@@ -85,7 +85,7 @@ fn rows(report: &Report, group: &Group) -> Vec<String> {
     rows.collect()
 }
 
-/// The name of a figure, and with what it was measured.
+/// Returns the name of a figure, and the parameter that it was measured with.
 fn kind(figure: &Figure) -> (&str, Option<&str>) {
     (&figure.name, figure.parameters.get("with").map(String::as_str))
 }
@@ -140,7 +140,7 @@ fn ends(values: impl Iterator<Item = f64>) -> (f64, f64) {
     })
 }
 
-/// A figure without its single samples.
+/// A figure without its samples.
 #[derive(Serialize)]
 struct Summary<'a> {
     figure: String,
@@ -159,7 +159,7 @@ struct Summary<'a> {
     note: Option<&'a str>,
 }
 
-/// Every figure of a run, one a line.
+/// Encodes every figure of a run, one per line.
 ///
 /// # Errors
 /// A number that JSON does not have.

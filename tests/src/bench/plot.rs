@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Figures that were measured along a parameter, as curves: one picture for each of them.
+//! Plots figures that were measured along a parameter, one picture for each.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ use super::{
     figure::{Relation, Spread},
 };
 
-/// Fewer values of a parameter make no curve.
+/// Minimum number of values that make a curve.
 const LEAST_POINTS: usize = 3;
 /// Width and height, pixels.
 const SIZE: (u32, u32) = (900, 520);
@@ -28,14 +28,14 @@ const SIZE: (u32, u32) = (900, 520);
 struct Picture {
     title: String,
     parameter: String,
-    /// What the vertical axis shows.
+    /// Label of the vertical axis.
     axis: String,
-    /// Points by what else was given.
+    /// Points by the other parameters.
     curves: BTreeMap<String, Vec<(f64, Spread)>>,
     limit: Option<f64>,
 }
 
-/// Draws every picture into a folder, and says which files it made.
+/// Draws every picture into a folder, and returns the files.
 ///
 /// # Errors
 /// A file cannot be written.
@@ -49,13 +49,13 @@ pub fn draw_all(figures: &[Figure], folder: &Path) -> Result<Vec<PathBuf>> {
     pictures(figures).into_iter().map(draw_one).collect()
 }
 
-/// A figure at the value of its parameter that a picture is drawn along.
+/// A figure at a value of the picture's parameter.
 struct Point<'a> {
     value: f64,
     figure: &'a Figure,
 }
 
-/// A picture for each figure and each of its parameters that has enough numbers as values.
+/// Returns a picture for each figure and each of its parameters with enough numeric values.
 fn pictures(figures: &[Figure]) -> Vec<Picture> {
     let mut along: BTreeMap<[String; 2], Vec<Point<'_>>> = BTreeMap::new();
     for figure in figures {
@@ -78,10 +78,10 @@ fn picture(title: String, parameter: String, points: &[Point<'_>]) -> Option<Pic
     if values.len() < LEAST_POINTS {
         return None;
     }
-    // What is held against something tells the axis: what has no baseline is one.
+    // A figure with a baseline decides about the axis; one without is a baseline.
     let related = points.iter().find(|point| point.figure.baseline.is_some());
     let first = related.or(points.first())?.figure;
-    // A limit of the numbers themselves is drawn over them.
+    // A limit of the samples themselves is drawn over them.
     let plain = matches!(first.target, Some(Target::AtMost(_)));
     let axis = match first.baseline.as_ref().filter(|_| !plain) {
         None => first.unit.clone(),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A run: the groups one by one, and what becomes of their figures.
+//! A run: measures the groups one by one, and prints and saves their figures.
 
 use std::{fs, path::PathBuf};
 
@@ -14,25 +14,26 @@ use super::{
 /// The workspace.
 pub const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// Repetitions of a run, and of a quick one.
+/// Number of repetitions of a run, and of a quick one.
 const REPETITIONS: (usize, usize) = (7, 3);
 
-/// What to measure, and what to do with it.
+/// What to measure, and where to store it.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// `GROUP` or `GROUP/NAME`: only figures of this group, whose names begin so; everything if absent.
+    /// `GROUP` or `GROUP/NAME`: only figures of this group whose name begins so; everything if
+    /// absent.
     pub only: Option<String>,
     /// Fewer repetitions and sizes, for a first look.
     pub quick: bool,
-    /// Folder for `bench.json` and the pictures; it is made if it is not there.
+    /// Folder for `bench.json` and the pictures; made if missing.
     pub out: PathBuf,
-    /// A saved run to hold this one against.
+    /// A saved run to compare this one with.
     pub compare: Option<PathBuf>,
-    /// Replace `BENCHMARKS.md`; with `only`, by the run that `out` has with these figures instead of its own.
+    /// Replace `BENCHMARKS.md`. With `only`, by the run in `out` with these figures replaced.
     pub write: bool,
 }
 
-/// A run that goes on.
+/// A run in progress.
 #[derive(Debug)]
 pub struct Run {
     only: Option<(String, String)>,
@@ -41,7 +42,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// As the options say.
+    /// Starts a run with these options.
     ///
     /// # Errors
     /// `--only` names no group.
@@ -65,24 +66,25 @@ impl Run {
         })
     }
 
-    /// Whether figures are to be measured that have this name. Those of one name are measured together, or not at all.
+    /// Returns true if figures of this name are to be measured. Those of one name are measured
+    /// together, or not at all.
     pub fn wants(&self, group: &str, name: &str) -> bool {
         self.only
             .as_ref()
             .is_none_or(|(of, prefix)| of == group && name.starts_with(prefix.as_str()))
     }
 
-    /// Whether fewer sizes and repetitions will do.
+    /// Returns true if fewer sizes and repetitions are enough.
     pub fn is_quick(&self) -> bool {
         self.quick
     }
 
-    /// How often everything is measured.
+    /// Returns the number of repetitions.
     pub fn repetitions(&self) -> usize {
         if self.quick { REPETITIONS.1 } else { REPETITIONS.0 }
     }
 
-    /// Keeps a figure, and prints its row.
+    /// Adds a figure, and prints its row.
     pub fn add(&mut self, figure: Figure) {
         let spread = figure.related();
         let median = spread.map_or("-".to_owned(), |spread| table::number(spread.median));
@@ -90,16 +92,17 @@ impl Run {
         self.figures.push(figure);
     }
 
-    /// What was measured so far.
+    /// Returns the figures measured so far.
     pub fn figures(&self) -> &[Figure] {
         &self.figures
     }
 }
 
-/// Measures, prints, saves.
+/// Measures, prints and saves.
 ///
 /// # Errors
-/// A group failed; what the others measured is printed and saved before. Or nothing was measured, or a file cannot be written.
+/// A group failed: the others' figures are printed and saved first. Or nothing was measured, or a
+/// file cannot be written.
 pub fn run(options: &Options) -> Result<()> {
     let before = options.compare.as_deref().map(Report::read).transpose()?;
     fs::create_dir_all(&options.out).with_context(|| format!("creating {}", options.out.display()))?;
@@ -160,7 +163,7 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The command that makes such a run.
+/// Returns the command that makes such a run.
 fn command(options: &Options) -> String {
     let mut command = "cargo xtask bench".to_owned();
     if let Some(only) = &options.only {

@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Figures as a table for people, on a terminal.
+//! Formats figures as a table for a terminal.
 
 use super::{
     Figure,
     figure::{Relation, Spread},
 };
 
-/// What stands at a figure that does not reach its target.
+/// Marks a figure that misses its target.
 pub const MISSED: &str = "MISSED";
 
-/// Names of the columns, and those for single times.
+/// Column names, and those for single times.
 const HEADER: [&str; 7] = ["figure", "min", "median", "max", "against", "result", "target"];
 const TIMES: [&str; 7] = ["figure", "p50", "p99", "max", "against", "result", "target"];
 
-/// Figures that share a header: repetitions, then single times.
+/// Splits figures by header: repetitions, then single times.
 fn parts(figures: &[Figure]) -> Vec<([&'static str; 7], Vec<&Figure>)> {
     let (times, others): (Vec<_>, Vec<_>) = figures.iter().partition(|figure| figure.times);
     let parts = [(HEADER, others), (TIMES, times)];
     parts.into_iter().filter(|(_, part)| !part.is_empty()).collect()
 }
 
-/// The cells of a figure's row.
+/// Returns the cells of a figure's row.
 fn row(figure: &Figure) -> [String; 7] {
     let title = figure.title();
     let (_, within) = title.split_once('/').unwrap_or(("", &title));
@@ -55,7 +55,8 @@ fn row(figure: &Figure) -> [String; 7] {
     ]
 }
 
-/// How it stands to its baseline: the median, and between what it was; of times the 99th percentile, and the middle.
+/// Formats the relation to its baseline: the median with its range; for single times, the 99th
+/// percentile with the median.
 fn related(figure: &Figure) -> String {
     let (Some(relation), Some(spread)) = (figure.relation(), figure.related()) else {
         return String::new();
@@ -74,7 +75,7 @@ fn related(figure: &Figure) -> String {
     }
 }
 
-/// A number with about three digits that count.
+/// Formats a number with about three significant digits.
 pub fn number(value: f64) -> String {
     let digits = match value.abs() {
         magnitude if magnitude == 0.0 || magnitude >= 100.0 => 0,
@@ -85,7 +86,7 @@ pub fn number(value: f64) -> String {
     format!("{value:.digits$}")
 }
 
-/// For a terminal: the rows of some figures, their notes below.
+/// Formats the rows of some figures, with their notes below, for a terminal.
 pub fn text(figures: &[Figure]) -> String {
     let mut text = String::new();
     for (header, part) in parts(figures) {
@@ -125,7 +126,7 @@ fn text_part(header: [&str; 7], figures: &[&Figure]) -> String {
     text
 }
 
-/// Each remark once, with the names of the figures that it belongs to.
+/// Returns each remark once, with the names of its figures.
 fn notes(figures: &[Figure]) -> Vec<String> {
     let mut notes: Vec<(&str, Vec<&str>)> = Vec::new();
     for figure in figures {

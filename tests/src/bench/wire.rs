@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Group `wire`: traffic between pods on a bridge and across VXLAN, with nothing that enforces, with the agent, and with the kernel's packet
-//! filters. All clusters stand side by side, and are measured in turn.
+//! Group `wire`: traffic between pods on a bridge and across VXLAN, without enforcement, with the
+//! agent and with the kernel's packet filters. All clusters exist side by side and are measured in
+//! turn.
 
 pub mod filters;
 mod programs;
@@ -18,11 +19,12 @@ use self::{
 use super::{Figure, Run, Target};
 
 const GROUP: &str = "wire";
-/// What the agent must leave of what there is without one.
+/// Minimum share of the rate without an agent that must remain.
 const LEAST: f64 = 0.97;
 const POLICIES: [u32; 3] = [1, 100, 1000];
 
-/// How long a measurement takes, and a quick one; there are two a repetition. Throughput takes a second at least.
+/// Duration of a measurement, and of a quick one; each repetition has two. Throughput takes at
+/// least a second.
 const HOW_LONG: (Duration, Duration) = (Duration::from_millis(300), Duration::from_millis(100));
 
 const YARDSTICK: &str = "a yardstick: the same policies, IPv4 only, as rules in the forward hook behind one that lets \
@@ -55,7 +57,8 @@ pub fn measure(run: &mut Run) -> Result<()> {
             let mut samples: Vec<Vec<f64>> = vec![Vec::new(); worlds.len()];
             for _ in 0..run.repetitions() {
                 let mut best = vec![0.0; worlds.len()];
-                // There and back, so that each is measured at two moments, and none always follows the same.
+                // Forth and back, so that each is measured at two moments, and none always follows
+                // the same other.
                 for index in (0..worlds.len()).chain((0..worlds.len()).rev()) {
                     let (from, to) = worlds[index].ends(way)?;
                     let variant = worlds[index].variant;
@@ -76,7 +79,7 @@ pub fn measure(run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-/// What of the time is the agent's programs', where policies select the pods.
+/// Adds the share of the time that the agent's programs take, where policies select the pods.
 fn add_programs(run: &mut Run, kind: Kind, way: Way, worlds: &[World], how_long: Duration) -> Result<()> {
     let enforcing = |world: &&World| matches!(world.variant, Variant::Netpol(1..));
     for world in worlds.iter().filter(enforcing) {

@@ -8,7 +8,8 @@ use netpol_tests::bench::{self, Options};
 
 /// Measures what netpol costs, each thing beside what it is held against.
 ///
-/// Exits with 2 if something cannot be measured. A target that is missed is marked, and is no error.
+/// Exits with 2 if something cannot be measured. A target that is missed is marked, and is no
+/// error.
 #[derive(Debug, Parser)]
 #[command(name = "netpol-bench", version)]
 struct Arguments {
@@ -24,7 +25,8 @@ struct Arguments {
     /// Say what changed since a saved run.
     #[arg(long, value_name = "FILE.json")]
     compare: Option<PathBuf>,
-    /// Replace BENCHMARKS.md by this run; with --only, by the run that is in the folder with these figures instead of its own.
+    /// Replace BENCHMARKS.md by this run; with --only, by the run that is in the folder with these
+    /// figures instead of its own.
     #[arg(long, conflicts_with = "quick")]
     write: bool,
 }

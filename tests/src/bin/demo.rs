@@ -7,7 +7,8 @@ use anyhow::Result;
 use clap::Parser;
 use netpol_tests::demo::{self, Options};
 
-/// Enforces a folder of NetworkPolicies on pods made of network namespaces, and prints who reaches whom, by real connections.
+/// Enforces a folder of NetworkPolicies on pods made of network namespaces, and prints who reaches
+/// whom, by real connections.
 ///
 /// Exits with 1 if a connection is not what the policies say, with 2 if the demo cannot be played.
 #[derive(Debug, Parser)]

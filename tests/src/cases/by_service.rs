@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Expectations by a Service: what kube-proxy makes of their packets.
+//! Expectations through a Service: what kube-proxy makes of their packets.
 
 use std::{
     collections::BTreeSet,
@@ -15,30 +15,32 @@ use netpol_agent::{
 use super::{End, Expectation, Family, Step, address};
 use crate::{looks::chooses_elsewhere, proxy};
 
-/// What a packet to a Service's frontend becomes.
+/// A packet after a Service's translation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Translated {
-    /// The packet to the backend, still with its source address.
+    /// The packet to the backend, with its source address unchanged.
     pub packet: Packet,
-    /// The source address that it has there: one of a node, if it is masqueraded.
+    /// The source address that the backend sees: a node's, if the packet is masqueraded.
     pub seen: IpAddr,
 }
 
 impl Step {
-    /// The address of the backend of an expectation by a Service.
+    /// Returns the backend's address of an expectation through a Service.
     ///
     /// # Errors
-    /// The expectation is by none.
+    /// The expectation names no backend.
     pub fn via_address(&self, nodes: &[Node], expectation: &Expectation) -> Result<IpAddr> {
         let backend = expectation.via.as_ref().context("it goes by no Service")?;
         let found = address(&self.snapshot, nodes, backend, expectation.family)?;
         found.with_context(|| format!("{backend} has no address"))
     }
 
-    /// What kube-proxy makes of the packet of an expectation by a Service. `None` if it never leads to the backend.
+    /// Translates the packet of an expectation through a Service as kube-proxy does; `None` if it
+    /// never leads to the backend.
     ///
     /// # Errors
-    /// No Service is reached there. None for the expectations of this step, as loading checked them.
+    /// No Service is reached there. This step's own expectations have no error: loading has checked
+    /// them.
     pub fn translated(&self, nodes: &[Node], expectation: &Expectation) -> Result<Option<Translated>> {
         let packet = self.packet(nodes, expectation)?;
         let backend = self.via_address(nodes, expectation)?;
@@ -64,7 +66,8 @@ impl Step {
         }))
     }
 
-    /// Whoever goes to a frontend says by which backend, and every backend is named, so that who else answers is wrong.
+    /// Checks that a case names the backend for every frontend, and names every backend: another
+    /// answer is then wrong.
     pub(super) fn check_backends(&self, nodes: &[Node], expectation: &Expectation) -> Result<()> {
         let packet = self.packet(nodes, expectation)?;
         let backends = proxy::backends(&self.snapshot, nodes, &packet).map(|found| found.0);
@@ -88,7 +91,8 @@ impl Step {
         Ok(())
     }
 
-    /// The address that masquerade writes: one of the node whose node port is asked, else of the node that the sender is on.
+    /// Returns the masquerade address: of the node whose node port is asked, otherwise of the
+    /// sender's node.
     fn masquerade(&self, nodes: &[Node], expectation: &Expectation, packet: &Packet) -> Option<IpAddr> {
         let asked = nodes
             .iter()
@@ -106,8 +110,9 @@ impl Step {
         addresses.find(|address| Family::of(address) == expectation.family)
     }
 
-    /// Whether the enforced verdict of an allowed expectation is a denial, which every tier that enforces checks: of the backends some are
-    /// denied to the pod that asks, and another node than its own chooses among them.
+    /// Returns true if an allowed expectation is nevertheless denied, which every enforcing tier
+    /// checks: the asking pod may not reach some of the backends, and another node chooses among
+    /// them.
     ///
     /// # Errors
     /// As [`Step::translated`].

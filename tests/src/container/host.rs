@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The folders of a node: what `hostPath` volumes are taken from, by their types.
+//! The folders of a node that `hostPath` volumes use, by their types.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A folder that is the node's root, with a bpffs of its own where a node has it. Its mounts are
+/// A folder that is the node's root, with its own bpffs where a node has it. Its mounts are
 /// private, as on a node without systemd.
 #[derive(Debug)]
 pub struct Host {
@@ -20,7 +20,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Makes the folder, and mounts bpffs on `/sys/fs/bpf` below it.
+    /// Makes the folder, and mounts bpffs at `/sys/fs/bpf` in it.
     ///
     /// # Errors
     /// Without `CAP_SYS_ADMIN`.
@@ -50,7 +50,7 @@ impl Host {
         mount(none, &self.bpffs, none, MsFlags::MS_PRIVATE, none).context("making bpffs private")
     }
 
-    /// Takes bpffs away, and with it what is pinned there.
+    /// Unmounts bpffs, which removes everything pinned there.
     ///
     /// # Errors
     /// If it is not mounted.
@@ -58,15 +58,15 @@ impl Host {
         umount2(&self.bpffs, MntFlags::MNT_DETACH).context("unmounting bpffs")
     }
 
-    /// Where a path of the node is.
+    /// Returns the real location of a path of the node.
     pub fn path(&self, path: &str) -> PathBuf {
         self.folder.path().join(path.trim_start_matches('/'))
     }
 
-    /// The folder of a `hostPath` volume, made ready as a kubelet does by its type.
+    /// Returns the folder of a `hostPath` volume, prepared as a kubelet does by its type.
     ///
     /// # Errors
-    /// If the node has not what the type asks for.
+    /// If the node lacks what the type requires.
     pub fn volume(&self, host_path: &Value) -> Result<PathBuf> {
         let named = host_path["path"].as_str().context("a hostPath without a path")?;
         let path = self.path(named);
@@ -81,8 +81,8 @@ impl Host {
         Ok(path)
     }
 
-    /// Whether the mount that a path is on tells other mounts of what is mounted in it. A runtime
-    /// starts no container whose mount is to hear of it where it does not.
+    /// Returns true if the mount of a path propagates the mounts in it. If it does not, a runtime
+    /// starts no container with a mount that must receive them.
     ///
     /// # Errors
     /// If the mounts cannot be read.

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! An OCI image archive, read as a runtime reads it: from the index to the layers, by their
-//! digests.
+//! Reads an OCI image archive as a runtime does: from the index to the layers, by their digests.
 
 use std::{
     env,
@@ -11,13 +10,13 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-/// Names the archive that `cargo xtask image` wrote.
+/// Environment variable with the archive that `cargo xtask image` wrote.
 pub const IMAGE: &str = "NETPOL_IMAGE";
 
-/// The archive to test.
+/// Returns the archive to test.
 ///
 /// # Errors
-/// In words, if there is none.
+/// A message, if there is none.
 pub fn archive() -> Result<PathBuf, String> {
     match env::var_os(IMAGE).map(PathBuf::from) {
         Some(path) if path.is_file() => Ok(path),
@@ -31,17 +30,17 @@ pub fn archive() -> Result<PathBuf, String> {
     }
 }
 
-/// An image that is unpacked.
+/// An unpacked image.
 #[derive(Debug, Clone)]
 pub struct Image {
     /// The root file system.
     pub root: PathBuf,
-    /// What its configuration says of a container.
+    /// Its configuration for containers.
     pub config: Value,
 }
 
 impl Image {
-    /// Unpacks an archive into a folder that is there.
+    /// Unpacks an archive into an existing folder.
     ///
     /// # Errors
     /// If it is not what a runtime expects.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A container under runc: started, asked in, stopped.
+//! A container under runc: starts it, runs programs in it, stops it.
 
 use std::{
     fs,
@@ -18,24 +18,24 @@ use tempfile::TempDir;
 use super::spec::{self, Given};
 use crate::agent::Log;
 
-/// How long something in a container may take.
+/// Time limit for anything in a container.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A container, removed on drop.
 #[derive(Debug)]
 pub struct Container {
     name: String,
-    /// The bundle, and runc's state.
+    /// The bundle and runc's state.
     folder: TempDir,
     runc: Child,
     log: Arc<Log>,
 }
 
 impl Container {
-    /// Starts one, and waits for nothing.
+    /// Starts a container, without waiting.
     ///
     /// # Errors
-    /// If the manifest cannot be followed, or runc not be started.
+    /// If the manifest is not supported, or runc cannot be started.
     pub fn start(given: &Given<'_>) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -67,20 +67,20 @@ impl Container {
         })
     }
 
-    /// Waits for a line of its log that contains `text`.
+    /// Waits for a log line that contains `text`.
     ///
     /// # Errors
-    /// With its log, if it ends or time passes before.
+    /// If the container ends or time runs out first; with its log.
     pub fn wait_for_line(&self, text: &str) -> Result<String> {
         self.log.wait_for_line(0, text, DEADLINE)
     }
 
-    /// What it logged.
+    /// Returns its log.
     pub fn log(&self) -> String {
         self.log.text()
     }
 
-    /// Its process, as the node sees it.
+    /// Returns its process id on the node.
     ///
     /// # Errors
     /// If it never ran.
@@ -100,10 +100,10 @@ impl Container {
         exec.output().context("starting runc exec")
     }
 
-    /// Sends a signal to its process, and waits until it has ended.
+    /// Sends a signal to its process, and waits for its end.
     ///
     /// # Errors
-    /// With its log, if it does not end in time.
+    /// If it does not end in time; with its log.
     pub fn end(&mut self, signal: &str) -> Result<ExitStatus> {
         let sent = runc(self.folder.path())
             .args(["kill", &self.name, signal])
@@ -112,10 +112,10 @@ impl Container {
         self.wait()
     }
 
-    /// Waits until its process has ended by itself.
+    /// Waits until its process ends by itself.
     ///
     /// # Errors
-    /// With its log, if it does not end in time.
+    /// If it does not end in time; with its log.
     pub fn wait(&mut self) -> Result<ExitStatus> {
         let until = Instant::now() + DEADLINE;
         self.log

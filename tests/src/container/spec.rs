@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The runtime's configuration of a container (OCI runtime-spec), by what the DaemonSet and the
-//! image say, as containerd makes it for a pod on the node's network.
+//! Makes a container's runtime configuration (OCI runtime-spec) from the DaemonSet and the image,
+//! as containerd does for a pod on the node's network.
 
 use std::path::Path;
 
@@ -10,13 +10,13 @@ use serde_json::{Map, Value, json};
 use super::{Host, Image};
 use crate::deploy::Deployment;
 
-/// What containerd's default seccomp profile lets through.
+/// containerd's default seccomp profile.
 const SECCOMP: &str = include_str!("../../container/seccomp.json");
 
-/// The least that runtimes leave a container: locked memory is what kernels give by default.
+/// The lowest limits that runtimes leave a container: locked memory is the kernel's default.
 const LIMITS: [(&str, u64, u64); 2] = [("RLIMIT_MEMLOCK", 65_536, 65_536), ("RLIMIT_NOFILE", 1024, 4096)];
 
-/// What of a container is no part of the manifest.
+/// Inputs for a container that are not in the manifest.
 pub struct Given<'a> {
     /// The manifest.
     pub deployment: &'a Deployment,
@@ -28,20 +28,20 @@ pub struct Given<'a> {
     pub node: &'a str,
     /// The file of the node's network namespace.
     pub netns: &'a Path,
-    /// What a kubelet sets for every pod: where the API server is.
+    /// Environment that a kubelet sets in every pod: the API server's address.
     pub environment: &'a [(String, String)],
-    /// The folder of the service account's token, if the pod has one.
+    /// Folder of the service account's token, if the pod has one.
     pub service_account: Option<&'a Path>,
-    /// For `emptyDir` volumes, a folder each by name. They live as long as the pod.
+    /// Folder with the `emptyDir` volumes, by name. They live as long as the pod.
     pub empty: &'a Path,
-    /// Instead of the manifest's.
+    /// Arguments instead of the manifest's.
     pub arguments: Option<&'a [&'a str]>,
 }
 
-/// The configuration.
+/// Returns the configuration.
 ///
 /// # Errors
-/// If the manifest says what is not known here, or what the node has not.
+/// If the manifest has something unsupported, or something the node lacks.
 pub fn config(given: &Given<'_>) -> Result<Value> {
     let pod = given.deployment.pod()?;
     let container = given.deployment.container()?;

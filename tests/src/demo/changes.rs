@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a policy changed, told in few lines: connections that changed alike are told together.
+//! Describes a policy's effect in few lines: connections that changed alike share a line.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::matrix::{Answers, Matrix};
 
 type Services = BTreeSet<usize>;
-/// Whether something was gained, the families if not all, and which services.
+/// Whether connections were gained, the families unless both, and the services.
 type Change = (bool, String, Services);
 /// Rows by column.
 type Pairs = BTreeMap<usize, BTreeSet<usize>>;
 
-/// One line for each group of connections that lost or gained the same services; a family is named if only that changed.
+/// Returns a line for each group of connections that lost or gained the same services; names the
+/// family if only that changed.
 pub fn describe(matrix: &Matrix, before: &Answers, after: &Answers) -> Vec<String> {
     let (old, new) = (matrix.passed(before), matrix.passed(after));
     let mut alike: BTreeMap<Change, Pairs> = BTreeMap::new();
@@ -41,7 +42,8 @@ pub fn describe(matrix: &Matrix, before: &Answers, after: &Answers) -> Vec<Strin
     let mut lines = Vec::new();
     for ((gained, families, services), columns) in alike {
         let mut merged: BTreeMap<BTreeSet<usize>, BTreeSet<usize>> = BTreeMap::new();
-        // A site is not asked about itself: with itself in the set, the members of one group have the same set.
+        // A site is not asked about itself. With itself added, the members of a group have the same
+        // set.
         let with_itself = |column: usize, rows: &BTreeSet<usize>| -> BTreeSet<usize> {
             rows.iter().copied().chain([column]).collect()
         };
@@ -88,7 +90,7 @@ fn ports(matrix: &Matrix, services: &Services) -> String {
     words.join(", ")
 }
 
-/// Names of sites; a namespace of which all pods are in the set is told as `namespace/*`.
+/// Lists names of sites; `namespace/*` stands for all pods of a namespace.
 fn names(matrix: &Matrix, chosen: &BTreeSet<usize>) -> String {
     let space = |index: usize| {
         matrix.sites[index]

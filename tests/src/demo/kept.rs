@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a demo has running: how to find it again, and how to remove it.
+//! Finds and removes a demo that was left running.
 
 use std::{
     fs,
@@ -36,7 +36,7 @@ const PIN_PATH: &str = "/sys/fs/bpf/netpol-demo";
 
 static CURRENT: Mutex<Option<Kept>> = Mutex::new(None);
 
-/// Names and process ids of one demo.
+/// Names and process ids of a demo.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Kept {
     pub(super) prefix: String,
@@ -63,7 +63,7 @@ impl Kept {
         kept
     }
 
-    /// Names for a demo that goes when it ends: they carry the process id.
+    /// Returns names for a demo that ends with this process: they contain the process id.
     pub(super) fn passing() -> Self {
         let pid = std::process::id();
         Self::new(
@@ -72,7 +72,7 @@ impl Kept {
         )
     }
 
-    /// Names for a demo that stays.
+    /// Returns names for a demo that stays.
     pub(super) fn fresh() -> Result<Self> {
         let free =
             !Path::new(FOLDER).exists() && !Path::new(PIN_PATH).exists() && netns::names(PREFIX).is_empty();
@@ -80,7 +80,7 @@ impl Kept {
         Ok(Self::new(PREFIX.to_owned(), PIN_PATH.into()))
     }
 
-    /// Lets a signal end the agent too.
+    /// Makes a signal to this process end the agent too.
     pub(super) fn watch_over(&mut self, agent: &Agent) {
         self.processes.extend(agent.pid());
         self.remember();
@@ -90,7 +90,7 @@ impl Kept {
         *CURRENT.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.clone());
     }
 
-    /// Leaves everything running, and says how to look at it.
+    /// Leaves everything running, and prints how to look at it.
     pub(super) fn leave(&mut self, node: &Node, matrix: &Matrix, agent: Agent) -> Result<()> {
         let log = Path::new(FOLDER).join("agent.log");
         self.processes = vec![agent.detach(&log)?];
@@ -187,7 +187,7 @@ impl Kept {
     }
 }
 
-/// Removes what this process made so far.
+/// Removes what this process has made so far.
 pub(super) fn wipe_current() {
     let current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner).clone();
     if let Some(kept) = current {
@@ -200,7 +200,7 @@ pub(super) fn wipe_current() {
     }
 }
 
-/// Removes a kept demo.
+/// Removes a demo that was left running.
 ///
 /// # Errors
 /// If something of it cannot be removed.
@@ -213,10 +213,11 @@ pub fn clean() -> Result<()> {
     Ok(())
 }
 
-/// Prints the matrix of a kept demo as it is now. True if every cell is what the policies say.
+/// Prints the current matrix of a demo that was left running. Returns true if every cell is what
+/// the policies say.
 ///
 /// # Errors
-/// If there is no kept demo, or its manifests cannot be read.
+/// If there is no such demo, or its manifests cannot be read.
 pub fn show() -> Result<bool> {
     let kept = Kept::load()?;
     let matrix = kept.matrix()?;
@@ -235,13 +236,13 @@ pub fn show() -> Result<bool> {
     Ok(differences.is_empty())
 }
 
-/// Runs the probe servers of a kept demo until it is ended.
+/// Runs the probe servers of a demo that was left running, until it ends.
 ///
 /// # Errors
-/// If there is no kept demo, or a port is taken.
+/// If there is no such demo, or a port is taken.
 pub fn serve() -> Result<()> {
     let kept = Kept::load()?;
-    // Only raises the limit of open files.
+    // Needed only because it raises the limit of open files.
     let _prober = Prober::new()?;
     let servers = Servers::new()?;
     for site in &kept.matrix()?.sites {
@@ -256,7 +257,7 @@ fn state_file() -> PathBuf {
     Path::new(FOLDER).join("state.json")
 }
 
-/// Kills a process that is still one of the demo's, and waits a little for its end.
+/// Kills a process if it is still the demo's, and waits briefly for its end.
 #[expect(
     clippy::disallowed_methods,
     reason = "the process may be another's child, whose end is no event here"

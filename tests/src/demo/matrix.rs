@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who reaches whom: the probes, what came of them, and the table that people read.
+//! Who reaches whom: the probes, their results, and the printed table.
 
 use std::{collections::BTreeMap, fmt::Write, path::Path};
 
@@ -17,38 +17,39 @@ use crate::{
 
 /// Row and column.
 type Pair = (usize, usize);
-/// Of one service: the families (`4`, `6`) that passed, and those that were asked.
+/// For one service, the families (`4`, `6`) that passed and those that were asked.
 type Families = (String, String);
 
-/// The questions, in a fixed order.
+/// The probes, in a fixed order.
 #[derive(Debug)]
 pub struct Matrix {
     /// Rows and columns.
     pub sites: Vec<Site>,
-    /// What is asked in each cell; the letters of the legend, in this order.
+    /// The probes of each cell; also the letters of the legend, in this order.
     pub services: Vec<Service>,
     pub(super) probes: Vec<Probe>,
     cells: Vec<(usize, usize, usize)>,
 }
 
-/// The answers, in the order of the questions.
+/// The results, in the order of the probes.
 #[derive(Debug, Clone)]
 pub struct Answers {
-    /// What came of each probe.
+    /// Result of each probe.
     pub outcomes: Vec<Outcome>,
-    /// What the policies say of each, by the reference evaluator.
+    /// Verdict of the reference evaluator on each.
     pub expected: Vec<bool>,
 }
 
 impl Answers {
-    /// Whether an answer is not what the policies say.
+    /// Returns true if a result is not what the policies say.
     pub fn differs(&self, probe: usize) -> bool {
         self.outcomes[probe].allowed() != Some(self.expected[probe])
     }
 }
 
 impl Matrix {
-    /// All pairs of sites, in both families. Sites in one namespace are not asked about each other.
+    /// Makes all pairs of sites, in both families. Sites in the same namespace are not asked about
+    /// each other.
     pub fn new(sites: Vec<Site>, services: Vec<Service>) -> Self {
         let mut probes = Vec::new();
         let mut cells = Vec::new();
@@ -78,7 +79,8 @@ impl Matrix {
         self.probes.len()
     }
 
-    /// Asks everything, and asks the evaluator the same of the manifests in `folder`. What should pass and met silence is asked again.
+    /// Runs all probes, and asks the evaluator the same about the manifests in `folder`. Repeats a
+    /// probe that should pass and met silence.
     ///
     /// # Errors
     /// If the folder cannot be read or sockets cannot be made.
@@ -105,12 +107,13 @@ impl Matrix {
         Ok(self.probes.iter().map(verdict).collect())
     }
 
-    /// Letter of a service, from `a`.
+    /// Returns the letter of a service, from `a`.
     pub fn letter(index: usize) -> char {
         char::from(b'a' + u8::try_from(index % 26).unwrap_or(0))
     }
 
-    /// The probes of each (row, column, service) whose answers are not what the policies say, in words.
+    /// Describes, for each (row, column, service), the probes whose results are not what the
+    /// policies say.
     pub fn differences(&self, answers: &Answers) -> Vec<String> {
         let wrong = (0..self.probes.len()).filter(|&probe| answers.differs(probe));
         let words = |probe: usize| {
@@ -123,7 +126,8 @@ impl Matrix {
         wrong.map(words).collect()
     }
 
-    /// For each (row, column): of each service, the families (`4`, `6`) that passed and those that were asked.
+    /// Returns, for each (row, column) and service, the families (`4`, `6`) that passed and those
+    /// that were asked.
     pub fn passed(&self, answers: &Answers) -> BTreeMap<Pair, Vec<Families>> {
         let mut cells = BTreeMap::new();
         for (probe, &(row, column, service)) in self.cells.iter().enumerate() {
@@ -143,7 +147,7 @@ impl Matrix {
         cells
     }
 
-    /// The legend of the letters.
+    /// Returns the legend of the letters.
     pub fn legend(&self) -> String {
         let letters = self.services.iter().enumerate();
         let letters: Vec<_> = letters
@@ -157,7 +161,7 @@ impl Matrix {
         )
     }
 
-    /// The whole table.
+    /// Returns the whole table.
     pub fn table(&self, answers: &Answers) -> String {
         let passed = self.passed(answers);
         let mut wrong = BTreeMap::new();
@@ -196,7 +200,7 @@ impl Matrix {
     }
 }
 
-/// A cell's services as the table shows them.
+/// Formats the services of a cell.
 fn cell(services: &[Families]) -> String {
     if services.iter().all(|(passed, asked)| passed == asked) {
         return "all".to_owned();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A folder of manifests as the demo plays it: everything but the policies first, then one policy after the other. Pods get a place on
-//! the demo's node where they have none.
+//! Prepares a folder of manifests for the demo: first everything but the policies, then one policy
+//! after the other. Pods without a node get a place on the demo's.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,19 +14,20 @@ use serde_json::{Value, json};
 
 use crate::node::{Plan, member};
 
-/// The most pods that the demo makes: all of them resolve each other, and the kernel's neighbour table is shared by all namespaces.
+/// Maximum number of pods: each resolves all others, and all namespaces share the kernel's
+/// neighbour table.
 const MOST_PODS: usize = 30;
 
-/// What the demo plays.
+/// Content of the demo.
 #[derive(Debug, Default)]
 pub struct Scene {
-    /// Name of the file with everything but policies, and its text.
+    /// Name and text of the file with everything but the policies.
     pub base: String,
     /// File name, title and text of each policy, in the order of the folder.
     pub policies: Vec<Act>,
     /// Pods to make: `namespace/name` and addresses.
     pub pods: Vec<(String, Vec<IpAddr>)>,
-    /// What was changed in, or left out of, the folder.
+    /// Changes to the folder's objects, and what was left out.
     pub notes: Vec<String>,
 }
 
@@ -106,7 +107,8 @@ impl Scene {
         Ok(())
     }
 
-    /// Gives every pod that needs a network of its own the demo's node and addresses in its pod networks.
+    /// Puts every pod that needs its own network on the demo's node, with addresses in its pod
+    /// networks.
     fn place(&mut self, base: &mut [Value], plan: &Plan) -> Result<()> {
         let networks = plan.pod_networks();
         let mut taken: BTreeSet<IpAddr> = networks.iter().map(|net| member(*net, 1).addr()).collect();
@@ -171,7 +173,7 @@ impl Scene {
     }
 }
 
-/// The objects of a manifest, Lists taken apart.
+/// Returns the objects of a manifest; Lists are split.
 fn documents(text: &str) -> Result<Vec<Value>> {
     let parsed: Vec<Value> = serde_saphyr::from_multiple(text).context("it does not parse")?;
     let mut objects = Vec::new();

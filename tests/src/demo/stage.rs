@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the demo looks at: the ports that policies name, and addresses inside and outside of their CIDRs.
+//! Chooses what the demo probes: the ports that policies name, and addresses inside and outside
+//! their CIDRs.
 
 use std::{
     collections::BTreeSet,
@@ -11,15 +12,15 @@ use netpol_agent::model::{NetworkPolicy, PortName, Snapshot};
 
 use crate::{node::Plan, probe::Service};
 
-/// The most ports that get a letter, the two that no policy needs to name included.
+/// Maximum number of ports with a letter, including the two that no policy needs to name.
 const MOST_SERVICES: usize = 10;
-/// The most external addresses beside the two that the outside always has.
+/// Maximum number of external addresses, beside the two that the outside always has.
 const MOST_EXTERNAL: usize = 6;
-/// A port that stands for all those that no policy names.
+/// Ports that stand for all those that no policy names; the first free one is used.
 const SPARE: [u16; 3] = [80, 7777, 40404];
 
-/// The services to probe: the ports that policies name (also by name, and both ends of a range), a port that none names, and echo.
-/// The second value counts those that were left out.
+/// Returns the services to probe: the ports that policies name (also by name, and both ends of a
+/// range), a port that none names, and echo. The second value counts those that were left out.
 pub fn services(snapshot: &Snapshot) -> (Vec<Service>, usize) {
     let mut named = BTreeSet::new();
     let ports = snapshot
@@ -66,7 +67,8 @@ pub fn services(snapshot: &Snapshot) -> (Vec<Service>, usize) {
     )
 }
 
-/// One address in each CIDR of the policies outside of its exceptions, and one in each exception.
+/// Returns one address in each CIDR of the policies outside its exceptions, and one in each
+/// exception.
 pub fn externals(snapshot: &Snapshot, plan: &Plan) -> Vec<IpAddr> {
     let mut chosen = Vec::new();
     let peers = snapshot
@@ -103,7 +105,7 @@ fn rules(policy: &NetworkPolicy) -> impl Iterator<Item = &netpol_agent::model::R
     policy.ingress.iter().chain(&policy.egress)
 }
 
-/// Addresses spread over a network: near its start, at each quarter, near its end.
+/// Returns addresses spread over a network: near its start, at each quarter, near its end.
 fn candidates(net: IpNet) -> Vec<IpAddr> {
     let (bits, base) = match net.network() {
         IpAddr::V4(base) => (32, u128::from(base.to_bits())),
@@ -135,7 +137,7 @@ fn candidates(net: IpNet) -> Vec<IpAddr> {
         .collect()
 }
 
-/// Whether the outside can carry the address.
+/// Returns true if the outside can have the address.
 fn usable(address: IpAddr, plan: &Plan) -> bool {
     let ours = plan.pod_networks().into_iter().chain(plan.uplink_networks());
     let special = match address {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The course of the demo.
+//! Plays the demo.
 
 use std::{
     net::IpAddr,
@@ -30,12 +30,12 @@ use crate::{
     server::Servers,
 };
 
-/// How many wrong connections are listed in words.
+/// Maximum number of wrong connections that are listed.
 const MOST_LISTED: usize = 100;
-/// How long the network may take to come up.
+/// Time limit for the network to come up.
 const SETTLING: Duration = Duration::from_secs(20);
 
-/// What the demo is asked to do.
+/// Options of the demo.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Folder of manifests; it is only read.
@@ -44,10 +44,10 @@ pub struct Options {
     pub keep: bool,
 }
 
-/// Plays the demo. True if every cell was what the policies say.
+/// Plays the demo. Returns true if every cell was what the policies say.
 ///
 /// # Errors
-/// If it cannot be played to the end; what it made is removed.
+/// If it cannot be finished; what it made is removed.
 pub fn run(options: &Options) -> Result<bool> {
     let played = play(options);
     if played.is_err() {
@@ -146,7 +146,7 @@ fn play(options: &Options) -> Result<bool> {
     Ok(differences.is_empty())
 }
 
-/// What the objects are with all policies in force.
+/// Returns the objects with all policies active.
 fn rehearsed(scene: &Scene) -> Result<model::Snapshot> {
     let rehearsal = ManifestDir::new()?;
     rehearsal.write("pods.yaml", &scene.base)?;
@@ -195,7 +195,7 @@ fn conclude(differences: &[String]) {
     }
 }
 
-/// Pods, then the node by its address on the bridge, then the outside's addresses.
+/// Returns the pods, then the node by its address on the bridge, then the outside's addresses.
 fn sites(node: &mut Node, externals: &[IpAddr]) -> Result<Vec<Site>> {
     let mut sites = node.pods();
     let mut own = node.site();
@@ -217,7 +217,7 @@ fn sites(node: &mut Node, externals: &[IpAddr]) -> Result<Vec<Site>> {
     Ok(sites)
 }
 
-/// Removes what a demo made when the process is told to end. To be called before any thread is started.
+/// Removes what a demo made when a signal ends the process. Call it before any thread is started.
 ///
 /// # Errors
 /// If signals cannot be blocked.
@@ -238,17 +238,18 @@ pub fn on_signals() -> Result<()> {
     Ok(())
 }
 
-/// The namespaces that start with a prefix, for messages.
+/// Returns the command that lists the namespaces with a prefix, for messages.
 pub(super) fn listing(prefix: &str) -> String {
     netns::names(prefix).join(" ")
 }
 
-/// The node's namespace of a prefix.
+/// Returns the file of the node's namespace, by prefix.
 pub(super) fn node_netns(prefix: &str) -> PathBuf {
     Path::new(netns::FOLDER).join(format!("{prefix}node-a"))
 }
 
-/// Waits until the network that was just made carries packets everywhere: nothing is enforced yet, and links come up one after another.
+/// Waits until the new network carries packets everywhere: links come up one after another. Nothing
+/// is enforced yet.
 fn settle(matrix: &Matrix, prober: &Prober) -> Result<()> {
     let until = Instant::now() + SETTLING;
     let mut waiting = matrix.probes.clone();

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Frames with more headers than most have. Lengths and numbers in the headers around follow; checksums do not, as nothing reads them.
+//! Adds headers to frames. Adjusts lengths and numbers in the surrounding headers, but not
+//! checksums, as nothing reads them.
 
 use netpol_common::parse::protocol;
 
-/// Bytes of an Ethernet header.
+/// Length of an Ethernet header, bytes.
 pub const ETHERNET: usize = 14;
-/// Bytes of an IPv6 header.
+/// Length of an IPv6 header, bytes.
 pub const IPV6: usize = 40;
 
-/// Whether a frame is one of IPv6, by its EtherType.
+/// Returns true for an IPv6 frame, by its EtherType.
 pub fn is_ipv6(frame: &[u8]) -> bool {
     frame.get(12..14) == Some(&[0x86, 0xdd])
 }
 
-/// Where the header behind IPv4 (options included) or behind the IPv6 header (extension headers are not walked) begins.
+/// Returns the offset of the header after IPv4 and its options, or after the IPv6 header; does not
+/// skip extension headers.
 pub fn behind_ip(frame: &[u8]) -> usize {
     if is_ipv6(frame) {
         ETHERNET + IPV6
@@ -32,7 +34,8 @@ pub fn put(frame: &mut [u8], at: usize, number: u16) {
     }
 }
 
-/// Makes the IP header say that its packet ends with the frame; 0 where no number can say it.
+/// Sets the IP header's length so that the packet ends with the frame; 0 if it does not fit the
+/// field.
 pub fn fit(frame: &mut [u8]) {
     let (at, before) = if is_ipv6(frame) {
         (ETHERNET + 4, ETHERNET + IPV6)
@@ -43,7 +46,7 @@ pub fn fit(frame: &mut [u8]) {
     put(frame, at, u16::try_from(length).unwrap_or(0));
 }
 
-/// An IPv4 frame with options; their length is a multiple of 4 and at most 40.
+/// Adds options to an IPv4 frame; their length must be a multiple of 4 and at most 40.
 pub fn with_options(frame: &[u8], options: &[u8]) -> Vec<u8> {
     let at = ETHERNET + 20;
     let mut longer = [&frame[..at], options, &frame[at..]].concat();
@@ -52,14 +55,15 @@ pub fn with_options(frame: &[u8], options: &[u8]) -> Vec<u8> {
     longer
 }
 
-/// An IPv6 frame with extension headers of these numbers before what followed the IPv6 header. Each has as many units more than it
-/// must have, and is filled with a byte; fragment headers are those of a packet in one piece.
+/// Inserts extension headers of these kinds after the IPv6 header of a frame. Each is `units`
+/// longer than its minimum, and filled with a byte. A fragment header is that of an unfragmented
+/// packet.
 pub fn with_extensions(frame: &[u8], kinds: &[u8], units: u8, filling: u8) -> Vec<u8> {
     let next_header = ETHERNET + 6;
     let mut extensions = Vec::new();
     for (index, kind) in kinds.iter().enumerate() {
         let next = kinds.get(index + 1).copied().unwrap_or(frame[next_header]);
-        // The fixed part of an authentication header has one more.
+        // The fixed part of an authentication header is one unit longer.
         let units = if *kind == protocol::AH {
             units.max(1)
         } else {
@@ -84,7 +88,7 @@ pub fn with_extensions(frame: &[u8], kinds: &[u8], units: u8, filling: u8) -> Ve
     longer
 }
 
-/// A frame without options and extension headers, whose packet has as many bytes more behind its headers.
+/// Appends bytes to the packet of a frame without options and extension headers.
 pub fn with_payload(frame: &[u8], more: usize) -> Vec<u8> {
     let mut longer = frame.to_vec();
     longer.resize(frame.len() + more, 0);
@@ -98,7 +102,7 @@ pub fn with_payload(frame: &[u8], more: usize) -> Vec<u8> {
     longer
 }
 
-/// A frame with a VLAN tag of this EtherType.
+/// Inserts a VLAN tag with this EtherType.
 pub fn with_tag(frame: &[u8], ether_type: [u8; 2]) -> Vec<u8> {
     [&frame[..12], &ether_type, &[0, 7], &frame[12..]].concat()
 }

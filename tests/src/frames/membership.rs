@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What hosts and routers of a link tell each other about groups: MLD and IGMP, as Linux sends
+//! Multicast membership messages between hosts and routers of a link: MLD and IGMP, as Linux sends
 //! them.
 
-/// Who says it, where it goes and what it says.
+/// An MLD message.
 #[derive(Debug, Clone)]
 pub struct Mld<'a> {
     /// MAC address of the sender.
     pub mac: [u8; 6],
     /// Source address.
     pub source: [u8; 16],
-    /// The group that it goes to.
+    /// Destination: the group.
     pub destination: [u8; 16],
     /// Type: 130 to 132, or 143.
     pub kind: u8,
-    /// What follows the first eight bytes.
+    /// Content after the first eight bytes.
     pub behind: &'a [u8],
 }
 
 impl Mld<'_> {
-    /// The frame, with the checksum that receivers ask for.
+    /// Returns the frame, with the checksum that receivers require.
     pub fn frame(&self) -> Vec<u8> {
         let mut message = vec![self.kind, 0, 0, 0, 0, 0, 0, u8::from(self.kind == 143)];
         message.extend(self.behind);
@@ -45,23 +45,23 @@ impl Mld<'_> {
     }
 }
 
-/// The same of IGMP.
+/// An IGMP message.
 #[derive(Debug, Clone)]
 pub struct Igmp<'a> {
     /// MAC address of the sender.
     pub mac: [u8; 6],
     /// Source address.
     pub source: [u8; 4],
-    /// The group that it goes to.
+    /// Destination: the group.
     pub destination: [u8; 4],
     /// Type: 0x11, 0x12, 0x16, 0x17 or 0x22.
     pub kind: u8,
-    /// What follows the first four bytes.
+    /// Content after the first four bytes.
     pub behind: &'a [u8],
 }
 
 impl Igmp<'_> {
-    /// The frame.
+    /// Returns the frame.
     pub fn frame(&self) -> Vec<u8> {
         let mut message = [&[self.kind, 0, 0, 0][..], self.behind].concat();
         let sum = checksum(&message);
@@ -80,7 +80,7 @@ impl Igmp<'_> {
     }
 }
 
-/// One message of each kind, by name, of an endpoint that tests have.
+/// Returns a message of each kind, by name, from an endpoint that the tests have.
 pub fn messages() -> Vec<(&'static str, Vec<u8>)> {
     const LINK_LOCAL: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8];
     const GROUP: [u8; 16] = link_scope(0xfb);
@@ -127,12 +127,12 @@ pub fn messages() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Group `ff02::` and a last byte.
+/// Returns the group `ff02::` with a last byte.
 pub const fn link_scope(group: u8) -> [u8; 16] {
     [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, group]
 }
 
-/// The Internet checksum (RFC 1071).
+/// Computes the Internet checksum (RFC 1071).
 fn checksum(bytes: &[u8]) -> [u8; 2] {
     let words = bytes.chunks(2).map(|word| match *word {
         [high, low] => u32::from(u16::from_be_bytes([high, low])),

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the fuzz targets call with arbitrary bytes, and ordinary tests with their seeds. A property that does not hold is a panic.
+//! Entry points for the fuzz targets, with arbitrary bytes, and for ordinary tests, with their
+//! seeds. A violated property panics.
 
 use std::cell::Cell;
 
@@ -12,10 +13,10 @@ use netpol_common::{
 
 use crate::frames::Bytes;
 
-/// A frame that remembers how far it was read.
+/// A frame that records how far it was read.
 struct Watched<'a> {
     bytes: &'a [u8],
-    /// What the parser is told of the length.
+    /// The length that the parser sees.
     end: Cell<usize>,
 }
 
@@ -37,10 +38,11 @@ impl Frame for Watched<'_> {
     }
 }
 
-/// The header parser on any bytes: it ends, reads nothing behind the end, says the same whatever follows the packet, and reads the
-/// ports that another parser reads. Returns what it says.
+/// Checks the header parser on any bytes: it ends, never reads past the end, gives the same result
+/// whatever follows the packet, and reads the same ports as another parser. Returns the result.
 ///
 /// # Panics
+/// If a property is violated.
 /// If one of that does not hold.
 pub fn frame(bytes: &[u8]) -> Parsed {
     let (mut packet, mut quoted) = (Packet::default(), Packet::default());
@@ -53,7 +55,7 @@ pub fn frame(bytes: &[u8]) -> Parsed {
     if parsed != Parsed::Packet {
         return parsed;
     }
-    // The headers are what was read: whatever is in the rest changes nothing.
+    // The headers are what was read. The rest must not matter.
     let mut other = bytes.to_vec();
     for byte in &mut other[watched.end.get()..] {
         *byte ^= 0xff;
@@ -67,7 +69,7 @@ pub fn frame(bytes: &[u8]) -> Parsed {
     parsed
 }
 
-/// Holds what was read against what etherparse reads, which must not fail where it gets as far as ports.
+/// Compares the result with etherparse's, which must not fail if the parser got as far as ports.
 fn agrees(packet: &Packet, sliced: &SlicedPacket<'_>) {
     let addresses = match &sliced.net {
         Some(NetSlice::Ipv4(ip)) => (
@@ -89,7 +91,8 @@ fn agrees(packet: &Packet, sliced: &SlicedPacket<'_>) {
         Some(TransportSlice::Udp(udp)) => (17, (udp.source_port(), udp.destination_port())),
         _ => return,
     };
-    // It takes an authentication header of IPv4 for an extension header, as IPv6 has it: there it is a protocol without ports.
+    // etherparse treats an IPv4 authentication header as an extension header, as in IPv6. For IPv4
+    // it is a protocol without ports.
     if packet.protocol == 51 {
         return;
     }
@@ -97,10 +100,11 @@ fn agrees(packet: &Packet, sliced: &SlicedPacket<'_>) {
     assert_eq!((packet.protocol, found), (number, [ports.0, ports.1]));
 }
 
-/// The manifest decoder on any bytes. Whatever it reads compiles, twice to the same, and can be evaluated. Returns the number of objects.
+/// Checks the manifest decoder on any bytes. Whatever it reads compiles, twice to the same result,
+/// and can be evaluated. Returns the number of objects.
 ///
 /// # Panics
-/// If not.
+/// If a property is violated.
 pub fn manifest(bytes: &[u8]) -> usize {
     let mut objects = 0;
     for name in ["manifest.yaml", "manifest.json"] {

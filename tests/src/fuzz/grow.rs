@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Steps out of a seed: well-formed frames between the pods of a random cluster and others, and what is left of them after some damage.
+//! Makes steps from a seed: well-formed frames between the pods of a random cluster and others, and
+//! damaged versions of them.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -25,12 +26,13 @@ use crate::{
     random::{Random, cluster, nodes, packet, service_packet},
 };
 
-/// `BPF_PROG_TEST_RUN` takes no frame without an Ethernet header.
+/// `BPF_PROG_TEST_RUN` requires an Ethernet header.
 pub const SHORTEST: usize = headers::ETHERNET;
-/// What `BPF_PROG_TEST_RUN` takes is somewhat less than a page.
+/// `BPF_PROG_TEST_RUN` accepts somewhat less than a page.
 pub const LONGEST: usize = 3000;
 
-/// Bytes that `BPF_PROG_TEST_RUN` wants at least: no IP header that is cut short. (Real ones are, in `tests/suites/frames`.)
+/// Returns the minimum length for `BPF_PROG_TEST_RUN`: it refuses a truncated IP header. (Tests in
+/// `tests/suites/frames` send those.)
 pub fn shortest(frame: &[u8]) -> usize {
     match frame.get(12..14) {
         Some([0x08, 0x00]) => SHORTEST + 20,
@@ -39,7 +41,7 @@ pub fn shortest(frame: &[u8]) -> usize {
     }
 }
 
-/// A node with pods, enforced.
+/// An enforcing node with pods.
 #[derive(Debug)]
 pub struct Scene {
     snapshot: Snapshot,
@@ -53,10 +55,11 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Makes the kernel enforce a random cluster as one of its nodes. The bench has room for ten pods.
+    /// Makes the kernel enforce a random cluster as one of its nodes. The bench must have room for
+    /// ten pods.
     ///
     /// # Errors
-    /// A write that failed.
+    /// A write failed.
     pub fn new(bench: &mut Bench, random: &mut Random) -> Result<Self> {
         let snapshot = cluster(random);
         let node = nodes().swap_remove(random.below(2));
@@ -80,7 +83,7 @@ impl Scene {
         })
     }
 
-    /// Steps, well-formed and damaged; `tally` counts how each was made.
+    /// Returns steps, well-formed and damaged. `tally` counts how each was made.
     pub fn steps(
         &mut self,
         random: &mut Random,
@@ -90,7 +93,8 @@ impl Scene {
     ) -> Vec<Step> {
         let mut steps: Vec<Step> = Vec::with_capacity(count + 1);
         while steps.len() < count {
-            // What goes to a Service has no truth of its own here: its backend is not chosen at these hooks.
+            // A packet to a Service has no known verdict here: these hooks do not choose its
+            // backend.
             let to_service = match random.below(6) {
                 0 => service_packet(random, &self.snapshot),
                 _ => None,
@@ -138,7 +142,8 @@ impl Scene {
         steps
     }
 
-    /// The packet's frame, with options, extension headers, payload or padding that change nothing about its verdict.
+    /// Returns the packet's frame, with options, extension headers, payload or padding that do not
+    /// change its verdict.
     fn well_formed(&mut self, random: &mut Random, packet: &Packet) -> Vec<u8> {
         const KINDS: [u8; 5] = [
             protocol::HOP_BY_HOP,
@@ -169,7 +174,7 @@ impl Scene {
         frame
     }
 
-    /// The hooks of this node that a packet meets, with what the evaluator says there.
+    /// Returns the hooks of this node that a packet passes, with the evaluator's verdict at each.
     fn at_its_hooks(&self, random: &mut Random, packet: &Packet, frame: &[u8]) -> Vec<Step> {
         let ends = [packet.source, packet.destination].map(|address| self.addresses.get(&address).copied());
         if ends[0].is_some() && ends[0] == ends[1] {
@@ -190,8 +195,8 @@ impl Scene {
         let mut steps = Vec::new();
         if let Some(ifindex) = ends[0] {
             let mut sent = step(Hook::FromPod, ifindex, ifindex, egress.allowed);
-            // What a Service claims may go its way too, which is judged where it ends (rule A9):
-            // suite progrun holds that against the backends.
+            // A packet that also matches a Service's claim may be translated, and is judged where
+            // it ends (rule A9): suite progrun compares that with the backends.
             if evaluate_service(&self.snapshot, &nodes(), packet).is_some() {
                 sent.truth = None;
             }
@@ -202,7 +207,8 @@ impl Scene {
             (Some(ifindex), _) => {
                 let by_node = self.node.addresses.contains(&packet.source);
                 let came_by = ends[0].unwrap_or(if by_node { 0 } else { self.uplink });
-                // The policy of a pod of this node that sent it is asked again where it is received (rule A5).
+                // If a pod of this node sent the packet, its policy is also checked where the
+                // packet is received (rule A5).
                 let allowed = ingress.allowed && (ends[0].is_none() || egress.allowed);
                 let mut received = step(Hook::ToPod, ifindex, came_by, allowed);
                 if let Some(tag) = deferred
@@ -214,7 +220,8 @@ impl Scene {
             }
             (None, Some(tag)) => {
                 let mut leaving = step(Hook::ToNetwork, self.uplink, self.bridge, egress.allowed);
-                // Without a tag its address tells who sent it, unless it was masqueraded.
+                // Without a tag the address identifies the sender, unless the packet was
+                // masqueraded.
                 match random.below(3) {
                     0 => {}
                     1 => leaving.met.tag = tag,
@@ -230,7 +237,7 @@ impl Scene {
         steps
     }
 
-    /// Puts the node's address on a well-formed frame.
+    /// Sets the node's address as the source of a well-formed frame.
     fn masquerade(&self, frame: &mut [u8]) {
         for address in &self.node.addresses {
             match address {
@@ -241,7 +248,7 @@ impl Scene {
         }
     }
 
-    /// Where a frame is met: mostly where its packet would be, sometimes anywhere.
+    /// Returns a hook for a frame: usually one that its packet would pass, sometimes any.
     fn anywhere(&self, random: &mut Random, packet: &Packet) -> Met {
         let hook = Hook::ALL[random.below(Hook::ALL.len())];
         let [sender, receiver] =
@@ -254,7 +261,7 @@ impl Scene {
         };
         let ifindex = match at {
             Some(ifindex) if random.below(4) > 0 => ifindex,
-            // Never an endpoint.
+            // Never an endpoint's interface.
             _ if random.below(8) == 0 => self.uplink,
             _ => any(random),
         };
@@ -274,7 +281,8 @@ impl Scene {
         }
     }
 
-    /// Mostly the tag of who sent it, or of another endpoint; sometimes of nobody, none, or anything.
+    /// Returns a tag: usually the sender's or another endpoint's; sometimes an unused one, none, or
+    /// any.
     fn tag(&self, random: &mut Random, sender: Option<u32>) -> u16 {
         let deferred = random.below(3) > 0;
         let all: Vec<&Endpoint> = self.endpoints.values().collect();

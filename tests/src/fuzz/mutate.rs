@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Small damage to frames. None of it keeps a frame well formed on purpose.
+//! Damages frames a little. No change keeps a frame well formed on purpose.
 #![expect(clippy::ptr_arg, reason = "all kinds of damage have one signature")]
 
 use netpol_common::parse::protocol;
@@ -9,13 +9,13 @@ use crate::{
     random::Random,
 };
 
-/// What a frame may get its parts from.
+/// A frame to take parts from.
 #[derive(Debug, Clone, Copy)]
 pub struct Donor<'a>(pub &'a [u8]);
 
 type Change = fn(&mut Random, &mut Vec<u8>, Donor<'_>);
 
-/// Every kind of damage, by name.
+/// All changes, by name.
 pub const ALL: [(&str, Change); 15] = [
     ("bit", bit),
     ("byte", byte),
@@ -37,7 +37,7 @@ pub const ALL: [(&str, Change); 15] = [
 const PROTOCOLS: [u8; 18] = [
     0, 1, 2, 4, 6, 17, 41, 43, 44, 47, 50, 51, 58, 59, 60, 132, 135, 140,
 ];
-/// Numbers that length checks may be wrong about.
+/// Numbers that length checks may get wrong.
 const EDGES: [u16; 14] = [0, 1, 7, 8, 12, 19, 20, 21, 28, 40, 60, 0x7fff, 0xfffe, 0xffff];
 
 fn any_byte(random: &mut Random) -> u8 {
@@ -58,7 +58,7 @@ fn byte(random: &mut Random, frame: &mut Vec<u8>, _: Donor<'_>) {
     }
 }
 
-/// IPv4 total length, IPv6 payload length or UDP length: near the truth, or far from it.
+/// Changes the IPv4 total length, IPv6 payload length or UDP length: slightly or completely.
 fn length_field(random: &mut Random, frame: &mut Vec<u8>, _: Donor<'_>) {
     let at = match (is_ipv6(frame), random.below(2)) {
         (true, 0) => ETHERNET + 4,
@@ -77,7 +77,7 @@ fn length_field(random: &mut Random, frame: &mut Vec<u8>, _: Donor<'_>) {
     put(frame, at, number);
 }
 
-/// IPv4's and TCP's length of their own header, an extension header's length.
+/// Changes the header length of IPv4 or TCP, or an extension header's length.
 fn header_length(random: &mut Random, frame: &mut Vec<u8>, _: Donor<'_>) {
     let at = match random.below(3) {
         0 => ETHERNET,
@@ -139,7 +139,7 @@ fn grow(random: &mut Random, frame: &mut Vec<u8>, _: Donor<'_>) {
     }
 }
 
-/// A place at or next to where headers meet.
+/// Returns an offset at or next to the border of two headers.
 fn seam(random: &mut Random, frame: &[u8]) -> usize {
     let seams = [12, ETHERNET, behind_ip(frame), behind_ip(frame) + 8];
     (seams[random.below(seams.len())] + random.below(3))
@@ -161,7 +161,8 @@ fn remove(random: &mut Random, frame: &mut Vec<u8>, _: Donor<'_>) {
 fn extensions(random: &mut Random, frame: &mut Vec<u8>, _: Donor<'_>) {
     const KINDS: [u8; 9] = [0, 43, 44, 51, 60, 135, 139, 140, 59];
     if is_ipv6(frame) && frame.len() >= ETHERNET + headers::IPV6 {
-        // One in three as long as is walked, or longer: what ends the walk early is not among them.
+        // One chain in three is as long as the parser's limit, or longer: nothing in it ends the
+        // walk early.
         const WALKED: [u8; 3] = [0, 43, 60];
         let kinds: Vec<u8> = match random.below(3) {
             0 => (0..8 + random.below(3))
@@ -189,7 +190,7 @@ fn tag(random: &mut Random, frame: &mut Vec<u8>, _: Donor<'_>) {
     }
 }
 
-/// The first part of one frame and the last of another.
+/// Joins the first part of one frame and the last of another.
 fn cross(random: &mut Random, frame: &mut Vec<u8>, Donor(other): Donor<'_>) {
     let at = if random.below(2) == 0 {
         seam(random, frame)
@@ -205,7 +206,7 @@ fn cross(random: &mut Random, frame: &mut Vec<u8>, Donor(other): Donor<'_>) {
     frame.extend(&other[from..]);
 }
 
-/// Addresses and ports change sides; a SYN is acknowledged, an echo request answered.
+/// Swaps addresses and ports; acknowledges a SYN, answers an echo request.
 fn answer(random: &mut Random, frame: &mut Vec<u8>, _: Donor<'_>) {
     let (number, first, size) = if is_ipv6(frame) {
         (ETHERNET + 6, ETHERNET + 8, 16)

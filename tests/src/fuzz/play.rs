@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Frames at the hooks of one node, in order, in the kernel and in the [`Mirror`].
+//! Plays frames at the hooks of one node, in order, in the kernel and in the [`Mirror`].
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,8 @@ use crate::{
     tables::{Mirror, plain},
 };
 
-/// The kernel's clock runs, the mirror's does not: what takes longer than the shortest lifetime of a flow is not compared.
+/// The kernel's clock runs and the mirror's does not: a play longer than the shortest lifetime of a
+/// flow is not compared.
 const PATIENCE: Duration =
     Duration::from_nanos(flow::lifetime(6, flow::State::Closed as u8, &flow::DEFAULTS));
 
@@ -30,11 +31,11 @@ const PATIENCE: Duration =
 pub struct Step {
     /// The hook.
     pub met: Met,
-    /// The frame, of 14 bytes or more.
+    /// The frame, at least 14 bytes.
     pub frame: Vec<u8>,
-    /// Whether the evaluator lets it pass there, if no flow is known.
+    /// The evaluator's verdict at this hook, if no flow is known.
     pub truth: Option<bool>,
-    /// Whether the kernel is asked for the tag that the frame has behind the hook, in place of the action.
+    /// True to read the tag that the frame has after the hook, instead of the action.
     pub asks_tag: bool,
 }
 
@@ -55,20 +56,20 @@ impl fmt::Display for Step {
     }
 }
 
-/// What became of frames, by verdict.
+/// Number of frames by verdict.
 pub type Tally = BTreeMap<&'static str, u64>;
 
-/// Both sides, with no flows.
+/// Kernel and mirror, both without flows.
 pub struct Pair<'a> {
-    /// The kernel's.
+    /// The kernel.
     pub bench: &'a mut Bench,
-    /// The mirror of its maps.
+    /// The mirror.
     pub mirror: &'a mut Mirror,
     counters: CounterReader,
 }
 
 impl<'a> Pair<'a> {
-    /// A bench and the mirror of what its maps hold.
+    /// Makes a pair of a bench and the mirror of its maps.
     ///
     /// # Errors
     /// The counters cannot be opened.
@@ -81,7 +82,7 @@ impl<'a> Pair<'a> {
         })
     }
 
-    /// Plays steps from empty flow tables on; returns the first difference.
+    /// Plays steps, starting with empty flow tables. Returns the first difference.
     ///
     /// # Errors
     /// The kernel does not run a program, or the machine is too slow to compare anything.
@@ -165,7 +166,7 @@ impl<'a> Pair<'a> {
         Ok(None)
     }
 
-    /// Runs a step in the kernel, and says what is not as in userspace.
+    /// Runs a step in the kernel, and describes the difference to userspace.
     fn compare(&mut self, step: &Step, reason: Option<DropReason>) -> Result<Option<String>> {
         if step.asks_tag {
             let (kernel, mirror) = (self.bench.tag_behind(step.met, &step.frame)?, self.mirror.tag());
@@ -178,7 +179,7 @@ impl<'a> Pair<'a> {
         Ok((passes != reason.is_none()).then_some(what))
     }
 
-    /// Says what is not as in userspace in the event of a drop, where the bench writes events.
+    /// Describes the difference to userspace in the event of a drop, if the bench writes events.
     fn compare_event(&mut self, step: &Step, drop: Option<Drop>) -> Result<Option<String>> {
         if !self.bench.writes_events() {
             return Ok(None);
@@ -216,7 +217,7 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// What was counted since.
+/// Subtracts counters.
 fn difference(mut after: Counters, mut before: Counters) -> Counters {
     let less = |after: &mut Counter, before: Counter| {
         after.packets -= before.packets;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The corpus of frames that fuzzing starts from: `tests/frames/seeds.yaml`, a name and hexadecimal digits each. Those that are built here are
-//! written by `NETPOL_BLESS=1 cargo test -p netpol-tests --test fuzz`; frames added by hand stay.
+//! The corpus of frames that fuzzing starts from: `tests/frames/seeds.yaml`, a name and hexadecimal
+//! digits each. `NETPOL_BLESS=1 cargo test -p netpol-tests --test fuzz` writes the frames that are
+//! built here; frames added by hand stay.
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::PathBuf};
 
@@ -21,10 +22,10 @@ fn path() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("frames/seeds.yaml")
 }
 
-/// The corpus.
+/// Reads the corpus.
 ///
 /// # Errors
-/// The file cannot be read, or holds anything else.
+/// The file cannot be read, or contains anything else.
 pub fn load() -> Result<Seeds> {
     let path = path();
     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -43,7 +44,7 @@ pub fn load() -> Result<Seeds> {
 /// Writes the corpus.
 ///
 /// # Errors
-/// The disk refuses.
+/// It cannot be written.
 pub fn save(seeds: &Seeds) -> Result<()> {
     let mut text = String::from(
         "# SPDX-License-Identifier: Apache-2.0\n\
@@ -56,7 +57,7 @@ pub fn save(seeds: &Seeds) -> Result<()> {
     Ok(fs::write(path(), text)?)
 }
 
-/// One frame of every shape that the parser knows, and of the shapes next to it.
+/// Builds a frame of every shape that the parser knows, and of similar shapes.
 ///
 /// # Panics
 /// Never: the addresses are addresses.
@@ -143,8 +144,8 @@ pub fn built() -> Seeds {
                 headers::put(&mut fragment, headers::ETHERNET + headers::IPV6 + 2, field);
                 add(&format!("ipv6-fragment-{name}"), fragment);
             }
-            // Behind the fragment header more than the transport header: what is written over that
-            // ends at 40 bytes.
+            // There is more than the transport header after the fragment header: a fragment that
+            // overwrites it ends at 40 bytes.
             for (name, field) in [("first", 1), ("over", 4 << 3), ("behind", 5 << 3)] {
                 let mut fragment = headers::with_extensions(&of(protocol::TCP, 80), &[44, 60], 1, 0);
                 headers::put(&mut fragment, headers::ETHERNET + headers::IPV6 + 2, field);

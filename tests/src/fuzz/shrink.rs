@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The least of what still fails: fewer steps, then shorter and plainer frames.
+//! Reduces steps that fail: fewer steps, then shorter and simpler frames.
 
 use super::play::Step;
 
-/// Takes away what is not needed for `fails`, which holds for `steps`.
+/// Removes what `fails` does not need. It must hold for `steps`.
 pub fn shrink(mut steps: Vec<Step>, mut fails: impl FnMut(&[Step]) -> bool) -> Vec<Step> {
     let mut chunk = steps.len().div_ceil(2);
     while chunk > 0 {
@@ -26,8 +26,8 @@ pub fn shrink(mut steps: Vec<Step>, mut fails: impl FnMut(&[Step]) -> bool) -> V
     steps
 }
 
-/// Replaces a step's frame if it still fails so. What the frame should be by the evaluator no longer holds for another frame, so such a
-/// failure is kept as it is.
+/// Replaces a step's frame if the steps still fail. The evaluator's verdict does not hold for
+/// another frame, so a failure of that kind is kept as it is.
 fn attempt(
     steps: &mut [Step],
     index: usize,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The pods of a node: a namespace and a veth pair each, as a CNI plugin makes and removes them.
+//! The pods of a node: each has a namespace and a veth pair, as a CNI plugin makes them.
 
 use std::{fmt::Write, net::IpAddr, sync::Arc};
 
@@ -78,7 +78,7 @@ impl Node {
         self.netns.ip(&format!("link del {}\n", pod.veth))
     }
 
-    /// A pod by name.
+    /// Returns a pod by name.
     ///
     /// # Errors
     /// If there is no such pod.
@@ -87,7 +87,8 @@ impl Node {
         Ok(pod.site.clone())
     }
 
-    /// Has a pod be elsewhere: what it is lives behind its network namespace.
+    /// Moves a pod elsewhere: its real content is behind its network namespace. Returns the old
+    /// site.
     ///
     /// # Errors
     /// If there is no such pod.
@@ -99,12 +100,12 @@ impl Node {
         Ok(std::mem::replace(&mut pod.site, site))
     }
 
-    /// All pods, in the order of their names.
+    /// Returns all pods, sorted by name.
     pub fn pods(&self) -> Vec<Site> {
         self.pods.values().map(|pod| pod.site.clone()).collect()
     }
 
-    /// Name of the host's end of a pod's veth pair.
+    /// Returns the name of the host's end of a pod's veth pair.
     ///
     /// # Errors
     /// If there is no such pod.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Services and EndpointSlices of the corpus.
+//! Converts the corpus' Services and EndpointSlices.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ fn protocol(word: Option<&str>) -> Result<Protocol> {
     Protocol::from_kubernetes(word.unwrap_or("TCP")).context("unknown protocol")
 }
 
-/// `None` is no address: that of a headless Service.
+/// `None` is the address of a headless Service, and is left out.
 fn addresses(texts: Vec<String>) -> Result<Vec<IpAddr>> {
     let given = texts.iter().filter(|text| *text != "None");
     given

@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What comes of probes, and what should.
+//! Results of probes, and assertions about them.
 
 use std::fmt::Write;
 
 use super::Probe;
 
-/// What came of a probe.
+/// Result of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The right site answered.
     Reached,
-    /// The destination's kernel refused: the packet arrived, and nobody listens.
+    /// The destination's kernel refused: the packet arrived, but nobody listens.
     Refused,
-    /// Nothing came back: what a denial looks like (rule A7).
+    /// Nothing came back, as for a denial (rule A7).
     Silent,
-    /// A site of another name answered: that of one of several backends, or a wrong one.
+    /// A site of another name answered: one of several backends, or a wrong one.
     Answered(String),
-    /// Anything else, e.g. an ICMP error came. Never what it should be.
+    /// Anything else, e.g. an ICMP error. Never expected.
     Odd(String),
 }
 
 impl Outcome {
-    /// Whether the packets passed; `None` where that cannot be said.
+    /// Returns true if the packets passed; `None` if that is unknown.
     pub fn allowed(&self) -> Option<bool> {
         match self {
             Self::Reached | Self::Refused => Some(true),
@@ -31,10 +31,10 @@ impl Outcome {
     }
 }
 
-/// Holds what came of each probe against `expected`; `what` names the case in the message.
+/// Asserts that each probe's result is `expected`; `what` names the case in the message.
 ///
 /// # Panics
-/// If one is another, or there are no probes.
+/// If one has another, or there are no probes.
 #[track_caller]
 pub fn hold(what: &str, probes: &[Probe], outcomes: &[Outcome], expected: &Outcome) {
     let wrong: Vec<_> = probes

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Sockets of probes, each made in the namespace that its probe starts in.
+//! Makes the sockets of probes, each in the namespace where its probe starts.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, Sockaddr
 use super::{Probe, Service};
 use crate::netns;
 
-/// A bound socket for each probe, each made in its namespace.
+/// Makes a bound socket for each probe, in its namespace.
 pub(super) fn sockets(probes: &[Probe]) -> Result<Vec<OwnedFd>> {
     let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (index, probe) in probes.iter().enumerate() {

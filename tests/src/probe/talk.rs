@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a probe says over its socket, and what it makes of the answer.
+//! Sends a probe's request over its socket, and interprets the answer.
 
 use std::{
     io::{self, ErrorKind},
@@ -20,7 +20,7 @@ use tokio::{
 use super::{MORE_PATIENCE, Outcome, Probe, Service};
 use crate::server::{NONCE, answer};
 
-/// Asks over `socket`, and waits for as long as `patience`.
+/// Sends over `socket`, and waits for up to `patience`.
 pub(super) async fn outcome(probe: &Probe, socket: OwnedFd, patience: Duration) -> Outcome {
     match probe.service {
         Service::Tcp(_) => match timeout(patience, connect(probe, socket)).await {
@@ -108,7 +108,7 @@ async fn exchange(probe: &Probe, socket: OwnedFd) -> io::Result<Outcome> {
     Ok(judge(&received[..length], &answer(&nonce, &probe.to)))
 }
 
-/// The kernel fills in identifier and checksum, and hands over only the replies to this socket's identifier.
+/// The kernel sets identifier and checksum, and returns only replies to this socket's identifier.
 async fn echo(probe: &Probe, socket: OwnedFd) -> io::Result<Outcome> {
     let socket = connected(probe, socket).await?;
     let (request, reply) = if probe.destination.is_ipv4() {
@@ -149,7 +149,7 @@ impl<'a> Conversation<'a> {
         })
     }
 
-    /// One more request and its answer over the same connection. After silence the connection is of no more use.
+    /// Sends another request over the same connection. After silence the connection is useless.
     pub fn ask(&mut self, patience: Duration) -> Outcome {
         self.runtime.block_on(ask(&mut self.stream, &self.to, patience))
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Object files of small TC programs of the tests' own, instruction by instruction (RFC 9669).
+//! Object files for the tests' own small TC programs, written instruction by instruction (RFC
+//! 9669).
 
 use anyhow::Result;
 use object::{
@@ -15,24 +16,24 @@ pub(super) const CALL_MAP_UPDATE: Instruction = [0x85, 0, 0, 0, 2, 0, 0, 0];
 /// Calls helper `bpf_tail_call`.
 pub(super) const CALL_TAIL_CALL: Instruction = [0x85, 0, 0, 0, 12, 0, 0, 0];
 
-/// The map of a program, as `struct bpf_map_def` has it.
+/// A program's map, as in `struct bpf_map_def`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Map<'a> {
     /// Its name.
     pub(super) name: &'a str,
     /// `enum bpf_map_type`.
     pub(super) kind: u32,
-    /// Bytes of keys and of values.
+    /// Sizes of keys and values, bytes.
     pub(super) sizes: [u32; 2],
-    /// Entries.
+    /// Maximum number of entries.
     pub(super) entries: u32,
     /// Flags.
     pub(super) flags: u32,
-    /// Whether it is the one that is pinned under its name.
+    /// True if it is pinned under its name.
     pub(super) pinned: bool,
 }
 
-/// One instruction: its code, registers (destination, source), offset and number.
+/// Encodes an instruction: code, registers (destination, source), offset and number.
 pub(super) fn instruction(code: u8, [to, from]: [u8; 2], offset: i16, number: i32) -> Instruction {
     let mut bytes = [code, from << 4 | to, 0, 0, 0, 0, 0, 0];
     bytes[2..4].copy_from_slice(&offset.to_le_bytes());
@@ -40,12 +41,13 @@ pub(super) fn instruction(code: u8, [to, from]: [u8; 2], offset: i16, number: i3
     bytes
 }
 
-/// The two that put the map's address into a register; where the first one is has to be told to [`object`].
+/// Loads the map's address into a register. [`object`] must know the index of the first
+/// instruction.
 pub(super) fn map_into(register: u8) -> [Instruction; 2] {
     [instruction(0x18, [register, 1], 0, 0), [0; 8]]
 }
 
-/// The object file of a program whose instructions at `uses` name its map.
+/// Builds the object file of a program whose instructions at `uses` refer to its map.
 ///
 /// # Errors
 /// It cannot be written.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A program that leads into the hooks' own ones. `BPF_PROG_TEST_RUN` neither takes nor tells a packet's tag (`__sk_buff.tc_index`): the lead
-//! writes it before it tail-calls the hook's program, and reads it in a second run on the same packet.
+//! A program that leads into the hooks' programs. `BPF_PROG_TEST_RUN` can neither set nor return a
+//! packet's tag (`__sk_buff.tc_index`). The lead sets it before it tail-calls the hook's program,
+//! and returns it in a second run on the same packet.
 
 use anyhow::{Context, Result, ensure};
 use aya::{
@@ -14,22 +15,22 @@ use zerocopy::IntoBytes as _;
 
 use super::assembly::{self, CALL_TAIL_CALL, Map, instruction};
 
-/// Places in `struct __sk_buff` (`linux/bpf.h`), counted in its 32-bit fields.
+/// Indices of fields in `struct __sk_buff` (`linux/bpf.h`), in 32-bit words.
 const INGRESS_IFINDEX: usize = 9;
 const IFINDEX: usize = 10;
 const TC_INDEX: usize = 11;
-/// `cb[0]`: the tag that the packet is to have; then the one that it has.
+/// `cb[0]`: the tag to set; in the second run, the tag that was read.
 const TAG: usize = 12;
-/// `cb[1]`: not 0 once the hook's program was run.
+/// `cb[1]`: nonzero after the hook's program has run.
 const DONE: usize = 13;
-/// `cb[2]`: which of the hooks' programs.
+/// `cb[2]`: the hook program to call.
 const WHICH: usize = 14;
 /// More fields than the structure has.
 const FIELDS: usize = 64;
 
-/// What the lead returns where the hook's program could not be called.
+/// The lead's return value if the hook's program could not be called.
 const NOT_CALLED: i16 = 99;
-/// What it returns in its second run.
+/// The lead's return value in its second run.
 const TOLD: i16 = 0;
 
 const PROGRAM: &str = "lead";
@@ -39,21 +40,21 @@ const MAP: &str = "hooks";
 #[derive(Debug)]
 pub struct Lead(Ebpf);
 
-/// Where a packet is met, and with which tag.
+/// The hook and interface where a packet is seen, and its tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Met {
     /// The hook.
     pub hook: Hook,
     /// Index of the interface.
     pub ifindex: u32,
-    /// Index of the interface that it came by.
+    /// Index of the interface that it arrived by.
     pub ingress_ifindex: u32,
     /// Its tag.
     pub tag: u16,
 }
 
 impl Met {
-    /// The same for the decision.
+    /// Returns the same for the decision.
     pub const fn place(self) -> Place {
         let direction = match self.hook {
             Hook::ToPod => Direction::Ingress,
@@ -69,7 +70,7 @@ impl Met {
 }
 
 impl Lead {
-    /// Leads into these programs.
+    /// Loads a lead into these programs.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -90,7 +91,7 @@ impl Lead {
         Ok(program.try_into()?)
     }
 
-    /// The action of a hook's program on a frame.
+    /// Returns the action of a hook's program on a frame.
     ///
     /// # Errors
     /// It cannot be run.
@@ -98,7 +99,7 @@ impl Lead {
         Ok(self.run(met, frame, 1)?.0)
     }
 
-    /// The tag that a frame has after a hook's program was run on it, whatever its action was.
+    /// Returns the tag of a frame after a hook's program has run on it, whatever the action.
     ///
     /// # Errors
     /// It cannot be run.
@@ -135,7 +136,7 @@ impl Lead {
     }
 }
 
-/// The object file of the lead.
+/// Builds the lead's object file.
 fn elf() -> Result<Vec<u8>> {
     let field = |field: usize| (field * size_of::<u32>()) as i16;
     let copy = |to, from| instruction(0xbf, [to, from], 0, 0);

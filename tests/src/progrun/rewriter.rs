@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A program that writes entries of a pinned map again and again, as they are: what the agent does with a system call each, many times as
-//! fast.
+//! A program that rewrites unchanged entries of a pinned map again and again: the same writes that
+//! the agent makes with one system call each, much faster.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use aya::{Ebpf, EbpfLoader, TestRun as _, TestRunOptions, maps::MapInfo, program
 use super::assembly::{self, CALL_MAP_UPDATE, Map, instruction, map_into};
 
 const PROGRAM: &str = "rewrite";
-/// Of linux/bpf.h.
+/// From linux/bpf.h.
 const BPF_F_LOCK: i32 = 4;
 
 /// The program, loaded.
@@ -18,8 +18,8 @@ const BPF_F_LOCK: i32 = 4;
 pub struct Rewriter(Ebpf);
 
 impl Rewriter {
-    /// Of entries, key and value, of the hash map that is pinned as `name` in a folder. `lock`: replaced where they are, as the agent replaces
-    /// endpoints.
+    /// Loads a rewriter of entries, key and value, of the hash map pinned as `name` in a folder.
+    /// `lock` replaces them in place, as the agent replaces endpoints.
     ///
     /// # Errors
     /// There is no such map, the entries are not of its sizes, or the kernel refuses.
@@ -38,7 +38,7 @@ impl Rewriter {
         for (key, value) in entries {
             let sizes = [key, value].map(|bytes| bytes.len() as u32);
             ensure!(sizes == map.sizes, "map {name} has sizes {:?}", map.sizes);
-            // Value and key on the stack, below the frame pointer.
+            // Value and key are on the stack, below the frame pointer.
             let bytes = [*value, *key].concat();
             ensure!(bytes.len() % 4 == 0, "entries of {} bytes", bytes.len());
             let bottom = -(bytes.len() as i16);
@@ -63,7 +63,7 @@ impl Rewriter {
         Ok(Self(ebpf))
     }
 
-    /// Writes all entries, so many times.
+    /// Writes all entries `times` over.
     ///
     /// # Errors
     /// The program cannot be run.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The rules of iptables mode, as input of `iptables-restore --noflush`.
+//! Rules of iptables mode, as input for `iptables-restore --noflush`.
 
 use std::{collections::BTreeSet, fmt::Write, net::SocketAddr};
 
@@ -8,7 +8,7 @@ use super::{
     ports::{Port, digest},
 };
 
-/// Reads the rules of a family.
+/// Returns the program that reads the rules of a family.
 pub(super) fn program(family: Family) -> &'static str {
     if family.ipv4 {
         "iptables-restore"
@@ -20,7 +20,8 @@ pub(super) fn program(family: Family) -> &'static str {
 const NAT_CHAINS: [&str; 2] = ["KUBE-SERVICES", "KUBE-NODEPORTS"];
 const FILTER_CHAINS: [&str; 2] = ["KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES"];
 
-/// What does not depend on Services: the way into kube-proxy's chains, and those that stay.
+/// Returns the rules that do not depend on Services: the jumps into kube-proxy's chains, and the
+/// permanent chains.
 pub(super) fn base() -> String {
     let portals = "-m comment --comment \"kubernetes service portals\"";
     let new = format!("-m conntrack --ctstate NEW {portals}");
@@ -54,7 +55,8 @@ pub(super) fn base() -> String {
     )
 }
 
-/// The rules for all ports, and the chains that they are in. `before` are the chains of the last time: those that are no longer needed go.
+/// Returns the rules for all ports, and their chains. `before` are the previous chains: those no
+/// longer needed are removed.
 pub(super) fn rules(ports: &[Port], family: Family, before: &BTreeSet<String>) -> (String, BTreeSet<String>) {
     let mut filter = String::new();
     let mut nat = String::new();
@@ -87,7 +89,7 @@ pub(super) fn rules(ports: &[Port], family: Family, before: &BTreeSet<String>) -
     (text, chains)
 }
 
-/// A Service without endpoints is refused where it is used.
+/// Rejects packets to a Service without endpoints, everywhere where it is reached.
 fn reject(filter: &mut String, port: &Port) {
     let Port {
         name,
@@ -167,7 +169,7 @@ fn translate(nat: &mut String, chains: &mut BTreeSet<String>, port: &Port, famil
     }
 }
 
-/// Each of the backends that are left gets the same share.
+/// Gives each of the remaining backends the same share.
 fn probability(left: usize) -> String {
     if left == 1 {
         return String::new();
@@ -177,7 +179,7 @@ fn probability(left: usize) -> String {
     format!(" -m statistic --mode random --probability {share:.10}")
 }
 
-/// A backend that calls itself must see another source, or it answers itself directly.
+/// A backend that connects to itself must see another source, or it would answer itself directly.
 fn endpoint_rules(nat: &mut String, chain: &str, comment: &str, protocol: &str, backend: SocketAddr) {
     let _ = writeln!(nat, "-A {chain} {comment} -s {} -j KUBE-MARK-MASQ", backend.ip());
     let _ = writeln!(

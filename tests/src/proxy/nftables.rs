@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The table of nftables mode, as input of `nft -f -`: replaced as a whole, in one transaction.
+//! The table of nftables mode, as input for `nft -f -`, which replaces it in one transaction.
 
 use std::{collections::BTreeSet, fmt::Write, net::IpAddr};
 
@@ -8,7 +8,7 @@ use super::{
     ports::{Port, digest},
 };
 
-/// What is added for Services to the chains that are always there.
+/// Rules for Services, to add to the permanent chains.
 #[derive(Default)]
 struct Parts {
     cluster_ips: BTreeSet<String>,
@@ -19,7 +19,7 @@ struct Parts {
     chains: String,
 }
 
-/// The whole table. `primary` is the address that node ports are open on.
+/// Returns the whole table. `primary` is the address at which node ports are open.
 pub(super) fn rules(ports: &[Port], family: Family, primary: IpAddr) -> String {
     let ip = if family.ipv4 { "ip" } else { "ip6" };
     let kind = if family.ipv4 { "ipv4_addr" } else { "ipv6_addr" };
@@ -62,7 +62,7 @@ pub(super) fn rules(ports: &[Port], family: Family, primary: IpAddr) -> String {
     text
 }
 
-/// The chains that do not depend on Services.
+/// Returns the chains that do not depend on Services.
 fn base(ip: &str, family: Family) -> String {
     let by_address = format!("{ip} daddr . meta l4proto . th dport vmap");
     let by_port = format!("{ip} daddr @nodeport-ips meta l4proto . th dport vmap");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Ports of Services with their frontends and the backends that kube-proxy chooses among.
+//! Ports of Services, with their frontends and the backends that kube-proxy chooses among.
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +11,7 @@ use netpol_agent::model::{Protocol, Service, ServicePort, SliceEndpoint, Snapsho
 
 use super::Family;
 
-/// One port of one Service, in one family.
+/// A port of a Service in one family.
 #[derive(Debug)]
 pub(super) struct Port {
     /// `namespace/name:port`.
@@ -29,19 +29,19 @@ pub(super) struct Port {
 }
 
 impl Port {
-    /// Whether a packet to this address and port is for it.
+    /// Returns true if a packet to this address and port is for it.
     pub fn is_at(&self, address: IpAddr, port: u16, is_node: bool) -> bool {
         let virtual_ip = self.cluster_ips.contains(&address) || self.external_ips.contains(&address);
         virtual_ip && self.port == port || is_node && self.node_port == Some(port)
     }
 
-    /// Whether it can be reached from outside of the cluster.
+    /// Returns true if it can be reached from outside the cluster.
     pub fn is_external(&self) -> bool {
         self.node_port.is_some() || !self.external_ips.is_empty()
     }
 }
 
-/// Ports of all Services that have a virtual address in the family, by name.
+/// Returns the ports of all Services with a virtual address in the family, by name.
 pub(super) fn ports(snapshot: &Snapshot, family: Family) -> Vec<Port> {
     let mut ports = Vec::new();
     for service in snapshot.services.values() {
@@ -71,7 +71,8 @@ pub(super) fn ports(snapshot: &Snapshot, family: Family) -> Vec<Port> {
     ports
 }
 
-/// The ready endpoints of all slices; if there are none, those that terminate and still serve.
+/// Returns the ready endpoints of all slices; if there are none, those that terminate and still
+/// serve.
 fn backends(
     snapshot: &Snapshot,
     service: &Service,
@@ -92,7 +93,7 @@ fn backends(
                 .and_then(|entry| entry.number);
             let Some(number) = number else { continue };
             let endpoints = slice.endpoints.iter().filter(|endpoint| wanted(endpoint));
-            // Like kube-proxy, of an endpoint's addresses only the first.
+            // Like kube-proxy, uses only the first address of an endpoint.
             let addresses = endpoints.filter_map(|endpoint| endpoint.addresses.first());
             chosen.extend(
                 addresses
@@ -117,7 +118,7 @@ pub(super) fn protocol(protocol: Protocol) -> &'static str {
     }
 }
 
-/// A short name for a long one, for chains.
+/// Returns a short name for a long one, for chains.
 pub(super) fn digest(parts: &[&str]) -> String {
     let mut hasher = DefaultHasher::new();
     parts.hash(&mut hasher);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Random changes of a cluster.
+//! Changes a cluster at random.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
@@ -7,8 +7,9 @@ use netpol_agent::model::*;
 
 use super::{NAMESPACES, Random, cluster, labels, named_ports, namespace, nodes, peer, port};
 
-/// The cluster after one change of one object: a policy added, changed or deleted, a pod added, relabelled or deleted, a namespace relabelled; or of
-/// all Services, or of what is behind them.
+/// Returns the cluster after a change of one object: a policy added, changed or deleted, a pod
+/// added, relabelled or deleted, a namespace relabelled; or after a change of all Services or all
+/// endpoints.
 pub fn change(random: &mut Random, before: &Snapshot) -> Snapshot {
     let mut after = before.clone();
     after.revision += 1;
@@ -73,15 +74,16 @@ pub fn change(random: &mut Random, before: &Snapshot) -> Snapshot {
     after
 }
 
-/// The cluster after one change of one object, of all kinds that a cluster can see: those of [`change`], and pods that get other or foreign
-/// addresses, another node, ports, phase or network, namespaces that come and go, single Services and slices, and nodes.
+/// Returns the cluster after a change of one object of any kind: those of [`change`], pods that get
+/// other or foreign addresses, another node, ports, phase or network, namespaces that come and go,
+/// single Services and slices, and nodes.
 pub fn any_change(random: &mut Random, before: &Snapshot) -> Snapshot {
     let mut after = before.clone();
     after.revision += 1;
     match random.below(18) {
         0..=4 => {
             let changed = change(random, before);
-            // A pod's interface goes by its name: there are no two pods of one name.
+            // A pod's interface is found by name, so no two pods may have the same.
             let names: BTreeSet<_> = changed.pods.keys().map(|key| &key.name).collect();
             if names.len() == changed.pods.len() {
                 return changed;
@@ -136,7 +138,7 @@ pub fn any_change(random: &mut Random, before: &Snapshot) -> Snapshot {
             }
         }
         _ => {
-            // Nodes tell addresses that pods have, too.
+            // Nodes may also report addresses that pods have.
             let mut node = nodes().swap_remove(random.below(2));
             match random.below(4) {
                 0 => drop(after.nodes.remove(&node.name)),
@@ -153,9 +155,9 @@ pub fn any_change(random: &mut Random, before: &Snapshot) -> Snapshot {
     after
 }
 
-/// The cluster after many changes that one turn sees: policies come, go and change together, with
-/// peers that they have in common, mostly selectors, and some pods are relabelled. So pods that
-/// were alike come apart, others become alike, and some change places.
+/// Returns the cluster after many changes that fall into one turn. Policies come, go and change
+/// together, and share peers, usually selectors. Some pods are relabelled. So pods that were alike
+/// become different, others become alike, and some swap.
 pub fn batch(random: &mut Random, before: &Snapshot) -> Snapshot {
     let mut after = before.clone();
     after.revision += 1;
@@ -197,7 +199,7 @@ pub fn batch(random: &mut Random, before: &Snapshot) -> Snapshot {
     after
 }
 
-/// An address of a pod, or one that no pod has.
+/// Returns an address of a pod, or one that no pod has.
 fn any_address(random: &mut Random, snapshot: &Snapshot) -> IpAddr {
     let pods = snapshot.pods.values();
     let mut all: Vec<IpAddr> = pods.flat_map(|pod| pod.addresses.clone()).collect();
@@ -206,7 +208,7 @@ fn any_address(random: &mut Random, snapshot: &Snapshot) -> IpAddr {
     all[random.below(all.len())]
 }
 
-/// Changes one thing about a pod. False where it shall be a new pod of that number instead.
+/// Changes one thing about a pod. Returns false if it must become a new pod of that number instead.
 fn change_pod(random: &mut Random, snapshot: &Snapshot, pod: &mut Pod) -> bool {
     match random.below(14) {
         0 => pod.labels = labels(random),
@@ -218,10 +220,10 @@ fn change_pod(random: &mut Random, snapshot: &Snapshot, pod: &mut Pod) -> bool {
         }
         4 => pod.named_ports = named_ports(random),
         5 => drop(pod.addresses.pop()),
-        // The same as another pod's, perhaps: the one is gone and the other has it, or both claim it.
+        // May be another pod's: that one gave it up, or both claim it.
         6 => pod.addresses = vec![any_address(random, snapshot)],
         7..=11 => pod.addresses.push(any_address(random, snapshot)),
-        // It is another pod of the same name, with the same address.
+        // Another pod of the same name, with the same address.
         12 => pod.uid = format!("uid-{}", random.below(1000)),
         _ => return false,
     }

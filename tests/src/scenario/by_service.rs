@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Connections to a Service's frontend: asked often enough, from new ports, that kube-proxy leads to every backend.
+//! Connections to a Service's frontend, so many and from new ports, that kube-proxy picks every
+//! backend.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -10,15 +11,15 @@ use crate::{
     probe::{MORE_PATIENCE, Outcome, Probe, Prober, Service},
 };
 
-/// Of two backends one is missed with a probability below one in 10^14.
+/// With two backends, the probability to miss one is below one in 10^14.
 const OFTEN: usize = 48;
-/// Where every backend has one verdict.
+/// For backends that all have the same verdict.
 const SELDOM: usize = 4;
 
-/// Who answers at a frontend.
+/// The backends that answer at a frontend.
 #[derive(Debug, Clone)]
 pub struct ByService {
-    /// Source address: of a pod.
+    /// Source address, a pod's.
     pub source: IpAddr,
     /// The frontend's address.
     pub destination: IpAddr,
@@ -28,14 +29,15 @@ pub struct ByService {
     pub targets: BTreeSet<Service>,
     /// All backends that kube-proxy chooses among.
     pub backends: BTreeSet<IpAddr>,
-    /// Those that policy allows.
+    /// Backends that policy allows.
     pub allowed: BTreeSet<IpAddr>,
-    /// Nobody answers, although policy allows some: [`crate::cases::Step::is_closed_as_a_whole`].
+    /// True if nobody answers, although policy allows some backends:
+    /// [`crate::cases::Step::is_closed_as_a_whole`].
     pub closed: bool,
 }
 
 impl ByService {
-    /// The backends that must answer.
+    /// Returns the backends that must answer.
     fn answering(&self) -> BTreeSet<IpAddr> {
         if self.closed {
             BTreeSet::new()
@@ -44,7 +46,8 @@ impl ByService {
         }
     }
 
-    /// The connections to make: so many that every backend is met. The flag tells that each must be answered.
+    /// Returns the connections to make: enough to reach every backend. The flag is true if each
+    /// must be answered.
     fn probes(&self, sites: &[Site]) -> Result<(Vec<Probe>, bool)> {
         let from = at(sites, &self.source)?;
         let probe = Probe {
@@ -62,7 +65,7 @@ impl ByService {
         Ok((vec![probe; times], all && !none))
     }
 
-    /// What is not as it must be, in words.
+    /// Describes what is not as it must be.
     fn odd(&self, sites: &[Site], outcomes: &[Outcome]) -> Result<Option<String>> {
         let answering = self.answering();
         let mut wanted = BTreeSet::new();
@@ -79,7 +82,8 @@ impl ByService {
                 Outcome::Reached | Outcome::Odd(_) => odd = true,
             }
         }
-        // Without backends kube-proxy refuses, or netpol says nothing (rule A5); a denied backend is silence (rule A7).
+        // Without backends, kube-proxy refuses, or netpol drops (rule A5). A denied backend is
+        // silent (rule A7).
         let silence_fits = self.backends.is_empty() || silent == (answering != self.backends);
         let refusal_fits = !refused || self.backends.is_empty();
         let right = found == wanted && silence_fits && refusal_fits && !odd;
@@ -102,12 +106,12 @@ fn at<'a>(sites: &'a [Site], address: &IpAddr) -> Result<&'a Site> {
     site.with_context(|| format!("nobody has address {address}"))
 }
 
-/// Asks all of them at once, and gives what is not as it must be, in words.
+/// Makes all connections at once, and describes what is not as it must be.
 ///
 /// # Errors
 /// If nobody has an address, or sockets cannot be made.
 pub fn ask(all: &[ByService], prober: &Prober, sites: &[Site]) -> Result<Vec<String>> {
-    // Silence counts once where some of the connections must meet it; elsewhere it is asked for again.
+    // Silence is final where some of the connections must meet it. Elsewhere the probe is repeated.
     let (mut certain, mut others) = (Vec::new(), Vec::new());
     let mut places = Vec::new();
     for wanted in all {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A case of the corpus as a [`Scenario`]: what can be played on one node with sockets.
+//! Converts a case of the corpus to a [`Scenario`]: what sockets can play on one node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,19 +19,19 @@ use crate::{
     probe::Service,
 };
 
-/// Name of the corpus' node that is played.
+/// Name of the node that is played.
 const NODE: &str = "node-a";
 
-/// Why an expectation cannot be asked by sockets on one node.
+/// Why sockets on one node cannot check an expectation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LeftOut {
-    /// No sockets speak the protocol, here.
+    /// Sockets here do not speak the protocol.
     Protocol,
     /// Nobody answers at a multicast address.
     Multicast,
     /// A pod that is gone has no interface.
     Gone,
-    /// The node port of another node, where no kube-proxy is.
+    /// The node port of another node, which has no kube-proxy here.
     OtherNodePort,
 }
 
@@ -40,10 +40,11 @@ impl LeftOut {
     pub const ALL: [Self; 4] = [Self::Protocol, Self::Multicast, Self::Gone, Self::OtherNodePort];
 }
 
-/// The scenario of a case, and how many of its expectations it leaves out for which reason.
+/// Returns the scenario of a case, and how many of its expectations it leaves out for which reason.
 ///
 /// # Errors
-/// If an object cannot be written as YAML, or an expectation is between others than pods of the node.
+/// If an object cannot be written as YAML, or an expectation is between others than pods of the
+/// node.
 pub fn scenario(case: &Case) -> Result<(Scenario, BTreeMap<LeftOut, usize>)> {
     let plan = Plan::first(NODE);
     let of_node = |own: bool| {
@@ -117,7 +118,7 @@ pub fn scenario(case: &Case) -> Result<(Scenario, BTreeMap<LeftOut, usize>)> {
     ))
 }
 
-/// The expectations by Services, together by who asks which frontend.
+/// Returns the expectations through Services, grouped by source and frontend.
 fn by_services(
     case: &Case,
     step: &cases::Step,

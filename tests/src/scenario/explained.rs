@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the running agent explains, held against what the connections did.
+//! Compares what the running agent explains with what the connections did.
 
 use std::{collections::BTreeSet, net::IpAddr, process::Command};
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::by_service::ByService;
 use crate::{agent::Agent, privilege, probe::Service};
 
-/// The exit code of `netpol explain`, and its answer.
+/// Returns the exit code of `netpol explain`, and its answer.
 fn explain(agent: &Agent, source: IpAddr, destination: IpAddr, service: Service) -> Result<(i32, Value)> {
     let port = match service {
         Service::Tcp(port) => format!("{port}/TCP"),
@@ -30,7 +30,7 @@ fn explain(agent: &Agent, source: IpAddr, destination: IpAddr, service: Service)
     }
 }
 
-/// What is wrong with the explanation of a connection that passed or not.
+/// Describes what is wrong with the explanation of a connection that passed or failed.
 ///
 /// # Errors
 /// There is none.
@@ -49,7 +49,8 @@ pub fn differs(
     Ok((!right).then(what))
 }
 
-/// The same of the backends of a Service: the allowed ones are those that answer, but where it is closed as a whole.
+/// Does the same for the backends of a Service: those explained as allowed must be those that
+/// answer, unless the Service is closed as a whole.
 ///
 /// # Errors
 /// There is none.

@@ -2,10 +2,10 @@
 //! What program `to_network` says of a frame.
 
 use netpol_common::{
-    abi::{DropReason, IDENTITY_NONE, POLICY_NONE},
-    decide::{self, Drop, Place, Tables as _, Verdict, Whose, judge::UNKNOWN},
-    parse::{Frame, Packet, Parsed, parse},
-    tag,
+    abi::Endpoint,
+    checksum::{self, PartialChecksum},
+    decide::{Drop, Place, Verdict, decide_leaving, leaves_unread},
+    parse::{Frame, Packet, parse},
 };
 
 use super::Mirror;
@@ -40,44 +40,17 @@ impl Frame for Leaving<'_> {
 impl Mirror {
     /// Why a frame does not leave the node, or nothing.
     pub(super) fn leave(&self, place: Place, frame: &[u8]) -> Option<Drop> {
-        let by_node = place.ingress_ifindex == 0 && tag::number(place.tag) == 0;
-        if by_node || place.tag == tag::LEFT {
+        let is_ipv6 = frame.get(12..14) == Some(&[0x86, 0xdd]);
+        if leaves_unread(&place, is_ipv6) {
             return None;
         }
         let (mut packet, mut quoted) = (Packet::default(), Packet::default());
-        let unreadable = match parse(&Leaving(frame), &mut packet, &mut quoted) {
-            Parsed::Packet => None,
-            Parsed::Unjudged(reason) if tag::number(place.tag) != 0 => Some(reason),
-            Parsed::Unjudged(_) | Parsed::Neighbour | Parsed::Membership => return None,
-        };
-        let sender = decide::sender_leaving(self, &place, &packet);
-        let unjudged = |reason| Drop {
-            reason,
-            policy: POLICY_NONE,
-            identity: IDENTITY_NONE,
-            whose: Whose::sender(sender),
-        };
-        let endpoint = match sender {
-            0 => return self.let_out(place),
-            UNKNOWN => return Some(unjudged(DropReason::UnknownSender)),
-            sender => self.endpoint(sender),
-        };
-        if endpoint.egress_policy == POLICY_NONE {
-            return self.let_out(place);
-        }
-        if let Some(reason) = unreadable {
-            return Some(unjudged(reason));
-        }
-        match decide::decide_leaving(self, &endpoint, &place, &mut packet) {
-            Verdict::Forward => self.let_out(place),
+        let parsed = parse(&Leaving(frame), &mut packet, &mut quoted);
+        let parsed = checksum::check(parsed, &mut packet, PartialChecksum::NONE);
+        let mut endpoint = Endpoint::CLOSED;
+        match decide_leaving(self, &place, parsed, &mut packet, &mut endpoint) {
+            Verdict::Forward => None,
             Verdict::Drop(drop) => Some(drop),
         }
-    }
-
-    fn let_out(&self, place: Place) -> Option<Drop> {
-        if tag::number(place.tag) != 0 {
-            self.put_tag(tag::LEFT);
-        }
-        None
     }
 }

@@ -20,7 +20,7 @@ pub(super) const PODS: [(&str, usize, &str); 6] = [
     ("bad-b", 1, "bad"),
 ];
 
-/// Backends of the Services by name; `-` before one that terminates, `!` before one that is not ready.
+/// Backends of the Services by name; `-` marks one that terminates, `!` one that is not ready.
 pub(super) const SERVICES: [(&str, &[&str]); 12] = [
     ("web", &["web-a", "web-b"]),
     ("near", &["web-a"]),
@@ -37,7 +37,7 @@ pub(super) const SERVICES: [(&str, &[&str]); 12] = [
 ];
 
 impl Cluster {
-    /// A Service of [`SERVICES`] with the backends of that name.
+    /// Makes a Service of [`SERVICES`] with the named backends.
     pub(super) fn make_service(&self, number: u8, name: &str, backends: &[&str]) -> Result<Service> {
         Ok(Service {
             name: name.to_owned(),
@@ -49,7 +49,7 @@ impl Cluster {
         })
     }
 
-    /// Backends as [`SERVICES`] writes them.
+    /// Parses backends as [`SERVICES`] writes them.
     pub(super) fn backends(&self, service: &str, names: &[&str]) -> Result<Vec<Backend>> {
         let backend = |name: &&str| {
             let readiness = match name.as_bytes()[0] {
@@ -112,7 +112,7 @@ impl Cluster {
     }
 }
 
-/// What a pod means by port name `http`.
+/// Returns the number of a pod's port name `http`.
 fn http_port(pod: &str) -> u16 {
     if pod == "web-b" { 9090 } else { 8080 }
 }

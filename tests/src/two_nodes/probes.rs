@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What reaches what in the cluster.
+//! Probes within the cluster.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -13,11 +13,12 @@ use crate::{
     services::{Frontend, TCP_PORT, UDP_PORT},
 };
 
-/// A TCP socket that is still busy sending its first segment takes note of a refusal only when its second, a second later, meets one too.
+/// A TCP socket that is still busy with its first segment notices a refusal only when its second
+/// segment, a second later, is refused too.
 const UNTIL_REFUSED: Duration = Duration::from_millis(2500);
 
 impl Cluster {
-    /// A pod, a node (`node-a`, `node-b`) or `outside`.
+    /// Returns a pod, a node (`node-a`, `node-b`) or `outside`.
     ///
     /// # Errors
     /// If there is none of that name.
@@ -32,7 +33,7 @@ impl Cluster {
         pod.with_context(|| format!("no pod {name}"))
     }
 
-    /// The agent of a node.
+    /// Returns the agent of a node.
     ///
     /// # Errors
     /// If there is none of that name, or no agent on it.
@@ -42,7 +43,7 @@ impl Cluster {
         agent.with_context(|| format!("no agent on {node}"))
     }
 
-    /// Name of the node that a pod is on.
+    /// Returns the name of a pod's node.
     ///
     /// # Errors
     /// If there is no pod of that name.
@@ -51,7 +52,8 @@ impl Cluster {
         Ok(&node.with_context(|| format!("no pod {pod}"))?.plan().name)
     }
 
-    /// Probes of a Service's virtual addresses of one kind, TCP and UDP, that `backend` must answer.
+    /// Returns probes of a Service's virtual addresses of one kind, TCP and UDP, which `backend`
+    /// must answer.
     ///
     /// # Errors
     /// If there is no Service or site of a name.
@@ -71,7 +73,8 @@ impl Cluster {
         )
     }
 
-    /// Probes of a Service's node ports on a node's addresses on the uplink, as [`Cluster::to_service`].
+    /// Returns probes of a Service's node ports at a node's uplink addresses, as
+    /// [`Cluster::to_service`].
     ///
     /// # Errors
     /// If there is no Service or site of a name.
@@ -82,7 +85,7 @@ impl Cluster {
         self.probes(from, &addresses, &[Port::Tcp(tcp), Port::Udp(udp)], backend)
     }
 
-    /// Probes of a site's own addresses.
+    /// Returns probes of a site's own addresses.
     ///
     /// # Errors
     /// If there is no site of a name.
@@ -90,7 +93,7 @@ impl Cluster {
         self.probes(from, &self.site(to)?.addresses, ports, to)
     }
 
-    /// Probes of addresses that `to` must answer.
+    /// Returns probes of addresses that `to` must answer.
     ///
     /// # Errors
     /// If there is no site of a name.
@@ -103,10 +106,10 @@ impl Cluster {
             .collect())
     }
 
-    /// Holds every outcome against `outcome`.
+    /// Asserts that every result is `outcome`.
     ///
     /// # Panics
-    /// If one is another, or there are no probes.
+    /// If one has another, or there are no probes.
     #[track_caller]
     pub fn expect(&self, what: &str, probes: &[Probe], outcome: &Outcome) {
         let outcomes = match outcome {
@@ -117,7 +120,8 @@ impl Cluster {
         hold(what, probes, &outcomes, outcome);
     }
 
-    /// Makes each probe `times` times, each from a new port, all of them at once, and gives of each how often which outcome came.
+    /// Makes each probe `times` times at once, each from a new port, and counts the results of
+    /// each.
     ///
     /// # Errors
     /// If sockets cannot be made.
@@ -130,7 +134,7 @@ impl Cluster {
         Ok(outcomes.chunks(times).map(counted).collect())
     }
 
-    /// Number of packets that a device of a node has sent.
+    /// Returns the number of packets that a device of a node has sent.
     ///
     /// # Errors
     /// If there is no node or device of a name.

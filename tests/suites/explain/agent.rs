@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A running agent that answers on its socket.
+//! Tests a running agent that answers on its socket.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What `explain` says of a folder: reasons of a denial, and Services.
+//! Tests the answers of `explain` about a folder: reasons of denials, and Services.
 
 use serde_json::Value;
 
@@ -100,8 +100,8 @@ fn a5_each_backend_of_a_service_has_a_verdict() {
         let expected = (0, "allowed".to_owned(), vec![db.clone(), spare.clone()]);
         assert_eq!(answer(["shop/web", end], port), expected, "{end} {port}");
     }
-    // By others masquerade may write an address of the node, which is not among the peers of
-    // data/db.
+    // For the others, masquerading may write an address of the node, which is not among data/db's
+    // peers.
     for (end, port) in [
         ("203.0.113.50", "5432/TCP"),
         ("203.0.113.51", "5432/TCP"),
@@ -114,7 +114,7 @@ fn a5_each_backend_of_a_service_has_a_verdict() {
         );
         assert_eq!(answer(["shop/web", end], port), expected, "{end} {port}");
     }
-    // From a pod that is a backend itself: its own way counts, and the other denies.
+    // From a pod that is also a backend: its path to itself is allowed, the other backend denies.
     let expected = (1, "partly".to_owned(), vec![backend("db", false), spare]);
     assert_eq!(answer(["data/spare", "data/sql"], "5432/TCP"), expected);
     assert_eq!(
@@ -137,7 +137,7 @@ fn a5_each_backend_of_a_service_has_a_verdict() {
     let (code, text, _) = explain_in(folder.path(), &["shop/web", "data/empty", "80/TCP"]);
     assert_eq!(code, Some(1));
     assert!(text.contains("has no ready endpoints"), "{text}");
-    // Beside the ClusterIP the backend may not see the pod's address.
+    // Except through the ClusterIP, the backend may not see the pod's address.
     for (end, known, is_told) in [
         ("203.0.113.50", "a=203.0.113.9", true),
         ("203.0.113.50", "b=203.0.113.9", true),
@@ -156,14 +156,14 @@ fn a5_each_backend_of_a_service_has_a_verdict() {
         text.contains("denied if from 10.1.2.3 (an address of its node, by masquerade: a)"),
         "{text}"
     );
-    // A headless Service is its pods, on whatever port.
+    // A headless Service is its pods, on any port.
     let (code, text, _) = explain_in(folder.path(), &["shop/web", "data/bare", "9999/TCP"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(
         text.contains("-> data/spare (10.244.0.21) 9999/TCP: allowed"),
         "{text}"
     );
-    // Beside its Service's port an ExternalIP is an address like any other, and so is a node's.
+    // At other ports than its Service's, an ExternalIP is an ordinary address, and so is a node's.
     for end in ["203.0.113.50", "192.0.2.1"] {
         let (code, text, _) = explain_in(folder.path(), &["-o", "json", "shop/web", end, "80/TCP"]);
         let answer: Value = serde_json::from_str(&text).unwrap();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A cluster that is listed from its API server.
+//! Tests a cluster that is listed from its API server.
 
 use std::process::Command;
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Every verdict of the corpus: `explain` on each expectation, `matrix` on each pair of pods, and a reason for each rule that denies.
+//! Checks every verdict of the corpus: `explain` on each expectation, `matrix` on each pair of
+//! pods, and a reason for each rule that denies.
 
 use std::{collections::BTreeMap, process::Output, thread};
 
@@ -15,7 +16,7 @@ use serde_json::Value;
 
 use crate::shared::{json, netpol, stderr, stdout};
 
-/// The objects of a step in a folder.
+/// Writes the objects of a step into a folder.
 fn folder(step: &Step) -> ManifestDir {
     let folder = ManifestDir::new().unwrap();
     for (index, object) in step.objects.iter().enumerate() {
@@ -26,7 +27,7 @@ fn folder(step: &Step) -> ManifestDir {
     folder
 }
 
-/// `--node` for each node of the case.
+/// Returns `--node` for each node of the case.
 fn node_options(nodes: &[Node]) -> Vec<String> {
     let option = |node: &Node| {
         let addresses: Vec<String> = node.addresses.iter().map(ToString::to_string).collect();
@@ -45,7 +46,7 @@ fn port_of(expectation: &Expectation) -> String {
     }
 }
 
-/// A node stands for its first address of the family.
+/// Returns an end as an argument; a node stands for its first address of the family.
 fn end_of(case: &Case, end: &End, family: Family) -> String {
     match end {
         End::Node(name) => {
@@ -60,7 +61,7 @@ fn end_of(case: &Case, end: &End, family: Family) -> String {
     }
 }
 
-/// Runs `check` on every case, two at a time, and gives what is wrong.
+/// Runs `check` on every case, two at a time, and returns what is wrong.
 fn in_parallel(check: impl Fn(&Case) -> Vec<String> + Sync) -> Vec<String> {
     let cases = load_all().unwrap();
     let halves = cases.chunks(cases.len().div_ceil(2));
@@ -119,8 +120,8 @@ fn explain_gives_the_verdict_of_every_expectation() {
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// What is wrong with the answer to an expectation by a Service: the backend must be among the verdicts with the right one, and what all of
-/// them come to must be the exit code.
+/// Describes what is wrong with the answer to an expectation through a Service. The backend must be
+/// among the verdicts with the right one, and their sum must be the exit code.
 fn odd_backend(case: &Case, step: &Step, expectation: &Expectation, output: &Output) -> Option<String> {
     let answer = json(output);
     let verdicts = answer["verdicts"].as_array().unwrap();
@@ -157,7 +158,7 @@ fn odd_backend(case: &Case, step: &Step, expectation: &Expectation, output: &Out
     odd.map(|odd| format!("{}: {expectation}: {odd}: {} {answer}", case.name, output.status))
 }
 
-/// What in an answer does not go with its verdict.
+/// Describes what in an answer contradicts its verdict.
 fn odd_answer(answer: &Value, allowed: bool) -> Option<&'static str> {
     let outcome = if allowed { "allowed" } else { "denied" };
     if answer["outcome"] != outcome || answer["allowed"] != allowed {
@@ -207,7 +208,7 @@ fn matrix_lists_every_pair_with_the_evaluator_s_verdict() {
                 "-o",
                 "json",
             ];
-            // A Service's backend is a pod like any other, at its own port.
+            // A Service's backend is an ordinary pod, at its own port.
             let at_backend = |expectation: &Expectation| -> Option<Expectation> {
                 let Some(backend) = expectation.via.clone() else {
                     return Some(expectation.clone());
@@ -282,7 +283,8 @@ fn matrix_lists_every_pair_with_the_evaluator_s_verdict() {
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// The pairs that `matrix` lists, none of them twice, in lower case: from, to, family, port; and whether it is allowed.
+/// Returns the pairs that `matrix` lists, each once, in lower case: from, to, family, port; and
+/// whether it is allowed.
 fn listed(case: &Case, output: &Output) -> BTreeMap<(String, String, String, String), bool> {
     let mut pairs = BTreeMap::new();
     for pair in json(output).as_array().unwrap() {

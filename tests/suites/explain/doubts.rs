@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What objects alone do not tell: `explain` answers for each thing that may be, and says that it
-//! cannot tell where that differs.
+//! What objects alone do not tell: `explain` judges each possibility, and says that it cannot tell
+//! if they differ.
 
 use netpol_tests::manifests::ManifestDir;
 use serde_json::Value;
 
 use crate::example::explain_in;
 
-/// Two nodes, pods on both, and on the second an agent of the node's own.
+/// Makes two nodes with pods on both, and a hostNetwork agent on the second.
 fn world(backend: &str, rules: &str) -> ManifestDir {
     let node = |name: &str, number: u8| {
         let annotations = match backend {
@@ -64,7 +64,7 @@ fn from(block: &str) -> String {
 fn a4_a_node_may_have_the_address_of_its_tunnel_on_what_it_sends() {
     let all = "ingress: [{from: [{ipBlock: {cidr: 192.0.2.2/32}}, {ipBlock: {cidr: 10.244.1.0/31}}]}]";
     for (backend, rules, source, code) in [
-        // Where nobody isolates it, or nobody is allowed, the address does not matter.
+        // The address does not matter if nothing isolates the pod, or nothing is allowed.
         ("vxlan", String::new(), "ops/exporter", 0),
         ("vxlan", "ingress: []".to_owned(), "ops/exporter", 1),
         ("vxlan", from("192.0.2.2/32"), "ops/exporter", 3),
@@ -75,13 +75,13 @@ fn a4_a_node_may_have_the_address_of_its_tunnel_on_what_it_sends() {
         ("", from("192.0.2.2/32"), "ops/exporter", 3),
         ("host-gw", from("192.0.2.2/32"), "ops/exporter", 0),
         ("host-gw", from("10.244.1.0/32"), "ops/exporter", 1),
-        // It is asked about what is on the packet.
+        // The question is about the address on the packet.
         ("vxlan", from("192.0.2.2/32"), "10.244.1.0", 1),
         ("vxlan", from("10.244.1.0/32"), "10.244.1.0", 0),
-        // The pod's own node, as its object tells it (rule A2), and an address of nobody.
+        // The pod's own node, as its object gives it (rule A2), and an unused address.
         ("vxlan", "ingress: []".to_owned(), "192.0.2.1", 0),
         ("vxlan", from("203.0.113.0/24"), "203.0.113.9", 0),
-        // A pod's own address stays what it is.
+        // A pod's own address does not change.
         ("vxlan", from("10.244.1.10/32"), "shop/far", 1),
     ] {
         let folder = world(backend, &rules);
@@ -134,7 +134,7 @@ fn a6_a_second_address_of_a_family_is_no_source() {
     assert_eq!(code, Some(1), "{text}");
     let line = "  egress of shop/far: denied: what pod shop/far sends from 10.244.1.11 is dropped as spoofed: only the first address";
     assert!(text.contains(line), "{text}");
-    // What comes for it does not enter the pod (rule A9).
+    // Packets for it do not enter the pod (rule A9).
     let (code, text, _) = explain_in(folder.path(), &["shop/web", "10.244.1.11", "80/TCP"]);
     assert_eq!(code, Some(1), "{text}");
 }

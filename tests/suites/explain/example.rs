@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A small cluster in a folder, to ask about.
+//! A small example cluster in a folder.
 
 use std::path::Path;
 
@@ -94,14 +94,14 @@ metadata: {namespace: data, name: isolated}
 spec: {podSelector: {matchLabels: {app: db}}}
 "#;
 
-/// The cluster as a folder.
+/// Writes the cluster into a folder.
 pub fn cluster() -> ManifestDir {
     let folder = ManifestDir::new().unwrap();
     folder.write("all.yaml", CLUSTER).unwrap();
     folder
 }
 
-/// Exit code, output and errors of `netpol explain` on a folder.
+/// Returns exit code, output and errors of `netpol explain` on a folder.
 pub fn explain_in(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut all = vec!["explain", "--source", folder.to_str().unwrap()];
     all.extend(arguments);

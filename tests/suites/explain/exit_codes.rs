@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Exit codes, and errors that name what is wrong.
+//! Tests exit codes, and errors that name what is wrong.
 
 use std::fs;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A long answer is folded: what is nearest to a match is shown, the rest is counted, and `--all`
-//! has it.
+//! Long answers are shortened: what is nearest to a match is shown, the rest is counted, and
+//! `--all` prints it.
 
 use std::{fmt::Write, time::Instant};
 
@@ -14,10 +14,10 @@ use serde_json::Value;
 
 use crate::example::explain_in;
 
-/// No answer for people is longer, whatever the cluster.
+/// Maximum number of lines of an answer for people.
 const LINES: usize = 200;
 
-/// A Service of 20 pods that 60 policies of 6 rules isolate, one of which lacks one label only.
+/// Makes a Service of 20 pods that 60 policies of 6 rules isolate; one rule lacks only a label.
 fn crowd() -> ManifestDir {
     let mut text = String::new();
     let mut endpoints = Vec::new();
@@ -111,8 +111,8 @@ fn long_answers_are_folded_with_the_nearest_first() {
     }
 }
 
-/// Whoever is asked about in a cluster of 5,000 pods, 3,000 policies in 5 namespaces: hundreds
-/// isolate a pod.
+/// Any question in a cluster of 5,000 pods and 3,000 policies in 5 namespaces: hundreds isolate a
+/// pod.
 #[test]
 fn answers_about_a_large_cluster_are_folded() {
     let size = Size {

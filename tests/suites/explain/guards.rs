@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A Service whose backends are too many to guard is explained as the agent that answers closes it
-//! (rule L2).
+//! A Service with too many backends to restrict is explained as the answering agent closes it (rule
+//! L2).
 
 use netpol_agent::{
     explain::{Held, Request, Standing, World, explain, known_nodes},
@@ -8,7 +8,7 @@ use netpol_agent::{
     watch::directory::decode,
 };
 
-/// A Service of two backends outside; `shop/web` may reach the first, `shop/db` both.
+/// A Service with two backends outside; `shop/web` may reach the first, `shop/db` both.
 const OBJECTS: &str = "
 apiVersion: v1
 kind: Node
@@ -83,7 +83,7 @@ fn l2_a_closed_service_is_explained_as_closed_to_whom_it_would_be_open_in_part()
     let closed = [(false, "over-budget"); 2];
     let all = [(true, "allowed-by-rule"); 2];
     let (service, port) = (frontend("10.96.0.9", 80), frontend("0.0.0.0", 30_080));
-    // Whose agent answers, what it has closed, who asks for what; egress by backend.
+    // Columns: node of the agent, what it has closed, the question; egress verdict by backend.
     for (node, held, query, expected) in [
         ("a", None, "src=shop/web&dst=far/many&port=80/TCP", part),
         (

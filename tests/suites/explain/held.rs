@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a running agent says of ends that objects alone do not tell, held against what packets do:
-//! interfaces that are not there, that are closed, that have other addresses, and policies that are
-//! too much (rules A6, A8, A9, B2, L2).
+//! Compares a running agent's answers about ends that objects alone do not decide with real
+//! packets: missing interfaces, closed ones, ones with other addresses, and policies over budget
+//! (rules A6, A8, A9, B2, L2).
 
 use std::{
     fmt::Write,
@@ -22,12 +22,12 @@ use crate::shared::{netpol, stderr, stdout};
 
 const PORT: u16 = 9_000;
 const PODS: [(&str, &str); 3] = [("shop/a", "app: a"), ("shop/b", "app: b"), ("other/c", "app: c")];
-/// For what must come, on a busy machine.
+/// Time limit for what must arrive, on a busy machine.
 const LONG: Duration = Duration::from_secs(20);
-/// For what must not.
+/// Time to wait for what must not arrive.
 const PATIENCE: Duration = Duration::from_millis(400);
 
-/// Exit code and answer of the agent.
+/// Returns exit code and answer of the agent.
 fn ask(lab: &Lab, from: &str, to: &str, port: &str) -> (i32, Value) {
     let socket = lab.agent.socket();
     let socket = socket.to_str().unwrap();
@@ -37,8 +37,8 @@ fn ask(lab: &Lab, from: &str, to: &str, port: &str) -> (i32, Value) {
     (output.status.code().unwrap(), answer)
 }
 
-/// Holds the answer against a probe of TCP 8080: denied is silence (rule A7). `reason`: of one of
-/// the sides.
+/// Compares the answer with a probe of TCP 8080: a denial is silence (rule A7). One side must have
+/// `reason`.
 #[track_caller]
 fn agrees(lab: &Lab, from: (&Site, IpAddr), to: (&Site, IpAddr), reason: &str) {
     let probe = Probe {
@@ -75,14 +75,14 @@ fn pod(key: &str, label: &str, node: &str, ips: &[IpAddr]) -> String {
     )
 }
 
-/// Writes a file, and waits for the turn that takes it, whatever pods wait for.
+/// Writes a file and waits for the turn that takes it, whichever pods lack an interface.
 fn apply_and_leave(lab: &Lab, file: &str, text: &str) {
     let seen = lab.agent.log_length();
     lab.manifests.write(file, text).unwrap();
     lab.agent.wait_for_line(seen, "revision applied").unwrap();
 }
 
-/// The link-local address of a pod's interface.
+/// Returns the link-local address of a pod's interface.
 fn link_local(site: &Site) -> Ipv6Addr {
     let text = site
         .netns
@@ -136,7 +136,7 @@ fn a9_a_link_local_address_is_explained_as_its_pod() {
         assert_eq!(answer["verdicts"][0]["destination"]["name"], to.name.as_str());
         assert_eq!(answer["verdicts"][0]["source"]["name"], from.name.as_str());
     }
-    // One that nobody is known to have, and with no agent all of them.
+    // An unused one; without an agent, any of them.
     let (code, answer) = ask(&lab, "fe80::bad", &ends[2].to_string(), "9000/TCP");
     assert_eq!(
         (code, &answer["verdicts"][0]["egress"]["reason"]),
@@ -169,7 +169,7 @@ fn a6_a9_a_second_address_is_not_the_pods() {
     let [a, b] = ["shop/a", "shop/b"].map(|name| lab.site(name).unwrap());
     let second = member(lab.node.plan().pod_networks()[0], 99).addr();
     a.netns.ip(&format!("addr add {second}/24 dev eth0\n")).unwrap();
-    // In its object it comes last: nothing else about the pod changes.
+    // It is last in the object: nothing else about the pod changes.
     let mut ips = a.addresses.clone();
     ips.push(second);
     lab.apply(
@@ -192,7 +192,7 @@ fn a8_a_pod_without_an_interface_is_said_not_to_be_enforced_on() {
         return;
     }
     let lab = Lab::new(&PODS, &[]).unwrap();
-    // An address that answers, and that no veth has had from the start, as with macvlan.
+    // A used address that no veth had from the start, as with macvlan.
     let [outside, b] = ["outside", "shop/b"].map(|name| lab.site(name).unwrap());
     let own = IpAddr::from([198, 51, 100, 77]);
     outside.netns.ip(&format!("addr add {own}/32 dev lo\n")).unwrap();
@@ -216,7 +216,7 @@ fn a8_a_pod_without_an_interface_is_said_not_to_be_enforced_on() {
     ] {
         assert!(text.contains(part), "{text}");
     }
-    // The other end's own policies count all the same.
+    // The other end's own policies still count.
     apply_and_leave(&lab, "policy.yaml", DENY_ALL);
     agrees(&lab, (&outside, own), (&b, other), "no-rule-matches");
 }
@@ -267,7 +267,7 @@ fn b2_an_interface_whose_pod_is_not_known_is_explained() {
     }
 }
 
-/// A policy that comes to half a million entries, as others make 70 classes of addresses.
+/// A policy of half a million entries, because others make 70 classes of addresses.
 #[test]
 fn l2_a_pod_that_is_over_budget_is_explained_as_closed() {
     if !can_enforce("explain") {

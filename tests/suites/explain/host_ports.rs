@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A port of a node that is a pod's host port: what `explain` says is what connections meet there
-//! (rules A2, A3, A5).
+//! A node's port that is a pod's host port: `explain` must say what connections meet there (rules
+//! A2, A3, A5).
 
 use std::{fmt::Write as _, net::IpAddr};
 
@@ -18,7 +18,7 @@ const UDP_PORT: u16 = 9001;
 const SERVICES: [Service; 2] = [Service::Tcp(HOST_PORT), Service::Udp(UDP_PORT)];
 const PODS: [&str; 3] = ["shop/client", "shop/web", "shop/other"];
 
-/// The pods, web with its host port.
+/// Returns the pods; web has the host port.
 fn pods(lab: &Lab) -> String {
     let pod = |key: &&str| {
         let (namespace, name) = key.split_once('/').unwrap();
@@ -46,8 +46,8 @@ fn pods(lab: &Lab) -> String {
     PODS.iter().map(pod).collect::<Vec<_>>().join("---\n")
 }
 
-/// What the CNI's plugin portmap writes for the host port: translation at all addresses of the
-/// node, and masquerade for pods of the node's range.
+/// Writes the rules of the CNI plugin portmap for the host port: translation at all addresses of
+/// the node, and masquerade for pods of the node's range.
 fn port_map(lab: &Lab) {
     let web = lab.site("shop/web").unwrap();
     for (address, range) in web.addresses.iter().zip(lab.node.plan().pod_networks()) {
@@ -100,7 +100,7 @@ fn ask(lab: &Lab, from: &str, to: &str, port: &str) -> (i32, String) {
     (output.status.code().unwrap(), stdout(&output) + &stderr(&output))
 }
 
-/// The last drops that the agent told of.
+/// Returns the last drops that the agent reported.
 fn drops(lab: &Lab) -> String {
     let log = lab.agent.log();
     let lines: Vec<&str> = log
@@ -135,7 +135,7 @@ fn a5_a_host_port_is_explained_by_where_it_ends() {
         };
         addresses.iter().map(block).collect::<Vec<_>>().join(", ")
     };
-    // Policies, and the sources of whom it is not known whether the CNI masquerades.
+    // Columns: policies, and the sources for which masquerading by the CNI is unknown.
     let table: Vec<(String, &[&str])> = vec![
         (String::new(), &[]),
         (policy("web", "Ingress", "ingress: []"), &[]),
@@ -202,7 +202,7 @@ fn a5_a_host_port_is_explained_by_where_it_ends() {
             ),
             &[],
         ),
-        // What answers, and who asks, isolated in the direction of the answers (rule C1).
+        // The server and the client, each isolated in the direction of the replies (rule C1).
         (policy("web", "Egress", "egress: []"), &[]),
         (policy("client", "Ingress", "ingress: []"), &[]),
         (
@@ -251,7 +251,7 @@ fn a5_a_host_port_is_explained_by_where_it_ends() {
             }
         }
     }
-    // Beside the host port the node is the node, and what is nobody's is not answered.
+    // At other ports, the node is the node. Without a listener there is no answer.
     let (code, text) = ask(&lab, "shop/client", &node.addresses[0].to_string(), "8080/TCP");
     assert_eq!(code, 0, "{text}");
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `netpol matrix` on a folder: JSON, table and HTML.
+//! Tests `netpol matrix` on a folder: JSON, table and HTML.
 
 use crate::{
     example::cluster,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The binary as people run it, and what it says.
+//! Runs the binary as people do.
 
 use std::process::{Command, Output};
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which address another node has on what it sends to a pod: that of its tunnel, not its own (rule
-//! A4). What the agent says is held against connections that the other node makes.
+//! Which address another node has on packets to a pod: its tunnel's, not its own (rule A4).
+//! Compares the agent's answer with connections that the other node makes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::shared::{netpol, stderr, stdout};
 
-/// Exit code and text of the agent on the pod's node.
+/// Returns exit code and text of the agent on the pod's node.
 fn ask(cluster: &Cluster, from: IpAddr) -> (i32, String) {
     let family = if from.is_ipv4() { "ipv4" } else { "ipv6" };
     let socket = cluster.agent("node-a").unwrap().socket();
@@ -33,7 +33,8 @@ fn ask(cluster: &Cluster, from: IpAddr) -> (i32, String) {
     (output.status.code().unwrap(), stdout(&output) + &stderr(&output))
 }
 
-/// Whether the other node reaches the pod, with this address or with the one that its kernel takes.
+/// Returns true if the other node reaches the pod with this address, or with the one that its
+/// kernel uses.
 fn reaches(cluster: &Cluster, source: IpAddr) -> bool {
     let [node, pod] = ["node-b", "web-a"].map(|name| cluster.site(name).unwrap());
     let to = pod.address_like(source).unwrap();
@@ -51,7 +52,7 @@ fn a4_another_node_is_explained_by_the_addresses_that_it_may_have() {
     }
     let mut cluster = Cluster::with_agents(World::usual(Mode::Iptables)).unwrap();
     let own = cluster.site("node-b").unwrap().addresses;
-    // Bridge, uplink, tunnel, of both families.
+    // Bridge, uplink and tunnel, of both families.
     let tunnels: [IpAddr; 2] = [
         Ipv4Addr::new(10, 244, 1, 0).into(),
         Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 0).into(),
@@ -77,7 +78,7 @@ fn a4_another_node_is_explained_by_the_addresses_that_it_may_have() {
                  spec: {{podSelector: {{matchLabels: {{app: web}}}}, policyTypes: [Ingress], ingress: [{rules}]}}\n"
             );
             cluster.set_policies(&[policy]).unwrap();
-            // What is on the wire is told for certain.
+            // The address on the wire has a certain answer.
             for address in [bridge, tunnel] {
                 let (code, text) = ask(&cluster, address);
                 let reached = reaches(&cluster, address);
@@ -87,8 +88,8 @@ fn a4_another_node_is_explained_by_the_addresses_that_it_may_have() {
                     "{address}, allowed {allowed:?}:\n{text}"
                 );
             }
-            // The node's own may be exchanged for that of the tunnel: it is told where that does
-            // not matter.
+            // The node's own address may be replaced by the tunnel's. The answer is certain if that
+            // does not matter.
             let (code, text) = ask(&cluster, uplink);
             let differs = all
                 .iter()

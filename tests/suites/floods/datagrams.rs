@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Answers over UDP whose flow had to make room (rule C4).
+//! Replies over UDP whose flow was evicted (rule C4).
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -10,9 +10,9 @@ use netpol_tests::{lab::Lab, node::Site};
 
 use crate::shared::{FLOODER, NEIGHBOUR, VICTIM, flows, forget, lab, policy};
 
-/// For what must come, on a busy machine.
+/// Time limit for what must arrive, on a busy machine.
 const LONG: Duration = Duration::from_secs(20);
-/// For what must not.
+/// Time to wait for what must not arrive.
 const PATIENCE: Duration = Duration::from_millis(400);
 
 fn bound(site: &Site, ipv4: bool) -> UdpSocket {
@@ -33,7 +33,8 @@ fn hears(socket: &UdpSocket, what: &[u8], patience: Duration) -> bool {
     }
 }
 
-/// What a pod asked, whose flow another's flood took the place of.
+/// Asserts whether a pod hears the answers to its requests after another's flood evicted their
+/// flows.
 fn expect_answers(lab: &Lab, heard: bool) {
     let sites = [VICTIM, NEIGHBOUR, FLOODER].map(|pod| lab.site(pod).unwrap());
     for ipv4 in [true, false] {
@@ -45,7 +46,7 @@ fn expect_answers(lab: &Lab, heard: bool) {
             forget(lab, &key);
         }
         let back = asking.local_addr().unwrap();
-        // From who was not asked, and from another port of who was.
+        // From a host that was not asked, and from another port of the host that was.
         let unasked = bound(&sites[1], ipv4);
         for socket in [&other, &unasked] {
             socket.send_to(b"nobody asked", back).unwrap();
@@ -55,7 +56,7 @@ fn expect_answers(lab: &Lab, heard: bool) {
         let patience = if heard { LONG } else { PATIENCE };
         assert_eq!(hears(&asking, b"answer", patience), heard, "IPv4: {ipv4}");
         if heard {
-            // And again, by the flow that it made.
+            // Again, by the flow that it made.
             answering.send_to(b"more", back).unwrap();
             assert!(hears(&asking, b"more", LONG), "IPv4: {ipv4}");
         }
@@ -71,7 +72,7 @@ fn c4_an_answer_whose_flow_is_gone_enters_where_connection_tracking_knows_who_as
     expect_answers(&lab, true);
 }
 
-/// Nobody's word is taken: the answer is a datagram like any other.
+/// Neither end can claim it: the reply is an ordinary datagram.
 #[test]
 fn c4_an_answer_whose_flow_is_gone_is_judged_where_nothing_knows_who_asked() {
     let Some(lab) = lab(&policy("victim", "Ingress", "ingress: []")) else {

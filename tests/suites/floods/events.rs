@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! More drops than events may tell, or than the ring holds: none is lost from the count.
+//! More drops than events may report, or than the ring holds: none is missing from the counts.
 
 use netpol_common::abi::Direction;
 use netpol_tests::{lab::Lab, probe::Outcome};
@@ -8,10 +8,10 @@ use serde_json::Value;
 use crate::shared::{FLOODER, Flood, NEIGHBOUR, VICTIM, counted, lab, policy, restart_with, suppressed};
 
 const DENY: &str = "ingress: [{from: [{podSelector: {matchLabels: {app: neighbour}}}]}]";
-/// More than the ring buffer holds: 512 KiB of events of 88 bytes each.
+/// More than fits into the ring buffer: 512 KiB of events of 88 bytes each.
 const PACKETS: u16 = 30_000;
 
-/// Drops at all hooks, for whatever reason.
+/// Returns the drops at all hooks, for any reason.
 fn drops(lab: &Lab) -> u64 {
     let all = |direction| {
         counted(lab, direction, |counters| {
@@ -24,7 +24,7 @@ fn drops(lab: &Lab) -> u64 {
     Direction::ALL.into_iter().map(all).sum()
 }
 
-/// Events in the agent's log, and the drops that they tell of.
+/// Returns the number of events in the agent's log, and the drops that they report.
 fn told(lab: &Lab) -> (u64, u64) {
     let log = lab.agent.log();
     let events = log.lines().filter(|line| line.contains("\"packet dropped\""));
@@ -46,7 +46,7 @@ fn flood(lab: &Lab) {
     lab.expect(NEIGHBOUR, VICTIM, &Outcome::Reached);
 }
 
-/// Waits until as many drops are told of as were counted.
+/// Waits until as many drops are reported as were counted.
 fn expect_all_told(lab: &Lab, before: u64) -> u64 {
     let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
     loop {
@@ -92,7 +92,7 @@ fn c4_a_full_ring_of_events_lets_nothing_in_and_counts_what_it_lost() {
     assert!(drops(&lab) >= before + u64::from(PACKETS));
     let lost = suppressed(&lab);
     assert!(lost > 10_000, "only {lost} events found no room");
-    // The next agent reads what is there: what it tells of and what is left out is what was counted.
+    // The next agent reads the ring: reported and suppressed drops add up to the count.
     lab.agent.restart().unwrap();
     let events = expect_all_told(&lab, before);
     assert!(events > 5_000, "only {events} events");

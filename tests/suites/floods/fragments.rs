@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A map of fragments that is full.
+//! Tests a full map of fragments.
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -13,10 +13,11 @@ use crate::shared::{FLOODER, Flood, NEIGHBOUR, VICTIM, fragments, lab, policy};
 
 /// More packets than the map remembers.
 const PACKETS: u32 = 12_000;
-/// A marker of fragments that follow no first one.
+/// Marks fragments without a first one.
 const ORPHAN: u16 = 0xbad;
 
-/// Fragmented requests of a neighbour are answered while a flood fills the map, and later fragments that follow none stay out.
+/// Fragmented requests of a neighbour are answered while a flood fills the map. Later fragments
+/// without a first one stay out.
 #[test]
 fn c4_c5_a_full_map_of_fragments_loses_no_packet_and_lets_none_in() {
     let rules = "ingress: [{ports: [{port: 5353, protocol: UDP}]}]";
@@ -26,7 +27,7 @@ fn c4_c5_a_full_map_of_fragments_loses_no_packet_and_lets_none_in() {
     let orphans = Arc::new(Mutex::new((0u64, 0u64)));
     let seen = Arc::clone(&orphans);
     let victim = lab.site(VICTIM).unwrap();
-    // The kernels' own memory for fragments is not what is tested.
+    // The kernel's own limits for fragments are not tested.
     lab.node
         .netns()
         .sysctl(&[

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The pods, their frames, and what the pinned maps hold.
+//! The pods, their frames, and readers of the pinned maps.
 
 use std::net::IpAddr;
 
@@ -17,7 +17,7 @@ use netpol_tests::{
 
 /// Sends the floods.
 pub const FLOODER: &str = "shop/flooder";
-/// Receives them, or is to be kept from them.
+/// Receives them, or must not.
 pub const VICTIM: &str = "shop/victim";
 /// Talks to the victim all the time.
 pub const NEIGHBOUR: &str = "shop/neighbour";
@@ -28,12 +28,12 @@ const PODS: [(&str, &str); 3] = [
     (NEIGHBOUR, "app: neighbour"),
 ];
 
-/// A node with the pods under `policies`, where that can be had.
+/// Makes a node with the pods under `policies`, where that is possible.
 pub fn lab(policies: &str) -> Option<Lab> {
     can_enforce("floods").then(|| Lab::new(&PODS, &[("policies.yaml", policies)]).unwrap())
 }
 
-/// A policy for the pods with label `app`.
+/// Makes a policy for the pods with label `app`.
 pub fn policy(app: &str, types: &str, rules: &str) -> String {
     format!(
         "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{namespace: shop, name: {app}}}\n\
@@ -41,14 +41,14 @@ pub fn policy(app: &str, types: &str, rules: &str) -> String {
     )
 }
 
-/// Starts the agent again with another value of an argument.
+/// Restarts the agent with another value of an argument.
 pub fn restart_with(lab: &mut Lab, name: &str, value: &str) {
     lab.agent.stop().unwrap();
     lab.agent.set_argument(name, value);
     lab.agent.restart().unwrap();
 }
 
-/// Connections of both families, open.
+/// Opens connections of both families.
 pub fn converse<'a>(lab: &'a Lab, from: &str, to: &str) -> Vec<Conversation<'a>> {
     let probes = lab.probes(from, to, &[Service::Tcp(8080)]).unwrap();
     probes
@@ -57,7 +57,7 @@ pub fn converse<'a>(lab: &'a Lab, from: &str, to: &str) -> Vec<Conversation<'a>>
         .collect()
 }
 
-/// Frames of one site at another.
+/// Sends frames from one site to another.
 pub struct Flood {
     wire: Wire,
     macs: [[u8; 6]; 2],
@@ -68,7 +68,7 @@ pub struct Flood {
 }
 
 impl Flood {
-    /// From pod to pod.
+    /// Makes a flood from pod to pod.
     pub fn new(lab: &Lab, from: &str, to: &str) -> Self {
         let (from, to) = (lab.site(from).unwrap(), lab.site(to).unwrap());
         Self {
@@ -84,12 +84,12 @@ impl Flood {
         self.macs[1] = mac;
     }
 
-    /// A SYN from any source address of a family to the target's port.
+    /// Sends a SYN from any source address of a family to the target's port.
     pub fn syn(&self, source: IpAddr, source_port: u16, port: u16) {
         self.segment(source, source_port, port, false);
     }
 
-    /// A SYN-ACK.
+    /// Sends a SYN-ACK.
     pub fn syn_ack(&self, source: IpAddr, source_port: u16, port: u16) {
         self.segment(source, source_port, port, true);
     }
@@ -115,7 +115,7 @@ impl Flood {
         assert!(self.wire.send(&frame).unwrap());
     }
 
-    /// A fragment, with 32 bytes of UDP at `offset` eighths of the packet.
+    /// Sends a fragment with 32 bytes of UDP at `offset`, in units of 8 bytes.
     pub fn fragment(&self, identification: u32, offset: u16, more: bool, port: u16) {
         for frame in self.fragments(identification, offset, more, port) {
             assert!(self.wire.send(&frame).unwrap());
@@ -159,14 +159,14 @@ fn pinned(lab: &Lab, map: &str) -> MapData {
     MapData::from_pin(&path).unwrap()
 }
 
-/// Keys of the flow table.
+/// Returns the keys of the flow table.
 pub fn flows(lab: &Lab) -> Vec<FlowKey> {
     let map = Map::HashMap(pinned(lab, "flows"));
     let map: HashMap<_, FlowKey, Flow> = map.try_into().unwrap();
     map.keys().filter_map(Result::ok).collect()
 }
 
-/// States of the flows of the victim's port 8080.
+/// Returns the states of the flows of the victim's port 8080.
 pub fn states(lab: &Lab) -> Vec<u8> {
     let map = Map::HashMap(pinned(lab, "flows"));
     let map: HashMap<_, FlowKey, Flow> = map.try_into().unwrap();
@@ -177,28 +177,28 @@ pub fn states(lab: &Lab) -> Vec<u8> {
         .collect()
 }
 
-/// Forgets a flow, as a full table does.
+/// Removes a flow, as a full table does.
 pub fn forget(lab: &Lab, key: &FlowKey) {
     let map = Map::HashMap(pinned(lab, "flows"));
     let mut map: HashMap<_, FlowKey, Flow> = map.try_into().unwrap();
     map.remove(key).unwrap();
 }
 
-/// Number of packets whose first fragment is remembered.
+/// Returns the number of packets whose first fragment is remembered.
 pub fn fragments(lab: &Lab) -> usize {
     let map = Map::LruHashMap(pinned(lab, "fragments"));
     let map: HashMap<_, FragmentKey, Fragment> = map.try_into().unwrap();
     map.keys().filter_map(Result::ok).count()
 }
 
-/// Something of the counters of a direction, over all CPUs.
+/// Sums a counter of a direction over all CPUs.
 pub fn counted(lab: &Lab, direction: Direction, of: fn(&Counters) -> u64) -> u64 {
     let map = Map::PerCpuArray(pinned(lab, "counters"));
     let map: PerCpuArray<_, Counters> = map.try_into().unwrap();
     map.get(&(direction as u32), 0).unwrap().iter().map(of).sum()
 }
 
-/// Events left out since the last one written, over all CPUs and endpoints.
+/// Returns the events suppressed since the last one written, over all CPUs and endpoints.
 pub fn suppressed(lab: &Lab) -> u64 {
     let map = Map::PerCpuArray(pinned(lab, "event_budget"));
     let map: PerCpuArray<_, EventBudget> = map.try_into().unwrap();

@@ -14,7 +14,7 @@ use crate::shared::{
     FLOODER, Flood, NEIGHBOUR, VICTIM, converse, counted, flows, forget, lab, policy, restart_with, states,
 };
 
-/// The victim lets everyone reach port 8080 and sends nothing of its own.
+/// The victim accepts everyone at port 8080 and opens no connection.
 const OPEN: &str = "ingress: [{ports: [{port: 8080}]}], egress: []";
 /// Capacity of a small flow table.
 const CAPACITY: &str = "1024";
@@ -27,7 +27,8 @@ fn ask(conversations: &mut [Conversation<'_>], when: &str) {
 
 #[test]
 fn c4_a_denied_syn_flood_makes_no_flows() {
-    // The victim opens port 8080 and is flooded on another; the flooder is isolated for egress in the second round, and denied there.
+    // The victim opens port 8080 and is flooded on another. In the second round the flooder is
+    // isolated for egress, and denied there.
     let ingress = policy("victim", "Ingress, Egress", OPEN);
     let egress = policy("flooder", "Egress", "egress: [{ports: [{port: 8080}]}]");
     let Some(lab) = lab(&ingress) else { return };
@@ -100,7 +101,7 @@ fn c4_a_full_flow_table_ends_no_connection_and_opens_none() {
             before.len()
         );
         ask(&mut open, "after a flood");
-        // What is denied stays out: replies that nobody asked for, and new connections.
+        // Denied packets stay out: replies that nobody requested, and new connections.
         lab.expect(VICTIM, NEIGHBOUR, &Outcome::Silent);
         flood.syn(flood.own[0], 9, 9090);
     }
@@ -116,8 +117,8 @@ fn c4_a_full_flow_table_ends_no_connection_and_opens_none() {
     );
 }
 
-/// Seen: one pod that fills the table costs others their idle connections. It takes what is for
-/// all, and no more; not one flow of the others makes room, and what they open has a place.
+/// Seen in practice: a pod that filled the table cost others their idle connections. It now gets
+/// only the shared part: no other's flow is evicted, and their new connections find a place.
 #[test]
 fn c4_a_pod_that_fills_the_flow_table_fills_its_own_share() {
     let Some(mut lab) = lab(&policy("victim", "Ingress, Egress", OPEN)) else {
@@ -127,7 +128,7 @@ fn c4_a_pod_that_fills_the_flow_table_fills_its_own_share() {
     let mut open = converse(&lab, NEIGHBOUR, VICTIM);
     ask(&mut open, "before the flood");
     let before = flows(&lab);
-    // By way of the node: what nobody has on the bridge, all of its pods would be sent.
+    // Through the node: frames for an unknown address on the bridge would go to all of its pods.
     let mut flood = Flood::new(&lab, FLOODER, "outside");
     flood.to(capture::mac(lab.node.netns(), "cni0").unwrap());
     for number in 0..20_000u16 {
@@ -141,9 +142,9 @@ fn c4_a_pod_that_fills_the_flow_table_fills_its_own_share() {
     let of_others =
         |key: &&netpol_common::abi::FlowKey| before.iter().any(|old| old.endpoint == key.endpoint);
     let flooder = now.len() - now.iter().filter(of_others).count();
-    // A share of the table's half for each of 16, and half of what is for all.
+    // One of 16 shares in half of the table, and half of the shared part.
     assert!((280..300).contains(&flooder), "{flooder} flows of the flooder");
-    // Idle all the while, and the victim could not open them anew.
+    // Idle all the time, and the victim could not open them again.
     ask(&mut open, "after the flood");
     let mut more = converse(&lab, NEIGHBOUR, VICTIM);
     ask(&mut more, "opened when the table is full of one pod's");
@@ -152,7 +153,7 @@ fn c4_a_pod_that_fills_the_flow_table_fills_its_own_share() {
     ask(&mut open, "at last");
 }
 
-/// Keeps the flooder's kernel from saying that it asked for nothing.
+/// Keeps the flooder's kernel from rejecting unexpected replies.
 fn say_nothing(lab: &Lab) {
     let (flooder, victim) = (lab.site(FLOODER).unwrap(), lab.site(VICTIM).unwrap());
     for to in &victim.addresses {
@@ -160,7 +161,8 @@ fn say_nothing(lab: &Lab) {
     }
 }
 
-/// Seen: each SYN of a tenant that the victim answered had a place of the victim's for five days.
+/// Seen in practice: each SYN that the victim answered kept one of the victim's places for five
+/// days.
 #[test]
 fn c4_what_its_opener_does_not_go_on_with_is_not_established() {
     let Some(lab) = lab(&policy("victim", "Ingress, Egress", OPEN)) else {
@@ -181,7 +183,7 @@ fn c4_what_its_opener_does_not_go_on_with_is_not_established() {
     assert!(of(State::Answered) > 100, "{states:?}");
 }
 
-/// Seen: 16 more SYNs, and another's open connection had no flow any more.
+/// Seen in practice: 16 more SYNs, and another's open connection lost its flow.
 #[test]
 fn c4_who_only_asks_takes_no_place_of_who_goes_on() {
     let Some(mut lab) = lab(&policy("victim", "Ingress, Egress", OPEN)) else {
@@ -196,15 +198,15 @@ fn c4_who_only_asks_takes_no_place_of_who_goes_on() {
         }
     };
     syns(0..4_000);
-    // All of the victim's share is taken: what is opened now is in its ring, and so are more SYNs.
+    // The victim's share is used up: new connections, and more SYNs, are in its ring.
     let mut open = converse(&lab, NEIGHBOUR, VICTIM);
     ask(&mut open, "opened in the flood");
     syns(5_000..7_000);
     ask(&mut open, "after more of it");
 }
 
-/// A pod that may not open connections goes on with one that the table forgot: connection tracking
-/// says who opened it. What nobody opened is not let out.
+/// A pod that may not open connections continues one whose flow was evicted: connection tracking
+/// knows who opened it. Packets of connections that nobody opened do not leave.
 #[test]
 fn c4_a_connection_whose_flow_is_gone_is_judged_again_from_its_opener() {
     let Some(lab) = lab(&policy("victim", "Ingress, Egress", OPEN)) else {
@@ -218,7 +220,7 @@ fn c4_a_connection_whose_flow_is_gone_is_judged_again_from_its_opener() {
     }
     let dropped = || counted(&lab, Direction::Egress, |counters| counters.policy.packets);
     let before = dropped();
-    // The victim speaks first, by a segment of the connection that nobody asked for.
+    // The victim sends first, a segment that nobody requested.
     let reply = Flood::new(&lab, VICTIM, NEIGHBOUR);
     for own in reply.own {
         reply.syn_ack(own, 8080, 50_000);
@@ -239,8 +241,8 @@ fn c4_a_connection_whose_flow_is_gone_is_judged_again_from_its_opener() {
     );
 }
 
-/// Without connection tracking nobody's word is taken: neither what the peer sends nor what the pod
-/// does makes a flow, and the connection ends. A new one is as any.
+/// Without connection tracking no end is believed: neither the peer's nor the pod's packets make a
+/// flow, and the connection ends. New ones work as usual.
 #[test]
 fn c4_without_connection_tracking_a_connection_whose_flow_is_gone_is_closed() {
     let Some(lab) = lab(&policy("victim", "Ingress, Egress", OPEN)) else {

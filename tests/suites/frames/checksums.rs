@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Checksums that a device writes behind every hook, where the sender of a frame says: as a pod with the capability NET_RAW may.
+//! Checksums that a device writes after all hooks, at an offset that the frame's sender chose: a
+//! pod with the capability NET_RAW can do that.
 
 use std::{
     io::{Read as _, Write as _},
@@ -26,12 +27,12 @@ use super::wire::{Wires, wires};
 
 const IPV4: u16 = 34;
 const IPV6: u16 = 54;
-/// Ports of a connection that policy allows.
+/// Ports of an allowed connection.
 const PORTS: (u16, u16) = (5000, 53);
-/// A port that it does not.
+/// A denied port.
 const CLOSED: u16 = 7001;
 
-/// Has a device's checksums made in software, as for one that cannot.
+/// Makes the kernel compute a device's checksums, as for one that cannot.
 fn without_checksum_offload(netns: &NetNs, device: &str) -> Result<()> {
     const SIOCETHTOOL: libc::Ioctl = 0x8946;
     const ETHTOOL_STXCSUM: u32 = 0x17;
@@ -44,7 +45,8 @@ fn without_checksum_offload(netns: &NetNs, device: &str) -> Result<()> {
             *to = from.cast_signed();
         }
         request.ifr_ifru.ifru_data = (&raw mut value).cast();
-        // SAFETY: the request names a device and points at a command with its value, which both live through the call.
+        // SAFETY: the request names a device and points at a command with its value, which both
+        // live through the call.
         let done = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
         Errno::result(done)?;
         Ok(())
@@ -63,7 +65,7 @@ fn sum(bytes: &[u8]) -> u32 {
     sum
 }
 
-/// A packet of UDP whose payload makes the checksum of all from the header on come out as `written`.
+/// Makes a UDP packet whose payload makes the checksum from the header on equal `written`.
 fn that_sums_to(here: IpAddr, there: IpAddr, written: u16) -> Vec<u8> {
     let mut udp = raw::udp(here, there, PORTS, b"..another than judged");
     udp[6..10].fill(0);
@@ -72,7 +74,7 @@ fn that_sums_to(here: IpAddr, there: IpAddr, written: u16) -> Vec<u8> {
     raw::ip(here, there, protocol::UDP, &udp, None)
 }
 
-/// The ends of a way from `shop/a` to a host outside, whose last device makes checksums in software.
+/// The path from `shop/a` to a host outside, whose last device computes checksums in software.
 struct Way<'a> {
     wires: &'a Wires,
     router: [u8; 6],
@@ -101,7 +103,8 @@ impl<'a> Way<'a> {
         [&self.router[..], &self.wires.a.mac, &ether_type, packet].concat()
     }
 
-    /// Whether a packet is one of UDP with this end: what an ICMP error quotes ends so, too.
+    /// Returns true if a UDP packet has this end; a packet that an ICMP error quotes ends the same
+    /// way.
     fn is(&self, packet: &[u8], end: &[u8]) -> bool {
         let number = if self.here.is_ipv4() { packet[9] } else { packet[6] };
         number == protocol::UDP && packet.ends_with(end)
@@ -115,7 +118,7 @@ impl<'a> Way<'a> {
         self.wires.counted(Direction::Egress, reason)
     }
 
-    /// The packets with this end that come outside, until a last one that must.
+    /// Returns the packets with this end that arrive outside, up to a last one that must arrive.
     fn arrived(&self, end: &[u8]) -> Vec<Vec<u8>> {
         let last = b"this is the last";
         let udp = raw::udp(self.here, self.there, PORTS, last);
@@ -135,7 +138,7 @@ impl<'a> Way<'a> {
 
 const END: &[u8] = b"another than judged";
 
-/// Devices write a checksum where the sender says: over a port, of a connection that is new as of one that is known.
+/// A sender can make devices write a checksum over a port, of a new connection or of a known one.
 #[test]
 fn f3_a5_a_port_that_a_device_writes_is_not_another_than_the_one_judged() {
     let Some(wires) = wires() else { return };
@@ -146,7 +149,7 @@ fn f3_a5_a_port_that_a_device_writes_is_not_another_than_the_one_judged() {
         let own = way.frame(&that_sums_to(way.here, way.there, 1));
         let before = way.dropped(DropReason::Malformed);
         way.wires.a.send_unfinished(&forged, upper, 2, None).unwrap();
-        // What opens a connection, its answer, and what continues it: with a checksum in its place.
+        // The opening packet, its answer and a later packet, with the checksum in its proper place.
         way.wires.a.send_unfinished(&own, upper, 6, None).unwrap();
         let answer = raw::udp(way.there, way.here, (PORTS.1, PORTS.0), b"an answer");
         let answer = raw::ip(way.there, way.here, protocol::UDP, &answer, None);
@@ -178,7 +181,7 @@ fn f3_a5_a_port_that_a_device_writes_is_not_another_than_the_one_judged() {
     }
 }
 
-/// Nor is any other part of what was judged, at the first packet and behind it.
+/// No other judged byte can be overwritten either, in the first packet or later.
 #[test]
 fn f3_nothing_that_was_judged_is_written_over() {
     let Some(mut wires) = wires() else { return };
@@ -193,7 +196,7 @@ fn f3_nothing_that_was_judged_is_written_over() {
                 wires.a.send_unfinished(&legitimate, upper, own, None).unwrap();
                 wires.c.receive_from(mac).unwrap();
                 let before = malformed(&wires, Direction::Egress);
-                // From the destination address on, and before the end of the header.
+                // From the destination address to the end of the header.
                 let header = if number == protocol::TCP { 20 } else { 8 };
                 let first = if ipv4 { 30 } else { 38 };
                 let wrong: Vec<u16> = (first..upper + header).filter(|at| *at != upper + own).collect();
@@ -207,7 +210,7 @@ fn f3_nothing_that_was_judged_is_written_over() {
                     before + wrong.len() as u64,
                 );
             }
-            // What a tunnel in the pod carries.
+            // Packets of a tunnel in the pod.
             for at in [upper + 20, upper + 30] {
                 let (inner, mac) = wires.addressed(&frame, to);
                 wires.a.send_unfinished(&inner, at, 6, None).unwrap();
@@ -217,7 +220,7 @@ fn f3_nothing_that_was_judged_is_written_over() {
     }
 }
 
-/// A source address that a device writes is not the pod's, whether the pod is isolated or not.
+/// A source address that a device writes is not the pod's, isolated or not.
 #[test]
 fn a6_an_address_that_a_device_writes_is_not_the_pods() {
     let Some(mut wires) = wires() else { return };
@@ -242,7 +245,7 @@ fn a6_an_address_that_a_device_writes_is_not_the_pods() {
     }
 }
 
-/// Dropped where an isolated pod would receive it, passed on between pods that are not.
+/// Dropped where an isolated pod would receive it, passed between pods that are not isolated.
 #[test]
 fn f2_f3_a_checksum_in_the_wrong_place_does_not_reach_an_isolated_pod() {
     let Some(mut wires) = wires() else { return };
@@ -265,7 +268,7 @@ fn f2_f3_a_checksum_in_the_wrong_place_does_not_reach_an_isolated_pod() {
     }
 }
 
-/// Segments that are still one packet, fragments, neighbour discovery.
+/// Segments before segmentation, fragments, neighbour discovery.
 #[test]
 fn f3_c5_f1_what_else_has_no_checksum_yet() {
     let Some(mut wires) = wires() else { return };
@@ -309,7 +312,7 @@ fn f3_c5_f1_what_else_has_no_checksum_yet() {
         let before = wires.counted(Direction::Egress, DropReason::Malformed);
         let (frame, _) = wires.addressed(&frame, to);
         let sent = wires.a.send_unfinished(&frame, start, offset, segment);
-        // Segments are looked at by the pod's kernel, too: what it refuses is never sent.
+        // The pod's kernel checks segments too, and never sends those it refuses.
         if segment.is_some() && sent.is_err() {
             continue;
         }
@@ -321,7 +324,8 @@ fn f3_c5_f1_what_else_has_no_checksum_yet() {
     wires.c.receive_from(mac).unwrap();
 }
 
-/// What a tunnel in a pod carries has no checksum yet either, nor is it cut into segments: in a place of its own, behind all that is judged.
+/// Packets of a tunnel in a pod also have partial checksums and are not segmented yet: their offset
+/// is behind everything that is judged.
 #[test]
 fn f3_a_tunnel_of_a_pods_own_works() {
     let Some(wires) = wires() else { return };
@@ -359,7 +363,8 @@ fn f3_a_tunnel_of_a_pods_own_works() {
     assert_eq!(malformed(), before);
 }
 
-/// What the node takes out of a tunnel has a place for its checksum that was no header's where the pod sent it, and is looked at again.
+/// A packet that the node decapsulates has a checksum offset that was no header's where the pod
+/// sent it, and is checked again.
 #[test]
 fn f3_what_the_node_unpacks_is_not_written_over_either() {
     const PORT: u16 = 4789;
@@ -416,7 +421,8 @@ fn f3_what_the_node_unpacks_is_not_written_over_either() {
     }
 }
 
-/// A packet of UDP that stands for its fragments is taken apart by the pod's kernel: they are judged, and none within the header of the first passes.
+/// The pod's kernel splits a UDP packet that stands for several into fragments. They are judged,
+/// and none that overlaps the first one's header passes.
 #[test]
 fn c5_f3_what_is_to_be_fragmented_is_before_it_is_judged() {
     let Some(mut wires) = wires() else { return };

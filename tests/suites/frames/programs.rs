@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Single frames through the programs: what `shop/api` sends to `shop/web`, which takes TCP 80 and UDP 53, and SCTP, of its namespace.
+//! Runs single frames through the programs: from `shop/api` to `shop/web`, which accepts TCP 80,
+//! UDP 53 and SCTP from its namespace.
 
 use std::net::IpAddr;
 
@@ -22,7 +23,7 @@ use netpol_tests::{
 
 const SUITE: &str = "frames";
 
-/// Pods by address, of one family.
+/// Pods by address, in one family.
 struct Family {
     source: IpAddr,
     destination: IpAddr,
@@ -42,7 +43,7 @@ impl Family {
         ]
     }
 
-    /// The packet that opens a connection.
+    /// Returns the packet that opens a connection.
     fn frame(&self, number: u8, port: u16) -> Vec<u8> {
         let packet = Packet {
             source: self.source,
@@ -53,7 +54,7 @@ impl Family {
         opening(&packet, 40_000)
     }
 
-    /// What the policy allows, of every protocol with ports.
+    /// Returns the allowed packets, of every protocol with ports.
     fn allowed(&self) -> [Vec<u8>; 3] {
         [
             self.frame(protocol::TCP, 80),
@@ -97,7 +98,8 @@ impl Pods<'_> {
         });
     }
 
-    /// Holds the verdict at the isolated pod, and which one counter moved, against `reason`; the other pod must take the frame.
+    /// Compares the verdict at the isolated pod, and the one counter that moved, with `reason`. The
+    /// other pod must accept the frame.
     fn expect(&mut self, frame: &[u8], reason: Option<DropReason>) -> Result<()> {
         let shown = || to_hex(&frame[..frame.len().min(200)]);
         self.bench.forget_flows()?;
@@ -132,7 +134,7 @@ impl Pods<'_> {
     }
 }
 
-/// The same frame for the other pod, which takes only its own.
+/// Returns the same frame for the other pod, which accepts only its own.
 fn to_api(frame: &[u8]) -> Vec<u8> {
     let mut frame = frame.to_vec();
     for Family {
@@ -151,7 +153,7 @@ fn to_api(frame: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Frames as they are and with headers before the upper layer's.
+/// Returns frames unchanged and with headers before the upper layer's.
 fn with_headers(frame: &[u8]) -> Vec<Vec<u8>> {
     if !headers::is_ipv6(frame) {
         return (0..=10)
@@ -204,8 +206,8 @@ fn f4_protocols_without_ports_are_not_allowed_by_ports() {
     const NO_NEXT_HEADER: u8 = 59;
     Pods::run(|pods| {
         for family in Family::both() {
-            // Mobility, HIP and Shim6 have the shape of an extension header, and are none to
-            // receivers.
+            // Mobility, HIP and Shim6 headers look like extension headers, but receivers do not
+            // treat them as such.
             for number in [
                 ESP,
                 NO_NEXT_HEADER,
@@ -223,14 +225,14 @@ fn f4_protocols_without_ports_are_not_allowed_by_ports() {
                 }
             }
         }
-        // Nothing behind it, not even a byte.
+        // Nothing after it, not even a byte.
         let mut bare = Family::both()[1].frame(NO_NEXT_HEADER, 0)[..ETHERNET + IPV6].to_vec();
         headers::fit(&mut bare);
         pods.expect(&bare, Some(DropReason::Policy))
     });
 }
 
-/// What looks like an extension header to whom the shape is enough, with an allowed port behind it.
+/// Headers that only look like extension headers, with an allowed port after them.
 #[test]
 fn f4_no_port_is_read_behind_protocols_of_their_own() {
     Pods::run(|pods| {
@@ -247,8 +249,8 @@ fn f4_no_port_is_read_behind_protocols_of_their_own() {
     });
 }
 
-/// The frames pass an isolated pod; changed in any byte of what tells them, they are what policy
-/// says of ICMPv6 and IGMP.
+/// These frames pass an isolated pod. With any identifying byte changed, the policy for ICMPv6 or
+/// IGMP decides.
 #[test]
 fn f1_messages_about_groups_pass_and_nothing_that_looks_like_them() {
     Pods::run(|pods| {
@@ -316,13 +318,14 @@ fn f3_more_extension_headers_than_are_walked() {
     });
 }
 
-/// Cut by the wire, which leaves the IP header's length as it was, and cut by the sender, which does not.
+/// Truncated on the wire, with the old length in the IP header, and truncated by the sender, with a
+/// new one.
 #[test]
 fn f2_frames_cut_short_at_every_byte() {
     Pods::run(|pods| {
         for family in Family::both() {
             let mut frames: Vec<Vec<u8>> = family.allowed().to_vec();
-            // What counts of SCTP is its common header.
+            // Of SCTP, the common header is needed.
             let end = behind_ip(&frames[2]) + 12;
             frames[2].truncate(end);
             headers::fit(&mut frames[2]);
@@ -410,7 +413,8 @@ fn f2_tags_and_unknown_ether_types() {
                         pods.expect(&with_tag(&with_tag(&frame, inner), outer), Some(DropReason::Vlan))?;
                     }
                 }
-                // A tag is none before an unknown EtherType; nor is what Linux does not take for one.
+                // A tag before an unknown EtherType is none, and neither is what Linux does not
+                // treat as one.
                 for ether_type in [
                     [0x91, 0x00],
                     [0x88, 0x47],
@@ -432,7 +436,8 @@ fn f2_tags_and_unknown_ether_types() {
     });
 }
 
-/// As large as the programs can be given one here; larger ones, in fragments of memory, are sent by the wire's tests.
+/// The largest frames that the programs can be given here; the wire's tests send larger, scattered
+/// ones.
 #[test]
 fn f3_large_packets() {
     Pods::run(|pods| {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Frames on the interfaces of real pods: cut in the IP header, with a tag beside them, in parts. `shop/a` is isolated both ways and may use
-//! UDP 53 and TCP 80, `shop/b` and `other/c` are not isolated.
+//! Frames on the interfaces of real pods: with their IP header outside of the linear buffer, with a
+//! tag beside them, in fragments. `shop/a` is isolated in both directions and may use UDP 53 and
+//! TCP 80; `shop/b` and `other/c` are not isolated.
 
 use std::{
     net::IpAddr,
@@ -40,7 +41,7 @@ pub(super) struct Wires {
     pub(super) b: Wire,
     pub(super) c: Wire,
     counters: CounterReader,
-    /// Of the next frame: every frame has a source MAC address of its own.
+    /// Number of the next frame: every frame has a unique source MAC address.
     next: u32,
     pub(super) lab: Lab,
 }
@@ -53,7 +54,7 @@ impl Wires {
     fn new() -> Result<Self> {
         let pods = [("shop/a", "app: a"), ("shop/b", "app: b"), ("other/c", "app: c")];
         let lab = Lab::new(&pods, &[("a.yaml", POLICY)])?;
-        // What is malformed is the business of the pods' hooks here, not of netfilter on the bridge.
+        // The pods' hooks must handle malformed packets here, not netfilter on the bridge.
         let settings = ["iptables", "ip6tables"].map(|of| format!("net/bridge/bridge-nf-call-{of}"));
         for setting in &settings {
             lab.node.netns().sysctl(&[(setting, "0")])?;
@@ -88,7 +89,7 @@ impl Wires {
             .unwrap()
     }
 
-    /// The packet that opens a connection from one pod to another.
+    /// Returns the packet that opens a connection from one pod to another.
     pub(super) fn frame(&self, from: &str, to: &str, ipv4: bool, number: u8, port: u16) -> Vec<u8> {
         let packet = Packet {
             source: self.address(from, ipv4),
@@ -99,7 +100,7 @@ impl Wires {
         opening(&packet, 40_000)
     }
 
-    /// The frame with MAC addresses: the receiver's, and one that no other frame has as its source.
+    /// Sets the frame's MAC addresses: the receiver's, and a unique source.
     pub(super) fn addressed(&mut self, frame: &[u8], to: [u8; 6]) -> (Vec<u8>, [u8; 6]) {
         self.next += 1;
         let [one, two, three, four] = self.next.to_be_bytes();
@@ -115,7 +116,7 @@ impl Wires {
         counters.dropped(reason).packets
     }
 
-    /// Waits until so many were dropped for a reason.
+    /// Waits until this many were dropped for a reason.
     pub(super) fn await_drops(&self, direction: Direction, reason: DropReason, wanted: u64) {
         let started = Instant::now();
         loop {
@@ -131,7 +132,7 @@ impl Wires {
         }
     }
 
-    /// A frame for `shop/a` as one for `shop/b`, which takes none for others (rule A9).
+    /// Readdresses a frame for `shop/a` to `shop/b`, which accepts none for others (rule A9).
     fn to_b(&self, frame: &[u8]) -> Vec<u8> {
         let octets = |address| match address {
             IpAddr::V4(address) => address.octets().to_vec(),
@@ -147,8 +148,8 @@ impl Wires {
         frame
     }
 
-    /// Each frame must be dropped for a reason where `shop/a` sends it (`sent`: with its own address) and where it would receive it, and reach
-    /// `shop/b` from `other/c`.
+    /// Asserts that each frame is dropped for a reason where `shop/a` sends it (`sent`: with its
+    /// own address) and where it would receive it, and reaches `shop/b` from `other/c`.
     fn expect_dropped(&mut self, sent: &[Vec<u8>], frames: &[Vec<u8>], reason: DropReason) {
         let before = Direction::ALL.map(|direction| self.counted(direction, reason));
         let (a, b, c) = (self.a.mac, self.b.mac, self.c.mac);
@@ -185,7 +186,8 @@ fn f2_frames_cut_short_at_every_byte_on_the_wire() {
     wires.expect_dropped(&cut, &cut, DropReason::Malformed);
 }
 
-/// The kernel takes the outer tag off a frame that it receives, before the hooks, and keeps it beside the frame.
+/// The kernel removes the outer tag of a received frame before the hooks, and keeps it beside the
+/// frame.
 #[test]
 fn f2_tagged_frames_on_the_wire() {
     let Some(mut wires) = wires() else { return };
@@ -208,7 +210,8 @@ fn f2_tagged_frames_on_the_wire() {
     wires.expect_dropped(&sent, &received, DropReason::EtherType);
 }
 
-/// Packets whose IP header is not in the linear part of their buffer: jumbo frames, and segments that are still one packet.
+/// Packets with their IP header outside of the linear buffer: jumbo frames, and segments before
+/// segmentation.
 #[test]
 fn f3_headers_behind_the_linear_part() {
     let Some(mut wires) = wires() else { return };
@@ -251,7 +254,7 @@ fn f3_headers_behind_the_linear_part() {
             let mut mine = frame.clone();
             mine[..6].copy_from_slice(&receiver);
             sender.send_scattered(&mine, segment).unwrap();
-            // Others are dropped meanwhile, but none so large.
+            // Others are dropped meanwhile, but none as large.
             let started = Instant::now();
             while wires.counters.read(direction).unwrap().policy.bytes < before.bytes + frame.len() as u64 {
                 assert!(
@@ -265,9 +268,9 @@ fn f3_headers_behind_the_linear_part() {
     }
 }
 
-/// Takes the MAC addresses from the endpoints, for which zeros stand where the agent knows none:
-/// these tests know each frame by a source of its own. The agent writes an endpoint for the last
-/// time when it has found the pod's link-local address.
+/// Removes the MAC addresses from the endpoints; zeros mean that the agent knows none. These tests
+/// identify each frame by its own source. The agent last writes an endpoint when it has found the
+/// pod's link-local address.
 fn forget_macs(lab: &Lab, pods: usize) -> Result<()> {
     let pin = netpol_agent::datapath::pin_folder(lab.agent.pin_path()).join("endpoints");
     let map = aya::maps::Map::HashMap(aya::maps::MapData::from_pin(pin)?);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The entry points of the fuzz targets (`fuzz/`), on their seeds and on what little damage makes of them.
+//! Runs the fuzz targets' entry points (`fuzz/`) on their seeds and on slightly damaged ones.
 
 use std::{collections::BTreeSet, fs, path::Path};
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! With one capability fewer than the DaemonSet gives, it does not look as if all were well.
+//! Without one of the DaemonSet's capabilities, the agent does not pretend that all is well.
 
 use super::shared::World;
 
-/// What is missing, what the log says then, and whether the agent ends.
+/// The missing capability, the log's message, and whether the agent ends.
 const TABLE: [(&str, &str, bool); 4] = [
     ("BPF", "create a BPF map", true),
     ("PERFMON", "load program", true),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The image enforces, answers, outlives its container, and leaves nothing behind.
+//! The image enforces, answers, survives its container's end, and leaves nothing behind.
 
 use std::{collections::BTreeSet, ffi::OsString, fs, path::Path};
 
@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::shared::{World, policy};
 
-/// Packets that did not enter a pod by policy.
+/// Sample of packets that policy kept out of a pod.
 const DROPPED: &str = r#"netpol_packets_total{direction="ingress",verdict="dropped",reason="policy"} "#;
 
 fn field<'a>(status: &'a str, name: &str) -> &'a str {
@@ -16,7 +16,7 @@ fn field<'a>(status: &'a str, name: &str) -> &'a str {
     line.unwrap_or_else(|| panic!("no {name} in {status}")).trim()
 }
 
-/// What is in a folder.
+/// Lists a folder.
 fn names(folder: &Path) -> BTreeSet<OsString> {
     let entries = fs::read_dir(folder).unwrap();
     entries.map(|entry| entry.unwrap().file_name()).collect()
@@ -26,13 +26,13 @@ fn names(folder: &Path) -> BTreeSet<OsString> {
 fn b3_the_image_enforces_as_the_daemon_set_runs_it() {
     let Some(world) = World::new() else { return };
     let cluster = &world.cluster;
-    // The kernel has files of its own there.
+    // The kernel has its own files there.
     let pins = names(&world.host.path("/sys/fs/bpf"));
     world.isolate();
     let mut container = world.start();
     container.wait_for_line("revision applied").unwrap();
 
-    // It is confined as the manifest says, and not by less.
+    // It is confined exactly as the manifest says.
     let status = fs::read_to_string(format!("/proc/{}/status", container.pid().unwrap())).unwrap();
     // Bits of linux/capability.h: BPF 39, PERFMON 38, NET_ADMIN 12, NET_BROADCAST 11.
     let four: u64 = 1 << 39 | 1 << 38 | 1 << 12 | 1 << 11;
@@ -99,7 +99,7 @@ fn b3_the_image_enforces_as_the_daemon_set_runs_it() {
         "{version}"
     );
 
-    // A change arrives, a stop changes nothing, and neither does a crash.
+    // A change takes effect. A stop changes nothing, and neither does a crash.
     cluster.api.apply(&policy(&json!([]))).unwrap();
     cluster.becomes("shop/b", "shop/a", &Silent);
     assert!(container.end("TERM").unwrap().success(), "{}", container.log());
@@ -117,7 +117,7 @@ fn b3_the_image_enforces_as_the_daemon_set_runs_it() {
     cluster.expect("other/c", "shop/a", &Silent);
     cluster.expect("shop/b", "shop/a", &Reached);
 
-    // The end of it: what README says of removing it, by the same image.
+    // Removal as README describes it, by the same image.
     assert_ne!(names(&world.host.path("/sys/fs/bpf")), pins);
     let mut cleanup = world.start_as(&world.deployment, Some(&["cleanup"])).unwrap();
     assert!(cleanup.wait().unwrap().success(), "{}", cleanup.log());

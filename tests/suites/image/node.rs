@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Nodes that lack something that other nodes have.
+//! Tests nodes that lack something that others have.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use super::shared::World;
 #[test]
 fn it_starts_where_no_mount_is_shared_and_libcni_keeps_no_results() {
     let Some(world) = World::new() else { return };
-    // The node of all tests here has neither; if that changes, this tests nothing.
+    // The node of all these tests has neither. If that changes, this tests nothing.
     let bpffs = world.host.path("/sys/fs/bpf");
     let results = world.host.path("/var/lib/cni/results");
     assert!(!Host::is_shared(&bpffs).unwrap() && !results.exists());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A cluster of one node on which the image runs.
+//! A one-node cluster that runs the image.
 
 use anyhow::Result;
 use netpol_tests::{
@@ -13,18 +13,18 @@ use tempfile::TempDir;
 
 const SUITE: &str = "image";
 
-/// The cluster, the node's folders, and the image unpacked there. What is dropped first is first.
+/// The cluster, the node's folders, and the unpacked image. Fields are in the order of dropping.
 pub struct World {
     pub cluster: Cluster,
     pub deployment: Deployment,
     pub host: Host,
     image: Image,
-    /// Of the image, and of the pod's volumes.
+    /// Folder of the image and of the pod's volumes.
     folder: TempDir,
 }
 
 impl World {
-    /// With the pods of [`Cluster::with_pods`] and the manifest applied, where that can be had.
+    /// Makes the pods of [`Cluster::with_pods`] and applies the manifest, where that is possible.
     pub fn new() -> Option<Self> {
         let missing = container::archive().err().or_else(|| api_server().err());
         if !can_enforce(SUITE) || !settle(SUITE, missing.or_else(no_runc)) {
@@ -49,12 +49,12 @@ impl World {
         })
     }
 
-    /// Starts the container of the manifest.
+    /// Starts the manifest's container.
     pub fn start(&self) -> Container {
         self.start_as(&self.deployment, None).unwrap()
     }
 
-    /// Starts the container of a manifest, with other arguments if there are any.
+    /// Starts a manifest's container, with other arguments if given.
     pub fn start_as(&self, deployment: &Deployment, arguments: Option<&[&str]>) -> Result<Container> {
         let token = self.cluster.api.token("kube-system", "netpol")?;
         let account = self.cluster.api.service_account("kube-system", &token)?;
@@ -75,14 +75,14 @@ impl World {
         })
     }
 
-    /// Isolates `shop/a`, and lets `shop/b` in.
+    /// Isolates `shop/a`, and allows `shop/b`.
     pub fn isolate(&self) {
         let from_b = json!([{"from": [{"podSelector": {"matchLabels": {"app": "b"}}}]}]);
         self.cluster.api.apply(&policy(&from_b)).unwrap();
     }
 }
 
-/// An ingress policy of namespace `shop` for the pods with `app: a`.
+/// Makes an ingress policy in namespace `shop` for the pods with `app: a`.
 pub fn policy(ingress: &Value) -> Value {
     json!({
         "apiVersion": "networking.k8s.io/v1",

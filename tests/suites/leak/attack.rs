@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the attacker sends: every kind of packet, to everything that may lead to a victim, right or broken in one way.
+//! Makes the attacker's packets: of every kind, to every address that may lead to a victim, valid
+//! or broken in one way.
 
 use std::net::IpAddr;
 
@@ -11,12 +12,12 @@ use crate::{
     world::{ATTACKER, CLOSED, FRIEND, NARROW, World},
 };
 
-/// Source of all frames with a VLAN tag, which a capture does not show.
+/// Source MAC of all frames with a VLAN tag, which a capture does not show.
 pub const VLAN_SOURCE: [u8; 6] = [0x02, 0, 0, 0, 0x81, 0];
 
 const BROADCAST: [u8; 6] = [0xff; 6];
 
-/// Where a packet goes.
+/// Destination of a packet.
 #[derive(Debug, Clone, Copy)]
 struct Target {
     address: IpAddr,
@@ -24,35 +25,35 @@ struct Target {
     ports: (u16, u16),
 }
 
-/// One of some.
+/// Picks one of several values.
 pub fn pick<T: Copy>(random: &mut Random, of: &[T]) -> T {
     of[random.below(of.len())]
 }
 
-/// True once in `times`.
+/// Returns true once in `times`.
 pub fn once_in(random: &mut Random, times: usize) -> bool {
     random.below(times) == 0
 }
 
-/// Makes frames without end, the same ones for one seed and world.
+/// Makes endless frames, the same for the same seed and world.
 pub struct Attack {
     random: Random,
     mac: [u8; 6],
     own: [IpAddr; 2],
     targets: Vec<Target>,
-    /// Sources that are not the attacker's.
+    /// Sources other than the attacker's.
     others: Vec<IpAddr>,
 }
 
 impl Attack {
-    /// On a world.
+    /// Makes an attack on a world.
     pub fn new(world: &World, random: Random) -> Self {
         let mut targets = Vec::new();
         let bridge = world.bridge();
         let parse = |text: &str| text.parse::<IpAddr>().unwrap();
         for pod in [NARROW, CLOSED] {
             let mac = world.mac(pod);
-            // By the bridge, by the node as a router, and to every port of the bridge.
+            // To the bridge, to the node as a router, and to every port of the bridge.
             for mac in [mac, mac, mac, mac, bridge, BROADCAST, [2, 0, 0, 0, 0, 0x99]] {
                 targets.extend(world.addresses(pod).map(|address| Target {
                     address,
@@ -120,7 +121,7 @@ impl Attack {
         }
     }
 
-    /// One packet: a frame, or those of its fragments.
+    /// Makes a packet: a frame, or its fragments.
     pub fn next(&mut self) -> Vec<Vec<u8>> {
         let random = &mut self.random;
         let target = pick(random, &self.targets);
@@ -171,13 +172,14 @@ impl Attack {
         frame
     }
 
-    /// Cut short, another EtherType, or one byte changed anywhere behind the MAC addresses; what it breaks stays broken.
+    /// Truncates a frame, changes its EtherType, or changes any byte after the MAC addresses,
+    /// without repairing checksums.
     fn damage(&mut self, frame: &mut Vec<u8>) {
         let random = &mut self.random;
         match random.below(3) {
             0 => frame.truncate(14 + random.below(frame.len() - 13)),
             1 => {
-                // Not ARP, which always passes and would tell the victims lies.
+                // Not ARP, which always passes and would mislead the victims.
                 let ether_type = pick(
                     random,
                     &[0x88ccu16, 0x8847, 0x8864, 0x0600, 0x0800, 0x86dd, 0x05dc],

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! IP headers: options, extension headers, fragments of every kind, wrong lengths.
+//! Makes IP headers: options, extension headers, all kinds of fragments, wrong lengths.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use crate::{
     upper::Ends,
 };
 
-/// A packet with the simplest of headers.
+/// Makes a packet with the simplest header.
 pub fn plain(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -39,9 +39,9 @@ struct V4<'a> {
     ends: [[u8; 4]; 2],
     protocol: u8,
     identification: u16,
-    /// Offset in eighths and the flag that more follow, as in the header.
+    /// Offset in units of 8 bytes and the flag for more fragments, as in the header.
     fragment: u16,
-    /// A multiple of four bytes.
+    /// Length must be a multiple of four bytes.
     options: &'a [u8],
 }
 
@@ -63,7 +63,7 @@ impl V4<'_> {
     }
 }
 
-/// IPv4 packets: one, or its fragments.
+/// Makes IPv4 packets: one, or its fragments.
 pub fn v4(random: &mut Random, ends: &Ends, protocol: u8, payload: &[u8]) -> Vec<Vec<u8>> {
     let (IpAddr::V4(source), IpAddr::V4(destination)) = (ends.source, ends.destination) else {
         unreachable!("one family");
@@ -104,7 +104,7 @@ pub fn v4(random: &mut Random, ends: &Ends, protocol: u8, payload: &[u8]) -> Vec
     packets
 }
 
-/// IPv6 packets: one, or its fragments.
+/// Makes IPv6 packets: one, or its fragments.
 pub fn v6(random: &mut Random, ends: &Ends, protocol: u8, payload: &[u8]) -> Vec<Vec<u8>> {
     let (mut chain, mut next) = (Vec::new(), protocol);
     if once_in(random, 3) {
@@ -177,14 +177,14 @@ pub fn v6(random: &mut Random, ends: &Ends, protocol: u8, payload: &[u8]) -> Vec
     packets
 }
 
-/// A payload as one part, or in parts that are right, tiny, overlapping, out of order or too few: offset in eighths, whether more follow, and
-/// the bytes.
+/// Splits a payload, or not: correctly, with tiny or overlapping parts, out of order, or
+/// incomplete. Returns the offset in units of 8 bytes, whether more follow, and the bytes.
 fn parts(random: &mut Random, payload: &[u8]) -> Vec<(u16, bool, Vec<u8>)> {
     if !once_in(random, 3) {
         return vec![(0, false, payload.to_vec())];
     }
     let mut payload = payload.to_vec();
-    // Mostly long enough for its second part to be no tiny one.
+    // Usually long enough that its second part is not tiny.
     if !once_in(random, 4) {
         payload.resize(payload.len().max(64), 0x77);
     }
@@ -197,7 +197,7 @@ fn parts(random: &mut Random, payload: &[u8]) -> Vec<(u16, bool, Vec<u8>)> {
         0 => vec![last, first],
         1 => vec![first],
         2 => vec![last],
-        // A second part that begins inside the first and rewrites its ports.
+        // A second part that overlaps the first and rewrites its ports.
         3 => vec![
             first,
             (u16::from(once_in(random, 2)), true, payload.clone()),
@@ -212,7 +212,7 @@ fn parts(random: &mut Random, payload: &[u8]) -> Vec<(u16, bool, Vec<u8>)> {
     }
 }
 
-/// Writes the checksum of TCP, UDP and ICMP where there is room for one.
+/// Writes the checksum of TCP, UDP or ICMP if there is room for one.
 pub fn checksum_upper(ends: &Ends, protocol: u8, payload: &mut [u8]) {
     let at = match protocol {
         6 => 16,
@@ -242,7 +242,7 @@ pub fn checksum_upper(ends: &Ends, protocol: u8, payload: &mut [u8]) {
     payload[at..at + 2].copy_from_slice(&sum);
 }
 
-/// RFC 1071, over bytes whose checksum field is zeros.
+/// Computes RFC 1071's checksum; the checksum field must be zero.
 fn checksum(bytes: &[u8]) -> [u8; 2] {
     let words = bytes.chunks(2).map(|pair| {
         let low = pair.get(1).copied().unwrap_or(0);

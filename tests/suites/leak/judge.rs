@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a victim may receive, told from a frame alone and from what came before it: a parser and a policy that share nothing with the
-//! programs.
+//! Decides what a victim may receive, from a frame and the frames before it: a parser and a policy
+//! that share nothing with the programs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,11 +15,12 @@ use etherparse::{
 
 use crate::attack::VLAN_SOURCE;
 
-/// Source, destination, identification and protocol (in IPv6 that of the fragment header) of a
-/// packet in fragments.
+/// Source, destination, identification and protocol (in IPv6, the fragment header's) of a
+/// fragmented packet.
 type Fragmented = (IpAddr, IpAddr, u32, u8);
 
-/// Sorts of leaks, as [`Judge::leaked`] tells them: whatever a victim can be sent that policy denies.
+/// Kinds of leaks that [`Judge::leaked`] counts: everything that a victim can be sent and policy
+/// denies.
 pub const LEAKS: [&str; 10] = [
     "VLAN",
     "EtherType",
@@ -33,10 +34,10 @@ pub const LEAKS: [&str; 10] = [
     "protocol",
 ];
 
-/// Frames by which a later fragment may come before its first.
+/// How many frames a later fragment may come before its first.
 const REORDERED: u64 = 64;
 
-/// What holds of a victim in every version of the policies.
+/// What holds for a victim in every version of the policies.
 pub struct Policy {
     /// Its addresses.
     pub own: [IpAddr; 2],
@@ -52,7 +53,7 @@ pub struct Policy {
     pub node: Vec<IpAddr>,
 }
 
-/// An IP packet, as far as it matters.
+/// The relevant parts of an IP packet.
 #[derive(Debug, Clone, Copy)]
 struct Ip<'a> {
     source: IpAddr,
@@ -65,22 +66,22 @@ struct Ip<'a> {
     payload: &'a [u8],
 }
 
-/// Judges what one victim receives.
+/// Judges what a victim receives.
 pub struct Judge {
     policy: Policy,
-    /// First fragments that were allowed: source, destination, identification, protocol.
+    /// Allowed first fragments: source, destination, identification, protocol.
     fragments: BTreeSet<(IpAddr, IpAddr, u32, u8)>,
-    /// Later fragments whose first is still to come, with the number of the frame.
+    /// Later fragments whose first has not come yet, with the number of the frame.
     orphans: Vec<(Fragmented, u64, Vec<u8>)>,
     seen: u64,
-    /// Connections that were allowed: remote address and port, protocol, own port.
+    /// Allowed connections: remote address and port, protocol, own port.
     connections: BTreeSet<(IpAddr, u16, u8, u16)>,
     allowed: BTreeMap<(&'static str, &'static str), u64>,
     leaks: BTreeMap<&'static str, (u64, Vec<u8>)>,
 }
 
 impl Judge {
-    /// Has seen nothing yet.
+    /// Makes a judge that has seen nothing.
     pub fn new(policy: Policy) -> Self {
         Self {
             policy,
@@ -93,27 +94,28 @@ impl Judge {
         }
     }
 
-    /// Frames that policy denies.
+    /// Returns the number of frames that policy denies.
     pub fn leaks(&self) -> u64 {
         self.leaks.values().map(|(count, _)| count).sum()
     }
 
-    /// Those of one of the [`LEAKS`].
+    /// Returns the number of frames of one of the [`LEAKS`].
     pub fn leaked(&self, leak: &str) -> u64 {
         self.leaks.get(leak).map_or(0, |(count, _)| *count)
     }
 
-    /// Frames of a family and kind that policy allows.
+    /// Returns the number of allowed frames of a family and kind.
     pub fn count(&self, family: &'static str, kind: &'static str) -> u64 {
         self.allowed.get(&(family, kind)).copied().unwrap_or(0)
     }
 
-    /// Judges what is still open.
+    /// Judges everything that is still undecided.
     pub fn settle(&mut self) {
         self.expire(0);
     }
 
-    /// Two CPUs may hand over the fragments of a packet in another order than they passed the hook in: so many frames apart at most.
+    /// Two CPUs may deliver a packet's fragments in another order than they passed the hook: at
+    /// most this many frames apart.
     fn expire(&mut self, apart: u64) {
         let (fragments, seen) = (&self.fragments, self.seen);
         self.orphans.retain(|(key, _, _)| !fragments.contains(key));
@@ -159,7 +161,8 @@ impl Judge {
         if group && [self.policy.bridge, self.policy.veth].contains(&ethernet.source()) {
             return Ok((family, "groups"));
         }
-        // What the node makes passes (rule A2): errors about what the victim answered. Nobody else's frames have these two addresses.
+        // What the node makes passes (rule A2): errors about the victim's answers. Nobody else's
+        // frames have these two addresses.
         let error = matches!((ip.protocol, kind), (1, 3 | 4 | 11 | 12) | (58, 1..=4));
         if error && ethernet.source() == self.policy.bridge && self.policy.node.contains(&ip.source) {
             return Ok((family, "error of the node"));
@@ -299,8 +302,8 @@ fn ipv6(bytes: &[u8]) -> Option<Ip<'_>> {
                 let header = Ipv6FragmentHeaderSlice::from_slice(ip.payload).ok()?;
                 let first = header.fragment_offset().value() == 0;
                 if header.is_fragmenting_payload() {
-                    // Receivers put them together whatever is said to follow, and believe the first
-                    // of them (RFC 8200, 4.5).
+                    // Receivers reassemble fragments regardless of the next header in later ones,
+                    // and use the first one's (RFC 8200, 4.5).
                     ip.fragment = Some((header.identification(), 44, first));
                 }
                 if !first {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What IP carries: TCP, UDP, SCTP, ICMP and its errors, other protocols, some with lengths that are wrong.
+//! Makes the content of IP packets: TCP, UDP, SCTP, ICMP and its errors, other protocols, some with
+//! wrong lengths.
 
 use std::net::IpAddr;
 
@@ -10,21 +11,21 @@ use crate::{
     ip,
 };
 
-/// Between whom.
+/// Addresses and ports of a packet.
 pub struct Ends {
     /// Source address on the packet.
     pub source: IpAddr,
     /// Destination address on the packet.
     pub destination: IpAddr,
-    /// The TCP and the UDP port that are open, or would be.
+    /// The TCP and the UDP port that are open at the victim that has any.
     pub ports: (u16, u16),
 }
 
-/// Source ports that come again, so that later packets and errors meet the flows of earlier ones.
+/// Source ports that repeat, so that later packets and errors meet earlier flows.
 const SOURCES: [u16; 6] = [40_000, 40_001, 40_002, 8080, 5353, 80];
 const PORTS: [u16; 10] = [0, 1, 22, 53, 80, 5353, 8079, 8081, 9090, 65_535];
 
-/// A protocol number and what follows the IP header.
+/// Returns a protocol number and the content after the IP header.
 pub fn packet(random: &mut Random, ends: &Ends) -> (u8, Vec<u8>) {
     let ipv4 = ends.source.is_ipv4();
     let (protocol, mut payload) = match random.below(12) {
@@ -62,7 +63,7 @@ fn source_port(random: &mut Random) -> u16 {
     }
 }
 
-/// Any flags, in any order.
+/// Makes a TCP segment with any flags, in any order.
 fn tcp(random: &mut Random, ends: &Ends) -> Vec<u8> {
     let flags = match random.below(8) {
         0..3 => 0x02,
@@ -114,14 +115,14 @@ fn sctp(random: &mut Random, ends: &Ends) -> Vec<u8> {
     packet
 }
 
-/// Echo requests and replies, and all the types that are neither errors nor neighbour discovery.
+/// Makes echo requests and replies, and all types that are neither errors nor neighbour discovery.
 fn echo(random: &mut Random, ipv4: bool) -> Vec<u8> {
     let usual: &[u8] = if ipv4 { &[8, 0] } else { &[128, 129] };
     let mut kind = pick(random, usual);
     if once_in(random, 3) {
         kind = random.below(256) as u8;
     }
-    // With hop limit 255 these pass whatever they say, and would lead the victims astray.
+    // With hop limit 255 these always pass, and would mislead the victims.
     if !ipv4 && matches!(kind, 133..=137) {
         kind = 138;
     }
@@ -130,7 +131,8 @@ fn echo(random: &mut Random, ipv4: bool) -> Vec<u8> {
     message
 }
 
-/// A forged error: about a connection that the victim may have, one that it has not, one the wrong way round, or about nothing.
+/// Makes a forged error: about a connection that the victim may have, one that it has not, one in
+/// the wrong direction, or about nothing.
 fn error(random: &mut Random, ends: &Ends) -> Vec<u8> {
     let ipv4 = ends.source.is_ipv4();
     let (kinds, usual): (&[u8], u8) = if ipv4 {

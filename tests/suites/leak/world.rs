@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The attacker, its two victims, a friend whom a victim trusts and who stays silent, Services in front of both victims, and policies in many
-//! versions that all say the same of the attacker.
+//! The attacker, two victims, a friend that a victim trusts and that sends nothing, Services for
+//! both victims, and many versions of the policies, all with the same meaning for the attacker.
 
 use std::net::IpAddr;
 
@@ -19,9 +19,9 @@ use crate::judge::{Judge, Policy};
 pub const ATTACKER: &str = "shop/attacker";
 /// Isolated for ingress; the attacker may reach [`TCP`] and [`UDP`].
 pub const NARROW: &str = "shop/narrow";
-/// Isolated in both directions, nothing is allowed.
+/// Isolated in both directions; nothing is allowed.
 pub const CLOSED: &str = "shop/closed";
-/// May send everything to [`NARROW`] in some versions, and sends nothing.
+/// May send anything to [`NARROW`] in some versions, and sends nothing.
 pub const FRIEND: &str = "shop/friend";
 
 /// The open TCP port of [`NARROW`].
@@ -37,17 +37,17 @@ const PODS: [(&str, &str); 4] = [
 ];
 const FILE: &str = "policies.yaml";
 
-/// Attacker, victims and all between them.
+/// Attacker, victims and everything between them.
 pub struct World {
     /// Node, pods and agent.
     pub lab: Lab,
-    /// In front of [`NARROW`] and [`CLOSED`].
+    /// Services for [`NARROW`] and [`CLOSED`].
     pub services: Vec<Service>,
     _proxy: Proxy,
 }
 
 impl World {
-    /// Makes it, with the first version of the policies in force.
+    /// Makes the world, with the first version of the policies active.
     pub fn new() -> Self {
         let services: Vec<Service> = (1..).zip([NARROW, CLOSED]).map(service).collect();
         let manifests: Vec<String> = services
@@ -58,7 +58,7 @@ impl World {
         let files = [("services.yaml", manifests.join("\n---\n")), (FILE, version(0))];
         let files: Vec<(&str, &str)> = files.iter().map(|(file, text)| (*file, text.as_str())).collect();
         let lab = Lab::new(&PODS, &files).unwrap();
-        // Fragments stay as they were sent.
+        // Fragments are not reassembled on the way.
         lab.node
             .netns()
             .sysctl(&[
@@ -77,22 +77,22 @@ impl World {
         }
     }
 
-    /// A pod's IPv4 and IPv6 address.
+    /// Returns a pod's IPv4 and IPv6 address.
     pub fn addresses(&self, name: &str) -> [IpAddr; 2] {
         capture::addresses(&self.lab.site(name).unwrap()).unwrap()
     }
 
-    /// A pod's MAC address.
+    /// Returns a pod's MAC address.
     pub fn mac(&self, pod: &str) -> [u8; 6] {
         capture::mac(&self.lab.site(pod).unwrap().netns, "eth0").unwrap()
     }
 
-    /// The MAC address of the node's bridge.
+    /// Returns the MAC address of the node's bridge.
     pub fn bridge(&self) -> [u8; 6] {
         capture::mac(self.lab.node.netns(), "cni0").unwrap()
     }
 
-    /// A judge of what a victim receives.
+    /// Makes a judge of what a victim receives.
     pub fn judge(&self, pod: &str) -> Judge {
         Judge::new(Policy {
             own: self.addresses(pod),
@@ -108,7 +108,7 @@ impl World {
         })
     }
 
-    /// Puts a version of the policies in force.
+    /// Activates a version of the policies.
     pub fn apply(&self, number: usize) {
         self.lab.apply(FILE, &version(number)).unwrap();
     }
@@ -132,9 +132,10 @@ fn service((number, pod): (u8, &str)) -> Service {
     }
 }
 
-/// The policies, written in one way or another: the attacker's rule as one or two policies, by labels, by namespace or by its addresses;
-/// with peers beside it that come and go, so that the attacker changes identity; the closed pod's policies with and without rules that
-/// match nobody; the attacker itself isolated for egress or not, with everything allowed.
+/// Returns a version of the policies. The attacker's rule is one policy or two, by labels, by
+/// namespace or by addresses. Peers beside it come and go, so that the attacker changes identity.
+/// The closed pod's policies have rules that match nobody, or none. The attacker itself is isolated
+/// for egress with everything allowed, or not isolated.
 fn version(number: usize) -> String {
     let peer = match number % 4 {
         0 => "podSelector: {matchLabels: {app: attacker}}",

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a pod with all power over its own network namespace tries, to be somebody else or nobody (rule A8).
+//! Attempts of a pod with full control of its own network namespace to be another pod, or unknown
+//! (rule A8).
 
 use netpol_tests::{lab::Lab, probe::Outcome};
 
@@ -8,7 +9,8 @@ use crate::{
     shared::lab,
 };
 
-/// What is done inside `shop/a`, and what undoes it. Between both, the pod still reaches others with its own address where `works`.
+/// Commands inside `shop/a`, and commands that undo them. In between, the pod still reaches others
+/// with its own address if `works`.
 struct Attack {
     name: &'static str,
     does: String,
@@ -105,7 +107,8 @@ fn a8_nothing_that_a_pod_does_inside_makes_it_another_or_nobody() {
     assert_eq!(binding(&lab, "other/c").unwrap().0, "other/c");
 }
 
-/// The pod moves its end of the veth to a namespace of its own, which has another number on the node.
+/// The pod moves its end of the veth to its own new namespace, which has another number on the
+/// node.
 #[test]
 fn a8_an_interface_that_a_pod_moves_away_stays_its_own() {
     let Some(mut lab) = lab(&[]) else {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! An interface belongs to one pod for its life, and no pod chooses which (rule A8).
+//! An interface belongs to one pod for its life, and no pod can choose which (rule A8).
 
 use std::{
     collections::BTreeSet,
@@ -44,8 +44,8 @@ fn a8_a_pod_that_moves_its_address_before_it_is_known_is_enforced_on() {
     }
 }
 
-/// A router's advertisement of a prefix in which hosts make themselves addresses (RFC 4861, 4.2 and
-/// 4.6.2), for so many seconds.
+/// Advertises, as a router, a prefix in which hosts give themselves addresses (RFC 4861, 4.2 and
+/// 4.6.2), for `seconds`.
 fn advertise(from: &Site, prefix: Ipv6Addr, seconds: u32) {
     let source = "fe80::a".parse().unwrap();
     let everyone = Ipv6Addr::from([0xff02, 0, 0, 0, 0, 0, 0, 1]);
@@ -60,7 +60,7 @@ fn advertise(from: &Site, prefix: Ipv6Addr, seconds: u32) {
     wire.send([0x33, 0x33, 0, 0, 0, 1], &packet).unwrap();
 }
 
-/// Who is on the link can give a pod addresses. They are not those that it had from the start.
+/// Anyone on the link can give a pod addresses. They are not those that it had from the start.
 #[test]
 fn a8_an_address_that_a_router_advertises_binds_nothing() {
     let Some(mut lab) = lab(&[]) else {
@@ -79,7 +79,7 @@ fn a8_an_address_that_a_router_advertises_binds_nothing() {
         });
         String::from_utf8_lossy(&shown.unwrap().stdout).contains(&format!("inet6 {prefix}"))
     };
-    // One that ends some time, and one that never does.
+    // One that expires, and one that never does.
     for (prefix, seconds) in [("fd00:bad:1:", 3600), ("fd00:bad:2:", u32::MAX)] {
         let until = Instant::now() + Duration::from_secs(20);
         while !has(prefix) {
@@ -109,7 +109,7 @@ fn a8_policies_reach_a_pod_that_moved_its_address() {
     lab.expect("shop/b", "shop/a", &Outcome::Silent);
 }
 
-/// The next pod's address, beside its own, before either of them is known.
+/// A pod has the next pod's address beside its own, before either is known.
 #[test]
 fn a8_a_pod_that_takes_the_next_pods_address_does_not_become_it() {
     let Some(mut lab) = lab(&[("deny.yaml", &deny("shop", "isolated: yes-it-is"))]) else {
@@ -151,7 +151,7 @@ fn a8_a_pod_that_takes_the_next_pods_address_does_not_become_it() {
 /// A finalizer keeps the object of a pod whose address is the next pod's.
 #[test]
 fn a8_a_pod_that_hangs_in_deletion_neither_opens_nor_closes_the_next_one() {
-    // Whichever name sorts first, and whichever of both is isolated.
+    // In either order of names, and with either isolated.
     for (old, new) in [("shop/aa", "shop/zz"), ("shop/zz", "shop/aa")] {
         for new_isolated in [true, false] {
             let Some(mut lab) = lab(&[("deny.yaml", &deny("shop", "app: isolated"))]) else {
@@ -235,7 +235,7 @@ fn a8_a_pod_without_a_veth_is_told_of() {
         });
         answer.unwrap()
     };
-    // The line comes a moment before the turn is over.
+    // The line comes a moment before the turn ends.
     let until = Instant::now() + Duration::from_secs(20);
     while !get("/metrics").contains("netpol_endpoints_unenforced 1") {
         assert!(Instant::now() < until, "{}", get("/metrics"));
@@ -292,7 +292,7 @@ fn a8_the_record_of_libcni_comes_before_addresses() {
     wait_until_bound(&lab, "shop/m", "shop/m");
     wait_until_isolated(&lab, "shop/m");
     lab.expect("shop/m", "outside", &Outcome::Silent);
-    // What is no record, and the end of the record, change nothing.
+    // Neither a malformed record nor a removed one changes anything.
     std::fs::write(results.path().join("cbr0-x-eth0"), "{\"kind\": 5}").unwrap();
     lab.agent.wait_for_line(0, "cannot be read is ignored").unwrap();
     std::fs::remove_file(results.path().join("cbr0-m-1-eth0")).unwrap();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the agent has bound, objects that say what the API server would, and records as libcni leaves them.
+//! Reads the agent's bindings, and writes objects as the API server gives them and records as
+//! libcni does.
 
 use std::{
     collections::BTreeMap,
@@ -16,10 +17,11 @@ use netpol_common::abi;
 use netpol_tests::{agent::inside, lab::Lab, netns::NetNs, node::Site};
 use serde_json::{Value, json};
 
-/// How long something may take that must come in the end, on a busy machine.
+/// Time limit for what must happen in the end, on a busy machine.
 const LONG: Duration = Duration::from_secs(20);
 
-/// What map `bindings` says of the interface of a sandbox: the pod's name (or nothing) and the addresses.
+/// Returns the content of map `bindings` for a sandbox's interface: the pod's name, if any, and the
+/// addresses.
 pub fn binding(lab: &Lab, sandbox: &str) -> Option<(String, Vec<IpAddr>)> {
     let index = u32::try_from(link(lab, lab.node.veth(sandbox).unwrap())["ifindex"].as_u64()?).ok()?;
     let pin = pin_folder(lab.agent.pin_path()).join("bindings");
@@ -36,7 +38,7 @@ pub fn binding(lab: &Lab, sandbox: &str) -> Option<(String, Vec<IpAddr>)> {
     Some((name, found.addresses.into_iter().collect()))
 }
 
-/// Waits until the agent has that, and gives it.
+/// Waits until the agent has this binding, and returns it.
 pub fn wait_for_binding(
     lab: &Lab,
     sandbox: &str,
@@ -67,7 +69,7 @@ pub fn wait_until_bound(lab: &Lab, sandbox: &str, pod: &str) {
     wait_for_binding(lab, sandbox, |name, _| name == pod);
 }
 
-/// What map `endpoints` holds for the interface of a sandbox.
+/// Returns the content of map `endpoints` for a sandbox's interface.
 pub fn endpoint(lab: &Lab, sandbox: &str) -> Option<abi::Endpoint> {
     let index = link(lab, lab.node.veth(sandbox).unwrap())["ifindex"].as_u64()?;
     let pin = pin_folder(lab.agent.pin_path()).join("endpoints");
@@ -76,7 +78,7 @@ pub fn endpoint(lab: &Lab, sandbox: &str) -> Option<abi::Endpoint> {
     map.get(&u32::try_from(index).ok()?, 0).ok()
 }
 
-/// Waits until that is as wanted.
+/// Waits until the endpoint is as wanted.
 pub fn wait_until_endpoint(lab: &Lab, sandbox: &str, wanted: impl Fn(&abi::Endpoint) -> bool) {
     let until = Instant::now() + LONG;
     while !endpoint(lab, sandbox).as_ref().is_some_and(&wanted) {
@@ -94,14 +96,14 @@ pub fn wait_until_closed(lab: &Lab, sandbox: &str) {
     }
 }
 
-/// Waits until the kernel holds an egress policy for a sandbox: its binding is written before that.
+/// Waits until the kernel has an egress policy for a sandbox; its binding is written earlier.
 pub fn wait_until_isolated(lab: &Lab, sandbox: &str) {
     wait_until_endpoint(lab, sandbox, |endpoint| {
         endpoint.egress_policy != abi::POLICY_NONE
     });
 }
 
-/// A pod's object. `more`: further fields of its metadata, each behind a comma.
+/// Makes a pod's object. `more` are further fields of its metadata, each after a comma.
 pub fn object(pod: &str, label: &str, addresses: &[IpAddr], more: &str) -> String {
     let (namespace, name) = pod.split_once('/').unwrap();
     let ips: Vec<String> = addresses.iter().map(|ip| format!("{{ip: \"{ip}\"}}")).collect();
@@ -113,7 +115,7 @@ pub fn object(pod: &str, label: &str, addresses: &[IpAddr], more: &str) -> Strin
     )
 }
 
-/// A policy that isolates the pods with a label, in both directions, and allows nothing.
+/// Makes a policy that isolates the pods with a label in both directions, and allows nothing.
 pub fn deny(namespace: &str, label: &str) -> String {
     format!(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{namespace: {namespace}, name: deny}}\n\
@@ -121,22 +123,22 @@ pub fn deny(namespace: &str, label: &str) -> String {
     )
 }
 
-/// As [`Lab::apply`], where a pod is left that nothing can be enforced on.
+/// Like [`Lab::apply`], for when a pod without an interface remains.
 pub fn apply_and_leave(lab: &Lab, file: &str, text: &str) {
     let seen = lab.agent.log_length();
     lab.manifests.write(file, text).unwrap();
     lab.agent.wait_for_line(seen, "revision applied").unwrap();
 }
 
-/// Restarts the agent, as above.
+/// Restarts the agent when a pod without an interface remains.
 pub fn restart_and_leave(lab: &mut Lab) {
     lab.agent.stop().unwrap();
     lab.agent.relaunch().unwrap();
     lab.agent.wait_for_line(0, "revision applied").unwrap();
 }
 
-/// Takes the addresses of a site off its interface, onto its loopback: it goes on with them. Nothing answers for such an address in IPv6, so
-/// who has to reach it is told the way.
+/// Moves the addresses of a site from its interface to its loopback, where they keep working.
+/// Nothing answers neighbour discovery for such an IPv6 address, so its peers get a route.
 pub fn move_to_loopback(lab: &Lab, site: &Site) {
     let mut batch = String::new();
     let mac = link_of(&site.netns, "eth0")["address"]
@@ -144,7 +146,7 @@ pub fn move_to_loopback(lab: &Lab, site: &Site) {
         .unwrap()
         .to_owned();
     for address in &site.addresses {
-        // A route takes no IPv6 address for its source that is still looked for on the link.
+        // A route cannot have a tentative IPv6 address as its source.
         let (length, whole, gateway, all, settled) = match address {
             IpAddr::V4(_) => (24, 32, "10.244.0.1", "0.0.0.0/0", ""),
             IpAddr::V6(_) => (64, 128, "fd00:10:244::1", "::/0", " nodad"),
@@ -168,12 +170,12 @@ pub fn move_to_loopback(lab: &Lab, site: &Site) {
     }
 }
 
-/// An interface of the node, as `ip` shows it.
+/// Returns an interface of the node, as `ip` shows it.
 fn link(lab: &Lab, name: &str) -> Value {
     link_of(lab.node.netns(), name)
 }
 
-/// The MAC address of a pod's interface, as text.
+/// Returns the MAC address of a pod's interface, as text.
 pub fn mac_inside(netns: &Arc<NetNs>) -> String {
     link_of(netns, "eth0")["address"].as_str().unwrap().to_owned()
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Pods that have their address on a bridge inside, or behind one, as those of virtual machines do
-//! (rules A6, A8).
+//! Pods with their address on a bridge inside, or behind one, as virtual machines have it (rules
+//! A6, A8).
 
 use std::{fmt::Write, sync::Arc};
 
@@ -11,7 +11,7 @@ use crate::{
     shared::lab,
 };
 
-/// What gives a device the addresses of a pod, and the ways that go with them.
+/// Returns the commands that give a device the addresses of a pod, and its routes.
 fn addresses(site: &Site, device: &str) -> String {
     let mut batch = String::new();
     for address in &site.addresses {
@@ -33,9 +33,9 @@ fn to_bridge(site: &Site) {
         .unwrap();
 }
 
-/// Moves what a pod is into a network namespace behind a bridge: eth0 gets another MAC address, the
-/// machine has the pod's. The bridge does not learn from eth0: a node's bridge with hairpin gives
-/// broadcasts back.
+/// Moves a pod's addresses and MAC address to a network namespace behind a bridge; eth0 gets
+/// another MAC address. The bridge does not learn from eth0, because a node's bridge with hairpin
+/// returns broadcasts.
 fn to_machine(lab: &Lab, site: &Site) -> Site {
     let own = mac_inside(&site.netns);
     let name = format!("{}vm{}", lab.node.prefix(), site.name.replace('/', "-"));
@@ -61,7 +61,7 @@ fn to_machine(lab: &Lab, site: &Site) -> Site {
     machine
 }
 
-/// What others have learnt of the pod goes by the MAC address, which is the same.
+/// Others know the pod by its MAC address, which stays the same.
 #[track_caller]
 fn enforced(lab: &Lab, pod: &str, name: &str) {
     let expect = |outcome| {
@@ -77,7 +77,8 @@ fn enforced(lab: &Lab, pod: &str, name: &str) {
     expect(&Outcome::Reached);
 }
 
-/// A pod that changes inside, before or after it is known, goes on and is enforced on, also by the next agent.
+/// A pod that changes inside, before or after it is known, keeps working and stays enforced, also
+/// by the next agent.
 #[track_caller]
 fn goes_on(change: impl Fn(&mut Lab, &Site)) {
     for known in [false, true] {
@@ -107,8 +108,8 @@ fn a8_a_pod_that_puts_its_address_on_a_bridge_goes_on_and_is_enforced_on() {
     goes_on(|_, site| to_bridge(site));
 }
 
-/// The first agent of the node comes when the bridge is there, with another MAC address than the
-/// pod's interface.
+/// The node's first agent starts when the bridge exists, with another MAC address than the pod's
+/// interface.
 #[test]
 fn a8_an_agent_that_comes_later_finds_the_pod_on_its_bridge() {
     let Some(mut lab) = lab(&[]) else {

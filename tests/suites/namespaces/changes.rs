@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Labels, policies and pods that change while the agent runs.
+//! Labels, policies and pods change while the agent runs.
 
 use std::time::{Duration, Instant, SystemTime};
 

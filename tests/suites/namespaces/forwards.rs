@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A pod that routes for a client behind it, as a VPN's end does: only while the annotation of its
-//! Namespace says so (rule A6).
+//! A pod that routes for a client behind it, as a VPN gateway does: only while its Namespace's
+//! annotation says so (rule A6).
 
 use std::{fmt::Write, net::IpAddr, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{bound::deny, shared::lab};
 
 const GATEWAY: &str = "vpn/gateway";
 
-/// Makes a client behind a pod, and the ways to and from it.
+/// Makes a client behind a pod, and the routes to and from it.
 fn client(lab: &Lab) -> Site {
     let gateway = lab.site(GATEWAY).unwrap();
     let netns = Arc::new(NetNs::create(&format!("{}client", lab.node.prefix())).unwrap());
@@ -74,7 +74,7 @@ fn expect(lab: &Lab, from: &Site, to: &Site, outcome: &Outcome) {
     );
 }
 
-/// Both ways, with a pod and with the outside.
+/// Asserts both directions, with a pod and with the outside.
 #[track_caller]
 fn expect_all(lab: &Lab, client: &Site, outcome: &Outcome) {
     for other in ["shop/a", "outside"] {
@@ -104,17 +104,17 @@ fn a6_a_pod_routes_for_others_while_its_namespace_says_so() {
     expect_all(&lab, &client, &Outcome::Silent);
     say(&lab, Some("10.8.0.0/16, fd00:8::/64"));
     expect_all(&lab, &client, &Outcome::Reached);
-    // It is the way of the kernel, not of the agent.
+    // The kernel does it, not the agent.
     lab.agent.stop().unwrap();
     expect_all(&lab, &client, &Outcome::Reached);
     lab.agent.restart().unwrap();
     expect_all(&lab, &client, &Outcome::Reached);
-    // What policy says of the gateway it says of what goes through it.
+    // The gateway's policy also applies to what it forwards.
     lab.apply("deny.yaml", &deny("vpn", "app: gateway")).unwrap();
     expect_all(&lab, &client, &Outcome::Silent);
     lab.apply("deny.yaml", &deny("vpn", "app: nobody")).unwrap();
     expect_all(&lab, &client, &Outcome::Reached);
-    // Ranges that hold others are refused, the others stay.
+    // Ranges that contain others' addresses are refused; the rest stay.
     for (more, code) in [
         ("10.244.0.0/16", "forwards-refused"),
         ("fe80::/64", "forwards-invalid"),
@@ -124,7 +124,7 @@ fn a6_a_pod_routes_for_others_while_its_namespace_says_so() {
         lab.agent.wait_for_line(seen, code).unwrap();
         expect_all(&lab, &client, &Outcome::Reached);
     }
-    // A node that comes with an address within closes it.
+    // A new node with an address within a range closes it.
     let node = "apiVersion: v1\nkind: Node\nmetadata: {name: node-z}\n\
                 status: {addresses: [{type: InternalIP, address: 10.8.7.7}, {type: InternalIP, address: \"fd00:8::7\"}]}\n";
     lab.apply("node.yaml", node).unwrap();

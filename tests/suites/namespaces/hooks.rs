@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Others at the hooks of a pod's interface: what they put there opens nothing.
+//! Others' programs at the hooks of a pod's interface open nothing.
 
 use std::process::Command;
 
@@ -21,7 +21,8 @@ fn tc(lab: &Lab, arguments: &str) {
     assert!(output.status.success(), "tc {arguments}: {output:?}");
 }
 
-/// What the bandwidth plugin makes has one list of filters for both directions: the program for one would replace the other's.
+/// The bandwidth plugin's qdisc has one list of filters for both directions: the program for one
+/// would replace the other's.
 #[test]
 fn l1_a_pod_with_an_ingress_qdisc_of_others_is_isolated_both_ways() {
     let Some(mut lab) = lab(&[("deny.yaml", DENY_ALL)]) else {
@@ -42,7 +43,8 @@ fn l1_a_pod_with_an_ingress_qdisc_of_others_is_isolated_both_ways() {
     lab.expect("node", "shop/a", &Outcome::Reached);
 }
 
-/// A program before ours that passes packets for good takes them from us. It is found, and comes behind ours.
+/// A program that runs before ours and accepts packets hides them from ours. It is detected, and
+/// ours is moved before it.
 #[test]
 fn l1_b3_a_program_of_others_before_ours_is_found_and_opens_nothing() {
     let Some(mut lab) = lab(&[("deny.yaml", DENY_ALL)]) else {
@@ -74,7 +76,7 @@ fn l1_b3_a_program_of_others_before_ours_is_found_and_opens_nothing() {
         .wait_for_line(seen, "programs are not as they were attached")
         .unwrap();
     assert!(told.contains(&veth), "{told}");
-    // The turn that repairs follows the finding.
+    // The turn that repairs follows the detection.
     let seen = lab.agent.log_length();
     lab.apply("more.yaml", &DENY_ALL.replace("deny-all", "deny-more"))
         .unwrap();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The agent stops, crashes, comes again, meets another agent or trouble with its pins, and is cleaned up after.
+//! The agent stops, crashes, restarts, meets another agent or problems with its pins, and is
+//! cleaned up.
 
 use std::{fs, process::Command};
 
@@ -50,7 +51,7 @@ fn b3_an_open_connection_outlives_a_restart() {
     ask("after the restart");
 }
 
-/// Pins that someone removes, and interfaces that programs cannot be attached to: what was enforced stays.
+/// Someone removes pins, or programs cannot be attached to an interface: what was enforced stays.
 #[test]
 fn b3_trouble_with_links_ends_no_enforcement() {
     let Some(mut lab) = lab(&[("deny.yaml", DENY_ALL)]) else {
@@ -75,7 +76,7 @@ fn b3_trouble_with_links_ends_no_enforcement() {
     lab.expect("shop/a", "outside", &Outcome::Silent);
 }
 
-/// Programs that cannot be replaced by another agent's stay.
+/// Programs that another agent cannot replace stay.
 #[test]
 fn b3_a_failed_attach_leaves_what_was_attached() {
     let Some(mut lab) = lab(&[]) else {
@@ -89,7 +90,7 @@ fn b3_a_failed_attach_leaves_what_was_attached() {
     lab.expect("shop/a", "outside", &Outcome::Silent);
     lab.agent.kill().unwrap();
 
-    // A folder in the place of a pin: no TCX link can be pinned there.
+    // A folder in place of a pin: no TCX link can be pinned there.
     let links = links_folder(lab.agent.pin_path());
     let mut ip = Command::new("ip");
     let listed = inside(

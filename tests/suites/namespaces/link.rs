@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What neighbours on the link try: link-local addresses, others' MAC addresses, packets for
-//! others; and what the link needs to go on (rules A6, A9, F1).
+//! Attacks of neighbours on the link: link-local addresses, others' MAC addresses, packets for
+//! others. And what the link needs to work (rules A6, A9, F1).
 
 use std::{
     io::ErrorKind,
@@ -22,14 +22,14 @@ use crate::{
 };
 
 const PORT: u16 = 9_000;
-/// Nothing answers there: two that do would never end.
+/// Nothing answers at these ports: two hosts that answer each other would never stop.
 const PORTS: (u16, u16) = (5_400, 5_401);
-/// For what must come, on a busy machine.
+/// Time limit for what must arrive, on a busy machine.
 const LONG: Duration = Duration::from_secs(20);
-/// For what must not.
+/// Time to wait for what must not arrive.
 const PATIENCE: Duration = Duration::from_millis(400);
 
-/// Waits until a pod's link-local address is bound, and gives it.
+/// Waits until a pod's link-local address is bound, and returns it.
 fn link_local(lab: &Lab, pod: &str) -> Ipv6Addr {
     wait_until_endpoint(lab, pod, |endpoint| endpoint.link_local != [0; 16]);
     endpoint(lab, pod).unwrap().link_local.into()
@@ -45,7 +45,7 @@ fn of_family(site: &Site, ipv4: bool) -> IpAddr {
     *addresses.find(|address| address.is_ipv4() == ipv4).unwrap()
 }
 
-/// Whether a packet that ends with `mark` came.
+/// Returns true if a packet that ends with `mark` came.
 fn arrives(at: &Wire, patience: Duration, mark: &[u8]) -> bool {
     let is_it = |packet: &[u8]| packet.ends_with(mark);
     at.listen(patience, is_it)
@@ -54,7 +54,7 @@ fn arrives(at: &Wire, patience: Duration, mark: &[u8]) -> bool {
         .any(|packet| is_it(packet))
 }
 
-/// Whether an ordinary socket of one pod connects to a link-local address.
+/// Returns true if an ordinary socket of one pod connects to a link-local address.
 fn connects(from: &Site, to: Ipv6Addr, patience: Duration) -> bool {
     let attempt = from.netns.run(|| {
         let to = SocketAddrV6::new(to, PORT, 0, if_nametoindex("eth0")?);
@@ -74,7 +74,7 @@ fn listener(site: &Site) -> TcpListener {
     bound.unwrap()
 }
 
-/// Both ends of a policy that means all but one pod, dialled by that pod and dialling it under
+/// Both ends of a policy that allows all but one pod: that pod connects, and is connected to, under
 /// `fe80::`.
 #[test]
 fn a9_a_pod_met_under_its_link_local_address_is_that_pod() {
@@ -104,7 +104,7 @@ fn a9_a_pod_met_under_its_link_local_address_is_that_pod() {
     }
 }
 
-/// A pod gives itself a second link-local address, which no policy knows, and that of another.
+/// A pod gives itself a second link-local address, which no policy knows, and another pod's.
 #[test]
 fn a6_a_pod_sends_with_one_link_local_address() {
     let Some(lab) = lab(&[]) else {
@@ -128,7 +128,7 @@ fn a6_a_pod_sends_with_one_link_local_address() {
     }
 }
 
-/// An ICMPv6 message as the link needs it: with the largest hop limit.
+/// Makes an ICMPv6 message as the link needs it, with the maximum hop limit.
 fn on_link(source: Ipv6Addr, to: Ipv6Addr, kind: u8, rest: [u8; 4], payload: &[u8]) -> Vec<u8> {
     let (source, to) = (source.into(), to.into());
     let (protocol, message) = raw::icmp(source, to, [kind, 0], rest, payload);
@@ -137,7 +137,7 @@ fn on_link(source: Ipv6Addr, to: Ipv6Addr, kind: u8, rest: [u8; 4], payload: &[u
     packet
 }
 
-/// Without an address a pod asks whether one is taken (RFC 4862), and nothing else.
+/// A pod without an address asks if one is taken (RFC 4862), and sends nothing else.
 #[test]
 fn a6_f1_without_a_source_a_pod_only_asks_for_an_address() {
     let Some(lab) = lab(&[]) else {
@@ -161,7 +161,7 @@ fn a6_f1_without_a_source_a_pod_only_asks_for_an_address() {
     assert!(arrives(&at, LONG, &question), "a question for an address");
 }
 
-/// What the node routes was neighbour discovery where the pod sent it, and is an ordinary packet
+/// A routed packet looked like neighbour discovery where the pod sent it, and is an ordinary packet
 /// where it arrives.
 #[test]
 fn a6_neighbour_discovery_that_is_routed_is_from_who_sent_it() {
@@ -190,7 +190,7 @@ fn a6_neighbour_discovery_that_is_routed_is_from_who_sent_it() {
     assert!(!arrives(&at, PATIENCE, &question), "unicast, of another");
 }
 
-/// A packet for somebody else's address, with the pod's MAC address, does not enter it: isolated or
+/// A packet for another's address, with the pod's MAC address, does not enter the pod, isolated or
 /// not.
 #[test]
 fn a9_a_packet_for_another_address_does_not_enter_a_pod() {
@@ -202,7 +202,7 @@ fn a9_a_packet_for_another_address_does_not_enter_a_pod() {
     let (from, at) = (wire(&sender), wire(&pod));
     for isolated in [false, true] {
         if isolated {
-            // The other one may be reached: the pod's policy does not speak of it.
+            // The other pod may be reached: the first pod's policy does not concern it.
             lab.apply("a.yaml", &policy_of_a("ingress: [{}]")).unwrap();
         }
         for ipv4 in [true, false] {
@@ -226,7 +226,7 @@ fn a9_a_packet_for_another_address_does_not_enter_a_pod() {
     }
 }
 
-/// One pod says with a frame of its own that another's MAC address is behind its port of the
+/// A pod claims, by a frame of its own, that another's MAC address is behind its port of the
 /// bridge.
 #[test]
 fn a6_a_pod_does_not_take_another_pods_mac_address_in_the_bridge() {
@@ -244,7 +244,7 @@ fn a6_a_pod_does_not_take_another_pods_mac_address_in_the_bridge() {
         let segment = raw::udp(source, to, PORTS, b"I am here");
         let packet = raw::ip(source, to, 17, &segment, None);
         let ether_type: [u8; 2] = if ipv4 { [8, 0] } else { [0x86, 0xdd] };
-        // An IP packet with its own address, ARP, and what is neither.
+        // An IP packet with its own address, ARP, and something else.
         let frames = [
             [&from.mac()[..], &at_victim.mac(), &ether_type, &packet].concat(),
             [&[0xff; 6][..], &at_victim.mac(), &[8, 6], &[0; 46]].concat(),
@@ -263,7 +263,7 @@ fn a6_a_pod_does_not_take_another_pods_mac_address_in_the_bridge() {
     }
 }
 
-/// A bridge floods frames for whom it does not know, and a pod's interface may take them all.
+/// A bridge floods frames for unknown destinations, and a pod's interface may accept them all.
 #[test]
 fn a9_flooded_unicast_does_not_enter_a_pod() {
     let Some(lab) = lab(&[]) else {
@@ -289,7 +289,7 @@ fn a9_flooded_unicast_does_not_enter_a_pod() {
     }
 }
 
-/// What was bound before counts, though the pod took another's MAC address while no agent ran.
+/// The old binding counts, although the pod took another's MAC address while no agent ran.
 #[test]
 fn a6_the_link_of_a_pod_outlives_a_restart_of_the_agent() {
     let Some(mut lab) = lab(&[]) else {
@@ -328,7 +328,7 @@ fn a6_the_link_of_a_pod_outlives_a_restart_of_the_agent() {
     }
 }
 
-/// The type of a message about groups, and who sent it.
+/// Returns the type of a group membership message, and its sender.
 fn about_groups(packet: &[u8]) -> Option<(u8, IpAddr)> {
     let source = raw::addresses(packet)?.0;
     match packet[0] >> 4 {
@@ -338,8 +338,8 @@ fn about_groups(packet: &[u8]) -> Option<(u8, IpAddr)> {
     }
 }
 
-/// The bridge asks which groups there are, and forgets who does not answer: an isolated pod is
-/// found by IPv6 all the same.
+/// The bridge queries groups, and forgets those that do not answer. An isolated pod can still be
+/// found by IPv6.
 #[test]
 fn f1_isolated_pods_answer_a_querier_and_are_found_after_its_interval() {
     let Some(lab) = lab(&[("deny.yaml", DENY_ALL)]) else {
@@ -348,13 +348,13 @@ fn f1_isolated_pods_answer_a_querier_and_are_found_after_its_interval() {
     let (pod, node) = (lab.site("shop/a").unwrap(), lab.site("node").unwrap());
     let own = link_local(&lab, "shop/a");
     let (inside, bridge) = (wire(&pod), wire(&node));
-    // Times in hundredths of a second.
+    // Times are in hundredths of a second.
     node.netns
         .ip("link set cni0 type bridge mcast_snooping 1 mcast_query_use_ifaddr 1 mcast_startup_query_interval 50 \
              mcast_query_interval 100 mcast_query_response_interval 20 mcast_membership_interval 250 mcast_querier 1\n")
         .unwrap();
     let [v4, _] = [true, false].map(|ipv4| of_family(&pod, ipv4));
-    // Who has heard a query of an older version answers in that.
+    // A host that has heard a query of an older version answers in that version.
     let kinds = [(0x11, [0x16, 0x22], v4), (130, [131, 143], own.into())];
     for (query, reports, from) in kinds {
         let group = "239.1.2.3".parse().unwrap();
@@ -378,7 +378,7 @@ fn f1_isolated_pods_answer_a_querier_and_are_found_after_its_interval() {
             "no report {reports:?} from {from}"
         );
     }
-    // Four queries later all that was learnt before is forgotten.
+    // After four queries, everything learnt before is forgotten.
     for _ in 0..4 {
         let asks = |packet: &[u8]| about_groups(packet).is_some_and(|(kind, _)| kind == 130);
         let seen = inside.listen(LONG, asks).unwrap();

@@ -12,10 +12,11 @@ use netpol_tests::{
 const SUITE: &str = "namespaces";
 /// Pods and their labels.
 pub const PODS: [(&str, &str); 3] = [("shop/a", "app: a"), ("shop/b", "app: b"), ("other/c", "app: c")];
-/// What conversations use.
+/// Services of conversations.
 pub const TCP: [Service; 1] = [SERVICES[0]];
 
-/// A policy of namespace `shop` for pods with `app: a`, both directions isolated, with the given rules.
+/// Makes a policy in namespace `shop` for pods with `app: a`, isolated in both directions, with
+/// these rules.
 pub fn policy_of_a(rules: &str) -> String {
     format!(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{namespace: shop, name: a}}\nspec:\n  \
@@ -26,12 +27,12 @@ pub fn policy_of_a(rules: &str) -> String {
 /// Rules for [`policy_of_a`].
 pub const TO_B: &str = "egress: [{to: [{podSelector: {matchLabels: {app: b}}}]}]";
 
-/// A node with [`PODS`] and the agent, where that can be had.
+/// Makes a node with [`PODS`] and the agent, where that is possible.
 pub fn lab(policies: &[(&str, &str)]) -> Option<Lab> {
     can_enforce(SUITE).then(|| Lab::new(&PODS, policies).unwrap())
 }
 
-/// Number of files below a folder.
+/// Returns the number of files below a folder.
 pub fn count(folder: &Path) -> usize {
     let Ok(entries) = fs::read_dir(folder) else {
         return 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A new pod before its policy is programmed (rule B2): what passes, and what goes on.
+//! A new pod before its policy is programmed (rule B2): what passes, and what continues later.
 
 use std::{fs, net::IpAddr, time::Instant};
 
@@ -20,7 +20,7 @@ const CLOSED: &str = "closed to all but the node until its pod is known";
 const KNOWN: &str = "the pod of a closed interface is known";
 const SEEDED: &str = "connections that were open go on";
 
-/// The laboratory, with its agent started anew in a mode.
+/// Makes the laboratory, with its agent restarted in a mode.
 fn started(mode: &str, policies: &[(&str, &str)]) -> Option<Lab> {
     let mut lab = lab(policies)?;
     lab.agent.stop().unwrap();
@@ -32,7 +32,7 @@ fn started(mode: &str, policies: &[(&str, &str)]) -> Option<Lab> {
     Some(lab)
 }
 
-/// Waits for a line about an interface.
+/// Waits for a log line about an interface.
 fn wait(lab: &Lab, seen: usize, what: &str, veth: &str) -> String {
     let mut seen = seen;
     loop {
@@ -44,8 +44,7 @@ fn wait(lab: &Lab, seen: usize, what: &str, veth: &str) -> String {
     }
 }
 
-/// The agent comes after the pod, which has put its address where the node does not look, and
-/// another where it does.
+/// The agent starts after the pod, which has hidden its address from the node, and shows another.
 #[test]
 fn a8_what_no_pod_is_found_behind_is_closed_while_one_is_astray() {
     let Some(mut lab) = started("open", &[("deny.yaml", &deny("shop", "app: hidden"))]) else {
@@ -56,7 +55,7 @@ fn a8_what_no_pod_is_found_behind_is_closed_while_one_is_astray() {
     move_to_loopback(&lab, &site);
     site.netns.ip("addr add 10.9.9.9/32 dev eth0\n").unwrap();
     lab.agent.restart().unwrap();
-    // Open mode, and no pod is astray yet. The next agent finds the programs there.
+    // In open mode, no pod is astray yet. The next agent finds the programs there.
     lab.expect("shop/hidden", "outside", &Outcome::Reached);
     restart_and_leave(&mut lab);
     apply_and_leave(
@@ -75,8 +74,8 @@ fn a8_what_no_pod_is_found_behind_is_closed_while_one_is_astray() {
         lab.expect("shop/b", "outside", &Outcome::Reached);
     };
     silent(&lab);
-    // Later turns leave it closed, and so do later agents, before they know that a pod is astray
-    // and after.
+    // Later turns leave it closed. So do later agents, before and after they know that a pod is
+    // astray.
     apply_and_leave(&lab, "turn.yaml", &deny("other", "app: nobody"));
     silent(&lab);
     restart_and_leave(&mut lab);
@@ -86,8 +85,8 @@ fn a8_what_no_pod_is_found_behind_is_closed_while_one_is_astray() {
     silent(&lab);
 }
 
-/// The interface comes when a pod is astray already, and is closed in its own time: nothing else
-/// happens then.
+/// The interface appears when a pod is astray already, and is closed after its own waiting time,
+/// although nothing else happens then.
 #[test]
 fn a8_what_comes_while_a_pod_is_astray_is_closed_as_well() {
     let Some(mut lab) = started("open", &[("deny.yaml", &deny("shop", "app: hidden"))]) else {
@@ -129,7 +128,7 @@ fn b2_strict_closes_a_new_pod_until_its_policy_is_in() {
     }
     lab.expect("node", "shop/new", &Outcome::Reached);
     lab.expect("shop/new", "node", &Outcome::Reached);
-    // Others are as they were.
+    // Others are unaffected.
     lab.expect("shop/b", "outside", &Outcome::Reached);
     let seen = lab.agent.log_length();
     lab.label("shop/new", "app: new").unwrap();
@@ -140,7 +139,8 @@ fn b2_strict_closes_a_new_pod_until_its_policy_is_in() {
     lab.remove_pod("shop/new").unwrap();
 }
 
-/// The first act of each is to dial what its policy denies, once its interface is closed and before, while and after it becomes known.
+/// Each pod first connects to what its policy denies: once its interface is closed, and before,
+/// while and after it becomes known.
 #[test]
 fn b2_no_first_packet_of_a_new_pod_gets_through_in_strict_mode() {
     const PODS: usize = 12;
@@ -179,7 +179,7 @@ fn b2_no_first_packet_of_a_new_pod_gets_through_in_strict_mode() {
     );
 }
 
-/// Interfaces of others stay theirs: on a bridge without an address of the node's pods.
+/// Interfaces of others are left alone: on a bridge without an address of the node's pods.
 #[test]
 fn b2_strict_leaves_the_interfaces_of_others_alone() {
     let Some(mut lab) = started("strict", &[]) else {
@@ -195,7 +195,7 @@ fn b2_strict_leaves_the_interfaces_of_others_alone() {
     other
         .ip("link set eth0 up\naddr add 172.17.0.2/16 dev eth0\n")
         .unwrap();
-    // What comes after it is closed: so it was looked at.
+    // An interface that comes later is closed, so this one was checked.
     let seen = lab.agent.log_length();
     lab.add_interface("shop/new").unwrap();
     let veth = lab.node.veth("shop/new").unwrap().to_owned();
@@ -213,7 +213,8 @@ fn b2_strict_leaves_the_interfaces_of_others_alone() {
     assert!(!lab.agent.log().contains("vethdocker"), "{}", lab.agent.log());
 }
 
-/// A pod that comes while no agent runs is closed as soon as one does, before any list: here none ever comes.
+/// A pod that comes while no agent runs is closed as soon as one starts, before any list: here none
+/// ever comes.
 #[test]
 fn b2_b1_strict_closes_before_the_first_list_and_keeps_what_is_enforced() {
     let Some(mut lab) = started("strict", &[("deny.yaml", DENY_ALL)]) else {
@@ -239,15 +240,15 @@ fn b2_b1_strict_closes_before_the_first_list_and_keeps_what_is_enforced() {
     fs::remove_file(&nowhere).unwrap();
 }
 
-/// What a pod opened while everything passed goes on if its policy allows it, and is cut if not; its programs were there all the time, so
-/// nothing has to be looked up.
+/// A connection that a pod opened while everything passed continues if its policy allows it, and is
+/// cut otherwise. The programs were there all the time, so connection tracking is not asked.
 #[test]
 fn b2_c6_what_a_new_pod_opened_before_its_policy_goes_on_if_that_allows_it() {
     opened_before_its_policy(false, |_| true);
 }
 
-/// So does what it opened where its status has not all addresses that its interface had when the
-/// programs came, and connection tracking is asked for each.
+/// The same if the pod's status lacks some addresses that its interface had when the programs came:
+/// connection tracking is asked for each.
 #[test]
 fn b2_c6_what_a_new_pod_opened_goes_on_though_its_status_has_fewer_addresses() {
     opened_before_its_policy(true, IpAddr::is_ipv4);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which packets pass while nothing changes.
+//! Tests which packets pass while nothing changes.
 
 use netpol_tests::{
     lab::DENY_ALL,
@@ -36,8 +36,8 @@ fn a2_node_and_pod_reach_each_other_under_deny_all() {
     lab.expect("shop/a", "node", &Outcome::Reached);
 }
 
-/// Who opened a connection is known to the node's connection tracking, and what the node opened
-/// stays open.
+/// The node's connection tracking knows who opened a connection, and connections that the node
+/// opened stay open.
 #[test]
 fn a2_node_and_pod_talk_under_deny_all_where_connections_are_tracked() {
     let Some(lab) = lab(&[]) else {

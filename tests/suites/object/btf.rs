@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The types of the embedded object, as bpftool reads them.
+//! Reads the types of the embedded object by bpftool.
 
 use std::{collections::BTreeMap, fs, process::Command};
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::SUITE;
 
-/// Runs `bpftool` and reads the JSON that it prints.
+/// Runs `bpftool` and parses the JSON that it prints.
 pub fn bpftool(arguments: &[&str]) -> Result<Value> {
     let output = Command::new("bpftool").arg("-j").args(arguments).output()?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -18,11 +18,11 @@ pub fn bpftool(arguments: &[&str]) -> Result<Value> {
     serde_json::from_str(&text).with_context(|| format!("bpftool {arguments:?} printed {text}"))
 }
 
-/// The types of the embedded object by their number.
+/// The types of the embedded object, by number.
 pub struct Btf(BTreeMap<u64, Value>);
 
 impl Btf {
-    /// `None` where they cannot be read, which is said.
+    /// Reads the types; prints a message and returns `None` where that is impossible.
     pub fn of_object() -> Option<Self> {
         let no_bpftool = Command::new("bpftool").arg("version").output().is_err();
         let obstacle = if no_bpftool {
@@ -47,7 +47,7 @@ impl Btf {
         ))
     }
 
-    /// The only type of that kind and name.
+    /// Returns the only type of that kind and name.
     pub fn find(&self, kind: &str, name: &str) -> &Value {
         let mut found = self
             .0
@@ -61,12 +61,12 @@ impl Btf {
         first
     }
 
-    /// A type by its number.
+    /// Returns a type by its number.
     pub fn at(&self, id: &Value) -> &Value {
         &self.0[&id.as_u64().expect("a type's number")]
     }
 
-    /// Size of a type in bytes.
+    /// Returns the size of a type, bytes.
     pub fn size(&self, id: &Value) -> usize {
         let entry = self.at(id);
         match entry["kind"].as_str().unwrap() {
@@ -78,7 +78,7 @@ impl Btf {
         }
     }
 
-    /// Name, offset and size of each member of a structure.
+    /// Returns name, offset and size of each member of a structure.
     pub fn layout(&self, name: &str) -> Vec<(String, usize, usize)> {
         let members = self.find("STRUCT", name)["members"].as_array().unwrap().iter();
         members
@@ -94,7 +94,7 @@ impl Btf {
             .collect()
     }
 
-    /// What a member of a map's definition points at.
+    /// Returns what a member of a map's definition points at.
     pub fn pointee(&self, definition: &Value, member: &str) -> Option<&Value> {
         let mut members = definition["members"].as_array().unwrap().iter();
         let found = members.find(|entry| entry["name"] == member)?;

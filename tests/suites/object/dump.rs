@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What bpftool shows of the pinned maps of a loaded object.
+//! Tests what bpftool shows of the pinned maps of a loaded object.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -23,7 +23,7 @@ use crate::{
     btf::{Btf, bpftool},
 };
 
-/// The entries of a pinned map as `bpftool map dump` prints them.
+/// Returns the entries of a pinned map as `bpftool map dump` prints them.
 fn dump(folder: &Path, map: &str) -> Result<Vec<Value>> {
     let path = folder.join(map);
     let dump = bpftool(&["map", "dump", "pinned", path.to_str().context("a path in UTF-8")?])?;
@@ -32,7 +32,7 @@ fn dump(folder: &Path, map: &str) -> Result<Vec<Value>> {
     Ok(entries)
 }
 
-/// What policy 3 says of an identity.
+/// Makes an entry of policy 3 for an identity.
 fn put_policy(identity: u32, protocol: Option<ProtocolMatch>) -> Write {
     Write::PutPolicy {
         policy: 3,
@@ -49,7 +49,7 @@ fn put_identity(prefix: IpNet, identity: u32) -> Write {
     Write::PutIdentity { prefix, identity }
 }
 
-/// An entry of each map, through the ways that write it.
+/// Writes an entry of each map, by its usual writer.
 fn fill(bench: &mut Bench, ifindex: u32) -> Result<()> {
     let peer = Ipv4Addr::new(10, 244, 0, 11);
     let endpoint = abi::Endpoint {

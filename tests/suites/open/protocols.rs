@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Connections of SCTP and pings that were open before the pods' programs were there (rule C6), as the kernel's connection tracking has
-//! them. Their packets are made by hand: who opens a connection is the test's choice, and nobody else answers.
+//! SCTP connections and pings that are older than the pods' programs (rule C6), as the kernel's
+//! connection tracking knows them. The packets are made by hand: the test chooses the opener, and
+//! nobody else answers.
 
 use std::{fmt, net::IpAddr, time::Duration};
 
@@ -13,9 +14,9 @@ use netpol_tests::{
 
 use super::{SEEDED, SUITE, World};
 
-/// Ports of an SCTP connection; the first is the opener's, and an identifier of pings.
+/// Ports of an SCTP connection; the first is the opener's, and also the identifier of pings.
 const PORTS: (u16, u16) = (40_000, 7000);
-/// How long silence must last to count as a loss.
+/// Silence that counts as a loss.
 const PATIENCE: Duration = Duration::from_millis(700);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,14 +25,14 @@ enum Kind {
     Ping,
 }
 
-/// Two pods with a connection of a kind, over one family.
+/// Two pods with a connection of a kind, in one family.
 struct Talk {
     kind: Kind,
     names: [&'static str; 2],
-    /// The opener's, the other's.
+    /// The opener's address, then the other's.
     addresses: [IpAddr; 2],
     wires: [Wire; 2],
-    /// Of the last packet.
+    /// Number of the last packet.
     number: u8,
 }
 
@@ -55,7 +56,7 @@ impl Talk {
         }
     }
 
-    /// A packet of an end: whether it arrives.
+    /// Sends a packet from an end. Returns true if it arrives.
     fn arrives(&self, end: End, ports: (u16, u16), bytes: &[u8]) -> bool {
         let [own, other] = match end {
             End::Opener => [0, 1],
@@ -73,7 +74,7 @@ impl Talk {
         seen.contains(&packet)
     }
 
-    /// Opens it, with an answer.
+    /// Opens the connection, with an answer.
     fn open(&self) {
         match self.kind {
             Kind::Ping => {
@@ -100,7 +101,7 @@ impl Talk {
         }
     }
 
-    /// One more packet of an end: whether it arrives.
+    /// Sends another packet from an end. Returns true if it arrives.
     fn says(&mut self, end: End, ports: (u16, u16)) -> bool {
         self.number += 1;
         let bytes = match (self.kind, end) {
@@ -120,8 +121,9 @@ impl fmt::Display for Talk {
     }
 }
 
-/// What policy allows to who opened it goes on with a reply, what it denies does not, although the replies alone would be allowed: pod a may
-/// send to all, pod b may receive from all.
+/// A connection that policy allows to its opener continues with a reply, and one that it denies
+/// does not, although the replies alone would be allowed: pod a may send to all, pod b may receive
+/// from all.
 fn are_seeded(kind: Kind, entry: &str) {
     if !can_enforce(SUITE) {
         return;

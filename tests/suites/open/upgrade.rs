@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The ways that programs are attached, and what an agent of another version left (rules B3, C6).
+//! Changes of the attach mechanism, and remains of an agent of another version (rules B3, C6).
 
 use std::fs;
 
@@ -8,10 +8,11 @@ use netpol_tests::{pair::End, privilege::can_enforce, proxy::Mode};
 
 use super::{MESSAGES, SEEDED, SUITE, World, seeds_nothing};
 
-/// In the line that tells that another version's pins were removed.
+/// Part of the log line about removed pins of another version.
 const SWEPT: &str = "removed what another version of netpol left";
 
-/// A filter in place of a TCX link: what was open goes on, also over a gap; a restart seeds nothing.
+/// A filter replaces a TCX link: open connections continue, also over a gap; a restart seeds
+/// nothing.
 #[test]
 fn c6_open_connections_go_on_with_filters_of_clsact() {
     if !can_enforce(SUITE) {
@@ -45,7 +46,7 @@ fn c6_open_connections_go_on_with_filters_of_clsact() {
     seeds_nothing(&mut agent);
 }
 
-/// An agent with other layouts finds the programs of the one before, and none of its maps.
+/// An agent with other layouts finds the programs of an earlier one, and none of its maps.
 fn other_version(attach: &str) {
     if !can_enforce(SUITE) {
         return;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! An agent whose descriptors end, or whose clients want all of them.
+//! An agent that runs out of descriptors, or whose clients want all of them.
 
 use std::{fs, process::Command, time::Instant};
 
@@ -24,8 +24,8 @@ fn limit(pid: u32, count: usize) {
     assert!(prlimit.status().unwrap().success());
 }
 
-/// Lets a process have not one descriptor more: the lowest that is free is the first that is too
-/// high. What it holds back for clients is below.
+/// Leaves a process no further descriptor: the lowest free number becomes the limit. Its reserve
+/// for clients is below that.
 fn leave_none(pid: u32) {
     let folder = format!("/proc/{pid}/fd");
     let free = (0..).find(|number| fs::symlink_metadata(format!("{folder}/{number}")).is_err());
@@ -71,7 +71,7 @@ fn l1_a_lack_of_descriptors_is_named_and_what_it_kept_away_is_made_good() {
     lab.offer_pod("shop/c", "app: c").unwrap();
     let line = lab.agent.wait_for_line(seen, "Too many open files").unwrap();
     assert!(line.contains("ERROR"), "{line}");
-    // What was enforced is; and the agent answers, by what it holds back.
+    // Enforcement continues, and the agent answers, by its reserve.
     lab.expect("other/b", "shop/a", &Silent);
     for path in ["/healthz", "/readyz", "/metrics"] {
         let answer = ask(lab.node.netns(), path).unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What an agent says of itself while a change is on its way to the kernel, and of what is over
-//! budget (rule L2).
+//! What an agent reports while a change is on its way to the kernel, and about objects over budget
+//! (rule L2).
 
 use std::time::Instant;
 
@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 use super::shared::{LISTEN, SUITE, ask};
 
 const PODS: [(&str, &str); 1] = [("shop/web", "app: web")];
-/// Pods of other nodes, each with a label of its own: so many are classes, prefixes and entries.
+/// Pods of other nodes, each with its own label: as many classes, prefixes and entries.
 const MANY: usize = 4000;
 /// Selectors of such labels, each with a port.
 const SELECTORS: usize = 500;
 
-/// A laboratory whose agent serves metrics and health.
+/// Makes a laboratory whose agent serves metrics and health.
 fn lab() -> Lab {
     let mut lab = Lab::new(&PODS, &[("deny.yaml", DENY_ALL)]).unwrap();
     lab.agent.stop().unwrap();
@@ -27,7 +27,7 @@ fn lab() -> Lab {
     lab
 }
 
-/// A list of objects that takes a while to compile and to write.
+/// Makes a list of objects that takes a while to compile and to write.
 fn many() -> String {
     let pods = (0..MANY).map(|number| {
         json!({
@@ -55,7 +55,7 @@ fn many() -> String {
     json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
 }
 
-/// A metric's value.
+/// Returns a metric's value.
 fn value(metrics: &str, name: &str) -> f64 {
     let line = metrics
         .lines()

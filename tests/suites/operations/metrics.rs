@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `docs/metrics.md`: what a running agent serves.
+//! Checks `docs/metrics.md` against what a running agent serves, and the table of drop reasons.
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
+use netpol_common::abi::DropReason;
 use netpol_tests::privilege::can_enforce;
 
 use crate::shared::{SUITE, ask, launch, node};
@@ -13,7 +14,7 @@ const HEAD: &str = "# Metrics\n\n\
     [operations.md](operations.md) says which of them are worth an alert.\n\n\
     | metric | type | labels | |\n|---|---|---|---|\n";
 
-/// The name of a label in a sample, without its value.
+/// Returns the name of a label in a sample, without its value.
 fn labels(sample: &str) -> Vec<String> {
     let Some((_, rest)) = sample.split_once('{') else {
         return Vec::new();
@@ -23,7 +24,7 @@ fn labels(sample: &str) -> Vec<String> {
     names.map(|name| format!("`{name}`")).collect()
 }
 
-/// A row for each metric, by name.
+/// Returns a row for each metric, by name.
 fn page(text: &str) -> String {
     let (mut kinds, mut about) = (BTreeMap::new(), BTreeMap::new());
     for line in text.lines() {
@@ -36,7 +37,7 @@ fn page(text: &str) -> String {
     }
     let mut page = HEAD.to_owned();
     for (name, kind) in kinds {
-        // A counter's sample has an ending of its own.
+        // A counter's sample has a suffix.
         let shown = match kind {
             "counter" => format!("{name}_total"),
             _ => name.to_owned(),
@@ -47,6 +48,10 @@ fn page(text: &str) -> String {
         });
         let labels = sample.map(labels).unwrap_or_default().join(", ");
         writeln!(page, "| `{shown}` | {kind} | {labels} | {} |", about[name]).unwrap();
+    }
+    page.push_str("\n## Why packets are dropped\n\n| `reason` | |\n|---|---|\n");
+    for reason in DropReason::ALL {
+        writeln!(page, "| `{}` | {} |", reason.name(), reason.meaning()).unwrap();
     }
     page
 }

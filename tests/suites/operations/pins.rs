@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who may look into what the agent keeps on bpffs: root.
+//! Only root can read what the agent pins on bpffs.
 
 use std::{
     fs::{self, DirBuilder, Permissions},
@@ -45,7 +45,7 @@ fn pins_of_an_earlier_agent_are_closed_to_others() {
     drop(agent);
 }
 
-/// Without bpffs in a mount namespace of its own, as on a node where nobody mounts it.
+/// Runs without bpffs, in a new mount namespace, as on a node where nobody mounts it.
 const ALONE: &str = "umount /sys/fs/bpf; exec \"$@\"";
 
 #[test]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A node with an agent that serves metrics and health, and the other side of its sockets.
+//! A node with an agent that serves metrics and health, and clients of its sockets.
 
 use std::{
     fs,
@@ -16,30 +16,30 @@ use netpol_tests::{
 };
 
 pub const SUITE: &str = "operations";
-/// Where agents of this suite serve metrics and health.
+/// Address at which agents of this suite serve metrics and health.
 pub const LISTEN: &str = "127.0.0.1:9600";
 
-/// A node without pods, and a folder of manifests.
+/// Makes a node without pods, and a folder of manifests.
 pub fn node() -> (Node, ManifestDir) {
     let node = Node::new(Plan::first("node-a")).unwrap();
     (node, ManifestDir::new().unwrap())
 }
 
-/// An agent that serves metrics and health; nothing is waited for.
+/// Starts an agent that serves metrics and health, without waiting.
 pub fn launch(node: &Node, manifests: &ManifestDir) -> Agent {
     let mut launch = Launch::new(manifests.path(), &node.plan().name);
     launch.arguments.extend(["--listen".into(), LISTEN.into()]);
     Agent::launch(node, launch).unwrap()
 }
 
-/// Connects to the agent. One that does not answer is an error.
+/// Connects to the agent; an error if it does not answer.
 pub fn connect(netns: &NetNs) -> Result<TcpStream> {
     let stream = netns.run(|| Ok(TcpStream::connect(LISTEN.parse::<SocketAddr>()?)?))?;
     stream.set_read_timeout(Some(DEADLINE))?;
     Ok(stream)
 }
 
-/// What it answers for a path.
+/// Returns its response for a path.
 pub fn ask(netns: &NetNs, path: &str) -> Result<String> {
     let mut stream = connect(netns)?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")?;
@@ -48,7 +48,7 @@ pub fn ask(netns: &NetNs, path: &str) -> Result<String> {
     Ok(answer)
 }
 
-/// Descriptors that a process has open.
+/// Returns the number of open descriptors of a process.
 pub fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! SIGTERM at the moments of a start: the agent ends with 0, soon, and what is enforced stays (rule
-//! B3).
+//! SIGTERM at various moments of a start: the agent exits with 0, soon, and what is enforced stays
+//! (rule B3).
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use netpol_tests::{
     privilege::can_enforce,
 };
 
-/// On a busy machine; it takes a second at most.
+/// Time limit on a busy machine; it usually takes at most a second.
 const SOON: Duration = Duration::from_secs(8);
 
 fn ends_soon(agent: &mut Agent) {
@@ -30,7 +30,8 @@ fn ends_soon(agent: &mut Agent) {
     );
 }
 
-/// Whether the process holds SIGTERM back until it is ready for it: from then on none is lost.
+/// Returns true if the process has blocked SIGTERM until it can handle it: from then on none is
+/// lost.
 fn listens(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
@@ -38,7 +39,7 @@ fn listens(pid: u32) -> bool {
     blocked & (1 << (nix::libc::SIGTERM - 1)) != 0
 }
 
-/// Whether a thread of the process waits for somebody to open the other end of a FIFO.
+/// Returns true if a thread of the process waits for the other end of a FIFO to be opened.
 fn waits_in_open(pid: u32) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     threads.flatten().any(|thread| {
@@ -64,7 +65,7 @@ fn b3_sigterm_ends_the_agent_while_it_loads_its_programs() {
     wait_until(&agent, listens);
     ends_soon(&mut agent);
     assert_eq!(agent.revision(), 0, "{}", agent.log());
-    // What it left half done is no hindrance.
+    // What it left incomplete is no obstacle.
     agent.restart().unwrap();
     ends_soon(&mut agent);
 }
@@ -102,8 +103,8 @@ fn b3_sigterm_ends_the_agent_while_a_file_system_does_not_answer() {
         return;
     }
     let (node, manifests) = node();
-    // Opening it waits for somebody who writes: nobody does. The thread that waits cannot be told
-    // to stop.
+    // Opening a FIFO blocks until someone writes, which nobody does. The blocked thread cannot be
+    // stopped.
     let kubeconfig = manifests.path().join("kubeconfig");
     mkfifo(&kubeconfig, Mode::S_IRUSR).unwrap();
     let mut kube = Launch::new("kube".as_ref(), &node.plan().name);
@@ -124,7 +125,7 @@ fn b3_sigterm_ends_the_agent_beside_clients_that_hold_connections() {
     let mut agent = launch(&node, &manifests);
     agent.wait_for_revision_after(0).unwrap();
     let _idle = connect(node.netns()).unwrap();
-    // Taken after the other one.
+    // Bound after the other one.
     assert!(ask(node.netns(), "/readyz").unwrap().contains("200 OK"));
     ends_soon(&mut agent);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A write that fails concerns what depends on it, and nothing else (rules L1, L2): whatever fails,
-//! and whichever map is full from whichever point on, no packet passes that the new policy denies,
-//! whoever is not held back has the new policy, and the next try makes it good.
+//! A failed write affects only what depends on it (rules L1, L2). Whatever fails, and whichever map
+//! is full from any point on: no packet passes that the new policy denies, whoever is not held back
+//! has the new policy, and the next attempt repairs it.
 
 use std::{
     cell::Cell,
@@ -40,8 +40,8 @@ enum Trouble {
     One(usize),
 }
 
-/// The kinds that may fail without the plan ending, and without an endpoint that cannot be told
-/// anything.
+/// Kinds of writes that may fail without ending the plan, and without an endpoint that cannot be
+/// changed.
 fn may_fail(write: &Write) -> bool {
     !matches!(
         write,
@@ -137,8 +137,8 @@ fn identity_of(state: &State, address: IpAddr) -> Identity {
     longest.map(|(_, identity)| *identity).unwrap_or_default()
 }
 
-/// Whether a packet is to where a Service is, or was, or will be reached: without its frontend it
-/// is to an address like any other.
+/// Returns true if a packet goes to where a Service is, was or will be reached: without its
+/// frontend it goes to an ordinary address.
 fn is_to_service(states: [&State; 3], probe: &Probe) -> bool {
     let mut frontends = states.into_iter().flat_map(|state| state.frontends.keys());
     probe.direction == Direction::Egress
@@ -148,8 +148,8 @@ fn is_to_service(states: [&State; 3], probe: &Probe) -> bool {
         })
 }
 
-/// The interfaces that a policy number concerns: those that have it before, on the way or after, and those that share
-/// a number with one that could not leave it.
+/// Returns the interfaces that a policy number concerns: those that have it before, during or
+/// after, and those that share a number with one that could not leave it.
 fn concerned(states: [&State; 2], writes: &[Write], number: u32) -> BTreeSet<u32> {
     let numbers = |endpoint: &Endpoint| [endpoint.ingress_policy, endpoint.egress_policy];
     let held = states.into_iter().flat_map(|state| &state.endpoints);
@@ -256,8 +256,8 @@ fn l2_a_failed_write_concerns_only_what_depends_on_it() {
     );
 }
 
-/// A Service with thousands of places fills map `frontends`: one write too many is tried, one line is
-/// told, and policies change as if there were no Service.
+/// A Service with thousands of frontends fills map `frontends`: only one write too many is tried,
+/// one line is logged, and policies change as if there were no Service.
 #[test]
 fn l2_a_full_map_is_tried_once_and_told_once() {
     let object = |kind: &str, group: &str, name: &str, spec: serde_json::Value| json!({"apiVersion": group, "kind": kind, "metadata": {"namespace": "ns", "name": name}, "spec": spec});

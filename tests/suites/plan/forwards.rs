@@ -14,7 +14,7 @@ use proptest::prelude::*;
 
 use super::{Bench, interface, run};
 
-/// The number of an interface's endpoint, and what its pod may send for.
+/// Returns the number of an interface's endpoint, and what its pod may send for.
 fn may(state: &State, ifindex: u32) -> (u32, BTreeSet<IpNet>) {
     let Some(endpoint) = state.endpoints.get(&ifindex) else {
         return (0, BTreeSet::new());
@@ -58,7 +58,7 @@ fn a6_every_prefix_of_a_plan_lets_a_pod_send_for_whom_it_did_or_will() {
                         may(&state, ifindex),
                         may(&done, ifindex),
                     );
-                    // What another pod had behind the interface is none of the new one's.
+                    // The new pod inherits nothing of another pod behind the interface.
                     let mut allowed: BTreeSet<IpNet> = BTreeSet::new();
                     allowed.extend(was.1.iter().filter(|_| is.0 == was.0));
                     allowed.extend(will.1.iter().filter(|_| is.0 == will.0 || was.0 == is.0));
@@ -83,7 +83,7 @@ fn a6_every_prefix_of_a_plan_lets_a_pod_send_for_whom_it_did_or_will() {
     });
 }
 
-/// One write fails, whichever, and the next plan makes it good.
+/// Any single write fails, and the next plan repairs it.
 #[test]
 fn l1_a_failed_write_lets_no_pod_send_for_whom_it_may_not() {
     run(100, |seed, keeps, change| {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whatever an agent went through, what it leaves in the kernel is what a fresh start makes.
+//! Whatever happened to an agent, its state in the kernel is what a fresh start makes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,13 +10,13 @@ use netpol_agent::{
     model::Snapshot,
     sync::{EntryKey, Memory, Plan, State, Write, apply},
 };
-use netpol_common::abi::{IDENTITY_NONE, Identity, SENDER_UNTOLD};
+use netpol_common::abi::{IDENTITY_NONE, Identity, SENDER_AMBIGUOUS};
 use netpol_tests::random::{Random, any_change, batch, cluster, few_guards};
 use proptest::prelude::*;
 
 use super::{Bench, interface, run};
 
-/// A state under names that do not depend on history: numbers replaced by what they say.
+/// Returns a state that does not depend on history: numbers are replaced by their meaning.
 fn canonical(state: &State) -> impl PartialEq + std::fmt::Debug {
     let identities: BTreeMap<_, _> = state
         .identities
@@ -76,7 +76,7 @@ fn canonical(state: &State) -> impl PartialEq + std::fmt::Debug {
     )
 }
 
-/// Whether a bench holds what a fresh start makes of a snapshot, and nothing that nobody needs.
+/// Checks that a bench has what a fresh start makes of a snapshot, and nothing unused.
 pub(super) fn is_as_fresh(bench: &Bench, snapshot: &Snapshot) -> Result<(), TestCaseError> {
     let mut fresh = Bench::new(false);
     fresh.node.clone_from(&bench.node);
@@ -84,14 +84,15 @@ pub(super) fn is_as_fresh(bench: &Bench, snapshot: &Snapshot) -> Result<(), Test
     let (compiled, plan) = fresh.plan(snapshot);
     fresh.apply(plan);
     let mut state = bench.state.clone();
-    // Interfaces of deleted pods are closed where they were isolated; a fresh start does not know them.
+    // Interfaces of deleted pods are closed if they were isolated; a fresh start does not know
+    // them.
     let known = compiled.endpoints.keys().map(interface);
     let known: BTreeSet<u32> = known.filter(|ifindex| !bench.unknown.contains(ifindex)).collect();
     state.endpoints.retain(|ifindex, _| known.contains(ifindex));
     state.attached.retain(|ifindex| known.contains(ifindex));
     state
         .senders
-        .retain(|_, ifindex| *ifindex == SENDER_UNTOLD && !known.is_empty() || known.contains(ifindex));
+        .retain(|_, ifindex| *ifindex == SENDER_AMBIGUOUS && !known.is_empty() || known.contains(ifindex));
     prop_assert!(
         canonical(&state) == canonical(&fresh.state),
         "{:#?}\n{:#?}",
@@ -144,7 +145,7 @@ fn changes_one_by_one_end_where_a_fresh_start_does() {
     });
 }
 
-/// Writes of which some fail: any, or of what takes away only.
+/// Applies writes of which some fail: any, or only removals.
 fn apply_in_part(bench: &mut Bench, random: &mut Random, plan: Plan) {
     let every = 1 + random.below(8);
     let removals = random.below(2) == 0;
@@ -164,7 +165,7 @@ fn apply_in_part(bench: &mut Bench, random: &mut Random, plan: Plan) {
     });
 }
 
-/// Someone else changes the maps, and the agent reads them back.
+/// Changes the maps as another program would; the agent reads them back.
 fn drift(bench: &mut Bench, random: &mut Random) {
     let state = &mut bench.state;
     let nth = |random: &mut Random, len: usize| random.below(len.max(1));
@@ -198,8 +199,8 @@ fn drift(bench: &mut Bench, random: &mut Random) {
     bench.memory.last = None;
 }
 
-/// Changes of all kinds, several at once and by revisions that are passed over, while writes fail, plans are cut off, the agent is started
-/// again, maps drift, and interfaces and addresses of the node come and go.
+/// All kinds of changes, several at once and with skipped revisions, while writes fail, plans are
+/// cut off, the agent restarts, maps drift, and interfaces and addresses of the node come and go.
 #[test]
 fn whatever_happens_ends_where_a_fresh_start_does() {
     run(500, |seed, keeps, _| {
@@ -250,8 +251,7 @@ fn whatever_happens_ends_where_a_fresh_start_does() {
     });
 }
 
-/// Turns in which many policies with peers in common come, go and change, and some of whose writes
-/// fail.
+/// Turns in which many policies with common peers come, go and change, and some writes fail.
 #[test]
 fn l2_many_changes_at_once_end_where_a_fresh_start_does() {
     for seed in 0..100 {
@@ -272,8 +272,8 @@ fn l2_many_changes_at_once_end_where_a_fresh_start_does() {
     }
 }
 
-/// Numbers of identities outlive agents, and end some day: the next ones are between those in use,
-/// and never one that something has.
+/// Identity numbers outlive agents, and run out one day: the next ones are unused numbers between
+/// those in use.
 #[test]
 fn l2_after_the_last_number_of_an_identity_come_those_that_are_free() {
     for seed in 0..40 {
@@ -302,7 +302,7 @@ fn l2_after_the_last_number_of_an_identity_come_those_that_are_free() {
             (*policy, entries.collect())
         });
         state.policies = policies.collect();
-        // An agent that starts on what an earlier one left.
+        // An agent that starts with what an earlier one left.
         bench.memory = Memory::default();
         for _ in 0..6 {
             snapshot = batch(&mut random, &snapshot);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Changes that flows of before must not outlive (rule C2), one by one.
+//! Single changes that old flows must not survive (rule C2).
 
 use netpol_agent::{
     model::{Direction, Snapshot},
@@ -14,7 +14,8 @@ use serde_json::json;
 
 use super::{Bench, judged_under};
 
-/// A pod of the bench's node that a policy isolates for ingress, a peer on the other node, and the policy's one rule.
+/// Makes a pod on the bench's node that a policy isolates for ingress, a peer on the other node,
+/// and the policy's only rule.
 fn one_rule(rule: serde_json::Value, label_of_peer: &str) -> Snapshot {
     let pod = |name: &str, node: &str, address: &str, label: &str| {
         json!({"apiVersion": "v1", "kind": "Pod",
@@ -34,7 +35,8 @@ fn one_rule(rule: serde_json::Value, label_of_peer: &str) -> Snapshot {
     snapshot(&objects).expect("the objects are right")
 }
 
-/// The verdict on TCP 80 from an address before and after a change, and whether a flow of before still counts as judged.
+/// Returns the verdict on TCP 80 from an address before and after a change, and whether an old flow
+/// still counts as judged.
 fn flow_after(
     before: &Snapshot,
     after: &Snapshot,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Endpoints that share a policy number and then no longer do (rule B4).
+//! Endpoints that stop sharing a policy number (rule B4).
 
 use netpol_agent::model::{Direction, Snapshot};
 use netpol_tests::{
@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::Bench;
 
-/// Two pods of the bench's node that give one port name different numbers, a peer on the other node, and a policy for both with these rules.
+/// Makes two pods on the bench's node that give one port name different numbers, a peer on the
+/// other node, and a policy for both with these rules.
 fn two_pods(ingress: Value) -> Snapshot {
     let pod = |name: &str, node: usize, address: &str, label: &str, number: u16| {
         json!({"apiVersion": "v1", "kind": "Pod",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the programs remember of connections, and for how long.
+//! What the programs remember about connections, and for how long.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -14,7 +14,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::{SUITE, Stage, tcp};
 
-/// The answer from port 80 to a SYN from port 40000.
+/// Makes the answer from port 80 to a SYN from port 40000.
 fn syn_ack(source: &str, destination: &str) -> Vec<u8> {
     let mut frame = frames::opening(&tcp(source, destination), 80);
     frame[36..38].copy_from_slice(&40_000u16.to_be_bytes());
@@ -69,7 +69,7 @@ fn c2_a_connection_is_judged_again_when_the_policy_changes() {
     });
 }
 
-/// `--flow-capacity`: the table is made anew, what is in it stays.
+/// `--flow-capacity`: the table is made anew, and keeps its content.
 #[test]
 fn b3_a_flow_table_of_another_size_keeps_its_flows() {
     on_bench(SUITE, 8, |bench| {
@@ -91,7 +91,8 @@ fn b3_a_flow_table_of_another_size_keeps_its_flows() {
     });
 }
 
-/// A denied flow cuts its replies as long as it lives; then they are packets of their own, which this pod may send.
+/// A denied flow cuts its replies as long as it lives. After that, they are packets of their own,
+/// which this pod may send.
 #[test]
 fn c3_a_lifetime_in_the_configuration_ends_a_flow() {
     on_bench(SUITE, 8, |bench| {
@@ -115,7 +116,7 @@ fn c3_a_lifetime_in_the_configuration_ends_a_flow() {
         bench.enforce(&denied, &node, &pods)?;
         assert!(!bench.passes(Direction::Egress, own, own, &answer)?);
         for (seconds, alive) in [(30, true), (10, false)] {
-            // What is denied keeps it alive.
+            // Denied packets keep it alive.
             for (key, flow) in bench.flows()? {
                 let last_seen = flow
                     .last_seen
@@ -139,7 +140,7 @@ fn c3_a_lifetime_in_the_configuration_ends_a_flow() {
     });
 }
 
-/// Flows past their lifetime leave the table, a part of it at a time; those that live stay as they are.
+/// Expired flows leave the table, a part of it at a time. Live ones are unchanged.
 #[test]
 fn c3_flows_past_their_lifetime_are_removed_in_parts() {
     const FLOWS: u32 = 40_000;
@@ -182,7 +183,8 @@ fn c3_flows_past_their_lifetime_are_removed_in_parts() {
 fn c1_a_flow_is_of_one_pod() {
     on_bench(SUITE, 8, |bench| {
         let Stage { addresses, .. } = Stage::of(bench, "ports")?;
-        // Both pods of the shop ask one host outside from the same port; only what the first asked is answered.
+        // Both pods of the shop ask a host outside from the same port; only the first one's
+        // requests are answered.
         let host = "198.51.100.7";
         let answer = |to: &str| syn_ack(host, to);
         let web = addresses[&"10.244.0.10".parse::<IpAddr>()?];

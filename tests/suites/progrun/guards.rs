@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A Service whose backends are too many to guard (rules A5, L2): it is closed to whom it would be
-//! open in part. `shop/client` may reach one of the two pods behind `shop/mixed`.
+//! A Service with too many backends to restrict (rules A5, L2) is closed to pods that may reach
+//! only some. `shop/client` may reach one of the two pods behind `shop/mixed`.
 
 use std::net::IpAddr;
 
@@ -51,7 +51,7 @@ fn l2_a_service_over_its_guards_is_closed_in_part_and_opens_when_there_is_room()
                 let passes = bench.opens(Direction::Egress, ifindex, ifindex, packet)?;
                 assert_eq!(passes, open, "{packet:?}, {guards:?}");
             }
-            // What policy allows is reached without the Service.
+            // What policy allows can be reached without the Service.
             assert!(bench.opens(Direction::Egress, ifindex, ifindex, &to(web, 8080))?);
         }
         bench.check_maps()

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What leaves the node, and still has to be judged for the pod that sent it (rule A5). `shop/web` may send to the pods of `shop` only.
+//! Packets that leave the node and must still be judged for the pod that sent them (rule A5).
+//! `shop/web` may send to the pods of `shop` only.
 
 use std::net::IpAddr;
 
@@ -23,16 +24,16 @@ use super::{SUITE, Stage, tcp};
 const WEB: &str = "10.244.0.10";
 const ALLOWED: &str = "10.244.0.12";
 const DENIED: &str = "198.51.100.7";
-/// What masquerade made of the pod's address.
+/// The pod's address after masquerading.
 const MASQUERADED: &str = "198.51.100.1";
 
-/// A node whose `shop/web` sends by the bridge.
+/// A node whose `shop/web` sends through the bridge.
 struct Leaving<'a> {
     bench: &'a mut Bench,
     counters: CounterReader,
     web: u32,
     endpoint: Endpoint,
-    /// Of `shop/db`, which is not isolated.
+    /// Endpoint of `shop/db`, which is not isolated.
     open: Endpoint,
 }
 
@@ -78,7 +79,7 @@ fn frame(source: &str, destination: &str) -> Vec<u8> {
     frames::opening(&tcp(source, destination), 40_000)
 }
 
-/// Frames that say nothing of where they go, and why they do not.
+/// Returns frames without a readable destination, with the reason.
 fn unreadable() -> [(DropReason, Vec<u8>); 5] {
     let whole = frame(MASQUERADED, ALLOWED);
     let mut options = whole.clone();
@@ -110,7 +111,7 @@ fn a5_f2_what_is_deferred_and_cannot_be_read_does_not_leave() {
             assert!(!node.leaves(deferred, &frame), "{reason:?}");
             assert_eq!(node.dropped(reason), before + 1, "{reason:?}");
             assert!(node.leaves(tag::judged(deferred), &frame), "{reason:?}, judged");
-            // Its policy went a moment ago.
+            // Its policy was removed a moment ago.
             assert!(
                 node.leaves(node.open.tag(true), &frame),
                 "{reason:?}, not isolated"
@@ -121,7 +122,7 @@ fn a5_f2_what_is_deferred_and_cannot_be_read_does_not_leave() {
     });
 }
 
-/// The endpoint goes before what tells of it, or with it.
+/// The endpoint is removed before what refers to it, or together.
 #[test]
 fn a5_what_is_deferred_does_not_leave_when_its_senders_endpoint_is_gone() {
     Leaving::run(|node| {
@@ -143,7 +144,8 @@ fn a5_what_is_deferred_does_not_leave_when_its_senders_endpoint_is_gone() {
     });
 }
 
-/// What is judged says so, and is not looked at again: as behind a tunnel, where it leaves by a second device.
+/// A judged packet is marked, and not checked again: for example when it leaves by a second device
+/// after a tunnel.
 #[test]
 fn a5_the_tag_tells_whether_a_packet_is_judged() {
     Leaving::run(|node| {
@@ -155,7 +157,7 @@ fn a5_the_tag_tells_whether_a_packet_is_judged() {
             ingress_ifindex: web,
             tag: judged,
         };
-        // What the pod wrote there itself does not count.
+        // A mark that the pod wrote itself does not count.
         let to_allowed = frame(WEB, ALLOWED);
         assert!(node.bench.passes(Direction::Egress, web, web, &to_allowed)?);
         assert_eq!(node.bench.tag_behind(sent, &to_allowed)?, deferred);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tables by longest prefix, of which whole keys have a map of their own: what no room is for there, and what does not say whose it is.
+//! Longest-prefix tables with a separate map for whole keys: keys that do not fit there, and values
+//! with another key.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +26,7 @@ const FRIEND: u32 = 2;
 const STRANGER: u32 = 1;
 const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 10);
 
-/// A pod that only friends may reach.
+/// Enforces a policy on a pod that only friends may reach.
 fn guard(bench: &mut Bench) -> Result<()> {
     let ifindex = bench.interfaces()[0];
     bench.write(&Write::PutPolicy {
@@ -61,7 +62,7 @@ fn remove(bench: &mut Bench, address: Ipv4Addr) -> Result<()> {
     bench.write(&Write::RemoveIdentity(IpAddr::from(address).into()))
 }
 
-/// Whether a peer reaches the pod.
+/// Returns true if a peer reaches the pod.
 fn reaches(bench: &mut Bench, peer: Ipv4Addr) -> Result<bool> {
     let packet = Packet {
         source: peer.into(),
@@ -74,7 +75,7 @@ fn reaches(bench: &mut Bench, peer: Ipv4Addr) -> Result<bool> {
     bench.opens(Direction::Ingress, ifindex, uplink, &packet)
 }
 
-/// Entries in a map of the two.
+/// Returns the number of entries in both maps.
 fn held(bench: &Bench) -> Result<[usize; 2]> {
     let map = |name: &str| MapData::from_pin(pin_folder(bench.pin_path()).join(name));
     let whole: HashMap<_, Address, Peer> = Map::HashMap(map("addresses")?).try_into()?;
@@ -101,7 +102,8 @@ fn p5_an_entry_of_the_address_counts_before_any_prefix() {
     });
 }
 
-/// What finds no room among the whole addresses is found by its prefix, and goes when it is removed, wherever it is by then.
+/// A whole address that does not fit into the hash map is found as a prefix, and is removed
+/// wherever it is.
 #[test]
 fn l1_an_address_that_finds_no_room_is_found_all_the_same() {
     on_bench(SUITE, 1, |bench| {
@@ -125,7 +127,7 @@ fn l1_an_address_that_finds_no_room_is_found_all_the_same() {
         for number in [0, 1, room, room + 1] {
             assert_eq!(reaches(bench, address(number))?, number % 2 == 0, "{number}");
         }
-        // It moves where there is room again: what is behind it says nothing any more.
+        // It moves to the hash map when there is room again: the entry behind it no longer counts.
         put(bench, IpAddr::from(address(1)), FRIEND)?;
         remove(bench, address(2))?;
         put(bench, IpAddr::from(address(room)), STRANGER)?;
@@ -143,7 +145,8 @@ fn l1_an_address_that_finds_no_room_is_found_all_the_same() {
     });
 }
 
-/// A value that names another address speaks for nobody, is read back as what the agent never writes, and is repaired by a write.
+/// A value with another address counts for nobody. It is read back as something that the agent
+/// never writes, and a write repairs it.
 #[test]
 fn b3_a_value_of_another_address_is_repaired() {
     on_bench(SUITE, 1, |bench| {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Values that are replaced while programs read them: the kernel gives the place of a value that was replaced to the next one at once,
-//! be it another key's. One CPU replaces the values of two keys, and never changes them; another runs a program that must always say the
-//! same.
+//! Values that are replaced while programs read them: the kernel gives the memory of a replaced
+//! value to the next one at once, even for another key. One CPU replaces the values of two keys,
+//! without changing them. Another CPU runs a program that must always return the same.
 
 use std::{
     net::IpAddr,
@@ -35,9 +35,9 @@ use zerocopy::IntoBytes as _;
 
 use super::{SUITE, Stage, tcp};
 
-/// How long a race is run: without the programs' check, some ten wrong verdicts on a busy machine.
+/// Duration of a race: without the programs' check, some ten wrong verdicts on a busy machine.
 const LONG: Duration = Duration::from_secs(10);
-/// Runs in a row.
+/// Number of runs in a row.
 const RUNS: u32 = 200_000;
 
 const CLOSED: &str = "10.244.0.10";
@@ -47,13 +47,13 @@ const OTHER: &str = "10.244.0.20";
 /// Key and value.
 type Entry<'a> = (&'a [u8], &'a [u8]);
 
-/// Two pods, one of which may do nothing and the other everything.
+/// Two pods: one may do nothing and the other everything.
 struct Pods<'a> {
     bench: &'a mut Bench,
     counters: CounterReader,
-    /// The closed one, the open one.
+    /// The closed one, then the open one.
     values: [(u32, Endpoint); 2],
-    /// Interface of a third, which is open.
+    /// Interface of a third pod, which is open.
     other: u32,
 }
 
@@ -91,7 +91,8 @@ impl Pods<'_> {
         counters.dropped(reason).packets
     }
 
-    /// Runs a hook's program on a frame while two entries of a map are replaced. Gives the number of runs.
+    /// Runs a hook's program on a frame while two entries of a map are replaced. Returns the number
+    /// of runs.
     fn race(
         &mut self,
         (map, entries): (&str, &[Entry<'_>]),
@@ -135,14 +136,14 @@ impl Pods<'_> {
     }
 }
 
-/// On a machine with one CPU nothing races.
+/// With a single CPU nothing races.
 fn on_cpu(number: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(number)?;
     sched_setaffinity(Pid::from_raw(0), &set).context("a race needs two CPUs")
 }
 
-/// Interrupts the program: only what stands still for a moment is overtaken.
+/// Interrupts the program: only a reader that pauses is overtaken.
 #[expect(
     clippy::disallowed_methods,
     reason = "the clock's interrupts are what it is for"
@@ -164,7 +165,7 @@ fn b4_an_endpoint_is_not_taken_for_another() {
             .each_ref()
             .map(|(ifindex, value)| (ifindex.as_bytes(), value.as_bytes()));
         let uplink = pods.bench.uplink();
-        // Of no EtherType that anyone knows: nothing is looked at but the endpoint.
+        // An unknown EtherType: only the endpoint is looked up.
         let frame = [0; 60];
         let (closed, _) = values[0];
         let before = pods.counters.read(Direction::Ingress)?.forwarded.packets;
@@ -175,7 +176,7 @@ fn b4_an_endpoint_is_not_taken_for_another() {
     });
 }
 
-/// The second look at what a pod of this node sent (rule A5).
+/// The post-DNAT check of packets from a pod of this node (rule A5).
 #[test]
 fn a5_b4_a_senders_policy_is_not_taken_for_anothers() {
     Pods::run(|pods| {
@@ -183,7 +184,7 @@ fn a5_b4_a_senders_policy_is_not_taken_for_anothers() {
         let bytes = values
             .each_ref()
             .map(|(ifindex, value)| (ifindex.as_bytes(), value.as_bytes()));
-        // A reset makes no flow: each run looks at the policy.
+        // A reset makes no flow: each run looks into the policy.
         let mut frame = frames::opening(&tcp(CLOSED, OTHER), 40_000);
         frame[14 + 20 + 13] = 4;
         let (closed, _) = values[0];
@@ -196,8 +197,8 @@ fn a5_b4_a_senders_policy_is_not_taken_for_anothers() {
     });
 }
 
-/// What leaves the node without a tag is known by its source. The agent never writes an entry that says what it said before, so that of the
-/// sender stays where it is, and those of others are replaced.
+/// A packet that leaves the node without a tag is known by its source. The agent never rewrites an
+/// unchanged entry, so the sender's stays in place and those of others are replaced.
 #[test]
 fn a5_b4_a_sender_is_found_by_its_address_while_others_are_replaced() {
     Pods::run(|pods| {
@@ -232,7 +233,8 @@ const STRANGER: u32 = 5_000_001;
 const PEERS: [(&str, u32); 2] = [("10.244.9.1", FRIEND), ("10.244.9.2", STRANGER)];
 const PORT: u16 = 8080;
 
-/// One pod, that only the friend may reach, and resets that the stranger sends while entries of both in a map are taken out and put in.
+/// A pod that only the friend may reach, and resets from the stranger, while entries of both are
+/// removed from a map and inserted.
 fn strangers(map: &str, entries: &[Entry<'_>]) {
     Pods::run(|pods| {
         let (ifindex, mut endpoint) = pods.values[0];

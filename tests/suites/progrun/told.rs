@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What events say of connections that were open when policy changed: the pod and the direction
-//! that they name deny the connection.
+//! What events say about connections that were open when policy changed: the named pod and
+//! direction must deny the connection.
 
 use std::net::IpAddr;
 
@@ -22,7 +22,7 @@ const CLUSTERS: usize = 60;
 const CONNECTIONS: usize = 60;
 const CLIENT_PORT: u16 = 40_000;
 
-/// How many events told of what.
+/// Counts events by content.
 #[derive(Debug, Default)]
 struct Told {
     ingress: usize,
@@ -31,7 +31,8 @@ struct Told {
     by_senders: usize,
 }
 
-/// A TCP or UDP connection between addresses that one pod or none has, and by no Service.
+/// Makes a TCP or UDP connection between addresses of at most one pod each, and not through a
+/// Service.
 fn connection(random: &mut Random, snapshot: &Snapshot) -> Option<Packet> {
     let found = packet(random, snapshot);
     let plain = |address| claimants(snapshot, address).len() < 2;
@@ -40,7 +41,7 @@ fn connection(random: &mut Random, snapshot: &Snapshot) -> Option<Packet> {
     (usual && evaluate_service(snapshot, &nodes(), &found).is_none()).then_some(found)
 }
 
-/// The packet that opens it, and the answer to that.
+/// Returns the packet that opens it, and its answer.
 fn frames_of(connection: &Packet) -> [Vec<u8>; 2] {
     let answer = Packet {
         source: connection.destination,

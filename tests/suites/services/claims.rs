@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Services that claim what is not theirs (rules A5, A9): addresses of hosts outside, of pods and
-//! of nodes, with and without rules of kube-proxy for them.
+//! Services that claim others' addresses (rules A5, A9): of hosts outside, of pods and of nodes,
+//! with and without kube-proxy's rules for them.
 
 use std::net::IpAddr;
 
@@ -24,7 +24,7 @@ fn addresses(cluster: &Cluster, sites: &[&str]) -> Vec<IpAddr> {
     sites.flatten().collect()
 }
 
-/// A Service whose ports are those of everything here, so that who answers tells where a packet
+/// Makes a Service with all ports that anything here has, so that the answer tells where a packet
 /// went.
 fn claim(labels: &Value, claimed: &[IpAddr], backends: &[IpAddr]) -> Vec<Value> {
     let ports = |key: &str| {
@@ -64,8 +64,8 @@ fn to(cluster: &Cluster, from: &str, sites: &[&str]) -> Vec<Probe> {
     probes.flatten().collect()
 }
 
-/// To the pods with label `bad`, to the outside and to the other node: to all that is claimed, and
-/// not to the backends of who claims it.
+/// Makes a policy that allows pods with label `bad`, the outside and the other node: everything
+/// that is claimed, but not the backends of the claiming Service.
 fn to_claimed(cluster: &Cluster) -> String {
     let blocks = addresses(cluster, &["outside", "node-b"]);
     let blocks = blocks.iter().map(|address| {
@@ -78,8 +78,8 @@ fn to_claimed(cluster: &Cluster) -> String {
     egress("client", &format!("{{to: [{}]}}", peers.join(", ")))
 }
 
-/// Another proxy's, of which there is none here; and in the moment before kube-proxy's rules come,
-/// or after they went.
+/// For another proxy, which does not run here, and in the moment before kube-proxy's rules appear
+/// or after they are gone.
 fn a9_a_service_that_nobody_translates_opens_and_closes_nothing(cluster: &mut Cluster) {
     let claimed = addresses(cluster, &CLAIMED);
     let backends = addresses(cluster, &["web-a", "web-b"]);
@@ -102,7 +102,8 @@ fn a9_a_service_that_nobody_translates_opens_and_closes_nothing(cluster: &mut Cl
     }
 }
 
-/// Rule C2: what is allowed by its address goes on, also when a Service is made over it.
+/// Rule C2: a connection that is allowed by its address continues, even if a Service later claims
+/// that.
 fn a9_c2_a_service_over_an_address_ends_no_connection_to_it(cluster: &mut Cluster) {
     cluster.set_policies(&[to_claimed(cluster)]).unwrap();
     let mut probes = to(cluster, "client", &CLAIMED);
@@ -128,9 +129,8 @@ fn a9_c2_a_service_over_an_address_ends_no_connection_to_it(cluster: &mut Cluste
     ask("after");
 }
 
-/// With kube-proxy's rules a packet to a host that a Service claims ends at the Service's backend,
-/// and that is what policy is asked about (rule A5). What is a pod's or a node's is not asked for
-/// there.
+/// With kube-proxy's rules, a packet to a host that a Service claims ends at the Service's backend,
+/// and policy judges that (rule A5). Policy judges claimed addresses of pods and nodes as such.
 fn a5_a9_what_kube_proxy_translates_is_judged_on_the_backend(cluster: &mut Cluster) {
     let claimed = addresses(cluster, &CLAIMED);
     let objects = claim(&json!({}), &claimed, &addresses(cluster, &["web-b"]));
@@ -146,7 +146,7 @@ fn a5_a9_what_kube_proxy_translates_is_judged_on_the_backend(cluster: &mut Clust
     cluster.expect("its backend is denied", &all, &Outcome::Silent);
 }
 
-/// kube-proxy serves no addresses of a family in which a Service has no ClusterIP.
+/// kube-proxy does not serve addresses of a family in which a Service has no ClusterIP.
 fn a9_a_service_of_one_family_claims_nothing_of_the_other(cluster: &mut Cluster) {
     let claimed = addresses(cluster, &["bad-a", "bad-b", "outside"]);
     let claimed: Vec<IpAddr> = claimed.into_iter().filter(IpAddr::is_ipv6).collect();
@@ -164,7 +164,7 @@ fn a9_a_service_of_one_family_claims_nothing_of_the_other(cluster: &mut Cluster)
     }
 }
 
-/// A pod's own node is open (rule A2), and that opens nothing else, by whatever name it is a
+/// A pod's own node is open (rule A2). That opens nothing else, whatever Service has it as a
 /// backend.
 fn a2_a9_a_slice_that_names_the_node_opens_no_other_way(cluster: &mut Cluster) {
     let claimed = addresses(cluster, &["outside", "bad-a", "bad-b"]);
@@ -189,8 +189,8 @@ fn a2_a9_a_slice_that_names_the_node_opens_no_other_way(cluster: &mut Cluster) {
     cluster.expect("its own node", &by_service, &Outcome::Reached);
 }
 
-/// As a cache of DNS on the node, which takes the ClusterIP of the Service that it stands in for,
-/// and keeps kube-proxy's rules away from it. What counts is where a packet ends.
+/// As a node-local DNS cache, which takes the ClusterIP of the Service that it replaces, and keeps
+/// kube-proxy's rules away from it. What counts is where a packet ends.
 fn a2_what_ends_at_the_node_is_open_whatever_service_has_its_address(cluster: &mut Cluster) {
     let objects = claim(&json!({}), &[], &addresses(cluster, &["bad-b"]));
     let node = cluster.site("node-a").unwrap();
@@ -208,7 +208,7 @@ fn a2_what_ends_at_the_node_is_open_whatever_service_has_its_address(cluster: &m
             "*raw\n-A PREROUTING -d {address} -j NOTRACK\n-A OUTPUT -s {address} -j NOTRACK\nCOMMIT\n"
         );
         node.netns.feed(program, &["--noflush"], &rules).unwrap();
-        // An IPv6 address can be listened on once it is not tentative.
+        // An IPv6 address can be listened on only when it is no longer tentative.
         let settled = if address.is_ipv6() { " nodad" } else { "" };
         node.netns
             .ip(&format!("addr add {address} dev lo{settled}\n"))

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Egress policy and Services (rule A5): what counts is the backend and its port, never the virtual address.
+//! Egress policy and Services (rule A5): the backend and its port count, never the virtual address.
 
 use netpol_tests::{
     probe::{Outcome, PATIENCE, Probe, Service},
@@ -16,7 +16,7 @@ pub const TO_WEB: &str =
     "{to: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 8080}, {port: 5353, protocol: UDP}]}";
 const NODES: [&str; 2] = ["node-a", "node-b"];
 
-/// Probes by the virtual addresses of every kind.
+/// Returns probes of the virtual addresses of every kind.
 fn virtual_ips(cluster: &Cluster, from: &str, service: &str, backend: &str) -> Vec<Probe> {
     Frontend::ALL
         .into_iter()
@@ -24,7 +24,7 @@ fn virtual_ips(cluster: &Cluster, from: &str, service: &str, backend: &str) -> V
         .collect()
 }
 
-/// Probes by the virtual addresses and the node ports of both nodes.
+/// Returns probes of the virtual addresses and the node ports of both nodes.
 pub fn all_frontends(cluster: &Cluster, from: &str, service: &str, backend: &str) -> Vec<Probe> {
     let node_ports = NODES
         .into_iter()
@@ -34,9 +34,10 @@ pub fn all_frontends(cluster: &Cluster, from: &str, service: &str, backend: &str
     probes
 }
 
-/// Asks each address often, and holds that of the Service's backends only `allowed` ever answers, and the rest is silence. Behind a node
-/// port of another node nobody answers: that node chooses the backend, after masquerade took away who sent the packet, so what is
-/// denied in part is denied.
+/// Probes each address often, and asserts that only the `allowed` backends of the Service ever
+/// answer, and the rest is silence. Behind another node's node port nobody answers: that node
+/// chooses the backend after masquerading has hidden the sender, so a partial denial denies
+/// everything.
 #[track_caller]
 pub fn only(cluster: &Cluster, from: &str, service: &str, allowed: &str) {
     let own = cluster.node_of(from).unwrap();
@@ -50,7 +51,7 @@ pub fn only(cluster: &Cluster, from: &str, service: &str, allowed: &str) {
     answered_by(cluster, &here, allowed);
 }
 
-/// Asks often, and holds that the right site answers now and then, and nobody the rest of the time.
+/// Probes often, and asserts that the right site answers now and then, and nobody otherwise.
 #[track_caller]
 pub fn answered_by(cluster: &Cluster, probes: &[Probe], allowed: &str) {
     for (probe, found) in probes.iter().zip(cluster.repeated(probes, 24).unwrap()) {
@@ -73,7 +74,8 @@ fn a5_deny_all_closes_every_frontend(cluster: &mut Cluster) {
         for from in ["client", "far"] {
             probes.extend(virtual_ips(cluster, from, service, backend));
         }
-        // A pod's way to its own node is open (rule A2), a node port there leads to another pod.
+        // A pod's path to its own node is open (rule A2), but a node port there leads to another
+        // pod.
         probes.extend(all_frontends(cluster, "client", service, backend));
     }
     cluster.expect("egress isolated", &probes, &Outcome::Silent);
@@ -81,8 +83,8 @@ fn a5_deny_all_closes_every_frontend(cluster: &mut Cluster) {
     cluster.expect("a pod that is not isolated", &others, &Outcome::Reached);
 }
 
-/// What a backend answers has the virtual address again when it reaches who asked; it is an answer
-/// all the same.
+/// A backend's answer has the virtual address again when it reaches the client. It is still an
+/// answer.
 fn c1_backends_that_may_send_nothing_answer(cluster: &mut Cluster) {
     for policies in [
         vec![egress("web", "")],
@@ -189,7 +191,7 @@ fn a5_p5_a_block_that_holds_the_service_range_opens_no_way_to_an_excepted_pod(cl
     let abroad = all_frontends(cluster, "client", "abroad", "outside");
     cluster.expect("a backend in the block", &abroad, &Outcome::Reached);
 
-    // A large block, the Service range in it, around one pod on each node.
+    // A large block that contains the Service range, with an exception around one pod on each node.
     let [web_a, web_b] = ["web-a", "web-b"].map(|pod| cluster.site(pod).unwrap().addresses);
     let around = format!(
         "{{to: [{{ipBlock: {{cidr: 0.0.0.0/4, except: [{}/32, {}/32]}}}}, {{ipBlock: {{cidr: \"fd00::/8\", except: [\"{}/128\", \

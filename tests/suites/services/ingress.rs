@@ -15,7 +15,7 @@ use crate::{
 const FROM_CLIENT: &str = "{from: [{podSelector: {matchLabels: {app: client}}}]}";
 const TO_CLIENT: &str = "{to: [{podSelector: {matchLabels: {app: client}}}]}";
 
-/// Inside the cluster kube-proxy leaves the source alone, so that the backend's policy sees the client.
+/// Inside the cluster kube-proxy keeps the source, so the backend's policy sees the client.
 fn i5_a_backend_sees_the_client_behind_a_cluster_ip(cluster: &mut Cluster) {
     cluster.set_policies(&[ingress("web", FROM_CLIENT)]).unwrap();
     for (service, backend) in [("near", "web-a"), ("distant", "web-b")] {
@@ -31,7 +31,7 @@ fn i5_a_backend_sees_the_client_behind_a_cluster_ip(cluster: &mut Cluster) {
     }
 }
 
-/// A client outside comes with an address of the node that forwarded it. That is not the node itself.
+/// A client outside arrives with an address of the node that forwarded it, but is not that node.
 fn a3_a4_a_masqueraded_client_is_not_the_node(cluster: &mut Cluster) {
     cluster.set_policies(&[ingress("web", "")]).unwrap();
     let mut closed = Vec::new();
@@ -45,7 +45,8 @@ fn a3_a4_a_masqueraded_client_is_not_the_node(cluster: &mut Cluster) {
     }
     cluster.expect("clients outside", &closed, &Outcome::Silent);
 
-    // The nodes' addresses on the pod network: the bridge's for a pod of the node, the tunnel's for one of the other.
+    // The nodes' addresses on the pod network: the bridge's towards the node's own pods, the
+    // tunnel's towards others.
     let blocks = |addresses: [&str; 2]| {
         let rule = format!(
             "{{from: [{{ipBlock: {{cidr: {}/32}}}}, {{ipBlock: {{cidr: \"{}/128\"}}}}]}}",
@@ -67,7 +68,7 @@ fn a3_a4_a_masqueraded_client_is_not_the_node(cluster: &mut Cluster) {
     cluster.expect("the other node's address allowed", &by_other, &Outcome::Reached);
 }
 
-/// The node itself, on the other hand, may reach its pods through their Services too.
+/// The node itself, in contrast, may reach its pods also through their Services.
 fn a2_a4_a_node_reaches_its_own_pods_through_services_but_not_other_nodes_pods(cluster: &mut Cluster) {
     cluster.set_policies(&[ingress("web", "")]).unwrap();
     let mut own = Vec::new();

@@ -14,7 +14,7 @@ use crate::for_each_mode;
 
 const NODES: [&str; 2] = ["node-a", "node-b"];
 
-/// A cluster without agents.
+/// Makes a cluster without agents.
 fn cluster(mode: Mode, overlay: Overlay, bridge_netfilter: bool) -> Option<Cluster> {
     let world = World {
         mode,
@@ -25,7 +25,7 @@ fn cluster(mode: Mode, overlay: Overlay, bridge_netfilter: bool) -> Option<Clust
     can_make_nodes("services").then(|| Cluster::new(world).unwrap())
 }
 
-/// Probes of every frontend of a Service with one backend.
+/// Returns probes of every frontend of a Service with one backend.
 fn all_frontends(cluster: &Cluster, from: &str, service: &str, backend: &str) -> Vec<Probe> {
     let mut probes = Vec::new();
     for frontend in Frontend::ALL {
@@ -48,7 +48,7 @@ fn everything_is_reached(cluster: &Cluster) {
     for (service, backend) in &backends[..2] {
         probes.extend(all_frontends(cluster, "outside", service, backend));
     }
-    // Its own Service, by every way.
+    // Its own Service, by every frontend.
     probes.extend(all_frontends(cluster, "client", "mine", "client"));
     // Only the backend that still serves.
     probes.extend(all_frontends(cluster, "client", "leaving", "web-a"));
@@ -75,7 +75,7 @@ fn everything_is_reached(cluster: &Cluster) {
     cluster.expect("the backends of a headless Service", &headless, &Outcome::Reached);
 }
 
-/// Each backend gets its share, whatever the number of slices and of target ports.
+/// Each backend gets its share, for any number of slices and target ports.
 fn backends_are_balanced(cluster: &Cluster) {
     for service in ["web", "named", "mixed-near", "mixed-distant", "across"] {
         let probes = cluster
@@ -93,7 +93,7 @@ fn backends_are_balanced(cluster: &Cluster) {
     }
 }
 
-/// The rules follow the slices, and leave nothing of before.
+/// The rules follow the slices, and keep nothing old.
 fn backends_are_replaced(cluster: &mut Cluster) {
     for (backends, expected) in [
         (&["!web-a", "bad-a"][..], Outcome::Reached),
@@ -162,8 +162,8 @@ fn nftables_over_host_gateway() {
     }
 }
 
-/// Frames between pods of one node pass no rules then, so that a reply of a backend beside the client is not translated back: only what
-/// is masqueraded, or comes from another node, works.
+/// Frames between pods of one node then bypass the rules, so a reply of a backend on the client's
+/// node is not translated back. Only what is masqueraded, or comes from another node, works.
 #[test]
 fn without_bridge_netfilter_masqueraded_and_remote_backends_are_reached() {
     for mode in [Mode::Iptables, Mode::Nftables] {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One cluster for each mode, which the tests share and the last of them removes.
+//! One cluster for each mode, shared by the tests. The last of them removes it.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -17,7 +17,7 @@ struct Clusters {
 
 static SHARED: Mutex<Weak<Clusters>> = Mutex::new(Weak::new());
 
-/// Runs a test on the cluster of a mode, which is as new at its start, without any policies.
+/// Runs a test on the cluster of a mode, reset and without policies.
 pub fn run(mode: Mode, test: fn(&mut Cluster)) {
     if !can_enforce("services") {
         return;
@@ -40,7 +40,8 @@ pub fn run(mode: Mode, test: fn(&mut Cluster)) {
     test(cluster);
 }
 
-/// A policy of namespace `shop` for the pods with label `app`. `types` are its policy types, `rules` its `ingress` and `egress`.
+/// Makes a policy in namespace `shop` for the pods with label `app`. `types` are its policy types,
+/// `rules` its `ingress` and `egress`.
 pub fn policy(app: &str, types: &str, rules: &str) -> String {
     format!(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{namespace: shop, name: {app}-{}}}\nspec:\n  \
@@ -49,12 +50,12 @@ pub fn policy(app: &str, types: &str, rules: &str) -> String {
     )
 }
 
-/// A policy that isolates the pods with label `app` for egress and has these `egress` rules.
+/// Makes a policy that isolates the pods with label `app` for egress, with these `egress` rules.
 pub fn egress(app: &str, rules: &str) -> String {
     policy(app, "Egress", &format!("egress: [{rules}]"))
 }
 
-/// A policy that isolates the pods with label `app` for ingress and has these `ingress` rules.
+/// Makes a policy that isolates the pods with label `app` for ingress, with these `ingress` rules.
 pub fn ingress(app: &str, rules: &str) -> String {
     policy(app, "Ingress", &format!("ingress: [{rules}]"))
 }

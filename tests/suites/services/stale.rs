@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Connections that kube-proxy's translation keeps alive while their backend is no longer one of the Service's (rules A5, C2): what the
-//! kernel's connection tracking remembers, no rule of kube-proxy's takes back. And segments of no connection, which it takes up.
+//! Connections that kube-proxy's translation keeps alive after their backend has left the Service
+//! (rules A5, C2): its rules do not remove entries of the kernel's connection tracking. And stray
+//! segments, which connection tracking picks up.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddrV4},
@@ -27,7 +28,7 @@ use crate::{egress::all_frontends, for_each_mode, shared::egress};
 
 const TO_ALL_PODS: &str = "{to: [{podSelector: {}}]}";
 
-/// TCP probes by every frontend but those of the other node, where the backend is chosen there.
+/// Returns TCP probes of every frontend except the other node's, if the backend is chosen there.
 fn by_tcp(cluster: &Cluster, service: &str, backend: &str) -> Vec<Probe> {
     let mut probes = all_frontends(cluster, "client", service, backend);
     let elsewhere = cluster
@@ -39,7 +40,8 @@ fn by_tcp(cluster: &Cluster, service: &str, backend: &str) -> Vec<Probe> {
     probes
 }
 
-/// A backend is denied and replaced at once, as when a pod's labels change: what is open to it ends, on either node.
+/// A backend is denied and replaced at once, as when a pod's labels change: its open connections
+/// end, on either node.
 fn a5_c2_a_backend_that_was_replaced_and_is_denied_loses_its_connections(cluster: &mut Cluster) {
     cluster.set_policies(&[egress("client", TO_ALL_PODS)]).unwrap();
     let mut probes = by_tcp(cluster, "near", "web-a");
@@ -73,7 +75,7 @@ fn a5_c2_a_backend_that_was_replaced_and_is_denied_loses_its_connections(cluster
 
 for_each_mode!(a5_c2_a_backend_that_was_replaced_and_is_denied_loses_its_connections);
 
-/// Whether a TCP segment with only ACK, of no connection, is answered: by the reset of whoever it reaches.
+/// Returns true if a stray TCP segment with only ACK is answered by a reset of its receiver.
 fn is_reset(cluster: &Cluster, from: &str, port: u16, to: (Ipv4Addr, u16)) -> bool {
     let site = cluster.site(from).unwrap();
     let IpAddr::V4(source) = site.addresses[0] else {
@@ -131,7 +133,8 @@ fn acknowledgement(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> [u8; 20] {
     segment
 }
 
-/// Connection tracking takes up a connection in its middle and translates it like a new one, so no segment is too harmless to be judged.
+/// Connection tracking picks up a connection in the middle and translates it like a new one, so
+/// every segment must be judged.
 fn a5_a_segment_that_opens_nothing_reaches_no_denied_backend(cluster: &mut Cluster) {
     cluster.set_policies(&[egress("client", "")]).unwrap();
     for (service, backend) in [("near", "web-a"), ("distant", "web-b")] {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The rules for Services in worlds that are set up otherwise: routes in place of VXLAN, and no rules for bridged frames.
+//! The rules for Services in other set-ups: routes instead of VXLAN, and no rules for bridged
+//! frames.
 
 use netpol_tests::{
     overlay::Overlay,
@@ -67,8 +68,8 @@ fn a5_with_everything_masqueraded() {
     );
 }
 
-/// Someone else's filter takes the tag of what the client sends: by its address it is still known, and where masquerade hides that too,
-/// backends that are not everyone's are closed.
+/// Another's filter overwrites the tag on the client's packets. The client is still known by its
+/// address. If masquerading hides that too, backends that are not open to everyone are closed.
 #[test]
 fn a5_a_tag_that_is_lost_opens_nothing() {
     in_worlds(
@@ -85,7 +86,8 @@ fn a5_a_tag_that_is_lost_opens_nothing() {
                 {
                     let closed = |(outcome, _): &(Outcome, usize)| *outcome == Outcome::Silent;
                     let by_interface = |(outcome, _): &(Outcome, usize)| *outcome == Outcome::Reached;
-                    // A bridge tells by which port a packet came, if the backend is behind another.
+                    // A bridge tells by which port a packet came, if the backend is behind another
+                    // port.
                     let near = service == "mixed-near";
                     assert!(
                         found
@@ -106,7 +108,8 @@ fn a5_a_tag_that_is_lost_opens_nothing() {
     );
 }
 
-/// The nodes share a kernel, so that a packet comes to the second one with the tag that the first one wrote, and the numbers of both begin at 1.
+/// The nodes share a kernel, so a packet reaches the second node with the first node's tag, and the
+/// numbers of both begin at 1.
 #[test]
 fn a3_a_tag_of_another_node_names_no_pod_of_this_one() {
     in_worlds(

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! An open connection that is no longer allowed stops, idle or busy, and goes on when it is allowed again (rule C2).
+//! An open connection that is no longer allowed stops, idle or busy, and continues when it is
+//! allowed again (rule C2).
 
 use std::{
     io::{Read, Write},
@@ -47,7 +48,7 @@ fn c2_connections_stop_when_their_peer_is_relabelled() {
     }
 }
 
-/// What denies the connection, and what allows it again.
+/// Denies the connection, or allows it again.
 type Change = fn(&mut Lab, &str, bool);
 
 const CHANGES: [Change; 2] = [
@@ -56,14 +57,14 @@ const CHANGES: [Change; 2] = [
         lab.apply("a.yaml", if allow { allowed } else { &denied })
             .unwrap();
     },
-    // The policy stays, with its number: only the address stands for something else.
+    // The policy stays, with its number: only the meaning of the address changes.
     |lab, _, allow| {
         lab.label("shop/b", if allow { "app: b" } else { "app: other" })
             .unwrap()
     },
 ];
 
-/// A TCP connection.
+/// Opens a TCP connection.
 fn open(from: &Site, to: &Site, address: IpAddr, port: u16) -> (TcpStream, TcpStream) {
     let address = SocketAddr::new(address, port);
     let listener = to.netns.run(|| Ok(TcpListener::bind(address)?)).unwrap();
@@ -74,14 +75,14 @@ fn open(from: &Site, to: &Site, address: IpAddr, port: u16) -> (TcpStream, TcpSt
     (stream, listener.accept().unwrap().0)
 }
 
-/// Whether what is said over an idle connection arrives.
+/// Returns true if data on an idle connection arrives.
 fn says(from: &mut TcpStream, to: &mut TcpStream, patience: Duration) -> bool {
     from.write_all(b"word").unwrap();
     to.set_read_timeout(Some(patience)).unwrap();
     to.read_exact(&mut [0; 4]).is_ok()
 }
 
-/// Streams of numbers, until told to stop.
+/// Streams of numbers, until stopped.
 struct Busy {
     stop: Arc<AtomicBool>,
     received: Arc<AtomicU64>,
@@ -97,7 +98,7 @@ impl Busy {
         }
     }
 
-    /// Numbers over TCP, one by one, which must all come in order.
+    /// Sends numbers over TCP, one by one, which must all arrive in order.
     fn tcp(mut from: TcpStream, mut to: TcpStream) -> Self {
         let mut busy = Self::new();
         from.set_nodelay(true).unwrap();
@@ -144,7 +145,7 @@ impl Busy {
         busy
     }
 
-    /// Waits until more come.
+    /// Waits until more arrive.
     fn goes_on(&self, what: &str) {
         let before = self.received.load(Ordering::Relaxed);
         let until = Instant::now() + LONG;
@@ -164,7 +165,7 @@ impl Drop for Busy {
     }
 }
 
-/// `allowed` isolates `shop/a` in both directions and allows what goes from `from` to `to`.
+/// `allowed` isolates `shop/a` in both directions and allows traffic from `from` to `to`.
 fn stop_and_come_back(from: &str, to: &str, allowed: &str, change: Change) {
     let Some(mut lab) = lab(&[("a.yaml", allowed)]) else {
         return;
@@ -178,7 +179,7 @@ fn stop_and_come_back(from: &str, to: &str, allowed: &str, change: Change) {
         let streams = open(&client, &server, there, 7003);
         let tcp = Busy::tcp(streams.0, streams.1);
         let udp = Busy::udp(udp_at(&client, here, 6001), udp_at(&server, there, 7004));
-        // The side that accepted speaks.
+        // The side that accepted sends.
         let streams = open(&client, &server, there, 7005);
         let answers = Busy::tcp(streams.1, streams.0);
         let mut word = [0; 8];
@@ -198,7 +199,7 @@ fn stop_and_come_back(from: &str, to: &str, allowed: &str, change: Change) {
         assert!(!says(&mut answerer, &mut asker, PATIENCE), "the other way");
         idle.send_to(b"word", SocketAddr::new(there, 7002)).unwrap();
         assert!(idle_server.recv(&mut word).is_err(), "idle UDP");
-        // As a reply of what was open.
+        // As a reply on the open connection.
         idle_server.send_to(b"word", SocketAddr::new(here, 6000)).unwrap();
         assert!(idle.recv(&mut word).is_err(), "idle UDP, the other way");
         silence();
@@ -212,7 +213,7 @@ fn stop_and_come_back(from: &str, to: &str, allowed: &str, change: Change) {
             "one that was silent meanwhile"
         );
         assert!(says(&mut listener, &mut quiet, LONG), "and its answer");
-        // What was said while it was denied comes late, but it comes.
+        // Data that was sent while it was denied comes late, but it comes.
         answerer.set_read_timeout(Some(LONG)).unwrap();
         asker.set_read_timeout(Some(LONG)).unwrap();
         answerer.read_exact(&mut [0; 4]).unwrap();
@@ -225,7 +226,8 @@ fn stop_and_come_back(from: &str, to: &str, allowed: &str, change: Change) {
     }
 }
 
-/// Watches both ends from now on; the closure says that no packet of the other end came to either.
+/// Watches both ends from now on. The returned closure asserts that neither received a packet of
+/// the other.
 fn silence_between(lab: &Lab, sites: [&str; 2], addresses: [IpAddr; 2]) -> impl FnOnce() {
     let wires = sites.map(|site| wire(lab, site));
     move || {

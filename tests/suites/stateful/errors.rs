@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! ICMP errors: those about a pod's own connections reach it, whoever on the way sends them; others do not (rule C1).
+//! ICMP errors: those about a pod's own connections reach it, from any router on the way; others do
+//! not (rule C1).
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -21,14 +22,15 @@ use netpol_tests::{
 
 use crate::shared::{LONG, PATIENCE, dropped, lab, of_family, policy, udp_at, wire};
 
-/// What the pod may send, by port only; it may receive nothing.
+/// The pod may send to these ports only, and may receive nothing.
 const BY_PORT: &str =
     "egress: [{ports: [{port: 8080}, {protocol: UDP, port: 9}, {protocol: UDP, port: 5353}]}]";
 /// The narrow link's MTU.
 const MTU: u16 = 1300;
 const FAR: [&str; 2] = ["192.0.2.77", "2001:db8:9::77"];
 
-/// A host behind the outside, which is its router, over a link whose MTU is small on the way there only: the host itself does not know.
+/// Makes a host behind the outside, which is its router. The link's MTU is small only on the way
+/// there: the host itself does not know it.
 fn far_host(lab: &Lab) -> Site {
     let outside = lab.node.outside().netns;
     let far = NetNs::create(&format!("{}far", lab.node.prefix())).unwrap();
@@ -170,7 +172,8 @@ fn c1_forged_errors_do_not_reach_an_isolated_pod() {
             ("half a header", quote(a, far, (own_port, 5353))[..16].to_vec()),
         ];
         let errors = forged.map(|(what, quoted)| (what, send(&quoted)));
-        // A router on the way may have any address: one that knows the connection is believed, by the kernel as well.
+        // A router on the way may have any address. If its error matches the connection, it is
+        // believed, also by the kernel.
         let genuine = send(&quote(a, far, (own_port, 5353)));
         let arrived = at_pod
             .listen(LONG, |packet| raw::payload(packet) == genuine)

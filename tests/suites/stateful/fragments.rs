@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Fragments get the verdict of the first one (rule C5): those that the kernel makes of large datagrams, and those that someone made to
-//! get past.
+//! Fragments get the verdict of the first one (rule C5): those that the kernel makes of large
+//! datagrams, and those that are forged to get past.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -18,7 +18,7 @@ const RULES: &str = "ingress: [{ports: [{protocol: UDP, port: 7000}, {port: 7000
 const ALLOWED: u16 = 7000;
 const DENIED: u16 = 7001;
 
-/// Lets the node put fragments together and take them apart again on the bridge, as with kube-proxy, or not.
+/// Makes the node reassemble and refragment packets on the bridge, as with kube-proxy, or not.
 fn bridge_netfilter(lab: &Lab, on: bool) {
     let value = if on { "1" } else { "0" };
     let keys = ["iptables", "ip6tables"].map(|which| format!("net/bridge/bridge-nf-call-{which}"));
@@ -89,7 +89,7 @@ fn large_datagrams(lab: &Lab, from: &str, to: &str, ipv4: bool, what: &str) {
     );
 }
 
-/// Someone who writes fragments by hand, and a witness at the receiver's end.
+/// Sends forged fragments, with a witness at the receiver's end.
 struct Forger {
     forger: Wire,
     witness: Wire,
@@ -98,17 +98,17 @@ struct Forger {
     next: u16,
 }
 
-/// A fragment to be sent: where it begins, its bytes, whether others follow.
+/// A fragment to send: its offset, its bytes, whether others follow.
 type Piece<'a> = (u16, &'a [u8], bool);
 
 impl Forger {
-    /// Sends pieces of one packet in this order, and gives what arrived of them.
+    /// Sends pieces of one packet in this order, and returns what arrived of them.
     fn send(&mut self, protocol: u8, pieces: &[Piece<'_>]) -> Vec<Vec<u8>> {
         self.next += 1;
         self.send_again(protocol, pieces)
     }
 
-    /// As [`Forger::send`], more pieces of the same packet.
+    /// Like [`Forger::send`], with more pieces of the same packet.
     fn send_again(&mut self, protocol: u8, pieces: &[Piece<'_>]) -> Vec<Vec<u8>> {
         for &(offset, bytes, more) in pieces {
             let part = Part {
@@ -205,7 +205,7 @@ fn forged(forger: &mut Forger, ipv4: bool) {
     let arrived = forger.send(17, &[(32, &second, true), (56, &third, false)]);
     assert_eq!(arrived, NOTHING, "without a first");
 
-    // Over the header that was judged: the same place again, the ports only, what follows them.
+    // Over the judged header: the same place again, the ports only, what follows them.
     let arrived = forger.send(
         17,
         &[
@@ -220,7 +220,7 @@ fn forged(forger: &mut Forger, ipv4: bool) {
     let arrived = forger.send_again(17, &[(24, &[b'!'; 16], true)]);
     assert_eq!(arrived, [[b'!'; 16]], "over the payload of what is allowed");
 
-    // Too small to hold the header, or no fragment that any link makes.
+    // Too small for the header, or a fragment that no link makes.
     let tcp = raw::tcp(forger.here, forger.there, (5000, ALLOWED), 2);
     let arrived = forger.send(6, &[(0, &tcp[..8], true), (8, &tcp[8..], false)]);
     assert_eq!(arrived, NOTHING, "a tiny first fragment of TCP");
@@ -236,15 +236,16 @@ fn forged(forger: &mut Forger, ipv4: bool) {
     let arrived = forger.send(17, &[(0, &good[..8], true), (8, &good[8..], false)]);
     assert_eq!(arrived, [&good[..8]], "the rest of a tiny first fragment of UDP");
     if !ipv4 {
-        // The ports in the second fragment, behind an extension header in the first.
+        // The ports are in the second fragment, after an extension header in the first.
         let options = [17, 0, 1, 4, 0, 0, 0, 0];
         let arrived = forger.send(60, &[(0, &options, true), (8, &good, false), (24, &good, false)]);
         assert_eq!(arrived, NOTHING, "a first fragment without an upper header");
     }
 }
 
-/// A fragment to the broadcast MAC address is one buffer for all ports of the bridge and for the node. Should the node put it together with others,
-/// to take the whole apart again, it writes new headers over what a pod is about to receive.
+/// A fragment to the broadcast MAC address is one buffer for all ports of the bridge and for the
+/// node. If the node reassembles it with others, to refragment the whole, it overwrites headers of
+/// what a pod is about to receive.
 #[test]
 fn c5_a_fragment_arrives_as_it_was_judged() {
     let Some(lab) = lab(&[("a.yaml", &policy("a", "app: a", RULES))]) else {
@@ -284,13 +285,14 @@ fn c5_a_fragment_arrives_as_it_was_judged() {
         let neighbours = |packet: &[u8]| !ipv4 && packet[6] == 58;
         arrived.retain(|packet| raw::addresses(packet) == Some((here, there)) && !neighbours(packet));
         assert_eq!(arrived[..2], [first, last], "IPv4 {ipv4}");
-        // In IPv4 what the node makes of them still belongs to the first that was allowed.
+        // In IPv4, the node's new fragments still belong to the first that was allowed.
         assert!(ipv4 || arrived.len() == 3, "{arrived:?}");
     }
 }
 
-/// What the node takes apart again, and has too little room for in the buffers that it came in, it sends in new ones, which do not say by which
-/// interface the packet came: as if the node itself had made it. With masquerade it has the node's address, too.
+/// If the original buffers are too small, the node sends refragmented packets in new buffers,
+/// without the incoming interface: as if the node itself had made them. With masquerading they have
+/// the node's address, too.
 #[test]
 fn a3_c5_what_the_node_takes_apart_again_is_not_its_own() {
     let Some(lab) = lab(&[("a.yaml", &policy("a", "app: a", RULES))]) else {
@@ -300,14 +302,14 @@ fn a3_c5_what_the_node_takes_apart_again_is_not_its_own() {
     bridge_netfilter(&lab, false);
     let macs = ["cni0", "uplink0"].map(|device| capture::mac(lab.node.netns(), device).unwrap());
     let ways = [("other/c", macs[0]), ("outside", macs[1])];
-    // A connection that is known keeps its addresses: another port for each.
+    // A known connection keeps its addresses: each gets another port.
     for (masquerade, client) in [(false, 5000), (true, 5001)] {
         if masquerade {
             let table = "table ip6 own { chain leaving { type nat hook postrouting priority 100; oifname \"cni0\" masquerade; }; }\n";
             lab.node.netns().feed("nft", &["-f", "-"], table).unwrap();
         }
         for (from, router) in ways {
-            // More headers than are looked at are denied (rule F2).
+            // Packets with more headers than the parser's limit are denied (rule F2).
             for (headers, port, expected) in
                 [(7, ALLOWED, 1), (7, DENIED, 0), (9, ALLOWED, 0), (9, DENIED, 0)]
             {
@@ -331,7 +333,8 @@ fn a3_c5_what_the_node_takes_apart_again_is_not_its_own() {
     }
 }
 
-/// The same of frames that the node only bridges: they have a socket, that of the pod which sent them, as long as nobody takes it from them.
+/// The same for frames that the node only bridges: they still have the socket of the pod that sent
+/// them, unless something removes it.
 #[test]
 fn a3_c5_what_a_pods_socket_sent_is_not_the_nodes_own() {
     let Some(lab) = lab(&[("a.yaml", &policy("a", "app: a", RULES))]) else {
@@ -347,7 +350,7 @@ fn a3_c5_what_a_pods_socket_sent_is_not_the_nodes_own() {
             (3, DENIED, false),
             (9, DENIED, false),
         ] {
-            // No fragment smaller than a link must carry: only such are taken apart again on a bridge.
+            // No fragment smaller than a link must carry: only such are refragmented on a bridge.
             let arrived = behind_headers(&lab, ("other/c", to), headers, (5000, port), 2600);
             let what = format!("to {to:x?}, {headers} headers, port {port}");
             assert_eq!(!arrived.is_empty(), passes, "{what}: {} packets", arrived.len());
@@ -355,8 +358,8 @@ fn a3_c5_what_a_pods_socket_sent_is_not_the_nodes_own() {
     }
 }
 
-/// Sends a UDP datagram over IPv6 to `shop/a` in two fragments by a router. Destination options with nothing but padding come before the header
-/// of the first. Gives what arrived.
+/// Sends a UDP datagram over IPv6 to `shop/a` in two fragments through a router. Destination
+/// options with only padding precede the header of the first. Returns what arrived.
 fn behind_headers(
     lab: &Lab,
     (from, router): (&str, [u8; 6]),

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A connection that stays allowed loses no packet, whatever changes around it (rules C2, B4, B3): counted, by numbers in every packet.
+//! A connection that stays allowed loses no packet, whatever changes around it (rules C2, B4, B3),
+//! by the number in every packet.
 
 use std::{
     io::{Read, Write},
@@ -16,12 +17,12 @@ use crate::shared::{LONG, all_dropped, lab, of_family, policy, tick, udp_at};
 
 /// Changes that are applied while the streams run.
 const UPDATES: u64 = 2000;
-/// Packets that each stream sends between two ticks.
+/// Packets that each stream sends per tick.
 const BURST: u64 = 2;
 /// Longest pause of a stream that the end of the test waits for.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// Ways to allow the same, by other rules.
+/// Different rules that allow the same.
 const WAYS: [&str; 5] = [
     "ingress: [{from: [{podSelector: {matchLabels: {role: PEER}}}]}]\n  egress: [{to: [{podSelector: {matchLabels: {role: PEER}}}]}]",
     "ingress: [{}]\n  egress: [{}]",
@@ -38,7 +39,7 @@ struct Stream {
     received: AtomicU64,
 }
 
-/// Sends numbered datagrams until told to stop.
+/// Sends numbered datagrams until stopped.
 fn udp<'scope>(
     scope: &'scope thread::Scope<'scope, '_>,
     stop: &'scope AtomicBool,
@@ -49,7 +50,7 @@ fn udp<'scope>(
     let (here, there) = (of_family(from, ipv4), of_family(to, ipv4));
     let (sender, receiver) = (udp_at(from, here, 0), udp_at(to, there, 7000));
     sender.connect(SocketAddr::new(there, 7000)).unwrap();
-    // Room for what comes while the receiver has no processor.
+    // Room for what comes while the receiver does not run.
     setsockopt(&receiver, sockopt::RcvBufForce, &(64 << 20)).unwrap();
     scope.spawn(move || {
         let mut number = 0u64;
@@ -79,7 +80,7 @@ fn udp<'scope>(
     });
 }
 
-/// The same over one TCP connection.
+/// Does the same over one TCP connection.
 fn tcp<'scope>(
     scope: &'scope thread::Scope<'scope, '_>,
     stop: &'scope AtomicBool,
@@ -113,15 +114,16 @@ fn tcp<'scope>(
     });
 }
 
-/// One change of many kinds. What the streams need stays allowed.
+/// Makes a change of one of many kinds. What the streams need stays allowed.
 fn change(lab: &mut Lab, number: u64) {
     let turn = number / 5 + 1;
     let way = |offset: u64| WAYS[((turn + offset) % WAYS.len() as u64) as usize];
     match number % 5 {
-        // Another rule allows it; whoever is isolated, is so in both directions.
+        // Another rule allows it; each isolated pod stays isolated in both directions.
         0 => lab.apply("a.yaml", &policy("a", "app: a", &way(0).replace("PEER", "peer"))),
         1 => lab.apply("b.yaml", &policy("b", "app: b", &way(2).replace("PEER", "peer"))),
-        // Others' policies, which move the streams' addresses to other classes, or addresses of nobody.
+        // Others' policies, which move the streams' addresses to other classes, or unused
+        // addresses.
         2 => {
             let [low, high] = [turn % 200, turn % 7];
             let rules = format!(
@@ -134,13 +136,13 @@ fn change(lab: &mut Lab, number: u64) {
         }
         // Others' labels.
         3 => lab.label("other/c", &format!("app: c, turn: \"{}\"", turn % 3)),
-        // Their own, as far as no rule needs them.
+        // Their own labels, as far as no rule needs them.
         _ => lab.label("shop/b", &format!("app: b, role: peer, turn: \"{}\"", turn % 2)),
     }
     .unwrap();
 }
 
-/// What the agent said of dropped packets since it was last started.
+/// Returns the agent's log lines about dropped packets since its last start.
 fn drop_lines(lab: &Lab) -> Vec<String> {
     let log = lab.agent.log();
     let lines = log.lines().filter(|line| line.contains("packet dropped"));
@@ -209,7 +211,8 @@ fn c2_b4_b3_what_stays_allowed_loses_no_packet_over_thousands_of_updates() {
         assert!(sent > UPDATES, "stream {index} sent only {sent}");
         assert_eq!(sent, received, "stream {index} lost packets");
     }
-    // Multicast listener reports of pods that just came are dropped; of the streams nothing is, so TCP had nothing to send again.
+    // Multicast listener reports of new pods are dropped. No packet of the streams is, so TCP had
+    // nothing to retransmit.
     let dropped = all_dropped(&lab);
     let until = Instant::now() + LONG;
     while drops.len() + drop_lines(&lab).len() < dropped as usize {

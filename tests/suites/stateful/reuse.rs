@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Addresses and ports that are used again: who has them now inherits nothing (rules C3, C1).
+//! Reused addresses and ports: their new owner inherits nothing (rules C3, C1).
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -32,7 +32,7 @@ use crate::shared::{LONG, PATIENCE, dropped, lab, of_family, policy, udp_at, wai
 
 const OPEN: &str = "ingress: [{}]\n  egress: [{}]";
 
-/// A TCP connection from a fixed port. Silence is an error of kind `WouldBlock`.
+/// Opens a TCP connection from a fixed port. Silence is an error of kind `WouldBlock`.
 pub fn connect_from(site: &Site, from: SocketAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
     let connected = site.netns.run(|| {
         let family = if from.is_ipv4() {
@@ -64,7 +64,7 @@ pub fn exchange(stream: &mut TcpStream, accepted: &mut TcpStream) {
     assert_eq!(&buffer, b"pong");
 }
 
-/// Whether anything of those ports comes to an address.
+/// Returns true if a packet with these ports comes to an address.
 fn comes(at: &Wire, to: IpAddr, ports: (u16, u16)) -> bool {
     let is_it = |packet: &[u8]| {
         let [source, destination] = [ports.0.to_be_bytes(), ports.1.to_be_bytes()];
@@ -133,7 +133,8 @@ fn c1_a_port_that_is_used_again_after_fin_or_rst_starts_a_new_flow() {
         }
         drop(accepted);
 
-        // The other way round, with the same addresses and ports: the pod is isolated for ingress.
+        // In the opposite direction, with the same addresses and ports: the pod is isolated for
+        // ingress.
         let at_client = wire(&lab, "shop/a");
         let before = dropped(&lab, DropReason::Policy);
         let syn = raw::tcp(to.ip(), from.ip(), (7000, port), SYN);
@@ -162,19 +163,19 @@ fn c1_a_port_that_is_used_again_after_fin_or_rst_starts_a_new_flow() {
     }
 }
 
-/// A pod `shop/x` beside those of the lab.
+/// Makes a lab with an additional pod `shop/x`.
 fn lab_with_x(policies: &[(&str, &str)]) -> Option<Lab> {
     let mut lab = lab(policies)?;
     lab.add_pod("shop/x", "app: x").unwrap();
     Some(lab)
 }
 
-/// Puts another pod in the place of `shop/x`.
+/// Replaces `shop/x` by another pod.
 fn swap(lab: &mut Lab, label: &str) -> Site {
     let start = Instant::now();
     let site = lab.replace_pod("shop/x", "shop/next", label).unwrap();
     println!("removed, made again and applied within {:?}", start.elapsed());
-    // The new interface has a MAC address of its own.
+    // The new interface has another MAC address.
     for place in ["shop/a", "shop/b"] {
         let netns = lab.site(place).unwrap().netns;
         netns.ip("neigh flush dev eth0\n").unwrap();
@@ -210,7 +211,7 @@ fn c3_a_pod_with_a_used_address_inherits_no_flow_as_a_server() {
     for (socket, to, tcp) in &sockets {
         assert!(!asks(socket, *to), "the flow of the pod before");
         assert!(!comes(&at_newcomer, to.ip(), (6000, 5353)));
-        // The open connection goes on, as far as its client knows.
+        // For its client, the connection is still open.
         let from = tcp.local_addr().unwrap();
         let before = dropped(&lab, DropReason::Policy);
         let ack = raw::tcp(from.ip(), to.ip(), (6001, 8080), ACK);

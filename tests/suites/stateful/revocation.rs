@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Connections whose policy is revoked, and what either end does to have them back (rules C3, C4).
+//! Connections whose policy is revoked, and attempts of either end to restore them (rules C3, C4).
 
 use std::{
     io::{Error, ErrorKind, Read, Write},
@@ -22,7 +22,7 @@ use crate::{
 const OPEN: &str = "ingress: [{from: [{podSelector: {matchLabels: {app: a}}}]}]\n  egress: [{}]";
 const REVOKED: &str = "ingress: []\n  egress: [{}]";
 
-/// Longer than a flow lives after a reset.
+/// Longer than a flow lives after a reset, nanoseconds.
 const AFTER_RESET: u64 = 11_000_000_000;
 
 fn flows(lab: &Lab) -> HashMap<MapData, FlowKey, Flow> {
@@ -30,13 +30,13 @@ fn flows(lab: &Lab) -> HashMap<MapData, FlowKey, Flow> {
     Map::HashMap(MapData::from_pin(pin).unwrap()).try_into().unwrap()
 }
 
-/// What becomes of the flow.
+/// How the flow is lost.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Loss {
-    /// The opener sent a RST that is out of the window, and both were silent for so long that what
-    /// is closed ends.
+    /// The opener sent a RST outside of the window, and both ends were silent until a closed flow
+    /// expires.
     ForgedReset,
-    /// It made room for others.
+    /// It was evicted.
     Evicted,
 }
 
@@ -44,7 +44,7 @@ fn is_silence(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
-/// Reads as long as it may take; a signal is no answer.
+/// Reads until something comes or time runs out; retries after a signal.
 fn come(stream: &mut TcpStream, buffer: &mut [u8]) -> std::io::Result<usize> {
     loop {
         match stream.read(buffer) {
@@ -89,7 +89,7 @@ fn nothing_enters_after_revocation(tracked: bool) {
         }
         lab.apply("b.yaml", &policy("b", "app: b", REVOKED)).unwrap();
 
-        // The client is cut off, and its stack sends again.
+        // The client is cut off, and its stack retransmits.
         stream.write_all(b"evil").unwrap();
         accepted.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut buffer = [0; 4];
@@ -109,7 +109,7 @@ fn nothing_enters_after_revocation(tracked: bool) {
                 }
             }
         }
-        // The server's segment meets no flow that lives, if anything ended it.
+        // The server's segment meets no live flow, if it was lost.
         accepted.write_all(b"late").unwrap();
         for _ in 0..3 {
             let entered = come(&mut accepted, &mut buffer);
@@ -117,7 +117,7 @@ fn nothing_enters_after_revocation(tracked: bool) {
             assert!(silent, "{ipv4} {loss:?}, tracked {tracked}: {entered:?}");
         }
 
-        // What is allowed again goes on.
+        // A connection that is allowed again continues.
         lab.apply("b.yaml", &open).unwrap();
         accepted.set_read_timeout(Some(LONG)).unwrap();
         accepted.read_exact(&mut buffer).unwrap();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The pods of these tests, their policies, and what is counted.
+//! The pods of these tests, their policies, and counters.
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -12,17 +12,18 @@ use netpol_tests::{lab::Lab, node::Site, privilege::can_enforce, raw::Wire};
 
 /// Pods and their labels.
 pub const PODS: [(&str, &str); 3] = [("shop/a", "app: a"), ("shop/b", "app: b"), ("other/c", "app: c")];
-/// How long nothing must come to count as silence, and something may take to come.
+/// Silence that must last to count as such, and time limit for quick answers.
 pub const PATIENCE: Duration = Duration::from_millis(400);
-/// How long something may take that must come in the end, on a busy machine.
+/// Time limit for what must happen in the end, on a busy machine.
 pub const LONG: Duration = Duration::from_secs(15);
 
-/// A node with [`PODS`] and the agent, where that can be had.
+/// Makes a node with [`PODS`] and the agent, where that is possible.
 pub fn lab(policies: &[(&str, &str)]) -> Option<Lab> {
     can_enforce("stateful").then(|| Lab::new(&PODS, policies).unwrap())
 }
 
-/// A policy of namespace `shop` for pods with a label, both directions isolated, with the given rules.
+/// Makes a policy in namespace `shop` for pods with a label, isolated in both directions, with
+/// these rules.
 pub fn policy(name: &str, label: &str, rules: &str) -> String {
     format!(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{namespace: shop, name: {name}}}\nspec:\n  \
@@ -30,13 +31,13 @@ pub fn policy(name: &str, label: &str, rules: &str) -> String {
     )
 }
 
-/// The address of a family.
+/// Returns the address of a family.
 pub fn of_family(site: &Site, ipv4: bool) -> IpAddr {
     let mut addresses = site.addresses.iter();
     *addresses.find(|address| address.is_ipv4() == ipv4).unwrap()
 }
 
-/// Packets dropped at both hooks for a reason.
+/// Returns the number of packets dropped at both hooks for a reason.
 pub fn dropped(lab: &Lab, reason: DropReason) -> u64 {
     let counters = CounterReader::open(lab.agent.pin_path()).unwrap();
     Direction::ALL
@@ -45,7 +46,7 @@ pub fn dropped(lab: &Lab, reason: DropReason) -> u64 {
         .sum()
 }
 
-/// Packets dropped at both hooks for any reason.
+/// Returns the number of packets dropped at both hooks for any reason.
 pub fn all_dropped(lab: &Lab) -> u64 {
     DropReason::ALL
         .into_iter()
@@ -53,7 +54,7 @@ pub fn all_dropped(lab: &Lab) -> u64 {
         .sum()
 }
 
-/// Waits until as many were dropped for a reason.
+/// Waits until this many were dropped for a reason.
 pub fn wait_for_drops(lab: &Lab, reason: DropReason, count: u64) {
     let until = Instant::now() + LONG;
     while dropped(lab, reason) < count {
@@ -66,13 +67,13 @@ pub fn wait_for_drops(lab: &Lab, reason: DropReason, count: u64) {
     }
 }
 
-/// A packet socket at a pod's, or the outside's, end, or at the node's bridge.
+/// Opens a packet socket at a pod's or the outside's end, or at the node's bridge.
 pub fn wire(lab: &Lab, site: &str) -> Wire {
     let device = if site == "node" { "cni0" } else { "eth0" };
     Wire::open(&lab.site(site).unwrap().netns, device).unwrap()
 }
 
-/// A UDP socket at an address of a site.
+/// Opens a UDP socket at an address of a site.
 pub fn udp_at(site: &Site, address: IpAddr, port: u16) -> UdpSocket {
     let bound = site
         .netns
@@ -82,7 +83,7 @@ pub fn udp_at(site: &Site, address: IpAddr, port: u16) -> UdpSocket {
     socket
 }
 
-/// Lets a moment pass: the pace of a stream of packets.
+/// Waits a moment: the pace of a stream of packets.
 #[expect(
     clippy::disallowed_methods,
     reason = "packets a second: there is no event to wait for"

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A pod sends with its own address only (rule A6), and nobody becomes the node by its address (rule A3).
+//! A pod can only send with its own address (rule A6), and nobody becomes the node by its address
+//! (rule A3).
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -19,7 +20,7 @@ use crate::shared::{LONG, PATIENCE, dropped, lab, of_family, policy, udp_at, wai
 const FORGED: &[u8] = b"forged source";
 const SITES: [&str; 4] = ["shop/a", "other/c", "node", "outside"];
 
-/// Whether a packet that ends with `mark` came.
+/// Returns true if a packet that ends with `mark` came.
 fn arrives(at: &Wire, patience: Duration, mark: &[u8]) -> bool {
     let is_it = |packet: &[u8]| packet.ends_with(mark);
     at.listen(patience, is_it)
@@ -74,7 +75,7 @@ fn a6_a3_nothing_that_a_pod_sends_with_another_source_arrives_anywhere() {
         }
         println!("{sent} packets with another source, isolated: {isolated}: all dropped");
 
-        // Such packets do arrive with its own address.
+        // Such packets arrive with its own address.
         for (ipv4, mark) in [(true, b"own 4"), (false, b"own 6")] {
             let source = of_family(&lab.site("shop/b").unwrap(), ipv4);
             for ((site, gate), witness) in SITES.iter().zip(gates).zip(&witnesses) {
@@ -120,7 +121,7 @@ fn a6_an_address_that_a_pod_gives_itself_is_not_its_own() {
         for witness in &witnesses {
             assert!(!arrives(witness, PATIENCE / 4, FORGED));
         }
-        // It is still itself.
+        // It still is itself.
         lab.expect("other/c", "outside", &Outcome::Reached);
         let to_b = if isolated {
             Outcome::Silent
@@ -143,7 +144,7 @@ fn a3_the_nodes_address_from_outside_is_not_the_node() {
         if isolated {
             lab.apply("deny.yaml", DENY_ALL).unwrap();
         }
-        // The pod's neighbour entry is there: the first packet of all would wait for it.
+        // Fills the pod's neighbour entry: without it, the first packet would wait.
         lab.expect("node", "shop/a", &Outcome::Reached);
         for source in lab.node.site().addresses {
             let victim = wire(&lab, "shop/a");
@@ -152,7 +153,7 @@ fn a3_the_nodes_address_from_outside_is_not_the_node() {
             forger
                 .send(gate, &raw::ip(source, to, 17, &segment, None))
                 .unwrap();
-            // The kernel forwards no IPv4 packet with an address of its own, but IPv6 ones.
+            // The kernel forwards IPv6 packets with an address of its own, but not IPv4 ones.
             let forwarded = source.is_ipv6() && !isolated;
             assert_eq!(
                 arrives(&victim, if forwarded { LONG } else { PATIENCE }, FORGED),
@@ -172,7 +173,8 @@ fn tunnel(lab: &Lab) {
         .unwrap();
 }
 
-/// Rule A2 lets a pod send whatever it likes to its node, and what a tunnel's end there unpacks has the addresses that the pod wrote inside.
+/// Rule A2 lets a pod send anything to its node. What a tunnel's end there decapsulates has the
+/// addresses that the pod wrote inside.
 #[test]
 fn a6_a5_what_the_node_unpacks_is_still_the_pods() {
     let from_elsewhere = policy(
@@ -208,7 +210,7 @@ fn a6_a5_what_the_node_unpacks_is_still_the_pods() {
             None,
         )
     };
-    // Another node does this all day.
+    // Another node does this all the time.
     let real = pack(outside, elsewhere, a, b"another node");
     wire(&lab, "outside").send(uplink, &real).unwrap();
     assert!(arrives(&witnesses[0], LONG, b"another node"), "the tunnel works");
@@ -233,9 +235,9 @@ fn a6_a5_what_the_node_unpacks_is_still_the_pods() {
     assert!(arrives(&witnesses[1], LONG, b"its own"));
 }
 
-/// A socket of the node hears more than the node's own addresses: broadcast and multicast ones,
-/// those that routers share, what `route_localnet` lets in, and the virtual IPs that IPVS mode
-/// needs.
+/// A socket of the node receives at more than the node's own addresses: broadcast and multicast
+/// ones, those that routers share, those that `route_localnet` allows, and the virtual IPs of IPVS
+/// mode.
 #[test]
 fn a6_what_the_node_unpacks_is_the_pods_wherever_it_was_sent() {
     const MACS: [[u8; 6]; 2] = [[2, 0xf1, 0xa0, 0, 4, 0], [2, 0xf1, 0xa0, 0, 6, 0]];
@@ -292,7 +294,7 @@ fn a6_what_the_node_unpacks_is_the_pods_wherever_it_was_sent() {
             (MACS[1], 8473)
         };
         let send = |inner: IpAddr, to: IpAddr, mark: &[u8]| {
-            // Nothing answers there: two that do would never end.
+            // Nothing answers there: two hosts that answer each other would never stop.
             let datagram = raw::ip(inner, to, 17, &raw::udp(inner, to, (5400, 5401), mark), None);
             let header = [8, 0, 0, 0, 0, 0, 1, 0];
             let frame = [&header[..], &mac, &[2, 0, 0, 0, 0, 9, 8, 0], &datagram].concat();
@@ -307,7 +309,7 @@ fn a6_what_the_node_unpacks_is_the_pods_wherever_it_was_sent() {
             from.send(gate, &raw::ip(source, outer, 17, &segment, None))
                 .unwrap();
         };
-        // The node does unpack it, and the pod may go there without a tunnel.
+        // The node does decapsulate it, and the pod may go there without a tunnel.
         let mark = format!("its own by {outer}");
         send(own, outside, mark.as_bytes());
         assert!(arrives(&witnesses[1], LONG, mark.as_bytes()), "{mark}");
@@ -319,7 +321,7 @@ fn a6_what_the_node_unpacks_is_the_pods_wherever_it_was_sent() {
     }
 }
 
-/// Seen: an answer to a question of another pod, forged in a tunnel of the node's.
+/// Seen in practice: an answer to another pod's question, forged in a tunnel of the node's.
 #[test]
 fn a6_what_the_node_unpacks_answers_for_nobody_else() {
     let isolated = policy("a", "app: a", "ingress: []\n  egress: [{}]");
@@ -355,7 +357,7 @@ fn a6_what_the_node_unpacks_answers_for_nobody_else() {
         from.send(bridge, &raw::ip(own, node, 17, &segment, None))
             .unwrap();
         wait_for_drops(&lab, DropReason::UnknownSender, before + 1);
-        // Who was asked answers all the same.
+        // The host that was asked still answers.
         let answer = udp_at(answering, answers, PORT);
         answer.send_to(b"answer", (asking, port)).unwrap();
         let mut buffer = [0; 16];
@@ -365,7 +367,7 @@ fn a6_what_the_node_unpacks_answers_for_nobody_else() {
     }
 }
 
-/// Rule A2 opens the way to the node, not to whoever has the MAC address in the frame.
+/// Rule A2 opens the path to the node, not to the owner of the frame's MAC address.
 #[test]
 fn a2_what_is_for_the_node_reaches_no_other_pod() {
     let Some(lab) = lab(&[("b.yaml", &policy("b", "app: b", "egress: []"))]) else {
@@ -388,7 +390,7 @@ fn a2_what_is_for_the_node_reaches_no_other_pod() {
             for to in &lab.site("node").unwrap().addresses {
                 arrives_by(*to, mac, false);
             }
-            // What is for the pod comes by both.
+            // What is for the pod arrives by both.
             for to in &other.addresses {
                 arrives_by(*to, mac, open);
             }
@@ -396,7 +398,8 @@ fn a2_what_is_for_the_node_reaches_no_other_pod() {
     }
 }
 
-/// `::ffff:a.b.c.d` in an IPv6 header is nobody's address, and what policy says of the IPv4 address in it does not open the way there.
+/// `::ffff:a.b.c.d` in an IPv6 header is nobody's address. A policy about the IPv4 address in it
+/// does not open that path.
 #[test]
 fn a2_f2_an_ipv4_address_in_an_ipv6_header_is_not_that_address() {
     let rules = "egress: [{to: [{ipBlock: {cidr: 198.51.100.0/24}}]}]";

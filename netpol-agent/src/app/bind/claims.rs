@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Pods and network namespaces that claim each other by addresses first seen, where nothing better tells.
+//! Matches pods and network namespaces by the addresses first seen, where no better source exists.
 //!
-//! Claims are settled where there is one way only: then whoever took another's address beside its own keeps its own, and the other
-//! is where it is. Else nobody is bound, and each interface is enforced as if it were all who may be behind it at once: it gets no more
-//! than each of them would; and nothing, if it may be none of them.
+//! A set of claims is settled if it can be matched in only one way. Then a pod that took another's
+//! address beside its own keeps its own, and the other pod is bound where it is. Otherwise nobody
+//! is bound. Each interface is then enforced as if all its claimants were behind it: it gets no
+//! more than each of them would, and nothing if it may belong to none of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,33 +14,34 @@ use std::{
 use super::{Binding, Bindings, LocalPod, PodRef, Source, World, held, resolve, shares};
 use crate::model::ObjectKey;
 
-/// Interfaces that nobody can tell the pod of.
+/// Interfaces whose pod cannot be determined.
 pub type Contested = BTreeMap<u32, Contest>;
 
-/// Who may be behind an interface: one, if it is lent to a pod.
+/// The pods that may be behind an interface. A single one is lent the interface.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Contest {
-    /// Those that claim it.
+    /// The pods that claim it.
     pub claimants: BTreeSet<ObjectKey>,
-    /// It may be none of them: more interfaces look like theirs than they are.
+    /// True if it may belong to none of them: more interfaces claim to be theirs than they can
+    /// have.
     pub impostor: bool,
 }
 
-/// A network namespace: the interfaces that lead into it, and the addresses that were first seen behind them.
+/// A network namespace: the interfaces that lead into it, and the addresses first seen behind them.
 #[derive(Debug, Default)]
 struct Namespace {
     interfaces: Vec<u32>,
     addresses: BTreeSet<IpAddr>,
 }
 
-/// Namespaces and pods that are tied by claims, by the number of the namespace and the key of the pod.
+/// Namespaces and pods connected by claims, by namespace number and pod key.
 #[derive(Debug, Default)]
 struct Knot<'a> {
     namespaces: BTreeSet<usize>,
     pods: BTreeSet<&'a ObjectKey>,
 }
 
-/// Binds what can be told by addresses, and gives what cannot.
+/// Binds what addresses decide, and returns the contested rest.
 pub(super) fn settle(
     world: World<'_>,
     bindings: &mut Bindings,
@@ -98,9 +100,9 @@ pub(super) fn settle(
     contested
 }
 
-/// The namespaces that nothing is bound in.
+/// Returns the namespaces without a bound interface.
 fn unbound(world: World<'_>, bindings: &Bindings) -> Vec<Namespace> {
-    // One that ends has no number that it shares with another interface.
+    // A namespace that is ending has no number that it could share with another interface.
     let number = |ifindex: u32| match world.interfaces.pods[&ifindex].namespace {
         namespace @ 0.. => (namespace, 0),
         ending => (ending, ifindex),
@@ -121,7 +123,7 @@ fn unbound(world: World<'_>, bindings: &Bindings) -> Vec<Namespace> {
     namespaces.into_values().collect()
 }
 
-/// What is tied together by claims.
+/// Groups pods and namespaces that claims connect.
 fn knots<'a>(namespaces: &[Namespace], pods: &BTreeMap<&'a ObjectKey, &LocalPod>) -> Vec<Knot<'a>> {
     let mut of_address: BTreeMap<IpAddr, Vec<usize>> = BTreeMap::new();
     for (number, namespace) in namespaces.iter().enumerate() {
@@ -150,7 +152,7 @@ fn knots<'a>(namespaces: &[Namespace], pods: &BTreeMap<&'a ObjectKey, &LocalPod>
     knots
 }
 
-/// Takes out of a knot what there is one way for.
+/// Takes out of a knot what can be matched in only one way.
 fn untie<'a>(
     world: World<'a>,
     namespaces: &[Namespace],
@@ -160,7 +162,7 @@ fn untie<'a>(
     let claims = |namespace: usize, key: &ObjectKey| {
         shares(&namespaces[namespace].addresses, &world.pods[key].addresses)
     };
-    // What an agent enforced there before it lost its bindings.
+    // First, what an agent enforced there before it lost its bindings.
     for namespace in knot.namespaces.clone() {
         let was = |key: &&&ObjectKey| {
             let interfaces = &namespaces[namespace].interfaces;
@@ -174,7 +176,8 @@ fn untie<'a>(
             take(knot, namespace, key, found);
         }
     }
-    // A pod that is being deleted has given its address back, if there are more pods than places.
+    // If there are more pods than namespaces, pods that are being deleted have given their
+    // addresses back.
     let live = |key: &&ObjectKey| !world.pods[*key].terminating;
     if knot.pods.len() > knot.namespaces.len() && knot.pods.iter().any(live) {
         knot.pods.retain(live);
@@ -182,7 +185,8 @@ fn untie<'a>(
     if knot.pods.len() != knot.namespaces.len() {
         return;
     }
-    // With one way only, there always is a pod with one namespace left, or a namespace with one pod.
+    // If the matching is unique, there always is a pod with one namespace left, or a namespace with
+    // one pod.
     let (all, given) = ((knot.namespaces.clone(), knot.pods.clone()), found.len());
     while !knot.pods.is_empty() {
         let only_place = knot.pods.iter().find_map(|key| {

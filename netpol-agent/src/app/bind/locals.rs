@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The pods of this node, kept up with the snapshots: most changes in a cluster are elsewhere.
+//! Keeps the pods of this node up to date. Most changes in a cluster concern other nodes.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,14 +9,14 @@ use crate::model::{Map, ObjectKey, Pod};
 /// The pods of one node that have an address and a network of their own.
 #[derive(Debug, Default)]
 pub struct Locals {
-    /// All pods, as of the last time.
+    /// All pods at the last update.
     all: Map<ObjectKey, Arc<Pod>>,
-    /// Those of this node.
+    /// The pods of this node.
     pub pods: BTreeMap<ObjectKey, LocalPod>,
 }
 
 impl Locals {
-    /// Takes the pods that there are now; whether any of this node's is different.
+    /// Takes the current pods. Returns true if any of this node's changed.
     pub fn update(&mut self, all: &Map<ObjectKey, Arc<Pod>>, node: &str) -> bool {
         let mut changed = false;
         for (key, _, now) in self.all.diff(all) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Bindings as the kernel keeps them for an agent that comes later (map `bindings`).
+//! Converts bindings to and from the kernel's copy, which outlives the agent (map `bindings`).
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use super::{Binding, Bindings, PodRef, Source};
 use crate::{datapath::interfaces::Sight, model::ObjectKey};
 
 impl Binding {
-    /// As the map has it. Of more addresses than it has room for, the last are left out.
+    /// Converts to the map's form. Drops the last addresses if they do not fit.
     pub fn to_stored(&self, ifindex: u32) -> abi::Binding {
         let mut stored = abi::Binding {
             ifindex,
@@ -44,7 +44,7 @@ impl Binding {
         stored
     }
 
-    /// What the map had.
+    /// Converts from the map's form.
     pub fn from_stored(stored: &abi::Binding) -> Self {
         let source = match stored.told_by {
             abi::Binding::SEEN => Some(Source::Seen),
@@ -75,7 +75,7 @@ impl Binding {
         }
     }
 
-    /// What was seen first, for who reads the interfaces.
+    /// Returns what was first seen, for the reader of interfaces.
     pub fn sight(&self) -> Sight {
         Sight {
             mac: self.mac,
@@ -86,7 +86,7 @@ impl Binding {
     }
 }
 
-/// What the map had of each interface.
+/// Converts the map's bindings.
 pub fn stored_bindings(stored: &BTreeMap<u32, abi::Binding>) -> Bindings {
     let bindings = stored.iter();
     bindings
@@ -94,7 +94,7 @@ pub fn stored_bindings(stored: &BTreeMap<u32, abi::Binding>) -> Bindings {
         .collect()
 }
 
-/// As much of a UID as the map has room for: those of Kubernetes fit.
+/// Cuts a UID to the map's field. Kubernetes' UIDs fit.
 pub(super) fn cut(uid: &str) -> &str {
     let mut end = uid.len().min(size_of_val(&abi::Binding::default().uid));
     while !uid.is_char_boundary(end) {

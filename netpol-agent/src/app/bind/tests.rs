@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Cases by hand, and random worlds.
+//! Fixed cases, and random worlds.
 
 mod cases;
 mod random;
@@ -13,7 +13,7 @@ use std::{
 
 use super::*;
 
-/// What there is, and what an agent remembers of it.
+/// The current state, and what an agent remembers of it.
 #[derive(Debug, Clone, Default)]
 struct Stage {
     pods: BTreeMap<ObjectKey, LocalPod>,
@@ -33,7 +33,7 @@ fn ips(texts: &[&str]) -> BTreeSet<IpAddr> {
 }
 
 impl Stage {
-    /// A pod with the UID `uid`.
+    /// Adds a pod with the UID `uid`.
     fn pod(&mut self, name: &str, uid: &str, addresses: &[&str]) -> &mut LocalPod {
         let pod = LocalPod {
             uid: uid.to_owned(),
@@ -44,7 +44,8 @@ impl Stage {
         self.pods.get_mut(&key(name)).unwrap()
     }
 
-    /// An interface `vethN` into the network namespace N, with a MAC address made of its index.
+    /// Adds an interface `vethN` into the network namespace N, with a MAC address made from its
+    /// index.
     fn veth(&mut self, index: u32, addresses: &[&str]) -> &mut PodInterface {
         let interface = PodInterface {
             index,
@@ -60,7 +61,7 @@ impl Stage {
         self.interfaces.pods.get_mut(&index).unwrap()
     }
 
-    /// A record, newer than those before, that `vethN` was made for a pod.
+    /// Adds a record, newer than those before, that `vethN` was made for a pod.
     fn record(&mut self, index: u32, name: &str, uid: &str, addresses: &[&str]) -> &mut Record {
         self.clock += 1;
         let record = Record {
@@ -78,7 +79,7 @@ impl Stage {
         Arc::make_mut(self.records.get_mut(&file).unwrap())
     }
 
-    /// Binds, and remembers.
+    /// Binds, and remembers the bindings.
     fn bind(&mut self) -> Bound {
         let world = World {
             pods: &self.pods,
@@ -96,7 +97,7 @@ impl Stage {
         bound
     }
 
-    /// Another agent comes, that knows what the kernel keeps.
+    /// Restarts the agent, which then knows what the kernel stored.
     fn restart(&mut self) {
         for (ifindex, binding) in &mut self.bindings {
             let again = Binding::from_stored(&binding.to_stored(*ifindex));
@@ -105,13 +106,14 @@ impl Stage {
         }
     }
 
-    /// Another agent comes, and knows nothing.
+    /// Restarts the agent, which then knows nothing.
     fn forget(&mut self) {
         self.bindings.clear();
     }
 }
 
-/// The pods as `INDEX:NAME`; a `?` before one of several, a `!` where nothing passes.
+/// Formats the bindings as `INDEX:NAME`, with `?` before one of several and `!` where nothing
+/// passes.
 fn told(bound: &Bound) -> String {
     let interfaces = bound.pods.iter().map(|(ifindex, key)| {
         let link = &bound.links[ifindex];
@@ -126,7 +128,7 @@ fn told(bound: &Bound) -> String {
     interfaces.collect::<Vec<_>>().join(" ")
 }
 
-/// Why a pod is not enforced on.
+/// Returns why a pod is not enforced on.
 fn why(bound: &Bound, name: &str) -> String {
     match &bound.standing[&key(name)] {
         Standing::Bound(interfaces) => format!("bound {interfaces:?}"),

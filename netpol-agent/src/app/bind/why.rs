@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How each pod stands, and why one is not enforced on.
+//! The state of each pod, and why one is not enforced on.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,21 +14,21 @@ use super::{
 };
 use crate::model::ObjectKey;
 
-/// How a pod of this node stands.
+/// The state of a pod of this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
     /// It is behind these interfaces.
     Bound(BTreeSet<u32>),
-    /// It is not enforced on, or not on its own.
+    /// It is not enforced on, or only together with others.
     Not(Why),
 }
 
 /// Why a pod is not enforced on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
-    /// Nothing leads to it.
+    /// No interface leads to it.
     NoInterface,
-    /// The runtime's record names its interface, and that is no veth of this node.
+    /// The runtime's record names its interface, but no veth of this node has that name.
     NoVeth {
         /// Name of the network.
         network: String,
@@ -37,14 +37,15 @@ pub enum Why {
     Taken {
         /// The address.
         address: IpAddr,
-        /// Whose it is.
+        /// The pod that has it.
         by: ObjectKey,
     },
-    /// It may be behind one of these interfaces, and others may be, too. They are enforced as if each of them was behind.
+    /// It may be behind one of these interfaces, and so may others. Each interface is enforced as
+    /// if all of them were behind it.
     Contested {
         /// Names of the interfaces.
         interfaces: BTreeSet<String>,
-        /// The others.
+        /// The other pods.
         others: BTreeSet<ObjectKey>,
     },
 }
@@ -72,7 +73,7 @@ impl fmt::Display for Why {
     }
 }
 
-/// How each pod stands.
+/// Returns the state of each pod.
 pub(super) fn standing(
     world: World<'_>,
     bound: &Bound,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Interfaces that get programs before their pod is known (rule B2), and those that stay closed as long as it is not (rule A8).
+//! Attaches programs to interfaces before their pod is known (rule B2), and keeps interfaces closed
+//! that nobody is found behind (rule A8).
 
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
@@ -16,8 +17,9 @@ use crate::{
 };
 
 impl Reconciler {
-    /// Attaches programs to the next interface of the pod network that has none, before its pod is known (rule B2). Returns whether there was
-    /// one: each takes the kernel some milliseconds, in which more may become known.
+    /// Attaches programs to the next interface of the pod network that has none, before its pod is
+    /// known (rule B2). Returns true if there was one. Each takes the kernel some milliseconds, in
+    /// which more may become known.
     pub fn attach_ahead(&mut self) -> bool {
         let Some(interfaces) = self.interfaces.clone() else {
             return false;
@@ -30,7 +32,8 @@ impl Reconciler {
         self.name(&interfaces);
         let interface = self.datapath.name(ifindex).unwrap_or_default().to_owned();
         let done = match self.datapath.has_other_version(ifindex) {
-            // It enforces, by its own maps, until the first complete list is in (rule B1).
+            // The other version's programs enforce, by their own maps, until the first complete
+            // list is in (rule B1).
             Ok(true) => false,
             Ok(false) => self.attach_one(ifindex, &interface, !self.ahead.is_strict()),
             Err(error) => {
@@ -49,7 +52,7 @@ impl Reconciler {
         let behind = interfaces::addresses_behind(ifindex);
         let waiting = Waiting {
             since: Instant::now(),
-            // Without an address nothing was opened before.
+            // Without an address no connection was opened before.
             unread: behind.map_or(true, |addresses| !addresses.is_empty()),
             read_for: Default::default(),
         };
@@ -66,7 +69,7 @@ impl Reconciler {
         true
     }
 
-    /// Takes over the interfaces that an earlier agent found no pod behind: those that it closed
+    /// Takes over the interfaces that an earlier agent found no pod behind. Those that it closed
     /// stay closed.
     pub(super) fn inherit(&mut self, interfaces: &Interfaces) {
         self.name(interfaces);
@@ -114,7 +117,8 @@ impl Reconciler {
         true
     }
 
-    /// Looks for connections that were open before the programs of interfaces that let everything pass.
+    /// Looks for connections that are older than the programs, on interfaces that let everything
+    /// pass.
     fn read_ahead(&mut self, interfaces: &Interfaces) {
         let mut held = self.state.endpoints.clone();
         let mut of = BTreeSet::new();
@@ -157,7 +161,7 @@ impl Reconciler {
             .send_modify(|status| Arc::make_mut(status).closed = names);
     }
 
-    /// Tells how long interfaces were closed whose pod is known now.
+    /// Records how long interfaces were closed whose pod is now known.
     pub(super) fn settle_ahead(&mut self) {
         for (ifindex, waiting) in self.ahead.take_known(&self.state) {
             if self.ahead.is_strict() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the loop tells: in the log once each, and in the status that metrics, readiness and explain read.
+//! Reports: in the log once each, and in the status that metrics, readiness and explain read.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,13 +23,13 @@ use crate::{
     sync::Report,
 };
 
-/// Names of nodes that are listed where none is this one's.
+/// Number of node names that are listed if this node's is not among them.
 const NAMES: usize = 10;
-/// How the codes of diagnostics end that are about a budget (rule L2).
+/// Suffix of the codes of diagnostics about a budget (rule L2).
 const OVER_BUDGET: &str = "-over-budget";
 
 impl Reconciler {
-    /// Tells of interfaces that this turn closes, since nobody was found behind them.
+    /// Logs the interfaces that this turn closes because nobody was found behind them.
     pub(super) fn tell_closed(&self, closed: &BTreeSet<u32>, bound: &Bound) {
         let is_new =
             |ifindex: &&u32| self.state.endpoints.contains_key(ifindex) && !bound.pods.contains_key(ifindex);
@@ -43,7 +43,7 @@ impl Reconciler {
         }
     }
 
-    /// Tells of pods that are not enforced on, once each.
+    /// Logs pods that are not enforced on, once each.
     pub(super) fn tell_unenforced(&mut self, bound: &Bound) {
         let now = Instant::now();
         let mut before = std::mem::take(&mut self.unenforced);
@@ -80,7 +80,7 @@ impl Reconciler {
         }
     }
 
-    /// Tells, once, if nothing in the cluster knows a node of this name: then no pod here is enforced on.
+    /// Logs once if nothing in the cluster uses this node's name: then no pod here is enforced on.
     pub(super) fn check_name(&mut self, snapshot: &Snapshot) {
         let named = |pod: &Arc<Pod>| pod.node.as_deref() == Some(self.node_name.as_str());
         let known = !self.locals.pods.is_empty()

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Filters of a `clsact` qdisc, for kernels without TCX. They belong to the device and live without the agent.
+//! Filters of a `clsact` qdisc, for kernels without TCX. They belong to the device and outlive the
+//! agent.
 
 use std::{collections::BTreeSet, io, path::Path};
 
@@ -19,9 +20,9 @@ use crate::datapath::netlink::{Requests, attributes, text, u32_at};
 
 /// Runs before every other filter.
 const PRIORITY: u16 = 1;
-/// Fixed, so that a new agent replaces the filter of the last one in one step: "netp".
+/// Fixed, so that a new agent replaces the last one's filter in one step: "netp".
 const HANDLE: TcHandle = TcHandle::new(0x6e65, 0x7470);
-/// Has the place while the other one moves before the filters of others.
+/// Stands in while the main filter moves before others' filters.
 const STAND_IN: TcHandle = TcHandle::new(0x6e65, 0x7471);
 
 const CLSACT_KIND: &[u8] = b"clsact";
@@ -40,7 +41,7 @@ const TCA_BPF_ID: u16 = 11;
 const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 const NLM_F_ECHO: u16 = 8;
 
-/// Attaches `program`, or replaces the one that is there, in one step. It runs before the filters of others.
+/// Attaches `program`, or replaces the current one in one step. It runs before others' filters.
 pub(super) fn attach(
     program: &mut SchedClassifier,
     place: Place<'_>,
@@ -54,7 +55,7 @@ pub(super) fn attach(
         Some(Fault::Absent) => Err(place.failed("find the filter where it was put")(
             "something else has its place",
         )),
-        // What comes later with the same priority runs earlier.
+        // Of two filters with the same priority, the later one runs first.
         Some(_) => {
             put(program, place, STAND_IN)?;
             let mut requests = open()?;
@@ -83,12 +84,13 @@ fn put(program: &mut SchedClassifier, place: Place<'_>, handle: TcHandle) -> Res
     }
     .map_err(|error| place.program_failed("attach the program (clsact)", error))?;
     let link = program.take_link(id).map_err(place.failed("take the filter"))?;
-    // Dropping it would remove the filter. It owns nothing else.
+    // Dropping the link would remove the filter. The link owns nothing else.
     std::mem::forget(link);
     Ok(())
 }
 
-/// What is wrong with `program` at its hook, by what the kernel runs there. A qdisc with one hook for both directions runs none as it should.
+/// Returns what is wrong with `program` at its hook, according to the kernel. Under a qdisc with
+/// one hook for both directions, no program runs as it should.
 pub(super) fn fault(program: &SchedClassifier, place: Place<'_>) -> Result<Option<Fault>, AttachError> {
     let own = program
         .info()
@@ -106,7 +108,7 @@ pub(super) fn fault(program: &SchedClassifier, place: Place<'_>) -> Result<Optio
     })
 }
 
-/// Removes our filters from an interface, and the qdisc if we added it and nothing else is left on it.
+/// Removes our filters from an interface, and the qdisc if we added it and it is now empty.
 pub(super) fn detach(index: u32, folder: &Path) -> Result<(), AttachError> {
     let mut requests = open()?;
     let mut others = false;
@@ -131,17 +133,18 @@ pub(super) fn detach(index: u32, folder: &Path) -> Result<(), AttachError> {
     remove_mark(&mark)
 }
 
-/// Notes that the filters on an interface are those of this version: another one has the same handle and other maps.
+/// Marks the filters of an interface as this version's: another version's have the same handle, but
+/// other maps.
 pub(super) fn note(index: u32, folder: &Path) -> Result<(), AttachError> {
     put_mark(&filters_mark(folder, index))
 }
 
-/// Whether an interface has this version's filter of a hook.
+/// Returns true if an interface has this version's filter at a hook.
 pub(super) fn is_attached(index: u32, hook: Hook, folder: &Path) -> Result<bool, AttachError> {
     Ok(filters_mark(folder, index).exists() && filters(&mut open()?, index, hook)?.ours)
 }
 
-/// Whether filters of ours are on an interface that are not this version's.
+/// Returns true if an interface has filters of ours that are another version's.
 pub(super) fn has_other_version(index: u32, folder: &Path) -> Result<bool, AttachError> {
     if filters_mark(folder, index).exists() {
         return Ok(false);
@@ -155,8 +158,8 @@ pub(super) fn has_other_version(index: u32, folder: &Path) -> Result<bool, Attac
     Ok(false)
 }
 
-/// Takes over what another version knew of an interface in its folder, after our filters replaced its own. A qdisc that it added is ours
-/// then, or goes if no filter of ours is on it.
+/// Takes over another version's marks for an interface, after our filters replaced its own. A qdisc
+/// that it added becomes ours, or is removed if no filter of ours is on it.
 pub(super) fn take_over(index: u32, other: &Path, folder: &Path) -> Result<(), AttachError> {
     remove_mark(&filters_mark(other, index))?;
     let mark = qdisc_mark(other, index);
@@ -173,12 +176,12 @@ pub(super) fn take_over(index: u32, other: &Path, folder: &Path) -> Result<(), A
     if ours { Ok(()) } else { detach(index, folder) }
 }
 
-/// Removes our filter of one hook from an interface.
+/// Removes our filter at one hook of an interface.
 pub(super) fn remove(index: u32, hook: Hook) -> Result<(), AttachError> {
     remove_from(&mut open()?, index, hook).map(drop)
 }
 
-/// As [`remove`]; whether others have filters there.
+/// Like [`remove`]. Returns true if others have filters there.
 fn remove_from(requests: &mut Requests, index: u32, hook: Hook) -> Result<bool, AttachError> {
     let found = filters(requests, index, hook)?;
     for handle in found.handles {
@@ -199,7 +202,7 @@ fn remove_one(requests: &mut Requests, index: u32, hook: Hook, handle: u32) -> R
         .map_err(failed(|| format!("remove filter {hook} of interface {index}")))
 }
 
-/// Indices of the interfaces of this network namespace that have filters of ours.
+/// Lists the interfaces of this network namespace that have filters of ours.
 pub(super) fn attached() -> Result<BTreeSet<u32>, AttachError> {
     let mut requests = open()?;
     let mut indices = BTreeSet::new();
@@ -225,9 +228,10 @@ pub(super) fn attached() -> Result<BTreeSet<u32>, AttachError> {
     Ok(found)
 }
 
-/// Adds the qdisc if there is none, and leaves a mark that it is ours. The place that it has may be taken by an `ingress` qdisc, as of the bandwidth
-/// plugin. That takes the filters of both directions for one and the same list: what is attached for one replaces what is for the
-/// other. An empty one is replaced; one that someone uses is not ours to take.
+/// Adds the qdisc if it is missing, and marks it as ours. An `ingress` qdisc, for example the
+/// bandwidth plugin's, may have its place. That keeps the filters of both directions in a single
+/// list: what is attached for one direction replaces the other's. An empty one is replaced. One in
+/// use is not ours to remove.
 fn add_qdisc(place: Place<'_>, folder: &Path) -> Result<(), AttachError> {
     let mut requests = open()?;
     let found = kind(&mut requests, place.index)?;
@@ -255,14 +259,14 @@ fn add_qdisc(place: Place<'_>, folder: &Path) -> Result<(), AttachError> {
     match qdisc_add_clsact(place.interface) {
         Ok(()) => put_mark(&qdisc_mark(folder, place.index)),
         Err(_) if !place.is_there() => Err(place.gone()),
-        // Another came in between: what it is shows when the filters are read back.
+        // Another qdisc came first. Reading the filters back shows what it is.
         Err(TcError::AlreadyAttached) => Ok(()),
         Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
         Err(error) => Err(place.failed("add the clsact qdisc")(error)),
     }
 }
 
-/// What the qdisc is that has the place of clsact; `None` if there is none.
+/// Returns the kind of the qdisc in the place of clsact; `None` if there is none.
 fn kind(requests: &mut Requests, index: u32) -> Result<Option<Vec<u8>>, AttachError> {
     let mut found = None;
     let asked = requests.get(
@@ -283,15 +287,16 @@ fn kind(requests: &mut Requests, index: u32) -> Result<Option<Vec<u8>>, AttachEr
     Ok(found)
 }
 
-/// The filters at one hook.
+/// The filters at a hook.
 #[derive(Default)]
 struct Filters {
-    /// One of them is ours.
+    /// True if one of them is ours.
     ours: bool,
-    /// Handles of ours.
+    /// Handles of our filters.
     handles: Vec<u32>,
     others: bool,
-    /// Ids of the programs whose value is the action, in the order in which filters run; `None` for any other filter.
+    /// Ids of the programs whose return value is the action, in the order in which the filters run;
+    /// `None` for any other filter.
     running: Vec<Option<u32>>,
 }
 
@@ -308,7 +313,7 @@ fn filters(requests: &mut Requests, index: u32, hook: Hook) -> Result<Filters, A
         &tc_message(index, 0, parent(hook), 0),
         |kind, message| {
             let handle = u32_at(message, 8).unwrap_or_default();
-            // A filter chain shows itself too, with no handle.
+            // A filter chain is listed too, with handle 0.
             if kind != libc::RTM_NEWTFILTER || handle == 0 {
                 return;
             }
@@ -330,11 +335,11 @@ fn filters(requests: &mut Requests, index: u32, hook: Hook) -> Result<Filters, A
     }
 }
 
-/// A filter, as far as it is told apart from others.
+/// The distinguishing fields of a filter.
 struct Filter<'a> {
-    /// Of a `bpf` filter with our handle and priority.
+    /// Name, of a `bpf` filter with our handle and priority.
     name: Option<&'a [u8]>,
-    /// Id of the program, if its value is the action.
+    /// Id of the program, if its return value is the action.
     program: Option<u32>,
 }
 
@@ -389,7 +394,7 @@ fn tc_message(index: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
         .collect()
 }
 
-/// What was to be removed went away by itself.
+/// Treats it as success that something to be removed was already gone.
 fn ignore_gone(error: io::Error) -> io::Result<()> {
     match error.raw_os_error() {
         Some(libc::ENODEV | libc::ENOENT) => Ok(()),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What can go wrong while programs are attached.
+//! Errors of attaching programs.
 
 use std::{error::Error, io, path::PathBuf};
 
@@ -11,13 +11,13 @@ use super::Hook;
 /// Why programs could not be attached or removed.
 #[derive(Debug, Error)]
 pub enum AttachError {
-    /// The kernel did not say whether it has TCX.
+    /// The kernel did not say if it has TCX.
     #[error("ask the kernel for TCX: {0}")]
     Probe(#[source] ProgramError),
-    /// TCX was asked for.
+    /// TCX was requested and the kernel lacks it.
     #[error("the kernel has no TCX (Linux 6.6): use --attach auto or --attach clsact")]
     NoTcx,
-    /// The folder of the pins.
+    /// The folder of the pins could not be used.
     #[error("{attempt} {path}: {source}")]
     Folder {
         /// What was attempted.
@@ -46,7 +46,7 @@ pub enum AttachError {
     /// A step at one hook of one interface failed.
     #[error("interface {interface} (index {index}), {hook}: {attempt}: {source}")]
     Hook {
-        /// Name of the interface, or its index where the name is not known.
+        /// Name of the interface, or its index if the name is unknown.
         interface: String,
         /// Its index.
         index: u32,
@@ -57,7 +57,7 @@ pub enum AttachError {
         /// The reason.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The qdisc that others use there has one list of filters for both directions.
+    /// Others use a qdisc there that has one list of filters for both directions.
     #[error(
         "interface {interface} (index {index}): its {kind} qdisc has filters of others, and keeps what a pod receives from being \
          judged: filters need clsact there, or TCX (Linux 6.6)"
@@ -67,11 +67,11 @@ pub enum AttachError {
         interface: String,
         /// Its index.
         index: u32,
-        /// What the qdisc is.
+        /// Kind of the qdisc.
         kind: String,
     },
-    /// TCX and clsact both failed; first the one that is for all interfaces. What is wrong may show
-    /// in that one only.
+    /// TCX and clsact both failed; first the one that other interfaces use. Either may show the
+    /// real cause.
     #[error("{}; the other way: {}", .0[0], .0[1])]
     NeitherWay(Box<[Self; 2]>),
     /// A list or a change by netlink failed.
@@ -84,7 +84,7 @@ pub enum AttachError {
     },
 }
 
-/// The kernel's error number in an error of aya, if it has one.
+/// Returns the errno in an error of aya, if it has one.
 pub(super) fn errno(error: &ProgramError) -> Option<i32> {
     match error {
         ProgramError::SyscallError(error) => error.io_error.raw_os_error(),

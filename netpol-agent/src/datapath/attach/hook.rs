@@ -8,26 +8,26 @@ use nix::{errno::Errno, net::if_::if_nametoindex};
 
 use super::{AttachError, error::errno};
 
-/// A place at an interface where a program runs.
+/// A hook of an interface where a program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hook {
-    /// What the pod sends: TC ingress of the veth.
+    /// Packets that the pod sends: TC ingress of the veth.
     FromPod,
-    /// What the pod receives: TC egress of the veth.
+    /// Packets that the pod receives: TC egress of the veth.
     ToPod,
-    /// What leaves the node: TC egress of any other device (rule A5).
+    /// Packets that leave the node: TC egress of any other device (rule A5).
     ToNetwork,
 }
 
 impl Hook {
-    /// All of them.
+    /// All hooks.
     pub const ALL: [Self; 3] = [Self::FromPod, Self::ToPod, Self::ToNetwork];
-    /// Those of a pod's veth.
+    /// The hooks of a pod's veth.
     pub const POD: [Self; 2] = [Self::FromPod, Self::ToPod];
-    /// Those of a device by which packets leave the node.
+    /// The hook of a device by which packets leave the node.
     pub const NETWORK: [Self; 1] = [Self::ToNetwork];
 
-    /// Name of the hook, of its program in the object and of its pins.
+    /// Returns the name of the hook, of its program in the object and of its pins.
     pub const fn name(self) -> &'static str {
         match self {
             Self::FromPod => "from_pod",
@@ -50,7 +50,7 @@ impl fmt::Display for Hook {
     }
 }
 
-/// One hook of one interface, for what is done there and for the message when it fails.
+/// One hook of one interface. Names it in error messages.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
     pub(super) interface: &'a str,
@@ -80,7 +80,7 @@ impl Place<'_> {
         }
     }
 
-    /// As [`Place::failed`], but an interface that vanished meanwhile is told as that.
+    /// Like [`Place::failed`], but reports an interface that vanished as gone.
     pub(super) fn program_failed(self, attempt: &'static str, error: ProgramError) -> AttachError {
         match errno(&error) {
             Some(libc::ENODEV | libc::ENXIO | libc::ENOLINK) => self.gone(),
@@ -92,7 +92,7 @@ impl Place<'_> {
     pub(super) fn is_there(self) -> bool {
         match if_nametoindex(self.interface) {
             Ok(index) => index == self.index,
-            // Any other trouble (no descriptor left, say) shows, as what it is, at the next step.
+            // Any other error, such as no free descriptor, shows as itself at the next step.
             Err(error) => error != Errno::ENODEV,
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What aya does not tell or do with links: the device of a pinned one, to end it at once, to close it, and which programs are at a hook in
-//! which order. Layouts are those of `linux/bpf.h`.
+//! Link operations that aya lacks: find the device of a pinned link, end a link at once, close it,
+//! and list the programs of a hook in order. Layouts are those of `linux/bpf.h`.
 
 use std::{
     ffi::CString,
@@ -27,12 +27,13 @@ const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
 /// Enough of `struct bpf_link_info` for the fields of a TCX link.
 const LINK_INFO_BYTES: usize = 24;
-/// The most programs that the kernel takes at one hook (`BPF_MPROG_MAX`).
+/// Maximum number of programs at a hook (`BPF_MPROG_MAX`).
 const MOST_PROGRAMS: usize = 64;
 /// `r0 = TC_ACT_SHOT; exit`, two `struct bpf_insn`.
 const DROP_ALL: [u8; 16] = [0xb7, 0, 0, 0, 2, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
 
-/// Index of the device of the link pinned at `path`, zero if it is gone; `None` if that is no TCX link of this hook.
+/// Returns the device index of the link pinned at `path`, zero if the device is gone; `None` if the
+/// pin is no TCX link of this hook.
 pub(super) fn device(path: &Path, hook: Hook) -> io::Result<Option<u32>> {
     let link = open(path)?;
     let mut info = [0u8; LINK_INFO_BYTES];
@@ -53,7 +54,8 @@ const fn attach_type(hook: Hook) -> u32 {
     }
 }
 
-/// Ids of the programs at a hook of an interface (TCX), in the order in which they run. `EINVAL` where the kernel has no TCX.
+/// Returns the ids of the programs at a hook of an interface (TCX), in the order in which they run.
+/// `EINVAL` if the kernel has no TCX.
 pub(super) fn programs(index: u32, hook: Hook) -> io::Result<Vec<u32>> {
     let mut ids = [0u32; MOST_PROGRAMS];
     let mut query = [0; 64];
@@ -61,20 +63,22 @@ pub(super) fn programs(index: u32, hook: Hook) -> io::Result<Vec<u32>> {
     query[4..8].copy_from_slice(&attach_type(hook).to_ne_bytes());
     query[16..24].copy_from_slice(&(ids.as_mut_ptr() as u64).to_ne_bytes());
     query[24..28].copy_from_slice(&(MOST_PROGRAMS as u32).to_ne_bytes());
-    // SAFETY: the address is that of `ids`, which has room for as many as the call is told, and nothing else uses meanwhile.
+    // SAFETY: the address is that of `ids`, which has room for as many as the call is told. Nothing
+    // else uses it meanwhile.
     unsafe { bpf(BPF_PROG_QUERY, &mut query)? };
     let count = u32_at(&query, 24).unwrap_or_default() as usize;
     Ok(ids.into_iter().take(count).collect())
 }
 
-/// Makes the link pinned at `path` drop every packet, in place: for as long as a program changes its place among others.
+/// Makes the link pinned at `path` drop every packet, in place, while a program moves among others.
 pub(super) fn close(path: &Path) -> io::Result<OwnedFd> {
     let mut load = [0; 24];
     load[..4].copy_from_slice(&BPF_PROG_TYPE_SCHED_CLS.to_ne_bytes());
     load[4..8].copy_from_slice(&2u32.to_ne_bytes());
     load[8..16].copy_from_slice(&(DROP_ALL.as_ptr() as u64).to_ne_bytes());
     load[16..24].copy_from_slice(&(c"GPL".as_ptr() as u64).to_ne_bytes());
-    // SAFETY: the addresses are those of so many instructions and of a text that ends with NUL; both live for ever, the call only reads them.
+    // SAFETY: the addresses are those of this many instructions and of a text that ends with NUL.
+    // Both live for ever, and the call only reads them.
     let program = owned(unsafe { bpf(BPF_PROG_LOAD, &mut load)? })?;
     let link = open(path)?;
     let mut update = [0; 16];
@@ -85,13 +89,14 @@ pub(super) fn close(path: &Path) -> io::Result<OwnedFd> {
     Ok(link)
 }
 
-/// Takes the program of the link pinned at `path` off its device. Removing the pin alone would do so a moment later, and not while
-/// any process has the link open. Something else that is pinned there is left as it is.
+/// Detaches the program of the link pinned at `path` from its device. Removing the pin alone would
+/// do so a moment later, and not while any process has the link open. Ignores a pin that is
+/// something else.
 pub(super) fn detach(path: &Path) -> io::Result<()> {
     end(&open(path)?)
 }
 
-/// As [`detach`], of an open link.
+/// Like [`detach`], for an open link.
 pub(super) fn end(link: &OwnedFd) -> io::Result<()> {
     let mut attributes = [0; 16];
     attributes[..4].copy_from_slice(&link.as_raw_fd().to_ne_bytes());
@@ -110,19 +115,20 @@ fn open(path: &Path) -> io::Result<OwnedFd> {
     owned(unsafe { bpf(BPF_OBJ_GET, &mut open)? })
 }
 
-/// The descriptor that a command has just made.
+/// Takes ownership of the descriptor that a command has just made.
 fn owned(descriptor: libc::c_long) -> io::Result<OwnedFd> {
     let descriptor = i32::try_from(descriptor).map_err(io::Error::other)?;
     // SAFETY: the kernel has just made this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// The `bpf` system call with the first bytes of its `union bpf_attr`; the kernel takes the others for zeros.
+/// Calls `bpf` with the first bytes of its `union bpf_attr`; the kernel takes the rest as zeros.
 ///
 /// # Safety
 /// Addresses in `attributes` are of memory that the command may read or write, as it does.
 unsafe fn bpf(command: libc::c_long, attributes: &mut [u8]) -> io::Result<libc::c_long> {
-    // SAFETY: the attributes are as long as the call is told; what they point at is the caller's promise.
+    // SAFETY: the attributes are as long as the call is told; what they point at is the caller's
+    // promise.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), attributes.len()) };
     if result < 0 {
         return Err(io::Error::last_os_error());

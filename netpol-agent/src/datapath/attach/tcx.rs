@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! TCX links, pinned.
+//! Pinned TCX links.
 
 use std::{io, path::Path};
 
@@ -18,7 +18,8 @@ use super::{
     pins::{next, remove_pin},
 };
 
-/// Whether the kernel has TCX: one that does not refuses to list the programs of such a hook as it does not know it.
+/// Returns true if the kernel has TCX. A kernel without it refuses to list the programs of such a
+/// hook.
 pub(super) fn is_supported() -> Result<bool, ProgramError> {
     match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
         Ok(_) => Ok(true),
@@ -27,8 +28,9 @@ pub(super) fn is_supported() -> Result<bool, ProgramError> {
     }
 }
 
-/// Updates the link pinned at `path`, or the one still `held`, to `program`; makes and pins a new one if there is none or it is
-/// another device's. A link knows its device, so a pin that outlived it is never taken for the new device with the same index.
+/// Updates the link pinned at `path`, or the one still `held`, to `program`. Makes and pins a new
+/// link if there is none, or if it belongs to another device. A link knows its device, so a pin
+/// that outlived the device is never taken for a new device with the same index.
 pub(super) fn attach(
     program: &mut SchedClassifier,
     place: Place<'_>,
@@ -44,7 +46,7 @@ pub(super) fn attach(
     }
     match device(path, place.hook) {
         Ok(Some(index)) if index == place.index => {
-            // One that took its place left this behind, if an agent ended meanwhile.
+            // An agent that ended while it moved the program left this pin behind.
             remove_pin(&next(path))?;
             if let Some(link) = take_over(program, place, path)? {
                 return match fault(program, place, path)? {
@@ -74,7 +76,8 @@ pub(super) fn attach(
     }
 }
 
-/// What is wrong with `program` at its hook, by what the kernel runs there; `path` is where its link is pinned.
+/// Returns what is wrong with `program` at its hook, according to the kernel; its link is pinned at
+/// `path`.
 pub(super) fn fault(
     program: &SchedClassifier,
     place: Place<'_>,
@@ -94,7 +97,7 @@ pub(super) fn fault(
         None => Some(Fault::Absent),
         Some(0) => match device(path, place.hook) {
             Ok(Some(index)) if index == place.index => None,
-            // It ends with this process.
+            // The link ends with this process.
             Ok(_) => Some(Fault::Unpinned),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Some(Fault::Unpinned),
             Err(error) => return Err(place.failed("read the pinned link")(error)),
@@ -103,7 +106,8 @@ pub(super) fn fault(
     })
 }
 
-/// First: what is dropped here reaches no other program, and what passes goes on to the next.
+/// Attaches before all others: what we drop reaches no other program, and what passes goes on to
+/// the next.
 fn attach_first(program: &mut SchedClassifier, place: Place<'_>) -> Result<FdLink, AttachError> {
     let order = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = program
@@ -112,8 +116,9 @@ fn attach_first(program: &mut SchedClassifier, place: Place<'_>) -> Result<FdLin
     own(program, place, id)
 }
 
-/// Moves `program`, whose link is pinned at `path`, before the programs of others: what they pass for good would not be judged. The kernel
-/// moves no link and takes no program twice, so packets are dropped here from the old link to the new one, some milliseconds.
+/// Moves `program`, whose link is pinned at `path`, before others' programs: packets that they
+/// accept would not be judged. The kernel cannot move a link, and attaches no program twice. So the
+/// hook drops packets for some milliseconds, between the old link and the new one.
 fn put_first(
     program: &mut SchedClassifier,
     place: Place<'_>,
@@ -131,7 +136,7 @@ fn put_first(
     PinnedLink::from_pin(path).map_err(place.failed("open the pinned link"))
 }
 
-/// `None`: the link's device vanished meanwhile.
+/// Updates the pinned link to `program`; `None` if the link's device has vanished.
 fn take_over(
     program: &mut SchedClassifier,
     place: Place<'_>,
@@ -142,7 +147,8 @@ fn take_over(
         SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(place.failed("open the pinned link"))?;
     match program.attach_to_link(link) {
         Ok(id) => {
-            // The link's own descriptor served for the update; the pin is opened again for one that knows its path.
+            // The update used up the descriptor. The pin is opened again, because that one knows
+            // its path.
             drop(own(program, place, id)?);
             PinnedLink::from_pin(path)
                 .map(Some)
@@ -153,7 +159,7 @@ fn take_over(
     }
 }
 
-/// Takes a link out of aya's keeping, which would end it with the program.
+/// Takes the link from aya, which would end it with the program.
 fn own(
     program: &mut SchedClassifier,
     place: Place<'_>,

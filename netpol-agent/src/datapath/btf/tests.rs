@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
 
-/// A description being written.
+/// Writes a description.
 #[derive(Default)]
 struct Writer {
     types: Vec<u8>,
@@ -55,7 +55,8 @@ impl Writer {
     }
 }
 
-/// Numbers 1 and 2: of two bytes and of one; 3 another name of the first; 4 and 5 the inner ones without names; 6 the structure.
+/// Types 1 and 2 are numbers of two bytes and of one; 3 is an alias of the first; 4 and 5 are the
+/// inner, unnamed ones; 6 is the structure.
 fn example() -> Vec<u8> {
     let mut writer = Writer::new();
     writer.number("unsigned short", 2);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One entry of the kernel's connection table, as ctnetlink sends it (`linux/netfilter/nfnetlink_conntrack.h`). Numbers are in network byte
-//! order. Attributes that nobody here needs are passed over; an entry that lacks a needed one is no [`Connection`].
+//! Parses an entry of the kernel's connection table, as ctnetlink sends it
+//! (`linux/netfilter/nfnetlink_conntrack.h`). Numbers are in network byte order. Skips attributes
+//! that are not needed. An entry without a needed one is no [`Connection`].
 
 use std::net::IpAddr;
 
@@ -32,9 +33,9 @@ const CTA_PROTOINFO_TCP: u16 = 1;
 const CTA_PROTOINFO_TCP_STATE: u16 = 1;
 const CTA_PROTOINFO_TCP_FLAGS_ORIGINAL: u16 = 4;
 
-/// `IPS_SEEN_REPLY`: packets passed both ways.
+/// `IPS_SEEN_REPLY`: packets passed in both directions.
 const SEEN_REPLY: u32 = 1 << 1;
-/// `IPS_DYING`: the entry is on its way out.
+/// `IPS_DYING`: the entry is being removed.
 const DYING: u32 = 1 << 9;
 /// `IP_CT_TCP_FLAG_WINDOW_SCALE`.
 const WINDOW_SCALE: u8 = 0x01;
@@ -44,24 +45,25 @@ const BE_LIBERAL: u8 = 0x08;
 /// One direction of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tuple {
-    /// Who sends.
+    /// Source address.
     pub source: IpAddr,
-    /// Who receives.
+    /// Destination address.
     pub destination: IpAddr,
     /// IANA protocol number.
     pub protocol: u8,
-    /// Source port, or the identifier of an ICMP message; network byte order, zeros where the protocol has none.
+    /// Source port, or the identifier of an ICMP message; network byte order, zeros if the protocol
+    /// has none.
     pub source_port: [u8; 2],
-    /// Destination port, network byte order; zeros where the protocol has none.
+    /// Destination port, network byte order; zeros if the protocol has none.
     pub destination_port: [u8; 2],
     /// Type of an ICMP message.
     pub icmp_type: Option<u8>,
 }
 
-/// `enum tcp_conntrack`: how far a TCP connection has come.
+/// State of a TCP connection (`enum tcp_conntrack`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tcp {
-    /// A SYN was seen, or two of them.
+    /// One or two SYNs were seen.
     Opening,
     /// The handshake is complete.
     Established,
@@ -71,26 +73,26 @@ pub(super) enum Tcp {
     Closed,
 }
 
-/// An entry.
+/// An entry of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Connection {
-    /// As the packets of who opened it come in, before any translation.
+    /// Packets of the side that opened the connection, before any translation.
     pub original: Tuple,
-    /// As the answers to them come in.
+    /// Packets of the other side, before their translation.
     pub reply: Tuple,
-    /// Packets passed both ways.
+    /// True if packets passed in both directions.
     pub answered: bool,
-    /// The entry is on its way out.
+    /// True if the entry is being removed.
     pub dying: bool,
-    /// Time left without a packet, seconds.
+    /// Time until the entry expires without a packet, seconds.
     pub timeout: Option<u32>,
-    /// For TCP.
+    /// TCP state, for TCP.
     pub tcp: Option<Tcp>,
-    /// The kernel's tracking came while it was open: who opened it is a guess.
+    /// True if tracking picked up an open connection: then it only guesses who opened it.
     pub picked_up: bool,
 }
 
-/// Reads an entry.
+/// Parses an entry.
 pub(super) fn connection(message: &[u8]) -> Option<Connection> {
     let (mut original, mut reply, mut status, mut timeout) = (None, None, None, None);
     let (mut tcp, mut flags) = (None, 0);
@@ -123,7 +125,8 @@ pub(super) fn connection(message: &[u8]) -> Option<Connection> {
         dying: status & DYING != 0,
         timeout,
         tcp,
-        // A connection met in the middle gets liberal window checks, and its SYN, which negotiates the scale, was not seen.
+        // A connection picked up in the middle gets liberal window checks. Its SYN, which
+        // negotiates the window scale, was not seen.
         picked_up: flags & (BE_LIBERAL | WINDOW_SCALE) == BE_LIBERAL,
     })
 }
@@ -172,7 +175,7 @@ const fn state_of(state: u8) -> Tcp {
     }
 }
 
-/// The attributes inside those of type `outer`.
+/// Returns the attributes nested in those of type `outer`.
 fn nested(bytes: &[u8], outer: u16) -> impl Iterator<Item = (u16, &[u8])> {
     attributes(bytes)
         .filter(move |(kind, _)| *kind == outer)

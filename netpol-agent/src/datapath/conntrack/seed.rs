@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a connection is in map `flows`, at each of its ends that is a local pod (rule C6).
+//! Converts a connection to entries of map `flows`, one for each end that is a local pod (rule C6).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,25 +15,26 @@ use netpol_common::{
 use super::message::{Connection, Tcp, Tuple};
 use crate::datapath::maps::mapped;
 
-/// An epoch that is never the current one: the first plan of the first agent already raises it to 1. A flow of this epoch is judged when
-/// its next packet comes, in the direction that opened it (rule C2), so that a seed alone lets nothing pass.
+/// An epoch that is never current: the first plan of the first agent raises the epoch to 1. So the
+/// next packet of the flow is judged, in the direction that opened it (rule C2), and a seed alone
+/// allows nothing.
 const NEVER: u32 = 0;
 const NANOSECONDS: u64 = 1_000_000_000;
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REQUEST_V6: u8 = 128;
 
-/// What the pods and the node are.
+/// Facts about pods and node.
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    /// Interface of the pod that has an address; `None`: more than one claims it.
+    /// Interface of the pod with an address; `None` if several claim it.
     pub pods: BTreeMap<IpAddr, Option<u32>>,
     /// The node's own addresses.
     pub node: BTreeSet<IpAddr>,
-    /// How long flows may be silent.
+    /// Idle lifetimes of flows.
     pub lifetimes: Lifetimes,
 }
 
-/// A flow for the pod that has `address`. The key lacks the endpoint's number.
+/// A flow for the pod with `address`. The key lacks the endpoint's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seed {
     pub address: IpAddr,
@@ -41,11 +42,12 @@ pub(super) struct Seed {
     pub flow: Flow,
 }
 
-/// The flows of a connection, `now` on the programs' clock.
+/// Returns the flows of a connection; `now` is on the programs' clock.
 ///
-/// A pod that opened it sees the original tuple, before a Service is translated; the pod that it was opened to sees the reply tuple, behind
-/// the translation. To the node itself no flow is made, as the programs make none (rules A2, A3). A TCP connection that nobody answered yet
-/// makes a flow only for the pod that waits for the answer: the other one is asked again.
+/// The pod that opened it sees the original tuple, before a Service is translated. The other pod
+/// sees the reply tuple, after translation. The node itself gets no flow, as in the programs (rules
+/// A2, A3). A TCP connection without an answer makes a flow only for the pod that waits for the
+/// answer: the other pod is asked again.
 pub(super) fn seeds(connection: &Connection, places: &Places, now: u64) -> Vec<Seed> {
     let Connection { original, reply, .. } = connection;
     let Some(state) = state(connection) else {
@@ -58,7 +60,7 @@ pub(super) fn seeds(connection: &Connection, places: &Places, now: u64) -> Vec<S
     let by_node = places.node.contains(&original.source);
     let translated = original.destination != reply.source;
     let to_node = places.node.contains(&original.destination) && !translated;
-    // The place of a sender that two pods claim to be cannot be told.
+    // Two pods claim the sender's address, so its interface is unknown.
     let Some(sender) = places.pods.get(&original.source).copied().unwrap_or(Some(0)) else {
         return Vec::new();
     };
@@ -68,7 +70,7 @@ pub(super) fn seeds(connection: &Connection, places: &Places, now: u64) -> Vec<S
             .timeout
             .map_or(lifetime, |seconds| u64::from(seconds) * NANOSECONDS);
         Flow {
-            // It never outlives the kernel's own entry, unless packets come.
+            // It expires no later than the kernel's entry, unless packets come.
             last_seen: now.saturating_sub(lifetime - left.min(lifetime)),
             packets: 0,
             bytes: 0,
@@ -76,7 +78,7 @@ pub(super) fn seeds(connection: &Connection, places: &Places, now: u64) -> Vec<S
             epoch: NEVER,
             initiator: initiator as u8,
             state: state as u8,
-            // The first packet tells.
+            // The first packet sets it.
             tag: 0,
             sender: match initiator {
                 Direction::Ingress => sender,
@@ -104,7 +106,7 @@ pub(super) fn seeds(connection: &Connection, places: &Places, now: u64) -> Vec<S
     found
 }
 
-/// The flow's state; `None` if it is to make none.
+/// Returns the flow's state; `None` if it makes no flow.
 fn state(connection: &Connection) -> Option<State> {
     if connection.dying || connection.picked_up {
         return None;
@@ -118,8 +120,8 @@ fn state(connection: &Connection) -> Option<State> {
     }
 }
 
-/// The key at the pod that sends the packets of `tuple`; `initiator`: the direction, as this pod sees it, that opened the connection. `None`
-/// for ICMP other than echo.
+/// Returns the key at the pod that sends the packets of `tuple`. `initiator` is the direction, from
+/// this pod's side, that opened the connection. `None` for ICMP other than echo.
 fn end(tuple: &Tuple, initiator: Direction) -> Option<FlowKey> {
     let icmp = if tuple.source.is_ipv4() {
         protocol::ICMP
@@ -127,7 +129,7 @@ fn end(tuple: &Tuple, initiator: Direction) -> Option<FlowKey> {
         protocol::ICMPV6
     };
     let (local_port, remote_port) = if tuple.protocol == icmp {
-        // The type of the original direction decides; that of the reply is the answer's.
+        // The ICMP type of the original direction decides. The reply's type is the answer's.
         let request = [ECHO_REQUEST, ECHO_REQUEST_V6]
             .map(Some)
             .contains(&tuple.icmp_type);

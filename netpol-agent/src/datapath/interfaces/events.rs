@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Link and address events of this network namespace and of those that it has an id for.
+//! Receives link and address events of this network namespace and of those that it has an id for.
 
 use std::{
     collections::HashSet,
@@ -25,15 +25,17 @@ use crate::datapath::netlink::u32_at;
 const GROUPS: [u32; 4] = [1, 5, 9, 28];
 /// IPv4 route, IPv6 route.
 const ROUTES: [u32; 2] = [7, 11];
-/// Messages taken at once, so that a storm of events cannot hold back the reading for ever.
+/// Messages that are taken at once. The limit keeps a storm of events from blocking the reading for
+/// ever.
 const BURST: usize = 4096;
-/// Bytes of a netlink header. Link and address messages have the index of the interface in their
-/// second four bytes.
+/// Size of a netlink header, bytes. In link and address messages, the second four bytes of the
+/// payload are the interface index.
 const HEADER_BYTES: usize = 16;
-/// `SOL_NETLINK` and `NETLINK_LISTEN_ALL_NSID` of `linux/netlink.h`: the id of the namespace that a
-/// message is from.
+/// `SOL_NETLINK` and `NETLINK_LISTEN_ALL_NSID` of `linux/netlink.h`, for the id of the namespace
+/// that a message comes from.
 const NAMESPACE: (libc::c_int, libc::c_int) = (270, 8);
-/// Room for events that wait, so that a storm of one source leaves room to others.
+/// Size of the receive buffer, bytes: large, so that a storm from one source leaves room for
+/// others.
 const RECEIVE_BYTES: usize = 4 << 20;
 
 /// A socket that becomes readable when something that [`super::reading`] reads may have changed.
@@ -42,11 +44,11 @@ pub(super) struct Events {
     pace: Pace,
 }
 
-/// What was taken from the socket.
+/// Messages taken from the socket.
 struct Taken {
     sources: HashSet<Source>,
     lost: bool,
-    /// Nothing is left.
+    /// True if nothing is left.
     all: bool,
 }
 
@@ -64,8 +66,7 @@ impl Events {
         {
             warn!(%error, "a storm of netlink events may hide others: the capability CAP_NET_ADMIN is missing");
         }
-        // Before the groups: a membership joined first would let events of other namespaces pass
-        // by.
+        // Set before the groups are joined: otherwise events of other namespaces could be missed.
         if let Err(error) = socket.set_listen_all_namespaces(true) {
             warn!(
                 %error,
@@ -81,7 +82,7 @@ impl Events {
         Self::on(socket)
     }
 
-    /// Joins those of routes, of this network namespace only: what pods do in theirs is no event.
+    /// Joins the route groups, of this network namespace only: pods' own routes do not count.
     pub(super) fn of_routes() -> Result<Self, InterfacesError> {
         let failed = |attempt| move |source| InterfacesError::Socket { attempt, source };
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed("open a socket for events of routes"))?;
@@ -100,7 +101,8 @@ impl Events {
     }
 
     fn on(socket: Socket) -> Result<Self, InterfacesError> {
-        // SAFETY: the socket owns its descriptor, which is always the same and is closed when the socket is dropped, with what waits for it.
+        // SAFETY: the socket owns its descriptor, which never changes. It is closed when the socket
+        // is dropped, together with the AsyncFd.
         let socket = unsafe { AsyncFd::register(socket) };
         Ok(Self {
             socket: socket.map_err(|error| InterfacesError::Socket {
@@ -111,9 +113,9 @@ impl Events {
         })
     }
 
-    /// Waits until there has to be a reading. `true`: the kernel had no room for some events and
-    /// dropped them. Cancel safe: an event is taken only in the poll that returns, or that notes
-    /// when it has to be read.
+    /// Waits until a reading is due. Returns true if the kernel dropped events for lack of room.
+    /// Cancel safe: an event is taken only in the poll that returns, or that notes when the reading
+    /// is due.
     pub(super) async fn next(&mut self) -> Result<bool, InterfacesError> {
         loop {
             let due = self.pace.due();
@@ -137,14 +139,14 @@ impl Events {
     }
 }
 
-/// Takes what is ready. What the messages say does not matter: they all lead to a new reading.
+/// Takes what is ready. The content does not matter: every message leads to a new reading.
 fn take(socket: RawFd) -> io::Result<Taken> {
     let mut taken = Taken {
         sources: HashSet::new(),
         lost: false,
         all: false,
     };
-    // Room for the start of a message; the kernel cuts off the rest.
+    // Room for the start of a message. The kernel truncates the rest.
     let mut start = [0; 64];
     let mut control = nix::cmsg_space!(libc::c_int, libc::c_int);
     for _ in 0..BURST {
@@ -176,7 +178,7 @@ fn take(socket: RawFd) -> io::Result<Taken> {
     Ok(taken)
 }
 
-/// The id of the namespace that a message is from, if it is not this one.
+/// Returns the id of the namespace that a message comes from, if it is not this one.
 fn namespace(message: ControlMessageOwned) -> Option<i32> {
     let ControlMessageOwned::Unknown(message) = message else {
         return None;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What link messages say.
+//! Parses link messages.
 
 use std::collections::BTreeMap;
 
@@ -15,25 +15,26 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
-/// Kinds of devices that no packet leaves the node by. A bridge passes it on to a port, where it is looked at; an `ifb` gives it back to the
-/// interface that it was redirected from, before Services are translated; a dummy and a monitor of netlink end it.
+/// Kinds of devices by which no packet leaves the node. A bridge forwards it to a port, where it is
+/// judged. An `ifb` gives it back to the interface that it was redirected from, before Services are
+/// translated. A dummy and a netlink monitor discard it.
 const NO_WAY_OUT: [&[u8]; 4] = [b"bridge", b"ifb", b"dummy", b"nlmon"];
 
-/// A veth and where its peer is.
+/// A veth and the location of its peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Veth {
     pub(super) name: String,
     /// MAC address of this end.
     pub(super) mac: Mac,
-    /// Id of the peer's namespace, as this namespace numbers it. Negative while that namespace ends.
+    /// Id of the peer's namespace in this namespace; negative while that namespace ends.
     pub(super) namespace: i32,
     /// Index of the peer in its namespace.
     pub(super) peer: u32,
-    /// Index of the bridge, or other device, that it is a port of.
+    /// Index of the bridge or other device that it is a port of.
     pub(super) bridge: Option<u32>,
 }
 
-/// What the links of this namespace are.
+/// The links of this namespace.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Links {
     /// Veths that lead into another namespace.
@@ -42,7 +43,7 @@ pub(super) struct Links {
     pub(super) devices: BTreeMap<u32, String>,
 }
 
-/// Reads a link message; `None` if it is no veth that leads into another namespace.
+/// Parses a link message; `None` if it is no veth that leads into another namespace.
 pub(super) fn veth(message: &[u8]) -> Option<(u32, Veth)> {
     let index = u32_at(message, 4)?;
     let (mut name, mut mac, mut peer, mut namespace) = (None, None, None, None);
@@ -74,7 +75,7 @@ pub(super) fn veth(message: &[u8]) -> Option<(u32, Veth)> {
     ))
 }
 
-/// Reads a link message; `None` if packets do not leave the node there.
+/// Parses a link message; `None` if packets cannot leave the node there.
 pub(super) fn device(message: &[u8]) -> Option<(u32, String)> {
     let (index, flags) = (u32_at(message, 4)?, u32_at(message, 8)?);
     let (mut name, mut leaves) = (None, true);
@@ -93,7 +94,7 @@ pub(super) fn device(message: &[u8]) -> Option<(u32, String)> {
     (!loopback && leaves).then_some((index, name?))
 }
 
-/// Reads the MAC address of a link message.
+/// Parses the MAC address of a link message.
 pub(super) fn mac(message: &[u8]) -> Option<Mac> {
     attributes(message.get(INTERFACE_MESSAGE_BYTES..)?)
         .find(|(kind, _)| *kind == IFLA_ADDRESS)

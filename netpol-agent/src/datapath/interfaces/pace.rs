@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How often events lead to a reading (rule L2): those of one source at once, as long as they are
-//! few, and then once a second. So a pod that changes its own addresses thousands of times delays
-//! nobody: others' events are read at once all the while.
+//! Limits how often events lead to a reading (rule L2). Few events of a source are read at once;
+//! many, once a second. So a pod that changes its own addresses thousands of times delays nobody:
+//! others' events are still read at once.
 
 use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 
-/// Readings that one source leads to in a period.
+/// Readings that one source may cause in a period.
 const READINGS: u32 = 16;
 /// The period.
 const PERIOD: Duration = Duration::from_secs(1);
-/// Sources from which on those that are silent are forgotten.
+/// Number of sources from which on silent ones are forgotten.
 const MANY: usize = 1024;
 
-/// Where an event comes from.
+/// The source of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Source {
-    /// An interface of this namespace, by its index: a pod can make one say that its other end is
-    /// up or down.
+    /// An interface of this namespace, by its index: a pod can make its other end go up or down.
     Own(u32),
-    /// Another namespace, by its id here: whatever a pod does within its own is one source.
+    /// Another namespace, by its id here: everything that a pod does in its namespace is one
+    /// source.
     Other(i32),
-    /// Events that there was no room for.
+    /// Events that did not fit into the buffer.
     Lost,
 }
 
@@ -32,7 +32,7 @@ struct Count {
     readings: u32,
 }
 
-/// The events that were met.
+/// Counts events by source.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     counts: HashMap<Source, Count>,
@@ -40,8 +40,8 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// There are events of these sources. True if there has to be a reading at once; else there is
-    /// one when it is [`Self::due`].
+    /// Counts events of these sources. Returns true if a reading is due at once; otherwise it is
+    /// due at [`Self::due`].
     pub(super) fn met(&mut self, sources: impl IntoIterator<Item = Source>, now: Instant) -> bool {
         let mut at_once = false;
         for source in sources {
@@ -66,19 +66,19 @@ impl Pace {
         if self.counts.len() > MANY {
             self.counts.retain(|_, count| now < count.since + PERIOD);
         }
-        // A reading is of everything.
+        // A reading covers everything.
         if at_once {
             self.due = None;
         }
         at_once
     }
 
-    /// When what was put off has to be read.
+    /// Returns when the delayed reading is due.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// It is read now.
+    /// Records that a reading happens now.
     pub(super) fn read(&mut self) {
         self.due = None;
     }
@@ -88,8 +88,8 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// The readings that a source leads to which changes every millisecond for ten seconds, and
-    /// whether another is read at once in the middle of it.
+    /// Simulates a source that changes every millisecond for ten seconds. Returns the number of
+    /// readings, and whether another source is still read at once meanwhile.
     fn storm(storming: Source, other: Source) -> (usize, bool) {
         let start = Instant::now();
         let (mut pace, mut readings, mut other_read) = (Pace::default(), 0, true);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One reading of the interfaces: links, the node's addresses, and the addresses on the far side of each veth.
+//! One reading of the interfaces: links, the node's addresses, and the addresses behind each veth.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -31,17 +31,18 @@ const IFA_LOCAL: u16 = 2;
 const IFA_FLAGS: u16 = 8;
 const IFA_TARGET_NETNSID: u16 = 10;
 const IFA_PROTO: u16 = 11;
-/// It has no end: somebody gave it, and no router advertised it.
+/// The address never expires: it was assigned, and not made from a router's advertisement.
 const IFA_F_PERMANENT: u32 = 0x80;
-/// Made by the kernel of what a router advertised.
+/// The kernel made the address from a router's advertisement.
 const IFAPROT_KERNEL_RA: u8 = 2;
-/// Readings of something that changes under them. The event of the change is already queued then, so the last may stand.
+/// Maximum number of readings while things change. The event of the last change is already queued
+/// then, so the last reading may stand.
 const ATTEMPTS: usize = 8;
 
-/// Addresses by index of the interface they are on.
+/// Addresses by index of their interface.
 type Addresses = BTreeMap<u32, BTreeSet<IpAddr>>;
 
-/// A socket to read with, and what was read first.
+/// A socket to read with, and what was seen first.
 pub(super) struct Reader {
     requests: Requests,
     sights: Sights,
@@ -63,8 +64,9 @@ impl Reader {
         })
     }
 
-    /// Reads all, but what is settled. The links are read before and after the addresses: the id of a namespace that ended is soon
-    /// another's, so the addresses found under an id are only a veth's if it led there all the time.
+    /// Reads everything except settled interfaces. Reads the links before and after the addresses:
+    /// the id of an ended namespace is soon reused, so addresses found under an id belong to a veth
+    /// only if it led there all the time.
     pub(super) fn read(&mut self, settled: &Settled) -> Result<Interfaces, InterfacesError> {
         let mut interfaces = self.read_now(settled)?;
         self.sights.keep(&mut interfaces.pods);
@@ -82,7 +84,8 @@ impl Reader {
             links = after;
         }
         debug!("interfaces keep changing while they are read");
-        // Never an address that may be another pod's: those that moved during this last reading have none yet.
+        // Never give a veth an address that may be another pod's: one that moved during this last
+        // reading gets none yet.
         let mut interfaces = self.read_behind(&links, settled)?;
         let after = self.links()?;
         for (index, interface) in &mut interfaces.pods {
@@ -96,7 +99,8 @@ impl Reader {
     }
 
     fn read_behind(&mut self, links: &Links, settled: &Settled) -> Result<Interfaces, InterfacesError> {
-        // kube-proxy in IPVS mode keeps the virtual IPs of Services on an interface of its own: they are not the node (rule A5).
+        // In IPVS mode, kube-proxy puts the virtual IPs of Services on its own interface: they are
+        // not the node's (rule A5).
         let virtual_ips = if_nametoindex("kube-ipvs0").ok();
         let on_node = self.addresses(None)?;
         let node_addresses = on_node
@@ -106,7 +110,7 @@ impl Reader {
             .filter(|address| !address.is_loopback())
             .copied()
             .collect();
-        // Nodes may have many routes, which tell nothing where pods are on bridges.
+        // A node may have many routes, which are useless if its pods are on bridges.
         let mut routes = if links.veths.values().any(|veth| veth.bridge.is_none()) {
             self.routes()?
         } else {
@@ -158,7 +162,7 @@ impl Reader {
         })
     }
 
-    /// The addresses inside the pod behind a veth, without link-local and loopback ones.
+    /// Returns the addresses inside the pod behind a veth, without link-local and loopback ones.
     pub(super) fn addresses_of(&mut self, index: u32) -> Result<BTreeSet<IpAddr>, InterfacesError> {
         let links = self.links()?;
         let Some(veth) = links.veths.get(&index) else {
@@ -170,11 +174,11 @@ impl Reader {
         Ok(addresses)
     }
 
-    /// What is routed where, by the index of the interface.
+    /// Returns the routes by interface index.
     fn routes(&mut self) -> Result<BTreeMap<u32, BTreeSet<IpNet>>, InterfacesError> {
         let mut all: BTreeMap<u32, BTreeSet<IpNet>> = BTreeMap::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
-            // `struct rtmsg`: the family, and the type last but the flags.
+            // `struct rtmsg`: the family, and the type, which is last but the flags.
             let mut request = vec![0; ROUTE_MESSAGE_BYTES];
             request[0] = family as u8;
             request[7] = libc::RTN_UNICAST;
@@ -202,8 +206,8 @@ impl Reader {
         Ok(all)
     }
 
-    /// The MAC address of a device behind a veth. What cannot be read is not known: the namespace
-    /// may be gone.
+    /// Returns the MAC address of a device behind a veth; `None` if it cannot be read, perhaps
+    /// because the namespace is gone.
     fn peer_mac(&mut self, veth: &Veth, device: u32) -> Option<Mac> {
         if veth.namespace < 0 {
             return None;
@@ -230,7 +234,8 @@ impl Reader {
         found
     }
 
-    /// The addresses in the namespace that `veth` leads to: none if it ended, or may not be read.
+    /// Returns the addresses in the namespace that `veth` leads to: none if it ended or cannot be
+    /// read.
     fn addresses_behind(&mut self, veth: &Veth) -> Result<Addresses, InterfacesError> {
         if veth.namespace < 0 {
             return Ok(Addresses::new());
@@ -307,7 +312,7 @@ impl Reader {
         Ok(all)
     }
 
-    /// A dump, taken again while the kernel says that it changed under the reading.
+    /// Dumps a list, again as long as the kernel says that it changed meanwhile.
     fn consistent<T: Default>(
         &mut self,
         kind: u16,
@@ -330,13 +335,13 @@ impl Reader {
     }
 }
 
-/// The addresses of the bridge that a veth is a port of.
+/// Returns the addresses of the bridge that a veth is a port of.
 fn gateways(veth: &Veth, on_node: &Addresses) -> BTreeSet<IpAddr> {
     let bridge = veth.bridge.and_then(|bridge| on_node.get(&bridge));
     bridge.cloned().unwrap_or_default()
 }
 
-/// Reads a route message; `None` if it is a default route, or one by several interfaces.
+/// Parses a route message; `None` for a default or multipath route.
 fn route(message: &[u8]) -> Option<(u32, IpNet)> {
     let length = *message.get(1)?;
     let (mut destination, mut index) = (None, None);
@@ -350,10 +355,9 @@ fn route(message: &[u8]) -> Option<(u32, IpNet)> {
     Some((index?, IpNet::new(destination?, length).ok()?))
 }
 
-/// Reads an address message. One that does not carry the id of the namespace that was asked for is
-/// not from there: `None`. In a pod's namespace only those that were given to it: any pod on the
-/// link may advertise itself as a router, and so give others addresses before they have their own
-/// (rule A8).
+/// Parses an address message; `None` if it does not carry the requested namespace id. In a pod's
+/// namespace only assigned addresses count: any pod on the link may advertise itself as a router,
+/// and so give others addresses before they have their own (rule A8).
 fn address(message: &[u8], namespace: Option<i32>) -> Option<(u32, IpAddr)> {
     let index = u32_at(message, 4)?;
     let mut flags = u32::from(*message.get(2)?);
@@ -377,8 +381,8 @@ fn address(message: &[u8], namespace: Option<i32>) -> Option<(u32, IpAddr)> {
     (from == namespace).then_some((index, local.or(address)?))
 }
 
-/// The addresses by which a pod may be known: those on the peer or, where it has none and the only veth there, all in its namespace. A
-/// pod may keep them on a bridge inside.
+/// Returns the addresses that may identify a pod: those on the peer or, if that has none and is the
+/// only veth there, all in its namespace. A pod may have them on a bridge inside.
 fn addresses_of(veth: &Veth, behind: &Addresses, alone: bool) -> BTreeSet<IpAddr> {
     let counting = |addresses: &BTreeSet<IpAddr>| -> BTreeSet<IpAddr> {
         let all = addresses.iter().copied();
@@ -392,8 +396,8 @@ fn addresses_of(veth: &Veth, behind: &Addresses, alone: bool) -> BTreeSet<IpAddr
     behind.values().flat_map(counting).collect()
 }
 
-/// The device that has the pod's addresses, and whose frames leave by the veth: its peer, or a
-/// bridge over that.
+/// Returns the device that has the pod's addresses and sends by the veth: its peer, or a bridge
+/// over that.
 fn holder(veth: &Veth, behind: &Addresses, addresses: &BTreeSet<IpAddr>) -> u32 {
     let has = |index: &u32| behind.get(index).is_some_and(|on| !on.is_disjoint(addresses));
     if has(&veth.peer) {

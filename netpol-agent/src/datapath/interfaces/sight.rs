@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What was seen first behind an interface.
+//! Remembers what was seen first behind an interface.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,17 +11,18 @@ use super::{Mac, PodInterface, Settled};
 /// What was seen first behind an interface, before the pod's containers could change it (rule A8).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Sight {
-    /// MAC address of the interface on the node: with its index it tells the interface from a later one.
+    /// MAC address of the interface on the node. With its index it distinguishes the interface from
+    /// a later one.
     pub mac: Mac,
-    /// The first addresses; none as long as there were none.
+    /// The first addresses; empty until there were some.
     pub addresses: BTreeSet<IpAddr>,
-    /// MAC address of the peer, of the last reading.
+    /// MAC address of the peer in the last reading.
     pub peer_mac: Option<Mac>,
-    /// Link-local addresses of the peer, of the last reading.
+    /// Link-local addresses of the peer in the last reading.
     pub link_locals: BTreeSet<Ipv6Addr>,
 }
 
-/// What was seen first behind each interface that exists.
+/// What was seen first behind each existing interface.
 #[derive(Debug, Default)]
 pub(super) struct Sights(BTreeMap<u32, Sight>);
 
@@ -30,13 +31,14 @@ impl Sights {
         Self(known)
     }
 
-    /// What is known of an interface inside of which nothing more is to be read.
+    /// Returns the facts about an interface whose inside is no longer read.
     pub(super) fn settled(&self, index: u32, mac: Mac, settled: &Settled) -> Option<&Sight> {
         let sight = self.0.get(&index).filter(|sight| sight.mac == mac)?;
         settled.contains(&index).then_some(sight)
     }
 
-    /// Keeps the first addresses of each interface, and puts them in the place of those that are there now. Forgets what is gone.
+    /// Keeps the first addresses of each interface and puts them in place of the current ones.
+    /// Forgets removed interfaces.
     pub(super) fn keep(&mut self, pods: &mut BTreeMap<u32, PodInterface>) {
         self.0
             .retain(|index, sight| pods.get(index).is_some_and(|pod| pod.mac == sight.mac));
@@ -73,7 +75,7 @@ mod tests {
         }
     }
 
-    /// The addresses that count after a reading.
+    /// Returns the addresses that count after a reading.
     fn read(sights: &mut Sights, pod: PodInterface) -> Vec<String> {
         let mut pods = BTreeMap::from([(pod.index, pod)]);
         sights.keep(&mut pods);
@@ -88,7 +90,7 @@ mod tests {
         for later in [&["10.0.0.2"][..], &["10.0.0.1", "10.0.0.2"], &[]] {
             assert_eq!(read(&mut sights, pod(1, later)), ["10.0.0.1"]);
         }
-        // The index is another interface's now.
+        // The index now belongs to another interface.
         assert_eq!(read(&mut sights, pod(2, &["10.0.0.3"])), ["10.0.0.3"]);
         sights.keep(&mut BTreeMap::new());
         assert_eq!(read(&mut sights, pod(2, &["10.0.0.4"])), ["10.0.0.4"]);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Why a peer does not match the other end (rules P2, P5, I6, I7).
+//! Explains why a peer does not match the other end (rules P2, P5, I6, I7).
 
 use super::{Missing, selectors};
 use crate::{
@@ -11,8 +11,8 @@ use crate::{
 };
 
 impl Question<'_> {
-    /// What is missing for a peer, which stands at `field`, to match the other end. Empty exactly if it matches, whatever the
-    /// ports.
+    /// Lists what a peer, written at `field`, lacks to match the other end. Empty exactly if it
+    /// matches, whatever the ports.
     pub(super) fn missing_for_peer(&self, policy: &NetworkPolicy, peer: &Peer, field: &str) -> Vec<Missing> {
         let selects = peer.pod_selector.is_some() || peer.namespace_selector.is_some();
         let whole = |message: String| vec![Missing::new(field, message)];
@@ -57,7 +57,7 @@ impl Question<'_> {
         missing
     }
 
-    /// Why the other end is none of the pods that a selector can match.
+    /// Explains why the other end is not a pod that a selector can match.
     fn why_no_pod(&self) -> String {
         let address = self.remote_address;
         let claimant = self

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Why the `ports` of a rule do not match (rules T2 to T4 and F4).
+//! Explains why the `ports` of a rule do not match (rules T2 to T4 and F4).
 
 use super::Missing;
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
 };
 
 impl Question<'_> {
-    /// Why the rule's ports do not match; `remotes` are the pods that its peer matched.
+    /// Explains why the rule's ports do not match; `remotes` are the pods that its peer matched.
     pub(super) fn missing_for_ports(&self, rule: &Rule, remotes: &[&Pod]) -> Missing {
         let subject = [self.subject];
         let destinations: &[&Pod] = match self.direction {
@@ -49,7 +49,7 @@ fn packet_port(packet: &Packet) -> String {
     }
 }
 
-/// An entry as people write it, with what a name stands for and what is wrong.
+/// Formats an entry as people write it, with the numbers of a name and with what is wrong.
 fn shown(entry: &PolicyPort, destinations: &[&Pod]) -> String {
     let word = entry.protocol.as_deref().unwrap_or("TCP");
     let Some(protocol) = Protocol::from_kubernetes(word) else {

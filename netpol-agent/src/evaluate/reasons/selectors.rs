@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Why a label selector does not select an object (rules I3, P3).
+//! Explains why a label selector does not select an object (rules I3, P3).
 
 use super::Missing;
 use crate::{
@@ -7,8 +7,8 @@ use crate::{
     model::{LabelExpression, LabelSelector, Labels},
 };
 
-/// What is missing for `selector`, which stands at `field`, to select `object` (e.g. ``pod `shop/web` ``) with these labels.
-/// Empty exactly if it selects it.
+/// Lists what `selector`, written at `field`, lacks to select `object` (e.g. ``pod `shop/web` ``)
+/// with these labels. Empty exactly if it selects the object.
 pub(super) fn missing(selector: &LabelSelector, labels: &Labels, object: &str, field: &str) -> Vec<Missing> {
     let expressions = || selector.match_expressions.iter().enumerate();
     let at = |index: usize| format!("{field}.matchExpressions[{index}]");
@@ -63,7 +63,7 @@ fn why_false(expression: &LabelExpression, labels: &Labels, object: &str) -> Str
         ("In", Some(value)) => format!("label `{key}` of {object} is `{value}`; the rule wants {wanted}"),
         ("Exists", _) => format!("{object} has no label `{key}`"),
         (_, Some(value)) => format!("label `{key}` of {object} is `{value}`, which the rule leaves out"),
-        // Not reached: `NotIn` and `DoesNotExist` hold for an absent key.
+        // Unreachable: `NotIn` and `DoesNotExist` hold for an absent key.
         (_, None) => format!("{operator} on label `{key}` does not hold for {object}"),
     }
 }

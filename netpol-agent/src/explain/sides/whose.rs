@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whose the address of an end is: what is not its pod's own, or nobody's as far as is known, is
-//! judged by no policy.
+//! Checks the owner of an end's address. Policies do not decide about an address that is not its
+//! pod's own, or whose owner is unknown.
 
 use super::Judged;
 use crate::{
@@ -8,8 +8,8 @@ use crate::{
     model::Pod,
 };
 
-/// Only the first address of each family is the pod's own, and the link-local one of its interface:
-/// what it sends with another is dropped (rule A6).
+/// Denies a source address that is not the pod's own: only the first address of each family and the
+/// link-local address of its interface are. Packets from others are dropped (rule A6).
 pub(super) fn spoofed(world: World<'_>, source: &Candidate) -> Option<Judged> {
     let pod = with_another_address(world, source)?;
     let text = format!(
@@ -19,7 +19,7 @@ pub(super) fn spoofed(world: World<'_>, source: &Candidate) -> Option<Judged> {
     Some(Judged::plain(Told::Denied, "spoofed", text))
 }
 
-/// And what comes to it for another does not reach it (rule A9).
+/// Denies a destination address that is not the pod's own: packets do not reach the pod (rule A9).
 pub(super) fn not_own(world: World<'_>, destination: &Candidate) -> Option<Judged> {
     let pod = with_another_address(world, destination)?;
     let text = format!(
@@ -42,8 +42,9 @@ fn with_another_address<'a>(world: World<'a>, end: &Candidate) -> Option<&'a Pod
     (!own).then_some(pod)
 }
 
-/// An interface of which no pod is known: in strict mode it is closed to all but the node (rules
-/// B2, A2); if its pod is gone, it is open or closed, as that was isolated.
+/// Judges an address behind an interface without a known pod. In strict mode, the interface is
+/// closed to everything but the node (rules B2, A2). If its pod is gone, the interface is closed if
+/// that pod was isolated.
 pub(super) fn strayed(world: World<'_>, own: &Candidate, other: &Candidate, judged: Judged) -> Judged {
     let pod = own.pod(world.snapshot);
     if pod.is_some_and(|pod| !pod.terminal) || world.is_here(other.address) {
@@ -69,8 +70,8 @@ pub(super) fn strayed(world: World<'_>, own: &Candidate, other: &Candidate, judg
     }
 }
 
-/// Of a link-local address that is nobody's as far as anyone here knows: its pod's side is not
-/// known, nor the other's where that denies.
+/// Marks the verdict unknown if the owner of a link-local address is unknown: for the owner's own
+/// side, and for the other side if it denies.
 pub(super) fn nobodys(world: World<'_>, own: &Candidate, other: &Candidate, judged: Judged) -> Judged {
     let is_unknown = |end: &Candidate| world.is_unknown_link_local(end.address);
     let unknown = match (is_unknown(own), is_unknown(other)) {

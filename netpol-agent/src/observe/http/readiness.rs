@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What `/readyz` says.
+//! The answer of `/readyz`.
 
 use std::{collections::BTreeSet, fmt::Write as _, time::Instant};
 
@@ -10,10 +10,10 @@ use crate::{
     progress::{LATE, Phase, Seen},
 };
 
-/// Objects that are named of those that are over budget; the others are counted.
+/// Objects over budget that are named; the others are only counted.
 const OBJECTS: usize = 10;
 
-/// The answer: whether a complete revision was enforced, and what is not as it should be.
+/// Returns status and text: whether a complete revision is enforced, and what is wrong.
 pub(super) fn answer(status: &Status, seen: &Seen, now: Instant, verbose: bool) -> (StatusCode, String) {
     let late = late(seen, now);
     let (code, mut text) = if status.ready {
@@ -38,7 +38,7 @@ pub(super) fn answer(status: &Status, seen: &Seen, now: Instant, verbose: bool) 
     (code, text)
 }
 
-/// What is said of a change that waits for long.
+/// Describes the oldest change if it has waited longer than [`LATE`].
 fn late(seen: &Seen, now: Instant) -> Option<String> {
     let age = seen.age(now);
     (age > LATE).then(|| {
@@ -51,8 +51,8 @@ fn late(seen: &Seen, now: Instant) -> Option<String> {
     })
 }
 
-/// What is not as it should be, in the form of the API server's `/readyz?verbose`. It does not make
-/// the agent unready: a node's other pods would not be better off without it.
+/// Lists each condition in the form of the API server's `/readyz?verbose`. A failed condition does
+/// not make the agent unready: the node's other pods would gain nothing.
 fn conditions(status: &Status, late: Option<String>) -> String {
     let overdue: Vec<_> = status.unenforced.iter().filter(|(_, pod)| pod.overdue).collect();
     let mut text = String::new();

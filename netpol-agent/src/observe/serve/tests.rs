@@ -19,7 +19,7 @@ const PATIENT: Limits = Limits {
 };
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
-/// A server whose answers are as long as they are said to be.
+/// Starts a server whose answers have `length` bytes.
 async fn serve(limits: Limits, length: usize) -> (SocketAddr, CancellationToken, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -30,7 +30,7 @@ async fn serve(limits: Limits, length: usize) -> (SocketAddr, CancellationToken,
     (address, stop, server)
 }
 
-/// What comes until the server ends the connection, in whatever way.
+/// Reads until the server ends the connection, cleanly or not.
 async fn rest(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     let _ = stream.read_to_end(&mut bytes).await;
@@ -76,12 +76,13 @@ async fn a_client_that_does_not_read_the_answer_is_left() {
         whole: Duration::from_millis(50),
         ..PATIENT
     };
-    // More than the buffers of the sockets hold.
+    // Larger than the sockets' buffers.
     let length = 64 << 20;
     let (address, ..) = serve(limits, length).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(REQUEST).await.unwrap();
-    // Its task ends while nothing is read: the server takes others, one at a time.
+    // Its task ends although the client reads nothing. The server can then accept others, one at a
+    // time.
     assert!(ask(address).await.starts_with("HTTP/1.1 200 "));
     assert!(rest(&mut stream).await.len() < length);
 }
@@ -94,7 +95,7 @@ async fn who_asks_is_answered_beside_those_who_hold_connections() {
         held.push(TcpStream::connect(address).await.unwrap());
         assert!(ask(address).await.ends_with("xx"));
     }
-    // The oldest were ended for the others, the youngest are still there.
+    // The oldest were ended to make room; the youngest are still open.
     assert_eq!(rest(&mut held[0]).await, "");
     let youngest = held.last_mut().unwrap();
     youngest.write_all(REQUEST).await.unwrap();

@@ -4,7 +4,7 @@
 //! that it leads elsewhere, as by a host port.
 
 use super::*;
-use crate::abi::SENDER_UNTOLD;
+use crate::abi::SENDER_AMBIGUOUS;
 
 const BRIDGE: u32 = 2;
 /// Of the pod that is behind the host port.
@@ -24,7 +24,7 @@ fn pods(ingress: u32, egress: u32) -> (Memory, Endpoint) {
     tables
         .senders
         .borrow_mut()
-        .extend([((BRIDGE, 0), SENDER_UNTOLD), ((BRIDGE, TARGET_NUMBER), TARGET)]);
+        .extend([((BRIDGE, 0), SENDER_AMBIGUOUS), ((BRIDGE, TARGET_NUMBER), TARGET)]);
     (tables, endpoint(ingress, egress))
 }
 

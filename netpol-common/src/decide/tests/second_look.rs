@@ -2,7 +2,7 @@
 //! Ways around the second look at a backend (rule A5), and around who sent a packet.
 
 use super::*;
-use crate::abi::{NO_INTERFACE, SENDER_UNTOLD};
+use crate::abi::{NO_INTERFACE, SENDER_AMBIGUOUS};
 
 const POD: [u8; 4] = [10, 244, 0, 10];
 const VIRTUAL: [u8; 4] = [10, 96, 0, 1];
@@ -41,7 +41,7 @@ fn isolated() -> (Memory, Endpoint) {
     tables
         .senders
         .borrow_mut()
-        .extend([((BRIDGE, 0), SENDER_UNTOLD), ((BRIDGE, pod.number()), OWN)]);
+        .extend([((BRIDGE, 0), SENDER_AMBIGUOUS), ((BRIDGE, pod.number()), OWN)]);
     (tables, pod)
 }
 
@@ -65,9 +65,9 @@ fn leaves(tables: &Memory, pod: &Endpoint, sent: Packet, translated: Packet) -> 
         ingress_ifindex: BRIDGE,
         tag: tables.tag.get(),
     };
-    match sender_leaving(tables, &place, &translated) {
+    match sender_to_judge(tables, &place, &translated) {
         0 => true,
-        OWN => decide_leaving(tables, pod, &place, &mut { translated }) == Verdict::Forward,
+        OWN => of_pod(tables, pod, &place, None, &mut { translated }) == Verdict::Forward,
         _ => false,
     }
 }
@@ -77,7 +77,7 @@ fn leaves(tables: &Memory, pod: &Endpoint, sent: Packet, translated: Packet) -> 
 fn a3_a5_the_tag_tells_the_sender_of_a_fragment_without_an_interface() {
     let (tables, pod) = isolated();
     let mut senders = tables.senders.borrow_mut();
-    senders.extend([((0, 0), SENDER_UNTOLD), ((0, pod.number()), OWN)]);
+    senders.extend([((0, 0), SENDER_AMBIGUOUS), ((0, pod.number()), OWN)]);
     drop(senders);
     let sender = |source, fragment_header, tag| {
         let packet = Packet {
@@ -91,7 +91,7 @@ fn a3_a5_the_tag_tells_the_sender_of_a_fragment_without_an_interface() {
             ingress_ifindex: 0,
             tag,
         };
-        sender_leaving(&tables, &place, &packet)
+        sender_to_judge(&tables, &place, &packet)
     };
     assert_eq!(sender(POD, true, pod.tag(true)), OWN);
     assert_eq!(sender(NODE, true, pod.tag(true)), OWN, "masqueraded");
@@ -195,7 +195,7 @@ fn a5_what_is_deferred_is_closed_where_its_sender_is_not_found() {
             tag,
         };
         assert_ne!(
-            sender_leaving(&tables, &leaving, &translated),
+            sender_to_judge(&tables, &leaving, &translated),
             0,
             "to another node"
         );
@@ -407,7 +407,7 @@ fn a6_what_the_node_unpacks_is_the_pods() {
                 ingress_ifindex: tunnel,
                 tag: tables.tag.get(),
             };
-            let known = sender_leaving(&tables, &leaving, &inner) != judge::UNKNOWN;
+            let known = sender_to_judge(&tables, &leaving, &inner) != SENDER_AMBIGUOUS;
             assert_eq!(known, source == own, "{own:?} as {source:?} to another node");
             let received = Place {
                 direction: Direction::Ingress,
@@ -419,7 +419,7 @@ fn a6_what_the_node_unpacks_is_the_pods() {
                 reason: DropReason::UnknownSender,
                 policy: POLICY_NONE,
                 identity: IDENTITY_NONE,
-                whose: Whose::sender(judge::UNKNOWN),
+                whose: Whose::sender(SENDER_AMBIGUOUS),
             });
             assert_eq!(verdict == forged, source != own, "{own:?} as {source:?}");
             let reason = Parsed::Unjudged(DropReason::ExtensionHeaders);
@@ -446,7 +446,7 @@ fn a6_what_the_node_unpacks_answers_for_nobody_else() {
         ((NO_INTERFACE, asked), 14),
         ((bridge, writer), 13),
         ((bridge, asked), 14),
-        ((bridge, 0), SENDER_UNTOLD),
+        ((bridge, 0), SENDER_AMBIGUOUS),
     ]);
     let pod = endpoint(POLICY_DENY, POLICY_NONE);
     let place = |came_by, tag| Place {
@@ -483,7 +483,7 @@ fn a6_what_the_node_unpacks_answers_for_nobody_else() {
                 // Once more by the short way, where the first passed.
                 let place = place(came_by, tag);
                 let continued =
-                    crate::decide::known::continues(&tables, &pod, &place, &reversed(question, ACK));
+                    crate::decide::fast_path::passes(&tables, &pod, &place, &reversed(question, ACK));
                 let passed = decided(&tables, &pod, place, Parsed::Packet, answer) == Verdict::Forward;
                 assert_eq!(passed, passes, "{protocol} {tag:#x} by {came_by}");
                 assert!(passes || !continued, "{protocol} {tag:#x} by {came_by}");
@@ -505,7 +505,7 @@ fn a6_what_leaves_is_from_the_pod_whose_tag_it_has() {
     tables.senders.borrow_mut().extend([
         ((NO_INTERFACE, number), OWN),
         ((bridge, number), OWN),
-        ((bridge, 0), SENDER_UNTOLD),
+        ((bridge, 0), SENDER_AMBIGUOUS),
     ]);
     for (source, came_by, tag, sender) in [
         (POD, bridge, tag::new(number, false), 0),
@@ -515,9 +515,9 @@ fn a6_what_leaves_is_from_the_pod_whose_tag_it_has() {
         (OTHER, UPLINK, tag::LEFT, 0),
         // Unpacked: what is its own is judged, and nobody is believed about others.
         (POD, tunnel, tag::new(number, false), OWN),
-        (OTHER, tunnel, tag::new(number, false), judge::UNKNOWN),
-        (OTHER, tunnel, tag::new(number, true), judge::UNKNOWN),
-        (OTHER, tunnel, tag::new(9, false), judge::UNKNOWN),
+        (OTHER, tunnel, tag::new(number, false), SENDER_AMBIGUOUS),
+        (OTHER, tunnel, tag::new(number, true), SENDER_AMBIGUOUS),
+        (OTHER, tunnel, tag::new(9, false), SENDER_AMBIGUOUS),
     ] {
         let packet = Packet {
             source: Address::from_ipv4(source),
@@ -529,7 +529,7 @@ fn a6_what_leaves_is_from_the_pod_whose_tag_it_has() {
             ingress_ifindex: came_by,
             tag,
         };
-        let found = sender_leaving(&tables, &place, &packet);
+        let found = sender_to_judge(&tables, &place, &packet);
         assert_eq!(found, sender, "{source:?} by {came_by} with {tag:#x}");
     }
 }

@@ -2,7 +2,7 @@
 //! Services: judged by what is behind their frontends, and again where the backend is known.
 
 use super::*;
-use crate::abi::{ACTION_REFUSE, IDENTITY_REMOTE_NODE, SENDER_UNTOLD};
+use crate::abi::{ACTION_REFUSE, IDENTITY_REMOTE_NODE, SENDER_AMBIGUOUS};
 
 const POD: [u8; 4] = [10, 244, 0, 10];
 const VIRTUAL: [u8; 4] = [10, 96, 0, 1];
@@ -115,7 +115,7 @@ fn a9_a_service_closes_no_way_to_an_address_that_is_allowed() {
         );
         let place = leaving(tables.tag.get());
         assert_eq!(
-            decide_leaving(&tables, &pod, &place, &mut { request }),
+            of_pod(&tables, &pod, &place, None, &mut { request }),
             Verdict::Forward
         );
         let closed = Endpoint {
@@ -145,7 +145,7 @@ fn a9_a_service_opens_no_way_to_an_address_that_is_denied() {
             for deferred in [true, false] {
                 // Without a tag, too: someone overwrote it.
                 let place = leaving(if deferred { pod.tag(true) } else { 0 });
-                let left = decide_leaving(&tables, &pod, &place, &mut { request });
+                let left = of_pod(&tables, &pod, &place, None, &mut { request });
                 assert!(matches!(left, Verdict::Drop(_)), "action {action}, {claimed:?}");
             }
         }
@@ -247,7 +247,7 @@ fn receiver(egress: u32) -> (Memory, Endpoint) {
         .borrow_mut()
         .insert(Address::from_ipv4(CLIENT), (CLIENT_IFINDEX, egress));
     tables.senders.borrow_mut().extend([
-        ((BRIDGE, 0), SENDER_UNTOLD),
+        ((BRIDGE, 0), SENDER_AMBIGUOUS),
         ((BRIDGE, CLIENT_NUMBER), CLIENT_IFINDEX),
     ]);
     (tables, endpoint(POLICY_NONE, POLICY_NONE))
@@ -371,7 +371,7 @@ fn a5_what_leaves_the_node_is_judged_on_the_backend() {
     let (allowed, denied) = ([10, 244, 1, 9], [10, 244, 1, 10]);
     tables.put_identity(allowed, ANYONE, 0);
     tables.put_identity(denied, POD_CLASS, 0);
-    let leaves = |packet: Packet| decide_leaving(&tables, &pod, &leaving(pod.tag(true)), &mut { packet });
+    let leaves = |packet: Packet| of_pod(&tables, &pod, &leaving(pod.tag(true)), None, &mut { packet });
     assert_eq!(leaves(to(allowed, 8080)), Verdict::Forward);
     assert_eq!(
         leaves(to(denied, 8080)),
@@ -411,7 +411,7 @@ fn c1_replies_and_direct_connections_leave_as_from_pod_let_them() {
     let reply = reversed(request, SYN | ACK);
     assert!(sends(&tables, &pod, reply));
     let before = tables.only_flow();
-    let leaves = |packet: &Packet, tag| decide_leaving(&tables, &pod, &leaving(tag), &mut { *packet });
+    let leaves = |packet: &Packet, tag| of_pod(&tables, &pod, &leaving(tag), None, &mut { *packet });
     assert_eq!(leaves(&reply, 0), Verdict::Forward);
     assert_eq!(tables.only_flow(), before, "not counted a second time");
     let opened = reversed(request, SYN);
@@ -429,12 +429,12 @@ fn c1_replies_and_direct_connections_leave_as_from_pod_let_them() {
 fn a5_a_sender_that_nobody_knows_reaches_no_backend_that_is_not_everyones() {
     let (tables, pod) = receiver(OPEN);
     let key = (Address::from_ipv4(POD), protocol::TCP, 82);
-    tables.guarded.borrow_mut().push(key);
+    tables.restricted.borrow_mut().push(key);
     let dropped = Verdict::Drop(Drop {
         reason: DropReason::UnknownSender,
         policy: POLICY_NONE,
         identity: IDENTITY_NONE,
-        whose: Whose::sender(judge::UNKNOWN),
+        whose: Whose::sender(SENDER_AMBIGUOUS),
     });
     // What a pod that is gone left to be judged, nobody can judge.
     let gone = (BRIDGE, tag::new(99, true));
@@ -449,7 +449,7 @@ fn a5_a_sender_that_nobody_knows_reaches_no_backend_that_is_not_everyones() {
             Verdict::Forward
         );
         let packet = from(NODE, 82);
-        assert_eq!(sender_leaving(&tables, &leaving(tag), &packet), judge::UNKNOWN);
+        assert_eq!(sender_to_judge(&tables, &leaving(tag), &packet), SENDER_AMBIGUOUS);
     }
     let uplink = 4;
     for tag in [0, tag::LEFT] {
@@ -474,8 +474,8 @@ fn a5_only_what_from_pod_deferred_is_judged_where_it_leaves() {
         (BRIDGE, deferred, CLIENT_IFINDEX),
         (BRIDGE, judged, 0),
         (0, deferred, 0),
-        (4, deferred, judge::UNKNOWN),
-        (4, judged, judge::UNKNOWN),
+        (4, deferred, SENDER_AMBIGUOUS),
+        (4, judged, SENDER_AMBIGUOUS),
         (4, tag::LEFT, 0),
         (CLIENT_IFINDEX, deferred, CLIENT_IFINDEX),
         (CLIENT_IFINDEX, 0, CLIENT_IFINDEX),
@@ -486,12 +486,12 @@ fn a5_only_what_from_pod_deferred_is_judged_where_it_leaves() {
             ingress_ifindex: came_by,
             ..leaving(tag)
         };
-        assert_eq!(sender_leaving(&tables, &place, &packet), sender, "{place:?}");
+        assert_eq!(sender_to_judge(&tables, &place, &packet), sender, "{place:?}");
     }
     let (tables, pod) = sender(ACTION_DEFER);
     tables.put_identity([10, 244, 1, 9], ANYONE, 0);
     let place = leaving(pod.tag(true));
-    let passed = decide_leaving(&tables, &pod, &place, &mut to([10, 244, 1, 9], 8080));
+    let passed = of_pod(&tables, &pod, &place, None, &mut to([10, 244, 1, 9], 8080));
     assert_eq!(passed, Verdict::Forward);
 }
 
@@ -570,7 +570,7 @@ fn c5_fragments_of_what_a_service_translated_follow_their_first() {
     let place = leaving(pod.tag(true));
     let leaves = |mut packet: Packet| {
         packet.destination = Address::from_ipv4([10, 244, 1, 9]);
-        decide_leaving(&tables, &pod, &place, &mut packet) == Verdict::Forward
+        of_pod(&tables, &pod, &place, None, &mut packet) == Verdict::Forward
     };
     assert!(!leaves(later(80)));
     assert!(leaves(part(Part::First, 80)));

@@ -29,10 +29,12 @@ pub struct Memory {
     pub frontends: RefCell<HashMap<Frontend, u32>>,
     /// Local pods by address, and their egress policies, by interface.
     pub pods: RefCell<HashMap<Address, (u32, u32)>>,
+    /// Endpoints of the pods whose packets leave the node, by interface.
+    pub endpoints: RefCell<HashMap<u32, Endpoint>>,
     /// Senders by bridge and number.
     pub senders: RefCell<HashMap<(u32, u16), u32>>,
     /// Backends that not every pod may reach.
-    pub guarded: RefCell<Vec<Frontend>>,
+    pub restricted: RefCell<Vec<Frontend>>,
     /// What pods send and receive for beside their own addresses, by interface.
     pub forwards: RefCell<Vec<(u32, Address)>>,
     /// What the kernel's connection tracking says.
@@ -117,71 +119,16 @@ fn longest<T: IntoBytes + Immutable, V: Copy>(entries: &[(u32, T, V)], key: &T) 
     covering.max_by_key(|(bits, ..)| *bits).map(|(.., value)| *value)
 }
 
-impl Tables for Memory {
-    type FlowEntry = Rc<RefCell<Flow>>;
-
-    fn now(&self) -> u64 {
-        self.now.get()
-    }
-
-    fn length(&self) -> u32 {
-        60
-    }
-
-    fn epoch(&self) -> u32 {
-        self.epoch.get()
-    }
-
-    fn identity(&self, address: &Address) -> Identity {
-        longest(&self.identities.borrow(), address).unwrap_or_default()
-    }
-
-    fn frontend(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
-        let key = (*address, protocol, u16::from_be_bytes(port));
-        self.frontends.borrow().get(&key).copied().unwrap_or_default()
-    }
-
-    fn node_port(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
-        self.frontend(&address.any(), protocol, port)
-    }
-
-    fn local_pod(&self, address: &Address) -> u32 {
-        self.pods.borrow().get(address).map_or(0, |(ifindex, _)| *ifindex)
-    }
-
-    fn sender(&self, bridge: u32, number: u16) -> u32 {
-        let senders = self.senders.borrow();
-        senders.get(&(bridge, number)).copied().unwrap_or_default()
-    }
-
-    fn forwards(&self, ifindex: u32, address: &Address) -> bool {
-        self.forwards.borrow().contains(&(ifindex, *address))
-    }
-
-    fn guarded(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool {
-        let key = (*backend, protocol, u16::from_be_bytes(port));
-        self.guarded.borrow().contains(&key)
+impl Lookups for Memory {
+    fn endpoint(&self, ifindex: u32, into: &mut Endpoint) -> bool {
+        let found = self.endpoints.borrow().get(&ifindex).copied();
+        *into = found.unwrap_or(Endpoint::CLOSED);
+        found.is_some()
     }
 
     fn is_endpoint(&self, ifindex: u32) -> bool {
         let pods = self.pods.borrow();
         pods.values().any(|(index, _)| *index == ifindex)
-    }
-
-    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
-        self.fragments.borrow().get(key).copied()
-    }
-
-    fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
-        self.fragments.borrow_mut().insert(*key, *fragment);
-    }
-
-    fn has_socket(&self) -> bool {
-        self.socket.get()
-    }
-
-    fn put_tag(&self, tag: u16) {
-        self.tag.set(tag);
     }
 
     fn egress_policy(&self, ifindex: u32) -> u32 {
@@ -198,16 +145,81 @@ impl Tables for Memory {
         longest(&self.policies.borrow(), key)
     }
 
-    fn flow(&self, key: &FlowKey) -> Option<Self::FlowEntry> {
+    fn identity(&self, address: &Address) -> Identity {
+        longest(&self.identities.borrow(), address).unwrap_or_default()
+    }
+
+    fn frontend(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
+        let key = (*address, protocol, u16::from_be_bytes(port));
+        self.frontends.borrow().get(&key).copied().unwrap_or_default()
+    }
+
+    fn node_port(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
+        self.frontend(&address.any(), protocol, port)
+    }
+
+    fn is_restricted(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool {
+        let key = (*backend, protocol, u16::from_be_bytes(port));
+        self.restricted.borrow().contains(&key)
+    }
+
+    fn sender(&self, bridge: u32, number: u16) -> u32 {
+        let senders = self.senders.borrow();
+        senders.get(&(bridge, number)).copied().unwrap_or_default()
+    }
+
+    fn local_pod(&self, address: &Address) -> u32 {
+        self.pods.borrow().get(address).map_or(0, |(ifindex, _)| *ifindex)
+    }
+
+    fn forwards(&self, ifindex: u32, address: &Address) -> bool {
+        self.forwards.borrow().contains(&(ifindex, *address))
+    }
+}
+
+impl Flows for Memory {
+    type Entry = Rc<RefCell<Flow>>;
+
+    fn now(&self) -> u64 {
+        self.now.get()
+    }
+
+    fn epoch(&self) -> u32 {
+        self.epoch.get()
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<Self::Entry> {
         self.flows.borrow().get(key).cloned()
+    }
+
+    fn insert_flow(&self, key: &FlowKey, flow: &Flow) {
+        self.flows.borrow_mut().insert(*key, Rc::new(RefCell::new(*flow)));
     }
 
     fn opener(&self, key: &FlowKey, _own: &Address) -> Opener {
         self.openers.borrow().get(key).copied().unwrap_or_default()
     }
 
-    fn insert_flow(&self, key: &FlowKey, flow: &Flow) {
-        self.flows.borrow_mut().insert(*key, Rc::new(RefCell::new(*flow)));
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        self.fragments.borrow_mut().insert(*key, *fragment);
+    }
+}
+
+impl Buffer for Memory {
+    fn length(&self) -> u32 {
+        60
+    }
+
+    fn has_socket(&self) -> bool {
+        self.socket.get()
+    }
+
+    fn put_tag(&self, tag: u16) {
+        self.tag.set(tag);
     }
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From what was measured at a size of the cluster to figures, each held against the same at the smallest size.
+//! Makes figures from the measurements at a cluster size, each compared with the smallest size.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::bench::{
 /// The group's name.
 pub const GROUP: &str = "agent";
 
-/// The samples of the smallest size, by name.
+/// The samples at the smallest size, by name.
 struct Smallest {
     crowd: Crowd,
     samples: BTreeMap<String, Vec<f64>>,
@@ -35,7 +35,7 @@ impl<'a> Figures<'a> {
         }
     }
 
-    /// What is added from now on was measured at this size. The first size is the one that others are held against.
+    /// Sets the size of all later figures. The first size is the baseline.
     pub fn at(&mut self, crowd: Crowd) {
         self.crowd = crowd;
         self.smallest.get_or_insert_with(|| Smallest {
@@ -44,7 +44,7 @@ impl<'a> Figures<'a> {
         });
     }
 
-    /// The size that is measured at.
+    /// Returns the size.
     pub fn crowd(&self) -> Crowd {
         self.crowd
     }
@@ -54,7 +54,7 @@ impl<'a> Figures<'a> {
         self.run
     }
 
-    /// Size as parameters of a figure.
+    /// Returns the size as parameters of a figure.
     pub fn parameters(&self) -> Vec<(&'static str, String)> {
         let mut parameters = vec![
             ("pods", self.crowd.pods.to_string()),
@@ -66,22 +66,22 @@ impl<'a> Figures<'a> {
         parameters
     }
 
-    /// One number, held against that of the smallest size.
+    /// Adds a number, compared with the smallest size.
     pub fn add(&mut self, name: &str, unit: &str, value: f64, target: Option<Target>, note: &str) {
         self.samples(name, unit, vec![value], target, note);
     }
 
-    /// Repetitions, held against those of the smallest size.
+    /// Adds repetitions, compared with the smallest size.
     pub fn samples(&mut self, name: &str, unit: &str, samples: Vec<f64>, target: Option<Target>, note: &str) {
         self.keep(Figure::new(GROUP, name, unit, samples), target, note);
     }
 
-    /// Single times in ms, held against those of the smallest size.
+    /// Adds single times in ms, compared with the smallest size.
     pub fn times(&mut self, name: &str, times: Vec<f64>, target: Option<Target>, note: &str) {
         self.keep(Figure::of_times(GROUP, name, "ms", times), target, note);
     }
 
-    /// Times from the request on, held against those of a bare watch.
+    /// Adds times from the request on, compared with a bare watch.
     pub fn requests(&mut self, name: &str, timed: &Timed, target: Option<Target>, note: &str) {
         let of = |time: fn(&Sample) -> f64| timed.samples.iter().map(time).collect();
         let figure = Figure::of_times(GROUP, name, "ms", of(|sample| sample.request))
@@ -102,7 +102,7 @@ impl<'a> Figures<'a> {
         self.finish(figure, target, note);
     }
 
-    /// A figure that has what it is held against.
+    /// Adds a figure that already has its baseline.
     pub fn finish(&mut self, mut figure: Figure, target: Option<Target>, note: &str) {
         figure = figure.noted(note);
         if let Some(target) = target {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the kernel takes for itself of what the agent asks of it, with nothing of the agent around.
+//! Measures the kernel's own time for what the agent asks of it, without the agent.
 
 use std::{
     os::fd::{AsRawFd as _, OwnedFd},
@@ -21,15 +21,15 @@ use crate::bench::{
     empty::{Empty, Hook},
 };
 
-/// Interfaces that are tried.
+/// Number of interfaces.
 const PODS: usize = 20;
-/// Times that the connection table is read.
+/// Number of readings of the connection table.
 const READINGS: usize = 20;
 /// `NFNL_SUBSYS_CTNETLINK` with `IPCTNL_MSG_CT_GET`.
 const GET: u16 = 1 << 8 | 1;
 const HEADER: usize = 16;
 
-/// Adds what each pod that is new costs the kernel. No agent runs.
+/// Adds the kernel's cost for each new pod. No agent runs.
 ///
 /// # Errors
 /// If the kernel refuses.
@@ -48,7 +48,7 @@ const ATTACHED: &str = "two empty programs (TCX) attached to a pod's interface, 
 const READ: &str = "the kernel's connection table read as a whole (ctnetlink), by nobody in particular: the agent reads it before and after it attaches \
                     programs, and when a pod goes";
 
-/// Milliseconds that two empty programs take to be attached, by interface.
+/// Measures attaching two empty programs, in ms for each interface.
 fn attach(stage: &Stage) -> Result<Vec<f64>> {
     let empty = Empty::load()?;
     let mut times = Vec::new();
@@ -65,7 +65,7 @@ fn attach(stage: &Stage) -> Result<Vec<f64>> {
     Ok(times)
 }
 
-/// Milliseconds that the connection table takes to be read.
+/// Measures reading the connection table, in ms.
 fn connections() -> Result<Vec<f64>> {
     let socket = socket(
         AddressFamily::Netlink,
@@ -82,7 +82,7 @@ fn connections() -> Result<Vec<f64>> {
     Ok(times)
 }
 
-/// Asks for all entries (`netlink(7)`, host byte order), and waits for the message that ends them.
+/// Requests all entries (`netlink(7)`, host byte order), and waits for the final message.
 fn read_all(socket: &OwnedFd) -> Result<()> {
     let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
     // `struct nlmsghdr` with `struct nfgenmsg`: any family, version 0, resource 0.

@@ -18,11 +18,11 @@ pub const RATE: u32 = 100;
 /// Pods that come and go.
 const PODS: usize = 25;
 
-/// A part of one CPU, in percent.
+/// A share of one CPU, percent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Percent(pub f64);
 
-/// What the agent takes while nothing changes.
+/// Measures the agent's CPU time while nothing changes.
 ///
 /// # Errors
 /// If it does not run.
@@ -37,8 +37,8 @@ pub fn idle(agent: &Agent, time: Duration) -> Result<Percent> {
     })
 }
 
-/// What the agent takes while [`RATE`] pods a second come, become others of another app, and go; and how long each change took from
-/// event to kernel, in ms.
+/// Measures the agent's CPU time while [`RATE`] pods a second come, change their app, and go. Also
+/// returns each change's time from event to kernel, in ms.
 ///
 /// # Errors
 /// If the agent does not run, or etcd refuses a change.
@@ -76,12 +76,12 @@ pub fn churn(stage: &Stage, agent: &Agent, time: Duration) -> Result<(Percent, V
     ))
 }
 
-/// Not one of those that are changed one by one.
+/// A pod that is not among those changed one by one.
 fn pod(number: usize) -> Value {
     changed::pod_elsewhere(10_000 + number % PODS)
 }
 
-/// Change `number`: each pod comes, becomes one of another app and back, and goes.
+/// Returns change `number`: each pod comes, gets another app and the old one back, and goes.
 fn operation(number: usize) -> Value {
     let pod = pod(number);
     let key = crowd::key("pods", &pod);

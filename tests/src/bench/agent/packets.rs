@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a packet costs on the maps that the agent wrote, while it runs: programs of the same object, over the same pinned maps.
+//! Measures a packet on the maps of a running agent: the same programs over the same pinned maps.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -28,7 +28,8 @@ const TC_ACT_SHOT: i32 = 2;
 /// An address outside that no policy of a cluster names.
 const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 88, 99, 7));
 
-/// Nanoseconds of a SYN from outside that the policies of the first local pod deny: every table is asked, none remembers it.
+/// Measures, in nanoseconds, a SYN from outside that the first local pod's policies deny: every
+/// table is searched in vain.
 ///
 /// # Errors
 /// If the programs cannot be loaded, or the packet passes.

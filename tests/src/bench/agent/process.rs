@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a process takes: memory and CPU time, as the kernel counts them.
+//! Memory and CPU time of a process, as the kernel counts them.
 
 use std::{fs, time::Duration};
 
@@ -11,11 +11,11 @@ use nix::unistd::{SysconfVar, sysconf};
 pub struct Memory {
     /// Resident now.
     pub resident: u64,
-    /// Resident at most, ever.
+    /// Peak resident memory.
     pub peak: u64,
 }
 
-/// Memory of a process.
+/// Returns the memory of a process.
 ///
 /// # Errors
 /// If there is no such process.
@@ -37,7 +37,8 @@ fn parse_memory(status: &str) -> Option<Memory> {
     })
 }
 
-/// CPU time that a process has used, threads that ended included. The kernel counts in hundredths of a second, as a rule.
+/// Returns the CPU time of a process, including ended threads. The kernel usually counts in
+/// hundredths of a second.
 ///
 /// # Errors
 /// If there is no such process.
@@ -49,9 +50,9 @@ pub fn cpu_time(pid: u32) -> Result<Duration> {
     Ok(Duration::from_secs_f64(ticks as f64 / rate as f64))
 }
 
-/// Ticks in user mode and in the kernel.
+/// Parses the ticks in user mode and in the kernel.
 fn parse_ticks(stat: &str) -> Option<u64> {
-    // The name of the program, in parentheses, may hold anything.
+    // The program's name, in parentheses, may contain anything.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace().skip(11);
     let mut number = || fields.next()?.parse::<u64>().ok();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is changed while changes are timed, and the requests that change it.
+//! The objects that are changed while changes are timed, and the requests that change them.
 
 use std::net::IpAddr;
 
@@ -17,18 +17,18 @@ use super::crowd::{self, APPS, LOCAL, Pod};
 /// A request to the API server about an object.
 #[derive(Debug, Clone)]
 pub enum Request {
-    /// Make it; without its status.
+    /// Create it, without its status.
     Create(Value),
-    /// Change what is given of it.
+    /// Change the given fields.
     Merge(Value),
-    /// Give it its status.
+    /// Set its status.
     Status(Value),
-    /// Take it away at once.
+    /// Delete it at once.
     Delete(Value),
 }
 
 impl Request {
-    /// Sends it, and waits for the answer.
+    /// Sends it, and waits for the response.
     ///
     /// # Errors
     /// If the server refuses.
@@ -58,12 +58,12 @@ impl Request {
     }
 }
 
-/// An object's name.
+/// Returns an object's name.
 pub fn name(object: &Value) -> String {
     object["metadata"]["name"].as_str().unwrap_or_default().to_owned()
 }
 
-/// Where the API server keeps a pod, a namespace, a node or a policy.
+/// Returns the API for a pod, a namespace, a node or a policy.
 pub fn api(client: Client, object: &Value) -> Api<DynamicObject> {
     let resource = match object["kind"].as_str() {
         Some("Pod") => ApiResource::erase::<core::Pod>(&()),
@@ -77,7 +77,7 @@ pub fn api(client: Client, object: &Value) -> Api<DynamicObject> {
     }
 }
 
-/// A policy for the first app of the first namespace, which has a local pod.
+/// Makes a policy for the first app of the first namespace, which has a local pod.
 pub fn policy(name: &str, number: usize, changed: bool) -> Value {
     let app = |app: usize| json!({"matchLabels": {"app": crowd::app_name(app)}});
     let port = 7000 + number % 1000 + usize::from(changed) * 1000;
@@ -97,7 +97,7 @@ pub fn policy(name: &str, number: usize, changed: bool) -> Value {
     })
 }
 
-/// A pod that the policies of the first namespace name as a peer.
+/// Makes a pod that the policies of the first namespace name as a peer.
 pub fn pod_elsewhere(number: usize) -> Value {
     crowd::pod(&Pod {
         namespace: crowd::near_name(0),
@@ -108,7 +108,8 @@ pub fn pod_elsewhere(number: usize) -> Value {
     })
 }
 
-/// A pod that comes to the node, whose interface is there and unknown to the agent: a policy of the first namespace isolates it.
+/// Makes a new pod of the node that a policy of the first namespace isolates. Its interface exists
+/// already; the agent does not know it.
 pub fn newcomer(number: usize) -> Value {
     crowd::pod(&Pod {
         namespace: crowd::near_name(0),
@@ -119,7 +120,7 @@ pub fn newcomer(number: usize) -> Value {
     })
 }
 
-/// Only what changes of a pod that becomes one of another app.
+/// Returns the change that gives a pod another app.
 pub fn relabelled(pod: &Value, app: usize) -> Value {
     let metadata = &pod["metadata"];
     json!({

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A cluster of any size, the same for the same numbers: pods on many nodes, a few of them on the node that is measured, and policies as
-//! teams write them, most of them in force on no pod of that node.
+//! A cluster of any size, reproducible from its numbers: pods on many nodes, a few of them on the
+//! measured node, and policies as teams write them, most of which select no pod of that node.
 
 mod object;
 mod policy;
@@ -14,24 +14,24 @@ pub use object::{Pod, address, app_name, labels, near_name, pod, team};
 use object::{far_name, namespace, node, node_name};
 use policy::policy;
 
-/// Pods of the node that is measured: what a kubelet takes at most by default.
+/// Pods of the measured node: a kubelet's default maximum.
 pub const LOCAL: usize = 110;
 /// Apps of a namespace.
 pub const APPS: usize = 18;
 /// Policies of a full namespace: those for all of its pods, and one for each app.
 const POLICIES: usize = APPS + 2;
-/// Pods of a namespace, but for the large one.
+/// Pods of a namespace, except the large one.
 const PODS: usize = 200;
-/// One in so many pods is in the large namespace.
+/// One pod in this many is in the large namespace.
 const LARGE: usize = 20;
-/// How large a cluster is.
+/// Size of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Crowd {
-    /// Pods, those of the node that is measured included; no fewer than [`LOCAL`].
+    /// Pods, including those of the measured node; at least [`LOCAL`].
     pub pods: usize,
     /// Policies, spread over the namespaces of the pods.
     pub policies: usize,
-    /// Policies in namespaces without pods, beside those.
+    /// Additional policies, in namespaces without pods.
     pub elsewhere: usize,
 }
 
@@ -39,32 +39,32 @@ pub struct Crowd {
 pub type Stored = (String, Value);
 
 impl Crowd {
-    /// Namespaces that pods are in.
+    /// Returns the number of namespaces with pods.
     fn populated(&self) -> usize {
         (self.pods / PODS).clamp(5, 500)
     }
 
-    /// Namespaces without those for policies in force on nothing.
+    /// Returns the number of namespaces, without those for policies that select nothing.
     fn namespaces(&self) -> usize {
         self.populated().max(self.policies.div_ceil(POLICIES))
     }
 
-    /// Nodes beside the one that is measured.
+    /// Returns the number of nodes beside the measured one.
     fn nodes(&self) -> usize {
         self.pods.saturating_sub(LOCAL).div_ceil(LOCAL)
     }
 
-    /// All of its objects, those first that others refer to.
+    /// Returns all objects, referenced ones first.
     pub fn objects(self) -> impl Iterator<Item = Stored> {
         self.setting().chain(self.pods())
     }
 
-    /// Its pods, those of the node that is measured first.
+    /// Returns its pods, those of the measured node first.
     pub fn pods(self) -> impl Iterator<Item = Stored> {
         (0..self.pods.max(LOCAL)).map(move |index| stored("pods", self.pod(index)))
     }
 
-    /// Nodes, namespaces and policies.
+    /// Returns nodes, namespaces and policies.
     pub fn setting(self) -> impl Iterator<Item = Stored> {
         let far = self.elsewhere.div_ceil(POLICIES);
         let nodes = (0..self.nodes()).map(|index| stored("minions", node(index)));
@@ -81,7 +81,7 @@ impl Crowd {
         nodes.chain(namespaces).chain(policies)
     }
 
-    /// Pod `index`; those below [`LOCAL`] are on the node that is measured.
+    /// Returns pod `index`; those below [`LOCAL`] are on the measured node.
     pub fn pod(&self, index: usize) -> Value {
         let (namespace, app) = self.place(index);
         let node = match index.checked_sub(LOCAL) {
@@ -97,7 +97,8 @@ impl Crowd {
         })
     }
 
-    /// Namespace and app of a pod. Every app has a local pod in the first namespace, so that all of its policies are in force.
+    /// Returns namespace and app of a pod. Every app has a local pod in the first namespace, so
+    /// that all of its policies are active.
     fn place(&self, index: usize) -> (usize, usize) {
         if index < APPS {
             return (0, index);
@@ -110,7 +111,8 @@ impl Crowd {
         (random.below(self.populated()), app)
     }
 
-    /// Pods of the first namespace, the large one and the third, which the measured changes concern.
+    /// Returns the number of pods of the first namespace, the large one and the third, which the
+    /// measured changes concern.
     pub fn population(&self) -> [usize; 3] {
         let mut pods = [0; 3];
         for index in 0..self.pods.max(LOCAL) {
@@ -126,7 +128,7 @@ fn stored(resource: &str, object: Value) -> Stored {
     (key(resource, &object), object)
 }
 
-/// An object's key in etcd.
+/// Returns an object's key in etcd.
 pub fn key(resource: &str, object: &Value) -> String {
     let part = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
     match (part("namespace"), part("name")) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Single changes of objects through the API server, one after the other, each timed from the request to the kernel.
+//! Changes single objects through the API server, one after the other, and times each from the
+//! request to the kernel.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,12 +15,11 @@ use super::{
 };
 use crate::agent::Agent;
 
-/// How long one change may take before something is wrong.
+/// Time limit for one change.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Nothing more comes from the agent when nothing came for so long, or for twice as long as the slowest change took.
+/// The agent is idle after this long without a log line, or after twice the slowest change.
 const QUIET: Duration = Duration::from_millis(500);
-/// Local pods that become others: one of each app of the first namespace, where all policies are in
-/// force.
+/// Local pods that change: one of each app of the first namespace, where all policies are active.
 const HERE: std::ops::Range<usize> = 0..APPS;
 
 /// One timed change.
@@ -27,7 +27,7 @@ const HERE: std::ops::Range<usize> = 0..APPS;
 pub struct Sample {
     /// From the event at the agent to the last write, in ms.
     pub event: f64,
-    /// From just before the request to the agent's line behind the last write, in ms.
+    /// From just before the request to the agent's log line after the last write, in ms.
     pub request: f64,
     /// From just before the request to the event at a bare watch, in ms.
     pub watch: f64,
@@ -44,12 +44,12 @@ pub struct Timed {
     pub samples: Vec<Sample>,
 }
 
-/// How many changes of a kind are timed.
+/// Number of changes of each kind to time.
 #[derive(Debug, Clone, Copy)]
 pub struct Effort {
-    /// At most so many.
+    /// Maximum number of changes.
     pub samples: usize,
-    /// And none is begun after so long.
+    /// No change begins after this time.
     pub time: Duration,
 }
 
@@ -64,7 +64,7 @@ pub struct Mover<'a> {
 }
 
 impl<'a> Mover<'a> {
-    /// One for an agent that enforces.
+    /// Makes a mover for an agent that enforces.
     ///
     /// # Errors
     /// If the API server cannot be watched.
@@ -80,7 +80,8 @@ impl<'a> Mover<'a> {
         })
     }
 
-    /// Policies in force on a local pod, and on those of its app elsewhere: added, changed, deleted.
+    /// Times policies that select a local pod, and pods of its app elsewhere: added, changed,
+    /// deleted.
     ///
     /// # Errors
     /// If a change is refused, or does not reach the kernel.
@@ -103,7 +104,8 @@ impl<'a> Mover<'a> {
         Ok(all)
     }
 
-    /// Pods of other nodes, which policies in force here name as peers: one gets its address, another app, and goes.
+    /// Times pods of other nodes that active policies here name as peers: one gets its address,
+    /// another app, and goes.
     ///
     /// # Errors
     /// As [`Mover::policies`].
@@ -134,7 +136,7 @@ impl<'a> Mover<'a> {
         Ok(all)
     }
 
-    /// Pods of this node get another app.
+    /// Times pods of this node that get another app.
     ///
     /// # Errors
     /// As [`Mover::policies`].
@@ -155,8 +157,8 @@ impl<'a> Mover<'a> {
         Ok(timed)
     }
 
-    /// Pods that come to this node, each on an interface of its own, as it is the pod's for good;
-    /// and go.
+    /// Times pods that come to this node, each on a new interface, because an interface is its
+    /// pod's for good; and that go.
     ///
     /// # Errors
     /// As [`Mover::policies`].
@@ -186,7 +188,7 @@ impl<'a> Mover<'a> {
         Ok(all)
     }
 
-    /// Namespaces that policies in force here name as peers: one as most are, and the large one.
+    /// Times namespaces that active policies here name as peers: an average one, and the large one.
     ///
     /// # Errors
     /// As [`Mover::policies`].
@@ -198,7 +200,7 @@ impl<'a> Mover<'a> {
                 if Instant::now() > until {
                     break;
                 }
-                // Policies of the first namespace let in the team of the second.
+                // Policies of the first namespace allow the second one's team.
                 let team = crowd::team(if number % 2 == 0 { 5 } else { 1 });
                 let namespace = json!({
                     "apiVersion": "v1", "kind": "Namespace",
@@ -211,7 +213,7 @@ impl<'a> Mover<'a> {
         Ok(all)
     }
 
-    /// Creates pods that have no address yet, and waits until nothing more comes of it.
+    /// Creates pods without an address, and waits until the agent is idle.
     fn create_without_address(&mut self, pods: &[Value]) -> Result<()> {
         for pod in pods {
             self.send(Request::Create(pod.clone()))?;
@@ -220,7 +222,7 @@ impl<'a> Mover<'a> {
         Ok(())
     }
 
-    /// Waits until the agent says nothing more.
+    /// Waits until the agent logs nothing more.
     fn settle(&mut self) {
         let seen = self.agent.log_length();
         let quiet = QUIET.max(2 * self.slowest);
@@ -237,8 +239,8 @@ impl<'a> Mover<'a> {
         let is_deleted = matches!(request, Request::Delete(_));
         self.send(request)?;
         let mut applied = self.agent.wait_for_applied(seen, self.revision, DEADLINE)?;
-        // A pod that goes is marked first, by an event that changes nothing here. Mostly, not
-        // always, both events are one turn of the agent.
+        // A deleted pod is first marked, by an event that changes nothing here. Both events usually
+        // fall into one turn of the agent, but not always.
         if is_deleted && applied.writes == 0 {
             let more = self.agent.wait_for_applied(seen, applied.revision, QUIET);
             applied = more.unwrap_or(applied);

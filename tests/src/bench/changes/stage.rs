@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where changes are measured: a node with real pods, an API server that knows a whole cluster, and the agent as its DaemonSet starts it.
+//! The stage for timed changes: a node with real pods, an API server with a whole cluster, and the
+//! agent as its DaemonSet starts it.
 
 use std::{
     collections::BTreeMap,
@@ -26,35 +27,36 @@ use crate::{
     node::{Node, Plan},
 };
 
-/// Pods that come to the node while changes are timed: first their interfaces, then what the API server says of them.
+/// Pods that come to the node while changes are timed: first their interfaces, then their objects.
 pub const NEWCOMERS: usize = 20;
 
-/// How long the agent may take until it enforces, or the API server until it knows what was written: far longer than either needs.
+/// Time limit for the agent to enforce, or for the API server to know what was written; both need
+/// far less.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// The API server with its cluster, and the node. The API server goes first.
+/// The API server with its cluster, and the node. The API server is dropped first.
 pub struct Stage {
     /// The API server.
     pub api: ApiServer,
     /// The node.
     pub node: Node,
-    /// What is in the cluster.
+    /// Content of the cluster.
     pub crowd: Crowd,
     deployment: Deployment,
 }
 
-/// An agent that just got there.
+/// An agent that has just begun to enforce.
 pub struct Started {
     /// The agent.
     pub agent: Agent,
-    /// From its start to the line that says that everything is enforced.
+    /// From its start to the log line after which everything is enforced.
     pub enforced_after: Duration,
-    /// What it said then.
+    /// That log line.
     pub applied: Applied,
 }
 
 impl Stage {
-    /// Makes the node with its pods, the API server, and everything in it.
+    /// Makes the node with its pods, the API server, and all objects.
     ///
     /// # Errors
     /// If something of it cannot be made.
@@ -78,8 +80,8 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Gives the cluster the policies of another one with as many pods or more, and makes good what changed of the pods of the node and of
-    /// namespaces. No agent runs meanwhile.
+    /// Gives the cluster the policies of a larger one, and restores changed pods of the node and
+    /// namespaces. No agent may run meanwhile.
     ///
     /// # Errors
     /// If etcd refuses something.
@@ -90,7 +92,7 @@ impl Stage {
         self.wait_until_known()
     }
 
-    /// Makes the interfaces of pods that will come to the node, anew: the agent that runs sees each come, as on a node.
+    /// Makes new interfaces for pods that will come to the node: a running agent sees each appear.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -107,7 +109,7 @@ impl Stage {
     /// Starts the agent as a kubelet does, and waits until everything is enforced.
     ///
     /// # Errors
-    /// With its log, if it does not get there.
+    /// If that does not happen; with the agent's log.
     pub fn start_agent(&self) -> Result<Started> {
         let mut launch = self.deployment.launch(NODE)?;
         let account = &self.deployment.object("ServiceAccount")?["metadata"];
@@ -131,8 +133,8 @@ impl Stage {
         full_name(&self.crowd.pod(index))
     }
 
-    /// How long the API server takes to give all pods and all policies, both at once, to someone
-    /// who does nothing with them, page by page as the agent asks for them.
+    /// Times how long the API server takes to list all pods and all policies at once, page by page
+    /// as the agent asks, for a client that does nothing with them.
     ///
     /// # Errors
     /// If it refuses.
@@ -146,7 +148,7 @@ impl Stage {
         })
     }
 
-    /// Waits until the API server's caches, of which there is one for each kind, have what was written last.
+    /// Waits until the API server's caches, one for each kind, have the last write.
     fn wait_until_known(&self) -> Result<()> {
         let mut last: BTreeMap<String, Value> = BTreeMap::new();
         let here = self.crowd.pods().take(LOCAL);
@@ -170,7 +172,7 @@ async fn list(client: &Client, path: &str) -> Result<()> {
         parameters.continue_token = next.take();
         let request = kube::api::Request::new(path).list(&parameters)?;
         let page = client.request_text(request).await?;
-        // The token is in the metadata, in front of the items: nothing else is parsed.
+        // The token is in the metadata, before the items: only that is parsed.
         let head = &page[..page.len().min(1000)];
         let token = head
             .split("\"continue\":\"")
@@ -183,7 +185,7 @@ async fn list(client: &Client, path: &str) -> Result<()> {
     }
 }
 
-/// Waits until an object is the same in the API server's cache as in etcd.
+/// Waits until the API server's cache has the object as etcd has it.
 async fn until_cached(client: Client, object: Value) -> Result<()> {
     let (api, name) = (changed::api(client, &object), changed::name(&object));
     let stored = api.get(&name).await.with_context(|| format!("reading {name}"))?;
@@ -206,7 +208,7 @@ async fn until_cached(client: Client, object: Value) -> Result<()> {
     }
 }
 
-/// The object of the node that is measured.
+/// Returns the object of the measured node.
 fn own_node(node: &Node) -> Value {
     let cidrs = node.plan().pod_networks().map(|net| net.trunc().to_string());
     serde_json::json!({
@@ -214,7 +216,7 @@ fn own_node(node: &Node) -> Value {
     })
 }
 
-/// Names and addresses of pods.
+/// Returns names and addresses of pods.
 fn interfaces_of(pods: impl Iterator<Item = Value>) -> Vec<(String, Vec<IpAddr>)> {
     pods.map(|pod| {
         let address = pod["status"]["podIP"].as_str().and_then(|text| text.parse().ok());

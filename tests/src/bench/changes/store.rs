@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Objects written into etcd past the API server, thousands a second: the API server reads them back as if it had written them, as it
-//! takes JSON for what it stores as well as its own encoding.
+//! Writes objects directly into etcd, thousands a second. The API server reads them as if it had
+//! written them, because it accepts JSON as well as its own encoding.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::ByteString;
@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use super::crowd::Stored;
 use crate::apiserver::{ApiServer, ETCD};
 
-/// Objects of one transaction: what etcd takes at most by default.
+/// Objects in a transaction: etcd's default maximum.
 const TOGETHER: usize = 128;
-/// Transactions that are on their way at the same time.
+/// Concurrent transactions.
 const AT_ONCE: usize = 4;
 
-/// A way to etcd past the API server.
+/// Makes a client for etcd.
 ///
 /// # Errors
 /// If it cannot be made.
@@ -26,7 +26,7 @@ pub fn client(api: &ApiServer) -> Result<Client> {
     api.run(async { Ok(Client::try_from(Config::new(ETCD.parse()?))?) })
 }
 
-/// Writes objects. What is there under the same key is replaced.
+/// Writes objects. Replaces those under the same key.
 ///
 /// # Errors
 /// If etcd refuses one.
@@ -56,13 +56,13 @@ pub fn put(api: &ApiServer, objects: impl Iterator<Item = Stored>) -> Result<usi
     Ok(written)
 }
 
-/// The operation that writes an object.
+/// Returns the operation that writes an object.
 pub fn put_one(key: &str, object: &Value) -> Value {
     let value = ByteString(object.to_string().into_bytes());
     json!({"requestPut": {"key": bytes(key), "value": value}})
 }
 
-/// The operation that removes an object.
+/// Returns the operation that removes an object.
 pub fn remove(key: &str) -> Value {
     json!({"requestDeleteRange": {"key": bytes(key)}})
 }
@@ -71,7 +71,7 @@ fn bytes(key: &str) -> ByteString {
     ByteString(key.as_bytes().to_vec())
 }
 
-/// Makes operations in one transaction.
+/// Sends operations in one transaction.
 ///
 /// # Errors
 /// If etcd refuses.

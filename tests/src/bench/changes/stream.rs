@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A watch that does nothing but note when events come: how long the API server itself takes to tell of a change.
+//! A watch that only notes when events come: the API server's own delay for a change.
 
 use std::{
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -19,7 +19,7 @@ use kube::{
 
 use crate::apiserver::ApiServer;
 
-/// How long an event may take to come before something is wrong.
+/// Time limit for an event.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Events of pods, namespaces and policies from now on.
@@ -53,7 +53,7 @@ impl Stream {
         Ok(Self(receiver))
     }
 
-    /// When the first event of an object of that name came after a moment; others are passed over.
+    /// Returns when the first event of an object of that name came after a moment; skips others.
     ///
     /// # Errors
     /// If none comes.
@@ -75,7 +75,7 @@ impl Stream {
     }
 }
 
-/// Watches until nobody listens; a watch that the server ends is taken up where it ended.
+/// Watches until nobody listens. Resumes a watch that the server ends.
 async fn follow(watched: Api<DynamicObject>, mut version: String, events: Sender<(String, SystemTime)>) {
     loop {
         let Ok(stream) = watched.watch(&WatchParams::default(), &version).await else {

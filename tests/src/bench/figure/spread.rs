@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Many numbers told by three.
+//! Summarizes many numbers by three.
 
-/// The least, the middle and the greatest of a figure's repetitions. Of single times: the middle, the 99th percentile and the greatest.
+/// Minimum, median and maximum of repetitions. For single times: median, 99th percentile and
+/// maximum.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spread {
-    /// The least; of times, the 50th percentile.
+    /// Minimum; of single times, the 50th percentile.
     pub min: f64,
-    /// The middle one, the mean of the two in the middle of an even number; of times, the 99th percentile.
+    /// Median, the mean of the middle two for an even number; of single times, the 99th percentile.
     pub median: f64,
-    /// The greatest.
+    /// Maximum.
     pub max: f64,
 }
 
 impl Spread {
-    /// Of numbers; nothing if there are none, or one that is none.
+    /// Summarizes numbers; `None` if there are none, or if one is NaN.
     pub fn of(numbers: &[f64]) -> Option<Self> {
         if numbers.is_empty() || numbers.iter().any(|number| !number.is_finite()) {
             return None;
@@ -33,7 +34,8 @@ impl Spread {
         })
     }
 
-    /// Of single times, by nearest rank: each is one of them. Nothing if there are none, or one that is none.
+    /// Summarizes single times by nearest rank, so each is one of them; `None` if there are none,
+    /// or if one is NaN.
     pub fn of_times(times: &[f64]) -> Option<Self> {
         if times.iter().any(|time| !time.is_finite()) {
             return None;

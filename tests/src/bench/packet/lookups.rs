@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How often a path looks into maps: the same decision over the same tables in userspace, counted. It does not depend on the machine.
+//! Counts a path's map lookups: the same decision over the same tables, in userspace. The counts do
+//! not depend on the machine.
 
 use std::{cell::RefCell, collections::BTreeMap};
 
@@ -7,14 +8,14 @@ use anyhow::{Context, Result, ensure};
 use netpol_agent::{datapath::attach::Hook, sync::State};
 use netpol_common::{
     abi::{
-        Address, Direction, Flow, FlowKey, Fragment, FragmentKey, Identity, Lifetimes, PolicyMatch,
+        Address, Direction, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Identity, Lifetimes, PolicyMatch,
         PolicyValue,
     },
     decide::{
-        Opener, Place, Tables, Verdict, decide,
-        known::{continues, may_continue},
+        Buffer, Flows, Lookups, Opener, Place, Verdict, decide,
+        fast_path::{may_pass, passes},
     },
-    parse::{Packet, parse, plain::plain},
+    parse::{Packet, parse, simple::simple},
 };
 
 use super::path::{Script, Step};
@@ -26,7 +27,7 @@ use crate::{
 /// Lookups and writes, by map.
 pub type Counts = BTreeMap<&'static str, u32>;
 
-/// Tables that count.
+/// Tables that count their lookups.
 struct Counting<'a> {
     tables: &'a Mirror,
     counts: RefCell<Counts>,
@@ -37,7 +38,7 @@ impl Counting<'_> {
         *self.counts.borrow_mut().entry(map).or_default() += 1;
     }
 
-    /// What is found is looked for again, to see whether it stood still.
+    /// A found entry is looked up again to check that it did not change meanwhile.
     fn count_twice(&self, map: &'static str, found: u32) -> u32 {
         self.count(map);
         if found != 0 {
@@ -47,10 +48,10 @@ impl Counting<'_> {
     }
 }
 
-/// What a path's packet looks up, those of arrays left out (they are no calls).
+/// Counts the lookups of a path's packet, without arrays (they are no calls).
 ///
 /// # Errors
-/// It gets another verdict than in the kernel.
+/// Its verdict differs from the kernel's.
 pub fn count(state: &State, script: &Script) -> Result<Counts> {
     let mirror = Mirror::new(state.clone());
     for step in &script.before {
@@ -77,10 +78,10 @@ fn run(mirror: &Mirror, state: &State, step: &Step) -> Result<(bool, Counts)> {
         tables: mirror,
         counts: RefCell::default(),
     };
-    // The programs: the short way for what continues a connection, then, if it is none, the long one. Each begins with the endpoint.
-    if let Some(packet) = plain(&Bytes(&step.frame)).filter(may_continue) {
+    // As the programs do: the fast path, then the long one. Each begins with the endpoint.
+    if let Some(packet) = simple(&Bytes(&step.frame)).filter(may_pass) {
         tables.count("endpoints");
-        if continues(&tables, endpoint, &place, &packet) {
+        if passes(&tables, endpoint, &place, &packet) {
             return Ok((true, tables.counts.into_inner()));
         }
     }
@@ -91,57 +92,10 @@ fn run(mirror: &Mirror, state: &State, step: &Step) -> Result<(bool, Counts)> {
     Ok((verdict == Verdict::Forward, tables.counts.into_inner()))
 }
 
-impl Tables for Counting<'_> {
-    type FlowEntry = Entry;
-
-    fn now(&self) -> u64 {
-        self.tables.now()
-    }
-
-    fn length(&self) -> u32 {
-        self.tables.length()
-    }
-
-    fn lifetimes(&self) -> &Lifetimes {
-        self.tables.lifetimes()
-    }
-
-    fn epoch(&self) -> u32 {
-        self.tables.epoch()
-    }
-
-    fn identity(&self, address: &Address) -> Identity {
-        self.count("addresses");
-        if !self.tables.has_address(address) {
-            self.count("identities");
-        }
-        self.tables.identity(address)
-    }
-
-    fn frontend(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
-        self.count_twice("frontends", self.tables.frontend(address, protocol, port))
-    }
-
-    fn node_port(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
-        self.count_twice("frontends", self.tables.node_port(address, protocol, port))
-    }
-
-    fn sender(&self, bridge: u32, number: u16) -> u32 {
-        self.count_twice("senders", self.tables.sender(bridge, number))
-    }
-
-    fn local_pod(&self, address: &Address) -> u32 {
-        self.count_twice("local_pods", self.tables.local_pod(address))
-    }
-
-    fn forwards(&self, ifindex: u32, address: &Address) -> bool {
-        self.count("forwards");
-        self.tables.forwards(ifindex, address)
-    }
-
-    fn guarded(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool {
-        self.count("guarded");
-        self.tables.guarded(backend, protocol, port)
+impl Lookups for Counting<'_> {
+    fn endpoint(&self, ifindex: u32, into: &mut Endpoint) -> bool {
+        self.count("endpoints");
+        self.tables.endpoint(ifindex, into)
     }
 
     fn is_endpoint(&self, ifindex: u32) -> bool {
@@ -164,18 +118,68 @@ impl Tables for Counting<'_> {
         self.tables.policy(key)
     }
 
+    fn identity(&self, address: &Address) -> Identity {
+        self.count("addresses");
+        if !self.tables.has_address(address) {
+            self.count("identities");
+        }
+        self.tables.identity(address)
+    }
+
+    fn frontend(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
+        self.count_twice("frontends", self.tables.frontend(address, protocol, port))
+    }
+
+    fn node_port(&self, address: &Address, protocol: u8, port: [u8; 2]) -> u32 {
+        self.count_twice("frontends", self.tables.node_port(address, protocol, port))
+    }
+
+    fn is_restricted(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool {
+        self.count("guarded");
+        self.tables.is_restricted(backend, protocol, port)
+    }
+
+    fn sender(&self, bridge: u32, number: u16) -> u32 {
+        self.count_twice("senders", self.tables.sender(bridge, number))
+    }
+
+    fn local_pod(&self, address: &Address) -> u32 {
+        self.count_twice("local_pods", self.tables.local_pod(address))
+    }
+
+    fn forwards(&self, ifindex: u32, address: &Address) -> bool {
+        self.count("forwards");
+        self.tables.forwards(ifindex, address)
+    }
+}
+
+impl Flows for Counting<'_> {
+    type Entry = Entry;
+
+    fn now(&self) -> u64 {
+        self.tables.now()
+    }
+
+    fn lifetimes(&self) -> &Lifetimes {
+        self.tables.lifetimes()
+    }
+
+    fn epoch(&self) -> u32 {
+        self.tables.epoch()
+    }
+
     fn flow(&self, key: &FlowKey) -> Option<Entry> {
         self.count("flows");
         self.tables.flow(key)
     }
 
-    fn opener(&self, key: &FlowKey, own: &Address) -> Opener {
-        self.tables.opener(key, own)
-    }
-
     fn insert_flow(&self, key: &FlowKey, flow: &Flow) {
         self.count("flows (write)");
         self.tables.insert_flow(key, flow);
+    }
+
+    fn opener(&self, key: &FlowKey, own: &Address) -> Opener {
+        self.tables.opener(key, own)
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
@@ -186,6 +190,12 @@ impl Tables for Counting<'_> {
     fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
         self.count("fragments (write)");
         self.tables.insert_fragment(key, fragment);
+    }
+}
+
+impl Buffer for Counting<'_> {
+    fn length(&self) -> u32 {
+        self.tables.length()
     }
 
     fn has_socket(&self) -> bool {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What one lookup costs, by map: most of what a path costs is those that it makes.
+//! Measures one lookup in a map: lookups are most of a path's cost.
 
 use std::os::fd::AsFd as _;
 
@@ -11,13 +11,13 @@ use netpol_common::abi::{Address, Endpoint, Flow, FlowKey, Peer};
 use super::{path::Cost, world::World};
 use crate::bench::empty::Empty;
 
-/// The maps of a packet that continues a connection, and the one that a denied packet's other end is looked up in.
+/// The maps for a packet that continues a connection, and the map for a denied packet's other end.
 pub const MAPS: [&str; 3] = ["endpoints", "flows", "addresses"];
 const FRAME: [u8; 60] = [0; 60];
 const TIMES: u32 = 20_000;
 const ATTEMPTS: usize = 7;
 
-/// A program that looks one key up which is there, and the empty program right before.
+/// Measures a program that looks up one existing key, and the empty program right before.
 ///
 /// # Errors
 /// There is no such map, or nothing in it.

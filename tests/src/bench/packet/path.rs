@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Ways through the programs, each with a frame that takes it every time, and what it costs.
+//! Paths through the programs, each with a frame that always takes it, and their cost.
 
 use std::{fmt, net::IpAddr, time::Duration};
 
@@ -11,31 +11,32 @@ use crate::frames::{self, headers};
 
 /// Runs in one measurement, on one buffer.
 const TIMES: u32 = 20_000;
-/// Fewer where each run leaves an event: the ring buffer has room for 5,957.
+/// Fewer if each run leaves an event: the ring buffer has room for 5,957.
 const TIMES_WITH_EVENTS: u32 = 5_000;
-/// Measurements of which the least is taken: what the machine does besides only adds.
+/// Number of measurements, of which the smallest counts: disturbances only add time.
 const ATTEMPTS: usize = 7;
-/// Enough for every drop to be an event.
+/// Enough to report every drop.
 const ALL_EVENTS: u32 = u32::MAX;
 
 const TCP: u8 = 6;
-/// The source port of whoever opens a connection.
+/// Source port of the side that opens a connection.
 const SOURCE_PORT: u16 = 40_000;
 
 /// What a packet meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meets {
-    /// A flow that is known.
+    /// A known flow.
     Established,
-    /// A policy that accepts it; its flow is made. TCP: a SYN is judged anew each time, and replaces the flow of the one before.
+    /// A policy that accepts it; its flow is made. TCP: each SYN is judged anew and replaces the
+    /// previous flow.
     Accept,
-    /// A policy that does not.
+    /// A policy that denies it.
     Deny,
-    /// The same, and the drop's event is written.
+    /// A policy that denies it, and an event is written.
     DenyWithEvent,
 }
 
-/// Where the other side is.
+/// Location of the other side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     /// On another node.
@@ -44,27 +45,27 @@ pub enum Side {
     Local,
 }
 
-/// One way.
+/// A path through a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Path {
-    /// Which program runs.
+    /// The program that runs.
     pub hook: Hook,
     /// What the packet meets.
     pub meets: Meets,
-    /// Whether the pod is isolated.
+    /// True if the pod is isolated.
     pub isolated: bool,
-    /// Whether the other side of the connection opened it, for [`Meets::Established`].
+    /// True if the other side opened the connection, for [`Meets::Established`].
     pub reply: bool,
-    /// Where the other side is.
+    /// Location of the other side.
     pub side: Side,
-    /// Whether it is TCP, else UDP.
+    /// True for TCP, false for UDP.
     pub tcp: bool,
-    /// Whether it is IPv4, else IPv6.
+    /// True for IPv4, false for IPv6.
     pub ipv4: bool,
 }
 
 impl Path {
-    /// TCP over IPv4 with a peer on another node, at an isolated pod.
+    /// Returns the path of TCP over IPv4 with a peer on another node, at an isolated pod.
     pub const fn usual(hook: Hook, meets: Meets) -> Self {
         Self {
             hook,
@@ -77,12 +78,12 @@ impl Path {
         }
     }
 
-    /// Name of the protocol.
+    /// Returns the protocol's name.
     pub const fn protocol(&self) -> &'static str {
         if self.tcp { "TCP" } else { "UDP" }
     }
 
-    /// Name of the address family.
+    /// Returns the address family's name.
     pub const fn family(&self) -> &'static str {
         if self.ipv4 { "IPv4" } else { "IPv6" }
     }
@@ -102,29 +103,29 @@ impl fmt::Display for Meets {
 /// A frame at a hook.
 #[derive(Debug, Clone)]
 pub struct Step {
-    /// Which program.
+    /// The program.
     pub hook: Hook,
-    /// At which interface.
+    /// The interface where it runs.
     pub ifindex: u32,
-    /// By which it came.
+    /// The interface that the frame came from.
     pub came_by: u32,
     /// The frame.
     pub frame: Vec<u8>,
 }
 
-/// What a path does: frames before it, and the one that is measured.
+/// The frames of a path: those that prepare it, and the measured one.
 #[derive(Debug, Clone)]
 pub struct Script {
-    /// Those that make the flow.
+    /// Frames that make the flow.
     pub before: Vec<Step>,
-    /// The one that takes the path.
+    /// The measured frame.
     pub step: Step,
-    /// Whether it passes.
+    /// True if it passes.
     pub passes: bool,
 }
 
 impl Path {
-    /// The frames of this path in a world.
+    /// Returns the frames of this path in a world.
     ///
     /// # Errors
     /// The world lacks a pod.
@@ -141,7 +142,8 @@ impl Path {
         } else {
             world.open_port()
         };
-        // Who opened it: at from_pod requests are the pod's own, and replies its peer's.
+        // The opener: at from_pod the pod itself sends requests, and its peer opened what it
+        // replies to.
         let by_pod = (self.hook == Hook::FromPod) != self.reply;
         let (opener, opened) = if by_pod { (own, peer) } else { (peer, own) };
         let came_by = match self.side {
@@ -164,7 +166,8 @@ impl Path {
                 let at = headers::behind_ip(&frame);
                 let tcp = &mut frame[at..];
                 tcp[13] = flags;
-                // All have one sequence number: the answer to a SYN is agreed to by the next.
+                // All frames have the same sequence number, so the next one acknowledges the answer
+                // to a SYN.
                 let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
                 tcp[8..12].copy_from_slice(&sequence.wrapping_add(1).to_be_bytes());
             }
@@ -211,7 +214,8 @@ impl Path {
     }
 }
 
-/// What a path took, and the empty program right before and after: nanoseconds a run, the least of several measurements.
+/// Cost of a path, and of the empty program right before and after: nanoseconds per run, the
+/// minimum of several measurements.
 #[derive(Debug, Clone, Copy)]
 pub struct Cost {
     /// The path.
@@ -223,7 +227,7 @@ pub struct Cost {
 /// Measures a path in a world.
 ///
 /// # Errors
-/// A frame does not get the verdict that the path is named for, or does not take the way that it is named for.
+/// A frame gets another verdict, or takes another path, than the one it is measured for.
 pub fn measure(world: &mut World, path: Path) -> Result<Cost> {
     let with_events = path.meets == Meets::DenyWithEvent;
     let script = path.script(world)?;
@@ -268,7 +272,8 @@ fn run(world: &mut World, step: &Step, times: u32) -> Result<(bool, Duration)> {
         .time(step.hook, step.ifindex, step.came_by, &step.frame, times)
 }
 
-/// The one flow counted what went by it: every packet of an established connection, the last SYN only, or there is none.
+/// Checks the flow's packet count: every packet of an established connection, only the last SYN, or
+/// no flow at all.
 fn check_flows(world: &World, path: &Path) -> Result<()> {
     let flows = world.bench.flows()?;
     let counts: Vec<u64> = flows.iter().map(|(_, flow)| flow.packets).collect();
@@ -284,11 +289,12 @@ fn check_flows(world: &World, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Frames that each open a connection of their own, by their source ports.
+/// Frames that each open a new connection, by their source ports.
 const CONNECTIONS: u16 = 1000;
 
-/// As [`measure`], for first packets that are all of different connections: a run each, with a table of flows that is empty at first, or
-/// full. The middle one of a thousand. Caches are colder between system calls, for the empty program, too.
+/// Like [`measure`], for first packets of different connections: one run each, with a flow table
+/// that is empty at first, or full. Takes the median of a thousand. Caches are colder between
+/// system calls, also for the empty program.
 ///
 /// # Errors
 /// As [`measure`].
@@ -326,7 +332,7 @@ pub fn measure_distinct(world: &mut World, path: Path, full: bool, first_port: u
     })
 }
 
-/// Opens more connections than map `flows` has room for.
+/// Opens more connections than map `flows` can hold.
 fn fill(world: &mut World, path: &Path) -> Result<()> {
     let script = path.script(world)?;
     let at = headers::behind_ip(&script.step.frame);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A [`World`] on a thread of its own, whose namespaces it lives in, so that several can be measured in turn.
+//! Runs a [`World`] on its own thread, in its own namespaces, so that several can be measured in
+//! turn.
 
 use std::{
     sync::mpsc::{Sender, channel},
@@ -12,7 +13,7 @@ use super::world::{Shape, World};
 
 type Job = Box<dyn FnOnce(&mut World) + Send>;
 
-/// A world, from outside. It ends on drop.
+/// A handle to a world, which ends on drop.
 pub struct Stage {
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
@@ -46,10 +47,10 @@ impl Stage {
         })
     }
 
-    /// Does something in the world, and waits for it.
+    /// Runs work in the world, and waits for it.
     ///
     /// # Errors
-    /// What the work says, or if it panicked.
+    /// The work's own, or its panic.
     pub fn with<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut World) -> Result<T> + Send + 'static,

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What packets are judged by: a node with four pods, peers on other nodes, policies that name them.
+//! The world that packets are judged in: a node with four pods, peers on other nodes, and policies
+//! that name them.
 //!
-//! `shop/isolated` is isolated in both directions; each of ten apps may reach it, and be reached by it, on ports of its own. `shop/free` is
-//! not isolated. `shop/local` is a peer on the same node, `shop/spare` stands by. The peers' addresses are as Flannel gives them: a /24 (and a /64) for each node,
-//! filled one by one.
+//! `shop/isolated` is isolated in both directions. Each of ten apps may reach it, and be reached by
+//! it, on its own ports. `shop/free` is not isolated. `shop/local` is a peer on the same node,
+//! `shop/spare` is unused. The peers' addresses are as Flannel assigns them: a /24 (and a /64) for
+//! each node, filled one by one.
 
 use std::{
     collections::BTreeMap,
@@ -22,14 +24,14 @@ use crate::{
     progrun::{Bench, local_pods},
 };
 
-/// Apps that peers are spread over: classes of peers that policy tells apart.
+/// Apps of the peers: classes of peers that policy distinguishes.
 const APPS: u32 = 10;
-/// Pods of a /24 that a node gives to pods.
+/// Pods in the /24 of a node.
 const PODS_A_NODE: u32 = 250;
-/// Entries of map `flows`: the least that the agent makes.
+/// Entries of map `flows`: the agent's minimum.
 pub const FLOWS: u32 = 16_384;
 
-/// How much there is.
+/// Size of the world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     /// Peer pods on other nodes, each with an IPv4 and an IPv6 address.
@@ -38,7 +40,7 @@ pub struct Shape {
     pub ports: u32,
 }
 
-/// A node that enforces, and what packets to try on it.
+/// A node that enforces, and packets to try on it.
 pub struct World {
     /// The datapath.
     pub bench: Bench,
@@ -52,7 +54,7 @@ pub struct World {
 }
 
 impl World {
-    /// Makes one and enforces it. Moves the calling thread into namespaces of its own.
+    /// Makes a world and enforces its policies. Moves the calling thread into new namespaces.
     ///
     /// # Errors
     /// Without root, or without eBPF programs in this build.
@@ -86,7 +88,7 @@ impl World {
         Ok(world)
     }
 
-    /// Enforces again, with as many events of drops a second.
+    /// Enforces again, with this many drop events a second.
     ///
     /// # Errors
     /// A write that failed.
@@ -95,7 +97,7 @@ impl World {
         self.bench.enforce(&self.snapshot, &self.node, &self.pods)
     }
 
-    /// The interface of a local pod.
+    /// Returns the interface of a local pod.
     ///
     /// # Errors
     /// No local pod has the address.
@@ -104,18 +106,19 @@ impl World {
         found.with_context(|| format!("no local pod has {address}"))
     }
 
-    /// A peer in the middle of them, of the first app. What is looked up for it lies as deep as for any.
+    /// Returns a peer of the first app from the middle of the range: its lookups are as deep as
+    /// any.
     pub fn peer(&self, ipv4: bool) -> IpAddr {
         let middle = self.shape.peers / 2;
         peer_address(middle - middle % APPS, ipv4)
     }
 
-    /// The port in the middle of those that the first app may use.
+    /// Returns the middle one of the ports that the first app may use.
     pub fn open_port(&self) -> u16 {
         port_of(0, self.shape.ports / 2, self.shape.ports)
     }
 
-    /// A port that only the second app may use.
+    /// Returns a port that only the second app may use.
     pub fn closed_port(&self) -> u16 {
         port_of(1, self.shape.ports / 2, self.shape.ports)
     }
@@ -124,7 +127,7 @@ impl World {
 /// Names of the local pods, in namespace `shop`.
 const LOCAL: [&str; 4] = ["isolated", "free", "local", "spare"];
 
-/// Address of a local pod.
+/// Returns the address of a local pod.
 pub fn local_address(name: &str, ipv4: bool) -> IpAddr {
     let number = LOCAL.iter().position(|local| *local == name).unwrap_or_default() as u16 + 10;
     if ipv4 {
@@ -143,7 +146,7 @@ fn peer_address(index: u32, ipv4: bool) -> IpAddr {
     }
 }
 
-/// Ports of apps are spread, so that no two become one entry.
+/// Returns a port of an app. Ports are spread, so that no two become one entry.
 fn port_of(app: u32, index: u32, ports: u32) -> u16 {
     (10_000 + (app * ports + index) * 3) as u16
 }

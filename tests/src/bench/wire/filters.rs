@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The policies of a [`super::world::World`] as rules of the kernel's packet filters, the way that it is usually done: what belongs to a
-//! connection passes first; then a chain for each direction, with a rule for each policy, and a set of addresses for what it names.
+//! The policies of a [`super::world::World`] as rules of the kernel's packet filters, in the usual
+//! form. Packets of known connections pass first. Then each direction has a chain, with a rule for
+//! each policy and a set of the addresses that it names.
 
 use std::{fmt::Write as _, net::IpAddr};
 
@@ -11,7 +12,7 @@ fn list(addresses: &[IpAddr]) -> String {
     words.join(", ")
 }
 
-/// Rules of nftables.
+/// Returns rules for nftables.
 pub fn nftables(measured: &[IpAddr], policies: u32) -> String {
     let mut rules = String::from("table inet bench {\n");
     let mut set = |name: &str, addresses: &[IpAddr]| {
@@ -41,7 +42,7 @@ pub fn nftables(measured: &[IpAddr], policies: u32) -> String {
     rules
 }
 
-/// What `ipset restore` reads, and what `iptables-restore` does.
+/// Returns the inputs of `ipset restore` and of `iptables-restore`.
 pub fn ipset(measured: &[IpAddr], policies: u32) -> (String, String) {
     let mut sets = String::new();
     let mut set = |name: &str, addresses: &[IpAddr]| {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Time in the programs, as the kernel counts it (`BPF_ENABLE_STATS`): what of a difference on the wire is theirs.
+//! Measures the time in the programs, as the kernel counts it (`BPF_ENABLE_STATS`): their part of a
+//! difference on the wire.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,8 @@ use aya::{
 };
 use netpol_agent::datapath::attach::Hook;
 
-/// Time in the agents' programs while `work` runs, in percent of the time that it takes. Counting takes time of its own, which falls on both.
+/// Returns the share of `work`'s time that the agents' programs take, in percent. The counting
+/// itself takes time too, which falls on both.
 ///
 /// # Errors
 /// Those of `work`; the kernel does not count.
@@ -23,12 +25,12 @@ pub fn share(work: impl FnOnce() -> Result<()>) -> Result<f64> {
     Ok(in_programs.as_secs_f64() / took.as_secs_f64() * 100.0)
 }
 
-/// Of all programs that are called as the agent's are: those of other agents stand still meanwhile.
+/// Sums over all programs with the agent's program names. Other agents are idle meanwhile.
 fn total() -> Result<Duration> {
     let ours = Hook::ALL.map(Hook::name);
     let mut total = Duration::ZERO;
     for program in loaded_programs() {
-        // One that went while they were listed.
+        // The program was unloaded while they were listed.
         let Ok(program) = program else { continue };
         if program.name_as_str().is_some_and(|name| ours.contains(&name)) {
             total += program.run_time();

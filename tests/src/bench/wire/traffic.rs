@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Traffic from one pod to another, for a while, and how much of it got through in the best slice of that time: what else the machine does
-//! only takes away.
+//! Sends traffic from one pod to another for a while, and returns the rate of the best slice of
+//! that time: disturbances only reduce it.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -21,21 +21,21 @@ use serde_json::Value;
 use super::world::PORT;
 use crate::{agent::inside, node::Site};
 
-/// What is measured.
+/// Kind of traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// One TCP connection that sends as much as it can (iperf3).
+    /// One TCP connection that sends as fast as possible (iperf3).
     Throughput,
-    /// One byte there, one byte back, on one TCP connection.
+    /// One byte forth, one byte back, on one TCP connection.
     RequestResponse,
-    /// TCP connections that are opened, carry one byte back, and are closed, one after another.
+    /// TCP connections, one after another: open, one byte back, close.
     Connections,
-    /// UDP packets of 64 bytes, as many as one sender can send; those that are received.
+    /// UDP packets of 64 bytes, as fast as one sender can send; received ones count.
     Packets,
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 4] = [
         Self::Throughput,
         Self::RequestResponse,
@@ -43,7 +43,7 @@ impl Kind {
         Self::Packets,
     ];
 
-    /// As a figure is called.
+    /// Returns the figure's name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Throughput => "tcp_throughput",
@@ -53,7 +53,7 @@ impl Kind {
         }
     }
 
-    /// What is counted.
+    /// Returns the unit.
     pub const fn unit(self) -> &'static str {
         match self {
             Self::Throughput => "Gbit/s",
@@ -81,14 +81,14 @@ impl Kind {
     }
 }
 
-/// How long anything may take before it counts as lost.
+/// Time after which something counts as lost.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 fn address(to: &Site) -> SocketAddr {
     (to.addresses[0], PORT).into()
 }
 
-/// Ended on drop.
+/// A child process that drop ends.
 struct Running(Child);
 
 impl Drop for Running {
@@ -112,7 +112,7 @@ fn throughput(from: &Site, to: &Site, how_long: Duration) -> Result<f64> {
     let mut lines = BufReader::new(told).lines();
     let listening = lines.any(|line| line.is_ok_and(|line| line.contains("listening")));
     ensure!(listening, "iperf3 does not listen");
-    // It is read to the end, or the server would wait.
+    // Reads to the end; otherwise the server would block.
     let reader = thread::spawn(move || lines.for_each(drop));
 
     let mut client = Command::new("iperf3");
@@ -143,8 +143,9 @@ fn throughput(from: &Site, to: &Site, how_long: Duration) -> Result<f64> {
     Ok(rates.fold(0.0, f64::max) / 1e9)
 }
 
-/// Keeps the calling thread on one CPU, or the only one. Which of them two threads run on that wait for each other is else up to the scheduler,
-/// which changes its mind, and makes more of a difference than what is measured. Those that take turns are on one, others on two.
+/// Pins the calling thread to a CPU, or to the only one. Otherwise the scheduler decides on which
+/// CPU two alternating threads run, changes its decision, and so distorts the result. Threads that
+/// alternate share a CPU; others have one each.
 fn stay_on(cpu: usize) -> Result<()> {
     let mut only = CpuSet::new();
     only.set(cpu.min(thread::available_parallelism()?.get() - 1))?;
@@ -160,7 +161,7 @@ fn connect(from: &Site, to: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// The best of the slices that a measurement is cut into.
+/// The best slice of a measurement.
 struct Slices {
     end: Instant,
     start: Instant,
@@ -169,7 +170,7 @@ struct Slices {
 }
 
 impl Slices {
-    /// Long against a system call and short against what disturbs.
+    /// Long compared to a system call, and short compared to disturbances.
     const LENGTH: Duration = Duration::from_millis(50);
 
     fn new(how_long: Duration) -> Self {
@@ -182,7 +183,7 @@ impl Slices {
         }
     }
 
-    /// Takes note of how much was counted up to now. Returns whether to go on.
+    /// Records the count so far. Returns true if the measurement continues.
     fn go_on(&mut self, counted: u64) -> bool {
         let now = Instant::now();
         let length = now - self.start;
@@ -220,7 +221,8 @@ fn request_response(from: &Site, to: &Site, how_long: Duration) -> Result<f64> {
     })
 }
 
-/// The server closes first: what waits for late segments then are its sockets, whose port is the same for all, and not the client's.
+/// The server closes first. So the sockets in TIME_WAIT are the server's, which share a port, and
+/// not the client's.
 fn connections(from: &Site, to: &Site, how_long: Duration) -> Result<f64> {
     let listener = to.netns.run(|| Ok(TcpListener::bind(address(to))?))?;
     let stop = AtomicBool::new(false);
@@ -229,7 +231,8 @@ fn connections(from: &Site, to: &Site, how_long: Duration) -> Result<f64> {
             stay_on(0)?;
             loop {
                 let (mut stream, _) = listener.accept()?;
-                // Looked for once there is a connection: the last one, which says so, is always taken.
+                // Checked after each connection: the last one, which only wakes the server, is
+                // always accepted.
                 if stop.load(Ordering::Acquire) {
                     return Ok(());
                 }
@@ -249,7 +252,7 @@ fn connections(from: &Site, to: &Site, how_long: Duration) -> Result<f64> {
         let woken = to
             .netns
             .run(|| Ok(TcpStream::connect_timeout(&address(to), PATIENCE)?));
-        // A server that failed says more than the connection that it left waiting.
+        // A failed server says more than the connection that it left waiting.
         if woken.is_ok() || server.is_finished() {
             match server.join() {
                 Ok(ended) => ended?,
@@ -269,9 +272,10 @@ fn one_connection(to: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// The receiver answers the first packet: connection tracking, where it is asked, takes the others for those of a known connection then.
+/// The receiver answers the first packet, so that connection tracking, where it is used, treats the
+/// others as established.
 fn packets(from: &Site, to: &Site, how_long: Duration) -> Result<f64> {
-    /// How long silence must last for the receiver to look whether it is over.
+    /// Silence after which the receiver checks if it must end.
     const SILENCE: Duration = Duration::from_millis(20);
     let receiver = to.netns.run(|| Ok(UdpSocket::bind(address(to))?))?;
     receiver.set_read_timeout(Some(PATIENCE))?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Two nodes with Flannel's VXLAN between them, three pods, and something that enforces policies, or nothing. Frames between pods of one
-//! node pass the node's netfilter in all of them, as kubeadm sets it up.
+//! Two nodes connected by Flannel's VXLAN, three pods, and an enforcer of policies, or none. Frames
+//! between pods of one node always pass the node's netfilter, as kubeadm sets it up.
 
 use std::{fmt, io::ErrorKind, net::IpAddr, time::Duration};
 
@@ -18,18 +18,18 @@ use crate::{
 /// What enforces the policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Variant {
-    /// Nothing; there are none.
+    /// Nothing, and no policies.
     NoAgent,
-    /// The agent, as many policies.
+    /// The agent, with this many policies.
     Netpol(u32),
-    /// Rules and sets of nftables that say the same.
+    /// Equivalent rules and sets of nftables.
     Nftables(u32),
-    /// Rules of iptables and sets of ipset that say the same.
+    /// Equivalent rules of iptables and sets of ipset.
     Ipset(u32),
 }
 
 impl Variant {
-    /// How many policies there are.
+    /// Returns the number of policies.
     pub const fn policies(self) -> u32 {
         match self {
             Self::NoAgent => 0,
@@ -49,7 +49,7 @@ impl fmt::Display for Variant {
     }
 }
 
-/// Where packets go.
+/// The path of packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// Over the bridge of one node.
@@ -59,7 +59,7 @@ pub enum Way {
 }
 
 impl Way {
-    /// Both.
+    /// Both paths.
     pub const ALL: [Self; 2] = [Self::Bridge, Self::Vxlan];
 }
 
@@ -72,20 +72,20 @@ impl fmt::Display for Way {
     }
 }
 
-/// The port on which everything is measured.
+/// The measured port.
 pub const PORT: u16 = 7000;
-/// A port that no policy opens to the pods that are measured.
+/// A port that no policy opens to the measured pods.
 const CLOSED: u16 = 7001;
-/// Pods that each policy but one names.
+/// Pods that each policy names, except one.
 const PODS_A_GROUP: u32 = 2;
 
-/// The pods that are measured: name and node. Every policy selects all of them.
+/// The measured pods: name and node. Every policy selects all of them.
 const PODS: [(&str, usize); 3] = [("shop/client", 0), ("shop/near", 0), ("shop/far", 1)];
 
-/// The cluster. The agents go first, the nodes last.
+/// The cluster. The agents are dropped first, the nodes last.
 #[derive(Debug)]
 pub struct World {
-    /// What it is.
+    /// The enforcer.
     pub variant: Variant,
     _agents: Vec<Agent>,
     _manifests: ManifestDir,
@@ -93,7 +93,7 @@ pub struct World {
 }
 
 impl World {
-    /// Makes it, and looks whether what must be closed is.
+    /// Makes the cluster, and checks that closed ports are closed.
     ///
     /// # Errors
     /// If any of it fails.
@@ -124,7 +124,7 @@ impl World {
         };
         world.enforce().with_context(|| format!("{variant}"))?;
         for pod in PODS {
-            // Ports of clients are used again and again.
+            // The clients' ports are used again and again.
             let pod = world.nodes[pod.1].pod(pod.0)?;
             pod.netns.sysctl(&[
                 ("net/ipv4/ip_local_port_range", "1024 65000"),
@@ -137,7 +137,7 @@ impl World {
         Ok(world)
     }
 
-    /// Who connects, and to whom.
+    /// Returns the client and the server.
     ///
     /// # Errors
     /// A pod is missing.
@@ -178,7 +178,7 @@ impl World {
         Ok(())
     }
 
-    /// IPv4 addresses of the pods that are measured.
+    /// Returns the IPv4 addresses of the measured pods.
     fn measured(&self) -> Result<Vec<IpAddr>> {
         let address = |(name, node): (&str, usize)| {
             let addresses = self.nodes[node].pod(name)?.addresses;
@@ -190,7 +190,7 @@ impl World {
         PODS.into_iter().map(address).collect()
     }
 
-    /// The port that nobody opened is closed where there are policies, and open where there are none.
+    /// Checks that the closed port is closed with policies, and open without.
     fn check(&self, way: Way) -> Result<()> {
         // A new link may lose the first packet.
         const PATIENCE: Duration = Duration::from_secs(5);
@@ -251,7 +251,7 @@ impl World {
     }
 }
 
-/// Addresses of the pods that a policy names, on a node that is only spoken of.
+/// Returns the addresses of the pods that a policy names, on a node that exists only as an object.
 pub fn group_addresses(group: u32) -> Vec<IpAddr> {
     let first = 0x0af5_0000 + group * PODS_A_GROUP;
     (first..first + PODS_A_GROUP)
@@ -259,7 +259,7 @@ pub fn group_addresses(group: u32) -> Vec<IpAddr> {
         .collect()
 }
 
-/// The port that a policy opens to the pods that it names.
+/// Returns the port that a policy opens to the pods that it names.
 pub fn group_port(group: u32) -> u16 {
     (20_000 + group) as u16
 }
@@ -277,7 +277,8 @@ fn pod(name: &str, node: &str, labels: Value, addresses: &[IpAddr]) -> Value {
     })
 }
 
-/// One of `count` policies; all select the pods that are measured. The last one lets them reach each other, the others let each a group of pods.
+/// Returns one of `count` policies; all select the measured pods. The last one lets these reach
+/// each other; each other one allows a group of pods.
 fn policy(number: u32, count: u32) -> Value {
     let (peers, ports) = if number + 1 == count {
         let ports = ["TCP", "UDP"].map(|protocol| json!({"protocol": protocol, "port": PORT}));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Cases by hand.
+//! Fixed cases.
 
 use super::*;
 
@@ -21,7 +21,7 @@ fn a8_a_pod_is_behind_the_interface_that_has_its_address() {
     let link = &bound.links[&1];
     let own = eui64([6, 0, 0, 0, 0, 1]);
     assert_eq!((link.mac, link.link_local), ([6, 0, 0, 0, 0, 1], Some(own)));
-    // The CNI plugin gives the address a moment after the link.
+    // The CNI plugin assigns the address a moment after it makes the link.
     stage.veth(2, &[B]);
     assert_eq!(told(&stage.bind()), "1:a 2:b");
 }
@@ -32,7 +32,7 @@ fn a8_what_is_bound_stays_bound() {
     stage.veth(1, &[A]);
     stage.pod("a", "ua", &[A]);
     let first = stage.bind();
-    // The addresses inside, the MAC, and the namespace that the pod moves its end to.
+    // The pod changes the addresses inside, the MAC, and the namespace of its end.
     for addresses in [&[][..], &[B], &[A, B]] {
         let veth = stage.veth(1, addresses);
         veth.peer_mac = Some([0xee; 6]);
@@ -40,17 +40,17 @@ fn a8_what_is_bound_stays_bound() {
         veth.namespace += 40;
         assert_eq!(stage.bind().links, first.links);
     }
-    // Another pod with an address that is there.
+    // Another pod claims an address that is seen there.
     stage.pod("b", "ub", &[B]);
     assert_eq!(told(&stage.bind()), "1:a");
-    // The pod's object is gone for a while, and comes back with another address.
+    // The pod's object disappears for a while, and returns with another address.
     let mut gone = stage.pods.remove(&key("a")).unwrap();
     assert_eq!(told(&stage.bind()), "");
     stage.restart();
     gone.addresses = ips(&["10.0.0.9"]).into_iter().collect();
     stage.pods.insert(key("a"), gone);
     assert_eq!(told(&stage.bind()), "1:a");
-    // One of the same name, as a StatefulSet makes it, is another pod.
+    // A pod of the same name, as a StatefulSet makes it, is another pod.
     stage.pod("a", "ua2", &[A]);
     let bound = stage.bind();
     assert_eq!(told(&bound), "");
@@ -74,10 +74,11 @@ fn a8_a_pod_does_not_become_another_by_taking_its_address() {
         stage.veth(2, &[B]);
         stage.pod("victim", "uv", &[B]);
         assert_eq!(told(&stage.bind()), "1:mallory 2:victim");
-        // An agent that comes first now, and knows nothing.
+        // The agent starts only now and knows nothing.
         stage.forget();
         assert_eq!(told(&stage.bind()), "1:mallory 2:victim");
-        // It gave its own address away: nobody can tell. What may be the other passes nothing.
+        // It gave its own address away, so this cannot be decided. What may be the other's passes
+        // nothing.
         stage.forget();
         stage.veth(1, &[B]);
         let bound = stage.bind();
@@ -88,7 +89,7 @@ fn a8_a_pod_does_not_become_another_by_taking_its_address() {
             "{told_why}"
         );
         assert!(why(&bound, "mallory").starts_with("no veth"));
-        // Until the runtime says so.
+        // The runtime's record decides.
         stage.record(2, "victim", "uv", &[B]);
         assert_eq!(told(&stage.bind()), "2:victim");
         stage.record(1, "mallory", "um", &[A]);
@@ -98,13 +99,13 @@ fn a8_a_pod_does_not_become_another_by_taking_its_address() {
 
 #[test]
 fn a8_the_address_of_a_pod_that_hangs_in_deletion_is_used_again() {
-    // Whichever name sorts first.
+    // In either order of names.
     for (old, new) in [("a-old", "b-new"), ("b-old", "a-new")] {
         let mut stage = Stage::default();
         stage.veth(1, &[A]);
         stage.pod(old, "uo", &[A]);
         assert_eq!(told(&stage.bind()), format!("1:{old}"));
-        // Its sandbox goes, a finalizer keeps the object.
+        // Its sandbox is gone, but a finalizer keeps the object.
         stage.pods.get_mut(&key(old)).unwrap().terminating = true;
         stage.interfaces.pods.remove(&1);
         stage.bind();
@@ -118,12 +119,12 @@ fn a8_the_address_of_a_pod_that_hangs_in_deletion_is_used_again() {
         assert_eq!(told(&stage.bind()), format!("2:{new}"));
         stage.forget();
         assert_eq!(told(&stage.bind()), format!("2:{new}"));
-        // The record of the old one may be left over, with a name that is used again.
+        // The old pod's record may remain, with an interface name that is used again.
         stage.record(2, old, "uo", &[A]).on_node = vec![("veth2".to_owned(), [9; 6])];
         stage.record(2, new, "un", &[A]);
         stage.forget();
         assert_eq!(told(&stage.bind()), format!("2:{new}"));
-        // Where nothing says which of two that live it is, it is both.
+        // If nothing tells which of two live pods it is, it counts as both.
         stage.records.clear();
         stage.pods.get_mut(&key(old)).unwrap().terminating = false;
         stage.forget();
@@ -148,7 +149,7 @@ fn a8_the_record_comes_before_addresses_and_outlives_itself() {
     let bound = stage.bind();
     assert_eq!(told(&bound), "1:a 2:b");
     assert_eq!(bound.links[&2].mac, [7; 6]);
-    // It corrects what was seen, and is corrected by a newer one.
+    // A record corrects what was seen, and a newer record corrects it.
     let mut stage = Stage::default();
     stage.veth(1, &[A]);
     stage.pod("a", "ua", &[A]);
@@ -173,7 +174,7 @@ fn a8_a_record_of_another_interface_or_pod_says_nothing() {
     assert_eq!(told(&bound), "1:a");
     let no_veth = "the interface that the CNI plugins of network cbr0 made for it is no veth of this node";
     assert_eq!(why(&bound, "b"), no_veth);
-    // One without a UID is believed of a pod with its addresses only.
+    // A record without a UID counts only for a pod with its addresses.
     let mut stage = Stage::default();
     stage.veth(1, &[]);
     stage.veth(2, &[]);
@@ -192,7 +193,7 @@ fn a8_a_static_pod_is_known_by_the_uid_that_its_kubelet_gave_it() {
     stage.record(1, "etcd-n1", HASH, &[A]);
     stage.pod("etcd-n1", "ua", &[A]).static_uid = Some(HASH.into());
     assert_eq!(told(&stage.bind()), "1:etcd-n1");
-    // Nobody becomes another by writing its UID into that annotation.
+    // A pod cannot become another by writing that pod's UID into its annotation.
     let mut stage = Stage::default();
     stage.veth(1, &[]);
     stage.record(1, "victim", "uv", &[A]);
@@ -230,12 +231,12 @@ fn a8_all_interfaces_into_a_pods_namespace_are_its_own() {
         bound.links[&2].addresses,
         Some(vec!["192.168.7.7".parse().unwrap()])
     );
-    // One that comes later, with the address of another.
+    // An interface that appears later, with another's address.
     stage.veth(3, &[B]).namespace = 1;
     stage.veth(4, &[B]);
     stage.pod("b", "ub", &[B]);
     assert_eq!(told(&stage.bind()), "1:a 2:a 3:a 4:b");
-    // A second network by its own record.
+    // A second network with its own record.
     let mut stage = Stage::default();
     stage.veth(1, &[A]);
     stage.veth(2, &[]).namespace = 1;
@@ -261,7 +262,7 @@ fn a8_two_pods_of_one_address_get_no_more_than_both() {
     let bound = stage.bind();
     assert_eq!(told(&bound), "1:?a|b 2:?a|b");
     assert_eq!(bound.links[&1].addresses, Some(vec![A.parse().unwrap()]));
-    // What the kernel holds tells, as far as it goes.
+    // The kernel's endpoints decide, as far as they go.
     stage.pod("b", "ub", &[A, A6]);
     let ours = abi::Endpoint {
         ipv4: [10, 0, 0, 1],
@@ -273,7 +274,7 @@ fn a8_two_pods_of_one_address_get_no_more_than_both() {
     assert_eq!(told(&stage.bind()), "1:b 2:a");
 }
 
-/// Seen: a pod without a link-local address took that of the bridge.
+/// Seen in practice: a pod without a link-local address took the bridge's.
 #[test]
 fn a6_no_pod_has_a_link_local_address_of_the_node() {
     let (of_node, own): (Ipv6Addr, Ipv6Addr) = ("fe80::1".parse().unwrap(), "fe80::2".parse().unwrap());
@@ -284,7 +285,7 @@ fn a6_no_pod_has_a_link_local_address_of_the_node() {
     assert_eq!(stage.bind().links[&1].link_local, None);
     stage.veth(1, &[A]).link_locals = BTreeSet::from([of_node, own]);
     assert_eq!(stage.bind().links[&1].link_local, Some(own));
-    // The pod had it before the node.
+    // The pod had the address before the node did.
     stage.interfaces.node_addresses = BTreeSet::from([own.into()]);
     assert_eq!(stage.bind().links[&1].link_local, Some(of_node));
     stage.veth(1, &[A]).link_locals = BTreeSet::from([own]);
@@ -292,7 +293,8 @@ fn a6_no_pod_has_a_link_local_address_of_the_node() {
     assert_eq!(stage.bind().links[&1].link_local, None);
 }
 
-/// Seen: a pod took what a new one will have, by the duplicate address detection of that.
+/// Seen in practice: a pod learnt a new pod's future address from its duplicate address detection,
+/// and took it.
 #[test]
 fn a6_no_pod_has_the_link_local_address_of_a_new_interface() {
     let mut stage = Stage::default();
@@ -320,7 +322,7 @@ fn a6_no_two_interfaces_have_one_link_local_address() {
     let found = [1, 2].map(|ifindex| bound.links[&ifindex].link_local);
     assert_eq!(found, [Some(one), Some(two)]);
     assert_eq!(bound.link_locals()[&key("b")], BTreeSet::from([two]));
-    // One that is another's does not count, and the first of its own does.
+    // Another's address does not count. The first of its own does.
     stage.forget();
     stage.veth(2, &[B]).link_locals = BTreeSet::from([one]);
     let bound = stage.bind();
@@ -330,7 +332,7 @@ fn a6_no_two_interfaces_have_one_link_local_address() {
     assert_eq!(stage.bind().links[&2].link_local, Some(two));
 }
 
-/// Its containers may run before it has an address in the API, and take another's MAC address.
+/// A pod's containers may run before the API shows its address, and take another's MAC address.
 #[test]
 fn a6_a_mac_address_is_that_of_the_first_addresses_or_the_records() {
     let own = [6, 0, 0, 0, 0, 1];
@@ -347,14 +349,14 @@ fn a6_a_mac_address_is_that_of_the_first_addresses_or_the_records() {
         stage.pod("a", "ua", &[A]);
         assert_eq!(stage.bind().links[&1].mac, own, "recorded: {recorded}");
     }
-    // What a plugin behind the first one gave it is in the record only.
+    // Only the record has the MAC address that a later plugin in the chain set.
     let mut stage = Stage::default();
     stage.veth(1, &[A]);
     stage.pod("a", "ua", &[A]);
     assert_eq!(stage.bind().links[&1].mac, own);
     stage.record(1, "a", "ua", &[A]).mac = Some([0xa0; 6]);
     assert_eq!(stage.bind().links[&1].mac, [0xa0; 6]);
-    // A record without one.
+    // A record without a MAC address.
     let mut stage = Stage::default();
     stage.veth(1, &[A]);
     stage.record(1, "a", "ua", &[A]).mac = None;

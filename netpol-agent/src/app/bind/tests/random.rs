@@ -1,23 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Random worlds: pods come, hang in deletion and go, interfaces come and go, pods change what is theirs to change, records come late, are
-//! left over or vanish, and agents restart. Whoever an interface really belongs to, no other pod ever gets it.
+//! Random worlds. Pods come, hang in deletion and go; interfaces come and go; pods change what they
+//! can change. Records come late, remain or vanish, and agents restart. No pod ever gets an
+//! interface of another.
 
 use proptest::{prelude::*, strategy::ValueTree as _};
 
 use super::*;
 
-/// What happens.
+/// An event.
 #[derive(Debug, Clone)]
 enum Step {
-    /// A sandbox for the pod: its interface, with the address, and perhaps a record.
+    /// The pod gets a sandbox: its interface, with the address, and perhaps a record.
     Sandbox { pod: usize, recorded: bool },
-    /// The API server tells the pod's address.
+    /// The API server shows the pod's address.
     Tell { pod: usize },
-    /// The pod's object hangs in deletion; its sandbox goes, and its address is free.
+    /// The pod's object hangs in deletion. Its sandbox goes, and its address is free.
     Hang { pod: usize },
     /// Object, sandbox and record go.
     Remove { pod: usize },
-    /// The pod makes its interface look like this inside.
+    /// The pod changes the inside of its interface to this.
     Forge {
         pod: usize,
         addresses: Vec<u8>,
@@ -25,14 +26,14 @@ enum Step {
     },
     /// The records vanish.
     NoRecords,
-    /// The agent looks.
+    /// The agent binds.
     Look,
-    /// Another agent takes over.
+    /// The agent restarts.
     Restart,
 }
 
 const PODS: usize = 5;
-/// Fewer than pods, so that they are used again.
+/// Fewer than pods, so that addresses are used again.
 const ADDRESSES: u8 = 4;
 
 fn step() -> impl Strategy<Value = Step> {
@@ -50,13 +51,13 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What really is.
+/// The real state.
 #[derive(Debug, Default)]
 struct Truth {
     stage: Stage,
     /// Interface and address of each pod that has a sandbox.
     sandboxes: BTreeMap<usize, (u32, u8)>,
-    /// Life of each pod's name: the next one is another pod.
+    /// Generation of each pod's name: each one is another pod.
     lives: [u32; PODS],
     next: u32,
 }
@@ -124,7 +125,8 @@ impl Truth {
                 namespace,
             } => {
                 if let Some((ifindex, _)) = self.sandboxes.get(pod) {
-                    // What reads the interfaces holds back what was not there first: here the binding itself has to.
+                    // In the agent, the reader of interfaces drops what was not there first. Here
+                    // the binding must.
                     let interface = self.stage.interfaces.pods.get_mut(ifindex).unwrap();
                     let texts = addresses
                         .iter()
@@ -146,7 +148,7 @@ impl Truth {
         }
     }
 
-    /// Whether the API server tells of the pod, and of its address.
+    /// Returns true if the API server shows the pod and its address.
     fn is_told(&self, pod: usize) -> bool {
         let (Some(known), Some((_, address))) = (
             self.stage.pods.get(&key(&Self::name(pod))),
@@ -160,7 +162,7 @@ impl Truth {
                 .contains(&Self::address(*address).parse().unwrap())
     }
 
-    /// Whose interface it really is.
+    /// Returns the real owner of an interface.
     fn owner(&self, ifindex: u32) -> Option<usize> {
         let mut all = self.sandboxes.iter();
         all.find(|(_, (own, _))| *own == ifindex).map(|(pod, _)| *pod)
@@ -170,7 +172,7 @@ impl Truth {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
-    /// An interface is never another pod's; and a pod that is known, whose sandbox was seen, always has its own.
+    /// An interface is never another pod's. A known pod whose sandbox was seen always has its own.
     #[test]
     fn a8_no_interface_is_ever_another_pods(steps in proptest::collection::vec(step(), 1..60)) {
         let mut truth = Truth::default();
@@ -181,7 +183,7 @@ proptest! {
             for (ifindex, first) in &bound.pods {
                 let owner = truth.owner(*ifindex).unwrap();
                 let link = &bound.links[ifindex];
-                // As long as the pod is not known, the one that had its address before may have the interface.
+                // Until the pod is known, the previous owner of its address may have the interface.
                 if truth.is_told(owner) {
                     let name = Truth::name(owner);
                     let mut claimants = link.rivals.iter().chain([first]);
@@ -196,7 +198,8 @@ proptest! {
         }
     }
 
-    /// An agent that comes late and knows nothing gives no interface to a pod that honest pods stand against.
+    /// An agent that starts late and knows nothing never takes another pod's interface for an
+    /// honest pod's.
     #[test]
     fn a8_a_late_agent_takes_nobody_for_an_honest_pod(
         steps in proptest::collection::vec(step(), 1..40),
@@ -208,7 +211,7 @@ proptest! {
                 truth.play(step);
             }
         }
-        // Pods that live and are known, or hang: none is only half there.
+        // Each pod is live and known, or hangs in deletion.
         for pod in 0..PODS {
             truth.play(&Step::Tell { pod });
         }
@@ -232,7 +235,7 @@ proptest! {
     }
 }
 
-/// The stage above is worth nothing if the worlds are empty.
+/// The properties above are worthless if the worlds are empty.
 #[test]
 fn a8_random_worlds_have_what_they_are_about() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();

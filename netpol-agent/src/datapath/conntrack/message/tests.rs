@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Messages as Linux 6.18 on x86-64 sent them, and what becomes of them when they are cut or changed.
+//! Messages recorded from Linux 6.18 on x86-64, also truncated or changed.
 
 use super::{super::captured, *};
 use crate::datapath::netlink::push_attribute;
@@ -76,7 +76,7 @@ fn an_echo_has_its_identifier_and_type() {
     assert_eq!(found.icmp_type, Some(8));
 }
 
-/// A message that is cut anywhere says nothing that the whole one does not say.
+/// A truncated message never says more than the whole one.
 #[test]
 fn what_is_cut_short_is_no_connection_or_the_same_one() {
     for text in captured::ALL {
@@ -86,7 +86,8 @@ fn what_is_cut_short_is_no_connection_or_the_same_one() {
             let Some(cut) = connection(&bytes[..length]) else {
                 continue;
             };
-            // The timeout and TCP's flags are the last attributes; their loss is no other connection.
+            // The timeout and the TCP flags are the last attributes. Without them it is still the
+            // same connection.
             assert_eq!(
                 (cut.original, cut.reply),
                 (whole.original, whole.reply),
@@ -98,7 +99,7 @@ fn what_is_cut_short_is_no_connection_or_the_same_one() {
     }
 }
 
-/// No byte makes the reading fail in another way than with `None`.
+/// Any bytes are parsed without a panic.
 #[test]
 fn garbage_is_read_without_a_panic() {
     for text in captured::ALL {

@@ -33,7 +33,7 @@ fn captured(text: &str) -> Connection {
     message::connection(&captured::bytes(text)).unwrap()
 }
 
-/// A TCP connection, established, without translation.
+/// An established TCP connection without translation.
 fn tcp(source: &str, destination: &str) -> Connection {
     let original = Tuple {
         source: address(source),
@@ -85,7 +85,7 @@ fn c6_each_end_sees_its_side_of_the_translation() {
     assert_eq!(opened.key.local_port, 7000u16.to_be_bytes());
     assert_eq!(opened.key.remote_port, 41448u16.to_be_bytes());
     assert_eq!(opened.flow.initiator, Direction::Ingress as u8);
-    // Its egress policy is asked about the backend, too (rule A5).
+    // The opener's egress policy also decides about the backend (rule A5).
     assert_eq!(opened.flow.sender, A);
     for seed in [opener, opened] {
         assert_eq!(seed.flow.state, State::Established as u8);
@@ -141,7 +141,7 @@ fn c6_half_a_handshake_is_known_to_who_waits_for_its_answer_only() {
 fn c6_a2_a3_no_flow_is_made_to_or_by_the_node_itself() {
     assert_eq!(ends(&tcp("10.244.0.10", "10.244.0.1")), []);
     assert_eq!(ends(&tcp("10.244.0.1", "10.244.0.11")), []);
-    // What the node forwards with its own address is someone else's.
+    // What the node forwards under its own address comes from someone else.
     let mut forwarded = tcp("192.0.2.1", "198.51.100.1");
     forwarded.reply.source = address("10.244.0.11");
     forwarded.reply.destination = address("10.244.0.1");
@@ -149,7 +149,7 @@ fn c6_a2_a3_no_flow_is_made_to_or_by_the_node_itself() {
         ends(&forwarded),
         [(address("10.244.0.11"), Direction::Ingress as u8)]
     );
-    // And a node port on the node's address is no connection to the node.
+    // A node port at the node's address is no connection to the node.
     let mut node_port = tcp("10.244.0.10", "198.51.100.1");
     node_port.reply.source = address("10.244.0.11");
     assert_eq!(ends(&node_port).len(), 2);

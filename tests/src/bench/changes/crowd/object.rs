@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Pods, namespaces and nodes, as the API server stores them.
+//! Makes pods, namespaces and nodes as the API server stores them.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -13,7 +13,7 @@ const TEAMS: usize = 10;
 const ENVIRONMENTS: [&str; 3] = ["prod", "staging", "dev"];
 const TIERS: [&str; 3] = ["frontend", "backend", "data"];
 
-/// What tells a pod from another.
+/// The facts that distinguish a pod.
 #[derive(Debug, Clone)]
 pub struct Pod {
     /// Its namespace.
@@ -28,7 +28,7 @@ pub struct Pod {
     pub address: IpAddr,
 }
 
-/// A running pod, as a deployment makes it.
+/// Makes a running pod, as a Deployment does.
 pub fn pod(of: &Pod) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -128,7 +128,7 @@ pub(super) fn namespace(name: &str, index: usize) -> Value {
     })
 }
 
-/// A number that is the same for the same name, in the form of a UUID.
+/// Returns a number in the form of a UUID, the same for the same name.
 pub(super) fn uid(name: &str) -> String {
     let seed = name.bytes().fold(7_u64, |sum, byte| {
         sum.wrapping_mul(31).wrapping_add(u64::from(byte))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Policies as teams write them: by labels of pods and of namespaces, by addresses, to ports by number and by name. None has a range of
-//! ports: API servers before 1.22 drop it.
+//! Policies as teams write them: by labels of pods and of namespaces, by addresses, to ports by
+//! number and by name. None has a range of ports: API servers before 1.22 drop it.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,8 @@ use super::{
 };
 use crate::random::Random;
 
-/// Policy `index` of all: a namespace has one that denies everything, one for DNS, and one for each of its apps.
+/// Policy `index` of all: a namespace has one that denies everything, one for DNS, and one for each
+/// of its apps.
 pub(super) fn policy(namespace: &str, index: usize) -> Value {
     let (home, slot) = (index / POLICIES, index % POLICIES);
     let spec = match slot {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    decide::known::continues,
+    decide::fast_path::passes,
     flow::{FIN, RST},
     tag,
 };
@@ -152,7 +152,7 @@ fn both(case: &Case) -> [(bool, Option<Flow>, u16); 2] {
     [true, false].map(|short| {
         let (tables, pod, key) = world(case);
         let passes = if short {
-            continues(&tables, &pod, &place, &packet)
+            passes(&tables, &pod, &place, &packet)
         } else {
             decided(&tables, &pod, place, Parsed::Packet, packet) == Verdict::Forward
         };

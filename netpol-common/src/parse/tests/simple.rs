@@ -2,11 +2,11 @@
 //! What is read as plain is what is read of it otherwise, and most packets are.
 
 use super::*;
-use crate::parse::plain::plain;
+use crate::parse::simple::simple;
 
-fn plain_bytes(bytes: &[u8]) -> Option<Packet> {
+fn simple_bytes(bytes: &[u8]) -> Option<Packet> {
     let vlan_tag = false;
-    plain(&Bytes { bytes, vlan_tag })
+    simple(&Bytes { bytes, vlan_tag })
 }
 
 fn tcp(flags: u8) -> Vec<u8> {
@@ -17,7 +17,7 @@ fn tcp(flags: u8) -> Vec<u8> {
 }
 
 #[test]
-fn segments_and_datagrams_are_plain() {
+fn segments_and_datagrams_are_simple() {
     for version in [4, 6] {
         for (protocol, upper) in [(protocol::TCP, tcp(ACK)), (protocol::UDP, ports_and(8))] {
             let frame = ip(version, protocol, &upper);
@@ -31,10 +31,10 @@ fn segments_and_datagrams_are_plain() {
                 sequence,
                 ..with_ports(version, protocol)
             };
-            assert_eq!(plain_bytes(&frame), Some(expected), "{version} {protocol}");
+            assert_eq!(simple_bytes(&frame), Some(expected), "{version} {protocol}");
             let bytes = &frame[..];
             assert_eq!(
-                plain(&Bytes {
+                simple(&Bytes {
                     bytes,
                     vlan_tag: true
                 }),
@@ -49,7 +49,7 @@ fn segments_and_datagrams_are_plain() {
 fn all_flags_of_a_segment_are_told() {
     for version in [4, 6] {
         for flags in 0..=255u8 {
-            let found = plain_bytes(&ip(version, protocol::TCP, &tcp(flags)));
+            let found = simple_bytes(&ip(version, protocol::TCP, &tcp(flags)));
             assert_eq!(found.map(|packet| packet.tcp_flags), Some(flags));
         }
     }
@@ -67,22 +67,22 @@ fn f2_f3_what_is_unusual_is_not() {
         ip(4, 47, &upper),
     ];
     for frame in frames {
-        assert_eq!(plain_bytes(&frame), None, "{frame:?}");
+        assert_eq!(simple_bytes(&frame), None, "{frame:?}");
     }
     for at in [ETHERNET_LENGTH + 8, ETHERNET_LENGTH + 24] {
         let mut mapped = ip(6, protocol::UDP, &upper);
         mapped[at..at + 16].copy_from_slice(&Address::from_ipv4(DESTINATION).octets);
-        assert_eq!(plain_bytes(&mapped), None, "an IPv4 address at {at}");
+        assert_eq!(simple_bytes(&mapped), None, "an IPv4 address at {at}");
     }
     for (version, at, length) in [(4, ETHERNET_LENGTH + 16, 4), (6, ETHERNET_LENGTH + 24, 16)] {
         let mut frame = ip(version, protocol::UDP, &upper);
         frame[at..at + length].fill(0);
-        assert_eq!(plain_bytes(&frame), None, "to nobody");
+        assert_eq!(simple_bytes(&frame), None, "to nobody");
     }
     for more in [0x20, 0x01, 0x10] {
         let mut fragment = ip(4, protocol::UDP, &upper);
         fragment[14 + 6] |= more;
-        assert_eq!(plain_bytes(&fragment), None, "{more:#x}");
+        assert_eq!(simple_bytes(&fragment), None, "{more:#x}");
     }
 }
 
@@ -111,11 +111,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
     #[test]
-    fn what_is_plain_is_parsed_as_the_same(frame in frames()) {
-        if let Some(plain) = plain_bytes(&frame) {
+    fn what_is_simple_is_parsed_as_the_same(frame in frames()) {
+        if let Some(found) = simple_bytes(&frame) {
             let (parsed, packet) = parse_bytes(&frame);
             prop_assert_eq!(parsed, Parsed::Packet);
-            prop_assert_eq!(packet, plain);
+            prop_assert_eq!(packet, found);
         }
     }
 }

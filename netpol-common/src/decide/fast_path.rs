@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The verdict on what continues a connection that was judged before and need not be again: what [`decide`](super::decide) says of it, with one
-//! lookup and without what only others need.
+//! The fast path: one flow lookup for a packet of an open connection that is still allowed. It gives
+//! the verdict that [`decide`](super::decide) would give, and skips what only other packets need.
 
 use super::{
-    FlowEntry, Place, Tables,
+    FlowEntry as _, Place, Tables,
     addresses::{is_of_another_link, is_own},
     flow_key, own_address,
 };
@@ -14,20 +14,21 @@ use crate::{
     tag,
 };
 
-/// Whether a packet may continue a connection as it is: what opens or ends one changes its state, and is none of these.
+/// True if a packet may take the fast path. SYN, FIN and RST change a connection's state.
 #[inline(always)]
-pub const fn may_continue(packet: &Packet) -> bool {
+pub const fn may_pass(packet: &Packet) -> bool {
     packet.tcp_flags & (SYN | FIN | RST) == 0
 }
 
-/// Whether a [plain](crate::parse::plain::plain) packet at one of an endpoint's hooks passes as part of an open connection that is judged under the
-/// current policy and epoch; it is counted there, then. False says nothing: [`decide`](super::decide) has the verdict.
+/// True if a [simple](crate::parse::simple) packet at one of an endpoint's hooks belongs to an open
+/// connection that is still allowed; it is counted in its flow then. False tells nothing: the packet
+/// goes to [`decide`](super::decide).
 #[inline(always)]
-pub fn continues(tables: &impl Tables, endpoint: &Endpoint, place: &Place, packet: &Packet) -> bool {
+pub fn passes(tables: &impl Tables, endpoint: &Endpoint, place: &Place, packet: &Packet) -> bool {
     let direction = place.direction;
     let receives = matches!(direction, Direction::Ingress);
     // What the node itself sends passes without a flow (rule A2).
-    if place.is_by_node() || !may_continue(packet) {
+    if place.is_by_node() || !may_pass(packet) {
         return false;
     }
     // Else it is forged (rule A6), another's (rule A9), or something special like a group.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What nearly all packets are, read with less work than [`parse`](super::parse) takes for what can come.
+//! Reads simple packets, which nearly all are, with less work than [`parse`](super::parse) takes for
+//! everything that can come.
 
 use super::{
     ETHERNET_LENGTH, Frame, IPV4_LENGTH, IPV4_SOURCE_END, IPV6_LENGTH, IPV6_SOURCE_END, Packet, Part, Role,
@@ -15,10 +16,11 @@ const IPV4_WITHOUT_OPTIONS: u32 = 0x45;
 /// Flag "more fragments" and the offset of a fragment, in the second word of an IPv4 header.
 const FRAGMENT_BITS: u32 = 0x3fff;
 
-/// Reads a frame as a plain packet: a TCP segment or a UDP datagram, whole, right behind an IP header without options, which is what
-/// [`parse`](super::parse) would say of it. `None` of anything else, of what is malformed or cut short, and of what has no lengths in its headers.
+/// Reads a frame as a simple packet: a whole TCP segment or UDP datagram, right behind an IP header
+/// without options. [`parse`](super::parse) reads the same of it. `None` for any other frame, for one
+/// that is malformed or cut short, and for one whose headers do not tell its lengths.
 #[inline(always)]
-pub fn plain(frame: &impl Frame) -> Option<Packet> {
+pub fn simple(frame: &impl Frame) -> Option<Packet> {
     if frame.vlan_tag() {
         return None;
     }
