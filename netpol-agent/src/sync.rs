@@ -13,21 +13,22 @@ mod identities;
 mod plan;
 mod policies;
 mod second_look;
+mod tables;
 
 pub use apply::{Failure, Report, apply};
 pub use plan::{Desired, Link, Plan, ahead, plan};
-
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+pub use tables::{
+    Edit::{self, Put, Remove},
+    State, Table, Write,
 };
 
-use ipnet::IpNet;
-use netpol_common::abi::{Config, Endpoint, Identity, PolicyValue};
+use std::{collections::BTreeMap, net::IpAddr};
+
+use netpol_common::abi::PolicyValue;
 
 use crate::{
-    compile::{ClassId, Compiled, Frontend, PolicyId, ProtocolMatch},
-    model::{Map, ObjectKey, Set},
+    compile::{ClassId, Compiled, PolicyId, ProtocolMatch},
+    model::{Map, ObjectKey},
 };
 
 /// What one entry of a policy matches.
@@ -41,33 +42,6 @@ pub struct EntryKey {
 
 /// The entries of one policy number.
 pub type Entries = Map<EntryKey, PolicyValue>;
-
-/// What the kernel holds. A copy is cheap.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct State {
-    /// Map `config`.
-    pub config: Config,
-    /// Map `endpoints`, by interface index.
-    pub endpoints: BTreeMap<u32, Endpoint>,
-    /// Map `identities`.
-    pub identities: Map<IpNet, Identity>,
-    /// Map `frontends`.
-    pub frontends: Map<Frontend, Identity>,
-    /// Map `local_pods`: the interface of each pod, by address.
-    pub local_pods: BTreeMap<IpAddr, u32>,
-    /// Map `senders`, by bridge and number.
-    pub senders: BTreeMap<(u32, u32), u32>,
-    /// Map `guarded`: address, protocol and port of backends.
-    pub guarded: Set<Frontend>,
-    /// Map `forwards`: interface, and prefix of what its pod sends and receives for.
-    pub forwards: BTreeSet<(u32, IpNet)>,
-    /// Map `policies`, by policy number. A number without entries is absent.
-    pub policies: Map<u32, Entries>,
-    /// Interfaces that carry this agent's programs.
-    pub attached: BTreeSet<u32>,
-    /// Devices that carry this agent's program for packets that leave the node.
-    pub attached_devices: BTreeSet<u32>,
-}
 
 /// What the agent remembers of its last plan beside the kernel's state. Lost at a restart, which costs writes, never a verdict.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -98,172 +72,6 @@ pub struct Meaning {
     pub class: ClassId,
     /// Number of prefixes and frontends that carry it.
     pub carriers: usize,
-}
-
-/// One change of the kernel's state.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Write {
-    /// Replaces the entry of map `config`.
-    Config(Config),
-    /// Adds an entry to a policy.
-    PutPolicy {
-        /// The policy.
-        policy: u32,
-        /// What it matches.
-        key: EntryKey,
-        /// What it says.
-        value: PolicyValue,
-    },
-    /// Removes an entry of a policy.
-    RemovePolicy {
-        /// The policy.
-        policy: u32,
-        /// What it matches.
-        key: EntryKey,
-    },
-    /// Gives an address prefix its identity.
-    PutIdentity {
-        /// The prefix.
-        prefix: IpNet,
-        /// Its identity.
-        identity: Identity,
-    },
-    /// Leaves a prefix to the one that covers it.
-    RemoveIdentity(IpNet),
-    /// Gives a Service's frontend its identity.
-    PutFrontend {
-        /// The frontend.
-        frontend: Frontend,
-        /// Its identity.
-        identity: Identity,
-    },
-    /// Leaves a frontend to the identity of its address.
-    RemoveFrontend(Frontend),
-    /// Tells the interface of the pod with an address.
-    PutLocalPod {
-        /// The address.
-        address: IpAddr,
-        /// Interface index.
-        ifindex: u32,
-    },
-    /// Forgets who has an address.
-    RemoveLocalPod(IpAddr),
-    /// Tells who sends packets with a number in their tag by a bridge.
-    PutSender {
-        /// Index of the bridge, and the number.
-        sender: (u32, u32),
-        /// Interface index of the sender.
-        ifindex: u32,
-    },
-    /// Forgets a number.
-    RemoveSender((u32, u32)),
-    /// Closes a backend to senders that nobody knows.
-    PutGuarded(Frontend),
-    /// Opens it to them.
-    RemoveGuarded(Frontend),
-    /// Lets the pod behind an interface send and receive for a prefix.
-    PutForward(u32, IpNet),
-    /// Lets it no more.
-    RemoveForward(u32, IpNet),
-    /// Gives an interface its endpoint, with both policies in one write.
-    PutEndpoint {
-        /// Interface index.
-        ifindex: u32,
-        /// Its endpoint.
-        endpoint: Endpoint,
-    },
-    /// Forgets an interface's endpoint.
-    RemoveEndpoint(u32),
-    /// Attaches the programs to an interface.
-    Attach(u32),
-    /// Takes them off.
-    Detach(u32),
-    /// Attaches the program for packets that leave the node to a device.
-    AttachDevice(u32),
-    /// Takes it off.
-    DetachDevice(u32),
-}
-
-impl State {
-    /// What a write makes of the state.
-    pub fn record(&mut self, write: &Write) {
-        match write {
-            Write::Config(config) => self.config = *config,
-            Write::PutPolicy { policy, key, value } => {
-                if self
-                    .policies
-                    .change(policy, |entries| entries.insert(*key, *value))
-                    .is_none()
-                {
-                    self.policies
-                        .insert(*policy, Entries::from_iter([(*key, *value)]));
-                }
-            }
-            Write::RemovePolicy { policy, key } => {
-                let emptied = self.policies.change(policy, |entries| {
-                    entries.remove(key);
-                    entries.is_empty()
-                });
-                if emptied == Some(true) {
-                    self.policies.remove(policy);
-                }
-            }
-            Write::PutIdentity { prefix, identity } => {
-                self.identities.insert(*prefix, *identity);
-            }
-            Write::RemoveIdentity(prefix) => {
-                self.identities.remove(prefix);
-            }
-            Write::PutFrontend { frontend, identity } => {
-                self.frontends.insert(*frontend, *identity);
-            }
-            Write::RemoveFrontend(frontend) => {
-                self.frontends.remove(frontend);
-            }
-            Write::PutLocalPod { address, ifindex } => {
-                self.local_pods.insert(*address, *ifindex);
-            }
-            Write::RemoveLocalPod(address) => {
-                self.local_pods.remove(address);
-            }
-            Write::PutSender { sender, ifindex } => {
-                self.senders.insert(*sender, *ifindex);
-            }
-            Write::RemoveSender(sender) => {
-                self.senders.remove(sender);
-            }
-            Write::PutGuarded(backend) => {
-                self.guarded.insert(*backend, ());
-            }
-            Write::RemoveGuarded(backend) => {
-                self.guarded.remove(backend);
-            }
-            Write::PutForward(ifindex, prefix) => {
-                self.forwards.insert((*ifindex, *prefix));
-            }
-            Write::RemoveForward(ifindex, prefix) => {
-                self.forwards.remove(&(*ifindex, *prefix));
-            }
-            Write::PutEndpoint { ifindex, endpoint } => {
-                self.endpoints.insert(*ifindex, *endpoint);
-            }
-            Write::RemoveEndpoint(ifindex) => {
-                self.endpoints.remove(ifindex);
-            }
-            Write::Attach(ifindex) => {
-                self.attached.insert(*ifindex);
-            }
-            Write::Detach(ifindex) => {
-                self.attached.remove(ifindex);
-            }
-            Write::AttachDevice(ifindex) => {
-                self.attached_devices.insert(*ifindex);
-            }
-            Write::DetachDevice(ifindex) => {
-                self.attached_devices.remove(ifindex);
-            }
-        }
-    }
 }
 
 /// The two addresses of an endpoint as the kernel holds them, zeros where it has none of a family.

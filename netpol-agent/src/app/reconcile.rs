@@ -36,7 +36,7 @@ use crate::{
     observe::status::{GRACE, Status, Unenforced},
     progress::{Part, Progress, Step},
     records::Records,
-    sync::{self, Desired, Memory, State, Write},
+    sync::{self, Desired, Memory, Put, State, Write},
 };
 
 /// What was bound, with the interfaces and the records that said so.
@@ -324,7 +324,7 @@ impl Reconciler {
         let routine = plan
             .writes
             .iter()
-            .all(|write| matches!(write, Write::Attach(_) | Write::AttachDevice(_)));
+            .all(|write| matches!(write, Write::Attached(Put(..)) | Write::AttachedDevices(Put(..))));
         self.datapath
             .begin(&self.state, &plan.writes, &interfaces.node_addresses, unread);
         let datapath = &mut self.datapath;

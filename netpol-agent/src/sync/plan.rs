@@ -22,7 +22,7 @@ use self::{
     slots::{is_shareable, slots, unshare},
 };
 use super::{
-    Last, Meaning, Memory, State, Write, endpoint_addresses,
+    Last, Meaning, Memory, Put, Remove, State, Write, endpoint_addresses,
     identities::{self, Changes},
     policies::{self, Expander},
     second_look::SecondLook,
@@ -158,39 +158,25 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
         &numbers,
     ));
     for (prefix, identity) in &numbering.puts {
-        writes.push(Write::PutIdentity {
-            prefix: *prefix,
-            identity: *identity,
-        });
+        writes.push(Write::Identities(Put(*prefix, *identity)));
     }
     for (frontend, identity) in &numbering.frontend_puts {
-        writes.push(Write::PutFrontend {
-            frontend: *frontend,
-            identity: *identity,
-        });
+        writes.push(Write::Frontends(Put(*frontend, *identity)));
     }
     let frontend_removals = numbering.frontend_removals.iter().copied();
-    writes.extend(frontend_removals.map(Write::RemoveFrontend));
-    writes.extend(
-        numbering
-            .early_removals
-            .iter()
-            .copied()
-            .map(Write::RemoveIdentity),
-    );
+    writes.extend(frontend_removals.map(|frontend| Write::Frontends(Remove(frontend))));
+    let early_removals = numbering.early_removals.iter().copied();
+    writes.extend(early_removals.map(|prefix| Write::Identities(Remove(prefix))));
     if numbering.moves || !memory.settled {
         config.epoch = config.epoch.wrapping_add(1);
         writes.push(Write::Config(config));
     }
     for (ifindex, endpoint) in &endpoints {
         if state.endpoints.get(ifindex) != Some(endpoint) {
-            writes.push(Write::PutEndpoint {
-                ifindex: *ifindex,
-                endpoint: *endpoint,
-            });
+            writes.push(Write::Endpoints(Put(*ifindex, *endpoint)));
         }
         if !state.attached.contains(ifindex) {
-            writes.push(Write::Attach(*ifindex));
+            writes.push(Write::Attached(Put(*ifindex, ())));
         }
     }
     // Connections that other endpoints received were judged under the policy of the pod that opened them, too (rules A5, C2).
@@ -204,18 +190,19 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
         .chain(&state.attached)
         .filter(|ifindex| !endpoints.contains_key(ifindex) && !desired.closed.contains(ifindex));
     for ifindex in gone.collect::<BTreeSet<_>>() {
-        writes.push(Write::Detach(*ifindex));
-        writes.push(Write::RemoveEndpoint(*ifindex));
+        writes.push(Write::Attached(Remove(*ifindex)));
+        writes.push(Write::Endpoints(Remove(*ifindex)));
     }
     for ifindex in desired.closed {
         if state.endpoints.contains_key(ifindex) && !endpoints.contains_key(ifindex) {
-            writes.push(Write::RemoveEndpoint(*ifindex));
+            writes.push(Write::Endpoints(Remove(*ifindex)));
         }
     }
     second.clear(state, &mut writes);
     forwarding.clear(state, &endpoints, &mut writes);
     if !numbering.removals.is_empty() {
-        writes.extend(numbering.removals.iter().copied().map(Write::RemoveIdentity));
+        let removals = numbering.removals.iter().copied();
+        writes.extend(removals.map(|prefix| Write::Identities(Remove(prefix))));
         config.epoch = config.epoch.wrapping_add(1);
         writes.push(Write::Config(config));
     }
@@ -264,22 +251,20 @@ pub fn ahead(state: &State, ifindex: u32, open: bool) -> Vec<Write> {
             next_endpoint: next,
             ..state.config
         }));
-        writes.push(Write::PutEndpoint {
+        let endpoint = Endpoint {
             ifindex,
-            endpoint: Endpoint {
-                ifindex,
-                id,
-                ingress_policy: POLICY_NONE,
-                egress_policy: POLICY_NONE,
-                flags: ENDPOINT_PENDING,
-                ..Endpoint::default()
-            },
-        });
+            id,
+            ingress_policy: POLICY_NONE,
+            egress_policy: POLICY_NONE,
+            flags: ENDPOINT_PENDING,
+            ..Endpoint::default()
+        };
+        writes.push(Write::Endpoints(Put(ifindex, endpoint)));
     }
     if !open && held.is_some() {
-        writes.push(Write::RemoveEndpoint(ifindex));
+        writes.push(Write::Endpoints(Remove(ifindex)));
     }
-    writes.push(Write::Attach(ifindex));
+    writes.push(Write::Attached(Put(ifindex, ())));
     writes
 }
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use netpol_common::abi::{ENDPOINT_FORWARDS, Endpoint};
 
-use super::{Desired, State, Write};
+use super::{Desired, Put, Remove, State, Write};
 
 /// What has to be in map `forwards`.
 pub(super) struct Forwarding(BTreeSet<(u32, IpNet)>);
@@ -47,11 +47,11 @@ impl Forwarding {
         writes: &mut Vec<Write>,
     ) {
         let missing = self.0.difference(&state.forwards);
-        writes.extend(missing.map(|(ifindex, range)| Write::PutForward(*ifindex, *range)));
+        writes.extend(missing.map(|range| Write::Forwards(Put(*range, ()))));
         let early = self
             .gone(state)
             .filter(|(ifindex, _)| !waits(state, endpoints, *ifindex));
-        writes.extend(early.map(|(ifindex, range)| Write::RemoveForward(*ifindex, *range)));
+        writes.extend(early.map(|range| Write::Forwards(Remove(*range))));
     }
 
     /// The writes after them.
@@ -59,7 +59,7 @@ impl Forwarding {
         let late = self
             .gone(state)
             .filter(|(ifindex, _)| waits(state, endpoints, *ifindex));
-        writes.extend(late.map(|(ifindex, range)| Write::RemoveForward(*ifindex, *range)));
+        writes.extend(late.map(|range| Write::Forwards(Remove(*range))));
     }
 
     fn gone<'a>(&'a self, state: &'a State) -> impl Iterator<Item = &'a (u32, IpNet)> {

@@ -8,7 +8,7 @@ use netpol_common::abi::{Endpoint, POLICY_DENY, POLICY_NONE};
 use super::{Desired, sides::sides, take};
 use crate::{
     compile::PolicyId,
-    sync::{State, Write, policies::Slots},
+    sync::{Put, State, Write, policies::Slots},
 };
 
 /// A number that several endpoints share, and that different policies are to take the place of, becomes several of the same content: what
@@ -41,19 +41,12 @@ pub(super) fn unshare(
             ..*endpoint
         };
         if separated != *endpoint {
-            endpoints.push(Write::PutEndpoint {
-                ifindex: *ifindex,
-                endpoint: separated,
-            });
+            endpoints.push(Write::Endpoints(Put(*ifindex, separated)));
         }
     }
     for ((number, _), copy) in copies {
         for (key, value) in state.policies.get(&number).into_iter().flatten() {
-            writes.push(Write::PutPolicy {
-                policy: copy,
-                key: *key,
-                value: *value,
-            });
+            writes.push(Write::Policies(Put((copy, *key), *value)));
         }
     }
     writes.append(&mut endpoints);
