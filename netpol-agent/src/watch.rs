@@ -16,6 +16,7 @@ use crate::{
 pub mod convert;
 pub mod directory;
 pub mod findings;
+mod kinds;
 mod kube;
 mod object;
 mod publish;
