@@ -43,7 +43,7 @@ use self::attach::{AttachError, Attacher};
 use self::shares::Shares;
 use crate::{
     causes::causes,
-    sync::{State, Write},
+    sync::{Put, Remove, State, Write},
 };
 
 /// Maps by the name that they have in the object and below the pin folder.
@@ -404,7 +404,7 @@ impl Datapath {
     pub fn begin(&mut self, state: &State, writes: &[Write], node: &BTreeSet<IpAddr>, unread: BTreeSet<u32>) {
         self.unread = unread;
         let planned = writes.iter().filter_map(|write| match write {
-            Write::PutEndpoint { ifindex, endpoint } => Some((*ifindex, *endpoint)),
+            Write::Endpoints(Put(ifindex, endpoint)) => Some((*ifindex, *endpoint)),
             _ => None,
         });
         self.lifetimes = state.config.lifetimes;
@@ -469,67 +469,47 @@ impl Datapath {
     /// What the kernel said, with the object it was said of.
     pub fn write(&mut self, write: &Write) -> Result<(), DatapathError> {
         match write {
-            Write::Attach(ifindex) | Write::AttachDevice(ifindex) => {
-                if matches!(write, Write::Attach(_)) {
-                    self.seed(*ifindex);
-                    return self.attach(*ifindex);
-                }
-                let name = self
-                    .names
-                    .get(ifindex)
-                    .ok_or(DatapathError::NoInterface(*ifindex))?;
-                match self.attacher.attach_device(&mut self.ebpf, *ifindex, name) {
-                    // Pods come and go: there is nothing left to enforce on, and the next reading of the interfaces says so.
-                    Err(error @ AttachError::Gone { .. }) => {
-                        tracing::debug!(%error, "an interface vanished while programs were attached to it");
-                        self.unattached.remove(ifindex);
-                        Ok(())
-                    }
-                    Err(error) => {
-                        self.unattached.insert(*ifindex, causes(&error));
-                        Err(error.into())
-                    }
-                    Ok(()) => {
-                        self.unattached.remove(ifindex);
-                        Ok(())
-                    }
-                }
+            Write::Attached(Put(ifindex, ())) => {
+                self.seed(*ifindex);
+                self.attach(*ifindex)
             }
-            Write::DetachDevice(ifindex) | Write::Detach(ifindex) => {
+            Write::Attached(Remove(ifindex)) => {
                 self.unattached.remove(ifindex);
-                if matches!(write, Write::Detach(_)) {
-                    Ok(self.attacher.detach_pod(*ifindex)?)
-                } else {
-                    Ok(self.attacher.detach_device(*ifindex)?)
-                }
+                Ok(self.attacher.detach_pod(*ifindex)?)
+            }
+            Write::AttachedDevices(Put(ifindex, ())) => self.attach_with(*ifindex, Attacher::attach_device),
+            Write::AttachedDevices(Remove(ifindex)) => {
+                self.unattached.remove(ifindex);
+                Ok(self.attacher.detach_device(*ifindex)?)
             }
             write => {
-                if let Write::RemoveEndpoint(ifindex) = write {
-                    self.seeder.removing(*ifindex);
-                }
-                if let Write::PutEndpoint { ifindex, .. } = write
-                    && self.unread.remove(ifindex)
-                {
-                    let table = FlowTable::open(&mut self.ebpf).map_err(DatapathError::from);
-                    let read = table.and_then(|mut table| {
-                        Ok(self.seeder.attaching(*ifindex, &mut table, &self.shares)?)
-                    });
-                    told_unread(*ifindex, read);
+                match write {
+                    Write::Endpoints(Remove(ifindex)) => self.seeder.removing(*ifindex),
+                    Write::Endpoints(Put(ifindex, _)) if self.unread.remove(ifindex) => {
+                        let read = self.read_into_flows(*ifindex);
+                        told_unread(*ifindex, read);
+                    }
+                    _ => {}
                 }
                 Ok(self.maps.write(write)?)
             }
         }
     }
 
+    /// Makes flows of the connections that are open at an interface.
+    fn read_into_flows(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        let mut table = FlowTable::open(&mut self.ebpf)?;
+        Ok(self.seeder.attaching(ifindex, &mut table, &self.shares)?)
+    }
+
     /// Before programs are attached. Trouble here does not keep them away: connections that were open are then judged as new.
     fn seed(&mut self, ifindex: u32) {
-        let seeded = self.attacher.is_attached(ifindex).map_err(DatapathError::from);
-        let seeded = seeded.and_then(|attached| {
-            if !attached {
-                self.seeder
-                    .attaching(ifindex, &mut FlowTable::open(&mut self.ebpf)?, &self.shares)?;
+        let attached = self.attacher.is_attached(ifindex).map_err(DatapathError::from);
+        let seeded = attached.and_then(|attached| {
+            if attached {
+                return Ok(());
             }
-            Ok(())
+            self.read_into_flows(ifindex)
         });
         told_unread(ifindex, seeded);
     }
@@ -539,12 +519,19 @@ impl Datapath {
     /// # Errors
     /// As [`Datapath::write`].
     pub fn attach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        self.attach_with(ifindex, Attacher::attach)
+    }
+
+    fn attach_with(
+        &mut self,
+        ifindex: u32,
+        attach: impl FnOnce(&mut Attacher, &mut Ebpf, u32, &str) -> Result<(), AttachError>,
+    ) -> Result<(), DatapathError> {
         let name = self
             .names
             .get(&ifindex)
             .ok_or(DatapathError::NoInterface(ifindex))?;
-        let attached = self.attacher.attach(&mut self.ebpf, ifindex, name);
-        match attached {
+        match attach(&mut self.attacher, &mut self.ebpf, ifindex, name) {
             // Pods come and go: there is nothing left to enforce on, and the next reading of the interfaces says so.
             Err(error @ AttachError::Gone { .. }) => {
                 tracing::debug!(%error, "an interface vanished while programs were attached to it");

@@ -15,6 +15,7 @@ use crate::{
 
 pub mod convert;
 pub mod directory;
+mod kinds;
 mod kube;
 mod object;
 mod publish;

@@ -36,7 +36,7 @@ use crate::{
     observe::status::{GRACE, Status, Unenforced},
     progress::{Part, Progress, Step},
     records::Records,
-    sync::{self, Desired, Memory, State, Write},
+    sync::{self, Desired, Memory, Put, State, Write},
 };
 
 /// The last binding, with the interfaces and records that it came from.
@@ -327,7 +327,7 @@ impl Reconciler {
         let routine = plan
             .writes
             .iter()
-            .all(|write| matches!(write, Write::Attach(_) | Write::AttachDevice(_)));
+            .all(|write| matches!(write, Write::Attached(Put(..)) | Write::AttachedDevices(Put(..))));
         self.datapath
             .begin(&self.state, &plan.writes, &interfaces.node_addresses, unread);
         let datapath = &mut self.datapath;

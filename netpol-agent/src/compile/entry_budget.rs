@@ -25,10 +25,10 @@ use super::{
 };
 use crate::model::{Direction, Limit, Map, ObjectKey};
 
-/// What budgets of entries are about.
+/// The resource of this budget.
 pub(super) const RESOURCES: [&str; 1] = ["entries for the peers that there are"];
 
-/// The policies and what they come to.
+/// The policies, and how many entries they have.
 #[derive(Debug)]
 pub(super) struct EntryBudget {
     limit: Limit,
@@ -39,7 +39,7 @@ pub(super) struct EntryBudget {
 }
 
 impl EntryBudget {
-    /// With this limit.
+    /// A budget with this limit.
     pub(super) fn new(limit: Limit) -> Self {
         Self {
             limit,
@@ -84,7 +84,7 @@ impl EntryBudget {
             }
         }
         for (id, policy) in policies.iter().filter(|_| !changed.is_empty()) {
-            // Those that are new were counted with these classes.
+            // New policies were counted with these classes.
             let Some((_, entries)) = self.counted.get_mut(id).filter(|_| !moved.contains(id)) else {
                 continue;
             };

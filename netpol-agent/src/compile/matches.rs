@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     class::{Class, ClassId, Target},
-    policy::{Entries, Entry, Match, Policy, covers},
+    policy::{Entries, Entry, Match, Policy},
     rule::{Action, Ports},
 };
 use crate::model::{Map, ProtocolMatch};
@@ -177,13 +177,13 @@ impl Policy {
 fn block_around(blocks: &[ProtocolMatch], port: ProtocolMatch) -> Option<ProtocolMatch> {
     let behind = blocks.partition_point(|block| (block.protocol, block.port) <= (port.protocol, port.port));
     let block = *blocks.get(behind.checked_sub(1)?)?;
-    covers(Some(block), Some(port)).then_some(block)
+    ProtocolMatch::covers(Some(block), Some(port)).then_some(block)
 }
 
 /// The entry of the longest match for a port. Entries that are not `nested` are disjoint.
 fn longest_match(entries: &Entries, exact: ProtocolMatch, nested: bool) -> Option<Entry> {
     let (matched, entry) = entries.range(..=Some(exact)).next_back()?;
-    if covers(*matched, Some(exact)) {
+    if ProtocolMatch::covers(*matched, Some(exact)) {
         return Some(*entry);
     }
     if !nested {

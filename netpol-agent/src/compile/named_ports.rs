@@ -33,17 +33,17 @@ pub(super) struct NamedPorts {
     having: BTreeMap<PortKey, BTreeSet<ClassId>>,
     /// The policies whose egress rules name each port.
     naming: BTreeMap<PortKey, BTreeSet<ObjectKey>>,
-    /// The policies whose egress rules name ports.
+    /// What egress rules of each policy name.
     egress: BTreeMap<ObjectKey, EgressPorts>,
 }
 
-/// The egress rules of a policy.
+/// Ports that egress rules of a policy name.
 #[derive(Debug, Default)]
 struct EgressPorts {
-    /// The ports that they name.
+    /// The ports.
     ports: BTreeSet<PortKey>,
-    /// By rule and entry, of those that were looked at: a class that it reaches which has the port;
-    /// `None`: there was none among all classes.
+    /// For each rule and entry that was looked up: a class that the rule matches and that has the
+    /// port; `None`: no class.
     reached: BTreeMap<(u32, usize), Option<ClassId>>,
 }
 

@@ -207,7 +207,10 @@ fn normal_form(mut found: Vec<(Option<ProtocolMatch>, usize, Entry)>) -> Entries
     // stack of those around the current one, each of higher precedence than those around it.
     let mut around: Vec<(Option<ProtocolMatch>, usize, Action)> = Vec::new();
     found.retain(|(matched, place, entry)| {
-        while around.last().is_some_and(|(outer, ..)| !covers(*outer, *matched)) {
+        while around
+            .last()
+            .is_some_and(|(outer, ..)| !ProtocolMatch::covers(*outer, *matched))
+        {
             around.pop();
         }
         let outer = around.last().copied();
@@ -219,18 +222,4 @@ fn normal_form(mut found: Vec<(Option<ProtocolMatch>, usize, Entry)>) -> Entries
     });
     let entries = found.into_iter();
     entries.map(|(matched, _, entry)| (matched, entry)).collect()
-}
-
-/// Whether one match has all that another has.
-pub(super) fn covers(outer: Option<ProtocolMatch>, inner: Option<ProtocolMatch>) -> bool {
-    match (outer, inner) {
-        (None, _) => true,
-        (Some(_), None) => false,
-        (Some(outer), Some(inner)) => {
-            let differing = (outer.port ^ inner.port).leading_zeros();
-            outer.protocol == inner.protocol
-                && outer.prefix_len <= inner.prefix_len
-                && u32::from(outer.prefix_len) <= differing
-        }
-    }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{fault::Fault, rule::Ports};
 use crate::model::{PolicyPort, PortKey, PortName, Protocol, ProtocolMatch, syntax};
 
-/// What an invalid entry comes to.
+/// What enforcement does with an invalid entry.
 const MATCHES_NOTHING: &str = "this entry matches nothing";
 
 /// One valid entry.
@@ -16,8 +16,8 @@ enum Item {
 }
 
 impl Ports {
-    /// The ports of a rule. An invalid entry is a fault and matches nothing. Field paths begin below
-    /// the rule.
+    /// The ports of a rule. An invalid entry is a fault and matches nothing. Field paths begin
+    /// below the rule.
     pub(super) fn parse(entries: &[PolicyPort]) -> (Self, Vec<Fault>) {
         if entries.is_empty() {
             return (Self::All, Vec::new());

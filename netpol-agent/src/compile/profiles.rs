@@ -38,14 +38,14 @@ mod profile;
 struct UsedProfile {
     profile: Arc<Profile>,
     groups: BTreeSet<GroupId>,
-    /// Number of classes that have it.
+    /// Number of classes with this profile.
     classes: usize,
 }
 
 /// The profiles of all addresses of pods and nodes.
 #[derive(Debug)]
 pub(super) struct Profiles {
-    /// Selector peers in force.
+    /// Active selector peers.
     selectors: BTreeMap<PeerId, Arc<PeerSpec>>,
     keys: Keys,
     wanted: Wanted,
@@ -56,13 +56,13 @@ pub(super) struct Profiles {
     claims: Claims,
     nodes: Nodes,
     link_locals: LinkLocals,
-    /// Addresses that may be something else now.
+    /// Addresses whose meaning may have changed.
     touched: BTreeSet<IpAddr>,
     /// Profiles that match other peers than before.
     renamed: BTreeSet<ProfileId>,
-    /// Profiles that nothing may have any more.
+    /// Profiles that may be unused.
     idle: BTreeSet<ProfileId>,
-    /// How often it was made out what a profile says.
+    /// How often a profile was computed.
     #[cfg(test)]
     pub(super) made: usize,
 }
@@ -98,32 +98,32 @@ pub(super) struct Host {
     pub(super) node: bool,
     /// An address of another node.
     pub(super) remote_node: bool,
-    /// What `ipBlock` peers are held against.
+    /// The address that `ipBlock` peers are matched against.
     pub(super) blocks: Held,
 }
 
-/// Which address of a host `ipBlock` peers are held against (rule P5).
+/// The address that `ipBlock` peers are matched against (rule P5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Held {
-    /// The one that is asked about.
+    /// The address itself.
     Itself,
-    /// That of the pod which is met under this one (rule A9).
+    /// Another address of the pod: this one is its link-local address (rule A9).
     Other(IpAddr),
     /// None: no block matches.
     Nothing,
 }
 
-/// What has an address.
+/// The owner of an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Owner {
-    /// For people.
+    /// Its name, for people.
     pub(super) name: String,
-    /// It is on an interface of this node.
+    /// The address is on an interface of this node.
     pub(super) is_here: bool,
 }
 
 impl Profiles {
-    /// A pod is there.
+    /// Adds a pod.
     pub(super) fn add_pod(&mut self, pod: &Arc<Pod>, snapshot: &Snapshot) {
         if !is_peer(pod) {
             return;
@@ -143,7 +143,7 @@ impl Profiles {
         }
     }
 
-    /// A pod is gone.
+    /// Removes a pod.
     pub(super) fn remove_pod(&mut self, pod: &Pod) {
         if !is_peer(pod) {
             return;
@@ -157,14 +157,14 @@ impl Profiles {
         }
     }
 
-    /// Takes the addresses of nodes: those of this one are on its interfaces.
+    /// Takes the addresses of nodes. Those of this one are on its interfaces.
     pub(super) fn set_nodes(&mut self, own: (&Node, &Node), before: &Snapshot, after: &Snapshot) {
         self.nodes.update(own, before, after, &mut self.touched);
         self.link_locals
             .update(&own.1.link_locals, after, &mut self.touched);
     }
 
-    /// Addresses that may be something else than when this was last asked, those within `spans` included.
+    /// Takes the addresses whose meaning may have changed, those within `spans` included.
     pub(super) fn take_touched(&mut self, spans: &[(IpAddr, IpAddr)]) -> BTreeSet<IpAddr> {
         let mut touched = std::mem::take(&mut self.touched);
         for span in spans {
@@ -175,15 +175,16 @@ impl Profiles {
         touched
     }
 
-    /// Profiles that match other peers than when this was last asked.
+    /// Takes the profiles that match other peers than before.
     pub(super) fn take_renamed(&mut self) -> BTreeSet<ProfileId> {
         std::mem::take(&mut self.renamed)
     }
 
-    /// What an address is now; `None`: no pod and no node has it.
+    /// The meaning of an address now; `None`: no pod and no node has it.
     ///
-    /// Two pods that claim one address have the intersection of their profiles there; a hostNetwork pod matches no selector peer
-    /// (rule I6), and neither does an address that is on an interface of this node, whatever a pod claims.
+    /// An address that two pods claim has the intersection of their profiles. A hostNetwork pod
+    /// matches no selector peer (rule I6). Neither does an address on an interface of this node,
+    /// whatever a pod claims.
     pub(super) fn host(&mut self, address: IpAddr, findings: &mut Findings) -> Option<Host> {
         let node = self.nodes.is_own(address);
         let remote_node = !node && self.nodes.is_other(address);
@@ -208,7 +209,7 @@ impl Profiles {
         })
     }
 
-    /// Which pod, or node by its object, has an address.
+    /// The pod that has an address, or a node by its object.
     pub(super) fn owner(&self, address: IpAddr) -> Option<Owner> {
         let is_here = self.nodes.is_own(address);
         let pods = self.claims.at(address).iter();
@@ -221,14 +222,14 @@ impl Profiles {
         Some(Owner { name, is_here })
     }
 
-    /// The first address from one to another that a pod or a node has.
+    /// The first address of a span that a pod or a node has.
     pub(super) fn within(&self, span: (IpAddr, IpAddr)) -> Option<IpAddr> {
         let pods = self.claims.within(span).next();
         pods.into_iter().chain(self.nodes.within(span)).min()
     }
 
-    /// What a link-local address of these pods is: the pod, with the IPv6 address that it has, if
-    /// it is one.
+    /// The meaning of a link-local address of these pods. A single pod is matched by its IPv6
+    /// address.
     fn link_local(&mut self, pods: &[Arc<Pod>]) -> Host {
         let claim = |pod: &Arc<Pod>| {
             let mut claims = pod
@@ -237,7 +238,7 @@ impl Profiles {
                 .flat_map(|own| self.claims.at(own));
             claims.find(|(other, _)| other.key == pod.key)
         };
-        // A pod that has given its addresses back is nothing under this one either.
+        // A pod that has given its addresses back does not count here either.
         let of = pods
             .iter()
             .map(|pod| claim(pod).map_or(NO_POD, |claim| self.profile_of(claim)));
@@ -258,7 +259,7 @@ impl Profiles {
         claim.1.map_or(NO_POD, |group| self.groups[group].profile)
     }
 
-    /// What all of these say.
+    /// The profile of what all of these say.
     fn common(&mut self, profiles: Vec<ProfileId>) -> ProfileId {
         match *profiles {
             [] => NO_POD,
@@ -278,18 +279,18 @@ impl Profiles {
         &self.known[&id].profile
     }
 
-    /// A class has this profile.
+    /// Counts a class with this profile.
     pub(super) fn hold(&mut self, id: ProfileId) {
         self.known.entry(id).or_default().classes += 1;
     }
 
-    /// A class no longer has it.
+    /// Counts a class less.
     pub(super) fn release(&mut self, id: ProfileId) {
         self.known.entry(id).or_default().classes -= 1;
         self.idle.insert(id);
     }
 
-    /// Forgets what nothing has any more.
+    /// Forgets unused profiles.
     pub(super) fn clear(&mut self) {
         for id in std::mem::take(&mut self.idle) {
             let unused = |known: &&UsedProfile| known.groups.is_empty() && known.classes == 0 && id != NO_POD;
@@ -300,7 +301,7 @@ impl Profiles {
         }
     }
 
-    /// Whether this very set is one that a profile has.
+    /// Whether a profile shares the memory of this set.
     #[cfg(test)]
     pub(super) fn has(&self, peers: &PeerSet) -> bool {
         let mut known = self.known.values();
@@ -365,7 +366,7 @@ impl Profiles {
         })
     }
 
-    /// A group matches these peers.
+    /// Sets the selector peers that a group matches.
     fn set_peers(&mut self, id: GroupId, peers: PeerSet) {
         let example = self.groups[id].example();
         let named_ports = self.wanted.ports_of(example, [&peers, &PeerSet::default()]);

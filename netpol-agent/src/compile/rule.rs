@@ -92,7 +92,7 @@ pub enum Ports {
 }
 
 impl Ports {
-    /// The most entries of a policy that they come to for one class.
+    /// The most entries of a policy that they need for one class.
     pub fn count(&self) -> usize {
         match self {
             Self::All => 1,

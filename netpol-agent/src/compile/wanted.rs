@@ -9,9 +9,9 @@ use crate::model::{Pod, PortKey};
 /// The ports, by the pods that are reached.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Wanted {
-    /// Of rules with an empty `to`.
+    /// Ports that rules with an empty `to` name.
     of_all: BTreeSet<PortKey>,
-    /// Of the others: the selector peers of all rules that have the port.
+    /// Ports that other rules name, with the selector peers of all these rules.
     of_peers: BTreeMap<PortKey, PeerSet>,
 }
 
@@ -23,12 +23,12 @@ pub(super) struct Moved {
 }
 
 impl Moved {
-    /// Whether nothing has moved.
+    /// Whether nothing has changed.
     pub(super) fn is_nothing(&self) -> bool {
         !self.all && self.peers.is_empty()
     }
 
-    /// Whether it is about pods that match these peers.
+    /// Whether pods that match these peers are concerned.
     pub(super) fn concerns(&self, peers: &PeerSet) -> bool {
         self.all || self.peers.intersects(peers)
     }
@@ -69,10 +69,9 @@ impl Wanted {
         }
     }
 
-    /// The numbers of a pod's ports, of those that are wanted of pods which match any of these
-    /// peers.
+    /// The numbers of those ports of a pod that are wanted of pods which match any of these peers.
     pub(super) fn ports_of(&self, pod: &Pod, peers: [&PeerSet; 2]) -> BTreeMap<PortKey, u16> {
-        // A pod has few ports, whatever there is in rules.
+        // A pod has few ports, however many the rules name.
         let mut ports = PortKey::numbers_of(pod);
         ports.retain(|port, _| {
             let by_peers = self.of_peers.get(port);

@@ -28,6 +28,22 @@ pub struct ProtocolMatch {
     pub prefix_len: u8,
 }
 
+impl ProtocolMatch {
+    /// Whether one match has all that another has; `None` matches every protocol and port.
+    pub fn covers(outer: Option<Self>, inner: Option<Self>) -> bool {
+        match (outer, inner) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(outer), Some(inner)) => {
+                let differing = (outer.port ^ inner.port).leading_zeros();
+                outer.protocol == inner.protocol
+                    && outer.prefix_len <= inner.prefix_len
+                    && u32::from(outer.prefix_len) <= differing
+            }
+        }
+    }
+}
+
 /// Name and protocol of a container port (rule T4). Displayed as `name/PROTOCOL`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortKey {

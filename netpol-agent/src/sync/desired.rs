@@ -15,18 +15,18 @@ use crate::{compile::Compiled, model::ObjectKey};
 pub struct Desired<'a> {
     /// The compiled policies.
     pub compiled: &'a Compiled,
-    /// The pod behind each interface; pods whose interface is not known yet are absent.
+    /// The pod behind each interface, if it is known.
     pub pods: &'a BTreeMap<u32, ObjectKey>,
     /// Interfaces that exist, with or without a known pod behind them.
     pub present: &'a BTreeSet<u32>,
     /// Devices by which packets can leave the node, maybe those of pods among them.
     pub devices: &'a BTreeSet<u32>,
-    /// Interfaces that have programs and no endpoint, and stay so until their pod is known (rule B2).
+    /// Interfaces that have programs and no endpoint until their pod is known (rule B2).
     pub closed: &'a BTreeSet<u32>,
     /// The bridge of each interface that is a port of one.
     pub bridges: &'a BTreeMap<u32, u32>,
-    /// The link of each interface when it was bound. An absent one keeps what its endpoint has (rule
-    /// A8).
+    /// The link of each interface when it was bound. An absent one keeps what its endpoint has
+    /// (rule A8).
     pub links: &'a BTreeMap<u32, Link>,
     /// `events_per_second` of map `config`.
     pub events_per_second: u32,
@@ -35,12 +35,12 @@ pub struct Desired<'a> {
 /// The link of a pod, as it was when its interface was bound (rule A8).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Link {
-    /// MAC address of the interface in the pod; zeros: not known.
+    /// MAC address of the interface in the pod; zeros: unknown.
     pub mac: [u8; 6],
     /// The pod's link-local address, once it has one.
     pub link_local: Option<Ipv6Addr>,
-    /// The addresses to enforce it with, if they are not the pod's own: those of a second network of
-    /// the pod, or those that several pods claim.
+    /// The addresses to enforce it with, if they are not the pod's own: those of a second network
+    /// of the pod, or those that several pods claim.
     pub addresses: Option<Vec<IpAddr>>,
     /// Pods that may be behind the interface instead: it gets no more than each of them would.
     pub rivals: Vec<ObjectKey>,

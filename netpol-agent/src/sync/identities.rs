@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which number stands for which class, and which prefix and frontend carries which number.
+//! Identities: the class that each number stands for, and the number that each prefix and frontend
+//! carries.
 //!
-//! A class may have several numbers, a number has one class. An address only takes a number in use if
-//! every active policy says of that number what it will say after the plan. Otherwise it takes a new
-//! one, which no packet has met before.
+//! A class may have several numbers, a number has one class. An address takes a number in use only
+//! if every active policy says of it what it will say after the plan. Otherwise it takes a new
+//! number, which no packet has met before.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,30 +34,34 @@ fn mapped_length(prefix: &IpNet) -> u8 {
 
 /// The numbers of a plan.
 pub struct Numbering {
-    /// What each number stands for: those that addresses carry now, and new ones. Carriers are counted as they will be.
+    /// What each number stands for: those that addresses carry now, and new ones. Carriers are
+    /// counted as of after the plan.
     pub numbers: Map<u32, Meaning>,
-    /// Numbers that this plan brings in.
+    /// Numbers that this plan adds.
     pub fresh: BTreeSet<u32>,
-    /// Numbers that may have no carrier any more.
+    /// Numbers that may have lost their last carrier.
     pub left: BTreeSet<u32>,
-    /// What each prefix shall carry, most specific first: those to be written.
+    /// Prefixes to write, most specific first.
     pub puts: Vec<(IpNet, Identity)>,
     /// Prefixes to be removed once endpoints have their new policies, least specific first.
     pub removals: Vec<IpNet>,
-    /// Prefixes whose removal is the change of their identity: removed before, least specific first.
+    /// Prefixes whose removal changes their identity: removed before endpoints change, least
+    /// specific first.
     pub early_removals: Vec<IpNet>,
-    /// What each frontend shall carry: those to be written.
+    /// Frontends to write.
     pub frontend_puts: Vec<(Frontend, Identity)>,
-    /// Frontends that are no more.
+    /// Frontends to remove.
     pub frontend_removals: Vec<Frontend>,
     /// An address that had an identity gets another, or a frontend comes, changes or goes.
     pub moves: bool,
 }
 
-/// What the numbers that addresses carry now stand for, with the carriers that are not in `changes`.
-/// A number that has such carriers keeps its class. Another gets the class that most of its prefixes
-/// will have, among those that say the same of every peer that was active and still is. Without such
-/// a class it has none, and its addresses leave it.
+/// What the numbers that addresses carry now stand for, with the carriers that are not in
+/// `changes`.
+///
+/// A number that has such carriers keeps its class. Another gets the class that most of its
+/// prefixes will have, among those that say the same of every peer that was active and still is.
+/// Without such a class it has none, and its addresses leave it.
 ///
 /// `last` is what the numbers stood for, if that is known. It is `same` if its classes are those of
 /// `compiled` and the kernel holds it.
@@ -155,7 +160,7 @@ fn fresh<'a>(state: &'a State, last: Option<&'a Last>) -> impl Iterator<Item = u
         let held: BTreeSet<u32> = of_entries.chain(carried).collect();
         (1..most).filter(move |number| !held.contains(number))
     };
-    // What is between is looked for once it is needed.
+    // Numbers between are looked up only when needed.
     (most..=u32::MAX)
         .skip(1)
         .chain(iter::once_with(between).flatten())
@@ -204,7 +209,7 @@ pub fn number(
         labels.insert(prefix, number);
         *carriers.entry(number).or_default() += 1;
         if current != Some(&identity) {
-            // What the address had: an entry of its own, or that of the prefix around it.
+            // The identity that the address had: its own, or that of the prefix around it.
             let before = current
                 .copied()
                 .or_else(|| lengths.longest_match(&state.identities, prefix));

@@ -19,7 +19,7 @@ use self::{
     replacements::{is_shareable, replacements, unshare},
 };
 use super::{
-    Desired, Last, Meaning, Memory, State, Write,
+    Desired, Last, Meaning, Memory, Put, Remove, State, Write,
     identities::{self, Changes, Numbering},
     policies::{self, Expander},
     post_dnat::PostDnatCheck,
@@ -34,13 +34,13 @@ use crate::{
 pub struct Plan {
     /// The snapshot's revision.
     pub revision: u64,
-    /// The writes.
+    /// The writes, in order.
     pub writes: Vec<Write>,
     /// What to remember once they are made.
     pub memory: Memory,
 }
 
-/// The kernel's number of each desired policy, by the compiler's.
+/// The kernel's number of each desired policy.
 type Numbers = BTreeMap<PolicyId, u32>;
 
 /// Compares what the kernel holds with what it should hold.
@@ -48,8 +48,8 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     let compiled = desired.compiled;
     let matches = &Matches::among(&compiled.classes);
     let known = memory.last.as_ref();
-    // Only the difference to the last plan is to be done, if the kernel holds what that planned and
-    // its numbers are of this compiler.
+    // The difference to the last plan is all there is to do, if the kernel holds what that planned
+    // and its numbers are of this compiler.
     let last = known.filter(|last| memory.settled && last.compiled.origin.is_same(&compiled.origin));
     let mut replacements = replacements(state, desired);
     let changes = Changes::new(state, last, compiled);
@@ -116,7 +116,8 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     check.clear(state, &mut writes);
     forwarding.clear(state, &endpoints, &mut writes);
     if !numbering.removals.is_empty() {
-        writes.extend(numbering.removals.iter().copied().map(Write::RemoveIdentity));
+        let removals = numbering.removals.iter().copied();
+        writes.extend(removals.map(|prefix| Write::Identities(Remove(prefix))));
         config.epoch = config.epoch.wrapping_add(1);
         writes.push(Write::Config(config));
     }
@@ -145,25 +146,20 @@ fn next_config(state: &State, desired: Desired<'_>) -> Config {
 /// Gives addresses and frontends their identities, but for removals that wait for endpoints.
 fn put_identities(numbering: &Numbering, writes: &mut Vec<Write>) {
     for (prefix, identity) in &numbering.puts {
-        writes.push(Write::PutIdentity {
-            prefix: *prefix,
-            identity: *identity,
-        });
+        writes.push(Write::Identities(Put(*prefix, *identity)));
     }
     for (frontend, identity) in &numbering.frontend_puts {
-        writes.push(Write::PutFrontend {
-            frontend: *frontend,
-            identity: *identity,
-        });
+        writes.push(Write::Frontends(Put(*frontend, *identity)));
     }
     let frontends = numbering.frontend_removals.iter().copied();
-    writes.extend(frontends.map(Write::RemoveFrontend));
+    writes.extend(frontends.map(|frontend| Write::Frontends(Remove(frontend))));
     let early = numbering.early_removals.iter().copied();
-    writes.extend(early.map(Write::RemoveIdentity));
+    writes.extend(early.map(|prefix| Write::Identities(Remove(prefix))));
 }
 
-/// The writes that attach programs to an interface before its pod is known (rule B2): `open` with an
-/// endpoint that lets everything pass, else without one, which closes it to all but the node.
+/// The writes that attach programs to an interface before its pod is known (rule B2). With `open`
+/// they give it an endpoint that lets everything pass; else it has none, which closes it to all but
+/// the node.
 pub fn ahead(state: &State, ifindex: u32, open: bool) -> Vec<Write> {
     let held = state.endpoints.get(&ifindex);
     let mut writes = Vec::new();
@@ -179,22 +175,20 @@ pub fn ahead(state: &State, ifindex: u32, open: bool) -> Vec<Write> {
             next_endpoint: next,
             ..state.config
         }));
-        writes.push(Write::PutEndpoint {
+        let endpoint = Endpoint {
             ifindex,
-            endpoint: Endpoint {
-                ifindex,
-                id,
-                ingress_policy: POLICY_NONE,
-                egress_policy: POLICY_NONE,
-                flags: ENDPOINT_PENDING,
-                ..Endpoint::default()
-            },
-        });
+            id,
+            ingress_policy: POLICY_NONE,
+            egress_policy: POLICY_NONE,
+            flags: ENDPOINT_PENDING,
+            ..Endpoint::default()
+        };
+        writes.push(Write::Endpoints(Put(ifindex, endpoint)));
     }
     if !open && held.is_some() {
-        writes.push(Write::RemoveEndpoint(ifindex));
+        writes.push(Write::Endpoints(Remove(ifindex)));
     }
-    writes.push(Write::Attach(ifindex));
+    writes.push(Write::Attached(Put(ifindex, ())));
     writes
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which number stands for which policy, and the entries that each number needs.
+//! Policy numbers: the entries that each needs, and which one stands for which policy.
 
 use std::{
     cell::OnceCell,
@@ -14,11 +14,11 @@ use crate::{
     model::Map,
 };
 
-/// Entries in their order.
+/// Entries, ascending.
 pub type EntryList = Vec<(EntryKey, PolicyValue)>;
 
-/// What a policy says of a class, for a number of that class. `None`, no policy, accepts everything.
-/// `matches` is of the same classes.
+/// What a policy says of a class, as entries for an identity of that class. `None`, no policy,
+/// accepts everything. `matches` is of the same classes.
 pub fn entries_for<'a>(
     compiled: &'a Compiled,
     matches: &Matches<'a>,
@@ -57,7 +57,7 @@ pub fn entries_for<'a>(
     policy.entries(class).into_iter().map(entry).collect()
 }
 
-/// What a policy number says of an identity now.
+/// The entries of a policy number for an identity.
 pub fn entries_of(state: &State, policy: u32, identity: u32) -> EntryList {
     let Some(entries) = state.policies.get(&policy) else {
         return EntryList::new();
@@ -69,27 +69,27 @@ pub fn entries_of(state: &State, policy: u32, identity: u32) -> EntryList {
         .collect()
 }
 
-/// Writes out policies over all numbers.
+/// Expands policies into entries for all identities.
 pub struct Expander<'a> {
     compiled: &'a Compiled,
     matches: &'a Matches<'a>,
     numbers: &'a Map<u32, Meaning>,
-    /// Peers of the policies that may be written out.
+    /// Peers of the policies that may be expanded.
     peers: PeerSet,
     index: OnceCell<Index>,
 }
 
-/// Numbers by what they stand for.
+/// Identities by what they stand for.
 #[derive(Default)]
 struct Index {
-    /// By the peers that they match together: there are as many lists as such sets, not as pairs of
-    /// a number and a peer.
+    /// By the set of peers that they match. There are as many lists as such sets, not as pairs of
+    /// an identity and a peer.
     by_peers: BTreeMap<PeerSet, Vec<u32>>,
     frontends: Vec<u32>,
 }
 
 impl<'a> Expander<'a> {
-    /// Of these policies, over these numbers.
+    /// Expands these policies for these identities.
     pub fn new(
         (compiled, matches): (&'a Compiled, &'a Matches<'a>),
         numbers: &'a Map<u32, Meaning>,
@@ -105,8 +105,8 @@ impl<'a> Expander<'a> {
         }
     }
 
-    /// The whole of a policy. One that is about its peers only has entries for numbers that match one
-    /// of them, and for frontends.
+    /// All entries of a policy. One that concerns its peers only has entries for identities that
+    /// match one of them, and for frontends.
     pub fn expand(&self, policy: PolicyId) -> EntryList {
         let entries =
             |number: u32, class| entries_for(self.compiled, self.matches, Some(policy), class, number);
@@ -181,10 +181,10 @@ pub fn stable<'a>(
     })
 }
 
-/// For each of these policies, the number in the kernel that already says the same of all identities
-/// that addresses carry: one that its endpoints have, or one that no endpoint has. A number that
-/// endpoints are about to leave is not taken: it will get entries of another policy, for identities
-/// that no address carries yet.
+/// For each of these policies, the number in the kernel that already says the same of all
+/// identities that addresses carry: one that its endpoints have, or one that no endpoint has. A
+/// number that endpoints are about to leave is not taken: it will get entries of another policy,
+/// for identities that no address carries yet.
 pub fn reusable(
     state: &State,
     last: Option<&Last>,
@@ -206,7 +206,7 @@ pub fn reusable(
         content(&mut known)
     };
     let mut unused: BTreeMap<Content, u32> = BTreeMap::new();
-    // What the last plan left behind is all in use.
+    // After a plan that was written, all numbers are in use.
     if last.is_none() {
         let in_use: BTreeSet<u32> = state.policies_in_use().collect();
         for number in state.policies.keys().filter(|number| !in_use.contains(number)) {

@@ -10,10 +10,10 @@ use std::{
 
 use netpol_common::abi::{Endpoint, NO_INTERFACE, POLICY_NONE, SENDER_AMBIGUOUS};
 
-use super::{Desired, State, Write};
+use super::{Desired, Put, Remove, State, Write};
 use crate::model::{Frontend, Set};
 
-/// What there has to be.
+/// The entries that the check needs.
 pub(super) struct PostDnatCheck<'a> {
     local_pods: BTreeMap<IpAddr, u32>,
     senders: BTreeMap<(u32, u32), u32>,
@@ -82,39 +82,33 @@ impl<'a> PostDnatCheck<'a> {
     pub(super) fn prepare(&self, state: &State, writes: &mut Vec<Write>) {
         for (address, ifindex) in &self.local_pods {
             if state.local_pods.get(address) != Some(ifindex) {
-                writes.push(Write::PutLocalPod {
-                    address: *address,
-                    ifindex: *ifindex,
-                });
+                writes.push(Write::LocalPods(Put(*address, *ifindex)));
             }
         }
         for (sender, ifindex) in &self.senders {
             if state.senders.get(sender) != Some(ifindex) {
-                writes.push(Write::PutSender {
-                    sender: *sender,
-                    ifindex: *ifindex,
-                });
+                writes.push(Write::Senders(Put(*sender, *ifindex)));
             }
         }
         let more = self.restricted.iter().filter(|(_, now)| *now);
-        writes.extend(more.map(|(backend, _)| Write::PutGuarded(**backend)));
+        writes.extend(more.map(|(backend, _)| Write::Guarded(Put(**backend, ()))));
         let missing = self.devices.difference(&state.attached_devices);
-        writes.extend(missing.copied().map(Write::AttachDevice));
+        writes.extend(missing.map(|device| Write::AttachedDevices(Put(*device, ()))));
     }
 
     /// The writes that come after endpoints.
     pub(super) fn clear(&self, state: &State, writes: &mut Vec<Write>) {
         for address in state.local_pods.keys() {
             if !self.local_pods.contains_key(address) {
-                writes.push(Write::RemoveLocalPod(*address));
+                writes.push(Write::LocalPods(Remove(*address)));
             }
         }
         let senders = state.senders.keys();
         let gone = senders.filter(|sender| !self.senders.contains_key(sender));
-        writes.extend(gone.copied().map(Write::RemoveSender));
+        writes.extend(gone.map(|sender| Write::Senders(Remove(*sender))));
         let less = self.restricted.iter().filter(|(_, now)| !*now);
-        writes.extend(less.map(|(backend, _)| Write::RemoveGuarded(**backend)));
+        writes.extend(less.map(|(backend, _)| Write::Guarded(Remove(**backend))));
         let superfluous = state.attached_devices.difference(&self.devices);
-        writes.extend(superfluous.copied().map(Write::DetachDevice));
+        writes.extend(superfluous.map(|device| Write::AttachedDevices(Remove(*device))));
     }
 }

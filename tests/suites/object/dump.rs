@@ -12,7 +12,7 @@ use netpol_agent::{
     datapath::pin_folder,
     evaluate::Packet,
     model::{Direction, ProtocolMatch},
-    sync::{EntryKey, Write},
+    sync::{EntryKey, Put, Write},
 };
 use netpol_common::abi::{self, ABI_VERSION, ACTION_ACCEPT};
 use netpol_tests::progrun::{Bench, on_bench};
@@ -34,19 +34,16 @@ fn dump(folder: &Path, map: &str) -> Result<Vec<Value>> {
 
 /// Makes an entry of policy 3 for an identity.
 fn put_policy(identity: u32, protocol: Option<ProtocolMatch>) -> Write {
-    Write::PutPolicy {
-        policy: 3,
-        key: EntryKey { identity, protocol },
-        value: abi::PolicyValue {
-            action: ACTION_ACCEPT,
-            rule: 1,
-        },
-    }
+    let value = abi::PolicyValue {
+        action: ACTION_ACCEPT,
+        rule: 1,
+    };
+    Write::Policies(Put((3, EntryKey { identity, protocol }), value))
 }
 
 fn put_identity(prefix: IpNet, identity: u32) -> Write {
     let identity = abi::Identity { identity, flags: 0 };
-    Write::PutIdentity { prefix, identity }
+    Write::Identities(Put(prefix, identity))
 }
 
 /// Writes an entry of each map, by its usual writer.
@@ -78,7 +75,7 @@ fn fill(bench: &mut Bench, ifindex: u32) -> Result<()> {
         put_policy(3, None),
         put_identity(IpAddr::V4(peer).into(), 2),
         put_identity("10.245.0.0/16".parse()?, 3),
-        Write::PutEndpoint { ifindex, endpoint },
+        Write::Endpoints(Put(ifindex, endpoint)),
     ] {
         bench.write(&write)?;
     }

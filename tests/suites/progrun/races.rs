@@ -16,7 +16,7 @@ use netpol_agent::{
     datapath::{CounterReader, attach::Hook, pin_folder},
     evaluate::Packet,
     model::ProtocolMatch,
-    sync::{EntryKey, Write},
+    sync::{EntryKey, Put, Write},
 };
 use netpol_common::abi::{
     ACTION_ACCEPT, Address, Counters, Direction, DropReason, Endpoint, Identity, POLICY_DENY, POLICY_NONE,
@@ -242,21 +242,18 @@ fn strangers(map: &str, entries: &[Entry<'_>]) {
         for (address, identity) in PEERS {
             let prefix = address.parse::<IpAddr>()?.into();
             let identity = Identity { identity, flags: 0 };
-            pods.bench.write(&Write::PutIdentity { prefix, identity })?;
+            pods.bench.write(&Write::Identities(Put(prefix, identity)))?;
         }
-        pods.bench.write(&Write::PutPolicy {
-            policy: POLICY,
-            key: EntryKey {
-                identity: FRIEND,
-                protocol: Some(ProtocolMatch {
-                    protocol: 6,
-                    port: PORT,
-                    prefix_len: 16,
-                }),
-            },
-            value: ACCEPT,
-        })?;
-        pods.bench.write(&Write::PutEndpoint { ifindex, endpoint })?;
+        let key = EntryKey {
+            identity: FRIEND,
+            protocol: Some(ProtocolMatch {
+                protocol: 6,
+                port: PORT,
+                prefix_len: 16,
+            }),
+        };
+        pods.bench.write(&Write::Policies(Put((POLICY, key), ACCEPT)))?;
+        pods.bench.write(&Write::Endpoints(Put(ifindex, endpoint)))?;
         let uplink = pods.bench.uplink();
         let frame_of = |peer: &str| {
             let packet = Packet {

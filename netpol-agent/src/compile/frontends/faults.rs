@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Services that claim what a pod or a node has (rule A9).
+//! Services at addresses of pods or nodes (rule A9).
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -13,8 +13,7 @@ use crate::{
 };
 
 impl Frontends {
-    /// Says of a Service what is refused, instead of what was said before: one finding, however
-    /// many addresses it claims.
+    /// Reports the addresses that a Service claims and does not get: one finding for all of them.
     pub(super) fn report_refused(
         &self,
         (key, service): (&ObjectKey, Option<&Service>),

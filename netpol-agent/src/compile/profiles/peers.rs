@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What changes of peers, of wanted ports and of namespaces' labels mean for the groups. All peers
-//! of a turn are taken at once: what each profile says is made once, however many they are (rule
-//! L2).
+//! How changes of peers, of wanted ports and of namespaces' labels change the groups. All peers of
+//! a turn are taken at once: each profile is computed once, however many they are (rule L2).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -80,9 +79,8 @@ impl Profiles {
         self.touch_shared();
     }
 
-    /// What becomes of a profile: the parts of its groups that go on to say the same. `gains` are
-    /// of the groups that gain something; the others are not gone over unless ports moved, as they
-    /// may be very many.
+    /// Splits a profile into the parts of its groups that stay equal. `gains` has the groups that
+    /// match new peers. The others are not visited unless ports moved: there may be very many.
     fn split(
         &mut self,
         id: ProfileId,
@@ -142,7 +140,7 @@ impl Profiles {
         Arc::new(Profile { peers, named_ports })
     }
 
-    /// Namespaces have other labels, or are or are no longer known.
+    /// Namespaces whose labels have changed, or that came or went.
     pub(in crate::compile) fn relabel<'a>(
         &mut self,
         namespaces: impl Iterator<Item = &'a String>,
@@ -162,14 +160,15 @@ impl Profiles {
         }
     }
 
-    /// What several pods have is what all of them say: it may be other where no group moved.
+    /// An address of several pods means what all of them say. It may change although no group
+    /// moved.
     fn touch_shared(&mut self) {
         self.touched.extend(self.claims.shared());
         self.touched.extend(self.link_locals.shared());
     }
 }
 
-/// By what decides which pods selector peers match.
+/// The keys of selector peers.
 fn keys<'a>(peers: impl Iterator<Item = &'a (PeerId, Arc<PeerSpec>)>) -> Keys {
     Keys::of(peers.filter_map(|(id, spec)| match &**spec {
         PeerSpec::Pods { pods, .. } => Some((*id, pods)),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::{compile::ClassId, model::Map, sync::Meaning};
 
-/// Up to so many classes, numbers are looked up one by one.
+/// For up to so many classes, numbers are looked up one by one.
 const FEW: usize = 16;
 
 /// Allocates numbers for classes.
@@ -14,9 +14,9 @@ pub struct Allocator<F, S> {
     fresh: F,
     /// What the numbers in use stand for.
     owners: Map<u32, Meaning>,
-    /// Numbers of each class, once more than a few are asked for.
+    /// Numbers of each class, once more than a few classes asked.
     by_class: Option<BTreeMap<ClassId, Vec<u32>>>,
-    /// For each class a number in use that may be joined, once looked for.
+    /// For each class that asked, a number in use that it may join.
     joinable: BTreeMap<ClassId, Option<u32>>,
     /// The new number of each class that got one.
     pub fresh_of: BTreeMap<ClassId, u32>,
@@ -53,7 +53,7 @@ impl<F: Iterator<Item = u32>, S: Fn(u32, ClassId) -> bool> Allocator<F, S> {
         by_class.get(&class).cloned().unwrap_or_default()
     }
 
-    /// The number that an address of a class shall carry, which carries `current` now.
+    /// The number for an address of a class, which carries `current` now.
     pub fn allocate(&mut self, class: ClassId, current: Option<u32>) -> u32 {
         if let Some(current) = current
             && self

@@ -11,8 +11,8 @@ use crate::{
     sync::{Last, State},
 };
 
-/// The prefixes and frontends that a plan is about, with what each shall stand for; `None`: it is to
-/// be removed.
+/// The prefixes and frontends that a plan is about, each with what it shall stand for; `None`: it
+/// is to be removed.
 #[derive(Debug, Default)]
 pub struct Changes {
     /// Prefixes.

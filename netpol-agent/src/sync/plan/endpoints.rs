@@ -8,7 +8,7 @@ use netpol_common::abi::{ENDPOINT_FORWARDS, Endpoint, POLICY_DENY, POLICY_NONE};
 use super::{Numbers, assigned::assigned_policies, forwards::Forwarding, numbers::take_endpoint};
 use crate::{
     compile::{CLOSED, PolicyId},
-    sync::{Desired, Link, Memory, State, Write, endpoint_addresses},
+    sync::{Desired, Link, Memory, Put, Remove, State, Write, endpoint_addresses},
 };
 
 /// The endpoint of each interface.
@@ -102,13 +102,10 @@ pub(super) fn egress_changes(state: &State, endpoints: &BTreeMap<u32, Endpoint>)
 pub(super) fn put(state: &State, endpoints: &BTreeMap<u32, Endpoint>, writes: &mut Vec<Write>) {
     for (ifindex, endpoint) in endpoints {
         if state.endpoints.get(ifindex) != Some(endpoint) {
-            writes.push(Write::PutEndpoint {
-                ifindex: *ifindex,
-                endpoint: *endpoint,
-            });
+            writes.push(Write::Endpoints(Put(*ifindex, *endpoint)));
         }
         if !state.attached.contains(ifindex) {
-            writes.push(Write::Attach(*ifindex));
+            writes.push(Write::Attached(Put(*ifindex, ())));
         }
     }
 }
@@ -127,12 +124,12 @@ pub(super) fn remove(
         .chain(&state.attached)
         .filter(|ifindex| !endpoints.contains_key(ifindex) && !desired.closed.contains(ifindex));
     for ifindex in gone.collect::<BTreeSet<_>>() {
-        writes.push(Write::Detach(*ifindex));
-        writes.push(Write::RemoveEndpoint(*ifindex));
+        writes.push(Write::Attached(Remove(*ifindex)));
+        writes.push(Write::Endpoints(Remove(*ifindex)));
     }
     for ifindex in desired.closed {
         if state.endpoints.contains_key(ifindex) && !endpoints.contains_key(ifindex) {
-            writes.push(Write::RemoveEndpoint(*ifindex));
+            writes.push(Write::Endpoints(Remove(*ifindex)));
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     compile::{Compiled, Matches},
     model::Map,
     sync::{
-        EntryKey, Last, Meaning, State, Write,
+        EntryKey, Last, Meaning, Put, Remove, State, Write,
         identities::Numbering,
         policies::{self, EntryList, Expander, Replacements},
     },
@@ -30,7 +30,7 @@ pub(super) fn puts<'a>(
         let held = state.policies.get(&policy);
         for (key, value) in entries {
             if held.and_then(|held| held.get(&key)) != Some(&value) {
-                writes.push(Write::PutPolicy { policy, key, value });
+                writes.push(Write::Policies(Put((policy, key), value)));
             }
         }
     };
@@ -101,16 +101,13 @@ pub(super) fn sweep(
         .collect();
     let mut after = state.clone();
     for write in writes.iter() {
-        if let Write::PutPolicy { .. } = write {
+        if let Write::Policies(Put(..)) = write {
             after.record(write);
         }
     }
     for (policy, entries) in &after.policies {
         let mut remove = |key: &EntryKey| {
-            writes.push(Write::RemovePolicy {
-                policy: *policy,
-                key: *key,
-            });
+            writes.push(Write::Policies(Remove((*policy, *key))));
         };
         if !used.contains(policy) {
             entries.keys().for_each(&mut remove);

@@ -8,7 +8,7 @@ use netpol_common::abi::{Endpoint, POLICY_DENY, POLICY_NONE};
 use super::{assigned::assigned_policies, numbers::take};
 use crate::{
     compile::PolicyId,
-    sync::{Desired, State, Write, policies::Replacements},
+    sync::{Desired, Put, State, Write, policies::Replacements},
 };
 
 /// Splits a policy number that several endpoints share and that different policies replace, into
@@ -42,19 +42,12 @@ pub(super) fn unshare(
             ..*endpoint
         };
         if separated != *endpoint {
-            endpoints.push(Write::PutEndpoint {
-                ifindex: *ifindex,
-                endpoint: separated,
-            });
+            endpoints.push(Write::Endpoints(Put(*ifindex, separated)));
         }
     }
     for ((number, _), copy) in copies {
         for (key, value) in state.policies.get(&number).into_iter().flatten() {
-            writes.push(Write::PutPolicy {
-                policy: copy,
-                key: *key,
-                value: *value,
-            });
+            writes.push(Write::Policies(Put((copy, *key), *value)));
         }
     }
     writes.append(&mut endpoints);
