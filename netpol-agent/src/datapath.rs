@@ -407,7 +407,11 @@ impl Datapath {
             Write::Endpoints(Put(ifindex, endpoint)) => Some((*ifindex, *endpoint)),
             _ => None,
         });
-        self.lifetimes = state.config.lifetimes;
+        let config = writes.iter().find_map(|write| match write {
+            Write::Config(config) => Some(config),
+            _ => None,
+        });
+        self.lifetimes = config.unwrap_or(&state.config).lifetimes;
         self.seeder
             .begin(&state.endpoints, &planned.collect(), node, self.lifetimes);
         let endpoints = self.seeder.ids().len() as u64;

@@ -13,10 +13,12 @@ mod identities;
 mod plan;
 mod policies;
 mod second_look;
+mod settings;
 mod tables;
 
 pub use apply::{Failure, Report, apply};
 pub use plan::{Desired, Link, Plan, ahead, plan};
+pub use settings::Settings;
 pub use tables::{
     Edit::{self, Put, Remove},
     State, Table, Write,

@@ -22,7 +22,7 @@ use self::{
     slots::{is_shareable, slots, unshare},
 };
 use super::{
-    Last, Meaning, Memory, Put, Remove, State, Write, endpoint_addresses,
+    Last, Meaning, Memory, Put, Remove, Settings, State, Write, endpoint_addresses,
     identities::{self, Changes},
     policies::{self, Expander},
     second_look::SecondLook,
@@ -49,8 +49,8 @@ pub struct Desired<'a> {
     pub bridges: &'a BTreeMap<u32, u32>,
     /// What each interface was when it was bound; one that is absent keeps what its endpoint has (rule A8).
     pub links: &'a BTreeMap<u32, Link>,
-    /// `events_per_second` of map `config`.
-    pub events_per_second: u32,
+    /// What the programs were told.
+    pub settings: Settings,
 }
 
 /// The link of a pod, as it was when its interface was bound (rule A8).
@@ -96,16 +96,14 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     let numbering = identities::number(state, last, compiled, &changes, owners, |number, class| {
         policies::stable(state, last, (compiled, matches), &slots, number, class)
     });
-    let mut config = Config {
-        abi_version: ABI_VERSION,
-        events_per_second: desired.events_per_second,
+    let mut config = desired.settings.applied_to(Config {
         next_endpoint: first_free(
             state.config.next_endpoint,
             state.endpoints.values().map(|endpoint| endpoint.id),
         ),
         next_policy: first_free(state.config.next_policy, policy_numbers(state)),
         ..state.config
-    };
+    });
     let mut writes = Vec::new();
     let mut unshared = state.clone();
     if !numbering.fresh.is_empty() {
