@@ -141,7 +141,20 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>, BpffsError> {
     })
 }
 
-/// Removes a pin or, with what is in it, a folder of pins. One that is not there is fine.
+/// Removes a pin, or a folder with all pins and folders in it. One that is not there is fine.
+///
+/// # Errors
+/// The first that cannot be removed.
+pub fn remove_all(path: &Path) -> Result<(), BpffsError> {
+    if path.is_dir() {
+        for within in list(path)? {
+            remove_all(&within)?;
+        }
+    }
+    remove(path)
+}
+
+/// Removes a pin, or an empty folder. One that is not there is fine.
 ///
 /// # Errors
 /// It cannot be removed.
