@@ -25,7 +25,7 @@ use std::{
 
 use aya::{Ebpf, EbpfLoader, maps::RingBuf};
 use netpol_common::{
-    abi::{self, ABI_VERSION, Binding, Counters, Direction, Lifetimes},
+    abi::{self, ABI_VERSION, Binding, Counters, Direction, Lifetimes, OBSERVED_VERSION},
     quota::Quota,
 };
 use thiserror::Error;
@@ -46,7 +46,7 @@ use crate::{
     sync::{Put, Remove, State, Write},
 };
 
-/// Maps by the name that they have in the object and below the pin folder.
+/// Pinned maps by the name that they have in the object; [`pin`] says where.
 pub const PINNED_MAPS: [&str; 20] = [
     "endpoints",
     "bindings",
@@ -69,6 +69,10 @@ pub const PINNED_MAPS: [&str; 20] = [
     "counters",
     "config",
 ];
+
+/// Those of them by which the programs tell what they do. They have a version of their own: no
+/// verdict depends on them.
+pub const OBSERVED_MAPS: [&str; 3] = ["events", "event_budget", "counters"];
 
 /// How to open the datapath.
 #[derive(Debug, Clone)]
@@ -186,6 +190,30 @@ pub fn pin_folder(pin_path: &Path) -> PathBuf {
     pin_path.join(format!("v{ABI_VERSION}"))
 }
 
+/// The pin of a map.
+pub fn pin(pin_path: &Path, map: &str) -> PathBuf {
+    let folder = if OBSERVED_MAPS.contains(&map) {
+        observed_folder(pin_path)
+    } else {
+        pin_folder(pin_path)
+    };
+    folder.join(map)
+}
+
+/// Name of the folder of [`OBSERVED_MAPS`] up to its version, in the versioned one.
+const OBSERVED: &str = "observed-";
+
+/// The folder of [`OBSERVED_MAPS`].
+fn observed_folder(pin_path: &Path) -> PathBuf {
+    pin_folder(pin_path).join(format!("{OBSERVED}{OBSERVED_VERSION:08x}"))
+}
+
+/// Makes the folders of maps.
+fn make_folders(pin_path: &Path) -> Result<(), bpffs::BpffsError> {
+    bpffs::make_folder(&pin_folder(pin_path))?;
+    bpffs::make_folder(&observed_folder(pin_path))
+}
+
 /// The folder of pinned links.
 pub fn links_folder(pin_path: &Path) -> PathBuf {
     pin_folder(pin_path).join(LINKS)
@@ -201,11 +229,11 @@ struct Sight {
 }
 
 /// Loads maps and programs; what they can see.
-fn load(object: &[u8], options: &Options, folder: &Path) -> Result<(Ebpf, Sight), DatapathError> {
+fn load(object: &[u8], options: &Options) -> Result<(Ebpf, Sight), DatapathError> {
     let description = std::fs::read(sk_buff::KERNEL_BTF).unwrap_or_default();
     let tracking = tracking::way(&description).unwrap_or_default();
     if let Some(tracking) = &tracking {
-        match load_seeing(object, options, folder, tracking) {
+        match load_seeing(object, options, tracking) {
             Ok((ebpf, checksums)) => {
                 let tracking = true;
                 return Ok((ebpf, Sight { checksums, tracking }));
@@ -213,7 +241,7 @@ fn load(object: &[u8], options: &Options, folder: &Path) -> Result<(Ebpf, Sight)
             Err(error) => tracing::debug!(error = causes(&error), "asking connection tracking"),
         }
     }
-    let (ebpf, checksums) = load_seeing(object, options, folder, &tracking::Way::default())?;
+    let (ebpf, checksums) = load_seeing(object, options, &tracking::Way::default())?;
     tracing::warn!(
         "this kernel lets the programs not ask its connection tracking (Linux 5.18, with nf_conntrack built in): an open \
          connection of an isolated pod that is not in the flow table any more is judged as if its next packet opened it"
@@ -227,19 +255,18 @@ fn load(object: &[u8], options: &Options, folder: &Path) -> Result<(Ebpf, Sight)
 fn load_seeing(
     object: &[u8],
     options: &Options,
-    folder: &Path,
     tracking: &tracking::Way,
 ) -> Result<(Ebpf, bool), DatapathError> {
     let ways = sk_buff::ways(Path::new(sk_buff::KERNEL_BTF));
     let mut closed = ways.as_ref().err().map(|error| causes(error));
     for way in ways.into_iter().flatten() {
-        match load_with(object, options, folder, &way, tracking) {
+        match load_with(object, options, &way, tracking) {
             Ok(ebpf) => return Ok((ebpf, true)),
             // Kernels differ in what they let programs read: older ones, and those locked down for confidentiality.
             Err(error) => closed = Some(causes(&error)),
         }
     }
-    let ebpf = load_with(object, options, folder, &sk_buff::Way::default(), tracking)?;
+    let ebpf = load_with(object, options, &sk_buff::Way::default(), tracking)?;
     tracing::error!(
         error = closed,
         "not enforced on this kernel: that no checksum is written over a port or an address, for a pod with the capability NET_RAW"
@@ -250,14 +277,13 @@ fn load_seeing(
 fn load_with(
     object: &[u8],
     options: &Options,
-    folder: &Path,
     way: &sk_buff::Way,
     tracking: &tracking::Way,
 ) -> Result<Ebpf, DatapathError> {
     let mut loader = EbpfLoader::new();
     // The kernel's own types take more memory than all else, and no program is fitted to them.
     loader.btf(None);
-    let pins = PINNED_MAPS.map(|name| (name, folder.join(name)));
+    let pins = PINNED_MAPS.map(|name| (name, pin(&options.pin_path, name)));
     for (name, path) in &pins {
         loader.map_pin_path(name, path);
     }
@@ -265,7 +291,7 @@ fn load_with(
         Some(capacity) => {
             loader.map_max_entries("flows", capacity);
         }
-        None if !folder.join("flows").exists() => {
+        None if !pin(&options.pin_path, "flows").exists() => {
             loader.map_max_entries("flows", capacity::of_this_machine());
         }
         None => {}
@@ -289,12 +315,12 @@ impl Datapath {
         let object = object::EBPF_OBJECT.ok_or(DatapathError::NoObject)?;
         maps::probe().map_err(DatapathError::NotPermitted)?;
         let folder = pin_folder(&options.pin_path);
-        bpffs::make_folder(&folder)?;
+        make_folders(&options.pin_path)?;
         let mut flows = Vec::new();
         if let Some(capacity) = options.flow_capacity {
             flows = maps::unpin_flows_of_other_capacity(&folder.join("flows"), capacity)?;
         }
-        let (mut ebpf, sight) = load(object, options, &folder)?;
+        let (mut ebpf, sight) = load(object, options)?;
         let maps = Maps::take(&mut ebpf, &folder)?;
         maps::restore_flows(&mut ebpf, flows)?;
         let shares = Shares::open(maps::descriptor(&ebpf, "flow_shares")?).map_err(DatapathError::Shares)?;
@@ -407,7 +433,11 @@ impl Datapath {
             Write::Endpoints(Put(ifindex, endpoint)) => Some((*ifindex, *endpoint)),
             _ => None,
         });
-        self.lifetimes = state.config.lifetimes;
+        let config = writes.iter().find_map(|write| match write {
+            Write::Config(config) => Some(config),
+            _ => None,
+        });
+        self.lifetimes = config.unwrap_or(&state.config).lifetimes;
         self.seeder
             .begin(&state.endpoints, &planned.collect(), node, self.lifetimes);
         let endpoints = self.seeder.ids().len() as u64;
@@ -663,6 +693,14 @@ pub fn remove_other_versions(pin_path: &Path) -> Result<(), DatapathError> {
             tracing::info!(path = %folder.display(), interfaces, "removed what another version of netpol left");
         }
     }
+    for folder in bpffs::list(&own)? {
+        let name = folder.file_name().and_then(|name| name.to_str());
+        let is_observed = name.is_some_and(|name| name.starts_with(OBSERVED));
+        if is_observed && folder != observed_folder(pin_path) {
+            bpffs::remove_all(&folder)?;
+            tracing::info!(path = %folder.display(), "counters and events of another version are removed");
+        }
+    }
     Ok(())
 }
 
@@ -672,10 +710,7 @@ fn remove_version(
 ) -> Result<usize, DatapathError> {
     let links = folder.join(LINKS);
     let interfaces = if links.exists() { remove_links(&links)? } else { 0 };
-    for pin in bpffs::list(folder)? {
-        bpffs::remove(&pin)?;
-    }
-    bpffs::remove(folder)?;
+    bpffs::remove_all(folder)?;
     Ok(interfaces)
 }
 
@@ -700,9 +735,7 @@ impl CounterReader {
     /// # Errors
     /// There are none below `pin_path`.
     pub fn open(pin_path: &Path) -> Result<Self, DatapathError> {
-        Ok(Self(maps::CounterMap::open(
-            &pin_folder(pin_path).join("counters"),
-        )?))
+        Ok(Self(maps::CounterMap::open(&pin(pin_path, "counters"))?))
     }
 
     /// The sums of one direction.

@@ -17,11 +17,13 @@ mod identities;
 mod plan;
 mod policies;
 mod post_dnat;
+mod settings;
 mod tables;
 
 pub use apply::{Failure, Report, apply};
 pub use desired::{Desired, Link};
 pub use plan::{Plan, ahead, plan};
+pub use settings::Settings;
 pub use tables::{
     Edit::{self, Put, Remove},
     State, Table, Write,

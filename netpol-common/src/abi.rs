@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Byte layouts of the maps. Every one is `repr(C)` without implicit padding (zerocopy's derives refuse it), its size is asserted
-//! at compile time, and a test holds it against the BTF of the object. A change here is a new [`ABI_VERSION`].
+//! at compile time, and a test holds it against the BTF of the object. A change here is a new
+//! [`ABI_VERSION`]; what the programs tell (`observed`) has an [`OBSERVED_VERSION`] of its own.
 //!
 //! Integers are in host byte order, addresses and ports are byte arrays in network byte order.
 
@@ -75,11 +76,13 @@ mod binding;
 mod observed;
 mod sk_buff;
 mod tracking;
+mod version;
 
 pub use binding::Binding;
 pub use observed::{Counter, Counters, DropReason, Event, EventBudget, Hook};
 pub use sk_buff::SkBuff;
 pub use tracking::Tracking;
+pub use version::OBSERVED_VERSION;
 
 /// The size of the field that `_project` points at.
 const fn field_size<T, F>(_project: fn(&T) -> &F) -> usize {

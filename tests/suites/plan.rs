@@ -12,7 +12,7 @@ use std::{
 use netpol_agent::{
     compile::{Compiled, Compiler, Passage, compile},
     model::{Direction, Node, ObjectKey, Snapshot},
-    sync::{Desired, Memory, Plan, Put, State, Write, apply, plan},
+    sync::{Desired, Memory, Plan, Put, Settings, State, Write, apply, plan},
 };
 use netpol_common::abi::{Endpoint, POLICY_DENY, POLICY_NONE, SENDER_AMBIGUOUS};
 use netpol_common::tag;
@@ -84,7 +84,7 @@ impl Bench {
             closed: &BTreeSet::new(),
             bridges: &present.iter().map(|ifindex| (*ifindex, BRIDGE)).collect(),
             links: &BTreeMap::new(),
-            events_per_second: 100,
+            settings: Settings::default(),
         };
         let plan = plan(&self.state, &self.memory, desired);
         (compiled, plan)

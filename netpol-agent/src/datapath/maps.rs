@@ -19,9 +19,7 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData, MapInfo},
 };
-use netpol_common::abi::{
-    self, Address, Config, Counters, Endpoint, Flow, FlowKey, Identity, Peer, PortValue,
-};
+use netpol_common::abi::{self, Address, Config, Endpoint, Flow, FlowKey, Identity, Peer, PortValue};
 use thiserror::Error;
 
 pub use self::{
@@ -127,7 +125,6 @@ impl Maps {
         check_layout::<FlowKey, Flow>(&folder.join("flows"))?;
         check_layout::<u32, abi::FlowShare>(&folder.join("flow_shares"))?;
         check_layout::<abi::FragmentKey, abi::Fragment>(&folder.join("fragments"))?;
-        check_layout::<u32, Counters>(&folder.join("counters"))?;
         check_layout::<u32, Config>(&folder.join("config"))?;
         Ok(Self {
             tables: Tables::take(ebpf, folder)?,

@@ -8,6 +8,7 @@ use std::{
 
 use netpol_common::abi::Endpoint;
 
+use super::settings::Settings;
 use crate::{compile::Compiled, model::ObjectKey};
 
 /// What the node must enforce, and on which interfaces.
@@ -28,8 +29,8 @@ pub struct Desired<'a> {
     /// The link of each interface when it was bound. An absent one keeps what its endpoint has
     /// (rule A8).
     pub links: &'a BTreeMap<u32, Link>,
-    /// `events_per_second` of map `config`.
-    pub events_per_second: u32,
+    /// Settings of the programs.
+    pub settings: Settings,
 }
 
 /// The link of a pod, as it was when its interface was bound (rule A8).

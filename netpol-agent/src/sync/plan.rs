@@ -129,18 +129,16 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     }
 }
 
-/// The config with its counters behind all numbers in use.
+/// The config with the desired settings, and with its counters behind all numbers in use.
 fn next_config(state: &State, desired: Desired<'_>) -> Config {
-    Config {
-        abi_version: ABI_VERSION,
-        events_per_second: desired.events_per_second,
+    desired.settings.applied_to(Config {
         next_endpoint: first_free(
             state.config.next_endpoint,
             state.endpoints.values().map(|endpoint| endpoint.id),
         ),
         next_policy: first_free(state.config.next_policy, policy_numbers(state)),
         ..state.config
-    }
+    })
 }
 
 /// Gives addresses and frontends their identities, but for removals that wait for endpoints.

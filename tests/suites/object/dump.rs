@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 use netpol_agent::{
-    datapath::pin_folder,
+    datapath::pin,
     evaluate::Packet,
     model::{Direction, ProtocolMatch},
     sync::{EntryKey, Put, Write},
@@ -24,8 +24,8 @@ use crate::{
 };
 
 /// Returns the entries of a pinned map as `bpftool map dump` prints them.
-fn dump(folder: &Path, map: &str) -> Result<Vec<Value>> {
-    let path = folder.join(map);
+fn dump(pin_path: &Path, map: &str) -> Result<Vec<Value>> {
+    let path = pin(pin_path, map);
     let dump = bpftool(&["map", "dump", "pinned", path.to_str().context("a path in UTF-8")?])?;
     let entries = dump.as_array().cloned().unwrap_or_default();
     ensure!(!entries.is_empty(), "map {map} is empty");
@@ -99,9 +99,9 @@ fn maps_dump_with_named_fields() {
         return;
     }
     on_bench(SUITE, 1, |bench| {
-        let folder = pin_folder(bench.pin_path());
+        let pin_path = bench.pin_path().to_owned();
         for (name, (_, kind), key, value) in MAPS {
-            let path = folder.join(name);
+            let path = pin(&pin_path, name);
             let shown = bpftool(&["map", "show", "pinned", path.to_str().context("a path in UTF-8")?])?;
             assert_eq!(shown["type"], kind, "{name}");
             assert_eq!(
@@ -114,7 +114,7 @@ fn maps_dump_with_named_fields() {
         let ifindex = bench.interfaces()[0];
         fill(bench, ifindex)?;
         let entry = |map: &str, value: &str| -> Result<[Value; 2]> {
-            let formatted = &dump(&folder, map)?[0]["formatted"];
+            let formatted = &dump(&pin_path, map)?[0]["formatted"];
             Ok([formatted["key"].clone(), formatted[value].clone()])
         };
         let [key, endpoint] = entry("endpoints", "value")?;

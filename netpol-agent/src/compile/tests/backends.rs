@@ -97,7 +97,7 @@ fn work(snapshot: &Snapshot) -> (Compiled, [usize; 2]) {
         closed: &BTreeSet::new(),
         bridges: &BTreeMap::new(),
         links: &BTreeMap::new(),
-        events_per_second: 100,
+        settings: crate::sync::Settings::default(),
     };
     plan(&State::default(), &Memory::default(), desired);
     (compiled, [MATCHED.get(), GONE_OVER.get()])
