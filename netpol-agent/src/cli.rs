@@ -16,60 +16,65 @@ use tracing_subscriber::EnvFilter;
 
 use crate::datapath::object;
 
-/// Default of `--log`. The client library logs each failed request at its own level; the watch stage says once what it means.
+/// Default of `--log`. The client library logs each failed request at its own level; stage watch
+/// reports once what it means.
 const LOG: &str = "info,kube_client=off,kube_runtime=off";
-/// Default of `--log` for commands whose answer goes to a terminal.
+/// Default of `--log` for commands that print their answer.
 const QUIET: &str = "error,kube_client=off,kube_runtime=off";
 
-/// Enforces Kubernetes NetworkPolicy on the pods of one node, with eBPF programs at their interfaces.
+/// Enforces Kubernetes NetworkPolicy on the pods of one node, with eBPF programs at their
+/// interfaces.
 #[derive(Debug, Parser)]
 #[command(name = "netpol", version, long_version = long_version())]
 pub struct Cli {
-    /// What to do.
+    /// What to do
     #[command(subcommand)]
     pub command: Command,
-    /// Form of the log lines on standard error.
+    /// Format of the log lines on standard error.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
-    /// What to log: a level (error, warn, info, debug, trace), or levels by module, e.g. `info,netpol_agent::sync=debug`.
-    /// Default: info for agent and cleanup, error for explain and matrix, each without the client library's own.
+    /// What to log: a level (error, warn, info, debug, trace), or levels by module, e.g.
+    /// `info,netpol_agent::sync=debug`. Default: info for agent and cleanup, error for explain and
+    /// matrix, without the log of the client library.
     #[arg(long, global = true, value_name = "FILTER", env = "NETPOL_LOG")]
     pub log: Option<String>,
 }
 
-/// What `--version` prints after the name; `-V` prints the number only.
+/// Returns what `--version` prints after the name. `-V` prints only the number.
 fn long_version() -> &'static str {
     static TEXT: LazyLock<String> =
         LazyLock::new(|| format!("{}\n{}", env!("CARGO_PKG_VERSION"), object::described()));
     &TEXT
 }
 
-/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Watch the cluster, or a folder of manifests, and enforce its policies on this node until stopped.
+    /// Watch the cluster, or a folder of manifests, and enforce its policies on this node until
+    /// stopped.
     Agent(agent::Arguments),
-    /// Stop enforcing: remove the programs, links and maps that agents put on this node, and nothing else.
+    /// Stop enforcing: remove the programs, links and maps that agents put on this node, and
+    /// nothing else.
     Cleanup(cleanup::Arguments),
-    /// Tell whether two ends can connect, and why: the rule that allows it, or what is missing in each rule that does not.
+    /// Tell whether two ends can connect, and why: the rule that allows it, or what each other rule
+    /// lacks to allow it.
     Explain(explain::Arguments),
-    /// Show who reaches whom: every pair of pods.
+    /// Show who reaches whom, for every pair of pods.
     Matrix(matrix::Arguments),
 }
 
-/// Form of the log lines.
+/// Format of the log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 /// Runs a command.
 ///
 /// # Errors
-/// Whatever made it fail, with what was attempted.
+/// Whatever made the command fail, with what it attempted.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let default = match cli.command {
         Command::Agent(_) | Command::Cleanup(_) => LOG,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The kernel side: programs, maps, links, and the interfaces they are attached to. Outside of this module only [`crate::observe`] knows aya: the ring buffers.
+//! The kernel side: programs, maps, links, and the interfaces that they are attached to. Besides
+//! this module, only [`crate::observe`] uses aya, for the ring buffers.
 
 pub mod attach;
 pub mod bpffs;
@@ -70,60 +71,61 @@ pub const PINNED_MAPS: [&str; 20] = [
     "config",
 ];
 
-/// Those of them by which the programs tell what they do. They have a version of their own: no
-/// verdict depends on them.
+/// The maps of these by which the programs report. They have a version of their own: no verdict
+/// depends on them.
 pub const OBSERVED_MAPS: [&str; 3] = ["events", "event_budget", "counters"];
 
-/// How to open the datapath.
+/// Options for opening the datapath.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Folder on bpffs that holds the versioned folder of pins.
     pub pin_path: PathBuf,
-    /// How programs are attached.
+    /// How to attach programs.
     pub attach: attach::Mode,
-    /// Entries of map `flows`; `None` keeps what is pinned, else goes by the machine's memory.
+    /// Entries of map `flows`. `None` keeps the pinned size, or else chooses by the machine's
+    /// memory.
     pub flow_capacity: Option<u32>,
-    /// Level of the programs' own log: 0 is off, 1 errors to 5 trace.
+    /// Level of the programs' own log: 0 is off, 1 to 5 are errors to trace.
     pub log_level: u8,
 }
 
 /// Why the datapath cannot be opened or used.
 #[derive(Debug, Error)]
 pub enum DatapathError {
-    /// The build has no programs.
+    /// The build contains no programs.
     #[error("this build of netpol has no eBPF programs in it: build it with `cargo xtask build`")]
     NoObject,
-    /// Not root, or without the capabilities.
+    /// The agent is not root and lacks the capabilities.
     #[error(
         "the kernel refuses to create a BPF map: run as root, or with the capabilities BPF, NET_ADMIN and PERFMON"
     )]
     NotPermitted(#[source] io::Error),
-    /// bpffs cannot be used.
+    /// bpffs is not usable.
     #[error(transparent)]
     Bpffs(#[from] bpffs::BpffsError),
     /// The object does not load.
     #[error("loading the eBPF object into the kernel")]
     Load(#[source] Box<aya::EbpfError>),
-    /// A pinned map is not what this version expects.
+    /// A pinned map differs from what this version expects.
     #[error(
         "the pinned map {path} has {found}, expected {expected}: it is of another build with the same ABI version; \
          `netpol cleanup` removes it, and the enforcement with it"
     )]
     OtherLayout {
-        /// The pin.
+        /// Path of the pin.
         path: PathBuf,
-        /// What it has.
+        /// Form that the pinned map has.
         found: String,
-        /// What it should have.
+        /// Form that it should have.
         expected: String,
     },
-    /// A map failed.
+    /// An operation on a map failed.
     #[error(transparent)]
     Map(#[from] MapError),
     /// A program could not be attached or detached.
     #[error(transparent)]
     Attach(#[from] AttachError),
-    /// The interface of a write is not known.
+    /// The interface of a write is unknown.
     #[error("interface {0} is gone")]
     NoInterface(u32),
     /// A program cannot be run on a frame.
@@ -133,20 +135,20 @@ pub enum DatapathError {
         hook: attach::Hook,
         /// Length of the frame.
         length: usize,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: Box<aya::programs::ProgramError>,
     },
-    /// The kernel does not tell of a program.
+    /// The kernel does not describe a program.
     #[error("asking the kernel about program {hook}")]
     Inspect {
         /// The program.
         hook: attach::Hook,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: Box<aya::programs::ProgramError>,
     },
-    /// The counts of flows cannot be had.
+    /// The counts of flows cannot be mapped.
     #[error("mapping the counts of flows into memory")]
     Shares(#[source] io::Error),
     /// Flows past their lifetime cannot be removed.
@@ -164,28 +166,29 @@ pub struct Datapath {
     attacher: Attacher,
     sight: Sight,
     seeder: Seeder,
-    /// How many flows each endpoint has.
+    /// Number of flows of each endpoint.
     shares: Shares,
-    /// Addresses about which the programs do not ask connection tracking.
+    /// Addresses for which the programs do not ask connection tracking.
     doubted: Doubted,
     expiry: Expiry,
-    /// Of flows, as in map `config`.
+    /// Lifetimes of flows, as in map `config`.
     lifetimes: Lifetimes,
     /// Names of interfaces by index, for attaching.
     names: BTreeMap<u32, String>,
-    /// Why interfaces have not the programs that they should have.
+    /// Why interfaces lack the programs that they should have.
     unattached: BTreeMap<u32, String>,
-    /// Interfaces whose programs came before their endpoint: connections of before are looked for when that is written (rule C6).
+    /// Interfaces whose programs came before their endpoint. Writing the endpoint looks up earlier
+    /// connections (rule C6).
     unread: BTreeSet<u32>,
 }
 
-/// Endpoints that places in the flow table are kept for at least.
+/// Minimum number of endpoints that the flow table keeps places for.
 const LEAST_ENDPOINTS: u64 = 16;
 
-/// Name of the folder of pinned links, in the versioned one.
+/// Name of the folder of pinned links, within the versioned folder.
 const LINKS: &str = "links";
 
-/// The versioned folder of pins.
+/// Returns the versioned folder of pins.
 pub fn pin_folder(pin_path: &Path) -> PathBuf {
     pin_path.join(format!("v{ABI_VERSION}"))
 }
@@ -307,10 +310,12 @@ fn load_with(
 }
 
 impl Datapath {
-    /// Loads the programs, over the maps that an earlier agent pinned where there are any. Nothing is attached or changed yet.
+    /// Loads the programs over the maps that an earlier agent pinned, if there are any. Attaches
+    /// and changes nothing yet.
     ///
     /// # Errors
-    /// Not permitted, no bpffs, a kernel without a needed feature: each says what is missing.
+    /// Missing permission, no bpffs, or a kernel without a needed feature. Each error says what is
+    /// missing.
     pub fn open(options: &Options) -> Result<Self, DatapathError> {
         let object = object::EBPF_OBJECT.ok_or(DatapathError::NoObject)?;
         maps::probe().map_err(DatapathError::NotPermitted)?;
@@ -347,31 +352,33 @@ impl Datapath {
         })
     }
 
-    /// How programs are attached.
+    /// Returns how programs are attached.
     pub fn mechanism(&self) -> attach::Mechanism {
         self.attacher.mechanism()
     }
 
-    /// Whether packets are dropped whose checksum a device is to write over what was judged.
+    /// Returns true if the programs see where a device is to write a checksum, and drop packets
+    /// where that is over what was judged.
     pub fn checks_checksums(&self) -> bool {
         self.sight.checksums
     }
 
-    /// Whether the programs can ask connection tracking who opened a connection that they do not
-    /// know (rule C4).
+    /// Returns true if the programs can ask connection tracking who opened a connection that they
+    /// do not know (rule C4).
     pub fn asks_tracking(&self) -> bool {
         self.sight.tracking
     }
 
-    /// What the maps hold. Interfaces count as not attached until this agent has put its own programs there.
+    /// Reads what the maps hold. Interfaces count as not attached until this agent has put its own
+    /// programs there.
     ///
     /// # Errors
-    /// A map that cannot be read.
+    /// A map cannot be read.
     pub fn read(&self) -> Result<State, DatapathError> {
         Ok(self.maps.read()?)
     }
 
-    /// What earlier agents, or this one, remember of interfaces (rule A8).
+    /// Reads what this agent, or earlier ones, stored about interfaces (rule A8).
     ///
     /// # Errors
     /// The map cannot be read.
@@ -379,7 +386,7 @@ impl Datapath {
         Ok(self.maps.bindings()?)
     }
 
-    /// Remembers what an interface is, for as long as it lives, or forgets it.
+    /// Stores what an interface is for as long as it lives, or removes that.
     ///
     /// # Errors
     /// The map cannot be written.
@@ -387,23 +394,25 @@ impl Datapath {
         Ok(self.maps.set_binding(ifindex, binding)?)
     }
 
-    /// Which name each interface has, for attaching.
+    /// Sets the name of each interface, for attaching.
     pub fn set_interfaces(&mut self, names: BTreeMap<u32, String>) {
         self.unattached.retain(|ifindex, _| names.contains_key(ifindex));
         self.names = names;
     }
 
-    /// Name of an interface.
+    /// Looks up the name of an interface.
     pub fn name(&self, ifindex: u32) -> Option<&str> {
         self.names.get(&ifindex).map(String::as_str)
     }
 
-    /// Interfaces that should have programs and to which they do not attach, with the reason: nothing is enforced there.
+    /// Returns the interfaces to which programs could not be attached, with the reason. Nothing is
+    /// enforced there.
     pub fn unattached(&self) -> &BTreeMap<u32, String> {
         &self.unattached
     }
 
-    /// What is wrong at hooks of these interfaces, which have this agent's programs, by what the kernel runs there.
+    /// Compares what the kernel runs at the hooks of these interfaces, which have this agent's
+    /// programs, and returns the faults.
     pub fn faults(&mut self, interfaces: &BTreeSet<u32>) -> BTreeMap<u32, String> {
         let mut found = BTreeMap::new();
         for ifindex in interfaces {
@@ -455,8 +464,8 @@ impl Datapath {
         }
     }
 
-    /// The turn's writes are made: connections that were opened while programs were attached are looked for. Returns what became of
-    /// all of them since the start.
+    /// Ends a turn's writes: looks up connections that were opened while programs were attached.
+    /// Returns the counts of all seeded connections since the start.
     ///
     /// # Errors
     /// Map `flows` cannot be written.
@@ -467,7 +476,8 @@ impl Datapath {
         Ok(self.seeder.seeded())
     }
 
-    /// Removes flows that are past their lifetime from a part of the table (rule C3). Returns what became of all of them since the start.
+    /// Removes expired flows from a part of the table (rule C3). Returns the counts of all expired
+    /// flows since the start.
     ///
     /// # Errors
     /// Map `flows` cannot be read or written.
@@ -482,7 +492,7 @@ impl Datapath {
         expired.map_err(DatapathError::Expiry)
     }
 
-    /// Counts the flows of each endpoint again, where someone else took some out.
+    /// Counts the flows of each endpoint again, in case someone else removed some.
     ///
     /// # Errors
     /// Map `flows` cannot be read.
@@ -579,24 +589,26 @@ impl Datapath {
         }
     }
 
-    /// Whether this version's programs are on an interface, as an earlier agent left them.
+    /// Returns true if an interface has this version's programs, as an earlier agent left them.
     ///
     /// # Errors
-    /// The kernel does not tell.
+    /// The kernel does not answer.
     pub fn has_programs(&self, ifindex: u32) -> Result<bool, DatapathError> {
         Ok(self.attacher.has_programs(ifindex)?)
     }
 
-    /// Whether programs of another ABI version are on an interface, which enforce by maps of their own.
+    /// Returns true if an interface has programs of another ABI version, which enforce by their own
+    /// maps.
     ///
     /// # Errors
-    /// The kernel does not tell.
+    /// The kernel does not answer.
     pub fn has_other_version(&self, ifindex: u32) -> Result<bool, DatapathError> {
         Ok(self.attacher.has_other_version(ifindex)?)
     }
 
-    /// Makes flows of the connections that these endpoints, whose programs let everything pass, had before their programs. `held`: all
-    /// endpoints, these with the addresses inside their pods. Returns those for which all is known then.
+    /// Makes flows of the connections that these endpoints had before their programs, which let
+    /// everything pass. `held` has all endpoints, these with the addresses inside their pods.
+    /// Returns the endpoints for which all connections are known then.
     ///
     /// # Errors
     /// Map `flows` cannot be written.
@@ -614,17 +626,17 @@ impl Datapath {
     /// Removes links that an earlier agent left on interfaces without an endpoint.
     ///
     /// # Errors
-    /// The first that occurred.
+    /// The first error that occurred.
     pub fn retain(&mut self, wanted: &BTreeSet<u32>) -> Result<(), DatapathError> {
         Ok(self.attacher.retain(wanted)?)
     }
 
-    /// The ring buffer of events; it can be taken once.
+    /// Takes the ring buffer of events. It can be taken once.
     pub fn take_events(&mut self) -> Option<RingBuf<aya::maps::MapData>> {
         RingBuf::try_from(self.ebpf.take_map("events")?).ok()
     }
 
-    /// The programs' own log; it can be taken once.
+    /// Takes the programs' own log. It can be taken once.
     ///
     /// # Errors
     /// The log's ring buffer cannot be opened.
@@ -633,18 +645,18 @@ impl Datapath {
     }
 }
 
-/// Trouble with open connections keeps nothing away.
+/// Logs that connections are unknown. Such an error keeps nothing else from being done.
 fn told_unread(ifindex: u32, seeded: Result<(), DatapathError>) {
     if let Err(error) = seeded {
         tracing::error!(ifindex, error = causes(&error), "looking for open connections");
     }
 }
 
-/// What the programs log for debugging, if they were loaded with a log level.
+/// The debug log of the programs, if they were loaded with a log level.
 pub struct ProgramLog(aya_log::EbpfLogger<&'static dyn log::Log>);
 
 impl ProgramLog {
-    /// Hands what there is to the process's logger.
+    /// Passes pending messages to the logger of the process.
     pub fn flush(&mut self) {
         self.0.flush();
     }
@@ -656,17 +668,17 @@ impl std::os::fd::AsRawFd for ProgramLog {
     }
 }
 
-/// Takes the right to work on what is pinned below `pin_path`, making that folder if it is not there.
+/// Locks what is pinned below `pin_path`. Makes that folder if it is missing.
 ///
 /// # Errors
-/// No bpffs, or another agent works there.
+/// There is no bpffs, or another agent works there.
 pub fn lock(pin_path: &Path) -> Result<bpffs::Lock, DatapathError> {
     bpffs::make_folder(pin_path)?;
     Ok(bpffs::lock(pin_path)?)
 }
 
-/// Removes programs, links and maps: all that agents of any version put below `pin_path`, and nothing else. Returns the number of
-/// interfaces that had programs.
+/// Removes all programs, links and maps that agents of any version put below `pin_path`, and
+/// nothing else. Returns the number of interfaces that had programs.
 ///
 /// # Errors
 /// An agent works there, or the first thing that cannot be removed.
@@ -714,7 +726,7 @@ fn remove_version(
     Ok(interfaces)
 }
 
-/// Folders of pins: `v` and a number.
+/// Returns the folders of pins, named `v` and a number.
 fn version_folders(pin_path: &Path) -> Result<Vec<PathBuf>, DatapathError> {
     let is_version = |path: &PathBuf| {
         let name = path
@@ -738,7 +750,7 @@ impl CounterReader {
         Ok(Self(maps::CounterMap::open(&pin(pin_path, "counters"))?))
     }
 
-    /// The sums of one direction.
+    /// Returns the sums of one direction.
     ///
     /// # Errors
     /// The map cannot be read.

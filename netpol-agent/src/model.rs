@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The objects that policy needs, cut to the fields it reads. The Kubernetes API types stop at [`crate::watch`], where they
-//! become these, once. Fields that only mean something after a check (CIDRs, selectors, ports, policy types) are kept as
-//! they were written: the check, and the diagnostic when it fails, belong to [`crate::compile`].
+//! The objects that policy needs, reduced to the fields that it reads. Kubernetes API types stop at
+//! [`crate::watch`], which converts them once. Fields that need a check (CIDRs, selectors, ports,
+//! policy types) keep their text: the check, and the diagnostic when it fails, belong to
+//! [`crate::compile`].
 
 mod address;
 pub(crate) mod findings;
@@ -42,7 +43,7 @@ pub struct ObjectKey {
 }
 
 impl ObjectKey {
-    /// A key from its two parts.
+    /// Makes a key from its two parts.
     pub fn new(namespace: impl Into<Text>, name: impl Into<Text>) -> Self {
         Self {
             namespace: namespace.into(),
@@ -70,10 +71,10 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// All of them.
+    /// All protocols.
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 
-    /// The IANA protocol number, as in the IPv4 header.
+    /// Returns the IANA protocol number, as in the IPv4 header.
     pub const fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
@@ -82,7 +83,8 @@ impl Protocol {
         }
     }
 
-    /// The protocol of a Kubernetes `protocol` field (upper case, as the API server demands), or `None` for any other word.
+    /// Reads a Kubernetes `protocol` field (upper case, as the API server demands). Returns `None`
+    /// for any other word.
     pub fn from_kubernetes(name: &str) -> Option<Self> {
         match name {
             "TCP" => Some(Self::Tcp),
@@ -103,14 +105,16 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A Namespace. The source adds `kubernetes.io/metadata.name` where the API server did not (rule P4).
+/// A Namespace. The source adds label `kubernetes.io/metadata.name` if the API server did not (rule
+/// P4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Namespace {
-    /// Its name.
+    /// Name of the namespace.
     pub name: String,
-    /// Its labels, `kubernetes.io/metadata.name` included.
+    /// Labels of the namespace, including `kubernetes.io/metadata.name`.
     pub labels: Labels,
-    /// Annotation [`FORWARDS`]: what its pods send and receive for, as written (rule A6).
+    /// Annotation [`FORWARDS`], as written: the ranges that its pods send and receive for (rule
+    /// A6).
     pub forwards: Option<Text>,
 }
 
@@ -119,38 +123,44 @@ pub struct Namespace {
 pub struct Pod {
     /// Namespace and name.
     pub key: ObjectKey,
-    /// `metadata.uid`; empty where the source gives none. Tells a pod from its successor of the same name.
+    /// `metadata.uid`; empty if the source gives none. It tells a pod from its successor of the
+    /// same name.
     pub uid: String,
-    /// Its labels.
+    /// Labels of the pod.
     pub labels: Labels,
     /// `spec.nodeName`, once scheduled.
     pub node: Option<Text>,
-    /// `spec.hostNetwork`: shares the node's network, so it is neither isolated nor a pod peer (rule I6).
+    /// `spec.hostNetwork`: the pod shares the node's network, so it is neither isolated nor a peer
+    /// (rule I6).
     pub host_network: bool,
-    /// Phase Succeeded or Failed: its addresses may already be someone else's (rule I7).
+    /// The phase is Succeeded or Failed: its addresses may already be someone else's (rule I7).
     pub terminal: bool,
-    /// `metadata.deletionTimestamp` is set. Its addresses are another live pod's, if that claims them (rule A8).
+    /// `metadata.deletionTimestamp` is set. Another live pod that claims its addresses gets them
+    /// (rule A8).
     pub terminating: bool,
-    /// Of the mirror of a static pod, the UID that the kubelet gave the static pod itself, by which a runtime knows it.
+    /// For the mirror of a static pod: the UID that the kubelet gave the static pod itself. The
+    /// runtime knows the pod by this UID.
     pub static_uid: Option<Text>,
     /// `status.podIPs`, both families (rule P6).
     pub addresses: Vec<IpAddr>,
-    /// Named ports of containers, then of restartable init containers, in the order of the object (rule T4).
+    /// Named ports of containers, then those of restartable init containers, in the order of the
+    /// object (rule T4).
     pub named_ports: Vec<NamedPort>,
-    /// Ports of its node that lead to it, in the order of the object; none of a pod that shares its node's network.
+    /// Ports of its node that lead to the pod, in the order of the object. None if the pod shares
+    /// its node's network.
     pub host_ports: Vec<HostPort>,
 }
 
-/// A container port with `hostPort`: the CNI translates it at the node's addresses.
+/// A container port with `hostPort`. The CNI translates it at the node's addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HostPort {
-    /// `hostIP`: the only address of the node that has it; `None` for all.
+    /// `hostIP`: the only address of the node with this port; `None` for all addresses.
     pub address: Option<IpAddr>,
     /// `protocol` of the port.
     pub protocol: Protocol,
     /// `hostPort`.
     pub number: u16,
-    /// `containerPort`, which it becomes.
+    /// `containerPort` that it is translated to.
     pub container_port: u16,
 }
 
@@ -169,9 +179,9 @@ pub struct NamedPort {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
-    /// What the pod receives.
+    /// Traffic that the pod receives.
     Ingress,
-    /// What the pod sends.
+    /// Traffic that the pod sends.
     Egress,
 }
 
@@ -191,31 +201,31 @@ pub struct NetworkPolicy {
     pub key: ObjectKey,
     /// `spec.podSelector`: the pods of this namespace that it isolates.
     pub pod_selector: LabelSelector,
-    /// `spec.policyTypes` as written; `None` where it is absent or empty (rule I2).
+    /// `spec.policyTypes` as written; `None` if absent or empty (rule I2).
     pub policy_types: Option<Vec<Direction>>,
-    /// `spec.ingress`; absent and empty mean the same.
+    /// `spec.ingress`. Absent and empty mean the same.
     pub ingress: Vec<Rule>,
-    /// `spec.egress`; absent and empty mean the same.
+    /// `spec.egress`. Absent and empty mean the same.
     pub egress: Vec<Rule>,
 }
 
 /// One entry of `spec.ingress` or `spec.egress`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rule {
-    /// `from` or `to`. Absent and empty mean the same: everyone (rule P1).
+    /// `from` or `to`. Absent and empty both mean everyone (rule P1).
     pub peers: Vec<Peer>,
-    /// `ports`. Absent and empty mean the same: every port of every protocol (rule T1).
+    /// `ports`. Absent and empty both mean every port of every protocol (rule T1).
     pub ports: Vec<PolicyPort>,
 }
 
-/// One entry of `from` or `to`. All three fields absent: matches nothing (rule P5).
+/// One entry of `from` or `to`. It matches nothing if all three fields are absent (rule P5).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Peer {
     /// `podSelector`.
     pub pod_selector: Option<LabelSelector>,
     /// `namespaceSelector`.
     pub namespace_selector: Option<LabelSelector>,
-    /// `ipBlock`. Together with a selector the API server refuses it.
+    /// `ipBlock`. The API server refuses it together with a selector.
     pub ip_block: Option<IpBlock>,
 }
 
@@ -231,9 +241,9 @@ pub struct IpBlock {
 /// One entry of `ports`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PolicyPort {
-    /// `protocol` as written; absent means TCP (rule T2).
+    /// `protocol` as written. Absent means TCP (rule T2).
     pub protocol: Option<String>,
-    /// `port`; absent means every port of the protocol.
+    /// `port`. Absent means every port of the protocol.
     pub port: Option<PortName>,
     /// `endPort`, inclusive (rule T3).
     pub end_port: Option<i32>,
@@ -242,7 +252,7 @@ pub struct PolicyPort {
 /// A port by number or by name (Kubernetes' int-or-string).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PortName {
-    /// A number, as written: it may be out of range.
+    /// A number as written, which may be out of range.
     Number(i32),
     /// The name of a container port.
     Name(String),
@@ -257,10 +267,11 @@ pub struct LabelSelector {
     pub match_expressions: Vec<LabelExpression>,
 }
 
-/// One entry of `matchExpressions`, as written: the operator may be unknown and the values missing (rule I3).
+/// One entry of `matchExpressions` as written. The operator may be unknown, and the values missing
+/// (rule I3).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LabelExpression {
-    /// The label's key.
+    /// Key of the label.
     pub key: String,
     /// `In`, `NotIn`, `Exists`, `DoesNotExist`, or a word that Kubernetes does not know.
     pub operator: String,
@@ -286,7 +297,7 @@ pub struct Service {
 /// One entry of a Service's `spec.ports`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServicePort {
-    /// `name`; empty where the Service has a single unnamed port.
+    /// `name`; empty if the Service has a single unnamed port.
     pub name: String,
     /// `protocol`.
     pub protocol: Protocol,
@@ -301,7 +312,7 @@ pub struct ServicePort {
 pub struct EndpointSlice {
     /// Namespace and name.
     pub key: ObjectKey,
-    /// The Service it belongs to (label `kubernetes.io/service-name`).
+    /// Name of its Service (label `kubernetes.io/service-name`).
     pub service: Option<String>,
     /// Ports by name. A number of `None` means all ports.
     pub ports: Vec<EndpointPort>,
@@ -312,7 +323,7 @@ pub struct EndpointSlice {
 /// One entry of a slice's `ports`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointPort {
-    /// `name`; empty where the Service has a single unnamed port.
+    /// `name`; empty if the Service has a single unnamed port.
     pub name: String,
     /// `protocol`.
     pub protocol: Protocol,
@@ -325,25 +336,26 @@ pub struct EndpointPort {
 pub struct SliceEndpoint {
     /// `addresses`.
     pub addresses: Vec<IpAddr>,
-    /// `conditions.ready`; absent means ready.
+    /// `conditions.ready`. Absent means ready.
     pub ready: bool,
-    /// `conditions.serving`; absent means as `ready`.
+    /// `conditions.serving`. Absent means the same as `ready`.
     pub serving: bool,
     /// `conditions.terminating`.
     pub terminating: bool,
 }
 
-/// Everything known of the cluster at one moment. A copy is cheap, and shares what did not change with later ones.
+/// Everything known of the cluster at one moment. A copy is cheap and shares what did not change
+/// with later snapshots.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Snapshot {
-    /// Raised by one for each snapshot; goes through all stages, logs and metrics.
+    /// Goes up by one with each snapshot. All stages, logs and metrics carry it.
     pub revision: u64,
-    /// Nodes by name, with the addresses that their objects tell.
+    /// Nodes by name, with the addresses from their objects.
     pub nodes: Map<String, Arc<Node>>,
-    /// Namespaces by name. A namespace that is named by a pod or policy but not present counts as having no labels
-    /// but `kubernetes.io/metadata.name`.
+    /// Namespaces by name. A namespace that a pod or policy names and that is missing here has no
+    /// labels but `kubernetes.io/metadata.name`.
     pub namespaces: Map<String, Arc<Namespace>>,
-    /// Pods, terminal and hostNetwork ones included.
+    /// Pods, including terminal and hostNetwork ones.
     pub pods: Map<ObjectKey, Arc<Pod>>,
     /// NetworkPolicies.
     pub policies: Map<ObjectKey, Arc<NetworkPolicy>>,
@@ -351,37 +363,42 @@ pub struct Snapshot {
     pub services: Map<ObjectKey, Arc<Service>>,
     /// EndpointSlices.
     pub endpoint_slices: Map<ObjectKey, Arc<EndpointSlice>>,
-    /// What the source found wrong with objects, or could not read (it keeps the last good object where there was one).
+    /// Faults that the source found in objects, or objects that it could not read. It keeps the
+    /// last good object if there was one.
     pub diagnostics: Set<Diagnostic>,
-    /// What the objects may cost (rule L2).
+    /// Budgets for objects (rule L2).
     pub limits: Limits,
 }
 
 /// A node: the one that this agent runs on, or another of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Node {
-    /// Its name, as in `spec.nodeName` of its pods.
+    /// Name of the node, as in `spec.nodeName` of its pods.
     pub name: String,
-    /// Of the agent's own, the addresses on its interfaces, read from netlink (rule A2); of others, those of `status.addresses`.
+    /// Addresses of the node. For the agent's own node: those of its interfaces, read from netlink
+    /// (rule A2). For other nodes: `status.addresses`.
     pub addresses: std::collections::BTreeSet<IpAddr>,
-    /// Of the agent's own, the link-local addresses of its pods, as bound (rules A8, A9).
+    /// For the agent's own node: the link-local addresses of its pods, as bound (rules A8, A9).
     pub link_locals: std::collections::BTreeMap<ObjectKey, std::collections::BTreeSet<Ipv6Addr>>,
-    /// `spec.podCIDRs`, those that parse: the first addresses of each are those of the node's bridge and tunnel.
+    /// `spec.podCIDRs`, without those that do not parse. The first addresses of each belong to the
+    /// node's bridge and tunnel.
     pub pod_cidrs: Vec<IpNet>,
-    /// Annotation `flannel.alpha.coreos.com/backend-type`: how pods of other nodes are reached. Empty: not told.
+    /// Annotation `flannel.alpha.coreos.com/backend-type`: how pods of other nodes are reached.
+    /// Empty if not known.
     pub backend: String,
 }
 
-/// Something wrong with an object, and what it means for enforcement. Never an error: the rest goes on.
+/// A fault of an object, and what it means for enforcement. It is never an error: the rest goes on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Diagnostic {
     /// Stable code in kebab case, e.g. `cidr-invalid`.
     pub code: &'static str,
-    /// Kind and key of the object, e.g. `NetworkPolicy shop/web`, or the file where no object could be read.
+    /// Kind and key of the object, e.g. `NetworkPolicy shop/web`, or the file if no object could be
+    /// read.
     pub object: String,
-    /// Path of the field, e.g. `spec.ingress[0].from[1].ipBlock.cidr`; empty if it is the whole object.
+    /// Path of the field, e.g. `spec.ingress[0].from[1].ipBlock.cidr`. Empty for the whole object.
     pub field: String,
-    /// What is wrong, and what enforcement makes of it.
+    /// What is wrong, and how enforcement treats it.
     pub message: String,
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Checksums that a device is to write later, behind every hook (`CHECKSUM_PARTIAL`). Who sends a packet says where: who may open packet
-//! sockets, anywhere. Where that is a header that was judged, what arrives is another packet.
+//! Checks checksums that a device writes later, after every hook (`CHECKSUM_PARTIAL`). The sender
+//! says where; one that may open packet sockets can say any place. If that place is in a header
+//! that was judged, another packet arrives than the one that was judged.
 
 use crate::{
     abi::{Address, DropReason},
@@ -10,30 +11,32 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// End of what tells that a frame is no IP packet: two MAC addresses, a VLAN tag, the EtherType.
+/// End of the bytes that tell that a frame is no IP packet: two MAC addresses, a VLAN tag, the
+/// EtherType.
 const LINK_LAYER: i32 = 18;
 
-/// A checksum that is not written yet. SCTP's has four bytes and is written eight behind `start`; the kernel says so in `offset`, too.
+/// A checksum that is not written yet. That of SCTP has four bytes and is written eight bytes after
+/// `start`; the kernel puts that into `offset`, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartialChecksum {
-    /// Whether there is one; the rest means nothing else.
+    /// True if a checksum is to be written. Otherwise the other fields mean nothing.
     pub is_pending: bool,
-    /// Where what it covers begins, bytes from the link layer header.
+    /// Start of the covered bytes, counted from the link layer header.
     pub start: i32,
-    /// Bytes from there to where it is written; it has two.
+    /// Distance in bytes from there to the checksum, which has two bytes.
     pub offset: u16,
 }
 
 impl PartialChecksum {
-    /// Every checksum is there.
+    /// No checksum is left to write.
     pub const NONE: Self = Self {
         is_pending: false,
         start: 0,
         offset: 0,
     };
 
-    /// True if nothing is to be written into a [simple](crate::parse::simple) packet but its own
-    /// checksum.
+    /// Returns true if nothing but the checksum of a [simple](crate::parse::simple) packet is to be
+    /// written into it.
     #[inline(always)]
     pub const fn is_of(self, packet: &Packet) -> bool {
         let own = if packet.protocol == protocol::TCP { 16 } else { 6 };
@@ -41,9 +44,12 @@ impl PartialChecksum {
     }
 }
 
-/// What a frame is, with the checksum that is still to be written. Where that changes what policy is asked about, it is malformed (rules F2, F3):
-/// the only places for it are the header's own checksum, and what is behind all headers that were read, as for what a tunnel in the pod
-/// carries. Where it may change the source address, that is nobody's (rule A6).
+/// Corrects the kind of a frame for the checksum that is still to be written.
+///
+/// If that changes what policy is asked about, the frame is malformed (rules F2, F3). The only
+/// allowed places are the header's own checksum, and bytes after all headers that were read, as for
+/// what a tunnel in the pod carries. If it may change the source address, the frame has no known
+/// source (rule A6).
 #[inline(always)]
 pub fn check(parsed: Parsed, packet: &mut Packet, partial: PartialChecksum) -> Parsed {
     if !partial.is_pending {
@@ -66,7 +72,8 @@ pub fn check(parsed: Parsed, packet: &mut Packet, partial: PartialChecksum) -> P
     }
 }
 
-/// Whether it leaves what was read of a packet as it is. Fragments are made of what has its checksum: one without is a forgery.
+/// Returns true if the checksum leaves the headers that were read as they are. Fragments are made
+/// from packets whose checksum is written, so a fragment without one is forged.
 #[inline(always)]
 fn keeps_headers(packet: &Packet, partial: PartialChecksum) -> bool {
     let upper = i32::from(packet.upper);
@@ -77,7 +84,8 @@ fn keeps_headers(packet: &Packet, partial: PartialChecksum) -> bool {
     if packet.part as u8 != Part::Whole as u8 {
         return false;
     }
-    // Where the own checksum is, and the end of what was read; of ICMP that is what it quotes, too.
+    // Offset of the own checksum, and the end of the bytes that were read. For ICMP, these include
+    // what it quotes.
     let (own, end) = match packet.protocol {
         protocol::TCP => (16, 20),
         protocol::UDP => (6, 8),

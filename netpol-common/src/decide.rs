@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The verdict on a packet, in four steps: `classify` says what kind of packet it is, `connection`
-//! looks up what is known of its connection, `judge` asks the policies and changes nothing, `commit`
-//! remembers what passes. [`fast_path`] is a short cut past all four.
+//! The verdict on a packet, in four steps:
 //!
-//! The programs take these steps over the kernel's maps, tests over ordinary ones ([`Tables`]).
+//! 1. `classify` tells what kind of packet it is.
+//! 2. `connection` looks up its connection.
+//! 3. `judge` asks the policies and changes nothing.
+//! 4. `commit` remembers what passes.
+//!
+//! [`fast_path`] is a short cut past all four. The programs take these steps over the kernel's
+//! maps, tests over maps in memory ([`Tables`]).
 
 mod addresses;
 mod classify;
@@ -34,43 +38,47 @@ use judge::Judgement;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
 pub enum Opener {
-    /// Nobody knows, or it is a guess.
+    /// Not known, or only a guess.
     #[default]
     Unknown = 0,
-    /// The other side; of UDP only if the pod answered.
+    /// The other side opened it. For UDP this is certain only if the pod answered.
     Remote = 1,
-    /// The pod.
+    /// The pod opened it.
     Pod = 2,
 }
 
-/// How a packet came that has the tag of a pod of this node, or none.
+/// How a packet came to a hook, by its tag and the device that brought it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Origin {
-    /// By that pod's interface or a bridge of pods; or it has no tag, or the pod sends it here.
+    /// It came by the interface of the pod whose tag it has, or by a bridge of pods. Also: it has
+    /// no tag, or the pod sends it here.
     Plain = 0,
-    /// By another device, from that pod's own address: out of a tunnel, say.
+    /// It came by another device, from the address of the pod whose tag it has: out of a tunnel,
+    /// say.
     Unpacked = 1,
-    /// The same from an address that is not the pod's, which wrote it there (rule A6).
+    /// It came by another device, from an address that is not that pod's. The pod wrote that
+    /// address (rule A6).
     Forged = 2,
 }
 
-/// Where a packet is met: one of an endpoint's hooks, or where it leaves the node.
+/// Where a packet is met: at one of an endpoint's hooks, or where it leaves the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// The direction, seen from the pod.
+    /// Direction, seen from the pod.
     pub direction: Direction,
-    /// Index of the interface: a pod's host-side veth, or the device by which the packet leaves.
+    /// Index of the interface: a pod's host-side veth, or the device that the packet leaves by.
     pub ifindex: u32,
-    /// Index of the interface that the packet came by; 0 if the node itself made it (rules A2, A3). Not for what a pod sends.
+    /// Index of the interface that the packet came by; 0 if the node itself made it (rules A2, A3).
+    /// Not used for what a pod sends.
     pub ingress_ifindex: u32,
-    /// The packet's [tag]. Not for what a pod sends.
+    /// The packet's [tag]. Not used for what a pod sends.
     pub tag: u16,
 }
 
 impl Place {
-    /// Where a packet of this origin is met: what was unpacked came by no interface that a flow
-    /// could know again, so the next one is looked at as well.
+    /// Returns the place of a packet with this origin. An unpacked packet came by no interface that
+    /// a flow could recognise, so its next packet is judged as well.
     #[inline(always)]
     const fn of(self, origin: Origin) -> Self {
         let ingress_ifindex = match origin {
@@ -83,7 +91,7 @@ impl Place {
         }
     }
 
-    /// Whether the node itself made the packet.
+    /// Returns true if the node itself made the packet.
     #[inline(always)]
     const fn is_by_node(self) -> bool {
         matches!(self.direction, Direction::Ingress) && self.ingress_ifindex == 0
@@ -93,39 +101,40 @@ impl Place {
 /// What happens to a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It passes.
+    /// The packet passes.
     Forward,
-    /// It is dropped, and nobody is told (rule A7).
+    /// The packet is dropped, and nobody is told (rule A7).
     Drop(Drop),
 }
 
-/// Why, for the event.
+/// Why a packet is dropped, for the event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drop {
     /// The reason.
     pub reason: DropReason,
-    /// The policy that said so, or [`POLICY_NONE`](crate::abi::POLICY_NONE).
+    /// The policy that denied it, or [`POLICY_NONE`](crate::abi::POLICY_NONE).
     pub policy: u32,
     /// Identity of the other side, or [`IDENTITY_NONE`](crate::abi::IDENTITY_NONE).
     pub identity: u32,
-    /// Whose policy it is.
+    /// The pod whose policy it is.
     pub whose: Whose,
 }
 
 /// Whose policy drops a packet, and which way the packet goes in its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Whose {
-    /// Interface index of the subject's host-side veth; 0 where nothing tells which pod it is.
+    /// Interface index of the subject's host-side veth; 0 if nothing tells which pod it is.
     pub subject: u32,
-    /// The direction of the subject's policy: egress if the subject opened the connection, or, of what was not judged as part of one,
-    /// sent the packet.
+    /// Direction of the subject's policy: egress if the subject opened the connection. For a packet
+    /// that was not judged as part of a connection: egress if the subject sent it.
     pub direction: Direction,
-    /// The packet goes from who received the connection to who opened it, as far as the flow table knows.
+    /// True if the packet goes from the receiver of the connection to its opener, as far as the
+    /// flow table knows.
     pub reply: bool,
 }
 
 impl Whose {
-    /// The pod whose hook the packet is met at, in the direction of the hook.
+    /// The pod whose hook meets the packet, in the direction of the hook.
     #[inline(always)]
     pub const fn at_hook(place: &Place) -> Self {
         Self {
@@ -135,7 +144,7 @@ impl Whose {
         }
     }
 
-    /// The local pod that sent a packet: [`SENDER_AMBIGUOUS`] is nobody that is known.
+    /// The local pod that sent a packet. [`SENDER_AMBIGUOUS`] names no pod.
     #[inline(always)]
     pub const fn sender(sender: u32) -> Self {
         Self {
@@ -146,8 +155,8 @@ impl Whose {
     }
 }
 
-/// The verdict on a frame at one of an endpoint's hooks. `packet` and `quoted` as
-/// [`parse`](crate::parse::parse) leaves them; a later fragment gets the ports of the first.
+/// Returns the verdict on a frame at one of an endpoint's hooks. `packet` and `quoted` come from
+/// [`parse`](crate::parse::parse). A later fragment gets the ports of the first.
 #[inline(always)]
 pub fn decide(
     tables: &impl Tables,
@@ -161,7 +170,7 @@ pub fn decide(
     decide_from(tables, endpoint, (place, origin), parsed, packet, quoted)
 }
 
-/// The same of a packet whose origin is known.
+/// Like [`decide`], for a packet whose origin is known.
 #[inline(always)]
 pub fn decide_from(
     tables: &impl Tables,
@@ -203,48 +212,52 @@ fn new_flow(tables: &(impl Flows + Buffer), policy: u32, initiator: Direction) -
     }
 }
 
-/// Whether a packet that no interface brought is one that the node only forwards all the same (rule A3). Connection tracking takes IPv6 fragments
-/// from their sockets and puts them together; where the kernel must copy what it then takes apart again, it forgets the interface. What the
-/// node makes in fragments belongs to the socket that sent it.
+/// Returns true if the node only forwards a packet although no interface brought it (rule A3).
+/// Connection tracking reassembles IPv6 fragments. When the kernel must copy a packet to fragment
+/// it again, it forgets the interface. Fragments that the node itself makes belong to the socket
+/// that sent them.
 #[inline(always)]
 fn is_forwarded(tables: &impl Buffer, packet: &Packet) -> bool {
     packet.fragment_header && !tables.has_socket()
 }
 
-/// Whether an address is one of the node's.
+/// Returns true if an address is one of the node's.
 #[inline(always)]
 fn is_node(tables: &impl Lookups, address: &Address) -> bool {
     tables.identity(address).flags & IDENTITY_NODE != 0
 }
 
-/// Whether a packet of no known flow may be the first of a connection. Any packet but a TCP segment that continues one.
+/// Returns true if a packet of no known flow may open a connection: any packet except a TCP segment
+/// that continues one.
 #[inline(always)]
 const fn may_open(packet: &Packet) -> bool {
     packet.protocol != protocol::TCP || flow::is_syn(packet.tcp_flags)
 }
 
-/// Whether the flow table may speak for the packet. A SYN opens a connection, whatever the table remembers of an older one.
+/// Returns true if the flow table may decide for the packet. A SYN opens a connection, whatever the
+/// table remembers of an older one.
 #[inline(always)]
 const fn continues_flow(packet: &Packet) -> bool {
     let syn = packet.protocol == protocol::TCP && flow::is_syn(packet.tcp_flags);
     !syn && has_flow(packet)
 }
 
-/// Whether the flow table may know the connection of the packet.
+/// Returns true if the flow table may know the connection of the packet.
 #[inline(always)]
 const fn has_flow(packet: &Packet) -> bool {
     !matches!(packet.role, Role::Single | Role::Error)
 }
 
-/// Whether packets can follow that belong to this one. To the node no flow is made: that way is open anyway (rule A2), and a flow would let
-/// packets that are only forwarded with the node's address pass as its replies (rule A3).
+/// Returns true if packets can follow that belong to this one. No flow is made for a connection to
+/// the node: it is open anyway (rule A2), and with a flow, packets that are only forwarded with the
+/// node's address would pass as its replies (rule A3).
 #[inline(always)]
 const fn opens_flow(packet: &Packet) -> bool {
     let reset = packet.protocol == protocol::TCP && packet.tcp_flags & RST != 0;
     !reset && matches!(packet.role, Role::Any | Role::EchoRequest)
 }
 
-/// The address at the other side.
+/// Returns the address of the other side.
 #[inline(always)]
 const fn remote_address(packet: &Packet, direction: Direction) -> &Address {
     match direction {
@@ -253,13 +266,13 @@ const fn remote_address(packet: &Packet, direction: Direction) -> &Address {
     }
 }
 
-/// The pod's own address.
+/// Returns the pod's own address.
 #[inline(always)]
 const fn own_address(packet: &Packet, direction: Direction) -> &Address {
     remote_address(packet, direction.opposite())
 }
 
-/// The flow that a packet belongs to.
+/// Returns the key of the flow that a packet belongs to.
 #[inline(always)]
 pub fn flow_key(endpoint: &Endpoint, direction: Direction, packet: &Packet) -> FlowKey {
     let requests = match packet.role {

@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The life of a flow entry: its state, and how long it may be silent before a packet is judged as new (rule C3). The times are
-//! the defaults of nf_conntrack (Documentation/networking/nf_conntrack-sysctl.rst of the kernel).
+//! The life of a flow entry: its state, and how long it may be silent before a packet is judged as
+//! new (rule C3). The default times are those of nf_conntrack
+//! (Documentation/networking/nf_conntrack-sysctl.rst of the kernel).
 
 use crate::{
     abi::{Direction, Flow, Lifetimes, POLICY_NONE},
     parse::{Packet, protocol},
 };
 
-/// How far a connection has come. Protocols other than TCP use the first two.
+/// Progress of a connection. Protocols other than TCP use only the first two states.
 ///
-/// A TCP connection is established once its opener has agreed to the answer. A SYN alone, and what
-/// the other side's stack says to it, costs the other side no entry for days (rule C4).
+/// A TCP connection is established once its opener has agreed to the answer. A SYN alone, with what
+/// the other side's stack replies to it, must not occupy an entry for days (rule C4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum State {
-    /// Packets of the initiator only.
+    /// Packets from the initiator only.
     Opening = 0,
-    /// Packets both ways; of TCP, the opener went on after an answer.
+    /// Packets in both directions. For TCP: the opener went on after an answer.
     Established = 1,
     /// Both sides sent a FIN.
     Closing = 2,
@@ -37,9 +38,10 @@ pub const ACK: u8 = 0x10;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// The lifetimes that stand for 0, seconds. Where nf_conntrack has more states than [`State`], the
-/// longest of those that a state stands for: 120 for SYN_SENT among the opening ones of TCP,
-/// [`State::Answered`] included, 120 for FIN_WAIT and TIME_WAIT among the closing ones.
+/// Lifetimes in seconds that 0 stands for. nf_conntrack has more states than [`State`]; each
+/// default is the longest of those that a state stands for. For TCP that is 120 for SYN_SENT among
+/// the opening states, including [`State::Answered`], and 120 for FIN_WAIT and TIME_WAIT among the
+/// closing ones.
 pub const DEFAULTS: Lifetimes = Lifetimes {
     tcp_opening: 120,
     tcp_established: 432_000,
@@ -53,7 +55,7 @@ pub const DEFAULTS: Lifetimes = Lifetimes {
     other: 600,
 };
 
-/// How long a flow of this protocol and state stays valid without a packet, nanoseconds: as `lifetimes` says, or by default.
+/// Returns how long a flow of this protocol and state stays valid without a packet, in nanoseconds.
 #[inline(always)]
 pub const fn lifetime(protocol: u8, state: u8, lifetimes: &Lifetimes) -> u64 {
     const ESTABLISHED: u8 = State::Established as u8;
@@ -75,20 +77,20 @@ pub const fn lifetime(protocol: u8, state: u8, lifetimes: &Lifetimes) -> u64 {
     seconds as u64 * SECOND
 }
 
-/// Whether the flow may still speak for packets.
+/// Returns true if the flow still counts.
 #[inline(always)]
 pub const fn alive(flow: &Flow, protocol: u8, now: u64, lifetimes: &Lifetimes) -> bool {
     now.saturating_sub(flow.last_seen) <= lifetime(protocol, flow.state, lifetimes)
 }
 
-/// Whether a TCP segment asks for a connection. One with FIN is no connection's (RFC 9293), for the
-/// kernel neither.
+/// Returns true if a TCP segment asks for a connection. A segment with FIN belongs to no connection
+/// (RFC 9293); the kernel agrees.
 #[inline(always)]
 pub const fn is_syn(tcp_flags: u8) -> bool {
     tcp_flags & (SYN | ACK | RST | FIN) == SYN
 }
 
-/// [`Flow::marks`]: the side whose segments go this way sent a FIN.
+/// [`Flow::marks`]: the side whose segments go in this direction sent a FIN.
 #[inline(always)]
 const fn fin(direction: Direction) -> u8 {
     1 << (direction as u8 & 1)
@@ -97,22 +99,23 @@ const fn fin(direction: Direction) -> u8 {
 /// [`Flow::marks`]: both sides sent a FIN.
 pub const BOTH_FINS: u8 = fin(Direction::Ingress) | fin(Direction::Egress);
 
-/// [`Flow::marks`]: the side whose segments go this way, and which did not open the connection, asks for a new one.
+/// [`Flow::marks`]: the side whose segments go in this direction did not open the connection and
+/// asks for a new one.
 #[inline(always)]
 const fn claimed(direction: Direction) -> u8 {
     4 << (direction as u8 & 1)
 }
 
-/// The last acknowledgement number of the side whose segments go this way.
+/// Returns the last acknowledgement number of the side whose segments go in this direction.
 #[inline(always)]
 const fn acknowledged(flow: &mut Flow, direction: Direction) -> &mut u32 {
     &mut flow.acknowledged[(direction as u8 & 1) as usize]
 }
 
-/// What a packet that passed, other than a SYN, makes of its flow. Nothing that one side claims
-/// alone shortens its life (rule C4): a FIN counts when both sides sent one, a RST if its receiver
-/// would take it (RFC 5961, 3.2: at the number that it acknowledged last), if it refuses a
-/// connection, or if the receiver sent a FIN before.
+/// Updates a flow with a packet that passed and is no SYN. No claim of one side alone shortens the
+/// flow's life (rule C4). A FIN counts once both sides sent one. A RST counts if its receiver would
+/// accept it (its number is the one that the receiver acknowledged last; RFC 5961, 3.2), if it
+/// refuses a connection, or if the receiver sent a FIN before.
 #[inline(always)]
 pub fn advance(flow: &mut Flow, packet: &Packet, direction: Direction) {
     let reply = flow.initiator != direction as u8;
@@ -132,7 +135,7 @@ pub fn advance(flow: &mut Flow, packet: &Packet, direction: Direction) {
             *acknowledged(flow, direction) = packet.acknowledgement;
         }
         if flags & SYN != 0 {
-            // The answer to a SYN on what was closed before: this side goes on as well.
+            // The answer to a SYN on a closed connection: this side goes on as well.
             flow.marks &= !fin(direction);
         }
         if flags & FIN != 0 {
@@ -156,14 +159,13 @@ pub fn advance(flow: &mut Flow, packet: &Packet, direction: Direction) {
     }
 }
 
-/// What a TCP segment, not a RST, makes of a connection that no side ends; nothing if it leaves it
-/// as it is.
+/// Returns the new state of a connection after a TCP segment that is no RST, while no side ends the
+/// connection. Returns `None` if the state stays.
 #[inline(always)]
 pub const fn after(flow: &Flow, packet: &Packet, reply: bool) -> Option<State> {
     const OPENING: u8 = State::Opening as u8;
     const ANSWERED: u8 = State::Answered as u8;
-    // Another number refuses the answer (RFC 9293, 3.10.7.4). With the SYN there may have been
-    // data.
+    // Another number refuses the answer (RFC 9293, 3.10.7.4). The SYN may have carried data.
     let ahead = packet.acknowledgement.wrapping_sub(flow.claim);
     let agrees = flow.claim == 0 || ahead <= u16::MAX as u32;
     let goes_on = packet.tcp_flags & (SYN | ACK) == ACK && agrees;
@@ -174,10 +176,10 @@ pub const fn after(flow: &Flow, packet: &Packet, reply: bool) -> Option<State> {
     }
 }
 
-/// A SYN on a flow that lives, passed or not. Of the side that opened it, it may open what was
-/// closed again; an open connection stays open until the other side says so. Of the other side it
-/// is a claim, and changes nothing until it is answered: what a stack says to a SYN in an open
-/// connection is no SYN.
+/// Notes a SYN on a living flow, whether it passed or not. From the opener, it may reopen a closed
+/// connection; an open one stays open until the other side agrees. From the other side it is a
+/// claim and changes nothing until it is answered: a stack's reply to a SYN in an open connection
+/// is no answer to that claim.
 #[inline(always)]
 pub fn asks_anew(flow: &mut Flow, packet: &Packet, direction: Direction, now: u64) {
     if flow.initiator != direction as u8 {
@@ -192,8 +194,8 @@ pub fn asks_anew(flow: &mut Flow, packet: &Packet, direction: Direction, now: u6
     }
 }
 
-/// Makes a connection the other side's if this packet answers its claim (see [`asks_anew`]): it is
-/// to be judged so.
+/// Makes the other side the opener if this packet answers its claim (see [`asks_anew`]). The
+/// connection is then judged that way.
 #[inline(always)]
 pub fn agree(flow: &mut Flow, packet: &Packet, direction: Direction) {
     let claimer = direction.opposite();
@@ -213,7 +215,7 @@ pub fn agree(flow: &mut Flow, packet: &Packet, direction: Direction) {
     }
 }
 
-/// A flow that nothing is known of: its epoch is never the current one.
+/// A flow of which nothing is known. Its epoch is never the current one.
 const NONE: Flow = Flow {
     last_seen: 0,
     packets: 0,
@@ -234,7 +236,7 @@ const NONE: Flow = Flow {
 mod tests {
     use super::*;
 
-    /// Each lifetime is that of its own protocol and state, and of no other.
+    /// Each lifetime applies to its own protocol and state only.
     #[test]
     fn c3_a_lifetime_that_is_given_counts_in_place_of_the_default() {
         const STATES: [State; 4] = [State::Opening, State::Established, State::Closing, State::Closed];

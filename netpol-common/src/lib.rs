@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the kernel programs and the agent share: the layout of every map ([`abi`]), header parsing over bytes ([`parse`]), and
-//! the verdict over a trait of lookups ([`decide`]). No heap, no panics, no I/O, so the same code runs in the kernel, in unit and
+//! Code that the kernel programs and the agent share: the layout of every map ([`abi`]), header
+//! parsing over bytes ([`parse`]), and the verdict over a trait of lookups ([`decide`]).
+//!
+//! It uses no heap, never panics and does no I/O, so the same code runs in the kernel, in unit and
 //! property tests, and under a fuzzer.
 #![no_std]
 

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From bytes to a [`Packet`]: Ethernet, ARP, IPv4 (RFC 791), IPv6 (RFC 8200) with its extension headers, TCP, UDP, SCTP, ICMP and
-//! ICMPv6. Nothing is skipped blindly: the port that policy tests is the one that the receiver will see (rule F3). A packet ends where
-//! its IP header says, not where the frame does: the receiver cuts off the rest, and takes no packet that claims more than there is.
+//! Parses bytes into a [`Packet`]: Ethernet, ARP, IPv4 (RFC 791), IPv6 (RFC 8200) with its
+//! extension headers, TCP, UDP, SCTP, ICMP and ICMPv6.
+//!
+//! Nothing is skipped blindly: the port that policy tests is the port that the receiver will see
+//! (rule F3). A packet ends where its IP header says, not where the frame ends. The receiver cuts
+//! off the rest, and accepts no packet that claims more bytes than there are.
 
 mod membership;
 pub mod simple;
@@ -28,7 +31,8 @@ pub mod protocol {
     pub const SCTP: u8 = 132;
 }
 
-/// IPv6 extension headers that are walked before a packet counts as [`DropReason::ExtensionHeaders`].
+/// Number of IPv6 extension headers that are walked. A packet with more is
+/// [`DropReason::ExtensionHeaders`].
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 
 const ETHERNET_LENGTH: usize = 14;
@@ -37,93 +41,99 @@ const IPV4_SOURCE_END: usize = 16;
 const IPV6_LENGTH: usize = 40;
 const IPV6_SOURCE_END: usize = 24;
 const ICMP_LENGTH: usize = 8;
-/// The least offset of a fragment that is not the first, in units of 8 bytes: behind the longest of
-/// the headers that are read. Where others come before that, it is so much more behind them
+/// Least offset of a later fragment, in units of 8 bytes: after the longest of the headers that are
+/// read. If other headers come before that one, the offset is greater by their length
 /// ([`Packet::eighths`]).
 const MIN_FRAGMENT_EIGHTHS: u16 = 3;
-/// The greatest number in a length field of IP and UDP. Above it (segments that the kernel carries as one packet, RFC 2675) the field is 0.
+/// Greatest number in a length field of IP and UDP. In a longer packet (segments that the kernel
+/// carries as one, RFC 2675) the field is 0.
 const MAX_LENGTH: usize = 0xffff;
 
-/// [`Packet::protocol`] of a frame with more than two tags, of which the source is not looked for: no pod may send that (rule A6).
+/// [`Packet::protocol`] of a frame with more than two tags. Its source is not read, so no pod may
+/// send it (rule A6).
 pub(crate) const NOTHING_TOLD: u8 = 255;
 const TAG_LENGTH: usize = 4;
 
-/// A frame that headers are read from.
+/// A frame to read headers from.
 pub trait Frame {
-    /// Fills `into` with the bytes from `offset`, counted from the link layer header; false if the frame is shorter.
+    /// Fills `into` with the bytes from `offset`, counted from the link layer header. Returns false
+    /// if the frame is shorter.
     fn read(&self, offset: usize, into: &mut [u8]) -> bool;
-    /// As many words from `offset`, each with its bytes as they are in the frame; `None` where they cannot be read at once.
+    /// Reads `N` words from `offset`, each with its bytes as they are in the frame. Returns `None`
+    /// if they cannot be read at once.
     #[inline(always)]
     fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
         let mut words = [0; N];
         self.read(offset, words.as_mut_bytes()).then_some(words)
     }
-    /// Whether a VLAN tag was taken off the frame and is kept beside it.
+    /// Returns true if a VLAN tag was taken off the frame and is kept beside it.
     fn vlan_tag(&self) -> bool;
-    /// Bytes of the frame, from the link layer header to the end of all its segments.
+    /// Length in bytes, from the link layer header to the end of all segments of the frame.
     fn length(&self) -> usize;
 }
 
-/// What a frame is.
+/// Kind of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parsed {
     /// An IP packet to be judged.
     Packet,
     /// ARP or IPv6 neighbour discovery: always passes (rule F1).
     Neighbour,
-    /// MLD or IGMP of link scope, to the group that it is for: passes if the frame is to that group
-    /// as well (rule F1).
+    /// MLD or IGMP of link scope, to the group that it is about. It passes if the frame, too, goes
+    /// to that group (rule F1).
     Membership,
-    /// Nothing that policy can be asked about: dropped at an isolated pod, passed elsewhere (rule F2).
+    /// Policy cannot be asked about it: dropped at an isolated pod, passed elsewhere (rule F2).
     Unjudged(DropReason),
 }
 
-/// What policy asks about.
+/// The fields of a packet that a verdict needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Packet {
-    /// The MAC addresses of the frame, destination first, in words as they are there; zeros where
-    /// there is no link layer.
+    /// MAC addresses of the frame, destination first, in words as they are there. Zeros if there is
+    /// no link layer.
     pub link: [u32; 3],
     /// Source address.
     pub source: Address,
     /// Destination address.
     pub destination: Address,
-    /// Source port, network byte order; the identifier of an ICMP echo; zeros elsewhere.
+    /// Source port in network byte order, or the identifier of an ICMP echo; otherwise zeros.
     pub source_port: [u8; 2],
-    /// Destination port, network byte order; zeros where the protocol has none.
+    /// Destination port in network byte order; zeros if the protocol has none.
     pub destination_port: [u8; 2],
     /// IANA protocol number of the upper layer.
     pub protocol: u8,
-    /// TCP flags (byte 13 of the header), 0 elsewhere.
+    /// TCP flags (byte 13 of the header); otherwise 0.
     pub tcp_flags: u8,
-    /// TCP's sequence number, host byte order; 0 elsewhere.
+    /// TCP sequence number in host byte order; otherwise 0.
     pub sequence: u32,
-    /// TCP's acknowledgement number, host byte order; 0 elsewhere.
+    /// TCP acknowledgement number in host byte order; otherwise 0.
     pub acknowledgement: u32,
-    /// What it is to connection tracking.
+    /// Role of the packet in connection tracking.
     pub role: Role,
-    /// Which part of a fragmented packet it is.
+    /// Part of a fragmented packet.
     pub part: Part,
-    /// Protocol number that all fragments of the packet carry, 0 for [`Part::Whole`]. Of IPv6 it is
-    /// that of the fragment header: what is in those of later fragments is not read by who puts
-    /// them together (RFC 8200, 4.5).
+    /// Protocol number that all fragments of the packet carry; 0 for [`Part::Whole`]. For IPv6 it
+    /// is that of the fragment header, because a receiver ignores the next-header field in later
+    /// fragments (RFC 8200, 4.5).
     pub fragment_protocol: u8,
-    /// Of a later fragment where it begins, of the first the least that a later one may begin at so
-    /// as not to write over what was judged; in units of 8 bytes.
+    /// Offset in units of 8 bytes. For a later fragment: where it begins. For the first fragment:
+    /// the least offset of a later one that does not overwrite judged headers.
     pub eighths: u16,
-    /// The number that all fragments of the packet share, 0 for [`Part::Whole`].
+    /// Identification number that all fragments of the packet share; 0 for [`Part::Whole`].
     pub identification: u32,
-    /// Whether it has a fragment header of IPv6, which a [`Part::Whole`] may have too (RFC 6946), or may have one behind headers that
-    /// cannot be read to the end.
+    /// True if the packet has an IPv6 fragment header, or may have one after headers that cannot be
+    /// read to the end. A [`Part::Whole`] may have one, too (RFC 6946).
     pub fragment_header: bool,
-    /// Where the source address ends, in bytes from the link layer header; 0 if there is none.
+    /// Offset of the end of the source address, in bytes from the link layer header; 0 if there is
+    /// none.
     pub source_end: u16,
-    /// Where the upper layer's header begins, in the same bytes; 0 if that is not known. Not for [`Part::Later`].
+    /// Offset of the upper layer's header, in bytes from the link layer header; 0 if not known. Not
+    /// set for [`Part::Later`].
     pub upper: u16,
 }
 
 impl Packet {
-    /// The MAC address that the frame is for.
+    /// Returns the MAC address that the frame is for.
     #[inline(always)]
     pub const fn destination_mac(&self) -> [u8; 6] {
         let [first, second, _] = self.link;
@@ -131,7 +141,7 @@ impl Packet {
         [a, b, c, d, e, f]
     }
 
-    /// The MAC address that the frame says it is from.
+    /// Returns the MAC address that the frame claims to be from.
     #[inline(always)]
     pub const fn source_mac(&self) -> [u8; 6] {
         let [_, second, third] = self.link;
@@ -143,20 +153,20 @@ impl Packet {
 /// A part of a packet (rule C5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Part {
-    /// All of it.
+    /// The whole packet.
     #[default]
     Whole,
     /// The first fragment, with the whole header of the upper layer.
     First,
-    /// Another fragment: ports, flags and role are not known.
+    /// A later fragment: its ports, flags and role are not known.
     Later,
 }
 
-/// What a packet is to connection tracking.
+/// Role of a packet in connection tracking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
 pub enum Role {
-    /// Opens or continues a connection; the first one seen tells who opened it.
+    /// Opens or continues a connection. The first packet seen tells who opened it.
     #[default]
     Any = 0,
     /// ICMP echo request.
@@ -170,7 +180,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// From its number; any other number is [`Role::Single`], which no connection lets pass.
+    /// Converts a number. Any unknown number is [`Role::Single`], which no connection lets pass.
     #[inline(always)]
     pub const fn from_u8(number: u8) -> Self {
         match number {
@@ -185,12 +195,13 @@ impl Role {
 /// A packet within its frame.
 struct Bounded<'a, F> {
     frame: &'a F,
-    /// Where the packet ends, counted as the frame's bytes are.
+    /// End of the packet, counted like the frame's bytes.
     end: usize,
 }
 
 impl<'a, F: Frame> Bounded<'a, F> {
-    /// A packet whose first `before` bytes are there, and whose header says of the rest that it has `field` bytes.
+    /// Bounds a packet. `before` is the number of bytes already known to be there; `field` is the
+    /// length of the rest, from the packet's header.
     #[inline(always)]
     fn new(frame: &'a F, before: usize, field: u16) -> Result<Self, DropReason> {
         let length = frame.length();
@@ -222,11 +233,14 @@ impl<F: Frame> Frame for Bounded<'_, F> {
     }
 }
 
-/// The header being read. One for all, because the stack of a program is 512 bytes.
+/// The header being read. All headers share one buffer, because the stack of a program has 512
+/// bytes.
 type Buffer = [u8; 40];
 
-/// Parses the headers of a frame into `packet`, which must come in as its default and means something for [`Parsed::Packet`] only, and what an
-/// ICMP error quotes into `quoted`, which does for [`Role::Error`] only.
+/// Parses the headers of a frame into `packet`, which must be the default value. `packet` is valid
+/// only for [`Parsed::Packet`].
+///
+/// Parses what an ICMP error quotes into `quoted`, which is valid only for [`Role::Error`].
 #[inline(always)]
 pub fn parse(frame: &impl Frame, packet: &mut Packet, quoted: &mut Packet) -> Parsed {
     let mut header: Buffer = [0; 40];
@@ -234,7 +248,8 @@ pub fn parse(frame: &impl Frame, packet: &mut Packet, quoted: &mut Packet) -> Pa
         return Parsed::Unjudged(DropReason::Malformed);
     }
     packet.link.as_mut_bytes().copy_from_slice(&header[..12]);
-    // Whose address a tagged frame has is told all the same: the kernel takes the tag of VLAN 0 off, and forwards what is in it (rule A6).
+    // The addresses of a tagged frame are read all the same: the kernel removes the tag of VLAN 0
+    // and forwards the packet in it (rule A6).
     let tagged = frame.vlan_tag();
     let parsed = match [header[12], header[13]] {
         [0x81, 0x00] | [0x88, 0xa8] if tagged => {
@@ -280,7 +295,7 @@ fn ipv4(
     packet.protocol = header[9];
     packet.source_end = (ETHERNET_LENGTH + IPV4_SOURCE_END) as u16;
     packet.upper = (ETHERNET_LENGTH + header_length) as u16;
-    // Nobody's, and in map `frontends` that of every NodePort.
+    // This address is nobody's, and stands for every NodePort in map `frontends`.
     if header[16] | header[17] | header[18] | header[19] == 0 {
         return Err(DropReason::Malformed);
     }
@@ -308,7 +323,8 @@ fn ipv4(
     Ok(Parsed::Packet)
 }
 
-/// Whether it is `::`, to which nothing is sent; in map `frontends` it is that of every NodePort.
+/// Returns true for `::`. Nothing is sent to it, and it stands for every NodePort in map
+/// `frontends`.
 #[inline(always)]
 fn is_nobody(address: &Address) -> bool {
     let mut bits = 0;
@@ -318,7 +334,7 @@ fn is_nobody(address: &Address) -> bool {
     bits == 0
 }
 
-/// The addresses behind a second tag, if there is an IP header.
+/// Reads the addresses after a second tag, if an IP header follows.
 #[inline(always)]
 fn addresses_behind_tag(frame: &impl Frame, header: &mut Buffer, packet: &mut Packet) {
     if !frame.read(ETHERNET_LENGTH, &mut header[..TAG_LENGTH]) {
@@ -341,7 +357,7 @@ fn addresses_behind_tag(frame: &impl Frame, header: &mut Buffer, packet: &mut Pa
     }
 }
 
-/// Takes note that a packet is a part of one.
+/// Notes that a packet is a fragment.
 #[inline(always)]
 fn fragment(
     packet: &mut Packet,
@@ -352,7 +368,8 @@ fn fragment(
     if eighths == 0 && !continued {
         return Ok(());
     }
-    // No link is so narrow. Such a fragment is there to write over the header that was judged (RFC 3128).
+    // No link is that narrow. Such a fragment exists to overwrite the header that was judged (RFC
+    // 3128).
     if eighths != 0 && eighths < MIN_FRAGMENT_EIGHTHS {
         return Err(DropReason::Malformed);
     }
@@ -381,7 +398,8 @@ fn ipv6(
     packet.source.octets.copy_from_slice(&header[8..24]);
     packet.destination.octets.copy_from_slice(&header[24..40]);
     packet.source_end = (ETHERNET_LENGTH + IPV6_SOURCE_END) as u16;
-    // In the maps such an address is the IPv4 address in it: neither its identity nor its flows are this packet's.
+    // In the maps, such an address stands for the IPv4 address in it, whose identity and flows are
+    // not this packet's.
     if packet.source.is_ipv4() || packet.destination.is_ipv4() || is_nobody(&packet.destination) {
         packet.fragment_header = true;
         return Err(DropReason::Malformed);
@@ -406,7 +424,8 @@ fn ipv6(
     {
         return Ok(Parsed::Membership);
     }
-    // RFC 4861: neighbour discovery is never forwarded (hop limit 255), and no extension header comes before it.
+    // Neighbour discovery is never forwarded (hop limit 255; RFC 4861), and no extension header
+    // comes before it.
     if neighbour_discovery && hop_limit == 255 && offset == first {
         return Ok(Parsed::Neighbour);
     }
@@ -419,7 +438,7 @@ fn ipv6(
     Ok(Parsed::Packet)
 }
 
-/// Reads what an ICMP error quotes: the header, and the first eight bytes of what follows it (RFC 792).
+/// Reads what an ICMP error quotes: the IP header, and the first eight bytes after it (RFC 792).
 #[inline(always)]
 fn quoted_ipv4(
     frame: &impl Frame,
@@ -440,7 +459,7 @@ fn quoted_ipv4(
     quoted_ports(frame, offset + header_length, protocol::ICMP, header, quoted)
 }
 
-/// As [`quoted_ipv4`]; what has extension headers counts as not quoted.
+/// Like [`quoted_ipv4`]. A quote with extension headers counts as none.
 #[inline(always)]
 fn quoted_ipv6(
     frame: &impl Frame,
@@ -471,7 +490,7 @@ fn quoted_ports(
     if quoted.protocol == icmp {
         quoted.role = echo(icmp, header[0]);
         quoted.source_port = [header[4], header[5]];
-        // An error about an error is no answer to a connection.
+        // An error about an error answers no connection.
         return if quoted.role == Role::Single {
             Err(DropReason::Malformed)
         } else {
@@ -485,7 +504,7 @@ fn quoted_ports(
     Ok(())
 }
 
-/// The role of an ICMP message by its type.
+/// Returns the role of an ICMP message by its type.
 #[inline(always)]
 const fn echo(icmp: u8, kind: u8) -> Role {
     match (icmp, kind) {
@@ -495,9 +514,9 @@ const fn echo(icmp: u8, kind: u8) -> Role {
     }
 }
 
-/// Walks from `packet.protocol` to the upper layer, or to the header of a fragment that is not the
-/// first, and returns where that begins. Only headers that receivers walk, too: Mobility, HIP and
-/// Shim6 have the shape of one, but are protocols of their own (rule F4).
+/// Walks from `packet.protocol` to the upper layer, or to the fragment header of a later fragment,
+/// and returns the offset of that. It walks only headers that receivers walk, too. Mobility, HIP
+/// and Shim6 have the shape of an extension header, but are protocols of their own (rule F4).
 #[inline(always)]
 fn skip_extension_headers(
     frame: &impl Frame,
@@ -505,7 +524,7 @@ fn skip_extension_headers(
     header: &mut Buffer,
     packet: &mut Packet,
 ) -> Result<usize, DropReason> {
-    // Where the fragment begins that the packet is cut into.
+    // Start of the part of the packet that is cut into fragments.
     let mut behind = offset;
     for _ in 0..=MAX_EXTENSION_HEADERS {
         match packet.protocol {
@@ -515,7 +534,7 @@ fn skip_extension_headers(
             }
             protocol::AH => {
                 read(frame, offset, &mut header[..2])?;
-                // Without room for its own fixed part (RFC 4302, 2).
+                // The header has no room for its own fixed part (RFC 4302, 2).
                 if header[1] == 0 {
                     return Err(DropReason::Malformed);
                 }
@@ -523,7 +542,7 @@ fn skip_extension_headers(
             }
             protocol::FRAGMENT => {
                 read(frame, offset, &mut header[..8])?;
-                // A fragment of a fragment is none.
+                // A fragment of a fragment is malformed.
                 if packet.part != Part::Whole {
                     return Err(DropReason::Malformed);
                 }
@@ -558,8 +577,8 @@ fn skip_extension_headers(
     Err(DropReason::ExtensionHeaders)
 }
 
-/// Reads ports, flags and role. `icmp` is the family's ICMP: the other family's is a protocol without ports. Returns whether it is neighbour
-/// discovery (ICMPv6 types 133 to 137).
+/// Reads ports, flags and role. `icmp` is the ICMP of this family; that of the other family is a
+/// protocol without ports. Returns true for neighbour discovery (ICMPv6 types 133 to 137).
 #[inline(always)]
 fn upper_layer(
     frame: &impl Frame,

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How many flows an endpoint may have (rule C4). Each has places of its own, which nobody takes;
-//! of those that are for all it may have as many as are still free. So a pod that fills the table
-//! leaves room, and what it opens beyond takes the place of what it opened itself.
+//! Limits the flows of each endpoint (rule C4).
 //!
-//! Counts are exact whoever changes them at a time: a count that goes up from n, or down to n,
-//! belongs to the shared ones if n is not below
-//! [`Quota::own`]. Programs and agent run this code on the same memory.
+//! Each endpoint has places of its own, which no other takes. Of the shared places, it may have as
+//! many as are still free. So a pod that fills the table leaves room for others, and its further
+//! flows replace its own.
+//!
+//! Counts stay exact under concurrent changes: a count that goes up from n, or down to n, changes
+//! the shared count, too, unless n is below [`Quota::own`]. Programs and agent run this code on the
+//! same memory.
 
-/// A number that programs and agent change at a time.
+/// A number that programs and agent change concurrently.
 pub trait Count {
-    /// Adds to it, wrapping around. What it was before.
+    /// Adds to the number, wrapping around. Returns its value before.
     fn add(&self, number: u64) -> u64;
-    /// What it is.
+    /// Returns the current value.
     fn now(&self) -> u64;
 }
 
@@ -26,23 +28,24 @@ impl Count for core::sync::atomic::AtomicU64 {
     }
 }
 
-/// Takes one off, with [`Count::add`].
+/// Subtracts one, given to [`Count::add`].
 const LESS: u64 = u64::MAX;
 
-/// Places of an endpoint that it fills again and again once it may have no more.
+/// Number of an endpoint's places that its new flows reuse in turn once it may have no more.
 pub const RING: u64 = 16;
 
-/// What all endpoints may have.
+/// Places in a flow table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Quota {
-    /// Places that each endpoint has for itself, those of its ring among them.
+    /// Places that each endpoint has for itself, including those of its ring.
     pub guaranteed: u64,
-    /// Places that are for all.
+    /// Places that all endpoints share.
     pub shared: u64,
 }
 
 impl Quota {
-    /// Of a table of so many places, for so many endpoints: half of it is theirs, half for all.
+    /// Divides a table of `capacity` places: about half for the endpoints' own places, the rest
+    /// shared.
     pub const fn of(capacity: u64, endpoints: u64) -> Self {
         let endpoints = if endpoints == 0 { 1 } else { endpoints };
         let guaranteed = capacity / 2 / endpoints;
@@ -52,21 +55,21 @@ impl Quota {
         }
     }
 
-    /// Places of an endpoint's ring.
+    /// Returns the number of places in an endpoint's ring.
     #[inline(always)]
     pub const fn ring(&self) -> u64 {
         let most = self.guaranteed / 2;
         if most < RING { most } else { RING }
     }
 
-    /// Places of an endpoint for itself, without its ring.
+    /// Returns the number of an endpoint's own places without its ring.
     #[inline(always)]
     pub const fn own(&self) -> u64 {
         self.guaranteed - self.ring()
     }
 
-    /// Takes a place for a new flow of an endpoint that has `flows`; `used`: the shared places in
-    /// use. False if it may have no more.
+    /// Takes a place for a new flow of an endpoint that has `flows` flows. `used` counts the shared
+    /// places in use. Returns false if the endpoint may have no more.
     #[inline(always)]
     pub fn take(&self, flows: &impl Count, used: &impl Count) -> bool {
         let before = flows.add(1);
@@ -91,10 +94,10 @@ impl Quota {
         }
     }
 
-    /// A flow is gone.
+    /// Gives back the place of a flow that is gone.
     #[inline(always)]
     pub fn give_back(&self, flows: &impl Count, used: &impl Count) {
-        // A flow that nobody counted: someone else wrote it.
+        // Nobody counted this flow: someone else wrote it.
         if flows.now() == 0 {
             return;
         }
@@ -148,8 +151,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is taken and given back: the table never overflows, and the shared places in
-        /// use are those above everyone's own.
+        /// Whatever is taken and given back, the table never overflows, and the count of shared
+        /// places in use is that of the flows above everyone's own places.
         #[test]
         fn c4_places_are_counted_exactly(steps in prop::collection::vec((0..4usize, 0..3u8), 0..600), capacity in 1..200u64) {
             let quota = Quota::of(capacity, 4);

@@ -1,22 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The tag of a packet: which pod of this node sent it, and whether it is yet to be judged on its backend (rule A5). Program `from_pod`
-//! writes it into `skb->tc_index`, which routing, address translation and masquerade leave alone. Whatever is not in the form of a tag
-//! counts as none: no such program met the packet, or someone overwrote it (a filter of another that lets a packet pass for
-//! good writes its class there).
+//! The tag of a packet: which pod of this node sent it, and whether its backend must still be
+//! judged (rule A5).
+//!
+//! Program `from_pod` writes it into `skb->tc_index`, which routing, address translation and
+//! masquerade do not change. A value without the form of a tag counts as no tag: either the packet
+//! passed no such program, or someone overwrote the field. A foreign filter, for example, writes
+//! its class there when it accepts a packet for good.
 
-/// What the leading bits of every tag are.
+/// Leading bits of every tag.
 const FORM: u16 = 0xa000;
 const FORM_BITS: u16 = 0xf000;
-/// The tag of a packet that left the node, judged: no pod's. Another node in the same kernel meets
-/// it with its tag (kind).
+/// Tag of a packet that was judged and left the node. It names no pod. Another node in the same
+/// kernel (kind) sees this tag.
 pub const LEFT: u16 = FORM;
-/// The lowest bit: [`crate::abi::ACTION_DEFER`] let the packet pass.
+/// Lowest bit: the packet must be judged again on its backend.
 const DEFERRED: u16 = 1;
 
-/// Numbers that a tag can carry: from 1 to this one.
+/// Greatest number that a tag can carry. The least is 1.
 pub const MAX_NUMBER: u16 = !FORM_BITS >> 1;
 
-/// The tag of a packet of the sender with a number. A number that is too large has none.
+/// Returns the tag of packets from the sender with a number; 0 if the number does not fit.
 #[inline(always)]
 pub const fn new(number: u16, deferred: bool) -> u16 {
     if number == 0 || number > MAX_NUMBER {
@@ -26,7 +29,7 @@ pub const fn new(number: u16, deferred: bool) -> u16 {
     }
 }
 
-/// Number of the sender; 0 if the packet has no tag.
+/// Returns the number of the sender; 0 if the packet has no tag.
 #[inline(always)]
 pub const fn number(tag: u16) -> u16 {
     if tag & FORM_BITS == FORM {
@@ -36,13 +39,13 @@ pub const fn number(tag: u16) -> u16 {
     }
 }
 
-/// Whether the packet is yet to be judged on its backend.
+/// Returns true if the packet must still be judged on its backend.
 #[inline(always)]
 pub const fn is_deferred(tag: u16) -> bool {
     number(tag) != 0 && tag & DEFERRED != 0
 }
 
-/// The tag of the same sender for a packet that is judged where it left the pod.
+/// Returns the sender's tag for a packet that was judged where it left the pod.
 #[inline(always)]
 pub const fn judged(tag: u16) -> u16 {
     new(number(tag), false)

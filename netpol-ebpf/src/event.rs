@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-//! Events of dropped packets, at most so many a second and CPU: a flood must not cost more than its
-//! drops. An endpoint may have as many of them as it leaves to others, so that a flood at one does
-//! not hide the drops of the rest.
+//! Events of dropped packets. Each CPU writes only so many per second: a flood must not cost more
+//! than its drops.
+//!
+//! An endpoint may write as many events as it leaves to others, so a flood at one endpoint does not
+//! hide the drops of the rest.
 
 use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::TcContext};
 use netpol_common::{
@@ -17,7 +19,7 @@ use crate::{
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Writes the event of a drop, or counts it as left out.
+/// Writes the event of a drop, or counts it as suppressed.
 #[inline(always)]
 pub fn dropped(
     ctx: &TcContext,
@@ -27,7 +29,7 @@ pub fn dropped(
     drop: &Drop,
     per_second: u32,
 ) {
-    // An endpoint that is not known has no number: it is told of as far as all may be.
+    // An endpoint that is not known has no number. Only the limit of all endpoints applies to it.
     let number = if endpoint.id == 0 {
         0
     } else {
@@ -52,7 +54,7 @@ pub fn dropped(
         unsafe { *suppressed += 1 };
         return;
     };
-    // Field by field into the ring: the stack of a program is 512 bytes.
+    // Written field by field into the ring, because the stack of a program has 512 bytes.
     // SAFETY: the slot holds an Event's bytes; every field is written before it is submitted.
     let event = unsafe { &mut *slot.as_mut_ptr() };
     event.timestamp = now;
@@ -75,7 +77,7 @@ pub fn dropped(
     event.destination_port = packet.destination_port;
     event.protocol = packet.protocol;
     slot.submit(0);
-    // SAFETY: as above; both may be one.
+    // SAFETY: as above; both pointers may be the same.
     unsafe {
         (*all).written = total + 1;
         (*budget).written = if number == 0 { total } else { own } + 1;
@@ -83,7 +85,7 @@ pub fn dropped(
     }
 }
 
-/// Events that were written in the current second, which may begin now.
+/// Returns the number of events written in the current second, which may begin now.
 #[inline(always)]
 fn written(budget: *mut EventBudget, now: u64) -> u32 {
     // SAFETY: a per-CPU value that only this CPU writes, just looked up by the caller.

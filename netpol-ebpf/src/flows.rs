@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-//! New flows, each in a place that its endpoint may have (rule C4).
+//! Writes new flows, each in a place that its endpoint may have (rule C4).
 
 use core::{arch::asm, ptr::read_volatile};
 
@@ -12,17 +12,17 @@ use netpol_common::{
 
 use crate::maps::{FLOW_RINGS, FLOW_SHARES, FLOWS, SCRATCH};
 
-/// Writes the flow in the scratch memory, whose key has none yet, in a place of the endpoint's, or
-/// in that of another which it opened beyond what it may have. Whether there was room. A global
-/// function of the program: the verifier follows its ways on their own.
+/// Writes the flow in the scratch memory, whose key has no flow yet, and returns whether there was
+/// room. The flow takes a place of its endpoint, or replaces one that the endpoint opened beyond
+/// its share. This is a global function, so the verifier checks it on its own.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn insert_flow() -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return 0;
     };
-    // SAFETY: a per-CPU value that only this run of the program uses, just looked up; its maker
-    // wrote both.
+    // SAFETY: a per-CPU value that only this run of the program uses, just looked up; the caller
+    // wrote both fields.
     let (key, flow) = unsafe { (&(*scratch).flow_key, &(*scratch).flow) };
     insert(key, flow).into()
 }
@@ -30,7 +30,7 @@ pub extern "C" fn insert_flow() -> u32 {
 #[inline(always)]
 fn insert(key: &FlowKey, flow: &Flow) -> bool {
     let number = u32::from(abi::number(key.endpoint));
-    // An array's entry always exists; the verifier wants to see that it is checked.
+    // An entry of an array always exists, but the verifier demands the check.
     let (Some(own), Some(all)) = (FLOW_SHARES.get_ptr_mut(number), FLOW_SHARES.get_ptr_mut(0)) else {
         return false;
     };
@@ -48,10 +48,10 @@ fn insert(key: &FlowKey, flow: &Flow) -> bool {
     if quota().ring() == 0 {
         return false;
     }
-    // SAFETY: as above; whoever runs at the same time takes another place, or what is there twice
-    // is counted once.
+    // SAFETY: as above. A concurrent run takes another place, or a place that is taken twice is
+    // counted once.
     let mut turn = unsafe { read_volatile(&raw const (*own).beyond) };
-    // Anyone can ask for connections: what is established makes room last.
+    // Established flows are evicted last, because anyone can ask for connections.
     for _ in 0..RING {
         if !place(number, turn, quota().ring()).is_some_and(is_established) {
             break;
@@ -61,13 +61,13 @@ fn insert(key: &FlowKey, flow: &Flow) -> bool {
     let Some(place) = place(number, turn, quota().ring()) else {
         return false;
     };
-    // Read again: kept, it would not fit on the stack, which is 512 bytes for all callers.
+    // Read again: a kept value would not fit on the stack, whose 512 bytes all callers share.
     let quota = quota();
     // SAFETY: as above.
     unsafe { (&raw mut (*own).beyond).write_volatile(turn.wrapping_add(1)) };
     // SAFETY: as above.
     let earlier = unsafe { &mut *place };
-    // Not a copy: the verifier would not get to its end.
+    // Not a copy: with one, the verifier would exceed its limits.
     let known: &FlowKey = earlier;
     if FLOWS.remove(known).is_ok() {
         quota.give_back(flows, used);
@@ -77,8 +77,7 @@ fn insert(key: &FlowKey, flow: &Flow) -> bool {
     put(key, flow, quota, flows, used)
 }
 
-/// Whether the flow in a place of a ring is established, and neither side has said that it has no
-/// more to say.
+/// Returns true if the flow in a place of a ring is established and neither side sent a FIN.
 #[inline(always)]
 fn is_established(place: *mut FlowKey) -> bool {
     // SAFETY: an array's value, which outlives the run of the program.
@@ -95,14 +94,14 @@ fn is_established(place: *mut FlowKey) -> bool {
     })
 }
 
-/// Where a ring has the flow of a turn.
+/// Returns the place in a ring for a turn.
 #[inline(always)]
 fn place(number: u32, turn: u64, ring: u64) -> Option<*mut FlowKey> {
-    // Never 0 here; the compiler wants to see it.
+    // Never 0 here, but the compiler demands the check.
     FLOW_RINGS.get_ptr_mut(number * RING as u32 + (turn % ring.max(1)) as u32)
 }
 
-/// Writes a flow whose place was taken; it is given back where that fails.
+/// Writes a flow whose place was taken. If that fails, gives the place back.
 #[inline(always)]
 fn put(key: &FlowKey, flow: &Flow, quota: Quota, flows: &Flows, used: &Flows) -> bool {
     let written = FLOWS.insert(key, flow, BPF_NOEXIST.into()).is_ok();
@@ -112,7 +111,7 @@ fn put(key: &FlowKey, flow: &Flow, quota: Quota, flows: &Flows, used: &Flows) ->
     written
 }
 
-/// The count in a share, which is in a map.
+/// The flow count of a share in the map.
 struct Flows(*mut FlowShare);
 
 impl Count for Flows {
@@ -120,7 +119,7 @@ impl Count for Flows {
     fn add(&self, number: u64) -> u64 {
         let before;
         // SAFETY: an atomic addition (RFC 9669, 5.3: fetch and add, 64 bits) to the first field of
-        // a map's value, which outlives the run of the program; the compiler has no such operation
+        // a map's value, which outlives the run of the program. The compiler has no such operation
         // for this target.
         unsafe {
             asm!(

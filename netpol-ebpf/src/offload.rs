@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-//! What the kernel leaves to the device that a packet leaves by: read from its own `struct sk_buff`, as no field of `__sk_buff` tells.
+//! Reads what the kernel leaves to the device that a packet leaves by. It comes from the kernel's
+//! own `struct sk_buff`, because no field of `__sk_buff` has it.
 
 use core::{arch::asm, ptr::read_volatile};
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_probe_read_kernel};
 use netpol_common::{abi::SkBuff, checksum::PartialChecksum};
 
-/// What `ip_summed` says of a packet whose checksum is still to be written (linux/skbuff.h).
+/// Value of `ip_summed` for a packet whose checksum is still to be written (linux/skbuff.h).
 const CHECKSUM_PARTIAL: u8 = 3;
 const ETHERNET_LENGTH: i32 = 14;
 
-/// Set by the agent when it loads the programs: to the verifier these are constants.
+/// The agent sets this when it loads the programs. To the verifier, its fields are constants.
 #[unsafe(no_mangle)]
 static SK_BUFF: SkBuff = SkBuff {
     access: SkBuff::UNKNOWN,
@@ -24,31 +25,34 @@ static SK_BUFF: SkBuff = SkBuff {
     mac_header: 0,
 };
 
-/// Where a packet's frame begins.
+/// Start of a packet's frame.
 #[derive(Clone, Copy)]
 pub enum Origin {
-    /// At the link layer header.
+    /// The link layer header.
     Link,
-    /// At a link layer header of Ethernet, were there one before the network header.
+    /// An assumed Ethernet header before the network header.
     Network,
 }
 
-/// A part of a `struct sk_buff`.
+/// Copy of a part of a `struct sk_buff`.
 pub type Part = [u64; SkBuff::MAX_LENGTH as usize / 8];
 
-/// The checksum of a packet that is still to be written. What it takes of the kernel's structure goes into `part`.
+/// Returns the checksum of a packet that is still to be written. Copies the fields of the kernel's
+/// structure into `part` where that is needed.
 ///
 /// # Safety
 /// Nobody else uses `part`.
 #[inline(always)]
 pub unsafe fn partial(skb: *mut __sk_buff, origin: Origin, part: *mut Part) -> PartialChecksum {
-    // SAFETY: it is valid; volatile, so that what the object has is not taken for what the agent put there.
+    // SAFETY: a valid reference; volatile, so that the compiler does not use the object's value
+    // instead of the agent's.
     let layout = unsafe { read_volatile(&raw const SK_BUFF) };
     let (start, failed) = match layout.access {
         // SAFETY: as above.
         SkBuff::IN_PLACE => (unsafe { kernels(skb).add(usize::from(layout.first)) }, false),
         SkBuff::COPIED if layout.length <= SkBuff::MAX_LENGTH => {
-            // SAFETY: the context of a program of this kind is the packet's `sk_buff`; the helper writes so many bytes, or zeros if it fails.
+            // SAFETY: the context of a program of this kind is the packet's `sk_buff`; the helper
+            // writes so many bytes, or zeros if it fails.
             let failed = unsafe {
                 bpf_probe_read_kernel(
                     part.cast(),
@@ -60,7 +64,7 @@ pub unsafe fn partial(skb: *mut __sk_buff, origin: Origin, part: *mut Part) -> P
         }
         _ => return PartialChecksum::NONE,
     };
-    // SAFETY: within the structure, or what was copied of it; the verifier checks it again.
+    // SAFETY: within the structure, or within its copy; the verifier checks it again.
     let byte = |at: u16| unsafe { *start.add(usize::from(at)) };
     // SAFETY: as above, and fields are aligned.
     let field = |at: u16| unsafe { *start.add(usize::from(at)).cast::<u16>() };
@@ -75,11 +79,13 @@ pub unsafe fn partial(skb: *mut __sk_buff, origin: Origin, part: *mut Part) -> P
     }
 }
 
-/// The kernel's own structure behind a context: what `bpf_cast_to_kern_ctx` returns, to which the verifier gives the type of that.
+/// Returns the kernel's own structure of a context, as `bpf_cast_to_kern_ctx` does. The verifier
+/// gives the result that structure's type.
 #[inline(always)]
 fn kernels(skb: *mut __sk_buff) -> *const u8 {
     let kernels: *const u8;
-    // SAFETY: a call of a kernel function, which takes the context and returns it; the registers that a call may change are named.
+    // SAFETY: a call of a kernel function that takes the context and returns it; all registers that
+    // a call may change are named.
     unsafe {
         asm!(
             ".quad {cast}",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-//! The frame of an `__sk_buff`, for the parser.
+//! Gives the parser access to the frame of an `__sk_buff`.
 
 use core::arch::asm;
 
@@ -16,7 +16,8 @@ pub struct Skb<'a>(pub &'a TcContext);
 impl Frame for Skb<'_> {
     #[inline(always)]
     fn read(&self, offset: usize, into: &mut [u8]) -> bool {
-        // SAFETY: the context pointer is valid for the run of the program; the helper writes `into.len()` bytes or fails.
+        // SAFETY: the context pointer is valid for the run of the program; the helper writes
+        // `into.len()` bytes or fails.
         unsafe {
             bpf_skb_load_bytes(
                 self.0.skb.skb.cast(),
@@ -29,7 +30,8 @@ impl Frame for Skb<'_> {
 
     #[inline(always)]
     fn vlan_tag(&self) -> bool {
-        // SAFETY: the context pointer is valid for the run of the program; the verifier checks the access.
+        // SAFETY: the context pointer is valid for the run of the program; the verifier checks
+        // this.
         unsafe { (*self.0.skb.skb).vlan_present != 0 }
     }
 
@@ -39,7 +41,8 @@ impl Frame for Skb<'_> {
     }
 }
 
-/// A frame at a TC hook, as far as it is in the linear part of its buffer, where headers mostly are, and read in words.
+/// A frame at a TC hook, read in words. Only the linear part of its buffer is readable, where
+/// headers usually are.
 pub struct Linear<'a>(pub &'a TcContext);
 
 impl Frame for Linear<'_> {
@@ -56,7 +59,7 @@ impl Frame for Linear<'_> {
         }
         let mut words = [0; N];
         for (index, word) in words.iter_mut().enumerate() {
-            // SAFETY: within the frame, as was just checked, and the verifier checks again.
+            // SAFETY: within the frame, as just checked; the verifier checks it again.
             *word = unsafe { word_at(from + index * size_of::<u32>()) };
         }
         Some(words)
@@ -73,7 +76,8 @@ impl Frame for Linear<'_> {
     }
 }
 
-/// A word of a packet, in one instruction. The kernel lets programs read words where its machine can read them, which need not be where Rust would:
+/// Reads a word of a packet in one instruction. The kernel lets programs read words at any address
+/// that its machine supports. Rust requires alignment, so the compiler would use four instructions.
 /// the compiler would make four of it.
 ///
 /// # Safety
@@ -81,15 +85,15 @@ impl Frame for Linear<'_> {
 #[inline(always)]
 unsafe fn word_at(address: usize) -> u32 {
     let word: u64;
-    // SAFETY: reads a word that is there, as the caller says, and nothing else.
+    // SAFETY: reads only this word, which is there by the caller's promise.
     unsafe {
         asm!("{word} = *(u32 *)({address} + 0)", word = out(reg) word, address = in(reg) address, options(pure, readonly, nostack));
     }
     word as u32
 }
 
-/// A packet that leaves the node, by a device that may put no Ethernet header before it: the network header is found where the kernel
-/// says, and only the EtherType of the header before it is told.
+/// A packet that leaves the node, possibly by a device without Ethernet headers. The kernel tells
+/// where the network header is. Of the header before it, only the EtherType is known.
 pub struct Leaving<'a>(pub &'a TcContext);
 
 const ETHERNET_LENGTH: usize = 14;
@@ -101,7 +105,8 @@ impl Frame for Leaving<'_> {
             let Some(at) = into.get_mut(12..ETHERNET_LENGTH) else {
                 return false;
             };
-            // SAFETY: the context pointer is valid for the run of the program; the verifier checks the access.
+            // SAFETY: the context pointer is valid for the run of the program; the verifier checks
+            // the access.
             let ether_type = unsafe { (*self.0.skb.skb).protocol };
             at.copy_from_slice(&(ether_type as u16).to_ne_bytes());
             return true;
@@ -123,45 +128,49 @@ impl Frame for Leaving<'_> {
         false
     }
 
-    /// Not less than it is: nothing tells whether the kernel counts a header before the network header.
+    /// Returns at least the real length: nothing tells whether the kernel counts a header before
+    /// the network header.
     #[inline(always)]
     fn length(&self) -> usize {
         self.0.len() as usize + ETHERNET_LENGTH
     }
 }
 
-/// Whether the kernel calls the packet IPv6.
+/// Returns true if the kernel marks the packet as IPv6.
 #[inline(always)]
 pub fn is_ipv6(ctx: &TcContext) -> bool {
     // SAFETY: as above.
     unsafe { (*ctx.skb.skb).protocol == u32::from(0x86dd_u16.to_be()) }
 }
 
-/// Index of the interface that the packet came by; at `to_pod` 0 if the node itself made it (rules A2, A3).
+/// Returns the index of the interface that the packet came by. At `to_pod`, 0 if the node itself
+/// made the packet (rules A2, A3).
 #[inline(always)]
 pub fn ingress_ifindex(ctx: &TcContext) -> u32 {
     // SAFETY: as above.
     unsafe { (*ctx.skb.skb).ingress_ifindex }
 }
 
-/// Index of the interface whose hook runs.
+/// Returns the index of the interface whose hook runs.
 #[inline(always)]
 pub fn ifindex(ctx: &TcContext) -> u32 {
     // SAFETY: as above.
     unsafe { (*ctx.skb.skb).ifindex }
 }
 
-/// The tag that the packet has.
+/// Returns the packet's tag.
 #[inline(always)]
 pub fn tag(ctx: &TcContext) -> u16 {
     // SAFETY: as above.
     unsafe { (*ctx.skb.skb).tc_index as u16 }
 }
 
-/// Makes the headers of a frame its own; false if there is no memory for that. A frame that a bridge floods is one buffer for all who receive it,
-/// the node too, and the node writes new headers into the later fragments of what it put together and takes apart again.
+/// Makes a private copy of a frame's headers. Returns false if there is no memory for it.
+///
+/// A frame that a bridge floods is one buffer for all receivers, including the node. The node
+/// writes new headers into the later fragments of a packet that it reassembles and fragments again.
 #[inline(always)]
 pub fn unshare(ctx: &TcContext) -> bool {
-    // Of length 0: all of the linear part.
+    // Length 0 stands for the whole linear part.
     ctx.pull_data(0).is_ok()
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-//! Memory of one run of a program beside its stack.
+//! Memory for one run of a program besides its stack.
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use netpol_common::{
@@ -9,15 +9,16 @@ use netpol_common::{
 
 use crate::{offload, tracking};
 
-/// What does not fit on the stack of a program, which is 512 bytes.
+/// Values that do not fit on the stack of a program, which has 512 bytes.
 pub struct Scratch {
-    /// The packet.
+    /// The parsed packet.
     pub packet: Packet,
-    /// What it quotes.
+    /// The packet that it quotes.
     pub quoted: Packet,
-    /// Whose policy it is judged by: an [`Endpoint`], whose lock the kernel allows in no value of such a map.
+    /// The [`Endpoint`] whose policy judges the packet, as words: the kernel allows its lock in no
+    /// value of such a map.
     pub endpoint: [u32; size_of::<Endpoint>() / size_of::<u32>()],
-    /// What the kernel says of the packet.
+    /// Copy of the packet's `struct sk_buff`.
     pub sk_buff: offload::Part,
     /// Key of map `identities`.
     pub address: Prefix<Address>,
@@ -27,30 +28,30 @@ pub struct Scratch {
     pub frontend: Frontend,
     /// Key of map `forwards`.
     pub forwarded: Prefix<Forwarded>,
-    /// A flow to be written, and its key.
+    /// A flow to write.
     pub flow: Flow,
-    /// See there.
+    /// Key of that flow.
     pub flow_key: FlowKey,
-    /// The address of the pod of that flow.
+    /// Address of the pod of that flow.
     pub own: Address,
-    /// For connection tracking.
+    /// Arguments for connection tracking.
     pub question: tracking::Question,
 }
 
-/// A [`Key`], on words: the compiler would write the other byte by byte.
+/// A [`Key`] that is aligned to words. The compiler would write the original byte by byte.
 #[repr(C)]
 pub struct Prefix<K> {
-    /// Bits that count.
+    /// Number of bits that count.
     pub length: u32,
-    /// What they are of.
+    /// The data that they belong to.
     pub data: K,
 }
 
 impl<K> Prefix<K> {
-    /// As the map takes it.
+    /// Returns the key in the form that the map takes.
     #[inline(always)]
     pub fn key(&self) -> &Key<K> {
-        // SAFETY: both are a length and the data behind it, and the key's alignment is less.
+        // SAFETY: both types are a length followed by the data, and the key's alignment is smaller.
         unsafe { &*(&raw const *self).cast() }
     }
 }

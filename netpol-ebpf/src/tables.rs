@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-//! The tables of the decision, over the maps.
+//! Implements the tables of a decision over the maps.
 
 use core::{mem::offset_of, ptr::read_volatile};
 
@@ -29,48 +29,50 @@ use crate::{
 const REMOTE: u32 = Opener::Remote as u32;
 const POD: u32 = Opener::Pod as u32;
 
-/// How often a value is looked at until it stood still meanwhile. It is replaced far less often than a program runs.
+/// How many times a value is read until it does not change meanwhile. Values are replaced far less
+/// often than programs run.
 const ATTEMPTS: usize = 3;
-/// The same of a value that is replaced where it is, and moves only when its key goes.
+/// The same limit for a value that is replaced in place, and moves only when its key is removed.
 const LOOKS: usize = 2;
-/// An identity that no policy says anything of.
+/// An identity that no policy has an entry for.
 const IDENTITY_UNKNOWN: u32 = u32::MAX;
 
 /// Prefix length of a whole address.
 const ADDRESS_BITS: u32 = 128;
 
-/// The maps, as one packet sees them.
+/// The maps, as seen for one packet.
 pub struct Maps {
     /// The epoch, read once.
     pub epoch: u32,
-    /// In map `config`.
+    /// Lifetimes, in map `config`.
     pub lifetimes: &'static Lifetimes,
-    /// Where new flows are counted.
+    /// Counters for new flows.
     pub counters: *mut Counters,
-    /// Where keys and values are built.
+    /// Memory for keys and values.
     pub scratch: *mut Scratch,
-    /// Length of the frame, bytes.
+    /// Length of the frame in bytes.
     pub length: u32,
-    /// The rate limit of events.
+    /// Rate limit of events.
     pub events_per_second: u32,
     /// The packet.
     pub skb: *mut __sk_buff,
 }
 
 impl Lookups for Maps {
-    /// The kernel may give the slot of a value that was replaced to another endpoint at once, and
-    /// write that while it is read here.
+    /// When a value is replaced, the kernel may at once give its old slot to another endpoint, and
+    /// write that one while this one is read here.
     #[inline(always)]
     fn endpoint(&self, ifindex: u32, into: &mut Endpoint) -> bool {
         for _ in 0..ATTEMPTS {
-            // A lookup may miss a value in the moment that it is replaced.
+            // A lookup may miss a value while it is replaced.
             let Some(slot) = ENDPOINTS.get_ptr(ifindex) else {
                 continue;
             };
             let (from, to) = (slot.cast::<u32>(), (&raw mut *into).cast::<u32>());
-            // Whose it is comes first in the value, and is read last: so it tells of all of it.
+            // The owner's index is the first word and is read last, so it vouches for all other
+            // words.
             for word in (0..offset_of!(Endpoint, lock) / 4).rev() {
-                // SAFETY: the value is readable while this program runs (RCU), and both are of so
+                // SAFETY: the value is readable while this program runs (RCU), and both have so
                 // many words; volatile, so that it is read here, in this order, and nowhere else.
                 unsafe { to.add(word).write(read_volatile(from.add(word))) };
             }
@@ -97,7 +99,8 @@ impl Lookups for Maps {
             let Some(endpoint) = ENDPOINTS.get_ptr(ifindex) else {
                 continue;
             };
-            // SAFETY: readable while the program runs (RCU); the value tells whose it is, and is asked that last.
+            // SAFETY: readable while the program runs (RCU); the value names its owner, which is
+            // read last.
             let (policy, of) = unsafe {
                 let policy = read_volatile(&raw const (*endpoint).egress_policy);
                 (policy, read_volatile(&raw const (*endpoint).ifindex))
@@ -111,7 +114,8 @@ impl Lookups for Maps {
 
     #[inline(always)]
     fn policy(&self, key: &PolicyMatch) -> Option<PolicyValue> {
-        // SAFETY: a per-CPU value that only this run of the program uses; checked for null where it was looked up.
+        // SAFETY: a per-CPU value that only this run of the program uses; checked for null at its
+        // lookup.
         let prefix = unsafe { &mut (*self.scratch).policy };
         prefix.length = PolicyMatch::ONE_PORT;
         prefix.data = *key;
@@ -130,7 +134,8 @@ impl Lookups for Maps {
                 }
                 continue;
             }
-            // The agent writes an address before the prefixes that hold it: if one came meanwhile, what the prefix said may be of after that.
+            // The agent writes an address before the prefixes that contain it. If the address
+            // appeared meanwhile, the prefix's class may be newer.
             let by_prefix = self.by_prefix(address);
             if ADDRESSES.get_ptr(address).is_none() {
                 return by_prefix;
@@ -164,7 +169,8 @@ impl Lookups for Maps {
 
     #[inline(always)]
     fn is_restricted(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool {
-        // SAFETY: a per-CPU value that only this run of the program uses; checked for null where it was looked up.
+        // SAFETY: a per-CPU value that only this run of the program uses; checked for null at its
+        // lookup.
         let key = unsafe { &mut (*self.scratch).frontend };
         key.address = *backend;
         key.port = port;
@@ -200,8 +206,8 @@ impl Lookups for Maps {
 
     #[inline(always)]
     fn forwards(&self, ifindex: u32, address: &Address) -> bool {
-        // SAFETY: a per-CPU value that only this run of the program uses; checked for null where it
-        // was looked up.
+        // SAFETY: a per-CPU value that only this run of the program uses; checked for null at its
+        // lookup.
         let prefix = unsafe { &mut (*self.scratch).forwarded };
         prefix.length = Forwarded::ONE_ADDRESS;
         prefix.data.ifindex = ifindex;
@@ -242,7 +248,7 @@ impl Flows for Maps {
             (*self.scratch).flow_key = *key;
         }
         let inserted = flows::insert_flow() != 0;
-        // SAFETY: a per-CPU value that only this CPU writes; checked for null where it was looked up.
+        // SAFETY: a per-CPU value that only this CPU writes; checked for null at its lookup.
         let counters = unsafe { &mut *self.counters };
         if inserted {
             counters.flows_created.packets += 1;
@@ -279,7 +285,7 @@ impl Flows for Maps {
 
     #[inline(always)]
     fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
-        // A full map makes room itself; what is not written is a fragment whose first was not seen.
+        // A full map evicts by itself. After a failed write, the first fragment counts as not seen.
         let _ = FRAGMENTS.insert(key, fragment, BPF_ANY.into());
     }
 }
@@ -292,23 +298,26 @@ impl Buffer for Maps {
 
     #[inline(always)]
     fn has_socket(&self) -> bool {
-        // SAFETY: the context pointer is valid for the run of the program; the verifier checks the access.
+        // SAFETY: the context pointer is valid for the run of the program; the verifier checks the
+        // access.
         let socket = unsafe { (*self.skb).__bindgen_anon_2.sk };
         !socket.is_null()
     }
 
     #[inline(always)]
     fn put_tag(&self, tag: u16) {
-        // SAFETY: the context pointer is valid for the run of the program; the verifier checks the access.
+        // SAFETY: the context pointer is valid for the run of the program; the verifier checks the
+        // access.
         unsafe { (*self.skb).tc_index = tag.into() };
     }
 }
 
 impl Maps {
-    /// What map `identities` says.
+    /// Looks up an address in map `identities`.
     #[inline(always)]
     fn by_prefix(&self, address: &Address) -> Identity {
-        // SAFETY: a per-CPU value that only this run of the program uses; checked for null where it was looked up.
+        // SAFETY: a per-CPU value that only this run of the program uses; checked for null at its
+        // lookup.
         let prefix = unsafe { &mut (*self.scratch).address };
         prefix.length = ADDRESS_BITS;
         prefix.data = *address;
@@ -339,11 +348,12 @@ fn is_guarded(backend: &Frontend) -> bool {
     unsafe { GUARDED.get(backend) }.is_some()
 }
 
-/// What an entry of map `addresses` says; nothing if its slot is another address's meanwhile.
+/// Reads an entry of map `addresses`. Returns `None` if its slot belongs to another address by now.
 #[inline(always)]
 fn class_at(slot: *const Peer, address: &Address) -> Option<Identity> {
-    // SAFETY: readable while the program runs (RCU), on words of eight bytes; volatile, so that all of the class is read at once, whose it is
-    // after it, and the class once more after that: the slot would have to change hands three times between to pass for this address's.
+    // SAFETY: readable while the program runs (RCU), on words of eight bytes. Volatile, so that the
+    // class is read at once, then its address, then the class again. To pass for this address's,
+    // the slot would have to change its owner three times in between.
     let (class, of, again) = unsafe {
         let class = (&raw const (*slot).class).cast::<u64>();
         (
@@ -355,12 +365,14 @@ fn class_at(slot: *const Peer, address: &Address) -> Option<Identity> {
     (of == address.words() && class == again).then(|| Identity::from_word(class))
 }
 
-/// What map `ports` says; a value that drops where the entry is taken out and put in again and again.
+/// Reads an entry of map `ports`. Returns a value that drops if the entry is removed and written
+/// again at each attempt.
 #[inline(always)]
 fn of_port(entry: &PolicyMatch) -> Option<PolicyValue> {
     for _ in 0..LOOKS {
         let slot: *const PortValue = PORTS.get_ptr(entry)?;
-        // SAFETY: readable while the program runs (RCU), on words; volatile, so that it is read in this order, see `class_at`.
+        // SAFETY: readable while the program runs (RCU), on words; volatile, so that it is read in
+        // this order, see `class_at`.
         let (value, of, again) = unsafe {
             let value = (&raw const (*slot).value).cast::<[u32; 2]>();
             (
@@ -376,9 +388,13 @@ fn of_port(entry: &PolicyMatch) -> Option<PolicyValue> {
     Some(PolicyValue::default())
 }
 
-/// Reads a value that stood still meanwhile. The kernel may give the slot of one that was replaced to another key's at once: what was
-/// read counts only if the value still is where it was. Gives `none` where there is no value; `moved`, which lets nothing pass, where it was
-/// replaced again and again. What `look` finds is readable while the program runs (RCU); `read` reads there and nowhere else.
+/// Reads a value that does not move meanwhile. When a value is replaced, the kernel may at once
+/// give its old slot to another key, so what was read counts only if the value is still in the same
+/// place.
+///
+/// Returns `none` if there is no value, and `moved`, which lets nothing pass, if it was replaced at
+/// each attempt. What `look` finds is readable while the program runs (RCU). `read` reads only
+/// there.
 #[inline(always)]
 fn still<V, R>(look: impl Fn() -> Option<*const V>, read: impl Fn(*const V) -> R, none: R, moved: R) -> R {
     for _ in 0..ATTEMPTS {
@@ -391,14 +407,15 @@ fn still<V, R>(look: impl Fn() -> Option<*const V>, read: impl Fn(*const V) -> R
     moved
 }
 
-/// A value of map `flows` in slot. Two CPUs may write one flow at a time: the later write wins, which costs a count or a
-/// second judgement, never a verdict.
+/// A value of map `flows` in its slot. Two CPUs may write one flow concurrently. The later write
+/// wins, which costs a count or a second judgement, never a verdict.
 pub struct Entry(*mut Flow);
 
 impl FlowEntry for Entry {
     #[inline(always)]
     fn with<R>(&self, change: impl FnOnce(&mut Flow) -> R) -> R {
-        // SAFETY: the pointer came from a lookup in this run of the program, and values of hash maps outlive it (RCU).
+        // SAFETY: the pointer came from a lookup in this run of the program; values of hash maps
+        // outlive the run (RCU).
         change(unsafe { &mut *self.0 })
     }
 }

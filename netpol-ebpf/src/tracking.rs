@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-//! Who opened a connection, as the kernel's connection tracking of this network namespace has it
-//! (rule C4).
+//! Asks the kernel's connection tracking of this network namespace who opened a connection (rule
+//! C4).
 
 use core::{arch::asm, ptr::read_volatile};
 
@@ -16,7 +16,7 @@ use crate::{
     scratch::Scratch,
 };
 
-/// Set by the agent when it loads the programs: to the verifier these are constants.
+/// The agent sets this when it loads the programs. To the verifier, its fields are constants.
 #[unsafe(no_mangle)]
 static TRACKING: Tracking = Tracking {
     access: 0,
@@ -26,51 +26,51 @@ static TRACKING: Tracking = Tracking {
 
 /// Bit `IPS_SEEN_REPLY` of `status` (linux/netfilter/nf_conntrack_common.h).
 const ANSWERED: u32 = 1 << 1;
-/// Flags of a side of a TCP connection (linux/netfilter/nf_conntrack_tcp.h):
+/// TCP flags of one side of a connection (linux/netfilter/nf_conntrack_tcp.h):
 /// `IP_CT_TCP_FLAG_WINDOW_SCALE`, `IP_CT_TCP_FLAG_BE_LIBERAL`.
 const WINDOW_SCALE: u8 = 0x01;
 const BE_LIBERAL: u8 = 0x08;
 
-/// Words of the addresses of `struct bpf_sock_tuple`; the ports follow.
+/// Number of address words in `struct bpf_sock_tuple`. The ports follow them.
 const IPV4_WORDS: usize = 2;
 const IPV6_WORDS: usize = 8;
 
-/// What is asked with: a `struct bpf_sock_tuple` and a `struct bpf_ct_opts`.
+/// Arguments of the lookup: a `struct bpf_sock_tuple` and a `struct bpf_ct_opts`.
 pub struct Question {
     tuple: [u32; IPV6_WORDS + 1],
-    /// Network namespace, error, then bytes: protocol, direction, and more that is zero.
+    /// Network namespace, error, then single bytes: protocol, direction, and zeros.
     options: [u32; 3],
 }
 
-/// Bytes of [`Question::options`]: all that every kernel knows.
+/// Number of bytes of [`Question::options`] that every kernel knows.
 const OPTIONS: u64 = 12;
-/// `BPF_F_CURRENT_NETNS`.
+/// Value of `BPF_F_CURRENT_NETNS`.
 const THIS_NAMESPACE: u32 = u32::MAX;
 
-/// Who opened the connection of a packet that the pod with address `own` sends, or whose answers it
-/// sends: of both, the tracking has the addresses and ports that the pod sees.
+/// Returns who opened the connection of a packet that the pod with address `own` sends, or whose
+/// answers it sends. For both, connection tracking has the addresses and ports that the pod sees.
 ///
-/// The question is in the scratch memory. A global function of the program: the verifier follows
-/// its ways on their own.
+/// The caller writes key and address to the scratch memory. This is a global function, so the
+/// verifier checks it on its own.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ask_tracking(skb: *mut __sk_buff) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return Opener::Unknown as u32;
     };
-    // SAFETY: a per-CPU value that only this run of the program uses, just looked up; its maker
-    // wrote both.
+    // SAFETY: a per-CPU value that only this run of the program uses, just looked up; the caller
+    // wrote both fields.
     let (key, own) = unsafe { (&(*scratch).flow_key, &(*scratch).own) };
     // SAFETY: as above.
     (unsafe { opener(skb, scratch, key, own) }) as u32
 }
 
 /// # Safety
-/// `scratch` is only this run's of the program.
+/// Only this run of the program uses `scratch`.
 #[inline(always)]
 unsafe fn opener(skb: *mut __sk_buff, scratch: *mut Scratch, key: &FlowKey, own: &Address) -> Opener {
-    // SAFETY: it is valid; volatile, so that what the object has is not taken for what the agent
-    // put there.
+    // SAFETY: a valid reference; volatile, so that the compiler does not use the object's value
+    // instead of the agent's.
     let layout = unsafe { read_volatile(&raw const TRACKING) };
     // SAFETY: the value is not read.
     if layout.access == 0 || unsafe { INHERITED.get(own) }.is_some() {
@@ -94,8 +94,8 @@ unsafe fn opener(skb: *mut __sk_buff, scratch: *mut Scratch, key: &FlowKey, own:
     }
     question.options = [THIS_NAMESPACE, 0, key.protocol.into()];
     let found: *const u8;
-    // SAFETY: a call of a kernel function, which reads the tuple and writes the options, both of
-    // the sizes given.
+    // SAFETY: a call of a kernel function that reads the tuple and writes the options, both of the
+    // sizes given.
     unsafe {
         asm!(
             ".quad {lookup}",
@@ -119,7 +119,7 @@ unsafe fn opener(skb: *mut __sk_buff, scratch: *mut Scratch, key: &FlowKey, own:
             read_volatile(found.add(usize::from(layout.flags))),
         )
     };
-    // SAFETY: what was found is given back, once.
+    // SAFETY: the structure that was found is released once.
     unsafe {
         asm!(
             ".quad {release}",
@@ -136,7 +136,8 @@ unsafe fn opener(skb: *mut __sk_buff, scratch: *mut Scratch, key: &FlowKey, own:
     // SAFETY: the caller's promise; volatile, as the kernel wrote it.
     let opened_here = unsafe { read_volatile(&raw const question.options[2]) } >> 8 & 0xff == 0;
     if key.protocol == protocol::TCP {
-        // A connection that was met in the middle: its first packet may have been an answer.
+        // Connection tracking met this connection in the middle: its first packet may have been an
+        // answer.
         if flags & (BE_LIBERAL | WINDOW_SCALE) == BE_LIBERAL {
             return Opener::Unknown;
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-//! From a hook to an action: look up who the packet belongs to, parse, decide, count.
+//! Turns a packet at a hook into an action: looks up the endpoint, parses, decides and counts.
 
 use core::{
     arch::asm,
@@ -28,12 +28,12 @@ use crate::{
     tables::Maps,
 };
 
-/// On to the next program of the hook; `TCX_NEXT` has the same number.
+/// The next program of the hook runs. `TCX_NEXT` has the same number.
 const PASS: i32 = TC_ACT_UNSPEC;
-/// Dropped without an answer (rule A7); `TCX_DROP` has the same number.
+/// The packet is dropped without an answer (rule A7). `TCX_DROP` has the same number.
 const DROP: i32 = TC_ACT_SHOT;
 
-/// The action for a packet at one of a pod's hooks.
+/// Returns the action for a packet at one of a pod's hooks.
 #[inline(always)]
 pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
     let direction = direction as u8;
@@ -50,9 +50,10 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
     }
 }
 
-/// Fast path: true if the packet belongs to an open connection that is still allowed. This and
-/// [`judge`] are functions of the program: were they one, the verifier would follow each way through
-/// the first into the second, and both would need room on the stack at a time.
+/// Fast path: returns true if the packet belongs to an open connection that is still allowed.
+///
+/// This and [`judge`] are separate functions. In one function, the verifier would follow each path
+/// of the first through the second, and both would need stack space at the same time.
 #[inline(never)]
 fn fast_path(skb: *mut __sk_buff, direction: u8) -> bool {
     let ctx = &TcContext::new(skb);
@@ -72,7 +73,8 @@ fn fast_path(skb: *mut __sk_buff, direction: u8) -> bool {
     if !checksum.is_of(&packet) {
         return false;
     }
-    // SAFETY: a valid reference; volatile, so that it is read here, before what it dates, and nowhere else.
+    // SAFETY: a valid reference; volatile, so that it is read here, before the values that it
+    // dates, and nowhere else.
     let epoch = unsafe { read_volatile(&raw const config.epoch) };
     let place = place(ctx, direction);
     let maps = Maps {
@@ -96,19 +98,20 @@ fn fast_path(skb: *mut __sk_buff, direction: u8) -> bool {
     passes
 }
 
-/// What [`read_packet`] says of a packet to be judged. Other numbers are those of a [`DropReason`].
+/// Result of [`read_packet`] for a packet to judge. Numbers other than these three are those of a
+/// [`DropReason`].
 const IS_PACKET: u32 = 0;
-/// The same of neighbour discovery.
+/// Result of [`read_packet`] for neighbour discovery.
 const IS_NEIGHBOUR: u32 = 0xff;
-/// The same of reports about groups.
+/// Result of [`read_packet`] for reports about groups.
 const IS_MEMBERSHIP: u32 = 0xfe;
-/// Where the number of an [`Origin`] is beside it.
+/// Position of the number of an [`Origin`](decide::Origin) beside that result.
 const ORIGIN_SHIFT: u32 = 8;
 const PLAIN: u32 = decide::Origin::Plain as u32;
 const UNPACKED: u32 = decide::Origin::Unpacked as u32;
 
-/// Reads a packet, and what it quotes, into the scratch memory. A global function of the program:
-/// the verifier follows its ways on their own, and not each of them on through [`judge`].
+/// Reads a packet, and what it quotes, into the scratch memory. This is a global function, so the
+/// verifier checks it on its own and does not follow each of its paths through [`judge`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn read_packet(skb: *mut __sk_buff) -> u32 {
@@ -135,8 +138,8 @@ pub extern "C" fn read_packet(skb: *mut __sk_buff) -> u32 {
     }
 }
 
-/// How the packet that [`read_packet`] has read came, which a pod is to receive. A global function
-/// of the program, for its stack.
+/// Returns how a packet to a pod came, after [`read_packet`] has read it. This is a global
+/// function, so that it has a stack frame of its own.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn origin(skb: *mut __sk_buff) -> u32 {
@@ -158,19 +161,21 @@ pub extern "C" fn origin(skb: *mut __sk_buff) -> u32 {
     decide::origin(&maps, &place(ctx, Direction::Ingress), packet) as u32
 }
 
-/// The action for any packet, which [`read_packet`] has read; `told` is what that said, and its
-/// [`origin`] above it. The verifier knows nothing of them.
+/// Returns the action for any packet that [`read_packet`] has read. `told` is the result of that
+/// function, with the [`origin`] in the bits above it. The verifier assumes nothing about their
+/// values.
 #[inline(never)]
 fn judge(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
     let ctx = &TcContext::new(skb);
     let direction = Direction::from_u8(direction);
-    // An array's and a per-CPU array's entry always exists; the verifier wants to see that it is checked.
+    // Entries of an array and of a per-CPU array always exist, but the verifier demands the checks.
     let Some(config) = CONFIG.get(0) else { return DROP };
     let Some(counters) = COUNTERS.get_ptr_mut(direction as u32) else {
         return DROP;
     };
 
-    // Read once, before anything that it dates: what is judged by an identity of before a change carries the epoch of before.
+    // Read once, before anything that it dates: a verdict on an identity from before a change
+    // carries the epoch from before that change.
     // SAFETY: a valid reference; volatile, so that it is read here and nowhere else.
     let epoch = unsafe { read_volatile(&raw const config.epoch) };
     let origin = match told >> ORIGIN_SHIFT {
@@ -180,8 +185,9 @@ fn judge(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
     };
     let place = place(ctx, direction);
     let length = ctx.len();
-    // An endpoint that the map does not know: the agent writes it before it attaches, and detaches before it removes it. This is trouble (a
-    // full map, a change by hand), and fails closed but for the node and neighbours (rules L1, A2, F1).
+    // The agent writes an endpoint before it attaches, and detaches before it removes it. So an
+    // endpoint that the map does not know is a fault (a full map, a change by hand). It fails
+    // closed, except for the node and neighbours (rules L1, A2, F1).
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return DROP;
     };
@@ -239,8 +245,9 @@ fn judge(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
     }
 }
 
-/// The action for a packet that leaves the node. Only what is still to be judged for a pod of this node is looked at, and only drops are
-/// counted: packets were counted where they left the pod.
+/// Returns the action for a packet that leaves the node. Only packets that must still be judged for
+/// a pod of this node are examined, and only drops are counted: packets were counted where they
+/// left the pod.
 #[inline(always)]
 pub fn leaving(ctx: &TcContext) -> i32 {
     let Some(config) = CONFIG.get(0) else { return DROP };
@@ -303,11 +310,12 @@ fn dropped(
     packet: &Packet,
     drop: &decide::Drop,
 ) -> i32 {
-    // SAFETY: a per-CPU value that only this CPU writes; checked for null where it was looked up.
+    // SAFETY: a per-CPU value that only this CPU writes; checked for null at its lookup.
     let counters = unsafe { &mut *maps.counters };
     count(counter_of(counters, drop.reason), maps.length);
     event::dropped(ctx, endpoint, hook, packet, drop, maps.events_per_second);
-    // Few arguments: what the log macro keeps of them, and its own call, share a stack of 512 bytes with all the rest.
+    // Few arguments: the log macro's copies of them, and its call, share a stack of 512 bytes with
+    // everything else.
     debug!(
         ctx,
         "endpoint {}: dropped, reason {} policy {}", endpoint.id, drop.reason as u8, drop.policy
@@ -315,14 +323,15 @@ fn dropped(
     DROP
 }
 
-/// [`Counters::dropped`], in a way that the verifier follows for a reason that it does not know: they are in the order of their numbers.
+/// Like [`Counters::dropped`], in a form that the verifier accepts for an unknown reason: counters
+/// are in the order of the reasons' numbers.
 #[inline(always)]
 fn counter_of(counters: &mut Counters, reason: DropReason) -> &mut Counter {
     const LAST: usize = offset_of!(Counters, flows_created) - size_of::<Counter>();
     const _: () = assert!(LAST == DropReason::ALL.len() * size_of::<Counter>());
     let mut at = reason as usize * size_of::<Counter>();
-    // SAFETY: it stays as it is; the compiler, which knows what it may be, would leave the
-    // comparison out.
+    // SAFETY: the value does not change. Without this, the compiler, which knows its range, would
+    // remove the comparison.
     unsafe { asm!("{0} = {0}", inlateout(reg) at, options(pure, nomem, nostack)) };
     if at > LAST {
         at = DropReason::Malformed as usize * size_of::<Counter>();

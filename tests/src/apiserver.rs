@@ -6,6 +6,7 @@
 //! port of the host is used.
 
 mod client;
+pub mod etcd;
 mod processes;
 
 use std::{

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Test harness: nodes and pods made of network namespaces, probes that are real connections, the
-//! agent as a child process, the corpus of cases, random clusters, and the demo. Everything is
-//! named after this process and removed on drop.
+//! agent as a child process, the corpus of cases, random clusters. Everything is named
+//! after this process and removed on drop.
+//!
+//! `tests/bench` and `tests/demo` are packages of their own, over this one.
 
 pub mod agent;
 pub mod apiserver;
-pub mod bench;
 pub mod canonical;
 pub mod capture;
 pub mod cases;
 pub mod cluster;
 pub mod container;
-pub mod demo;
 pub mod deploy;
+pub mod empty;
 pub mod expectation;
 pub mod frames;
 pub mod fuzz;

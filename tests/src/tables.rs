@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The programs in userspace: the same parser and the same decision as in the kernel, over what the maps hold. Lookups are done slowly
-//! and plainly. Time stands still, so that no flow ends here by itself; kernel and mirror are compared before one does there.
+//! Runs the programs in userspace: the parser and the decision of the kernel, over the contents of
+//! the maps. Lookups are slow and simple. Time stands still, so no flow expires here. Kernel and
+//! mirror are compared before one expires there.
 
 use std::{
     cell::{Cell, RefCell},
@@ -28,10 +29,10 @@ use crate::{frames::Bytes, progrun::Met};
 
 mod leaving;
 
-/// The time, which stands still: long after a flow that was ended.
+/// The current time, which stands still. It is long after the end of a flow that was ended.
 const NOW: u64 = 1 << 60;
 
-/// What the programs would say and write.
+/// Mirrors what the programs decide and write.
 #[derive(Debug)]
 pub struct Mirror {
     state: State,
@@ -46,7 +47,7 @@ pub struct Mirror {
     counters: [Counters; 2],
 }
 
-/// A place in the flow table.
+/// An entry of the flow table.
 #[derive(Debug, Clone)]
 pub struct Entry(Rc<RefCell<Flow>>);
 
@@ -57,7 +58,7 @@ impl FlowEntry for Entry {
 }
 
 impl Mirror {
-    /// Of maps that hold this, with no flows and no counts.
+    /// Mirrors maps with these contents, without flows and counts.
     pub fn new(state: State) -> Self {
         let mut prefixes: Vec<_> = state
             .identities
@@ -81,13 +82,13 @@ impl Mirror {
         }
     }
 
-    /// Whether an address has an entry of its own.
+    /// Returns true if an address has an entry of its own.
     pub fn has_address(&self, address: &Address) -> bool {
         let mut whole = self.prefixes.iter().filter(|(bits, ..)| *bits == 128);
         whole.any(|(_, held, _)| held == address)
     }
 
-    /// Whether a policy has an entry for just this port.
+    /// Returns true if a policy has an entry for exactly this port.
     pub fn has_port(&self, key: &PolicyMatch) -> bool {
         let entry = EntryKey {
             identity: key.identity,
@@ -108,7 +109,7 @@ impl Mirror {
         self.counters = Default::default();
     }
 
-    /// The flows, with the clock left out.
+    /// Returns the flows without their clocks.
     pub fn flows(&self) -> BTreeMap<String, Flow> {
         let flows = self.flows.borrow();
         flows
@@ -117,22 +118,23 @@ impl Mirror {
             .collect()
     }
 
-    /// The counts of a direction.
+    /// Returns the counters of a direction.
     pub fn counters(&self, direction: Direction) -> Counters {
         self.counters[direction as usize]
     }
 
-    /// Whether the table held a flow of the packet of the last frame.
+    /// Returns true if the table had a flow for the packet of the last frame.
     pub fn flow_met(&self) -> bool {
         self.flow_met.get()
     }
 
-    /// The tag that the last frame has now.
+    /// Returns the tag of the last frame after its run.
     pub fn tag(&self) -> u16 {
         self.tag.get()
     }
 
-    /// The verdict on a frame at a hook: why and by whose policy it is dropped, or nothing.
+    /// Decides on a frame at a hook. Returns why it is dropped and by whose policy, or `None` if it
+    /// passes.
     pub fn run(&mut self, met: Met, frame: &[u8]) -> Option<Drop> {
         let place = met.place();
         let length = frame.len() as u32;
@@ -150,7 +152,7 @@ impl Mirror {
         counters.flows_created.bytes += made.packets * u64::from(length);
         let counter = match drop {
             Some(drop) => counters.dropped(drop.reason),
-            // What leaves was counted where it left the pod.
+            // Packets that leave were counted where they left the pod.
             None if met.hook == Hook::ToNetwork => return None,
             None => &mut counters.forwarded,
         };
@@ -176,12 +178,12 @@ impl Mirror {
     }
 }
 
-/// A flow as both sides must have it: without its clock, under a key that sorts.
+/// A flow in the form for comparison: without its clock, under a key that sorts.
 pub fn plain(key: FlowKey, flow: Flow) -> (String, Flow) {
     (format!("{key:?}"), Flow { last_seen: 0, ..flow })
 }
 
-/// The bits of a prefix in a key, and its first address there.
+/// Returns the number of a prefix's bits in a key, and its first address there.
 fn bits(prefix: IpNet) -> (u32, Address) {
     let bits = match prefix {
         IpNet::V4(prefix) => 96 + u32::from(prefix.prefix_len()),
@@ -311,7 +313,7 @@ impl Flows for Mirror {
             .insert(*key, Entry(Rc::new(RefCell::new(*flow))));
     }
 
-    /// In the network namespace of a run on a single frame nothing is tracked.
+    /// Connection tracking is empty in the network namespace of a run on a single frame.
     fn opener(&self, _key: &FlowKey, _own: &Address) -> Opener {
         Opener::Unknown
     }
@@ -330,7 +332,7 @@ impl Buffer for Mirror {
         self.length.get()
     }
 
-    /// The kernel gives the packet of a run on a single frame one.
+    /// The kernel gives the packet a socket in a run on a single frame.
     fn has_socket(&self) -> bool {
         true
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use netpol_tests::{
     agent::{Agent, DEADLINE},
-    bench::changes::store,
+    apiserver::etcd,
     cluster::Cluster,
     deploy::Deployment,
     privilege::can_use_api_server,
@@ -164,7 +164,7 @@ fn b1_a_list_of_many_pages_is_read_to_its_end() {
         policy["spec"]["podSelector"]["matchLabels"]["app"] = json!(isolates(number));
         (format!("/registry/networkpolicies/shop/{name}"), policy)
     });
-    store::put(&cluster.api, policies).unwrap();
+    etcd::put(&cluster.api, policies).unwrap();
     let _agent = cluster.enforce(&deployment).unwrap();
     cluster.expect("other/c", "shop/a", &Silent);
     cluster.expect("other/c", "shop/b", &Silent);

@@ -37,13 +37,15 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// The cargo build of the agent and the programs of the test package.
-const PROGRAMS: [&str; 6] = [
+/// The cargo build of the agent, the demo and the benchmarks.
+const PROGRAMS: [&str; 8] = [
     "build",
     "--package",
     "netpol-agent",
     "--package",
-    "netpol-tests",
+    "netpol-demo",
+    "--package",
+    "netpol-bench",
     "--bins",
 ];
 
@@ -51,7 +53,7 @@ const PROGRAMS: [&str; 6] = [
 pub struct Binaries(BTreeMap<String, PathBuf>);
 
 impl Binaries {
-    /// Builds the agent and the programs of the test package, in the development profile.
+    /// Builds the agent, the demo and the benchmarks, in the development profile.
     ///
     /// # Errors
     /// If the build fails.

@@ -22,58 +22,68 @@ pub const SOCKET: &str = "/run/netpol/agent.sock";
 /// Arguments of `netpol agent`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Where pods, namespaces and policies come from: `kube` for a cluster's API server, or a folder of manifests (YAML, JSON,
-    /// Lists), which is watched for changes.
+    /// Where to read pods, namespaces and policies: `kube` for a cluster's API server, or a folder
+    /// of manifests (YAML, JSON, Lists), which is watched for changes.
     #[arg(long, value_name = "kube|DIR", default_value = "kube", env = "NETPOL_SOURCE")]
     source: Source,
-    /// Configuration for `--source kube` outside of a cluster. Default: what kubectl would use (KUBECONFIG, ~/.kube/config) if there is any,
-    /// else the service account of the pod that the agent runs in.
+    /// Configuration for `--source kube` outside of a cluster. Default: the one that kubectl would
+    /// use (KUBECONFIG, ~/.kube/config), if there is one, else the service account of the agent's
+    /// pod.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// Name of this node, as in `spec.nodeName` of its pods.
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node_name: String,
-    /// Folder on bpffs where maps and links are pinned, in a subfolder by ABI version. bpffs is mounted if it is not.
+    /// Folder on bpffs where maps and links are pinned, in a subfolder by ABI version. The agent
+    /// mounts bpffs if it is not mounted.
     #[arg(long, value_name = "DIR", default_value = PIN_PATH, env = "NETPOL_PIN_PATH")]
     pin_path: PathBuf,
-    /// Folder where libcni keeps the results of CNI plugins: they tell which pod an interface was made for, which the pod cannot change.
+    /// Folder where libcni keeps the results of CNI plugins. They tell which pod an interface was
+    /// made for, and the pod cannot change them.
     #[arg(long, value_name = "DIR", default_value = records::FOLDER, env = "NETPOL_CNI_RESULTS")]
     cni_results: PathBuf,
-    /// How programs are attached: TCX links where the kernel has them (6.6 and later), else filters of a clsact qdisc.
+    /// How to attach programs: as TCX links if the kernel has them (6.6 and later), else as filters
+    /// of a clsact qdisc.
     #[arg(long, value_enum, default_value_t = attach::Mode::Auto)]
     attach: attach::Mode,
-    /// Connections that the flow table holds; the least recently used make room. Default: what is pinned, else one for each 16 KiB of the
-    /// node's memory, down to a power of two, at least 16384 and at most 262144. Each takes 136 bytes. A table of another size is
-    /// replaced, its flows are copied.
+    /// Number of connections that the flow table holds. A pod that uses more than its share
+    /// replaces its own. Default: that of the pinned table, else one for each 16 KiB of the node's
+    /// memory, rounded down to a power of two, at least 16384 and at most 262144. Each takes 136
+    /// bytes. The agent replaces a table of another size and copies its flows.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..))]
     flow_capacity: Option<u32>,
-    /// How long a connection may be silent before its packets are judged as new, e.g. `tcp-established=86400`. Once for each of tcp-opening,
-    /// tcp-established, tcp-closing, tcp-closed, udp-opening, udp-established, sctp-opening, sctp-established, icmp and other. Default:
-    /// those of nf_conntrack.
+    /// How long a connection may be silent before its packets are judged as new, e.g.
+    /// `tcp-established=86400`. Can be given once for each of tcp-opening, tcp-established,
+    /// tcp-closing, tcp-closed, udp-opening, udp-established, sctp-opening, sctp-established, icmp
+    /// and other. Default: the lifetimes of nf_conntrack.
     #[arg(long, value_name = "STATE=SECONDS")]
     flow_lifetime: Vec<Lifetime>,
-    /// Events of dropped packets that each CPU may report in a second; 0 turns them off. Counters always count.
+    /// Number of dropped packets that each CPU may report per second; 0 turns reports off. Counters
+    /// always count.
     #[arg(long, value_name = "N", default_value_t = 100)]
     events_per_second: u32,
-    /// Where to serve /metrics (Prometheus), /healthz and /readyz; `none` to serve nothing.
+    /// Address to serve /metrics (Prometheus), /healthz and /readyz on; `none` serves nothing.
     #[arg(long, value_name = "ADDR:PORT|none", default_value = "none")]
     listen: Listen,
-    /// Unix socket for `netpol explain`, for root only; `none` to have none. An agent that cannot have it warns, and goes on.
+    /// Unix socket for `netpol explain`, for root only; `none` for no socket. If the agent cannot
+    /// have it, it warns and goes on.
     #[arg(long, value_name = "PATH|none", default_value = SOCKET, env = "NETPOL_SOCKET")]
     socket: Socket,
-    /// What a new pod's traffic gets before its policy is programmed: `open` lets it pass, `strict` drops all but the node's from the moment that the
-    /// interface shows on a bridge, or by a route, of this node's pods. The agent has to run for that: what is new while it does not
-    /// is closed when it starts.
+    /// What happens to a new pod's traffic before its policy is programmed. `open` lets it pass.
+    /// `strict` drops all traffic but the node's, from the moment that the interface appears on a
+    /// bridge of this node's pods or gets a route of theirs. That needs a running agent: what
+    /// appears while it does not run is closed when it starts.
     #[arg(long, value_enum, default_value_t = app::Startup::Open, env = "NETPOL_STARTUP_MODE")]
     startup_mode: app::Startup,
-    /// What this node's pods have addresses of, once for each range; by these the interfaces of the pod network are known. Default:
-    /// `spec.podCIDRs` of the Node.
+    /// Address range of this node's pods. Can be given several times. The agent recognises the
+    /// interfaces of the pod network by these. Default: `spec.podCIDRs` of the Node.
     #[arg(long, value_name = "CIDR")]
     pod_cidr: Vec<ipnet::IpNet>,
-    /// Seconds between comparisons of what the kernel holds with what it should hold; differences are repaired and reported.
+    /// Seconds between comparisons of the kernel's state with the desired one. Differences are
+    /// repaired and reported.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     resync: u64,
-    /// Log of the eBPF programs themselves, for debugging.
+    /// Log level of the eBPF programs themselves, for debugging.
     #[arg(long, value_enum, default_value_t = ProgramLogLevel::Off)]
     program_log: ProgramLogLevel,
 }
@@ -104,7 +114,7 @@ impl FromStr for Socket {
     }
 }
 
-/// Level of the programs' log, by the numbers of aya-log.
+/// Log level of the programs, by the numbers of aya-log.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum ProgramLogLevel {
     Off = 0,
@@ -112,10 +122,10 @@ enum ProgramLogLevel {
     Debug = 4,
 }
 
-/// Runs the agent until SIGTERM or SIGINT; what is enforced stays enforced.
+/// Runs the agent until SIGTERM or SIGINT. Enforcement stays in place after that.
 ///
 /// # Errors
-/// It cannot start, or a stage that it cannot live without ended.
+/// The agent cannot start, or an essential stage ended.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let options = app::Options {
         source: match arguments.source {

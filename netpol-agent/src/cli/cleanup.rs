@@ -11,12 +11,12 @@ use crate::datapath;
 /// Arguments of `netpol cleanup`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The folder of pins that the agent was given.
+    /// Folder of pins that the agent was started with.
     #[arg(long, value_name = "DIR", default_value = super::agent::PIN_PATH, env = "NETPOL_PIN_PATH")]
     pin_path: PathBuf,
 }
 
-/// Removes everything that is ours.
+/// Removes everything that agents put on this node.
 ///
 /// # Errors
 /// What could not be removed.

@@ -21,7 +21,7 @@ use crate::{
     watch::Source,
 };
 
-/// Longest wait for the agent's answer.
+/// Longest time to wait for the agent's answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Arguments of `netpol explain`.
@@ -54,32 +54,34 @@ Examples:
   netpol explain -n shop web svc/cart 80/TCP
   netpol explain shop/web data/db icmp --family ipv6")]
 pub struct Arguments {
-    /// Who opens the connection.
+    /// The end that opens the connection.
     #[arg(value_name = "SRC")]
     source_end: String,
-    /// To whom.
+    /// The end that it connects to.
     #[arg(value_name = "DST")]
     destination: String,
-    /// Destination port by number, e.g. 5432/TCP (TCP, UDP or SCTP, in upper or lower case); icmp for echo; ip/NUMBER for another IP
-    /// protocol. Port names are not taken, as each pod may give a name another number.
+    /// Destination port by number, e.g. 5432/TCP (TCP, UDP or SCTP, in upper or lower case); icmp
+    /// for echo; ip/NUMBER for another IP protocol. Names of ports are not accepted, because each
+    /// pod may give a name another number.
     #[arg(value_name = "PORT/PROTOCOL")]
     port: Port,
-    /// Read the objects there, instead of asking the agent of this node: `kube` for a cluster's API server, or a folder of manifests.
+    /// Read the objects from here instead of asking the agent of this node: `kube` for a cluster's
+    /// API server, or a folder of manifests.
     #[arg(long, value_name = "kube|DIR")]
     source: Option<Source>,
-    /// Socket of the agent that is asked if there is no --source.
+    /// Socket of the agent to ask if there is no --source.
     #[arg(long, value_name = "PATH", default_value = super::agent::SOCKET, env = "NETPOL_SOCKET")]
     socket: PathBuf,
-    /// Namespace of SRC and DST where they name none: then they can be web, pod/web or svc/web.
+    /// Namespace of SRC and DST where they name none. They can then be web, pod/web or svc/web.
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
-    /// Judge this address family only.
+    /// Judge only this address family.
     #[arg(long, value_name = "ipv4|ipv6")]
     family: Option<Family>,
-    /// Form of the answer.
+    /// Format of the answer.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
-    /// List everything: every backend, policy, rule and peer, not only what is nearest to a match.
+    /// List every backend, policy, rule and peer, not only those nearest to a match.
     #[arg(short = 'v', long)]
     all: bool,
     #[command(flatten)]
@@ -94,7 +96,7 @@ enum Output {
     Json,
 }
 
-/// Answers, and tells by the exit code.
+/// Answers the question and returns the exit code.
 pub fn run(arguments: Arguments) -> ExitCode {
     read::exit(answer(arguments))
 }
@@ -139,7 +141,7 @@ fn answer(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(answer.outcome.exit_code()))
 }
 
-/// Asks the agent. HTTP/1.0, so that the answer ends with the connection and comes in one piece.
+/// Asks the agent. HTTP/1.0 ends the answer with the connection and sends it in one piece.
 async fn ask(socket: &Path, request: &Request) -> anyhow::Result<Answer> {
     let shown = socket.display();
     let mut stream = match UnixStream::connect(socket).await {

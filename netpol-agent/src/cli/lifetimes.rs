@@ -1,31 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `--flow-lifetime STATE=SECONDS`.
+//! The argument `--flow-lifetime STATE=SECONDS`.
 
 use std::str::FromStr;
 
 use netpol_common::abi::Lifetimes;
 use thiserror::Error;
 
-/// The longest that may be asked for: a year.
+/// Longest lifetime in seconds: a year.
 const MOST: u32 = 31_536_000;
 
-/// One lifetime.
+/// A lifetime of one state.
 #[derive(Debug, Clone, Copy)]
 pub struct Lifetime {
     field: fn(&mut Lifetimes) -> &mut u32,
     seconds: u32,
 }
 
-/// Why an argument is no lifetime.
+/// Why an argument is not a lifetime.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum LifetimeError {
-    /// No `=`, or a name that is none of the states.
+    /// It has no `=`, or no known state before it.
     #[error(
         "expected STATE=SECONDS, with tcp-opening, tcp-established, tcp-closing, tcp-closed, udp-opening, udp-established, \
          sctp-opening, sctp-established, icmp or other"
     )]
     State,
-    /// Not a number, or out of bounds.
+    /// The seconds are not a number, or out of bounds.
     #[error("expected 1 to {MOST} seconds")]
     Seconds,
 }
@@ -56,7 +56,8 @@ impl FromStr for Lifetime {
     }
 }
 
-/// All lifetimes; the last of a state counts, and those that are not given are 0.
+/// Collects the lifetimes. The last one for a state counts; a state without one gets 0, the
+/// default.
 pub fn all(given: &[Lifetime]) -> Lifetimes {
     let mut all = Lifetimes::default();
     for lifetime in given {

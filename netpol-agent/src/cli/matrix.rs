@@ -30,12 +30,13 @@ pub struct Arguments {
     /// Where to read the objects: `kube` for a cluster's API server, or a folder of manifests.
     #[arg(long, value_name = "kube|DIR", default_value = "kube", env = "NETPOL_SOURCE")]
     source: Source,
-    /// A port by number, e.g. 80/TCP, icmp, or ip/NUMBER. Can be given several times. Default: every port that a policy names (both ends
-    /// of a range; each number that a pod gives a named port; 80 for an entry with a protocol only), and 80/TCP if policies name none, as
-    /// then all ports have one verdict.
+    /// Port by number, e.g. 80/TCP, icmp, or ip/NUMBER. Can be given several times. Default: every
+    /// port that a policy names: both ends of a range, each number that a pod gives a named port,
+    /// and 80 for an entry with only a protocol. If policies name none, all ports have the same
+    /// verdict, and the default is 80/TCP.
     #[arg(long = "port", value_name = "PORT/PROTOCOL")]
     ports: Vec<Port>,
-    /// Form of the matrix.
+    /// Format of the matrix.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
     #[command(flatten)]
@@ -52,7 +53,7 @@ enum Output {
     Html,
 }
 
-/// Shows the matrix.
+/// Prints the matrix and returns the exit code.
 pub fn run(arguments: Arguments) -> ExitCode {
     read::exit(show(arguments))
 }

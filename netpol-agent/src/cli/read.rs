@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Objects for commands that judge without an agent.
+//! Reads objects for commands that judge without an agent.
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
@@ -12,31 +12,32 @@ use crate::{
     watch::{self, Source},
 };
 
-/// Exit code of a question that could not be answered.
+/// Exit code if a question cannot be answered.
 pub(super) const FAILED: u8 = 2;
 
 /// Where to read objects.
 #[derive(Debug, Args)]
 pub struct Reading {
-    /// Configuration for `--source kube`. Default: what kubectl would use, else the service account of the pod.
+    /// Configuration for `--source kube`. Default: the one that kubectl would use, else the service
+    /// account of the pod.
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
-    /// Seconds that the API server has to list everything.
+    /// Seconds that the API server may take to list everything.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
-    /// Addresses of a node, as far as no hostNetwork pod tells them: traffic between a pod and its own node is always allowed. Can be
-    /// given for several nodes.
+    /// Addresses of a node that no hostNetwork pod tells. Traffic between a pod and its own node is
+    /// always allowed. Can be given for several nodes.
     #[arg(long = "node", value_name = "NAME=ADDRESS[,ADDRESS]")]
     nodes: Vec<NodeAddresses>,
 }
 
 impl Reading {
-    /// Whether an option was given that means something only for reading.
+    /// Returns true if `--node` was given, which is of use only for reading objects.
     pub(super) fn names_nodes(&self) -> bool {
         !self.nodes.is_empty()
     }
 
-    /// The objects of `source`, and the nodes whose addresses are known.
+    /// Reads the objects of `source`, and the nodes whose addresses are known.
     pub(super) fn read(self, source: Source) -> anyhow::Result<(Arc<Snapshot>, Vec<Node>)> {
         let source = match source {
             Source::Kube { .. } => Source::Kube {
@@ -46,7 +47,7 @@ impl Reading {
         };
         let runtime = runtime()?;
         let snapshot = runtime.block_on(watch::load(source, Duration::from_secs(self.timeout)))?;
-        // Requests to the API server that still wait for an answer are not waited for.
+        // Does not wait for open requests to the API server.
         runtime.shutdown_background();
         let given: Vec<Node> = self.nodes.into_iter().map(|node| node.0).collect();
         let nodes = known_nodes(&snapshot, &given, None);
@@ -62,7 +63,7 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .context("starting the async runtime")
 }
 
-/// The exit code of a command, with its error on standard error.
+/// Returns the exit code of a command and writes its error to standard error.
 pub(super) fn exit(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
@@ -70,7 +71,7 @@ pub(super) fn exit(result: anyhow::Result<ExitCode>) -> ExitCode {
     })
 }
 
-/// Writes to standard output; a reader that has seen enough is no error.
+/// Writes to standard output. A reader that closes it early is no error.
 pub(super) fn print(text: &str) -> anyhow::Result<()> {
     use std::io::{ErrorKind, Write};
     let mut out = std::io::stdout().lock();

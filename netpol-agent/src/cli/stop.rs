@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! SIGTERM and SIGINT, answered at any moment.
+//! Handles SIGTERM and SIGINT at any moment.
 
 use std::{
     process,
@@ -16,16 +16,18 @@ use tracing::info;
 /// How long the process may take to end by itself.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Lets `stop` be cancelled by a signal, from now on, and ends the process with 0 if it has not ended [`GRACE`] later: it may be in
-/// the middle of loading programs, or of a turn. That is safe at any instruction (rule B3).
+/// From now on, a signal cancels `stop`. If the process has not ended [`GRACE`] later, it exits
+/// with 0: it may be loading programs, or in the middle of a turn, and stopping is safe at any
+/// instruction (rule B3).
 ///
-/// It is called before any other thread is started, as the signals are blocked for all threads, and waited for by one. So none is
-/// lost, also where this is process 1 of a container, which the kernel sends no signal that it has no handler for.
+/// Call it before any other thread is started, because it blocks the signals for all threads and
+/// waits for them in one. So no signal is lost, even if this is process 1 of a container, to which
+/// the kernel sends no signal without a handler.
 ///
-/// The process goes on until the returned value is dropped.
+/// The process counts as running until the returned value is dropped.
 ///
 /// # Errors
-/// The system has no thread to spare.
+/// The system cannot start another thread.
 pub fn on_signal(stop: CancellationToken) -> anyhow::Result<Running> {
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     signals.thread_block().context("blocking SIGTERM and SIGINT")?;
@@ -37,7 +39,7 @@ pub fn on_signal(stop: CancellationToken) -> anyhow::Result<Running> {
     Ok(Running(running))
 }
 
-/// The process has something to end.
+/// Marks that the process still has something to end.
 #[derive(Debug)]
 pub struct Running(#[expect(dead_code, reason = "its drop tells that all has ended")] Sender<()>);
 
@@ -48,7 +50,7 @@ fn wait(signals: SigSet, stop: &CancellationToken, ended: &Receiver<()>) {
         "stopping; what is enforced stays enforced"
     );
     stop.cancel();
-    // Nothing is ever sent: it is the end of all senders, or the time.
+    // Nothing is ever sent: the wait ends when all senders are gone, or by the timeout.
     if ended.recv_timeout(GRACE) == Err(mpsc::RecvTimeoutError::Timeout) {
         info!("stopped amid work; the next start completes it");
         process::exit(0);

@@ -33,7 +33,8 @@ use self::{
 use super::DatapathError;
 use crate::sync::{State, Write};
 
-/// A write is tried again this often when the kernel answers that it may work a moment later (EBUSY, EAGAIN, ENOMEM under contention).
+/// How many times a write is tried while the kernel answers that it may work a moment later (EBUSY,
+/// EAGAIN, ENOMEM under contention).
 const ATTEMPTS: usize = 5;
 
 /// A map that could not be used.
@@ -46,7 +47,7 @@ pub struct MapError {
     source: aya::maps::MapError,
 }
 
-/// Attaches the name of the map and what was attempted.
+/// Adds the name of the map and what was attempted to an error.
 trait Named<T> {
     fn on(self, map: &'static str, what: &'static str) -> Result<T, MapError>;
 }
@@ -105,7 +106,7 @@ pub struct Maps {
     config: Array<MapData, Config>,
 }
 
-/// Whether this process may use BPF at all.
+/// Checks that this process may use BPF at all.
 pub fn probe() -> io::Result<()> {
     match Array::<MapData, u32>::create(1, 0) {
         Err(aya::maps::MapError::CreateError { io_error, .. })
@@ -113,7 +114,7 @@ pub fn probe() -> io::Result<()> {
         {
             Err(io_error)
         }
-        // Any other trouble shows, with the map's name, when the object is loaded.
+        // Any other fault shows when the object is loaded, with the map's name.
         _ => Ok(()),
     }
 }
@@ -143,7 +144,7 @@ impl Maps {
         Ok(state)
     }
 
-    /// What map `bindings` holds.
+    /// Reads map `bindings`.
     pub fn bindings(&self) -> Result<BTreeMap<u32, abi::Binding>, MapError> {
         let entries = self.bindings.iter();
         entries.map(|entry| entry.on("bindings", "reading")).collect()
@@ -181,7 +182,7 @@ fn map(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, MapError> 
         .on(name, "finding it in the object")
 }
 
-/// What is to be removed and is not there is removed.
+/// Counts removing an entry that is missing as success.
 fn present(removed: Result<(), aya::maps::MapError>) -> Result<(), aya::maps::MapError> {
     match removed {
         Err(aya::maps::MapError::KeyNotFound | aya::maps::MapError::ElementNotFound) => Ok(()),

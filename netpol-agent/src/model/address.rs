@@ -1,26 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Addresses and CIDRs as they are written in objects. Everything that reads one from an object reads it here, so that one text means the same
-//! everywhere (rule P5).
+//! Parses addresses and CIDRs of objects. All code that reads them from an object uses this module,
+//! so a text means the same everywhere (rule P5).
 //!
-//! What is taken is what Kubernetes takes, old servers included (`ParseIPSloppy` and `ParseCIDRSloppy` of `k8s.io/utils/net`): numbers may have
-//! leading zeros, and are decimal with them. API servers from 1.36 on refuse such texts in new objects, and keep those that they have.
+//! It accepts what Kubernetes accepts, old servers included (`ParseIPSloppy` and `ParseCIDRSloppy`
+//! of `k8s.io/utils/net`): numbers may have leading zeros, and are decimal all the same. API
+//! servers from 1.36 on refuse such texts in new objects, and keep those that they have.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// Why a text is no CIDR that counts.
+/// Why a text is not a usable CIDR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CidrError {
-    /// It is none.
+    /// The text is not a CIDR.
     #[error("is not a CIDR")]
     Syntax,
-    /// It is a block within `::ffff:0:0/96`. No packet carries such an address, and what was meant is IPv4.
+    /// The block is within `::ffff:0:0/96`. No packet carries such an address; IPv4 was meant.
     #[error("is an IPv4-mapped IPv6 CIDR: write it as IPv4")]
     Mapped,
 }
 
-/// An address; IPv4 in IPv6 notation stays as it is written. `None` if it is none: a zone, a space or a sign makes it none.
+/// Parses an address. IPv4 in IPv6 notation stays as written. Returns `None` for anything else, for
+/// example with a zone, a space or a sign.
 pub fn parse_address(text: &str) -> Option<IpAddr> {
     if text.contains(':') {
         ipv6(text).map(IpAddr::V6)
@@ -29,10 +31,10 @@ pub fn parse_address(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// A CIDR, its host bits masked.
+/// Parses a CIDR and clears its host bits.
 ///
 /// # Errors
-/// If it is none, or is IPv4 in IPv6 notation.
+/// The text is no CIDR, or is IPv4 in IPv6 notation.
 pub fn parse_cidr(text: &str) -> Result<IpNet, CidrError> {
     let parsed = text.split_once('/').and_then(|(address, length)| {
         let address = parse_address(address)?;
@@ -55,7 +57,7 @@ fn ipv4(text: &str) -> Option<Ipv4Addr> {
     parts.next().is_none().then_some(address)
 }
 
-/// What the standard library reads, without the leading zeros that it refuses.
+/// Parses what the standard library parses, after removing the leading zeros that it refuses.
 fn ipv6(text: &str) -> Option<Ipv6Addr> {
     let (groups, last) = text.rsplit_once(':')?;
     let short = |group: &str| match group.trim_start_matches('0') {
@@ -71,7 +73,7 @@ fn ipv6(text: &str) -> Option<Ipv6Addr> {
     groups.join(":").parse().ok()
 }
 
-/// A number of digits only, at most `most`.
+/// Parses a number of digits only, at most `most`.
 fn decimal(text: &str, most: u8) -> Option<u8> {
     let digits = text.trim_start_matches('0');
     let all_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -87,7 +89,8 @@ fn decimal(text: &str, most: u8) -> Option<u8> {
 mod tests {
     use super::*;
 
-    /// What Go's `ParseCIDRSloppy` makes of it, by its documentation and source; but for IPv4 in IPv6 notation, see [`CidrError::Mapped`].
+    /// Expects what Go's `ParseCIDRSloppy` returns by its documentation and source, except for IPv4
+    /// in IPv6 notation, see [`CidrError::Mapped`].
     #[test]
     fn p5_cidrs_are_read_as_kubernetes_reads_them() {
         for (text, expected) in [
@@ -190,7 +193,7 @@ mod tests {
         }
     }
 
-    /// What the standard library takes, this takes, as the same.
+    /// Accepts what the standard library accepts, with the same result.
     #[test]
     fn p5_canonical_texts_are_read_as_the_standard_library_reads_them() {
         use proptest::prelude::*;

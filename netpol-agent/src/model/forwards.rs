@@ -5,15 +5,15 @@ use ipnet::IpNet;
 
 use super::{CidrError, parse_cidr};
 
-/// The annotation of a Namespace with the CIDRs that its pods send and receive for, with commas
-/// between them. Only who may edit Namespaces can write it.
+/// Annotation of a Namespace: the CIDRs that its pods send and receive for, separated by commas.
+/// Only those who may edit Namespaces can write it.
 pub const FORWARDS: &str = "netpol/forwards";
 
-/// As many ranges of a Namespace count: with 1,024 endpoints they fit map `forwards`.
+/// Maximum number of ranges per Namespace: with 1,024 endpoints they fit map `forwards`.
 pub const MOST_FORWARDS: usize = 64;
 
-/// What is never one host's: unspecified, loopback, link-local, multicast and reserved addresses,
-/// and IPv4 in IPv6 notation.
+/// Ranges that never belong to one host: unspecified, loopback, link-local, multicast and reserved
+/// addresses, and IPv4 in IPv6 notation.
 const NOBODYS: [&str; 10] = [
     "0.0.0.0/8",
     "127.0.0.0/8",
@@ -27,17 +27,17 @@ const NOBODYS: [&str; 10] = [
     "ff00::/8",
 ];
 
-/// There are more than [`MOST_FORWARDS`].
+/// The annotation has more than [`MOST_FORWARDS`] ranges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooMany;
 
-/// A range of an annotation as it is written, and what it is.
+/// The text of a range in an annotation, and its parsed value.
 pub type ForwardedRange<'a> = (&'a str, Result<IpNet, CidrError>);
 
-/// The ranges of an annotation, each with its text.
+/// Parses the ranges of an annotation.
 ///
 /// # Errors
-/// If there are more than count.
+/// The annotation has too many ranges.
 pub fn forwarded_ranges(text: &str) -> Result<Vec<ForwardedRange<'_>>, TooMany> {
     if text.trim().is_empty() {
         return Ok(Vec::new());
@@ -49,7 +49,7 @@ pub fn forwarded_ranges(text: &str) -> Result<Vec<ForwardedRange<'_>>, TooMany> 
     Ok(parts.map(|part| (part, parse_cidr(part))).collect())
 }
 
-/// Whether a range holds an address that is never one host's.
+/// Returns true if a range contains an address that never belongs to one host.
 pub fn is_nobodys_alone(range: IpNet) -> bool {
     let mut nobodys = NOBODYS.iter().filter_map(|text| text.parse::<IpNet>().ok());
     nobodys.any(|net| net.contains(&range) || range.contains(&net))

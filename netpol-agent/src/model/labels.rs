@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Labels, small: most pods share theirs with others, and nearly all keys and values.
+//! Compact labels: most pods share theirs with other pods, and nearly all keys and values are
+//! shared.
 
 use std::{collections::BTreeMap, fmt, ops::Index, sync::Arc};
 
-/// Labels of a pod or a namespace, or those that a selector wants. A copy is cheap.
+/// Labels of a pod or a namespace, or those that a selector demands. A copy is cheap.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Labels(Arc<[Label]>);
 
@@ -11,45 +12,45 @@ pub struct Labels(Arc<[Label]>);
 type Label = (Arc<str>, Arc<str>);
 
 impl Labels {
-    /// No labels.
+    /// Returns an empty set of labels.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The value of a label.
+    /// Looks up the value of a label.
     pub fn get(&self, key: &str) -> Option<&str> {
         let place = self.0.binary_search_by(|(known, _)| (**known).cmp(key)).ok()?;
         Some(&self.0[place].1)
     }
 
-    /// Whether there is such a label.
+    /// Returns true if there is such a label.
     pub fn contains_key(&self, key: &str) -> bool {
         self.get(key).is_some()
     }
 
-    /// Keys and values, in the order of the keys.
+    /// Iterates over keys and values, in the order of the keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, value)| (&**key, &**value))
     }
 
-    /// Number of labels.
+    /// Returns the number of labels.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Returns true if there are no labels.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Gives a label a value.
+    /// Sets a label.
     pub fn insert(&mut self, key: impl Into<Arc<str>>, value: impl Into<Arc<str>>) {
         let mut labels: BTreeMap<Arc<str>, Arc<str>> = self.0.iter().cloned().collect();
         labels.insert(key.into(), value.into());
         self.0 = labels.into_iter().collect();
     }
 
-    /// Takes a label away.
+    /// Removes a label.
     pub fn remove(&mut self, key: &str) {
         self.0 = self
             .0
@@ -59,7 +60,7 @@ impl Labels {
             .collect();
     }
 
-    /// The same with other copies of the texts, as `text` gives them.
+    /// Returns the same labels with other copies of the texts, as `text` gives them.
     pub(crate) fn with_texts(&self, mut text: impl FnMut(&Arc<str>) -> Arc<str>) -> Self {
         Self(
             self.0
@@ -69,7 +70,7 @@ impl Labels {
         )
     }
 
-    /// Whether anyone else has these very labels.
+    /// Returns true if someone else shares these labels.
     pub(crate) fn is_shared(&self) -> bool {
         Arc::strong_count(&self.0) > 1
     }

@@ -1,56 +1,58 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What objects may cost (rule L2): budgets by object, by namespace and in all.
+//! Budgets for objects (rule L2): by object, by namespace and in all.
 //!
-//! They are chosen so that what a namespace may use leaves room for many others, and so that all of
-//! them together fit the maps and the memory of an agent. What real clusters have is far below
-//! them. What is over budget is isolated, and reported.
+//! They are chosen so that one namespace leaves room for many others, and that all together fit the
+//! maps and the agent's memory. Real clusters stay far below them. Objects over budget are isolated
+//! and reported.
 
-/// How much of one resource may be used.
+/// Budget of one resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
-    /// By one object.
+    /// Limit for one object.
     pub object: usize,
-    /// By all objects of one namespace that count.
+    /// Limit for all objects of one namespace that count.
     pub namespace: usize,
-    /// By all objects that count. Where they would use more, namespaces share: each has what it
-    /// asks for, up to the level at which all of them fit. So whoever asks for more than others
-    /// takes nothing from those that ask for little.
+    /// Limit for all objects that count. If they would use more, namespaces share: each gets what
+    /// it asks for, up to the level at which all fit. So a namespace that asks for much takes
+    /// nothing from those that ask for little.
     pub all: usize,
 }
 
-/// The budgets. A test has smaller ones.
+/// All budgets. Tests use smaller ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Of the NetworkPolicies that select a pod of the node, in the order of [`POLICY_RESOURCES`].
+    /// Budgets of the NetworkPolicies that select a pod of the node, in the order of
+    /// [`POLICY_RESOURCES`].
     pub policies: [Limit; 5],
-    /// Of prefixes beside rules for everyone's addresses.
+    /// Budget of prefixes together with rules for everyone's addresses.
     pub everyones: Everyones,
-    /// Of Services, in the order of [`SERVICE_RESOURCES`].
+    /// Budgets of Services, in the order of [`SERVICE_RESOURCES`].
     pub services: [Limit; 2],
-    /// Entries of map `policies` that the pods of a namespace, with all rules that isolate them,
-    /// may come to on this node: `object` is what one pod may in one direction.
+    /// Budget of entries in map `policies` for the pods of a namespace on this node, with all rules
+    /// that isolate them. `object` limits one pod in one direction.
     pub entries: Limit,
-    /// Backends of a namespace's Services that not all pods of the node may reach, while they may
-    /// reach others of the same Service: places in map `guarded`. `object` is of one Service.
+    /// Budget of entries in map `guarded`: backends of a namespace's Services that not all pods of
+    /// the node may reach, while they may reach other backends of the same Service. `object` limits
+    /// one Service.
     pub guards: Limit,
 }
 
-/// Each prefix of an `ipBlock` makes a class of addresses, and a rule that is about everyone's
-/// addresses has its entries for each class, whoever wrote either.
+/// Budget of prefixes. Each prefix of an `ipBlock` makes a class of addresses. A rule about
+/// everyone's addresses has entries for each class, whoever wrote either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Everyones {
-    /// Prefixes of a node times entries for everyone's addresses. Where the product would be more,
-    /// there may be fewer prefixes in all.
+    /// Limit of a node's prefixes multiplied by its entries for everyone's addresses. If the
+    /// product would be greater, fewer prefixes are allowed in all.
     pub most: usize,
-    /// But never fewer than this.
+    /// Least number of prefixes that is always allowed in all.
     pub least: usize,
-    /// And a namespace may always have this many. It is also the most of its entries for everyone's
-    /// addresses that count here: who writes many takes no prefixes from others. What these come to
-    /// is its own, in [`Limits::entries`].
+    /// Number of prefixes that a namespace may always have. It also limits how many of its entries
+    /// for everyone's addresses count here, so that a namespace with many takes no prefixes from
+    /// others. The cost of these entries is the namespace's own, in [`Limits::entries`].
     pub each: usize,
 }
 
-/// What NetworkPolicies use.
+/// Names of the resources that NetworkPolicies use.
 pub const POLICY_RESOURCES: [&str; 5] = [
     "pairs of peers and ports",
     "prefixes of ipBlocks",
@@ -59,12 +61,12 @@ pub const POLICY_RESOURCES: [&str; 5] = [
     "entries for everyone's addresses",
 ];
 
-/// Place of the prefixes in [`POLICY_RESOURCES`].
+/// Index of the prefixes in [`POLICY_RESOURCES`].
 pub(crate) const PREFIXES: usize = 1;
-/// Place of the entries for everyone's addresses.
+/// Index of the entries for everyone's addresses.
 pub(crate) const WIDE: usize = 4;
 
-/// What Services use.
+/// Names of the resources that Services use.
 pub const SERVICE_RESOURCES: [&str; 2] = [
     "addresses with ports",
     "pairs of an address with a port and a backend",
@@ -79,22 +81,22 @@ impl Default for Limits {
         };
         Self {
             policies: [
-                // 9,000 prefixes of a cloud's published ranges by 7 ports. A rule counts as 16 at
-                // least: what rules take to go through, for each class, is time.
+                // 9,000 prefixes of a cloud's published ranges by 7 ports. A rule counts as at
+                // least 16, because the agent needs time to go through the rules for each class.
                 limit(1 << 16, 1 << 17, 1 << 19),
-                // Each is a place in `identities` and `addresses`, which have room for 1,310,720,
-                // pods included.
+                // Each takes a place in `identities` and `addresses`, which have room for 1,310,720
+                // entries, pods included.
                 limit(1 << 14, 1 << 15, 1 << 16),
-                // Prefixes by this is what the regions of addresses take to work out: memory and
-                // time.
+                // Prefixes multiplied by these are the cost of computing the regions of addresses,
+                // in memory and time.
                 limit(64, 128, 512),
-                // Each is held against the labels of every set of pods that are alike, and takes
+                // Each is compared with the labels of every set of pods that are alike, and takes
                 // memory.
                 limit(1 << 12, 1 << 14, 1 << 16),
-                // Counted for `everyones`; of its own it is bounded by the pairs above.
+                // Counted for `everyones`. The pairs above limit it otherwise.
                 limit(1 << 19, 1 << 19, 1 << 19),
             ],
-            // Three quarters of the entries that the limit below lets in: 9,000 prefixes fit beside
+            // Three quarters of the entries that the limit below allows: 9,000 prefixes fit with
             // 174 entries.
             everyones: Everyones {
                 most: 3 << 19,
@@ -104,14 +106,15 @@ impl Default for Limits {
             services: [
                 // Map `frontends` has room for 262,144.
                 limit(1 << 13, 1 << 14, 3 << 16),
-                // Around 100 bytes of memory each.
+                // Each takes about 100 bytes of memory.
                 limit(1 << 17, 1 << 17, 1 << 21),
             ],
-            // Maps `policies` and `ports` have room for 4,456,448. A class may have several
-            // identities, and an old policy stands beside the new one while endpoints change: half
-            // is left to that.
+            // Maps `policies` and `ports` have room for 4,456,448 entries. A class may have several
+            // identities, and an old policy coexists with the new one while endpoints change. Half
+            // of the room is kept for that.
             entries: limit(1 << 19, 1 << 20, 1 << 21),
-            // Map `guarded` has room for 262,144; what is no longer guarded goes after what is new.
+            // Map `guarded` has room for 262,144. Entries that are no longer needed are removed
+            // after new ones are written.
             guards: limit(1 << 15, 1 << 16, 1 << 17),
         }
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A sorted map whose copies share what they have in common: cheap to keep one for each revision, and cheap to compare two.
+//! A sorted map whose copies share their common entries. It is cheap to keep one per revision, and
+//! cheap to compare two.
 
 #[cfg(test)]
 mod tests;
@@ -13,13 +14,14 @@ use std::{
     sync::Arc,
 };
 
-/// Most entries of a chunk.
+/// Maximum number of entries in a chunk.
 const FULL: usize = 128;
 
-/// Entries beside each other, sorted. Never empty.
+/// Adjacent entries, sorted. Never empty.
 type Chunk<K, V> = Arc<Vec<(K, V)>>;
 
-/// A sorted map in shared chunks. A copy shares all of them; a change copies one, and the list of them if that is shared.
+/// A sorted map in shared chunks. A copy shares all of them. A change copies one chunk, and the
+/// list of chunks if it is shared.
 pub struct Map<K, V> {
     chunks: Arc<Vec<Chunk<K, V>>>,
     len: usize,
@@ -28,26 +30,26 @@ pub struct Map<K, V> {
 /// Keys without values.
 pub type Set<K> = Map<K, ()>;
 
-/// An entry that two maps do not have in common: the key, and what either map has for it.
+/// A difference between two maps: the key, and its value in either map.
 pub type Change<'a, K, V> = (&'a K, Option<&'a V>, Option<&'a V>);
 
 impl<K, V> Map<K, V> {
-    /// An empty map.
+    /// Returns an empty map.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Number of entries.
+    /// Returns the number of entries.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are no entries.
+    /// Returns true if there are no entries.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// All entries in the order of their keys.
+    /// Iterates over all entries in the order of their keys.
     pub fn iter(&self) -> Iter<'_, K, V> {
         Iter {
             chunks: self.chunks.iter(),
@@ -55,17 +57,18 @@ impl<K, V> Map<K, V> {
         }
     }
 
-    /// All keys in order.
+    /// Iterates over all keys in order.
     pub fn keys(&self) -> impl Iterator<Item = &K> + Clone {
         self.iter().map(|(key, _)| key)
     }
 
-    /// All values in the order of their keys.
+    /// Iterates over all values in the order of their keys.
     pub fn values(&self) -> impl Iterator<Item = &V> + Clone {
         self.iter().map(|(_, value)| value)
     }
 
-    /// The entries behind those whose keys are `before`, which holds of the first ones only.
+    /// Iterates over the entries after those whose keys are `before`. `before` must hold for the
+    /// first keys only.
     pub fn behind(&self, before: impl Fn(&K) -> bool) -> Iter<'_, K, V> {
         let chunk = self
             .chunks
@@ -79,20 +82,20 @@ impl<K, V> Map<K, V> {
         }
     }
 
-    /// The entry with the highest key.
+    /// Returns the entry with the highest key.
     pub fn last(&self) -> Option<(&K, &V)> {
         let (key, value) = self.chunks.last()?.last()?;
         Some((key, value))
     }
 
-    /// Whether both are one and the same.
+    /// Returns true if both maps share all their chunks.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.chunks, &other.chunks)
     }
 }
 
 impl<K: Ord, V> Map<K, V> {
-    /// Where a key is: its chunk, and its place there or where it would be.
+    /// Finds a key: its chunk, and its place there or the place where it would be.
     fn find<Q: Ord + ?Sized>(&self, key: &Q) -> (usize, Result<usize, usize>)
     where
         K: Borrow<Q>,
@@ -107,7 +110,7 @@ impl<K: Ord, V> Map<K, V> {
         (chunk, place)
     }
 
-    /// The value of a key.
+    /// Looks up the value of a key.
     pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
@@ -116,7 +119,7 @@ impl<K: Ord, V> Map<K, V> {
         Some(&self.chunks.get(chunk)?[place.ok()?].1)
     }
 
-    /// Whether there is such a key.
+    /// Returns true if there is such a key.
     pub fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
@@ -126,7 +129,8 @@ impl<K: Ord, V> Map<K, V> {
 }
 
 impl<K: Ord, V: PartialEq> Map<K, V> {
-    /// What `after` has otherwise, in the order of the keys. Costs what differs, as far as one was made of the other.
+    /// Returns the differences of `after`, in the order of the keys. If one map was made from the
+    /// other, the cost depends only on what differs.
     pub fn diff<'a>(&'a self, after: &'a Self) -> Vec<Change<'a, K, V>> {
         let mut changes = Vec::new();
         if self.is_same(after) {
@@ -155,7 +159,7 @@ impl<K: Ord, V: PartialEq> Map<K, V> {
                     old.advance();
                     new.advance();
                 }
-                // One is there and the other is not: covered above.
+                // Covered above: one key exists and the other does not.
                 (Some(_), None) | (None, Some(_)) => return changes,
             }
         }
@@ -205,7 +209,7 @@ impl<'a, K, V> Cursor<'a, K, V> {
 }
 
 impl<K: Ord + Clone, V: Clone> Map<K, V> {
-    /// Gives a key a value, and returns the one that it had.
+    /// Sets the value of a key and returns the previous one.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         let (chunk, place) = self.find(&key);
         let chunks = Arc::make_mut(&mut self.chunks);
@@ -238,7 +242,7 @@ impl<K: Ord + Clone, V: Clone> Map<K, V> {
         }
     }
 
-    /// Takes a key out, and returns the value that it had.
+    /// Removes a key and returns its value.
     pub fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
@@ -262,7 +266,7 @@ impl<K: Ord + Clone, V: Clone> Map<K, V> {
         Some(value)
     }
 
-    /// Changes the value of a key, if it has one.
+    /// Changes the value of a key that exists.
     pub fn change<R>(&mut self, key: &K, change: impl FnOnce(&mut V) -> R) -> Option<R> {
         let (chunk, Ok(place)) = self.find(key) else {
             return None;
@@ -272,7 +276,7 @@ impl<K: Ord + Clone, V: Clone> Map<K, V> {
     }
 }
 
-/// The entries of a map, in order.
+/// Iterator over the entries of a map, in order.
 pub struct Iter<'a, K, V> {
     chunks: slice::Iter<'a, Chunk<K, V>>,
     entries: slice::Iter<'a, (K, V)>,

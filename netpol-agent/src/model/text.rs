@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Names that many objects have.
+//! Shared texts, for names that many objects have.
 
 use std::{borrow::Borrow, fmt, ops::Deref, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
-/// A text whose copies share it.
+/// A text that its copies share.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Text(Arc<str>);
 
 impl Text {
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// What all copies share.
+    /// Returns what all copies share.
     pub(crate) fn shared(&self) -> &Arc<str> {
         &self.0
     }

@@ -12,39 +12,44 @@ pub use reasons::{Counters, DropReason};
 abi! {
     /// Record of the ring buffer `events`: one dropped packet.
     pub struct Event, 80 {
-        /// Nanoseconds of the monotonic clock, by the tick (`bpf_ktime_get_coarse_ns`).
+        /// Time of the drop: nanoseconds of the monotonic clock, at the resolution of a tick
+        /// (`bpf_ktime_get_coarse_ns`).
         pub timestamp: u64,
-        /// [`Endpoint::id`](super::Endpoint::id) of the pod at whose hook it was dropped; of the sender, where it would leave the node.
+        /// [`Endpoint::id`](super::Endpoint::id) of the pod at whose hook the packet was dropped.
+        /// Where the packet would leave the node, that of its sender.
         pub endpoint: u32,
-        /// Interface index of that pod's host-side veth, or of the device that the packet would leave by.
+        /// Interface index of that pod's host-side veth, or of the device by which the packet would
+        /// leave.
         pub ifindex: u32,
-        /// Interface index of the host-side veth of the subject, the pod whose policy dropped it; 0 where nothing tells which pod it is.
+        /// Interface index of the host-side veth of the subject, the pod whose policy dropped the
+        /// packet; 0 if nothing tells which pod it is.
         pub subject: u32,
         /// Policy that dropped it, or [`POLICY_NONE`](super::POLICY_NONE).
         pub policy: u32,
         /// Identity of the other side, or [`IDENTITY_NONE`](super::IDENTITY_NONE).
         pub identity: u32,
-        /// Source address, zeros if parsing did not come that far.
+        /// Source address; zeros if parsing did not come that far.
         pub source: Address,
-        /// Destination address, zeros if parsing did not come that far.
+        /// Destination address; zeros if parsing did not come that far.
         pub destination: Address,
-        /// Source port or zeros.
+        /// Source port, or zeros.
         pub source_port: [u8; 2],
-        /// Destination port or zeros.
+        /// Destination port, or zeros.
         pub destination_port: [u8; 2],
         /// IANA protocol number, or 0.
         pub protocol: u8,
-        /// A [`Direction`](super::Direction): of the subject's policy. The subject opened the connection (egress) or received it.
+        /// The [`Direction`](super::Direction) of the subject's policy: egress if the subject
+        /// opened the connection, ingress if it received it.
         pub direction: u8,
         /// A [`DropReason`].
         pub reason: u8,
         /// A [`Hook`].
         pub hook: u8,
-        /// 1 if the packet goes against the direction in which its connection was opened, else 0.
+        /// 1 if the packet goes against the direction that opened its connection, else 0.
         pub reply: u8,
         /// Zeros.
         pub pad: [u8; 3],
-        /// Length of the frame, bytes.
+        /// Length of the frame in bytes.
         pub length: u32,
         /// Events of this endpoint that this CPU left out since the last one, because of the rate
         /// limit or a full buffer.
@@ -53,7 +58,7 @@ abi! {
 }
 
 abi! {
-    /// Packets and bytes.
+    /// Counts packets and bytes.
     pub struct Counter, 16 {
         /// Packets.
         pub packets: u64,
@@ -64,31 +69,32 @@ abi! {
 
 abi! {
     /// Value of map `event_budget`, per CPU, by [`Endpoint::number`](super::Endpoint::number): the
-    /// rate limit of events. Entry 0 is of all.
+    /// rate limit of events. Entry 0 limits all endpoints together.
     pub struct EventBudget, 16 {
-        /// Start of the current second, nanoseconds of the monotonic clock by the tick.
+        /// Start of the current second: nanoseconds of the monotonic clock, at the resolution of a
+        /// tick.
         pub window_start: u64,
-        /// Events written in it.
+        /// Events written in this second.
         pub written: u32,
         /// Events left out since the last one written.
         pub suppressed: u32,
     }
 }
 
-/// Where a packet is met: the programs.
+/// The programs that meet packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Hook {
-    /// What a pod receives.
+    /// Meets what a pod receives.
     ToPod = 0,
-    /// What a pod sends.
+    /// Meets what a pod sends.
     FromPod = 1,
-    /// What leaves the node.
+    /// Meets what leaves the node.
     ToNetwork = 2,
 }
 
 impl Hook {
-    /// The program's name; `None` for a number that no hook has.
+    /// Returns the program's name; `None` for a number that no hook has.
     pub const fn name_of(number: u8) -> Option<&'static str> {
         match number {
             0 => Some("to_pod"),

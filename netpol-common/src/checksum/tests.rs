@@ -68,7 +68,7 @@ fn udp() -> Vec<u8> {
     datagram
 }
 
-/// What a frame is, and whose, with a checksum to be written.
+/// Parses a frame with a checksum that is still to be written.
 fn with(frame: &Bytes, partial: PartialChecksum) -> (Parsed, Packet) {
     let (mut packet, mut quoted) = (Packet::default(), Packet::default());
     let parsed = parse(frame, &mut packet, &mut quoted);
@@ -76,7 +76,8 @@ fn with(frame: &Bytes, partial: PartialChecksum) -> (Parsed, Packet) {
     (parsed, packet)
 }
 
-/// The places in a frame where a checksum may be written that covers what begins at `start`.
+/// Returns the places in a frame where a checksum may be written that covers the bytes from
+/// `start`.
 fn open(frame: &Bytes, start: i32) -> Vec<i32> {
     let end = frame.0.len() as i32;
     let passes = |place: &i32| with(frame, at(start, (*place - start) as u16)).0 == Parsed::Packet;
@@ -192,7 +193,7 @@ fn a6_a_source_address_that_will_be_another_is_nobodys() {
     behind(&ipv6(64, protocol::UDP, &udp()), 38);
     let other = Bytes([&[2; 12][..], &[0x88, 0x47], &[0; 80]].concat(), false);
     behind(&other, 18);
-    // A tag beside the frame, and one in it.
+    // One tag beside the frame, and one in it.
     let tagged = |frame: Bytes| {
         let mut bytes = frame.0;
         bytes.splice(12..12, [0x81, 0, 0, 0]);
@@ -208,7 +209,7 @@ fn f2_what_is_not_judged_stays_so() {
     assert_eq!(with(&other, at(40, 6)).0, Parsed::Unjudged(DropReason::EtherType));
 }
 
-/// The short way never lets pass what the long one does not.
+/// The simple way never lets a checksum pass that the full check refuses.
 #[test]
 fn f3_simple_packets_are_told_as_all_are() {
     for frame in [

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whose addresses a packet has: what a pod sends is from its own (rule A6), what it receives is
-//! for them (rule A9). Of an endpoint that is not known, or whose pod is not, no address is known:
-//! both are closed anyway.
+//! Checks whose addresses a packet has. A pod sends only from its own addresses (rule A6) and
+//! receives only for them (rule A9).
+//!
+//! Nothing is checked at an endpoint that is missing or pending: none of its addresses is known. A
+//! missing one denies all but the node (rule L1); a pending one lets everything pass (rule B2).
 
 use super::{Lookups, Place, is_node};
 use crate::{
@@ -9,9 +11,9 @@ use crate::{
     parse::{Packet, Parsed},
 };
 
-/// Whether a pod sends a frame that is not from its own MAC address, or a packet not from an
-/// address of its own. Neighbour discovery on the link always passes (rule F1), and tells addresses
-/// that are yet to be a pod's.
+/// Returns true if a frame that a pod sends is not from its own MAC address, or its packet not from
+/// an address of its own. Neighbour discovery on the link always passes (rule F1): it may announce
+/// addresses that the pod is about to get.
 #[inline(always)]
 pub(super) fn is_spoofed(
     tables: &impl Lookups,
@@ -28,7 +30,7 @@ pub(super) fn is_spoofed(
     }
     let source = &packet.source;
     let membership = matches!(parsed, Parsed::Membership);
-    // Before it has an address it sends reports about groups without any (RFC 9777, 5.2.13; RFC
+    // A host without an address reports its groups from the unspecified one (RFC 9777, 5.2.13; RFC
     // 9776, 4.2.14). A frame that is no IP packet has no source.
     let no_packet = packet.protocol == 0 && source.octets == [0; 16];
     let nameless = no_packet
@@ -40,8 +42,8 @@ pub(super) fn is_spoofed(
     !(passes || is_own(endpoint, source) || is_forwarded_for(tables, endpoint, place, source))
 }
 
-/// Whether no router passes a message of neighbour discovery on: one that was routed is an ordinary
-/// packet (RFC 4861, 7.1: hop limit 255), from whoever its source says.
+/// Returns true if no router forwards this message of neighbour discovery. One that was routed is
+/// an ordinary packet (RFC 4861, 7.1: hop limit 255), from whoever its source names.
 #[inline(always)]
 fn stays_on_link(tables: &impl Lookups, packet: &Packet) -> bool {
     let unrouted = |address: &Address| address.octets == [0; 16] || is_link_local(address);
@@ -49,9 +51,9 @@ fn stays_on_link(tables: &impl Lookups, packet: &Packet) -> bool {
     unrouted(&packet.source) || unrouted(destination) || is_group(destination) || is_node(tables, destination)
 }
 
-/// Whether what comes to a pod is for someone else: a bridge floods frames for whom it does not
-/// know, and anyone may put a pod's MAC address on a packet for another. Groups are judged as any
-/// address (rule F5).
+/// Returns true if a packet that comes to a pod is for someone else. A bridge floods frames for
+/// unknown receivers, and anyone may put a pod's MAC address on a packet for another. Multicast and
+/// broadcast pass here and are judged like any address (rule F5).
 #[inline(always)]
 pub(super) fn is_for_another(
     tables: &impl Lookups,
@@ -67,19 +69,19 @@ pub(super) fn is_for_another(
         return true;
     }
     let destination = &packet.destination;
-    // Of ARP, and of what is no IP packet, nothing is told.
+    // ARP, and frames without an IP packet, have no destination to check.
     let passes =
         matches!(parsed, Parsed::Neighbour) || destination.octets == [0; 16] || is_group(destination);
     !(passes || is_own(endpoint, destination) || is_forwarded_for(tables, endpoint, place, destination))
 }
 
-/// Whether it has no addresses yet that a packet could be held against.
+/// Returns true if the endpoint has no addresses yet to compare a packet with.
 #[inline(always)]
 const fn is_unknown(endpoint: &Endpoint) -> bool {
     endpoint.id == 0 || endpoint.is_pending()
 }
 
-/// Whether a frame has, in the place of the pod's own MAC address, one that is another's.
+/// Returns true if a frame has another MAC address where the pod's own belongs.
 #[inline(always)]
 pub(super) fn is_of_another_link(endpoint: &Endpoint, packet: &Packet, direction: Direction) -> bool {
     let mac = match direction {
@@ -90,8 +92,8 @@ pub(super) fn is_of_another_link(endpoint: &Endpoint, packet: &Packet, direction
     endpoint.mac != [0; 6] && mac != endpoint.mac && !to_many
 }
 
-/// Whether the frame goes where its packet does: to the group of that multicast address (RFC 1112, 6.4;
-/// RFC 2464, 7).
+/// Returns true if the frame's MAC address is that of the multicast group that its packet is for
+/// (RFC 1112, 6.4; RFC 2464, 7).
 #[inline(always)]
 pub(super) fn is_to_group(packet: &Packet) -> bool {
     let [.., a, b, c, d] = packet.destination.octets;
@@ -103,7 +105,7 @@ pub(super) fn is_to_group(packet: &Packet) -> bool {
     packet.destination_mac() == mac
 }
 
-/// Whether an address is the pod's.
+/// Returns true if an address is the pod's.
 #[inline(always)]
 pub(super) fn is_own(endpoint: &Endpoint, address: &Address) -> bool {
     // Zeros stand for an address that the pod does not have.
@@ -115,13 +117,13 @@ pub(super) fn is_own(endpoint: &Endpoint, address: &Address) -> bool {
         .any(|own| *own != [0; 16] && *address == Address::from_ipv6(*own))
 }
 
-/// Whether it is one that the pod may send and receive for.
+/// Returns true if the pod also sends and receives for an address.
 #[inline(always)]
 fn is_forwarded_for(tables: &impl Lookups, endpoint: &Endpoint, place: &Place, address: &Address) -> bool {
     endpoint.flags & ENDPOINT_FORWARDS != 0 && tables.forwards(place.ifindex, address)
 }
 
-/// Multicast, and the broadcast addresses of IPv4 that every host has.
+/// Returns true for multicast, and for the broadcast addresses of IPv4 that every host has.
 #[inline(always)]
 fn is_group(address: &Address) -> bool {
     let [first, .., a, b, c, d] = address.octets;

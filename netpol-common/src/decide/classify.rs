@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! First step: what kind of packet it is, before any policy is asked.
+//! First step: tells what kind of packet it is, before any policy is asked.
 
 use super::{Origin, Place, Tables, Whose, addresses, fragments, is_forwarded};
 use crate::{
@@ -7,17 +7,17 @@ use crate::{
     parse::{Packet, Parsed},
 };
 
-/// What kind of packet it is.
+/// Kind of a packet.
 pub(super) enum Class {
-    /// It is not from, or not for, whom it should be: no policy lets it pass (rules A6, A9).
+    /// Its addresses are not what they must be: no policy lets it pass (rules A6, A9).
     Refused(Whose, DropReason),
-    /// Neighbour discovery and reports about groups on the link: always passes (rule F1).
+    /// Neighbour discovery, and reports about groups on the link: always passes (rule F1).
     Link,
     /// The pod's own node made it: always passes (rule A2).
     FromNode,
-    /// Its headers do not tell what policies ask for.
+    /// Its headers do not tell what policies ask about.
     Unreadable(DropReason),
-    /// Part of a connection, or the first of one.
+    /// It belongs to a connection, or may open one.
     Connection,
 }
 
@@ -46,7 +46,8 @@ pub(super) fn classify(
     if matches!(parsed, Parsed::Neighbour | Parsed::Membership) {
         return Class::Link;
     }
-    // Whatever connection it continues: the pod that wrote it may know of others' (rule A6).
+    // This applies even to an open connection: the pod that wrote the packet may know of others'
+    // (rule A6).
     if matches!(origin, Origin::Forged) {
         return Class::Refused(Whose::sender(SENDER_AMBIGUOUS), DropReason::UnknownSender);
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Last step: what is remembered of a packet that passes, and the tag that it goes on with.
+//! Last step: remembers a packet that passes, and writes the tag that it goes on with.
 
 use super::{
     FlowEntry as _, Flows, Place, Tables, connection::Connection, flow_key, fragments, judge::Judgement,
@@ -11,8 +11,8 @@ use crate::{
     parse::{Packet, protocol},
 };
 
-/// Of a packet that no connection is known of: what a pod sends is yet to be judged, should it turn
-/// up again as something else. The node may forward it, or what hides it may be gone later (a
+/// Commits a packet of no known connection. What a pod sends gets a tag that has it judged again if
+/// it turns up in another form: the node may forward it, or what hides it may be gone later (a
 /// priority tag, a tunnel).
 #[inline(always)]
 pub(super) fn no_connection(tables: &impl Tables, endpoint: &Endpoint, place: &Place) {
@@ -21,8 +21,8 @@ pub(super) fn no_connection(tables: &impl Tables, endpoint: &Endpoint, place: &P
     }
 }
 
-/// Of a packet that the node made. If it opens a connection on the ports of one that the node
-/// forwarded before, that flow, which may be denied, does not judge the replies (rule A2).
+/// Commits a packet that the node made. It may open a connection on the ports of one that the node
+/// forwarded before. That flow, which may be denied, must not judge the replies (rule A2).
 #[inline(always)]
 pub(super) fn from_node(tables: &impl Flows, endpoint: &Endpoint, place: &Place, packet: &Packet) {
     if packet.protocol == protocol::TCP
@@ -36,7 +36,7 @@ pub(super) fn from_node(tables: &impl Flows, endpoint: &Endpoint, place: &Place,
     }
 }
 
-/// Of a packet of a connection: its flow, its ports if it is a first fragment, and the tag.
+/// Commits a packet of a connection: its flow, its ports if it is a first fragment, and its tag.
 #[inline(always)]
 pub(super) fn connection<T: Tables>(
     tables: &T,
@@ -47,7 +47,7 @@ pub(super) fn connection<T: Tables>(
     judgement: &Judgement,
 ) {
     let sends = matches!(place.direction, Direction::Egress);
-    // An ICMP error keeps nothing alive: anyone can send one.
+    // An ICMP error keeps no flow alive: anyone can send one.
     if connection.is_error {
         if sends {
             tables.put_tag(endpoint.tag(false));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Second step: what is known of the connection that a packet belongs to. The flow table notes here
-//! that a packet was seen, whatever becomes of it; nothing else changes.
+//! Second step: looks up the connection that a packet belongs to. It only notes in the flow table
+//! that a packet was seen, whatever the verdict.
 
 use super::{
     FlowEntry as _, Opener, Place, Tables, addresses, flow_key, has_flow, is_node, new_flow, own_address,
@@ -12,43 +12,43 @@ use crate::{
     tag,
 };
 
-/// A connection as far as it is known. Plain fields that are always set: the verifier refuses to
-/// follow the unset half of an `Option`.
+/// What is known of a connection. All fields are plain values that are always set, because the
+/// verifier does not accept the unset half of an `Option`.
 pub(super) struct Connection<E> {
     /// Key of its flow.
     pub(super) key: FlowKey,
     /// Entry at that key, alive or not.
     pub(super) entry: Option<E>,
-    /// It was opened before this packet.
+    /// The connection was opened before this packet.
     pub(super) known: bool,
-    /// It need not be judged again: neither policies nor who sends changed since.
+    /// The connection need not be judged again: neither its policies nor its sender changed since.
     pub(super) current: bool,
-    /// The packet is an ICMP error about it, and it is known.
+    /// The packet is an ICMP error about this connection, which is known.
     pub(super) is_error: bool,
-    /// The packet goes from who received the connection to who opened it.
+    /// The packet goes from the receiver of the connection to its opener.
     pub(super) reply: bool,
     /// The packet is a TCP segment that opens nothing.
     pub(super) mid_stream: bool,
-    /// Direction in which it was opened, as the pod sees it.
+    /// Direction in which the connection was opened, as the pod sees it.
     pub(super) initiator: Direction,
     /// See [`Flow::sender`].
     pub(super) sender: u32,
     /// See [`Flow::tag`].
     pub(super) tag: u16,
-    /// Its other end is the node, to which no flow is kept (rules A2, A3).
+    /// The other end is the node. No flow is kept for such a connection (rules A2, A3).
     pub(super) with_node: bool,
 }
 
 impl<E> Connection<E> {
-    /// True if another sends, and opened it.
+    /// Returns true if the packet comes from the other side, and that side opened the connection.
     #[inline(always)]
     pub(super) const fn is_from_opener(&self) -> bool {
         matches!(self.initiator, Direction::Ingress) && !self.reply && !self.is_error
     }
 }
 
-/// Looks the connection of a packet up: in the flow table, then, where the packet may be in the
-/// middle of one, in the kernel's connection tracking.
+/// Looks up the connection of a packet in the flow table. If the packet may be in the middle of
+/// one, it then asks the kernel's connection tracking.
 #[inline(always)]
 pub(super) fn look_up<T: Tables>(
     tables: &T,
@@ -90,13 +90,14 @@ pub(super) fn look_up<T: Tables>(
                 return;
             }
             if syn && !quotes {
-                // It is judged as new. It does not end the open connection: no end does that alone.
+                // The SYN is judged as new. It does not end the open connection: neither side can
+                // do that alone.
                 flow::asks_anew(flow, packet, direction, tables.now());
                 return;
             }
             if !quotes {
-                // What is denied keeps a flow alive as well: silence by policy must not end it, or a
-                // reply would open a new one.
+                // A denied packet keeps its flow alive as well. Otherwise the flow would end by the
+                // silence that policy made, and a reply would open a new one.
                 flow.last_seen = tables.now();
                 flow::agree(flow, packet, direction);
             }
@@ -117,9 +118,9 @@ pub(super) fn look_up<T: Tables>(
     connection
 }
 
-/// The first packet seen need not be the first of its connection (rule C4): of TCP it is not, without
-/// SYN; of UDP it may be a reply as far as this pod's other direction is isolated, or as it comes
-/// from the node, to which no flow is made.
+/// Asks connection tracking, because the first packet seen need not be the first of its connection
+/// (rule C4). A TCP segment without SYN is not. A UDP packet may be a reply if the pod's other
+/// direction is isolated, or if it comes from the node, for which no flow is kept.
 #[inline(always)]
 fn ask_tracking<T: Tables>(
     tables: &T,
@@ -138,8 +139,8 @@ fn ask_tracking<T: Tables>(
         return;
     }
     let from_node = !sends && is_node(tables, &packet.source);
-    // Also asked for what may enter where others may not: its own flow may have had to make room for
-    // theirs.
+    // Also asked for packets that may enter where others may not: their own flow may have been
+    // evicted for those of others.
     let may_enter = !sends && (from_node || endpoint.ingress_policy != POLICY_NONE);
     let may_answer = is_udp && (endpoint.policy(direction.opposite()) != POLICY_NONE || may_enter);
     if !(connection.mid_stream || may_answer) {
@@ -166,9 +167,9 @@ fn ask_tracking<T: Tables>(
     }
 }
 
-/// Holds a connection against the way by which this packet came. Behind masquerade one address and
-/// port may be one pod's today and another's tomorrow; and answers that came another way than those
-/// before are looked at again (rule A6).
+/// Compares a connection with the way by which this packet came. Behind masquerade, one address and
+/// port may belong to one pod today and to another tomorrow. Answers that came another way than
+/// those before are judged again (rule A6).
 #[inline(always)]
 fn hold_against<T: Tables>(tables: &T, place: &Place, connection: &mut Connection<T::Entry>) {
     let came_by = place.ingress_ifindex;
@@ -178,7 +179,8 @@ fn hold_against<T: Tables>(tables: &T, place: &Place, connection: &mut Connectio
             connection.tag = has;
             connection.current = false;
         } else if connection.current && has == 0 && connection.sender != came_by {
-            // Not as one condition: the verifier refuses to see what a lookup found merged with another.
+            // Not one condition: the verifier does not accept the result of a lookup merged with
+            // another value.
             connection.current = connection.sender == 0;
             if connection.current && tables.is_endpoint(came_by) {
                 connection.current = false;
@@ -193,9 +195,9 @@ fn hold_against<T: Tables>(tables: &T, place: &Place, connection: &mut Connectio
     }
 }
 
-/// True if an ICMP error is about a packet of its receiver's, or sender's, own: its quote names the
-/// same pod, and an error that the pod sends goes to whom it is about. A router on the way sends with
-/// an address of its own.
+/// Returns true if an ICMP error is about a packet of its receiver or sender. An error for the pod
+/// must quote a packet of that pod. An error from the pod must go to the sender of the packet that
+/// it quotes. A router on the way sends errors from its own address.
 #[inline(always)]
 fn is_about(endpoint: &Endpoint, packet: &Packet, quoted: &Packet, direction: Direction) -> bool {
     match direction {

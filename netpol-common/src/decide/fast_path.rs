@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The fast path: one flow lookup for a packet of an open connection that is still allowed. It gives
-//! the verdict that [`decide`](super::decide) would give, and skips what only other packets need.
+//! The fast path: one flow lookup for a packet of an open connection that is still allowed. It
+//! gives the verdict that [`decide`](super::decide) would give, and skips what only other packets
+//! need.
 
 use super::{
     FlowEntry as _, Place, Tables,
@@ -14,15 +15,16 @@ use crate::{
     tag,
 };
 
-/// True if a packet may take the fast path. SYN, FIN and RST change a connection's state.
+/// Returns true if a packet may take the fast path. SYN, FIN and RST may not: they change the state
+/// of a connection.
 #[inline(always)]
 pub const fn may_pass(packet: &Packet) -> bool {
     packet.tcp_flags & (SYN | FIN | RST) == 0
 }
 
-/// True if a [simple](crate::parse::simple) packet at one of an endpoint's hooks belongs to an open
-/// connection that is still allowed; it is counted in its flow then. False tells nothing: the packet
-/// goes to [`decide`](super::decide).
+/// Fast path: returns true if a [simple](crate::parse::simple) packet at one of an endpoint's hooks
+/// belongs to an open connection that is still allowed, and counts it in its flow. False decides
+/// nothing: the packet goes to [`decide`](super::decide).
 #[inline(always)]
 pub fn passes(tables: &impl Tables, endpoint: &Endpoint, place: &Place, packet: &Packet) -> bool {
     let direction = place.direction;
@@ -31,7 +33,7 @@ pub fn passes(tables: &impl Tables, endpoint: &Endpoint, place: &Place, packet: 
     if place.is_by_node() || !may_pass(packet) {
         return false;
     }
-    // Else it is forged (rule A6), another's (rule A9), or something special like a group.
+    // Otherwise the packet is forged (rule A6), for another (rule A9), or special, like multicast.
     if is_of_another_link(endpoint, packet, direction) || !is_own(endpoint, own_address(packet, direction)) {
         return false;
     }
@@ -43,14 +45,14 @@ pub fn passes(tables: &impl Tables, endpoint: &Endpoint, place: &Place, packet: 
         let initiator = Direction::from_u8(flow.initiator);
         let current = flow.policy == endpoint.policy(initiator) && flow.epoch == tables.epoch();
         let reply = initiator as u8 != direction as u8;
-        // Only what the next packet of this kind leaves as it is.
+        // Only if the next packet of this kind leaves the state as it is.
         let open = flow.state == State::Established as u8
             || matches!(flow::after(flow, packet, reply), Some(State::Established));
         if !current || !open || !flow::alive(flow, packet.protocol, now, tables.lifetimes()) {
             return false;
         }
         if receives && reply {
-            // By another way what the node unpacked may come (rule A6).
+            // A packet that the node unpacked may come by another way (rule A6).
             if tag::number(place.tag) != 0 && flow.sender != place.ingress_ifindex {
                 return false;
             }

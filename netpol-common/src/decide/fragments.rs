@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Fragments (rule C5): only the first one tells ports, so what it told is remembered, and the others are judged as if they told it too.
+//! Fragments (rule C5). Only the first fragment has the ports, so they are remembered, and the
+//! other fragments are judged with them.
 
 use super::Flows;
 use crate::{
@@ -8,10 +9,12 @@ use crate::{
     parse::{Packet, Part, Role},
 };
 
-/// How long the first fragment speaks for others, nanoseconds. Receivers wait for 30 (IPv4) or 60 seconds (RFC 8200, 4.5).
+/// How long the first fragment counts for the others, in nanoseconds. Receivers wait 30 seconds
+/// (IPv4) or 60 (RFC 8200, 4.5).
 const LIFETIME: u64 = 60_000_000_000;
 
-/// Gives a later fragment what its first told; false if that is not known.
+/// Gives a later fragment the ports, protocol and role of its first. Returns false if the first is
+/// not known.
 #[inline(always)]
 pub(super) fn restore(
     tables: &impl Flows,
@@ -25,7 +28,7 @@ pub(super) fn restore(
     let Some(first) = tables.fragment(&key(endpoint, direction, packet)) else {
         return false;
     };
-    // What would write over a header that was judged is none of it (RFC 5722).
+    // A fragment that would overwrite a header that was judged does not count (RFC 5722).
     if !is_alive(tables, &first) || packet.eighths < first.least {
         return false;
     }
@@ -33,19 +36,20 @@ pub(super) fn restore(
     packet.destination_port = first.destination_port;
     packet.protocol = first.protocol;
     packet.role = Role::from_u8(first.role);
-    // Flags are the first fragment's own affair: what follows never opens, ends or resets a connection.
+    // Flags belong to the first fragment only: a later one never opens, ends or resets a
+    // connection.
     packet.tcp_flags = ACK;
     true
 }
 
-/// Remembers a first fragment that passed. Where it did not, the others do not either.
+/// Remembers a first fragment that passed. If the first did not pass, the others do not either.
 #[inline(always)]
 pub(super) fn remember(tables: &impl Flows, endpoint: &Endpoint, direction: Direction, packet: &Packet) {
     if !matches!(packet.part, Part::First) {
         return;
     }
     let key = key(endpoint, direction, packet);
-    // Who puts them together may have another one of the same number, with a longer chain of
+    // The receiver may reassemble another first fragment of the same number, with a longer chain of
     // headers.
     let mut least = packet.eighths;
     if let Some(before) = tables.fragment(&key)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Third step: what policies say. Nothing is written here, so a judgement can be asked for without
-//! being enforced.
+//! Third step: asks the policies. It writes nothing, so a judgement can be made without being
+//! enforced.
 
 use super::{
     Drop, Lookups, Place, Verdict, Whose, connection::Connection, may_open, own_address, remote_address,
@@ -14,34 +14,34 @@ use crate::{
     parse::{Packet, Role},
 };
 
-/// An action that drops.
+/// An action that drops the packet.
 const DENY: u32 = 0;
 
-/// What policies say of a packet, why, and what there is to remember if it passes.
+/// The policies' answer on a packet, with the reason, and what to remember if it passes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Judgement {
-    /// Why it is denied, if it is.
+    /// Why the packet is denied; `None` if it passes.
     pub(super) denied: Option<DropReason>,
-    /// The policy that says so; [`POLICY_NONE`] where none was asked.
+    /// The policy that decided; [`POLICY_NONE`] if none was asked.
     pub(super) policy: u32,
-    /// The identity that it was asked about, or [`IDENTITY_NONE`].
+    /// The identity that the policy was asked about, or [`IDENTITY_NONE`].
     pub(super) identity: u32,
-    /// Whose policy it is.
+    /// The pod whose policy it is.
     pub(super) whose: Whose,
-    /// For [`Flow::sender`](crate::abi::Flow::sender).
+    /// New value of [`Flow::sender`](crate::abi::Flow::sender).
     pub(super) sender: u32,
-    /// For [`Flow::tag`](crate::abi::Flow::tag).
+    /// New value of [`Flow::tag`](crate::abi::Flow::tag).
     pub(super) tag: u16,
-    /// The packet is for the pod's own node, or answers it: always open, and no flow is kept
-    /// (rule A2).
+    /// The packet is for the pod's own node, or answers it. That way is always open, and no flow is
+    /// kept (rule A2).
     pub(super) to_node: bool,
-    /// A reply that is judged again where it leaves: the node may only have forwarded what it
-    /// answers (rule A3).
+    /// The packet is a reply that is judged again where it leaves: the node may only have forwarded
+    /// what it answers (rule A3).
     pub(super) deferred: bool,
 }
 
 impl Judgement {
-    /// It passes, and no policy was asked.
+    /// The packet passes without asking a policy.
     #[inline(always)]
     pub(super) const fn passes(whose: Whose) -> Self {
         Self {
@@ -56,7 +56,7 @@ impl Judgement {
         }
     }
 
-    /// It is denied, and no policy was asked.
+    /// The packet is denied without asking a policy.
     #[inline(always)]
     pub(super) const fn denied(whose: Whose, reason: DropReason) -> Self {
         Self {
@@ -65,8 +65,8 @@ impl Judgement {
         }
     }
 
-    /// The verdict. `commit` remembers what passes; nothing is remembered of what does not. This is
-    /// the only place where a judgement is enforced.
+    /// Returns the verdict. `commit` remembers a packet that passes; nothing is remembered of one
+    /// that does not. This is the only place where a judgement is enforced.
     #[inline(always)]
     pub(super) fn enforce(self, commit: impl FnOnce(&Self)) -> Verdict {
         if let Some(reason) = self.denied {
@@ -82,8 +82,8 @@ impl Judgement {
     }
 }
 
-/// Judges a packet whose headers do not tell what policies ask for. It passes where no policy could
-/// deny it: neither the endpoint's, nor that of the pod of this node that sent it.
+/// Judges a packet whose headers do not tell what policies ask about. It passes only if no policy
+/// could deny it: neither the endpoint's nor that of the sender, if that is a pod of this node.
 #[inline(always)]
 pub(super) fn unreadable(
     tables: &impl Lookups,
@@ -105,9 +105,9 @@ pub(super) fn unreadable(
     Judgement::passes(at_hook)
 }
 
-/// Judges a packet of a connection in the direction that opened it, replies too (rules C1, C2). A
-/// flow that is no longer allowed stays in the table and is denied at each packet: without it a reply
-/// would open a connection of the other direction.
+/// Judges a packet of a connection by the direction that opened it; replies too (rules C1, C2). A
+/// flow that is no longer allowed stays in the table and is denied at each packet. Without it, a
+/// reply would open a connection in the other direction.
 #[inline(always)]
 pub(super) fn connection<E>(
     tables: &impl Lookups,
@@ -134,7 +134,7 @@ pub(super) fn connection<E>(
     if connection.current {
         return judgement;
     }
-    // An ICMP error is judged as the packet that it quotes.
+    // An ICMP error is judged like the packet that it quotes.
     let view = if connection.is_error { quoted } else { packet };
     let asked = Asked {
         remote: if connection.is_error {
@@ -184,9 +184,9 @@ fn opened_by_pod<E>(
     let egress = egress(tables, policy, asked.remote, asked.protocol, asked.port, opens);
     judgement.identity = egress.identity;
     judgement.to_node = egress.to_node;
-    // Whatever this was judged by, kube-proxy may know other backends, or connection tracking
-    // remember some: where the packet leaves, it is judged on what it ends at. ICMP errors are
-    // translated as the connection that they quote.
+    // The packet is judged again where it leaves, whatever decides here: kube-proxy may know other
+    // backends, or connection tracking may remember some. ICMP errors are translated like the
+    // connection that they quote.
     let translated = !matches!(packet.role, Role::Single | Role::Error) || egress.action == ACTION_DEFER;
     judgement.tag = endpoint.tag(policy != POLICY_NONE && translated);
     if !matches!(egress.action, ACTION_ACCEPT | ACTION_DEFER) {
@@ -194,8 +194,8 @@ fn opened_by_pod<E>(
     }
 }
 
-/// Judges a connection that another opened, by the pod's ingress policy, then by the egress policy of
-/// the sender if that is a pod of this node.
+/// Judges a connection that the other side opened: first by the pod's ingress policy, then, if the
+/// sender is a pod of this node, by the sender's egress policy.
 #[inline(always)]
 fn opened_by_other<E>(
     tables: &impl Lookups,
@@ -210,8 +210,8 @@ fn opened_by_other<E>(
         *judgement = Judgement::denied(Whose::sender(sender), DropReason::UnknownSender);
         return;
     }
-    // A pod that reaches itself through a Service is its own peer, whatever address masquerade put on
-    // the packet (rule A1).
+    // A pod that reaches itself through a Service is its own peer, whatever address masquerade put
+    // on the packet (rule A1).
     let peer = if sender == place.ifindex {
         asked.own
     } else {
@@ -229,8 +229,8 @@ fn opened_by_other<E>(
     if egress == POLICY_NONE {
         return;
     }
-    // The node's own addresses are nobody's backend here: what a pod sends to the node reaches no
-    // other pod.
+    // The node's own addresses are no backend here: what a pod sends to the node reaches no other
+    // pod.
     let backend = tables.identity(asked.own).identity;
     if !accepts(tables, egress, backend, asked) {
         judgement.denied = Some(DropReason::EgressBackend);
@@ -243,21 +243,21 @@ fn opened_by_other<E>(
     }
 }
 
-/// What an egress policy says of a connection.
+/// An egress policy's answer on a connection.
 pub(super) struct Egress {
-    /// As in map `policies`.
+    /// The action, as in map `policies`.
     pub(super) action: u32,
-    /// Identity that it was asked about.
+    /// The identity that the policy was asked about.
     pub(super) identity: u32,
-    /// To an address of the node that the pod runs on, which no Service claims: nothing is
+    /// The connection goes to an address of the pod's own node that no Service claims. Nothing is
     /// translated on the way.
     pub(super) to_node: bool,
 }
 
-/// Judges a connection by where the pod sends it. A Service can only add a way (rule A9): kube-proxy
-/// leads to its backends, and where it has no rules for the frontend, which nobody can tell here, the
-/// packet goes to what has the address. So it passes if either is allowed, and is judged again where
-/// it ends.
+/// Judges a connection by the destination that the pod sends it to. A Service can only add a way
+/// (rule A9). kube-proxy leads the packet to a backend. If it has no rules for the frontend, which
+/// cannot be known here, the packet goes to the owner of the address. So the packet passes if
+/// either is allowed, and is judged again where it ends.
 #[inline(always)]
 fn egress(
     tables: &impl Lookups,
@@ -293,9 +293,10 @@ fn egress(
     }
 }
 
-/// Judges a connection by what its address is. A NodePort leads to its backends on every address of
-/// every node (rule A5). Else the pod's own node is always open (rule A2). A packet that does not open
-/// a connection (`opens`) is no NodePort's there: it may be a reply to the node itself.
+/// Judges a connection by its destination address. A NodePort leads to its backends at every
+/// address of every node (rule A5). Otherwise the pod's own node is always open (rule A2). At that
+/// node, a packet that opens no connection (`opens` is false) is not for a NodePort: it may be a
+/// reply to the node itself.
 #[inline(always)]
 pub(super) fn by_address(
     tables: &impl Lookups,
@@ -323,7 +324,7 @@ pub(super) fn by_address(
         }
     }
     let mut action = action(tables, policy, identity, protocol, port);
-    // Another node chooses the backend, where nobody knows whose the packet is.
+    // Another node chooses the backend. There, nobody knows which pod sent the packet.
     if elsewhere && action == ACTION_DEFER {
         action = DENY;
     }
@@ -334,8 +335,8 @@ pub(super) fn by_address(
     }
 }
 
-/// True if a policy lets an identity pass without a second look elsewhere. That a packet is from the
-/// node is told by where it was made, never by an identity (rule A3).
+/// Returns true if a policy lets an identity pass without a second judgement elsewhere. Where a
+/// packet was made tells that it is from the node, never an identity (rule A3).
 #[inline(always)]
 fn accepts(tables: &impl Lookups, policy: u32, identity: u32, asked: &Asked<'_>) -> bool {
     action(tables, policy, identity, asked.protocol, asked.port) == ACTION_ACCEPT

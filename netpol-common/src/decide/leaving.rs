@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The verdict on a packet that leaves the node, after kube-proxy chose a backend (rule A5). Same
-//! steps as at a pod's hooks.
+//! The verdict on a packet that leaves the node, after kube-proxy chose a backend (rule A5). The
+//! steps are those at a pod's hooks.
 
 use super::{
     FlowEntry as _, Place, Tables, Verdict, Whose, continues_flow, flow_key, fragments, is_forwarded,
@@ -15,18 +15,18 @@ use crate::{
     tag,
 };
 
-/// True if a packet leaves without a look at its headers: the node made it, or it left by another
-/// device before and was encapsulated meanwhile. Of IPv6, only the headers tell that the node made a
-/// packet.
+/// Returns true if a packet leaves without a look at its headers: the node made it, or it already
+/// left by another device and was encapsulated since. For IPv6, only the headers tell that the node
+/// made a packet.
 #[inline(always)]
 pub const fn leaves_unread(place: &Place, is_ipv6: bool) -> bool {
     let by_node = place.ingress_ifindex == 0 && tag::number(place.tag) == 0 && !is_ipv6;
     by_node || place.tag == tag::LEFT
 }
 
-/// The verdict on a packet that leaves the node, and is not [left unread](leaves_unread). Only what a
-/// policy of a pod of this node is still to judge is looked at; that pod's endpoint goes into
-/// `endpoint`.
+/// Returns the verdict on a packet that leaves the node and is not [left unread](leaves_unread).
+/// Only packets that a policy of a pod of this node must still judge are examined. Writes that
+/// pod's endpoint to `endpoint`.
 #[inline(always)]
 pub fn decide_leaving<T: Tables>(
     tables: &T,
@@ -35,8 +35,8 @@ pub fn decide_leaving<T: Tables>(
     packet: &mut Packet,
     endpoint: &mut Endpoint,
 ) -> Verdict {
-    // What is malformed was dropped where it left an isolated pod (rule F2). What was not, and cannot
-    // be read here, is not let out unjudged.
+    // An isolated pod's malformed packets were dropped where they left the pod (rule F2). A packet
+    // that was readable there and is not here does not leave unjudged.
     let mut unreadable = match parsed {
         Parsed::Packet => None,
         Parsed::Unjudged(reason) if tag::number(place.tag) != 0 => Some(reason),
@@ -53,7 +53,8 @@ pub fn decide_leaving<T: Tables>(
     of_pod(tables, endpoint, place, unreadable, packet)
 }
 
-/// The verdict on a packet that the pod of an endpoint sent; `unreadable`: why policy cannot be asked.
+/// Returns the verdict on a packet that the endpoint's pod sent. `unreadable` tells why policy
+/// cannot be asked.
 #[inline(always)]
 pub(super) fn of_pod(
     tables: &impl Tables,
@@ -83,7 +84,8 @@ pub(super) fn of_pod(
     })
 }
 
-/// Lets a packet leave without a pod's tag: who unpacks it on this node is not that pod (rule A6).
+/// Lets a packet leave without a pod's tag: if this node unpacks it, the inner packet is not that
+/// pod's (rule A6).
 #[inline(always)]
 fn put_tag(tables: &impl Tables, place: &Place) {
     if tag::number(place.tag) != 0 {
@@ -91,10 +93,10 @@ fn put_tag(tables: &impl Tables, place: &Place) {
     }
 }
 
-/// Whose egress policy a packet is still to be judged by: the interface index of a pod,
-/// [`SENDER_AMBIGUOUS`], or 0 for nobody's. The tag of a reply, and of what is judged, says so,
-/// whatever headers the packet has meanwhile; but what the node unpacked has the tag of the packet
-/// around it.
+/// Returns the interface index of the pod whose egress policy must still judge a packet,
+/// [`SENDER_AMBIGUOUS`], or 0 for none. The tag of a reply, and of a judged packet, tells that,
+/// whatever headers the packet has meanwhile. But a packet that the node unpacked has the tag of
+/// the packet around it.
 #[inline(always)]
 pub(super) fn sender_to_judge(tables: &impl Tables, place: &Place, packet: &Packet) -> u32 {
     let judged = tag::number(place.tag) != 0 && !tag::is_deferred(place.tag);
@@ -110,9 +112,10 @@ pub(super) fn sender_to_judge(tables: &impl Tables, place: &Place, packet: &Pack
 struct Leaving<E> {
     key: FlowKey,
     entry: Option<E>,
-    /// It was opened before this packet.
+    /// The connection was opened before this packet.
     known: bool,
-    /// It need not be judged: it is judged already, or a reply to what the pod let in.
+    /// The packet need not be judged: its connection already was, or it is a reply to one that the
+    /// pod let in.
     is_settled: bool,
 }
 
@@ -120,7 +123,7 @@ struct Leaving<E> {
 fn look_up<T: Tables>(tables: &T, endpoint: &Endpoint, place: &Place, packet: &Packet) -> Leaving<T::Entry> {
     let mut key = flow_key(endpoint, Direction::Egress, packet);
     let mut is_settled = false;
-    // Without a tag that says otherwise it may be a reply, which from_pod let through a moment ago.
+    // A packet without a deferred tag may be a reply that from_pod let through a moment ago.
     if !tag::is_deferred(place.tag)
         && continues_flow(packet)
         && let Some(entry) = tables.flow(&key)
@@ -130,8 +133,8 @@ fn look_up<T: Tables>(tables: &T, endpoint: &Endpoint, place: &Place, packet: &P
                 && matches!(Direction::from_u8(flow.initiator), Direction::Ingress);
         });
     }
-    // An entry of its own: of what from_pod judged under these addresses it may be a translation, and
-    // its port may be masquerade's.
+    // The flow has an entry of its own. The packet may be a translation of one that from_pod judged
+    // under these addresses, and its port may come from masquerade.
     key.pad[0] = FlowKey::LEAVING;
     let entry = if is_settled || matches!(packet.role, Role::Single | Role::Error) {
         None
@@ -158,8 +161,8 @@ fn look_up<T: Tables>(tables: &T, endpoint: &Endpoint, place: &Place, packet: &P
     }
 }
 
-/// Judges a packet by the backend's address. No Service is asked: what it would have translated still
-/// has its address here, and goes to whoever has that (rule A9).
+/// Judges a packet by the backend's address. No Service is asked: a packet that a Service would
+/// have translated still has its address here, and goes to the owner of that address (rule A9).
 #[inline(always)]
 fn judge<T: Tables>(
     tables: &T,
@@ -189,7 +192,7 @@ fn judge<T: Tables>(
     }
 }
 
-/// Remembers what was judged in the flow table, apart from the pod's own flows.
+/// Remembers the judgement in the flow table, apart from the pod's own flows.
 #[inline(always)]
 fn keep_flow<T: Tables>(
     tables: &T,

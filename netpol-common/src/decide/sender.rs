@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which pod of this node sent a packet. The interface that it came by tells, or its tag: masquerade
-//! changes neither.
+//! Finds the pod of this node that sent a packet, by the interface that it came by or by its tag.
+//! Masquerade changes neither.
 
 use super::{Lookups, Origin, Place};
 use crate::{
@@ -9,9 +9,9 @@ use crate::{
     tag,
 };
 
-/// True if a packet has the tag of a pod, and came neither from a pod's interface nor by a bridge of
-/// pods. An end of a tunnel on this node, say, took it out of a packet of that pod. What leaves the
-/// node has no pod's tag any more, see [`tag::LEFT`].
+/// Returns true if a packet has a pod's tag, but came neither from a pod's interface nor by a
+/// bridge of pods: the end of a tunnel on this node, say, unpacked it from a packet of that pod.
+/// Packets that left the node have no pod's tag any more, see [`tag::LEFT`].
 #[inline(always)]
 pub(super) fn is_unpacked(tables: &impl Lookups, place: &Place) -> bool {
     let (came_by, number) = (place.ingress_ifindex, tag::number(place.tag));
@@ -33,15 +33,16 @@ pub fn origin(tables: &impl Lookups, place: &Place, packet: &Packet) -> Origin {
     }
 }
 
-/// True if a packet is from the address of the pod whose tag it has. A packet that was
-/// [unpacked](is_unpacked) has the addresses that the pod wrote inside (rule A6).
+/// Returns true if a packet is from the address of the pod whose tag it has. In a packet that was
+/// [unpacked](is_unpacked), the pod itself wrote the addresses (rule A6).
 #[inline(always)]
 fn is_own(tables: &impl Lookups, place: &Place, by_address: u32) -> bool {
     by_address != 0 && by_address == tables.sender(NO_INTERFACE, tag::number(place.tag))
 }
 
-/// Interface index of the local pod that sent a packet; 0 for everyone else. Where someone overwrote
-/// the tag, the source address tells, or it is [`SENDER_AMBIGUOUS`] if that matters.
+/// Returns the interface index of the local pod that sent a packet; 0 for any other sender. If the
+/// tag was overwritten, the source address decides, or the result is [`SENDER_AMBIGUOUS`] where the
+/// sender matters.
 #[inline(always)]
 pub(super) fn sender(tables: &impl Lookups, place: &Place, packet: &Packet) -> u32 {
     let came_by = place.ingress_ifindex;
@@ -54,8 +55,8 @@ pub(super) fn sender(tables: &impl Lookups, place: &Place, packet: &Packet) -> u
         return sender;
     }
     let by_address = tables.local_pod(&packet.source);
-    // By a tunnel of the node's own it comes with the addresses that the pod wrote inside. A pod's
-    // packet that is yet to be judged may also come by a device that is no bridge of pods (a VLAN
+    // A packet out of a tunnel of the node has the addresses that the pod wrote inside. A pod's
+    // packet that must still be judged may also come by a device that is no bridge of pods (a VLAN
     // of one, a VRF), or be of a pod that is gone.
     let untrusted = number != 0 && (tag::is_deferred(place.tag) || tables.sender(came_by, 0) == 0);
     if untrusted && !is_own(tables, place, by_address) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Verdicts over tables in memory, rule by rule.
+//! Tests verdicts over tables in memory, rule by rule.
 
 use super::{
     leaving::{of_pod, sender_to_judge},
@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{
     abi::{
-        ACTION_ACCEPT, ACTION_DEFER, Fragment, FragmentKey, IDENTITY_NODE, Identity, POLICY_DENY,
-        PolicyMatch, PolicyValue,
+        ACTION_ACCEPT, ACTION_DEFER, Fragment, FragmentKey, IDENTITY_NODE, IDENTITY_NONE, Identity,
+        POLICY_DENY, POLICY_NONE, PolicyMatch, PolicyValue,
     },
     flow::{ACK, FIN, SYN},
     tag,
@@ -35,7 +35,7 @@ const CLIENTS: u32 = 1;
 const WEB: u32 = 7;
 const SECOND: u64 = 1_000_000_000;
 
-/// A pod that accepts TCP 80 and 443 from the client, and may send nothing.
+/// A pod that accepts TCP 80 and 443 from the client and may send nothing.
 fn web() -> (Memory, Endpoint) {
     let tables = Memory::default();
     tables.put_identity(CLIENT, CLIENTS, 0);
@@ -56,7 +56,7 @@ fn endpoint(ingress_policy: u32, egress_policy: u32) -> Endpoint {
     }
 }
 
-/// The verdict on a frame that quotes nothing.
+/// Decides on a frame that quotes nothing.
 fn decided(
     tables: &Memory,
     endpoint: &Endpoint,
@@ -67,7 +67,7 @@ fn decided(
     decide(tables, endpoint, place, parsed, &mut packet, &Packet::default())
 }
 
-/// A packet of the client, port 40000, to a port of the pod.
+/// A packet from the client's port 40000 to a port of the pod.
 fn from_client(protocol: u8, port: u16, tcp_flags: u8) -> Packet {
     Packet {
         source: Address::from_ipv4(CLIENT),
@@ -104,7 +104,7 @@ fn ping(role: Role, identifier: u16) -> Packet {
 /// Interface index of the pod whose hooks run.
 const OWN: u32 = 7;
 
-/// A hook of the pod, with a packet that came by the uplink or was made by the node.
+/// A place at one of the pod's hooks. The packet came by the uplink, or the node made it.
 fn at(direction: Direction, from_node: bool) -> Place {
     Place {
         direction,
@@ -212,7 +212,7 @@ fn a2_what_the_node_makes_reaches_a_closed_pod_and_is_answered() {
     );
 }
 
-/// What the kernel takes apart again need not tell any more how it came.
+/// A packet that the kernel took apart again may not tell how it came.
 #[test]
 fn a3_a_fragment_without_an_interface_is_the_nodes_only_with_a_socket() {
     let (tables, _) = web();
@@ -249,7 +249,7 @@ fn a3_a_forwarded_packet_is_judged_even_with_an_address_of_the_node() {
         ..from_client(protocol::TCP, 80, SYN)
     };
     assert!(!receives(&tables, &pod, forwarded));
-    // What the pod sends to the node opens no way back for what the node only forwards.
+    // What the pod sends to the node opens no way back for packets that the node only forwards.
     assert!(sends(&tables, &pod, reversed(forwarded, SYN)));
     assert!(sends(&tables, &pod, reversed(forwarded, ACK)));
     assert!(!receives(
@@ -390,7 +390,8 @@ fn c2_a_changed_policy_is_enforced_on_connections() {
 
 #[test]
 fn c2_a_denied_connection_opens_no_other_way() {
-    // Ingress is closed while egress is open: the pod's answers must not turn into a connection of its own.
+    // Ingress is closed while egress is open: the pod's answers must not become a connection of its
+    // own.
     let (tables, _) = web();
     let open = endpoint(WEB, POLICY_NONE);
     let syn = from_client(protocol::TCP, 80, SYN);
@@ -435,8 +436,8 @@ fn c2_a_reply_is_judged_by_the_port_that_was_opened() {
 
 #[test]
 fn c3_flows_end_after_their_lifetime() {
-    // Protocol, packets that follow the first by turns, and seconds: the defaults of the kernel's
-    // connection tracking.
+    // Protocol, number of packets that follow the first in turns, and seconds: the defaults of the
+    // kernel's connection tracking.
     let lifetimes = [
         (protocol::TCP, 0, 120),
         (protocol::TCP, 1, 120),

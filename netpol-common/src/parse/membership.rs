@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What hosts and routers of a link tell each other about multicast groups (rule F1): MLD (RFC
-//! 2710, RFC 9777) and IGMP (RFC 2236, RFC 9776). Read exactly: what has one of their types and is
-//! anything else, or goes anywhere else than such messages go, is judged as any packet.
+//! Recognises messages about multicast groups between hosts and routers of a link (rule F1): MLD
+//! (RFC 2710, RFC 9777) and IGMP (RFC 2236, RFC 9776).
+//!
+//! The check is exact. A packet that has one of their types, but another form or another
+//! destination than such a message, is judged like any packet.
 
 use super::{Buffer, Frame, Packet, protocol};
 
-/// Length of the hop-by-hop header: a router-alert option and what fills the header up.
+/// Length of the hop-by-hop header: a router-alert option and padding.
 pub(super) const HOP_BY_HOP_LENGTH: usize = 8;
 /// Length of an IPv4 header with a router-alert option.
 pub(super) const IPV4_LENGTH: usize = 24;
 
-/// RFC 2711: a router-alert option that says MLD.
+/// Router-alert option with the value for MLD (RFC 2711).
 const ALERT_V6: [u8; 4] = [5, 2, 0, 0];
-/// RFC 2113.
+/// Router-alert option of IPv4 (RFC 2113).
 const ALERT_V4: [u8; 4] = [0x94, 4, 0, 0];
 
-/// Lengths, bytes: a message about one group; a query of version 2 without sources; an address.
+/// Lengths in bytes: a message about one group, a query of the newer version without sources, an
+/// address.
 const MLD_LENGTH: usize = 24;
 const MLD_QUERY_LENGTH: usize = 28;
 const MLD_ADDRESS: usize = 16;
@@ -34,8 +37,8 @@ const fn link_scope(group: u8) -> [u8; 16] {
     [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, group]
 }
 
-/// Whether a message of ICMPv6 is MLD. `header` begins with its first eight bytes, right behind a
-/// hop-by-hop header at `options`; the hop limit is 1.
+/// Returns true if an ICMPv6 message is MLD. `header` begins with its first eight bytes, which
+/// follow a hop-by-hop header at `options`. Its hop limit is 1.
 #[inline(always)]
 pub(super) fn is_mld(frame: &impl Frame, options: usize, header: &mut Buffer, packet: &Packet) -> bool {
     let (kind, code) = (header[0], header[1]);
@@ -47,7 +50,7 @@ pub(super) fn is_mld(frame: &impl Frame, options: usize, header: &mut Buffer, pa
     }
     let option = [header[2], header[3], header[4], header[5]];
     let rest = [header[6], header[7]];
-    // PadN without data, or twice Pad1 (RFC 8200, 4.2), on either side.
+    // Padding is PadN without data or Pad1 twice (RFC 8200, 4.2), before or after the alert.
     let first = option == ALERT_V6 && is_padding(rest);
     let last = [option[2], option[3], rest[0], rest[1]] == ALERT_V6 && is_padding([option[0], option[1]]);
     let source = &packet.source.octets;
@@ -83,8 +86,8 @@ fn is_padding(bytes: [u8; 2]) -> bool {
     matches!(bytes, [0, 0] | [1, 0])
 }
 
-/// Whether a whole packet of protocol 2 at `offset`, behind an IPv4 header with four bytes of
-/// options and with a TTL of 1, is IGMP.
+/// Returns true if a whole packet of protocol 2 at `offset` is IGMP. It follows an IPv4 header with
+/// four bytes of options and a TTL of 1.
 #[inline(always)]
 pub(super) fn is_igmp(frame: &impl Frame, offset: usize, header: &mut Buffer, packet: &Packet) -> bool {
     let length = frame.length() - offset;

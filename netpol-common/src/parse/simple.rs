@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Reads simple packets, which nearly all are, with less work than [`parse`](super::parse) takes for
-//! everything that can come.
+//! Reads simple packets, which nearly all are, with less work than [`parse`](super::parse) needs
+//! for every kind of frame.
 
 use super::{
     ETHERNET_LENGTH, Frame, IPV4_LENGTH, IPV4_SOURCE_END, IPV6_LENGTH, IPV6_SOURCE_END, Packet, Part, Role,
@@ -13,12 +13,13 @@ const UDP_LENGTH: usize = 8;
 
 /// Version 4 and a header of five words.
 const IPV4_WITHOUT_OPTIONS: u32 = 0x45;
-/// Flag "more fragments" and the offset of a fragment, in the second word of an IPv4 header.
+/// Flag "more fragments" and the fragment offset, in the second word of an IPv4 header.
 const FRAGMENT_BITS: u32 = 0x3fff;
 
-/// Reads a frame as a simple packet: a whole TCP segment or UDP datagram, right behind an IP header
-/// without options. [`parse`](super::parse) reads the same of it. `None` for any other frame, for one
-/// that is malformed or cut short, and for one whose headers do not tell its lengths.
+/// Reads a frame as a simple packet: a whole TCP segment or UDP datagram, directly after an IP
+/// header without options. [`parse`](super::parse) gives the same result for it. Returns `None` for
+/// any other frame, for one that is malformed or cut short, and for one whose headers do not give
+/// its lengths.
 #[inline(always)]
 pub fn simple(frame: &impl Frame) -> Option<Packet> {
     if frame.vlan_tag() {
@@ -72,7 +73,8 @@ fn ipv6(frame: &impl Frame) -> Option<Packet> {
     })
 }
 
-/// A packet whose upper layer begins at `offset` and has `length` bytes, but for where its source address ends.
+/// Reads the upper layer, which begins at `offset` and has `length` bytes. The caller sets
+/// `source_end`.
 #[inline(always)]
 fn upper_layer(
     frame: &impl Frame,

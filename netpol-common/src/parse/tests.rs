@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Frames of all kinds: the packet that is read of them, whole and cut short.
+//! Tests which packet is read from frames of all kinds, whole and cut short.
 
 use etherparse::{PacketBuilder, PacketBuilderStep, TcpHeader, VlanId};
 use proptest::prelude::*;
@@ -48,7 +48,7 @@ fn parse_bytes(bytes: &[u8]) -> (Parsed, Packet) {
     )
 }
 
-/// What a frame that is to be judged says.
+/// Parses a frame that must be a packet to judge.
 fn packet(frame: &[u8]) -> Packet {
     let (parsed, packet) = parse_bytes(frame);
     assert_eq!(parsed, Parsed::Packet);
@@ -88,7 +88,7 @@ fn expected(version: u8, protocol: u8) -> Packet {
     }
 }
 
-/// The same with so many bytes of options or extension headers before the upper layer.
+/// The same packet with so many bytes of options or extension headers before the upper layer.
 fn behind(bytes: usize, packet: Packet) -> Packet {
     Packet {
         upper: packet.upper + bytes as u16,
@@ -143,7 +143,7 @@ fn f4_icmp_echo_has_its_identifier_and_no_ports() {
                 }
             );
         }
-        // An error quotes a packet, whose ports are none of its own.
+        // An error quotes a packet. The ports in the quote are not its own.
         let error = ip(version, number, &[3, 4, 0, 0, 0, 0, 5, 0, 0, 80]);
         let role = Role::Single;
         assert_eq!(
@@ -158,7 +158,7 @@ fn f4_icmp_echo_has_its_identifier_and_no_ports() {
 
 #[test]
 fn f4_other_protocols_have_no_ports() {
-    // ICMP of the other family is such a protocol too.
+    // ICMP of the other family is such a protocol, too.
     for (version, number) in [
         (4, 47),
         (6, 47),
@@ -308,7 +308,7 @@ fn c5_fragments_tell_which_packet_they_are_of() {
     );
 }
 
-/// Such a fragment would write over the ports or flags that were judged.
+/// Such a fragment would overwrite the ports or flags that were judged.
 #[test]
 fn c5_a_fragment_that_begins_within_the_first_header_is_malformed() {
     let mut frame = ip(4, protocol::TCP, &ports_and(40));
@@ -330,8 +330,8 @@ fn c5_a_fragment_that_begins_within_the_first_header_is_malformed() {
     );
 }
 
-/// RFC 7112: what of the headers is not in the first fragment nobody can judge; nothing may be
-/// written over what is.
+/// RFC 7112: headers outside the first fragment cannot be judged, and headers inside it must not be
+/// overwritten.
 #[test]
 fn c5_the_first_fragment_tells_how_far_its_headers_go() {
     for (chain, least) in [
@@ -367,8 +367,8 @@ fn c5_the_first_fragment_tells_how_far_its_headers_go() {
     }
 }
 
-/// What has the shape of an extension header and is none for receivers: Mobility, HIP, Shim6; and
-/// others that nothing is read behind of.
+/// Protocols that have the shape of an extension header but are none for receivers (Mobility, HIP,
+/// Shim6), and others after which nothing is read.
 #[test]
 fn f4_protocols_of_that_shape_are_judged_as_what_they_are() {
     for kind in [41, 47, 50, 59, 89, 103, 135, 139, 140, 253, 254] {
@@ -408,7 +408,8 @@ fn f1_arp_and_neighbour_discovery() {
         let mut frame = ip(6, protocol::ICMPV6, &[kind, 0, 0, 0, 0, 0, 0, 0]);
         frame[14 + 7] = 255;
         assert_eq!(parse_bytes(&frame).0, Parsed::Neighbour, "{kind}");
-        // RFC 4861: with another hop limit it was forwarded, and is not neighbour discovery.
+        // With another hop limit the message was forwarded, and is not neighbour discovery (RFC
+        // 4861).
         for hop_limit in [0, 64, 254] {
             frame[14 + 7] = hop_limit;
             assert_eq!(packet(&frame).role, Role::Single, "{kind}, hop limit {hop_limit}");
@@ -521,7 +522,7 @@ fn f2_a_packet_to_nobody_is_malformed() {
     }
 }
 
-/// The address of everyone's pod or node, as an IPv6 address.
+/// The IPv6 form of an IPv4 address, which may be that of any pod or node.
 #[test]
 fn f2_an_ipv4_address_in_an_ipv6_header_is_malformed() {
     let mapped = Address::from_ipv4(DESTINATION).octets;
@@ -563,7 +564,8 @@ fn f2_headers_cut_short_at_every_byte() {
 }
 
 proptest! {
-    /// No frame, however wrong, makes the parser panic or read past its end; what follows the headers changes nothing.
+    /// No frame, however wrong, makes the parser panic or read past its end. Bytes after the
+    /// headers change nothing.
     #[test]
     fn any_bytes(mut bytes in prop::collection::vec(any::<u8>(), 0..120), kind in 0..4usize, next in any::<u8>()) {
         if bytes.len() > 34 {
@@ -578,7 +580,8 @@ proptest! {
         }
     }
 
-    /// F3: the ports are those of the real header, whatever chain of headers leads to it and whatever is in those.
+    /// F3: the ports are those of the real header, whatever chain of headers leads to it, and
+    /// whatever these contain.
     #[test]
     fn f3_ports_of_the_real_header(
         chain in prop::collection::vec(prop::sample::select(&[0u8, 43, 51, 60][..]), 0..=MAX_EXTENSION_HEADERS),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What program `to_network` says of a frame.
+//! Runs program `to_network` on a frame.
 
 use netpol_common::{
     abi::Endpoint,
@@ -11,7 +11,7 @@ use netpol_common::{
 use super::Mirror;
 use crate::frames::headers::ETHERNET;
 
-/// A frame of which only what the kernel tells without an Ethernet header is read.
+/// A frame in which only the fields that the kernel tells without an Ethernet header are readable.
 struct Leaving<'a>(&'a [u8]);
 
 impl Frame for Leaving<'_> {
@@ -38,7 +38,7 @@ impl Frame for Leaving<'_> {
 }
 
 impl Mirror {
-    /// Why a frame does not leave the node, or nothing.
+    /// Returns why a frame does not leave the node, or `None` if it does.
     pub(super) fn leave(&self, place: Place, frame: &[u8]) -> Option<Drop> {
         let is_ipv6 = frame.get(12..14) == Some(&[0x86, 0xdd]);
         if leaves_unread(&place, is_ipv6) {

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use netpol_tests::{
     agent::inside,
-    bench::empty::{Empty, Hook},
+    empty::{Empty, Hook},
     lab::{DENY_ALL, Lab},
     probe::Outcome,
 };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The map against `BTreeMap`, over random changes.
+//! Compares the map with `BTreeMap`, over random changes.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::{FULL, Map};
 
-/// One change: key, and the value that it is to have, if any.
+/// One change: a key, and its new value or none.
 fn changes() -> impl Strategy<Value = Vec<(u16, Option<u8>)>> {
     prop::collection::vec((0u16..700, prop::option::weighted(0.7, any::<u8>())), 0..900)
 }

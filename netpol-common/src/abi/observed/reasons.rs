@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The table of drop reasons. One line of it makes the reason, its name in events and metrics, its
+//! The table of drop reasons. Each line defines a reason, its name in events and metrics, its
 //! counter, and its line in `docs/metrics.md`.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -16,24 +16,24 @@ macro_rules! drop_reasons {
         }
 
         impl DropReason {
-            /// All of them, in the order of their numbers.
+            /// All reasons, in the order of their numbers.
             pub const ALL: [Self; [$($number),*].len()] = [$(Self::$reason),*];
 
-            /// Its name in events, logs and metrics.
+            /// Returns the name in events, logs and metrics.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$reason => stringify!($name),)*
                 }
             }
 
-            /// One sentence for people, with the rule.
+            /// Returns one sentence for people, with the rule.
             pub const fn meaning(self) -> &'static str {
                 match self {
                     $(Self::$reason => $meaning,)*
                 }
             }
 
-            /// The reason of a number in an event.
+            /// Looks up the reason for a number in an event.
             pub fn from_u8(number: u8) -> Option<Self> {
                 Self::ALL.into_iter().find(|reason| *reason as u8 == number)
             }
@@ -42,19 +42,19 @@ macro_rules! drop_reasons {
         abi! {
             /// Value of map `counters`, per CPU, by [`Direction`](crate::abi::Direction).
             pub struct Counters, (size_of::<Counter>() * (DropReason::ALL.len() + 2) + size_of::<u64>()) {
-                /// Passed.
+                /// Packets that passed.
                 pub forwarded: Counter,
                 $(#[doc = $meaning] pub $name: Counter,)*
-                /// Flow entries made (packets; bytes of their first packet).
+                /// Flow entries made, with the bytes of their first packets.
                 pub flows_created: Counter,
-                /// Flow entries that could not be written. The connection is judged again, and its
-                /// replies may be dropped.
+                /// Flow entries that could not be written. Their connections are judged again, and
+                /// their replies may be dropped.
                 pub flow_insert_failures: u64,
             }
         }
 
         impl Counters {
-            /// The counter of a drop reason.
+            /// Returns the counter of a drop reason.
             #[inline(always)]
             pub fn dropped(&mut self, reason: DropReason) -> &mut Counter {
                 match reason {
@@ -65,7 +65,7 @@ macro_rules! drop_reasons {
     };
 }
 
-// Numbers go up by one: the programs find a counter by them.
+// The numbers have no gaps: the programs find a counter by its reason's number.
 drop_reasons! {
     Policy = 1, policy: "The endpoint is isolated and no rule allows it (rules I1, I4).";
     Malformed = 2, malformed:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! MAC addresses, link-local ones, and whom a packet is for (rules A6, A9, F1).
+//! Tests MAC addresses, link-local addresses, and whom a packet is for (rules A6, A9, F1).
 
 use super::*;
 use crate::abi::{ENDPOINT_FORWARDS, ENDPOINT_PENDING};
@@ -38,7 +38,7 @@ fn v6(first: [u8; 2], last: u8) -> Address {
     Address::from_ipv6(octets)
 }
 
-/// Why a packet between these addresses is dropped, UDP if not said otherwise.
+/// Returns why a packet between these addresses is dropped; UDP unless said otherwise.
 fn reason(pod: &Endpoint, direction: Direction, parsed: Parsed, packet: Packet) -> Option<DropReason> {
     let mac = if pod.mac == [0; 6] { MAC } else { pod.mac };
     let link = match direction {
@@ -122,7 +122,7 @@ fn a9_a_frame_for_another_mac_address_is_not_delivered() {
             ([0; 6], Some(NOT_OWN)),
         ] {
             let packet = Packet {
-                // Not all zeros, which this module takes for nothing said.
+                // Not all zeros, which this module takes for a MAC address that is not set.
                 link: link(mac, [4; 6]),
                 ..udp(v4(11), v4(10))
             };
@@ -135,7 +135,7 @@ fn a9_a_frame_for_another_mac_address_is_not_delivered() {
     }
 }
 
-/// Whoever is isolated, and whoever sent it: the node as well.
+/// Holds at any pod, isolated or not, and for any sender, the node too.
 #[test]
 fn a9_unicast_is_delivered_for_an_own_address_only() {
     for (destination, expected) in [
@@ -241,8 +241,8 @@ fn a6_a_pod_has_one_link_local_address() {
     }
 }
 
-/// A message of neighbour discovery that the node would route is, behind it, an ordinary packet
-/// from whoever its source says.
+/// If the node routed a message of neighbour discovery, it would leave as an ordinary packet from
+/// whoever its source names.
 #[test]
 fn a6_neighbour_discovery_that_is_routed_is_from_an_own_address() {
     let (unspecified, group, partner) = (v6([0, 0], 0), v6([0xff, 2], 1), v6([0xfd, 0], 99));
@@ -263,7 +263,7 @@ fn a6_neighbour_discovery_that_is_routed_is_from_an_own_address() {
         let dropped = reason(&pod(), Direction::Egress, Parsed::Neighbour, packet);
         let expected = (!passes).then_some(SPOOFED);
         assert_eq!(dropped, expected, "{source:?} to {destination:?}");
-        // On the link it goes to whom it wants to.
+        // On the link, the message reaches whom it is for.
         let delivered = reason(&pod(), Direction::Ingress, Parsed::Neighbour, packet);
         assert_eq!(delivered, None, "{source:?} to {destination:?}");
     }
@@ -394,8 +394,8 @@ fn a6_a_pod_sends_and_receives_for_whom_its_namespace_says() {
     assert_ne!(verdict, Verdict::Forward, "what another pod may");
 }
 
-/// A pod met under its link-local address is judged by the identity of that address, which the
-/// agent makes the pod's (rule A9).
+/// A pod that is met under its link-local address is judged by the identity of that address. The
+/// agent gives that identity to the pod (rule A9).
 #[test]
 fn a9_link_local_addresses_have_identities_flows_and_replies() {
     let (tables, web) = web();
@@ -428,9 +428,9 @@ fn a9_link_local_addresses_have_identities_flows_and_replies() {
     assert!(!sends(&tables, &pod, forged));
 }
 
-/// Programs come before the pod is known: in open mode with a pending endpoint, which lets all pass
-/// (rule B2); in strict mode without one, which closes to all but the node (rule L1). Neither has
-/// an address to hold packets against.
+/// The programs are attached before the pod is known. In open mode, a pending endpoint lets
+/// everything pass (rule B2). In strict mode there is no endpoint, so only the node may pass (rule
+/// L1). Neither has an address to compare packets with.
 #[test]
 fn b2_l1_without_a_known_pod_addresses_neither_open_nor_close() {
     let pending = Endpoint {
@@ -477,7 +477,7 @@ fn b2_l1_without_a_known_pod_addresses_neither_open_nor_close() {
         );
         assert_eq!(by_node, Verdict::Forward, "A2");
     }
-    // Once it is known all is held against it, also where no MAC address is.
+    // Once the pod is known, all its packets are checked, even if its MAC address is not known.
     let known = Endpoint { mac: [0; 6], ..pod() };
     let packet = udp(v4(66), v4(77));
     assert_eq!(

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! ICMP errors belong to the connection that they quote (rule C1).
+//! Tests that ICMP errors belong to the connection that they quote (rule C1).
 
 use super::*;
 
 const ROUTER: [u8; 4] = [192, 0, 2, 1];
 
-/// An error of a router to the pod.
+/// An error from a router to the pod.
 fn error() -> Packet {
     Packet {
         source: Address::from_ipv4(ROUTER),
@@ -20,7 +20,7 @@ fn gets(tables: &Memory, pod: &Endpoint, quoted: Packet) -> bool {
     decide(tables, pod, place, Parsed::Packet, &mut error(), &quoted) == Verdict::Forward
 }
 
-/// A connection that the pod opens.
+/// A packet of a connection that the pod opens.
 fn asks(protocol: u8) -> Packet {
     let flags = if protocol == protocol::TCP { SYN } else { 0 };
     reversed(from_client(protocol, 80, 0), flags)
@@ -51,7 +51,7 @@ fn c1_an_error_about_a_connection_that_the_pod_opened_reaches_it() {
                 protocol: 50,
                 ..asked
             },
-            // The other way round: what the pod received.
+            // The other way round: a packet that the pod received.
             reversed(asked, 0),
         ] {
             assert!(!gets(&tables, &pod, wrong), "{wrong:?}");
@@ -139,7 +139,8 @@ fn c3_errors_keep_no_flow_alive_and_make_none() {
     assert_eq!(tables.flow_count(), 1);
 }
 
-/// The flow's key holds no address of the pod's own: the bridge also floods what is another's to all pods.
+/// The flow's key does not hold the pod's own address, and a bridge also floods packets for others
+/// to every pod.
 #[test]
 fn c1_an_error_to_another_address_is_not_the_pods() {
     let (tables, pod) = (Memory::default(), endpoint(POLICY_DENY, POLICY_NONE));

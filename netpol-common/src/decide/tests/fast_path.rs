@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What continues a known connection passes as it would the long way, and leaves the same behind.
+//! Tests that the fast path gives the verdict of the four steps and leaves the same state behind.
 
 use proptest::prelude::*;
 
@@ -24,10 +24,10 @@ struct Case {
     came_by: u32,
     tag: u16,
     protocol: u8,
-    /// Of TCP.
+    /// TCP flags.
     flags: u8,
     own: [u8; 4],
-    /// The flow's.
+    /// Flow in the table.
     flow: Flow,
     known: bool,
     age: u64,
@@ -85,7 +85,7 @@ fn cases() -> impl Strategy<Value = Case> {
     )
 }
 
-/// Everything is allowed, so that nothing but the flow can make a difference.
+/// Everything is allowed, so that only the flow can make a difference.
 fn world(case: &Case) -> (Memory, Endpoint, FlowKey) {
     let tables = Memory::default();
     tables.put_identity(CLIENT, CLIENTS, 0);
@@ -98,7 +98,8 @@ fn world(case: &Case) -> (Memory, Endpoint, FlowKey) {
     let pod = endpoint(INGRESS, EGRESS);
     let pods = [(POD, OWN), (CLIENT, 9)].map(|(ip, ifindex)| (Address::from_ipv4(ip), (ifindex, EGRESS)));
     tables.pods.borrow_mut().extend(pods);
-    // The tags are of pods behind what they come by: of what is not, no flow knows.
+    // Each tag is of a pod behind the interface that the packet came by. No flow knows any other
+    // tag.
     let ways = CAME_BY
         .iter()
         .flat_map(|by| [5, 6].map(|number| ((*by, number), 9)));
@@ -126,7 +127,7 @@ fn ends<T>(direction: Direction, own: T, other: T) -> (T, T) {
     }
 }
 
-/// The verdict of both, with the flow and the tag that each leaves.
+/// Runs both ways and returns their verdicts, with the flow and the tag that each leaves.
 fn both(case: &Case) -> [(bool, Option<Flow>, u16); 2] {
     let place = Place {
         direction: case.direction,
@@ -170,7 +171,7 @@ proptest! {
         if short.0 {
             prop_assert_eq!(short, long);
         } else {
-            // What it does not let pass it leaves alone.
+            // A packet that the fast path does not let pass must not change the flow.
             let flow = case.known.then_some(case.flow);
             prop_assert_eq!((short.1, short.2), (flow, 0));
         }

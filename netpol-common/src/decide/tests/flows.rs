@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A flow is what both ends agreed to (rules C3, C4): what one end claims alone, and sequences of
-//! segments by either under revocation.
+//! Tests that a flow is what both ends agreed to (rules C3, C4): claims of one end alone, and
+//! sequences of segments from both ends under revocation.
 
 use std::{vec, vec::Vec};
 
@@ -9,14 +9,14 @@ use proptest::prelude::*;
 use super::*;
 use crate::abi::FlowKey;
 
-/// The pod may send whatever it likes, and receives from the client what [`WEB`] allows.
+/// A pod that may send anything and receives from the client what [`WEB`] allows.
 fn server() -> (Memory, Endpoint) {
     let (tables, pod) = web();
     let egress_policy = POLICY_NONE;
     (tables, Endpoint { egress_policy, ..pod })
 }
 
-/// The same after its policy was revoked.
+/// The same pod after its policy was revoked.
 fn revoked(pod: &Endpoint) -> Endpoint {
     Endpoint {
         ingress_policy: POLICY_DENY,
@@ -36,7 +36,7 @@ fn answer(tcp_flags: u8, sequence: u32, acknowledgement: u32) -> Packet {
     reversed(segment(0, sequence, acknowledgement), tcp_flags)
 }
 
-/// The client's connection, with the numbers 100 and 500 at its start.
+/// Opens the client's connection, with initial sequence numbers 100 and 500.
 fn open(tables: &Memory, pod: &Endpoint) {
     assert!(receives(tables, pod, segment(SYN, 100, 0)));
     assert!(sends(tables, pod, answer(SYN | ACK, 500, 101)));
@@ -52,24 +52,24 @@ const ANSWERED: u8 = State::Answered as u8;
 const CLOSING: u8 = State::Closing as u8;
 const CLOSED: u8 = State::Closed as u8;
 
-/// Not a flag: the segment acknowledges what was not sent.
+/// Not a TCP flag: the segment acknowledges something that was not sent.
 const REFUSED: u8 = 0x80;
 
-/// Seen: each SYN of a tenant, once answered, had a place in the flow table for five days.
+/// Regression: each SYN of a tenant, once answered, occupied the flow table for five days.
 #[test]
 fn c4_a_connection_is_established_once_its_opener_goes_on() {
-    // What the client sends after the answer to its SYN, whether the pod says more, and the state.
+    // What the client sends after the answer to its SYN, whether the pod sends more, and the state.
     for (flags, spoken, after) in [
         (ACK, false, ESTABLISHED),
         (ACK | FIN, false, ESTABLISHED),
-        // Seen: the server refuses that it was acknowledged so.
+        // Regression: the server refuses such an acknowledgement.
         (REFUSED | ACK, false, ANSWERED),
         (SYN, false, State::Opening as u8),
         (SYN | ACK, false, ANSWERED),
         (0, false, ANSWERED),
         (FIN, false, ANSWERED),
         (RST, false, ANSWERED),
-        // What a stack says to the same SYN again, or to one with another number (RFC 5961, 4.2).
+        // A stack's reply to the same SYN again, or to one with another number (RFC 5961, 4.2).
         (SYN, true, ANSWERED),
         (RST, true, ANSWERED),
     ] {
@@ -88,7 +88,7 @@ fn c4_a_connection_is_established_once_its_opener_goes_on() {
         assert!(!spoken || sends(&tables, &pod, answer(ACK, 501, 101)));
         assert_eq!(state(&tables), after, "flags {flags:#x}, {spoken}");
     }
-    // The same of what connection tracking tells of.
+    // The same for connections that connection tracking knows.
     for (by_pod, after) in [(true, ANSWERED), (false, State::Opening as u8)] {
         let (tables, pod) = server();
         let pod = Endpoint {
@@ -106,7 +106,7 @@ fn c4_a_connection_is_established_once_its_opener_goes_on() {
     }
 }
 
-/// The answer makes no reset of who gave it count: only a SYN can be refused.
+/// After a side has answered, its reset does not count as a refusal: only a SYN can be refused.
 #[test]
 fn c4_what_was_answered_is_not_refused() {
     let (tables, pod) = server();
@@ -118,8 +118,8 @@ fn c4_what_was_answered_is_not_refused() {
 
 #[test]
 fn c4_a_reset_counts_if_its_receiver_would_take_it() {
-    // Flags and sequence number of a segment of the client, and the state after it. The pod
-    // acknowledged 101 last.
+    // Flags and sequence number of a segment from the client, and the state after it. The pod last
+    // acknowledged 101.
     for (flags, sequence, after) in [
         (RST, 101, CLOSED),
         (RST | ACK, 101, CLOSED),
@@ -149,8 +149,8 @@ fn c4_both_ends_end_a_flow() {
     open(&tables, &pod);
     assert!(sends(&tables, &pod, answer(FIN | ACK, 501, 101)));
     assert_eq!(state(&tables), ESTABLISHED);
-    // Who said that it has no more to say is sent a reset when more comes; it need not have
-    // acknowledged that.
+    // A side that sent a FIN gets a reset if more data comes. The reset need not match what that
+    // side acknowledged.
     assert!(receives(&tables, &pod, segment(RST, 4000, 0)));
     assert_eq!(state(&tables), CLOSED);
 
@@ -176,8 +176,8 @@ fn c4_both_ends_end_a_flow() {
     assert_eq!(state(&tables), CLOSED);
 }
 
-/// Seen: the flow of a forged reset ended while its packets were denied, and what the pod sent
-/// again opened a new one.
+/// Regression: the flow of a forged reset ended while its packets were denied, and what the pod
+/// sent again opened a new flow.
 #[test]
 fn c4_a_forged_reset_and_silence_by_policy_open_nothing() {
     for reset in [segment(RST, 77, 0), segment(RST, 101, 501)] {
@@ -221,8 +221,7 @@ fn c3_denied_packets_of_either_end_keep_a_denied_flow() {
     }
 }
 
-/// A segment in the middle of a connection that no flow is known of, with each thing that
-/// connection tracking may say.
+/// A segment in the middle of a connection without a flow, for each answer of connection tracking.
 #[test]
 fn c4_what_was_not_seen_to_open_is_told_by_connection_tracking() {
     let isolations = [POLICY_NONE, POLICY_DENY, WEB];
@@ -268,8 +267,8 @@ fn c4_an_answer_of_udp_is_told_by_connection_tracking() {
         "the client opened it, and may not"
     );
     tables.openers.borrow_mut().clear();
-    // Its own question, whose flow others' took the place of, is answered; who is not asked stays
-    // out.
+    // The pod's own question is answered, even if other flows evicted its flow. Packets that nobody
+    // asked for stay out.
     tables.openers.borrow_mut().insert(key, Opener::Pod);
     let (forgetful, _) = web();
     assert!(!receives(&forgetful, &pod, asked));
@@ -282,8 +281,8 @@ fn c4_an_answer_of_udp_is_told_by_connection_tracking() {
 #[test]
 fn c4_a_syn_by_the_other_end_changes_nothing_until_it_is_answered() {
     let (tables, _) = web();
-    // The pod's own connection to the client, which its egress policy does not allow any more; the
-    // client may open port 80.
+    // The pod's own connection to the client, which its egress policy no longer allows. The client
+    // may open port 80.
     let before = endpoint(WEB, POLICY_NONE);
     assert!(sends(&tables, &before, answer(SYN, 500, 0)));
     assert!(receives(&tables, &before, segment(SYN | ACK, 100, 501)));
@@ -314,7 +313,7 @@ enum Step {
     Client(u8, u32, u32),
     Pod(u8, u32, u32),
     Wait(u64),
-    /// The table was full, or the flow made room for another.
+    /// The flow is lost: the table was full, or the flow made room for another.
     Lost,
 }
 
@@ -335,8 +334,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..40)
 }
 
-/// Plays steps. Gives which of the client's segments passed. The pod sends no SYN of its own.
-/// Connection tracking knows that the client opened the connection, if it sees it at all.
+/// Plays steps and returns which of the client's segments passed. The pod sends no SYN of its own.
+/// If connection tracking sees the connection at all, it knows that the client opened it.
 fn play(tables: &Memory, pod: &Endpoint, steps: &[Step], tracked: bool) -> Vec<(bool, Step)> {
     let key = flow_key(pod, Direction::Ingress, &segment(SYN, 0, 0));
     let mut passed = Vec::new();
@@ -389,8 +388,8 @@ proptest! {
 
     #[test]
     fn c2_what_stays_allowed_loses_nothing(steps in steps()) {
-        // The pod may send nothing of its own, so that all of its segments depend on who is known
-        // to have opened the connection.
+        // The pod may send nothing of its own, so all of its segments depend on who is known to
+        // have opened the connection.
         let (tables, pod) = web();
         open(&tables, &pod);
         let key: FlowKey = flow_key(&pod, Direction::Ingress, &segment(SYN, 0, 0));

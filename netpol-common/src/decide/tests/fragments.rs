@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Fragments get the verdict of their first one (rule C5).
+//! Tests that fragments get the verdict of their first one (rule C5).
 
 use super::*;
 use crate::parse::Part;
@@ -13,7 +13,7 @@ fn part(part: Part, identification: u32, packet: Packet) -> Packet {
     }
 }
 
-/// A later fragment of the client's to the pod.
+/// A later fragment from the client to the pod.
 fn later(identification: u32, protocol: u8) -> Packet {
     let packet = from_client(protocol, 0, 0);
     let bare = Packet {
@@ -51,7 +51,7 @@ fn c5_a_later_fragment_gets_the_verdict_of_its_first() {
         !receives(&tables, &Endpoint { id: 4, ..pod }, later(1, protocol::TCP)),
         "to another pod"
     );
-    // A second one to another port does not borrow the name of the first.
+    // A second first fragment, to another port, does not profit from the first.
     assert!(!receives(&tables, &pod, first(1, 81)));
 }
 
@@ -149,8 +149,8 @@ fn c3_a_first_fragment_speaks_for_a_minute() {
     assert!(!receives(&tables, &pod, later(1, protocol::TCP)));
 }
 
-/// RFC 5722: where the headers of the first end is where others may begin; a second first fragment
-/// does not move that back.
+/// RFC 5722: other fragments may begin only where the headers of the first end. A second first
+/// fragment does not move that limit back.
 #[test]
 fn c5_nothing_is_written_over_the_headers_that_were_judged() {
     let (tables, pod) = web();

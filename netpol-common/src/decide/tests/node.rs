@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Connections between a pod and an address of its node, of which no flow is made (rules A2, A3):
-//! who opened them is told by connection tracking, both of those that end at the node and of those
-//! that it leads elsewhere, as by a host port.
+//! Tests connections between a pod and an address of its node, for which no flow is made (rules A2,
+//! A3). Connection tracking tells who opened them: both those that end at the node and those that
+//! it leads elsewhere, like a host port.
 
 use super::*;
 use crate::abi::SENDER_AMBIGUOUS;
 
 const BRIDGE: u32 = 2;
-/// Of the pod that is behind the host port.
+/// Interface of the pod behind the host port.
 const TARGET: u32 = 11;
 const TARGET_NUMBER: u16 = 5;
-/// What it may send to, and what the pod may receive from: the client, not the node.
+/// The policy of what that pod may send to, and of what the other pod may receive from: the client,
+/// not the node.
 const OPEN: u32 = 8;
 
-/// A pod, and behind the same bridge another that may send nothing.
+/// A pod, and another one behind the same bridge that may send nothing.
 fn pods(ingress: u32, egress: u32) -> (Memory, Endpoint) {
     let (tables, _) = web();
     tables.put_policy(OPEN, CLIENTS, None, ACTION_ACCEPT);
@@ -28,7 +29,7 @@ fn pods(ingress: u32, egress: u32) -> (Memory, Endpoint) {
     (tables, endpoint(ingress, egress))
 }
 
-/// From the node's address to the pod, or back.
+/// A packet from the node's address to the pod.
 fn from_node(protocol: u8, port: u16, tcp_flags: u8) -> Packet {
     Packet {
         source: Address::from_ipv4(NODE),
@@ -47,7 +48,7 @@ fn isolations() -> impl Iterator<Item = (u32, u32)> {
         .flat_map(move |ingress| all.map(|egress| (ingress, egress)))
 }
 
-/// A probe of the kubelet and its kind, on a node whose connection tracking sees it.
+/// A probe by the kubelet, say, on a node whose connection tracking sees it.
 #[test]
 fn a2_what_the_node_opened_is_answered_though_tracking_tells_who_did() {
     for ((ingress, egress), opener) in
@@ -64,8 +65,8 @@ fn a2_what_the_node_opened_is_answered_though_tracking_tells_who_did() {
             let case = (ingress, egress, opener, protocol, flags);
             assert!(sends(&tables, &pod, reversed(request, flags)), "{case:?}");
             assert_eq!(tables.flow_count(), 0, "{case:?}");
-            // What the node only forwarded with its address is for the second look, unless policy
-            // let it in.
+            // A packet that the node only forwarded with its address is left to the post-DNAT
+            // check, unless policy let it in.
             let let_in = opener == Opener::Remote && ingress == POLICY_NONE && protocol == protocol::TCP;
             if egress != POLICY_NONE && !let_in {
                 assert_eq!(tables.tag.get(), pod.tag(true), "{case:?}");
@@ -77,7 +78,7 @@ fn a2_what_the_node_opened_is_answered_though_tracking_tells_who_did() {
     }
 }
 
-/// A flow that ended, on the ports of one with the node, does not come to life by it.
+/// A flow that ended, on the ports of a connection with the node, does not come back to life by it.
 #[test]
 fn a2_a_flow_that_ended_is_not_what_the_node_opened() {
     for protocol in [protocol::TCP, protocol::UDP] {
@@ -103,7 +104,7 @@ fn a2_a_flow_that_ended_is_not_what_the_node_opened() {
     }
 }
 
-/// The pod asked a port of the node, which led to a pod that is isolated for egress; its answer has
+/// The pod asked a port of the node, which led to a pod that is isolated for egress. The answer has
 /// the node's address again.
 #[test]
 fn c1_answers_of_a_host_port_reach_who_asked() {
@@ -131,8 +132,8 @@ fn c1_answers_of_a_host_port_reach_who_asked() {
     }
 }
 
-/// What looks like an answer and is none: it opens a connection, comes from elsewhere, or to
-/// another port.
+/// Packets that look like an answer and are none: they open a connection, come from elsewhere, or
+/// go to another port.
 #[test]
 fn a5_what_only_looks_like_an_answer_is_judged_by_who_sent_it() {
     let place = Place {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Any policy, any packet, any order of packets and changes.
+//! Tests any policy, any packet, and any order of packets and changes.
 
 use proptest::prelude::*;
 use std::vec::Vec;
@@ -8,7 +8,8 @@ use super::*;
 
 const PORTS: [u16; 4] = [79, 80, 81, 8080];
 
-/// Entries of policies 1 and 2 for identities 0 to 2; of two for the same traffic the first counts.
+/// Entries of policies 1 and 2 for identities 0 to 2. Of two entries for the same traffic, the
+/// first counts.
 fn entries() -> impl Strategy<Value = Vec<Entry>> {
     let protocol = prop::sample::select(&[protocol::TCP, protocol::UDP][..]);
     let port = (
@@ -72,7 +73,8 @@ fn direction() -> impl Strategy<Value = Direction> {
     prop::sample::select(&Direction::ALL[..])
 }
 
-/// 10.0.0.0 to 10.0.0.2 are the identities of these numbers, the last of them the node; 10.0.0.3 is a stranger.
+/// 10.0.0.0 to 10.0.0.2 have the identities 0 to 2. The last of them is the node. 10.0.0.3 is a
+/// stranger.
 fn tables(entries: &[Entry]) -> Memory {
     let tables = Memory::default();
     for identity in 0..3u8 {
@@ -83,7 +85,8 @@ fn tables(entries: &[Entry]) -> Memory {
     tables
 }
 
-/// What policy says of a connection that a pod's side opens in a direction: the entries asked one by one.
+/// Restates a policy's verdict on a connection that the pod's side opens in a direction, by asking
+/// the entries one by one.
 fn restated(
     entries: &[Entry],
     policy: u32,
@@ -116,7 +119,7 @@ fn restated(
     best.is_some_and(|(_, action)| action == ACTION_ACCEPT)
 }
 
-/// One moment of a story.
+/// One step of a story.
 #[derive(Debug, Clone)]
 enum Moment {
     Packet(Direction, Packet),
@@ -135,7 +138,7 @@ fn moments() -> impl Strategy<Value = Vec<Moment>> {
     prop::collection::vec(moment, 0..60)
 }
 
-/// The packet with the pod's own address at its end (rules A6, A9).
+/// Puts the pod's own address on its end of the packet (rules A6, A9).
 fn honest(direction: Direction, packet: Packet) -> Packet {
     let own = Address::from_ipv4(endpoint(0, 0).ipv4);
     match direction {
@@ -175,8 +178,9 @@ proptest! {
         }
     }
 
-    /// C1 and C2 at any time: a packet passes if the policies now in force allow it, or allow the connection that it answers, and
-    /// for no other reason; it is dropped only if they deny one of the two. It answers only what passed the other way before.
+    /// C1 and C2 at any time: a packet passes only if the policies now in force allow it, or allow
+    /// the connection that it answers. It is dropped only if they deny one of the two. It answers
+    /// only what passed the other way before.
     #[test]
     fn c2_nothing_passes_that_the_policies_in_force_do_not_allow(entries in entries(), moments in moments()) {
         let tables = tables(&entries);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Ways around the second look at a backend (rule A5), and around who sent a packet.
+//! Tests ways around the post-DNAT check of a backend (rule A5), and around the sender of a packet.
 
 use super::*;
 use crate::abi::{NO_INTERFACE, SENDER_AMBIGUOUS};
@@ -15,7 +15,8 @@ const SERVICE: u32 = 30;
 const DENIED_CLASS: u32 = 40;
 const OPEN: u32 = 8;
 
-/// A pod behind the bridge. It may reach everyone but one pod of another node, and all backends of the Service that the agent knows.
+/// A pod behind the bridge. It may reach everyone except one pod of another node, and all backends
+/// of the Service that the agent knows.
 fn isolated() -> (Memory, Endpoint) {
     let tables = Memory::default();
     let pod = endpoint(POLICY_NONE, OPEN);
@@ -53,7 +54,8 @@ fn to(address: [u8; 4], port: u16, tcp_flags: u8) -> Packet {
     }
 }
 
-/// Whether a packet leaves the node that the pod sends and kube-proxy translates to another destination, or source, on the way.
+/// Returns true if a packet from the pod leaves the node after kube-proxy translated its
+/// destination or source.
 fn leaves(tables: &Memory, pod: &Endpoint, sent: Packet, translated: Packet) -> bool {
     tables.tag.set(0);
     if !sends(tables, pod, sent) {
@@ -72,7 +74,7 @@ fn leaves(tables: &Memory, pod: &Endpoint, sent: Packet, translated: Packet) -> 
     }
 }
 
-/// The kernel's own fragments of an IPv6 packet do not tell by which bridge it came.
+/// Fragments that the kernel makes of an IPv6 packet do not tell by which bridge it came.
 #[test]
 fn a3_a5_the_tag_tells_the_sender_of_a_fragment_without_an_interface() {
     let (tables, pod) = isolated();
@@ -112,7 +114,8 @@ fn a5_a_backend_that_the_agent_no_longer_knows_is_judged_where_it_leaves() {
             !leaves(&tables, &pod, syn, to(DENIED, 8080, SYN)),
             "kube-proxy has a backend that the agent has not: {address:?}"
         );
-        // An open connection goes on to the backend that the kernel's connection tracking remembers.
+        // An open connection goes on to the backend that the kernel's connection tracking
+        // remembers.
         let (sent, translated) = (to(address, port, ACK), to(DENIED, 8080, ACK));
         tables.raise_epoch();
         assert!(!leaves(&tables, &pod, sent, translated), "{address:?}");
@@ -127,7 +130,7 @@ fn a5_a_backend_that_the_agent_no_longer_knows_is_judged_where_it_leaves() {
     }
 }
 
-/// Before kube-proxy has rules for a Service, and after it had them.
+/// Holds before kube-proxy has rules for a Service, and after it had them.
 #[test]
 fn a9_what_nobody_translated_leaves_only_if_its_address_is_allowed() {
     for action in [ACTION_ACCEPT, ACTION_DEFER, 0] {
@@ -171,8 +174,8 @@ fn a5_a_node_port_is_closed_to_segments_that_open_nothing() {
     }
 }
 
-/// The gateway of a bridge can be another device than the bridge: one of its VLANs, a VRF around it. And a pod may be gone whose packets are
-/// still on their way.
+/// The gateway of a bridge may be another device than the bridge: one of its VLANs, or a VRF around
+/// it. A pod may also be gone while its packets are still on their way.
 #[test]
 fn a5_what_is_deferred_is_closed_where_its_sender_is_not_found() {
     let (tables, pod) = isolated();
@@ -218,7 +221,7 @@ fn a5_what_is_deferred_is_closed_where_its_sender_is_not_found() {
     }
 }
 
-/// What masquerade wrote on a packet is no port that the pod opened.
+/// A port that masquerade wrote on a packet is no port that the pod opened.
 #[test]
 fn c1_what_leaves_masqueraded_opens_no_way_back_by_its_port() {
     let (tables, pod) = isolated();
@@ -249,8 +252,8 @@ fn c1_what_leaves_masqueraded_opens_no_way_back_by_its_port() {
     );
 }
 
-/// A pod may write into the field itself, before its packets leave its namespace: a priority tag (VLAN 0), say, is taken off only
-/// behind `from_pod`.
+/// A pod may write the field itself before its packets leave its namespace. A priority tag (VLAN
+/// 0), say, is removed only after `from_pod`.
 #[test]
 fn a1_a_tag_that_a_pod_wrote_itself_does_not_pass() {
     let (tables, pod) = isolated();
@@ -275,7 +278,8 @@ fn a1_a_tag_that_a_pod_wrote_itself_does_not_pass() {
     }
 }
 
-/// Without tags, too: two pods behind one bridge, told by its ports, whose packets get one masqueraded port after the other.
+/// Holds without tags, too: two pods behind one bridge, known by its ports, whose packets get the
+/// same masqueraded port one after the other.
 #[test]
 fn c3_one_senders_flow_is_not_anothers_without_tags() {
     let (tables, _) = isolated();
@@ -307,7 +311,8 @@ fn c3_one_senders_flow_is_not_anothers_without_tags() {
     assert_eq!(by(first), Verdict::Forward);
 }
 
-/// What was denied to a client behind masquerade stays in the flow table; the node may get the same port later, for a probe of its own.
+/// A flow that was denied to a client behind masquerade stays in the table. The node may later get
+/// the same port for a probe of its own.
 #[test]
 fn a2_a_probe_is_answered_on_a_port_that_a_denied_client_had() {
     let (tables, pod) = web();
@@ -339,7 +344,7 @@ fn a2_a_probe_is_answered_on_a_port_that_a_denied_client_had() {
     assert!(sends(&tables, &closed, reversed(masqueraded, SYN | ACK)));
 }
 
-/// What is for the node leads to no pod, though it goes to a pod's MAC address.
+/// A packet for the node leads to no pod, even if it goes to a pod's MAC address.
 #[test]
 fn a2_a_pods_way_to_the_node_ends_there() {
     let (tables, pod) = isolated();
@@ -362,7 +367,8 @@ fn a2_a_pods_way_to_the_node_ends_there() {
     ));
 }
 
-/// What a pod sent to its node in a tunnel has, unpacked, the pod's tag and whatever addresses the pod wrote.
+/// A packet that a pod sent to its node in a tunnel has, once unpacked, the pod's tag and whatever
+/// addresses the pod wrote.
 #[test]
 fn a6_what_the_node_unpacks_is_the_pods() {
     const OTHER: [u8; 4] = [10, 244, 0, 11];
@@ -433,7 +439,7 @@ fn a6_what_the_node_unpacks_is_the_pods() {
     }
 }
 
-/// Seen: an answer to a question of another pod, which came out of a tunnel of the node's.
+/// Regression: an answer to another pod's question that came out of a tunnel of the node.
 #[test]
 fn a6_what_the_node_unpacks_answers_for_nobody_else() {
     const OTHER: [u8; 4] = [10, 244, 0, 11];
@@ -466,21 +472,21 @@ fn a6_what_the_node_unpacks_answers_for_nobody_else() {
             (tag::new(asked, false), bridge, true),
             (tag::new(asked, true), bridge, true),
             (tag::new(asked, false), 14, true),
-            // From outside, by whatever it likes.
+            // From outside, by any way.
             (0, UPLINK, true),
             (tag::LEFT, UPLINK, true),
-            // From itself, by a tunnel.
+            // From the asked pod itself, by a tunnel.
             (tag::new(asked, false), tunnel, true),
             (tag::new(writer, false), tunnel, false),
             (tag::new(writer, true), tunnel, false),
-            // Of no pod that is there; by the bridge it is somebody else's mark.
+            // No pod has this number. By the bridge, it is somebody else's mark.
             (tag::new(9, false), tunnel, false),
             (tag::new(9, false), bridge, true),
             // Translated by the node: a Service answers with its own address.
             (tag::new(writer, false), bridge, true),
         ] {
             for _ in 0..2 {
-                // Once more by the short way, where the first passed.
+                // Asks the fast path as well, which must not pass what is dropped.
                 let place = place(came_by, tag);
                 let continued =
                     crate::decide::fast_path::passes(&tables, &pod, &place, &reversed(question, ACK));
@@ -492,8 +498,8 @@ fn a6_what_the_node_unpacks_answers_for_nobody_else() {
     }
 }
 
-/// Seen: the answer to the node's address that masquerade gave to whom it answers, once nothing
-/// translates it any more, has the tag of a packet that is judged.
+/// Regression: an answer to the node's address, which masquerade gave to the asking pod, has the
+/// tag of a judged packet once nothing translates it any more.
 #[test]
 fn a6_what_leaves_is_from_the_pod_whose_tag_it_has() {
     const OTHER: [u8; 4] = [10, 244, 0, 11];
@@ -513,7 +519,7 @@ fn a6_what_leaves_is_from_the_pod_whose_tag_it_has() {
         (OTHER, OWN, tag::new(number, false), 0),
         (OTHER, NO_INTERFACE, tag::new(number, false), 0),
         (OTHER, UPLINK, tag::LEFT, 0),
-        // Unpacked: what is its own is judged, and nobody is believed about others.
+        // Unpacked: the pod's own packet is judged, and nothing is believed about others.
         (POD, tunnel, tag::new(number, false), OWN),
         (OTHER, tunnel, tag::new(number, false), SENDER_AMBIGUOUS),
         (OTHER, tunnel, tag::new(number, true), SENDER_AMBIGUOUS),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Services: judged by what is behind their frontends, and again where the backend is known.
+//! Tests Services: judged by the backends of their frontends, and again where the backend is known.
 
 use super::*;
 use crate::abi::{ACTION_REFUSE, IDENTITY_REMOTE_NODE, SENDER_AMBIGUOUS};
@@ -17,7 +17,8 @@ const SERVICE: u32 = 30;
 const POD_CLASS: u32 = 40;
 const OPEN: u32 = 8;
 
-/// A pod whose egress policy allows a block around all nodes and hosts, but not around virtual addresses, and says `action` of the Service.
+/// A pod whose egress policy allows a block around all nodes and hosts, but no virtual addresses.
+/// For the Service it says `action`.
 fn sender(action: u32) -> (Memory, Endpoint) {
     let tables = Memory::default();
     for (address, identity, flags) in [
@@ -83,7 +84,7 @@ fn a5_a_frontend_is_judged_by_its_backends() {
     }
 }
 
-/// A frontend that is closed, which is more than that policy does not allow it (rule L2).
+/// A closed frontend, which is stronger than a policy without an entry for it (rule L2).
 #[test]
 fn l2_a_refused_frontend_is_closed_whatever_its_address_is() {
     let (tables, pod) = sender(ACTION_REFUSE);
@@ -97,11 +98,11 @@ fn l2_a_refused_frontend_is_closed_whatever_its_address_is() {
             assert!(!sends(&tables, &pod, Packet { protocol, ..packet }), "{packet:?}");
         }
     }
-    // By its address it may go to other ports.
+    // Other ports of its address stay open.
     assert!(sends(&tables, &pod, to(OUTSIDE, 444)));
 }
 
-/// A Service with an address as its ExternalIP, of which kube-proxy may have no rules (yet).
+/// A Service with an address as its ExternalIP, for which kube-proxy may have no rules (yet).
 #[test]
 fn a9_a_service_closes_no_way_to_an_address_that_is_allowed() {
     for action in [ACTION_ACCEPT, ACTION_DEFER, 0] {
@@ -134,7 +135,7 @@ fn a9_a_service_closes_no_way_to_an_address_that_is_allowed() {
 fn a9_a_service_opens_no_way_to_an_address_that_is_denied() {
     for action in [ACTION_ACCEPT, ACTION_DEFER, 0] {
         let (tables, pod) = sender(action);
-        // Another pod, another node and a host outside that a Service claims.
+        // Another pod, another node, and a host outside that a Service claims.
         for (port, flags) in [(1, 0), (2, IDENTITY_REMOTE_NODE), (3, 0)] {
             let claimed = [192, 0, 2, port];
             tables.put_identity(claimed, NOBODY, flags);
@@ -143,7 +144,7 @@ fn a9_a_service_opens_no_way_to_an_address_that_is_denied() {
             let request = to(claimed, 80);
             assert_eq!(sends(&tables, &pod, request), action != 0);
             for deferred in [true, false] {
-                // Without a tag, too: someone overwrote it.
+                // Holds without a tag, too: someone overwrote it.
                 let place = leaving(if deferred { pod.tag(true) } else { 0 });
                 let left = of_pod(&tables, &pod, &place, None, &mut { request });
                 assert!(matches!(left, Verdict::Drop(_)), "action {action}, {claimed:?}");
@@ -152,7 +153,7 @@ fn a9_a_service_opens_no_way_to_an_address_that_is_denied() {
     }
 }
 
-/// As a node-local cache of DNS has the ClusterIP of the Service that it stands in for.
+/// A node-local DNS cache, say, has the ClusterIP of the Service that it stands in for.
 #[test]
 fn a2_a_virtual_address_that_the_node_has_itself_is_open() {
     for action in [ACTION_ACCEPT, ACTION_DEFER, 0] {
@@ -166,7 +167,8 @@ fn a2_a_virtual_address_that_the_node_has_itself_is_open() {
                 sends(&tables, &pod, request),
                 "action {action} protocol {protocol}"
             );
-            // If kube-proxy leads it to a pod, that is judged, and its answers come.
+            // If kube-proxy leads the packet to a pod, that backend is judged, and its answers
+            // come.
             assert_eq!(tables.tag.get(), pod.tag(true));
             let closed = Endpoint {
                 ingress_policy: POLICY_DENY,
@@ -220,10 +222,10 @@ fn c2_a_service_that_is_no_longer_allowed_loses_its_connections() {
     assert!(!receives(&tables, &pod, reversed(request, ACK)));
 }
 
-/// Index of the bridge that the pods are behind.
+/// Interface index of the bridge that the pods are behind.
 const BRIDGE: u32 = 2;
 
-/// A device by which packets leave, with one that came by the bridge.
+/// A place at a device by which packets leave, for a packet that came by the bridge.
 fn leaving(tag: u16) -> Place {
     Place {
         direction: Direction::Egress,
@@ -233,14 +235,15 @@ fn leaving(tag: u16) -> Place {
     }
 }
 
-/// A pod that takes everything, and a client on this node whose egress policy is `egress`: it allows the pod only on port 80.
+/// A pod that accepts everything, and a client on this node with egress policy `egress`, which
+/// allows the pod only on port 80.
 fn receiver(egress: u32) -> (Memory, Endpoint) {
     let tables = Memory::default();
     tables.put_identity(CLIENT, CLIENTS, 0);
     tables.put_identity(POD, POD_CLASS, 0);
     tables.put_identity(NODE, 2, IDENTITY_NODE);
     tables.put_policy(OPEN, POD_CLASS, Some((protocol::TCP, 80, 16)), ACTION_ACCEPT);
-    // What frontends get is not enough where the backend is known.
+    // The action of frontends is not enough where the backend is known.
     tables.put_policy(OPEN, POD_CLASS, Some((protocol::TCP, 81, 16)), ACTION_DEFER);
     tables
         .pods
@@ -253,12 +256,12 @@ fn receiver(egress: u32) -> (Memory, Endpoint) {
     (tables, endpoint(POLICY_NONE, POLICY_NONE))
 }
 
-/// The verdict at `to_pod` on a packet that came by an interface.
+/// Decides at `to_pod` on a packet that came by an interface.
 fn came(tables: &Memory, pod: &Endpoint, by: u32, packet: Packet) -> Verdict {
     tagged(tables, pod, (by, 0), packet)
 }
 
-/// The verdict at `to_pod` on a packet that came by an interface with a tag.
+/// Decides at `to_pod` on a packet that came by an interface with a tag.
 fn tagged(tables: &Memory, pod: &Endpoint, (by, tag): (u32, u16), packet: Packet) -> Verdict {
     let place = Place {
         ingress_ifindex: by,
@@ -278,7 +281,8 @@ fn from(source: [u8; 4], port: u16) -> Packet {
 #[test]
 fn a5_the_backend_is_judged_by_the_policy_of_the_pod_that_sent() {
     let (tables, pod) = receiver(OPEN);
-    // By its interface or its tag, whatever masquerade wrote on it; where the tag is lost by its address.
+    // Known by its interface or its tag, whatever masquerade wrote. Without a tag, known by its
+    // address.
     for (by, tag, source) in [
         (CLIENT_IFINDEX, 0, CLIENT),
         (CLIENT_IFINDEX, 0, NODE),
@@ -436,7 +440,7 @@ fn a5_a_sender_that_nobody_knows_reaches_no_backend_that_is_not_everyones() {
         identity: IDENTITY_NONE,
         whose: Whose::sender(SENDER_AMBIGUOUS),
     });
-    // What a pod that is gone left to be judged, nobody can judge.
+    // A deferred packet of a pod that is gone cannot be judged by anybody.
     let gone = (BRIDGE, tag::new(99, true));
     for port in [82, 83] {
         assert_eq!(tagged(&tables, &pod, gone, from(NODE, port)), dropped);
@@ -479,7 +483,7 @@ fn a5_only_what_from_pod_deferred_is_judged_where_it_leaves() {
         (4, tag::LEFT, 0),
         (CLIENT_IFINDEX, deferred, CLIENT_IFINDEX),
         (CLIENT_IFINDEX, 0, CLIENT_IFINDEX),
-        // What the node forwards back by the device that brought it.
+        // A packet that the node forwards back by the device that brought it.
         (3, 0, 0),
     ] {
         let place = Place {
@@ -495,7 +499,7 @@ fn a5_only_what_from_pod_deferred_is_judged_where_it_leaves() {
     assert_eq!(passed, Verdict::Forward);
 }
 
-/// Masquerade gives a port that is free again to the next who asks.
+/// Masquerade gives a port that is free again to the next connection.
 #[test]
 fn c3_one_senders_flow_is_not_anothers() {
     let (tables, pod) = receiver(OPEN);

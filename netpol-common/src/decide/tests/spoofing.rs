@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A pod sends with its own address only (rule A6).
+//! Tests that a pod sends only with its own address (rule A6).
 
 use super::*;
 

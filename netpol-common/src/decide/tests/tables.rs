@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The tables in memory, with longest-prefix matches done bit by bit.
+//! Tables in memory. Longest-prefix matches are done bit by bit.
 
 use std::{
     cell::{Cell, RefCell},
@@ -12,7 +12,7 @@ use zerocopy::{Immutable, IntoBytes};
 
 use super::*;
 
-/// An entry of a policy: bits that count, what it matches, what it says.
+/// An entry of a policy: the number of bits that count, the key, and the value.
 pub type Entry = (u32, PolicyMatch, PolicyValue);
 
 /// Address, protocol and port.
@@ -35,19 +35,20 @@ pub struct Memory {
     pub senders: RefCell<HashMap<(u32, u16), u32>>,
     /// Backends that not every pod may reach.
     pub restricted: RefCell<Vec<Frontend>>,
-    /// What pods send and receive for beside their own addresses, by interface.
+    /// Addresses that pods send and receive for besides their own, by interface.
     pub forwards: RefCell<Vec<(u32, Address)>>,
-    /// What the kernel's connection tracking says.
+    /// Answers of the kernel's connection tracking.
     pub openers: RefCell<HashMap<FlowKey, Opener>>,
     /// First fragments.
     fragments: RefCell<HashMap<FragmentKey, Fragment>>,
-    /// The tag that a packet got last.
+    /// The last tag that a packet got.
     pub tag: Cell<u16>,
-    /// Whether packets belong to sockets.
+    /// True if packets belong to sockets.
     pub socket: Cell<bool>,
 }
 
-/// The entry of a policy for a protocol, port and leading bits of the port; `None` is every protocol.
+/// An entry of a policy for a protocol, a port and its number of leading bits. `None` stands for
+/// every protocol.
 pub fn entry(policy: u32, identity: u32, part: Option<(u8, u16, u32)>, action: u32) -> Entry {
     let (protocol, port, bits) = match part {
         None => (0, 0, PolicyMatch::ALL_PROTOCOLS),
@@ -86,7 +87,7 @@ impl Memory {
         self.epoch.set(self.epoch.get() + 1);
     }
 
-    /// Lets time go by, nanoseconds.
+    /// Advances the clock, in nanoseconds.
     pub fn wait(&self, time: u64) {
         self.now.set(self.now.get() + time);
     }
@@ -106,7 +107,7 @@ impl Memory {
     }
 }
 
-/// Whether the leading bits of both are equal.
+/// Returns true if the leading bits of both are equal.
 fn begins<T: IntoBytes + Immutable>(bits: u32, one: &T, other: &T) -> bool {
     let bit = |of: &T, index: u32| of.as_bytes()[index as usize / 8] >> (7 - index % 8) & 1;
     (0..bits).all(|index| bit(one, index) == bit(other, index))

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whose policy a drop is told to be: that of the pod that opened the connection or received it, never that of the direction in which one of its
-//! packets happens to go (rules C2, A5).
+//! Tests whose policy a drop is reported for: that of the pod that opened the connection or
+//! received it, never that of the direction in which one of its packets happens to go (rules C2,
+//! A5).
 
 use super::*;
 
 const SENDER: u32 = 11;
-/// A policy of the sender.
+/// The sender's policy.
 const RESTRICTED: u32 = 8;
 const POD: [u8; 4] = [10, 244, 0, 10];
 
@@ -16,7 +17,7 @@ fn whose(verdict: Verdict) -> (DropReason, Whose) {
     }
 }
 
-/// What both ends hear of a connection that was allowed and is not any more.
+/// Reports at both ends for a connection that was allowed and no longer is.
 #[test]
 fn c2_a_reply_is_dropped_by_the_policy_of_the_direction_that_opened_the_connection() {
     let opened = from_client(protocol::TCP, 80, SYN);
@@ -57,7 +58,8 @@ fn c2_a_reply_is_dropped_by_the_policy_of_the_direction_that_opened_the_connecti
     }
 }
 
-/// A receiver without a policy, and a sender behind the same bridge whose egress policy does not allow it (rule A5).
+/// A receiver without a policy, and a sender behind the same bridge whose egress policy does not
+/// allow that receiver (rule A5).
 #[test]
 fn a5_what_the_senders_policy_drops_at_the_receiver_is_told_to_be_the_senders() {
     let receiver = endpoint(POLICY_NONE, POLICY_NONE);
@@ -83,11 +85,11 @@ fn a5_what_the_senders_policy_drops_at_the_receiver_is_told_to_be_the_senders() 
     tables.raise_epoch();
     let came = decided(Direction::Ingress, Parsed::Packet, request);
     assert_eq!(whose(came), (DropReason::EgressBackend, of_sender(false)));
-    // Its answer goes the other way; what is wrong with it is the same.
+    // The answer goes the other way and is dropped for the same reason.
     let answer = reversed(request, SYN | ACK);
     let went = decided(Direction::Egress, Parsed::Packet, answer);
     assert_eq!(whose(went), (DropReason::EgressBackend, of_sender(true)));
-    // What cannot be judged is not let to others while a policy keeps its sender from something.
+    // Unreadable packets do not reach others while a policy restricts their sender.
     let unread = Parsed::Unjudged(DropReason::Malformed);
     let came = decided(Direction::Ingress, unread, Packet::default());
     assert_eq!(whose(came), (DropReason::Malformed, of_sender(false)));
@@ -96,7 +98,7 @@ fn a5_what_the_senders_policy_drops_at_the_receiver_is_told_to_be_the_senders() 
     assert_eq!(whose(came), (DropReason::Malformed, Whose::at_hook(&met)));
 }
 
-/// An error goes against the packet that it quotes.
+/// An error goes in the direction opposite to the packet that it quotes.
 #[test]
 fn c1_an_error_about_a_denied_connection_is_dropped_as_the_connection_is() {
     let tables = Memory::default();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Frames, built with etherparse where it can, by hand where a header must be unusual.
+//! Builds frames: with etherparse where possible, by hand where a header must be unusual.
 
 use etherparse::{
     EtherType, Ethernet2Header, IpNumber, Ipv4Header, Ipv4Options, Ipv6FlowLabel, Ipv6Header, TcpHeader,
@@ -12,7 +12,7 @@ pub const SOURCE: [u8; 4] = [10, 244, 0, 11];
 pub const DESTINATION: [u8; 4] = [10, 244, 0, 10];
 pub const SOURCE_V6: [u8; 16] = [0xfd, 0, 0, 0x10, 2, 0x44, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x11];
 pub const DESTINATION_V6: [u8; 16] = [0xfd, 0, 0, 0x10, 2, 0x44, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10];
-/// Both MAC addresses of [`ethernet`]'s frames.
+/// Both MAC addresses of frames from [`ethernet`].
 pub const LINK: [u32; 3] = [0x0404_0404, u32::from_ne_bytes([4, 4, 2, 2]), 0x0202_0202];
 pub const SOURCE_PORT: u16 = 40_000;
 pub const PORT: u16 = 8080;
@@ -46,13 +46,14 @@ pub fn ipv6_chain(chain: &[u8], number: u8, upper: &[u8]) -> Vec<u8> {
     ipv6_chain_of(chain, 1, 0, number, upper)
 }
 
-/// As [`ipv6_chain`]; each header is as many units longer than the shortest, and filled with a byte.
+/// Like [`ipv6_chain`]. Each header is `units` longer than the shortest and is filled with a byte.
 pub fn ipv6_chain_of(chain: &[u8], units: u8, filling: u8, number: u8, upper: &[u8]) -> Vec<u8> {
     let mut extensions = Vec::new();
     for (index, kind) in chain.iter().enumerate() {
         let next = chain.get(index + 1).copied().unwrap_or(number);
-        // RFC 8200: a length in 8 bytes without the first 8; RFC 4302: in 4 bytes without the first 8; a fragment header has 8.
-        // The fixed part of an authentication header has one more.
+        // The unit of a length is 8 bytes (RFC 8200) or, for an authentication header, 4 (RFC
+        // 4302). The first 8 bytes do not count. A fragment header has 8 bytes. The fixed part of
+        // an authentication header has one unit more.
         let units = if *kind == protocol::AH {
             units.max(1)
         } else {
@@ -89,7 +90,7 @@ pub fn tcp_syn() -> Vec<u8> {
     header.to_bytes().to_vec()
 }
 
-/// Both ports and as many bytes more, the first two of which are the length that UDP has there.
+/// Both ports and so many bytes more. The first two of these are the UDP length.
 pub fn ports_and(more: usize) -> Vec<u8> {
     let length = 4 + more;
     let words = [SOURCE_PORT, PORT, length as u16];

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Lengths that contradict the frame, and those that only look as if they did.
+//! Tests lengths that contradict the frame, and those that only seem to.
 
 use super::*;
 
@@ -10,7 +10,8 @@ fn put(mut frame: Vec<u8>, at: usize, number: u16) -> Vec<u8> {
     frame
 }
 
-/// Frames of every upper layer that has a header of its own, with the length of that header and how its packet parses.
+/// Frames of every upper layer that has a header of its own: IP version, frame and length of that
+/// header.
 fn whole() -> Vec<(u8, Vec<u8>, usize)> {
     let echo = |kind| vec![kind, 0, 0, 0, 1, 2, 3, 4];
     let mut frames = Vec::new();
@@ -27,7 +28,8 @@ fn whole() -> Vec<(u8, Vec<u8>, usize)> {
     frames
 }
 
-/// Where the IP header has its length, and that of the packet without it where the field counts it as well.
+/// Offset of the length field in the IP header, and the length of that header if the field counts
+/// it.
 const fn length_field(version: u8) -> (usize, usize) {
     if version == 4 {
         (14 + 2, IPV4_LENGTH)
@@ -64,7 +66,7 @@ fn f2_the_ip_header_says_where_the_packet_ends() {
 
 #[test]
 fn f2_a_header_in_the_padding_is_none() {
-    // What a receiver cuts off must not lend a port to what it keeps.
+    // Bytes that a receiver cuts off must not provide a port for those that it keeps.
     let frame = put(ip(4, protocol::UDP, &ports_and(4)), 16, IPV4_LENGTH as u16);
     assert_eq!(unjudged(&frame), DropReason::Malformed);
     let frame = put(
@@ -130,7 +132,7 @@ fn f2_udp_length() {
     }
 }
 
-/// The UDP length of a datagram is that of all its fragments.
+/// The UDP length counts all fragments of a datagram.
 #[test]
 fn f2_c5_the_udp_length_of_a_first_fragment_is_greater() {
     let at = 14 + IPV4_LENGTH + 4;
@@ -153,7 +155,8 @@ fn f2_c5_the_udp_length_of_a_first_fragment_is_greater() {
     assert_eq!(unjudged(&put(frame, at, 7)), DropReason::Malformed);
 }
 
-/// A packet of more than 65535 bytes, as segmentation offload makes them: no length fits, so the fields are 0.
+/// A packet of more than 65535 bytes, as segmentation offload makes them: no length fits, so the
+/// fields are 0.
 #[test]
 fn f2_lengths_of_packets_that_have_none() {
     for version in [4, 6] {
@@ -176,7 +179,7 @@ fn f2_lengths_of_packets_that_have_none() {
             assert_eq!(packet(&frame), good, "one byte of padding");
             let huge = put(frame, at, 0);
             assert_eq!(packet(&huge), good);
-            // The UDP length is 0 only where even the datagram is too long.
+            // The UDP length is 0 only if even the datagram is too long.
             if number == protocol::UDP {
                 let mut without = put(huge, udp, 0);
                 assert_eq!(

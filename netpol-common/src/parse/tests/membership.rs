@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! MLD and IGMP of link scope are told from all that only looks like them (rule F1).
+//! Tests that MLD and IGMP of link scope are told from everything that only looks like them (rule
+//! F1).
 
 use super::*;
 
 const LINK_LOCAL: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
 const GROUP_V6: [u8; 16] = [0xff, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 3];
 const GROUP_V4: [u8; 4] = [239, 1, 2, 3];
-/// A router-alert option that says MLD, and padding.
+/// A router-alert option with the value for MLD, and padding.
 const ALERT: [u8; 6] = [5, 2, 0, 0, 1, 0];
 
 fn link_scope(group: u8) -> [u8; 16] {
@@ -37,8 +38,8 @@ fn igmp(kind: u8, destination: [u8; 4], behind: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Each message as hosts and routers send it, and how many of its bytes from the IP header on are
-/// read.
+/// Each message as hosts and routers send it, and the number of its bytes, from the IP header on,
+/// that are read.
 fn messages() -> Vec<(&'static str, Vec<u8>)> {
     let query = |sources: u8| {
         let mut behind = [&GROUP_V6[..], &[2, 125, 0, sources]].concat();
@@ -101,9 +102,9 @@ fn f1_messages_about_groups_are_told() {
     }
 }
 
-/// What of each header says that a message is one: a byte of it that is changed makes it a packet
-/// like any other, or a malformed one. The others are those that mean nothing here: traffic class,
-/// flow label, identification, checksums, timers, low bits of addresses.
+/// A change of any byte that identifies a message makes it an ordinary packet, or a malformed one.
+/// The other bytes mean nothing here: traffic class, flow label, identification, checksums, timers,
+/// low bits of addresses.
 #[test]
 fn f1_each_byte_that_tells_a_message_has_to_be_right() {
     for (name, frame) in messages() {
@@ -119,17 +120,17 @@ fn f1_each_byte_that_tells_a_message_has_to_be_right() {
                 let mut wrong = frame.clone();
                 wrong[14 + at] = value;
                 let still = match (v6, at) {
-                    // Fe80::/10 is four of the values; padding is of two kinds; of the flags only
-                    // one is about fragments.
+                    // fe80::/10 covers four of the values. There are two kinds of padding. Only one
+                    // flag is not about fragments.
                     (true, 0) => value >> 4 == 6,
-                    // Cut short it is a query of the version before.
+                    // Cut short, it is a query of the version before.
                     (true, 5) => value == 32 && name.contains("query"),
                     (false, 3) => value == 32 && wrong.len() == 50,
                     (true, 9) => value & 0xc0 == 0x80,
                     (true, 46) => value < 2,
                     (false, 6) => value & 0x3f == 0,
-                    // Types whose messages look alike: a query of a group, its reports of both
-                    // versions.
+                    // Some types have messages of the same form: a query for a group, and its
+                    // reports of both versions.
                     (true, 48) => {
                         matches!((frame[14 + 48], value), (130, 131) | (131, 130))
                             && wrong.len() == 86
@@ -167,8 +168,8 @@ fn f1_messages_of_other_lengths_and_to_other_groups_are_none() {
             let at = if v6 { 14 + 4 } else { 14 + 2 };
             let length = u16::from_be_bytes([frame[at], frame[at + 1]]) + more as u16;
             longer[at..at + 2].copy_from_slice(&length.to_be_bytes());
-            // Records of reports have data of any length; with four zeros a query is one of the
-            // later version.
+            // The records of reports may have data of any length. A query with four more zeros is
+            // one of the later version.
             let first = name.contains("query") && !name.contains("version") && !name.contains("sources");
             let found = parse_bytes(&longer).0 == Parsed::Membership;
             assert_eq!(found, report || more == 4 && first, "{name} and {more}");
@@ -191,7 +192,7 @@ fn f1_messages_of_other_lengths_and_to_other_groups_are_none() {
     }
 }
 
-/// More headers, or others in the place of those that belong there.
+/// More headers, or others in place of the expected ones.
 #[test]
 fn f1_messages_behind_other_headers_are_none() {
     let (_, frame) = messages().remove(0);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is read as plain is what is read of it otherwise, and most packets are.
+//! Tests that the simple way and [`parse`] read the same, and that most packets are simple.
 
 use super::*;
 use crate::parse::simple::simple;
