@@ -13,8 +13,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// share a map.
 pub const ABI_VERSION: u32 = 6;
 
-/// Policy id of an endpoint that is not isolated in a direction (rule I1).
-pub const POLICY_NONE: u32 = 0;
+/// Policy id of an endpoint that nothing restricts in a direction: no policy isolates it (rule I1).
+pub const POLICY_UNRESTRICTED: u32 = 0;
+
+/// In the place of a policy id: no policy decided. Says nothing of whether the endpoint is isolated.
+/// Events and drops have it, and flows that were not judged.
+pub const NO_POLICY: u32 = 0;
 
 /// Policy id that denies everything. It never has entries.
 pub const POLICY_DENY: u32 = u32::MAX;
@@ -111,9 +115,9 @@ abi! {
         pub ifindex: u32,
         /// Id of the endpoint. No other pod gets it while the maps live (rule C3).
         pub id: u32,
-        /// Policy for what the pod receives, or [`POLICY_NONE`].
+        /// Policy for what the pod receives, or [`POLICY_UNRESTRICTED`].
         pub ingress_policy: u32,
-        /// Policy for what the pod sends, or [`POLICY_NONE`].
+        /// Policy for what the pod sends, or [`POLICY_UNRESTRICTED`].
         pub egress_policy: u32,
         /// The pod's IPv4 address, or zeros.
         pub ipv4: [u8; 4],

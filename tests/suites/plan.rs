@@ -14,7 +14,7 @@ use netpol_agent::{
     model::{Direction, Node, ObjectKey, Snapshot},
     sync::{Desired, Memory, Plan, Put, Settings, State, Write, apply, plan},
 };
-use netpol_common::abi::{Endpoint, POLICY_DENY, POLICY_NONE, SENDER_AMBIGUOUS};
+use netpol_common::abi::{Endpoint, POLICY_DENY, POLICY_UNRESTRICTED, SENDER_AMBIGUOUS};
 use netpol_common::tag;
 use netpol_tests::{
     kernel::{Probe, passes},
@@ -392,11 +392,9 @@ fn c3_numbers_are_never_given_twice() {
                 .flat_map(|(ingress, egress)| [*ingress, *egress])
                 .collect();
             let left = pods.values().flat_map(|(ingress, egress)| [*ingress, *egress]);
-            retired.extend(
-                left.filter(|policy| {
-                    ![POLICY_NONE, POLICY_DENY].contains(policy) && !in_use.contains(policy)
-                }),
-            );
+            retired.extend(left.filter(|policy| {
+                ![POLICY_UNRESTRICTED, POLICY_DENY].contains(policy) && !in_use.contains(policy)
+            }));
             pods = now;
             snapshot = change(&mut random, &snapshot);
             if random.below(4) == 0 {

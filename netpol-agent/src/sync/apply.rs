@@ -26,7 +26,7 @@ use std::{
 
 use ipnet::{IpNet, Ipv6Net};
 use netpol_common::abi::{
-    ACTION_DEFER, ACTION_REFUSE, Config, ENDPOINT_FORWARDS, Endpoint, POLICY_DENY, POLICY_NONE,
+    ACTION_DEFER, ACTION_REFUSE, Config, ENDPOINT_FORWARDS, Endpoint, POLICY_DENY, POLICY_UNRESTRICTED,
     SENDER_AMBIGUOUS,
 };
 
@@ -276,11 +276,11 @@ where
         let held = self.state.endpoints.get(&ifindex).copied();
         let blind = self.all_unseen || self.unseen.contains(&ifindex);
         let mut keep = |wanted: u32, held: Option<u32>, fails: bool| {
-            let closes = wanted == POLICY_NONE || wanted == POLICY_DENY;
+            let closes = wanted == POLICY_UNRESTRICTED || wanted == POLICY_DENY;
             if closes || Some(wanted) == held || !(fails || self.incomplete.contains(&wanted)) {
                 return wanted;
             }
-            let Some(held) = held.filter(|held| ![POLICY_NONE, POLICY_DENY].contains(held)) else {
+            let Some(held) = held.filter(|held| ![POLICY_UNRESTRICTED, POLICY_DENY].contains(held)) else {
                 return POLICY_DENY;
             };
             if separates {

@@ -10,7 +10,7 @@ mod replacements;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netpol_common::abi::{ABI_VERSION, Config, ENDPOINT_PENDING, Endpoint, POLICY_NONE};
+use netpol_common::abi::{ABI_VERSION, Config, ENDPOINT_PENDING, Endpoint, POLICY_UNRESTRICTED};
 
 use self::{
     assigned::assigned_policies,
@@ -176,8 +176,8 @@ pub fn ahead(state: &State, ifindex: u32, open: bool) -> Vec<Write> {
         let endpoint = Endpoint {
             ifindex,
             id,
-            ingress_policy: POLICY_NONE,
-            egress_policy: POLICY_NONE,
+            ingress_policy: POLICY_UNRESTRICTED,
+            egress_policy: POLICY_UNRESTRICTED,
             flags: ENDPOINT_PENDING,
             ..Endpoint::default()
         };

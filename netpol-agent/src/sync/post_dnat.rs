@@ -8,7 +8,7 @@ use std::{
     net::IpAddr,
 };
 
-use netpol_common::abi::{Endpoint, NO_INTERFACE, POLICY_NONE, SENDER_AMBIGUOUS};
+use netpol_common::abi::{Endpoint, NO_INTERFACE, POLICY_UNRESTRICTED, SENDER_AMBIGUOUS};
 
 use super::{Desired, Put, Remove, State, Write};
 use crate::model::{Frontend, Set};
@@ -36,7 +36,8 @@ impl<'a> PostDnatCheck<'a> {
     ) -> Self {
         let live = |isolated: bool| {
             endpoints.iter().filter(move |(ifindex, endpoint)| {
-                desired.pods.contains_key(ifindex) && (endpoint.egress_policy != POLICY_NONE) == isolated
+                desired.pods.contains_key(ifindex)
+                    && (endpoint.egress_policy != POLICY_UNRESTRICTED) == isolated
             })
         };
         let mut local_pods = BTreeMap::new();

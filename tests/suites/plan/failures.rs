@@ -10,7 +10,7 @@ use netpol_agent::{
     model::Direction,
     sync::{Put, Report, State, Table, Write, apply},
 };
-use netpol_common::abi::{Endpoint, Identity, POLICY_DENY, POLICY_NONE};
+use netpol_common::abi::{Endpoint, Identity, POLICY_DENY, POLICY_UNRESTRICTED};
 use netpol_tests::{
     kernel::{Probe, passes},
     objects::snapshot,
@@ -156,7 +156,7 @@ fn concerned(states: [&State; 2], writes: &[Write], number: u32) -> BTreeSet<u32
         .filter(|(ifindex, _)| direct.contains(ifindex));
     let theirs = theirs.flat_map(|(_, endpoint)| numbers(endpoint));
     let shared: BTreeSet<u32> = theirs
-        .filter(|policy| ![POLICY_NONE, POLICY_DENY].contains(policy))
+        .filter(|policy| ![POLICY_UNRESTRICTED, POLICY_DENY].contains(policy))
         .collect();
     &direct | &having(&shared)
 }

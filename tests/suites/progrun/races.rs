@@ -19,8 +19,8 @@ use netpol_agent::{
     sync::{EntryKey, Put, Write},
 };
 use netpol_common::abi::{
-    ACTION_ACCEPT, Address, Counters, Direction, DropReason, Endpoint, Identity, POLICY_DENY, POLICY_NONE,
-    Peer, PolicyMatch, PolicyValue, PortValue, bpf_spin_lock,
+    ACTION_ACCEPT, Address, Counters, Direction, DropReason, Endpoint, Identity, POLICY_DENY,
+    POLICY_UNRESTRICTED, Peer, PolicyMatch, PolicyValue, PortValue, bpf_spin_lock,
 };
 use netpol_tests::{
     frames,
@@ -66,7 +66,7 @@ impl Pods<'_> {
             let mut endpoints: HashMap<_, u32, Endpoint> =
                 Map::HashMap(MapData::from_pin(pin)?).try_into()?;
             let mut values = Vec::new();
-            for (ifindex, policy) in [(at(CLOSED), POLICY_DENY), (at(OPEN), POLICY_NONE)] {
+            for (ifindex, policy) in [(at(CLOSED), POLICY_DENY), (at(OPEN), POLICY_UNRESTRICTED)] {
                 let endpoint = Endpoint {
                     ingress_policy: policy,
                     egress_policy: policy,

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use netpol_common::abi::{
-    ACTION_ACCEPT, ACTION_DEFER, IDENTITY_NODE, IDENTITY_NONE, Identity, POLICY_DENY, POLICY_NONE,
+    ACTION_ACCEPT, ACTION_DEFER, IDENTITY_NODE, IDENTITY_NONE, Identity, POLICY_DENY, POLICY_UNRESTRICTED,
     PolicyValue,
 };
 
@@ -88,7 +88,7 @@ impl Differences {
         (intended, meant): (&State, u32),
         direction: Direction,
     ) -> bool {
-        if policy == POLICY_DENY || meant == POLICY_NONE {
+        if policy == POLICY_DENY || meant == POLICY_UNRESTRICTED {
             return false;
         }
         self.0.iter().any(|((is, is_flags), (was_to_be, meant_flags))| {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netpol_common::abi::{ENDPOINT_FORWARDS, Endpoint, POLICY_DENY, POLICY_NONE};
+use netpol_common::abi::{ENDPOINT_FORWARDS, Endpoint, POLICY_DENY, POLICY_UNRESTRICTED};
 
 use super::{Numbers, assigned::assigned_policies, forwards::Forwarding, numbers::take_endpoint};
 use crate::{
@@ -20,7 +20,7 @@ pub(super) fn endpoints(
     next_endpoint: &mut u32,
 ) -> BTreeMap<u32, Endpoint> {
     let number = |policy: Option<PolicyId>| match policy {
-        None => POLICY_NONE,
+        None => POLICY_UNRESTRICTED,
         Some(CLOSED) => POLICY_DENY,
         Some(policy) => numbers[&policy],
     };
@@ -70,8 +70,8 @@ pub(super) fn endpoints(
     // Interfaces whose pod is gone: an isolated direction is closed, an open one stays open, and
     // nothing is forwarded.
     let close = |policy| {
-        if policy == POLICY_NONE {
-            POLICY_NONE
+        if policy == POLICY_UNRESTRICTED {
+            POLICY_UNRESTRICTED
         } else {
             POLICY_DENY
         }
@@ -94,7 +94,7 @@ pub(super) fn endpoints(
 pub(super) fn egress_changes(state: &State, endpoints: &BTreeMap<u32, Endpoint>) -> bool {
     endpoints.iter().any(|(ifindex, endpoint)| {
         let held = state.endpoints.get(ifindex);
-        held.map_or(POLICY_NONE, |held| held.egress_policy) != endpoint.egress_policy
+        held.map_or(POLICY_UNRESTRICTED, |held| held.egress_policy) != endpoint.egress_policy
     })
 }
 

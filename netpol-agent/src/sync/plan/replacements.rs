@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use netpol_common::abi::{Endpoint, POLICY_DENY, POLICY_NONE};
+use netpol_common::abi::{Endpoint, POLICY_DENY, POLICY_UNRESTRICTED};
 
 use super::{assigned::assigned_policies, numbers::take};
 use crate::{
@@ -58,7 +58,7 @@ pub(super) fn unshare(
 
 /// Whether a policy number has entries that endpoints may share.
 pub(super) fn is_shareable(number: u32) -> bool {
-    ![POLICY_NONE, POLICY_DENY].contains(&number)
+    ![POLICY_UNRESTRICTED, POLICY_DENY].contains(&number)
 }
 
 /// Policy numbers in use, each with the policy that replaces it.
