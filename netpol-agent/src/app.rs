@@ -12,7 +12,6 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time
 
 use anyhow::Context;
 use ipnet::IpNet;
-use netpol_common::abi::Lifetimes;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     sync::{Notify, watch},
@@ -30,6 +29,7 @@ use crate::{
     observe::{self, status::Status},
     progress::Progress,
     records,
+    sync::Settings,
     watch::{self as source, Source},
 };
 
@@ -51,10 +51,8 @@ pub struct Options {
     pub datapath: datapath::Options,
     /// Where libcni keeps its results.
     pub cni_results: PathBuf,
-    /// Maximum number of events per CPU and second.
-    pub events_per_second: u32,
-    /// Idle lifetimes of flows; 0 selects the default.
-    pub lifetimes: Lifetimes,
+    /// What the programs are told.
+    pub settings: Settings,
     /// Where to serve metrics and health.
     pub listen: Option<SocketAddr>,
     /// Where to answer `netpol explain`.
@@ -197,7 +195,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
         datapath,
         state,
         bindings,
-        &options,
+        options.clone(),
         (status_in, settled_in),
         progress,
     );

@@ -26,7 +26,7 @@ use std::{
 
 use aya::{Ebpf, EbpfLoader, maps::RingBuf};
 use netpol_common::{
-    abi::{self, ABI_VERSION, Binding, Counters, Direction, Lifetimes},
+    abi::{self, ABI_VERSION, Binding, Counters, Direction, Lifetimes, OBSERVED_VERSION},
     quota::Quota,
 };
 use thiserror::Error;
@@ -44,10 +44,10 @@ use self::attach::{AttachError, Attacher};
 use self::shares::Shares;
 use crate::{
     causes::causes,
-    sync::{State, Write},
+    sync::{Put, Remove, State, Write},
 };
 
-/// Maps by the name that they have in the object and below the pin folder.
+/// Pinned maps by the name that they have in the object; [`pin`] says where.
 pub const PINNED_MAPS: [&str; 20] = [
     "endpoints",
     "bindings",
@@ -70,6 +70,10 @@ pub const PINNED_MAPS: [&str; 20] = [
     "counters",
     "config",
 ];
+
+/// The maps of these by which the programs report. They have a version of their own: no verdict
+/// depends on them.
+pub const OBSERVED_MAPS: [&str; 3] = ["events", "event_budget", "counters"];
 
 /// Options for opening the datapath.
 #[derive(Debug, Clone)]
@@ -189,6 +193,30 @@ pub fn pin_folder(pin_path: &Path) -> PathBuf {
     pin_path.join(format!("v{ABI_VERSION}"))
 }
 
+/// The pin of a map.
+pub fn pin(pin_path: &Path, map: &str) -> PathBuf {
+    let folder = if OBSERVED_MAPS.contains(&map) {
+        observed_folder(pin_path)
+    } else {
+        pin_folder(pin_path)
+    };
+    folder.join(map)
+}
+
+/// Name of the folder of [`OBSERVED_MAPS`] up to its version, in the versioned one.
+const OBSERVED: &str = "observed-";
+
+/// The folder of [`OBSERVED_MAPS`].
+fn observed_folder(pin_path: &Path) -> PathBuf {
+    pin_folder(pin_path).join(format!("{OBSERVED}{OBSERVED_VERSION:08x}"))
+}
+
+/// Makes the folders of maps.
+fn make_folders(pin_path: &Path) -> Result<(), bpffs::BpffsError> {
+    bpffs::make_folder(&pin_folder(pin_path))?;
+    bpffs::make_folder(&observed_folder(pin_path))
+}
+
 /// The folder of pinned links.
 pub fn links_folder(pin_path: &Path) -> PathBuf {
     pin_folder(pin_path).join(LINKS)
@@ -204,11 +232,11 @@ struct Sight {
 }
 
 /// Loads maps and programs; what they can see.
-fn load(object: &[u8], options: &Options, folder: &Path) -> Result<(Ebpf, Sight), DatapathError> {
+fn load(object: &[u8], options: &Options) -> Result<(Ebpf, Sight), DatapathError> {
     let description = std::fs::read(sk_buff::KERNEL_BTF).unwrap_or_default();
     let tracking = tracking::way(&description).unwrap_or_default();
     if let Some(tracking) = &tracking {
-        match load_seeing(object, options, folder, tracking) {
+        match load_seeing(object, options, tracking) {
             Ok((ebpf, checksums)) => {
                 let tracking = true;
                 return Ok((ebpf, Sight { checksums, tracking }));
@@ -216,7 +244,7 @@ fn load(object: &[u8], options: &Options, folder: &Path) -> Result<(Ebpf, Sight)
             Err(error) => tracing::debug!(error = causes(&error), "asking connection tracking"),
         }
     }
-    let (ebpf, checksums) = load_seeing(object, options, folder, &tracking::Way::default())?;
+    let (ebpf, checksums) = load_seeing(object, options, &tracking::Way::default())?;
     tracing::warn!(
         "this kernel lets the programs not ask its connection tracking (Linux 5.18, with nf_conntrack built in): an open \
          connection of an isolated pod that is not in the flow table any more is judged as if its next packet opened it"
@@ -230,19 +258,18 @@ fn load(object: &[u8], options: &Options, folder: &Path) -> Result<(Ebpf, Sight)
 fn load_seeing(
     object: &[u8],
     options: &Options,
-    folder: &Path,
     tracking: &tracking::Way,
 ) -> Result<(Ebpf, bool), DatapathError> {
     let ways = sk_buff::ways(Path::new(sk_buff::KERNEL_BTF));
     let mut closed = ways.as_ref().err().map(|error| causes(error));
     for way in ways.into_iter().flatten() {
-        match load_with(object, options, folder, &way, tracking) {
+        match load_with(object, options, &way, tracking) {
             Ok(ebpf) => return Ok((ebpf, true)),
             // Kernels differ in what they let programs read: older ones, and those locked down for confidentiality.
             Err(error) => closed = Some(causes(&error)),
         }
     }
-    let ebpf = load_with(object, options, folder, &sk_buff::Way::default(), tracking)?;
+    let ebpf = load_with(object, options, &sk_buff::Way::default(), tracking)?;
     tracing::error!(
         error = closed,
         "not enforced on this kernel: that no checksum is written over a port or an address, for a pod with the capability NET_RAW"
@@ -253,14 +280,13 @@ fn load_seeing(
 fn load_with(
     object: &[u8],
     options: &Options,
-    folder: &Path,
     way: &sk_buff::Way,
     tracking: &tracking::Way,
 ) -> Result<Ebpf, DatapathError> {
     let mut loader = EbpfLoader::new();
     // The kernel's own types take more memory than all else, and no program is fitted to them.
     loader.btf(None);
-    let pins = PINNED_MAPS.map(|name| (name, folder.join(name)));
+    let pins = PINNED_MAPS.map(|name| (name, pin(&options.pin_path, name)));
     for (name, path) in &pins {
         loader.map_pin_path(name, path);
     }
@@ -268,7 +294,7 @@ fn load_with(
         Some(capacity) => {
             loader.map_max_entries("flows", capacity);
         }
-        None if !folder.join("flows").exists() => {
+        None if !pin(&options.pin_path, "flows").exists() => {
             loader.map_max_entries("flows", capacity::of_this_machine());
         }
         None => {}
@@ -294,12 +320,12 @@ impl Datapath {
         let object = object::EBPF_OBJECT.ok_or(DatapathError::NoObject)?;
         maps::probe().map_err(DatapathError::NotPermitted)?;
         let folder = pin_folder(&options.pin_path);
-        bpffs::make_folder(&folder)?;
+        make_folders(&options.pin_path)?;
         let mut flows = Vec::new();
         if let Some(capacity) = options.flow_capacity {
             flows = maps::unpin_flows_of_other_capacity(&folder.join("flows"), capacity)?;
         }
-        let (mut ebpf, sight) = load(object, options, &folder)?;
+        let (mut ebpf, sight) = load(object, options)?;
         let maps = Maps::take(&mut ebpf, &folder)?;
         maps::restore_flows(&mut ebpf, flows)?;
         let shares = Shares::open(maps::descriptor(&ebpf, "flow_shares")?).map_err(DatapathError::Shares)?;
@@ -413,10 +439,14 @@ impl Datapath {
     pub fn begin(&mut self, state: &State, writes: &[Write], node: &BTreeSet<IpAddr>, unread: BTreeSet<u32>) {
         self.unread = unread;
         let planned = writes.iter().filter_map(|write| match write {
-            Write::PutEndpoint { ifindex, endpoint } => Some((*ifindex, *endpoint)),
+            Write::Endpoints(Put(ifindex, endpoint)) => Some((*ifindex, *endpoint)),
             _ => None,
         });
-        self.lifetimes = state.config.lifetimes;
+        let config = writes.iter().find_map(|write| match write {
+            Write::Config(config) => Some(config),
+            _ => None,
+        });
+        self.lifetimes = config.unwrap_or(&state.config).lifetimes;
         self.seeder
             .begin(&state.endpoints, &planned.collect(), node, self.lifetimes);
         let endpoints = self.seeder.ids().len() as u64;
@@ -479,67 +509,47 @@ impl Datapath {
     /// What the kernel said, with the object it was said of.
     pub fn write(&mut self, write: &Write) -> Result<(), DatapathError> {
         match write {
-            Write::Attach(ifindex) | Write::AttachDevice(ifindex) => {
-                if matches!(write, Write::Attach(_)) {
-                    self.seed(*ifindex);
-                    return self.attach(*ifindex);
-                }
-                let name = self
-                    .names
-                    .get(ifindex)
-                    .ok_or(DatapathError::NoInterface(*ifindex))?;
-                match self.attacher.attach_device(&mut self.ebpf, *ifindex, name) {
-                    // Pods come and go: there is nothing left to enforce on, and the next reading of the interfaces says so.
-                    Err(error @ AttachError::Gone { .. }) => {
-                        tracing::debug!(%error, "an interface vanished while programs were attached to it");
-                        self.unattached.remove(ifindex);
-                        Ok(())
-                    }
-                    Err(error) => {
-                        self.unattached.insert(*ifindex, causes(&error));
-                        Err(error.into())
-                    }
-                    Ok(()) => {
-                        self.unattached.remove(ifindex);
-                        Ok(())
-                    }
-                }
+            Write::Attached(Put(ifindex, ())) => {
+                self.seed(*ifindex);
+                self.attach(*ifindex)
             }
-            Write::DetachDevice(ifindex) | Write::Detach(ifindex) => {
+            Write::Attached(Remove(ifindex)) => {
                 self.unattached.remove(ifindex);
-                if matches!(write, Write::Detach(_)) {
-                    Ok(self.attacher.detach_pod(*ifindex)?)
-                } else {
-                    Ok(self.attacher.detach_device(*ifindex)?)
-                }
+                Ok(self.attacher.detach_pod(*ifindex)?)
+            }
+            Write::AttachedDevices(Put(ifindex, ())) => self.attach_with(*ifindex, Attacher::attach_device),
+            Write::AttachedDevices(Remove(ifindex)) => {
+                self.unattached.remove(ifindex);
+                Ok(self.attacher.detach_device(*ifindex)?)
             }
             write => {
-                if let Write::RemoveEndpoint(ifindex) = write {
-                    self.seeder.removing(*ifindex);
-                }
-                if let Write::PutEndpoint { ifindex, .. } = write
-                    && self.unread.remove(ifindex)
-                {
-                    let table = FlowTable::open(&mut self.ebpf).map_err(DatapathError::from);
-                    let read = table.and_then(|mut table| {
-                        Ok(self.seeder.attaching(*ifindex, &mut table, &self.shares)?)
-                    });
-                    told_unread(*ifindex, read);
+                match write {
+                    Write::Endpoints(Remove(ifindex)) => self.seeder.removing(*ifindex),
+                    Write::Endpoints(Put(ifindex, _)) if self.unread.remove(ifindex) => {
+                        let read = self.read_into_flows(*ifindex);
+                        told_unread(*ifindex, read);
+                    }
+                    _ => {}
                 }
                 Ok(self.maps.write(write)?)
             }
         }
     }
 
+    /// Makes flows of the connections that are open at an interface.
+    fn read_into_flows(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        let mut table = FlowTable::open(&mut self.ebpf)?;
+        Ok(self.seeder.attaching(ifindex, &mut table, &self.shares)?)
+    }
+
     /// Before programs are attached. Trouble here does not keep them away: connections that were open are then judged as new.
     fn seed(&mut self, ifindex: u32) {
-        let seeded = self.attacher.is_attached(ifindex).map_err(DatapathError::from);
-        let seeded = seeded.and_then(|attached| {
-            if !attached {
-                self.seeder
-                    .attaching(ifindex, &mut FlowTable::open(&mut self.ebpf)?, &self.shares)?;
+        let attached = self.attacher.is_attached(ifindex).map_err(DatapathError::from);
+        let seeded = attached.and_then(|attached| {
+            if attached {
+                return Ok(());
             }
-            Ok(())
+            self.read_into_flows(ifindex)
         });
         told_unread(ifindex, seeded);
     }
@@ -549,12 +559,19 @@ impl Datapath {
     /// # Errors
     /// As [`Datapath::write`].
     pub fn attach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        self.attach_with(ifindex, Attacher::attach)
+    }
+
+    fn attach_with(
+        &mut self,
+        ifindex: u32,
+        attach: impl FnOnce(&mut Attacher, &mut Ebpf, u32, &str) -> Result<(), AttachError>,
+    ) -> Result<(), DatapathError> {
         let name = self
             .names
             .get(&ifindex)
             .ok_or(DatapathError::NoInterface(ifindex))?;
-        let attached = self.attacher.attach(&mut self.ebpf, ifindex, name);
-        match attached {
+        match attach(&mut self.attacher, &mut self.ebpf, ifindex, name) {
             // Pods come and go: there is nothing left to enforce on, and the next reading of the interfaces says so.
             Err(error @ AttachError::Gone { .. }) => {
                 tracing::debug!(%error, "an interface vanished while programs were attached to it");
@@ -688,6 +705,14 @@ pub fn remove_other_versions(pin_path: &Path) -> Result<(), DatapathError> {
             tracing::info!(path = %folder.display(), interfaces, "removed what another version of netpol left");
         }
     }
+    for folder in bpffs::list(&own)? {
+        let name = folder.file_name().and_then(|name| name.to_str());
+        let is_observed = name.is_some_and(|name| name.starts_with(OBSERVED));
+        if is_observed && folder != observed_folder(pin_path) {
+            bpffs::remove_all(&folder)?;
+            tracing::info!(path = %folder.display(), "counters and events of another version are removed");
+        }
+    }
     Ok(())
 }
 
@@ -697,10 +722,7 @@ fn remove_version(
 ) -> Result<usize, DatapathError> {
     let links = folder.join(LINKS);
     let interfaces = if links.exists() { remove_links(&links)? } else { 0 };
-    for pin in bpffs::list(folder)? {
-        bpffs::remove(&pin)?;
-    }
-    bpffs::remove(folder)?;
+    bpffs::remove_all(folder)?;
     Ok(interfaces)
 }
 
@@ -725,9 +747,7 @@ impl CounterReader {
     /// # Errors
     /// There are none below `pin_path`.
     pub fn open(pin_path: &Path) -> Result<Self, DatapathError> {
-        Ok(Self(maps::CounterMap::open(
-            &pin_folder(pin_path).join("counters"),
-        )?))
+        Ok(Self(maps::CounterMap::open(&pin(pin_path, "counters"))?))
     }
 
     /// Returns the sums of one direction.

@@ -118,7 +118,7 @@ fn judge_backends(
     frontend: &Candidate,
 ) -> Vec<Verdict> {
     let family = Family::of(frontend.address);
-    let packet = sides::packet(source, frontend, family);
+    let packet = ends::packet(source, frontend, family);
     let backends = evaluate_service(everywhere.snapshot, everywhere.nodes, &packet).unwrap_or_default();
     let verdict = |(address, port, _)| {
         let port = match frontend.port {

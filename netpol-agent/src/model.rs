@@ -5,10 +5,14 @@
 //! [`crate::compile`].
 
 mod address;
+pub(crate) mod findings;
 mod forwards;
 mod labels;
 mod limits;
 mod map;
+mod pod;
+mod ports;
+pub(crate) mod syntax;
 mod text;
 
 use std::{
@@ -26,6 +30,7 @@ pub use labels::Labels;
 pub use limits::{Everyones, Limit, Limits, POLICY_RESOURCES, SERVICE_RESOURCES};
 pub(crate) use limits::{PREFIXES, WIDE};
 pub use map::{Change, Iter, Map, Set};
+pub use ports::{Frontend, PortKey, ProtocolMatch};
 pub use text::Text;
 
 /// Namespace and name of a namespaced object. Displayed as `namespace/name`.

@@ -15,12 +15,11 @@ use crate::{
 
 pub mod convert;
 pub mod directory;
-pub mod findings;
+mod kinds;
 mod kube;
 mod object;
 mod publish;
 mod shared;
-pub(crate) mod syntax;
 pub mod wire;
 
 /// Where objects come from.

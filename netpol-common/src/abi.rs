@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Byte layouts of the maps. Each is `repr(C)` without implicit padding, which zerocopy's derives
 //! enforce. Its size is asserted at compile time, and a test compares it with the BTF of the
-//! object. A change here needs a new [`ABI_VERSION`].
+//! object. A change here needs a new [`ABI_VERSION`]; `observed`, by which the programs report, has
+//! an [`OBSERVED_VERSION`] of its own.
 //!
 //! Integers are in host byte order. Addresses and ports are byte arrays in network byte order.
 
@@ -12,8 +13,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// share a map.
 pub const ABI_VERSION: u32 = 6;
 
-/// Policy id of an endpoint that is not isolated in a direction (rule I1).
-pub const POLICY_NONE: u32 = 0;
+/// Policy id of an endpoint that nothing restricts in a direction: no policy isolates it (rule I1).
+pub const POLICY_UNRESTRICTED: u32 = 0;
+
+/// In the place of a policy id: no policy decided. Says nothing of whether the endpoint is isolated.
+/// Events and drops have it, and flows that were not judged.
+pub const NO_POLICY: u32 = 0;
 
 /// Policy id that denies everything. It never has entries.
 pub const POLICY_DENY: u32 = u32::MAX;
@@ -40,6 +45,9 @@ pub const SENDER_AMBIGUOUS: u32 = u32::MAX;
 /// Stands for the bridge in keys of map `senders` that hold every sender, for packets that the
 /// kernel took apart again without telling how they came.
 pub const NO_INTERFACE: u32 = 0;
+
+/// [`PolicyValue::action`]: the packet is dropped, as if the policy had no entry for it.
+pub const ACTION_DENY: u32 = 0;
 
 /// [`PolicyValue::action`]: the packet passes.
 pub const ACTION_ACCEPT: u32 = 1;
@@ -78,11 +86,13 @@ mod binding;
 mod observed;
 mod sk_buff;
 mod tracking;
+mod version;
 
 pub use binding::Binding;
 pub use observed::{Counter, Counters, DropReason, Event, EventBudget, Hook};
 pub use sk_buff::SkBuff;
 pub use tracking::Tracking;
+pub use version::OBSERVED_VERSION;
 
 /// The size of the field that `_project` points at.
 const fn field_size<T, F>(_project: fn(&T) -> &F) -> usize {
@@ -105,9 +115,9 @@ abi! {
         pub ifindex: u32,
         /// Id of the endpoint. No other pod gets it while the maps live (rule C3).
         pub id: u32,
-        /// Policy for what the pod receives, or [`POLICY_NONE`].
+        /// Policy for what the pod receives, or [`POLICY_UNRESTRICTED`].
         pub ingress_policy: u32,
-        /// Policy for what the pod sends, or [`POLICY_NONE`].
+        /// Policy for what the pod sends, or [`POLICY_UNRESTRICTED`].
         pub egress_policy: u32,
         /// The pod's IPv4 address, or zeros.
         pub ipv4: [u8; 4],

@@ -112,7 +112,7 @@ pub enum Verdict {
 pub struct Drop {
     /// The reason.
     pub reason: DropReason,
-    /// The policy that denied it, or [`POLICY_NONE`](crate::abi::POLICY_NONE).
+    /// The policy that denied it, or [`NO_POLICY`](crate::abi::NO_POLICY).
     pub policy: u32,
     /// Identity of the other side, or [`IDENTITY_NONE`](crate::abi::IDENTITY_NONE).
     pub identity: u32,

@@ -4,7 +4,7 @@
 //! (Documentation/networking/nf_conntrack-sysctl.rst of the kernel).
 
 use crate::{
-    abi::{Direction, Flow, Lifetimes, POLICY_NONE},
+    abi::{Direction, Flow, Lifetimes, NO_POLICY},
     parse::{Packet, protocol},
 };
 
@@ -220,7 +220,7 @@ const NONE: Flow = Flow {
     last_seen: 0,
     packets: 0,
     bytes: 0,
-    policy: POLICY_NONE,
+    policy: NO_POLICY,
     epoch: 0,
     initiator: 0,
     state: 0,

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use netpol_common::{
     abi::{
         Address, Counters, Endpoint, Flow, FlowKey, Forwarded, Fragment, FragmentKey, Frontend,
-        IDENTITY_NONE, Identity, Lifetimes, POLICY_DENY, POLICY_NONE, Peer, PolicyMatch, PolicyValue,
+        IDENTITY_NONE, Identity, Lifetimes, POLICY_DENY, POLICY_UNRESTRICTED, Peer, PolicyMatch, PolicyValue,
         PortValue, SENDER_AMBIGUOUS, Sender,
     },
     decide::{Buffer, FlowEntry, Flows, Lookups, Opener},
@@ -93,7 +93,7 @@ impl Lookups for Maps {
     #[inline(always)]
     fn egress_policy(&self, ifindex: u32) -> u32 {
         if ifindex == 0 {
-            return POLICY_NONE;
+            return POLICY_UNRESTRICTED;
         }
         for _ in 0..ATTEMPTS {
             let Some(endpoint) = ENDPOINTS.get_ptr(ifindex) else {

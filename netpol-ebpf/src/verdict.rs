@@ -13,7 +13,10 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use netpol_common::{
-    abi::{Counter, Counters, Direction, DropReason, Endpoint, Hook, IDENTITY_NONE, POLICY_NONE},
+    abi::{
+        Counter, Counters, Direction, DropReason, Endpoint, Hook, IDENTITY_NONE, NO_POLICY,
+        POLICY_UNRESTRICTED,
+    },
     checksum,
     decide::{self, Lookups as _, Place, Verdict, Whose, fast_path},
     flow,
@@ -222,11 +225,11 @@ fn judge(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
     match decide::decide_from(&maps, endpoint, (place, origin), parsed, packet, quoted) {
         Verdict::Forward => {
             let isolated =
-                endpoint.ingress_policy != POLICY_NONE && direction as u8 == Direction::Ingress as u8;
+                endpoint.ingress_policy != POLICY_UNRESTRICTED && direction as u8 == Direction::Ingress as u8;
             if isolated && packet.part as u8 == Part::Later as u8 && !packet::unshare(ctx) {
                 let drop = decide::Drop {
                     reason: DropReason::Fragment,
-                    policy: POLICY_NONE,
+                    policy: NO_POLICY,
                     identity: IDENTITY_NONE,
                     whose: Whose::at_hook(&place),
                 };

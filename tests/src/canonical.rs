@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netpol_agent::compile::{Class, ClassId, Compiled, Frontend, PolicyId, ProtocolMatch, RuleRef};
+use netpol_agent::{
+    compile::{Action, Class, ClassId, Compiled, PolicyId, RuleRef},
+    model::{Frontend, ProtocolMatch},
+};
 
 /// A class by its content: its peers as text, its named ports and, for a class of frontends,
 /// whether they are closed, and the backends in the same form.
@@ -18,7 +21,7 @@ pub type Said = (
 
 /// What a policy allows for a class, with the rules: by protocol and port, and by frontend.
 type Allowed = (
-    BTreeMap<Option<ProtocolMatch>, RuleRef>,
+    BTreeMap<Option<ProtocolMatch>, (Action, Option<RuleRef>)>,
     Option<(&'static str, Option<RuleRef>)>,
 );
 
@@ -32,7 +35,7 @@ pub struct Canonical {
     endpoints: BTreeMap<String, Pod>,
     addresses: BTreeMap<String, (Said, bool, bool)>,
     frontends: BTreeMap<Frontend, Said>,
-    guarded: BTreeSet<Frontend>,
+    restricted: BTreeSet<Frontend>,
     peers: BTreeSet<String>,
     rules: BTreeSet<RuleRef>,
     diagnostics: Vec<String>,
@@ -71,7 +74,7 @@ impl Canonical {
         let allowed = |policy: PolicyId| {
             let of_class = |(id, said): (&ClassId, &Said)| {
                 let entries = compiled.entries(policy, *id).into_iter();
-                let entries = entries.map(|(matched, number)| (matched, compiled.rules[&number].clone()));
+                let entries = entries.map(|(matched, entry)| (matched, (entry.action, rule(entry.rule))));
                 let passage = compiled.passage(policy, *id).map(|passage| match passage {
                     netpol_agent::compile::Passage::Accept(number) => ("accept", rule(number)),
                     netpol_agent::compile::Passage::Defer => ("defer", None),
@@ -116,7 +119,7 @@ impl Canonical {
                 .iter()
                 .map(|(frontend, class)| (*frontend, said[class].clone()))
                 .collect(),
-            guarded: compiled.guarded.keys().copied().collect(),
+            restricted: compiled.restricted.keys().copied().collect(),
             peers: compiled.peers.values().map(ToString::to_string).collect(),
             rules: compiled.rules.values().cloned().collect(),
             diagnostics: compiled.diagnostics.keys().map(ToString::to_string).collect(),

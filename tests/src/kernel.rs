@@ -6,12 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use netpol_agent::{
-    compile::Frontend,
-    model::{Direction, Protocol},
+    model::{Direction, Frontend, Protocol},
     sync::State,
 };
 use netpol_common::abi::{
-    ACTION_ACCEPT, ACTION_DEFER, ACTION_REFUSE, IDENTITY_NODE, IDENTITY_REMOTE_NODE, POLICY_NONE,
+    ACTION_ACCEPT, ACTION_DEFER, ACTION_REFUSE, IDENTITY_NODE, IDENTITY_REMOTE_NODE, POLICY_UNRESTRICTED,
 };
 
 /// A packet that opens a connection at one interface.
@@ -63,7 +62,7 @@ pub fn passes(state: &State, probe: &Probe) -> bool {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    if policy == POLICY_NONE {
+    if policy == POLICY_UNRESTRICTED {
         return true;
     }
     let entries = state.policies.get(&policy);

@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use netpol_agent::{
-    compile::{Address, ClassId, Compiled, Endpoint, Frontend, Passage, PolicyId, ProtocolMatch},
+    compile::{Action, Address, ClassId, Compiled, Endpoint, Passage, PolicyId},
     evaluate::Packet,
-    model::Direction,
+    model::{Direction, Frontend, ProtocolMatch},
 };
 
 /// Returns true if the node's endpoints let a packet pass in one direction; `None` if the packet's
@@ -150,13 +150,16 @@ fn covers(prefix: &IpNet, address: IpAddr) -> bool {
     }
 }
 
-/// Returns the rule of the longest matching entry, if any.
+/// Returns the rule of the longest matching entry, if there is one and it accepts.
 pub fn longest_match(compiled: &Compiled, policy: PolicyId, class: ClassId, packet: &Packet) -> Option<u32> {
     let entries = compiled.entries(policy, class);
-    let matching = entries.iter().filter(|(entry, _)| covers_port(**entry, packet));
+    let matching = entries
+        .iter()
+        .filter(|(matched, _)| covers_port(**matched, packet));
     matching
-        .max_by_key(|(entry, _)| entry.map(|part| part.prefix_len))
-        .map(|(_, &rule)| rule)
+        .max_by_key(|(matched, _)| matched.map(|part| part.prefix_len))
+        .filter(|(_, entry)| entry.action == Action::Accept)
+        .map(|(_, entry)| entry.rule)
 }
 
 fn covers_port(entry: Option<ProtocolMatch>, packet: &Packet) -> bool {

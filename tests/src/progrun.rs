@@ -23,7 +23,7 @@ use netpol_agent::{
     },
     evaluate::Packet,
     model::{Direction, Node, ObjectKey, Snapshot},
-    sync::{Desired, Link, Memory, State, Write, apply, plan},
+    sync::{Desired, Link, Memory, Settings, State, Write, apply, plan},
 };
 use netpol_common::abi::{Event, Flow, FlowKey, Fragment, FragmentKey};
 use nix::{
@@ -59,7 +59,7 @@ pub struct Bench {
     memory: Memory,
     written: Written,
     lead: Lead,
-    events_per_second: u32,
+    settings: Settings,
     events: Option<RingBuf<MapData>>,
     /// Interfaces for pods.
     interfaces: Vec<u32>,
@@ -172,7 +172,7 @@ impl Bench {
             memory: Memory::default(),
             written,
             lead,
-            events_per_second: 0,
+            settings: Settings::default(),
             events: None,
             interfaces,
             uplink,
@@ -199,12 +199,12 @@ impl Bench {
     /// Sets the number of drop events a second from the next [`Bench::enforce`] on; the default is
     /// none.
     pub fn set_events_per_second(&mut self, events: u32) {
-        self.events_per_second = events;
+        self.settings.events_per_second = events;
     }
 
     /// Returns true if drops are reported.
     pub fn writes_events(&self) -> bool {
-        self.events_per_second > 0
+        self.settings.events_per_second > 0
     }
 
     /// Reads all events, and returns their number.
@@ -309,7 +309,7 @@ impl Bench {
             closed: &BTreeSet::new(),
             bridges: &bridges,
             links: &links.collect(),
-            events_per_second: self.events_per_second,
+            settings: self.settings,
         };
         let plan = plan(&self.state, &self.memory, desired);
         let datapath = &mut self.datapath;

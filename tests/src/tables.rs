@@ -11,14 +11,14 @@ use std::{
 
 use ipnet::IpNet;
 use netpol_agent::{
-    compile::ProtocolMatch,
     datapath::attach::Hook,
+    model::ProtocolMatch,
     sync::{EntryKey, State},
 };
 use netpol_common::{
     abi::{
         Address, Counter, Counters, Direction, DropReason, Endpoint, Flow, FlowKey, Fragment, FragmentKey,
-        Identity, Lifetimes, POLICY_DENY, POLICY_NONE, PolicyMatch, PolicyValue,
+        Identity, Lifetimes, POLICY_DENY, POLICY_UNRESTRICTED, PolicyMatch, PolicyValue,
     },
     checksum::{self, PartialChecksum},
     decide::{Buffer, Drop, FlowEntry, Flows, Lookups, Opener, Place, Verdict, decide},
@@ -216,7 +216,11 @@ impl Lookups for Mirror {
     }
 
     fn egress_policy(&self, ifindex: u32) -> u32 {
-        let gone = if ifindex == 0 { POLICY_NONE } else { POLICY_DENY };
+        let gone = if ifindex == 0 {
+            POLICY_UNRESTRICTED
+        } else {
+            POLICY_DENY
+        };
         let endpoint = self.state.endpoints.get(&ifindex);
         endpoint.map_or(gone, |endpoint| endpoint.egress_policy)
     }

@@ -11,7 +11,7 @@ use std::{
 use netpol_agent::{
     compile::Compiler,
     model::{Node, ObjectKey, Snapshot},
-    sync::{Desired, Memory, State, apply, plan},
+    sync::{Desired, Memory, Settings, State, apply, plan},
 };
 use netpol_tests::{
     random::Random,
@@ -63,7 +63,7 @@ impl Agent {
             closed: &BTreeSet::new(),
             bridges: &BTreeMap::new(),
             links: &BTreeMap::new(),
-            events_per_second: 100,
+            settings: Settings::default(),
         };
         let start = cpu_ms();
         let plan = plan(&self.state, &self.memory, desired);

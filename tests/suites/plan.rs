@@ -12,9 +12,9 @@ use std::{
 use netpol_agent::{
     compile::{Compiled, Compiler, Passage, compile},
     model::{Direction, Node, ObjectKey, Snapshot},
-    sync::{Desired, Memory, Plan, State, Write, apply, plan},
+    sync::{Desired, Memory, Plan, Put, Settings, State, Write, apply, plan},
 };
-use netpol_common::abi::{Endpoint, POLICY_DENY, POLICY_NONE, SENDER_AMBIGUOUS};
+use netpol_common::abi::{Endpoint, POLICY_DENY, POLICY_UNRESTRICTED, SENDER_AMBIGUOUS};
 use netpol_common::tag;
 use netpol_tests::{
     kernel::{Probe, passes},
@@ -84,7 +84,7 @@ impl Bench {
             closed: &BTreeSet::new(),
             bridges: &present.iter().map(|ifindex| (*ifindex, BRIDGE)).collect(),
             links: &BTreeMap::new(),
-            events_per_second: 100,
+            settings: Settings::default(),
         };
         let plan = plan(&self.state, &self.memory, desired);
         (compiled, plan)
@@ -392,11 +392,9 @@ fn c3_numbers_are_never_given_twice() {
                 .flat_map(|(ingress, egress)| [*ingress, *egress])
                 .collect();
             let left = pods.values().flat_map(|(ingress, egress)| [*ingress, *egress]);
-            retired.extend(
-                left.filter(|policy| {
-                    ![POLICY_NONE, POLICY_DENY].contains(policy) && !in_use.contains(policy)
-                }),
-            );
+            retired.extend(left.filter(|policy| {
+                ![POLICY_UNRESTRICTED, POLICY_DENY].contains(policy) && !in_use.contains(policy)
+            }));
             pods = now;
             snapshot = change(&mut random, &snapshot);
             if random.below(4) == 0 {
@@ -433,13 +431,14 @@ fn l1_failed_writes_open_nothing_and_are_made_good() {
         let given = numbers(&bench.state);
         let report = apply(plan, &mut bench.state, &mut bench.memory, |write| {
             let fails = match (full, write) {
-                (0, Write::PutPolicy { .. }) | (1, Write::PutIdentity { .. }) => true,
-                (2, Write::PutPolicy { .. } | Write::PutIdentity { .. }) => random.below(3) == 0,
-                (1 | 2, Write::PutFrontend { .. } | Write::PutLocalPod { .. }) => random.below(2) == 0,
-                (0 | 3, Write::PutSender { .. } | Write::PutGuarded(_) | Write::AttachDevice(_)) => {
-                    random.below(2) == 0
-                }
-                (3, Write::PutEndpoint { .. }) => random.below(2) == 0,
+                (0, Write::Policies(Put(..))) | (1, Write::Identities(Put(..))) => true,
+                (2, Write::Policies(Put(..)) | Write::Identities(Put(..))) => random.below(3) == 0,
+                (1 | 2, Write::Frontends(Put(..)) | Write::LocalPods(Put(..))) => random.below(2) == 0,
+                (
+                    0 | 3,
+                    Write::Senders(Put(..)) | Write::Guarded(Put(..)) | Write::AttachedDevices(Put(..)),
+                ) => random.below(2) == 0,
+                (3, Write::Endpoints(Put(..))) => random.below(2) == 0,
                 (4, Write::Config(_)) => true,
                 // Any write, from some point on.
                 (5, _) => {

@@ -5,9 +5,9 @@
 use std::cell::Cell;
 
 use netpol_agent::{
-    compile::{Compiled, Compiler, Frontend, Passage, PeerId, compile},
+    compile::{Compiled, Compiler, Passage, PeerId, compile},
     evaluate::{Packet, evaluate, evaluate_service, forwards},
-    model::{Direction, Node, Snapshot},
+    model::{Direction, Frontend, Node, Snapshot},
 };
 use netpol_tests::{
     canonical::Canonical,
@@ -127,16 +127,16 @@ fn a5_frontends_are_judged_by_all_their_backends() {
                         Some(Passage::Refuse) => "refuse",
                         None => "deny",
                     };
-                    let unguarded = backends.iter().find(|(address, port, _)| {
-                        !compiled.guarded.contains_key(&Frontend {
+                    let unrestricted = backends.iter().find(|(address, port, _)| {
+                        !compiled.restricted.contains_key(&Frontend {
                             address: *address,
                             protocol: packet.protocol,
                             port: *port,
                         })
                     });
                     prop_assert!(
-                        said == "accept" || said == "deny" && !itself || unguarded.is_none(),
-                        "{packet:?}: {unguarded:?}"
+                        said == "accept" || said == "deny" && !itself || unrestricted.is_none(),
+                        "{packet:?}: {unrestricted:?}"
                     );
                     let expected = first_look(snapshot, &nodes(), &packet, &backends);
                     prop_assert!(

@@ -3,13 +3,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
-use netpol_common::abi::{Config, Lifetimes};
 use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
@@ -36,7 +34,7 @@ use crate::{
     observe::status::{GRACE, Status, Unenforced},
     progress::{Part, Progress, Step},
     records::Records,
-    sync::{self, Desired, Memory, State, Write},
+    sync::{self, Desired, Memory, Put, State, Write},
 };
 
 /// The last binding, with the interfaces and records that it came from.
@@ -47,10 +45,7 @@ pub struct Reconciler {
     datapath: Datapath,
     state: State,
     memory: Memory,
-    node_name: String,
-    pin_path: PathBuf,
-    events_per_second: u32,
-    lifetimes: Lifetimes,
+    options: Options,
     snapshot: Option<Arc<Snapshot>>,
     /// When the first event came that no turn has handled.
     received: Option<Instant>,
@@ -99,7 +94,7 @@ impl Reconciler {
         datapath: Datapath,
         state: State,
         bindings: Bindings,
-        options: &Options,
+        options: Options,
         (status, settled): (watch::Sender<Arc<Status>>, watch::Sender<Settled>),
         progress: Progress,
     ) -> Self {
@@ -107,10 +102,6 @@ impl Reconciler {
             datapath,
             state,
             memory: Memory::default(),
-            node_name: options.node_name.clone(),
-            pin_path: options.datapath.pin_path.clone(),
-            events_per_second: options.events_per_second,
-            lifetimes: options.lifetimes,
             snapshot: None,
             received: None,
             interfaces: None,
@@ -132,6 +123,7 @@ impl Reconciler {
                 given: options.pod_cidrs.clone(),
                 ..Ahead::default()
             },
+            options,
             status,
             settled,
             progress,
@@ -144,12 +136,12 @@ impl Reconciler {
         let received = snapshot.and_then(|_| self.progress.take(Part::Objects));
         self.received = self.received.into_iter().chain(received).min();
         self.snapshot = snapshot.cloned().or(self.snapshot.take());
-        let node = snapshot.and_then(|snapshot| snapshot.nodes.get(self.node_name.as_str()));
+        let node = snapshot.and_then(|snapshot| snapshot.nodes.get(self.options.node_name.as_str()));
         if snapshot.is_some() {
             self.set_pod_cidrs(node.map(|node| node.pod_cidrs.clone()).unwrap_or_default());
             if self.ahead.is_strict() && self.ahead.cidrs().is_empty() && self.applied.is_none() {
                 error!(
-                    node = self.node_name,
+                    node = self.options.node_name,
                     "--startup-mode=strict closes no interface: neither --pod-cidr nor spec.podCIDRs of the Node tells the addresses of its pods"
                 );
             }
@@ -280,11 +272,10 @@ impl Reconciler {
             return true;
         };
         self.progress.begin(Step::Compiling);
-        self.settle_lifetimes();
         let started = Instant::now();
         let bound = self.bind(&snapshot, &interfaces, &records);
         let node = Node {
-            name: self.node_name.clone(),
+            name: self.options.node_name.clone(),
             addresses: interfaces.node_addresses.clone(),
             link_locals: bound.link_locals(),
             ..Node::default()
@@ -319,7 +310,7 @@ impl Reconciler {
             devices: &devices,
             bridges: &bridges,
             links: &bound.links,
-            events_per_second: self.events_per_second,
+            settings: self.options.settings,
         };
         let plan = sync::plan(&self.state, &self.memory, desired);
         self.progress.begin(Step::Writing);
@@ -327,7 +318,7 @@ impl Reconciler {
         let routine = plan
             .writes
             .iter()
-            .all(|write| matches!(write, Write::Attach(_) | Write::AttachDevice(_)));
+            .all(|write| matches!(write, Write::Attached(Put(..)) | Write::AttachedDevices(Put(..))));
         self.datapath
             .begin(&self.state, &plan.writes, &interfaces.node_addresses, unread);
         let datapath = &mut self.datapath;
@@ -366,7 +357,7 @@ impl Reconciler {
             some_closed: !self.ahead.closed(&self.state).is_empty(),
         };
         let held = Held {
-            node: self.node_name.clone(),
+            node: self.options.node_name.clone(),
             pods: standings(&bound.standing, of),
             over_budget: over_budget(&compiled),
             closed: compiled.closed.clone(),
@@ -390,7 +381,7 @@ impl Reconciler {
         interfaces: &Arc<Interfaces>,
         records: &Arc<Records>,
     ) -> Arc<Bound> {
-        let changed = self.locals.update(&snapshot.pods, &self.node_name);
+        let changed = self.locals.update(&snapshot.pods, &self.options.node_name);
         let same = |(of, by, _): &&(Arc<Interfaces>, Arc<Records>, _)| {
             !changed && Arc::ptr_eq(of, interfaces) && Arc::ptr_eq(by, records)
         };
@@ -451,21 +442,6 @@ impl Reconciler {
         bound
     }
 
-    /// Writes the lifetimes of flows if the kernel holds others.
-    fn settle_lifetimes(&mut self) {
-        if self.state.config.lifetimes == self.lifetimes {
-            return;
-        }
-        let write = Write::Config(Config {
-            lifetimes: self.lifetimes,
-            ..self.state.config
-        });
-        match self.datapath.write(&write) {
-            Ok(()) => self.state.record(&write),
-            Err(error) => error!(error = causes(&error), "writing the lifetimes of flows"),
-        }
-    }
-
     /// Removes what earlier agents left, once this agent's own state is complete. What cannot be
     /// replaced stays.
     fn sweep(&mut self) {
@@ -480,7 +456,7 @@ impl Reconciler {
         let swept = self
             .datapath
             .retain(&wanted)
-            .and_then(|()| datapath::remove_other_versions(&self.pin_path));
+            .and_then(|()| datapath::remove_other_versions(&self.options.datapath.pin_path));
         match swept {
             Ok(()) => self.swept = true,
             Err(error) => error!(error = causes(&error), "removing what an earlier agent left"),

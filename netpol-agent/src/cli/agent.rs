@@ -11,7 +11,7 @@ use super::{
     lifetimes::{self, Lifetime},
     stop::on_signal,
 };
-use crate::{app, datapath, datapath::attach, records, watch::Source};
+use crate::{app, datapath, datapath::attach, records, sync::Settings, watch::Source};
 
 /// Default of `--pin-path`.
 pub const PIN_PATH: &str = "/sys/fs/bpf/netpol";
@@ -142,8 +142,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             log_level: arguments.program_log as u8,
         },
         cni_results: arguments.cni_results,
-        events_per_second: arguments.events_per_second,
-        lifetimes: lifetimes::all(&arguments.flow_lifetime),
+        settings: Settings {
+            events_per_second: arguments.events_per_second,
+            lifetimes: lifetimes::all(&arguments.flow_lifetime),
+        },
         listen: arguments.listen.0,
         socket: arguments.socket.0,
         startup: arguments.startup_mode,

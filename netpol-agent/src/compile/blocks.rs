@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The prefixes of `ipBlock` peers, and which of the peers each prefix's region matches: that of its addresses that are in no longer one.
+//! The prefixes of `ipBlock` peers. The region of a prefix is its addresses that are in no longer
+//! prefix; it matches a set of the peers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,25 +12,25 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    peer::{PeerId, PeerSpec},
-    peer_set::PeerSet,
+    peer::PeerSpec,
+    peer_set::{PeerId, PeerSet},
 };
 
-/// Number of a region: all prefixes that match the same `ipBlock` peers have one. As long as a region has its number, it says the same of every
-/// peer that is in force all the while.
+/// Number of a region: all prefixes that match the same `ipBlock` peers have one. A region that
+/// keeps its number says the same of every peer that stays active.
 pub(super) type RegionId = u64;
 
 /// What no `ipBlock` peer matches.
 pub(super) const NO_BLOCK: RegionId = 0;
 
-/// What happens to the set of matching peers at a prefix.
+/// How the set of matching peers changes at a prefix.
 #[derive(Debug, Default)]
 struct Mark {
     /// Peers with this CIDR.
     opens: Vec<PeerId>,
     /// Peers with this `except`.
     closes: Vec<PeerId>,
-    /// Its region, once there is one.
+    /// Its region, if it has one by now.
     region: Option<RegionId>,
 }
 
@@ -57,19 +58,19 @@ impl Default for Blocks {
     }
 }
 
-/// What an update brought.
+/// What an update changed.
 #[derive(Debug, Default)]
 pub(super) struct Moves {
-    /// Prefixes that are or were marked.
+    /// Prefixes that peers mark, or did before.
     pub(super) prefixes: BTreeSet<IpNet>,
-    /// First and last of addresses that are in another region than before.
+    /// First and last address of spans whose region has changed.
     pub(super) spans: Vec<(IpAddr, IpAddr)>,
     /// Regions that match other peers than before.
     pub(super) renamed: BTreeSet<RegionId>,
 }
 
 impl Blocks {
-    /// Peers come and go.
+    /// Adds and removes peers.
     pub(super) fn update(
         &mut self,
         added: &[(PeerId, Arc<PeerSpec>)],
@@ -87,7 +88,7 @@ impl Blocks {
             }
         }
         let new = self.marks.iter().filter(|(_, mark)| mark.region.is_none());
-        // What a new prefix was part of. Prefixes without a region are passed over.
+        // The region that a new prefix was part of. Prefixes without a region do not count.
         let mut before: BTreeMap<IpNet, RegionId> = new
             .map(|(net, _)| (*net, self.region_at(net.addr(), net.prefix_len())))
             .collect();
@@ -188,7 +189,8 @@ impl Blocks {
         );
     }
 
-    /// The peers that each prefix matches. Sorted prefixes come parents first, so the prefixes around the current one are a stack.
+    /// The peers that each prefix matches. Sorted prefixes come parents first, so the prefixes
+    /// around the current one are a stack.
     fn walk(&self) -> Vec<(IpNet, PeerSet)> {
         let mut found = Vec::with_capacity(self.marks.len());
         let mut around: Vec<(IpNet, PeerSet)> = Vec::new();
@@ -205,7 +207,7 @@ impl Blocks {
         found
     }
 
-    /// A region whose prefixes all come to the same new set of peers keeps its number.
+    /// A region keeps its number if all its prefixes get the same new set of peers.
     fn rename(&mut self, found: &[(IpNet, PeerSet)], moves: &mut Moves) {
         let mut to: BTreeMap<RegionId, Option<&PeerSet>> = BTreeMap::new();
         for (net, peers) in found {

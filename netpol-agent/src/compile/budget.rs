@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who is over budget (rule L2). Objects are counted before what they come to is built.
+//! Budgets of objects (rule L2). Objects are counted before anything is built from them.
 //!
-//! An object over its own limit is refused. Those of a namespace are taken in the order of their
-//! names while they fit what the namespace may use: a namespace costs itself only. Where all
-//! namespaces together would use too much, none may use more than the level at which they fit. What
-//! they may use together can itself depend on what they ask for.
+//! An object over its own limit is refused. The objects of a namespace are admitted in the order of
+//! their names as long as they fit the namespace's limit: a namespace harms only itself. If all
+//! namespaces together would use too much, none may use more than the level at which they fit. The
+//! limit of all can depend on what they ask for.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,14 +16,14 @@ use crate::model::{Limit, ObjectKey, Text};
 /// Amounts of resources.
 pub(super) type Weight<const N: usize> = [usize; N];
 
-/// Which limit an object does not keep to.
+/// The limit that an object exceeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Refusal {
     /// Index of the resource.
     pub(super) resource: usize,
     /// What the object would use of it.
     pub(super) asked: usize,
-    /// What may be used.
+    /// The limit.
     limit: usize,
     whose: Whose,
 }
@@ -36,7 +36,7 @@ enum Whose {
 }
 
 impl Refusal {
-    /// What is over which limit, by the names of the resources.
+    /// Words for a refusal, by the names of the resources.
     pub(super) fn describe<'a>(&'a self, resources: &'a [&str]) -> impl fmt::Display + 'a {
         struct Text<'a>(&'a Refusal, &'a str);
         impl fmt::Display for Text<'_> {
@@ -65,18 +65,18 @@ pub(super) struct Budget<const N: usize> {
     spaces: BTreeMap<Text, Space<N>>,
     /// What all namespaces would use, each within its own limit.
     asked: Weight<N>,
-    /// What a namespace may use for the sake of others.
+    /// What a namespace may use so that others get their share.
     level: Weight<N>,
-    /// Namespaces with other objects than when refusals were last settled.
+    /// Namespaces whose objects have changed since refusals were last settled.
     stale: BTreeSet<Text>,
 }
 
 #[derive(Debug)]
 struct Space<const N: usize> {
     objects: BTreeMap<Text, Weight<N>>,
-    /// What those would use that keep to the limit of an object.
+    /// What the objects would use that keep to the limit of an object.
     raw: Weight<N>,
-    /// The number of those that do not.
+    /// The number of objects that exceed it.
     over: usize,
     /// What the namespace would use within its own limit.
     asked: Weight<N>,
@@ -84,7 +84,7 @@ struct Space<const N: usize> {
 }
 
 impl<const N: usize> Budget<N> {
-    /// One with these limits.
+    /// A budget with these limits.
     pub(super) fn new(limits: [Limit; N]) -> Self {
         Self {
             limits,
@@ -95,7 +95,7 @@ impl<const N: usize> Budget<N> {
         }
     }
 
-    /// An object would use this; `None`: it is no more.
+    /// Sets what an object would use; `None`: it is gone.
     pub(super) fn set(&mut self, key: &ObjectKey, weight: Option<Weight<N>>) {
         let limits = &self.limits;
         let space = self.spaces.entry(key.namespace.clone()).or_insert_with(|| Space {
@@ -125,19 +125,19 @@ impl<const N: usize> Budget<N> {
         self.stale.insert(key.namespace.clone());
     }
 
-    /// Whether an object is refused, as of the last time that refusals were settled.
+    /// The refusal of an object, as of the last time that refusals were settled.
     pub(super) fn refusal(&self, key: &ObjectKey) -> Option<&Refusal> {
         self.spaces.get(&*key.namespace)?.refused.get(&*key.name)
     }
 
-    /// Settles who is refused. Returns the objects of which it is other than before.
+    /// Settles which objects are refused. Returns those of which that has changed.
     pub(super) fn settle(&mut self) -> BTreeSet<ObjectKey> {
         let all = self.limits.map(|limit| limit.all);
         self.settle_within(|_| all, [0; N])
     }
 
-    /// The same, with what all namespaces may use, by what each would use within its own limit; and
-    /// what each may use whatever others do.
+    /// The same with a limit of all that depends on what each namespace would use within its own
+    /// limit. `least` is what each may use in any case.
     pub(super) fn settle_within(
         &mut self,
         all: impl FnOnce(&[Weight<N>]) -> Weight<N>,
@@ -194,8 +194,8 @@ impl<const N: usize> Budget<N> {
 
 impl<const N: usize> Space<N> {
     /// What the namespace would use within its own limit, and what is refused if it may not use
-    /// more than `level` either. What does not fit its own limit has no place that another left to
-    /// the level.
+    /// more than `level` either. An object over the namespace's own limit does not get the place of
+    /// one that the level refuses.
     fn admit(
         &self,
         limits: &[Limit; N],
@@ -238,7 +238,7 @@ impl<const N: usize> Space<N> {
     }
 }
 
-/// The first resource of which an object would use more than one may.
+/// The first resource of which an object alone would use too much.
 fn over_object<const N: usize>(limits: &[Limit; N], weight: &Weight<N>) -> Option<usize> {
     (0..N).find(|&nth| weight[nth] > limits[nth].object)
 }

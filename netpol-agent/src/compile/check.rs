@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! NetworkPolicies in normal form, and what is wrong with them. What is invalid matches nothing: it never widens access.
+//! NetworkPolicies in normal form, and what is wrong with them. An invalid part matches nothing: it
+//! never widens access.
 
 use super::{
     fault::{Fault, diagnostic},
     peer::PeerSpec,
-    ports::Ports,
+    rule::Ports,
     selector::Selector,
 };
 use crate::model::{Diagnostic, Direction, Labels, NetworkPolicy, Rule};
 
-/// A policy whose every part was checked.
+/// A checked policy.
 #[derive(Debug)]
 pub(super) struct CheckedPolicy {
     /// The pods that it isolates; `None` if the selector is invalid and isolates nothing (rule I3).
@@ -20,22 +21,24 @@ pub(super) struct CheckedPolicy {
     pub(super) egress: Option<Vec<CheckedRule>>,
 }
 
-/// A rule whose every part was checked.
+/// A checked rule.
 #[derive(Debug)]
 pub(super) struct CheckedRule {
-    /// Valid peers; `None` is everyone (rule P1). An empty list, left when no peer was valid, is no one.
+    /// Valid peers; `None` is everyone (rule P1). The list is empty if no peer was valid: it is no
+    /// one.
     pub(super) peers: Option<Vec<PeerSpec>>,
     /// Ports.
     pub(super) ports: Ports,
 }
 
-/// The pods that a policy isolates: `None` if the selector is invalid and isolates nothing (rule I3).
+/// The pods that a policy isolates, or what is wrong with the selector. An invalid one isolates
+/// nothing (rule I3).
 pub(super) fn selector(policy: &NetworkPolicy) -> Result<Selector, Vec<Fault>> {
     Selector::parse(&policy.pod_selector, "this policy isolates nothing")
 }
 
 impl CheckedPolicy {
-    /// Checks a policy, and says what is wrong with it.
+    /// Checks a policy. Returns what is wrong with it, too.
     pub(super) fn new(policy: &NetworkPolicy) -> (Self, Vec<Diagnostic>) {
         let mut faults = Vec::new();
         let selector = selector(policy)
@@ -69,7 +72,7 @@ impl CheckedPolicy {
     }
 }
 
-/// Rule I2.
+/// Whether a policy applies to a direction (rule I2).
 pub(super) fn applies(policy: &NetworkPolicy, direction: Direction) -> bool {
     match &policy.policy_types {
         Some(types) if !types.is_empty() => types.contains(&direction),
@@ -77,7 +80,8 @@ pub(super) fn applies(policy: &NetworkPolicy, direction: Direction) -> bool {
     }
 }
 
-/// Rules for a direction that the policy does not apply to, and directions that Kubernetes would refuse.
+/// Finds rules for a direction that the policy does not apply to, and directions that Kubernetes
+/// would refuse.
 fn check_types(policy: &NetworkPolicy) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (direction, rules) in [

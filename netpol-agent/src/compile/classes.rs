@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Classes of addresses: all that match the same peers in force are one, so that a policy is written per class, and a pod
-//! that comes, goes or is relabelled changes one address.
+//! Classes of addresses. All addresses that match the same active peers are one class, and policies
+//! have entries per class. So a pod that comes, goes or is relabelled changes one address.
 
 use std::{
     collections::BTreeMap,
@@ -11,10 +11,10 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Address, Class, ClassId, NO_PEER,
+    active,
     blocks::{Blocks, NO_BLOCK, RegionId},
+    class::{Address, Class, ClassId, NO_PEER},
     fault::Findings,
-    force,
     profiles::{Held, Host, NO_POD, ProfileId, Profiles},
 };
 use crate::model::Map;
@@ -23,14 +23,15 @@ use crate::model::Map;
 #[derive(Debug)]
 pub(super) struct Classes {
     blocks: Blocks,
-    /// Classes by what decides them: their pods, and the `ipBlock` peers around.
+    /// Classes by their key: the profile of their pods, and the region of the `ipBlock` peers
+    /// around.
     cells: BTreeMap<(ProfileId, RegionId), Cell>,
-    /// What decides each class.
+    /// The key of each class.
     cell_of: BTreeMap<ClassId, (ProfileId, RegionId)>,
     /// All classes, those of frontends included.
     pub(super) list: Map<ClassId, Arc<Class>>,
     last: ClassId,
-    /// The class of each prefix, without those that add nothing to the prefix around them.
+    /// The class of each prefix, without prefixes that add nothing to the one around them.
     pub(super) addresses: Map<IpNet, Address>,
 }
 
@@ -58,7 +59,7 @@ impl Default for Classes {
     }
 }
 
-/// What an address is where there is neither pod nor node.
+/// An address of neither a pod nor a node.
 const NOBODY: Host = Host {
     profile: NO_POD,
     node: false,
@@ -67,14 +68,14 @@ const NOBODY: Host = Host {
 };
 
 impl Classes {
-    /// Gives the prefixes that may have changed their classes. Returns those that did.
+    /// Updates the prefixes whose class may have changed. Returns those whose class has.
     pub(super) fn update(
         &mut self,
         profiles: &mut Profiles,
-        force: &force::Changes,
+        active: &active::Changes,
         findings: &mut Findings,
     ) -> Vec<IpNet> {
-        let moves = self.blocks.update(&force.added, &force.removed);
+        let moves = self.blocks.update(&active.added, &active.removed);
         let mut changed = Vec::new();
         for address in profiles.take_touched(&moves.spans) {
             let host = profiles.host(address, findings);

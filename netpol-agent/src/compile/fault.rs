@@ -3,10 +3,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use crate::{
-    model::{Diagnostic, ObjectKey, Set},
-    watch::findings::bounded,
-};
+use crate::model::{Diagnostic, ObjectKey, Set, findings::bounded};
 
 /// A finding on a part of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,35 +33,35 @@ impl Fault {
     }
 }
 
-/// What a finding is about, and is taken back with.
+/// What a finding is about: the next findings on it replace those before.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Place {
-    /// A policy for itself.
+pub(super) enum Topic {
+    /// The fields of a policy.
     Policy(ObjectKey),
     /// A policy over budget (rule L2).
-    Budget(ObjectKey),
-    /// A pod whose policies are over budget (rule L2).
-    Room(ObjectKey),
+    PolicyBudget(ObjectKey),
+    /// A pod whose policies have too many entries (rule L2).
+    EntryBudget(ObjectKey),
     /// A Service over budget (rule L2).
     ServiceBudget(ObjectKey),
-    /// A Service with too many backends that not all may reach (rule L2).
-    Guards(ObjectKey),
-    /// What the named ports of a policy in force come to.
+    /// A Service with too many restricted backends (rule L2).
+    RestrictedBackends(ObjectKey),
+    /// The named ports of an active policy.
     NamedPorts(ObjectKey),
     /// An address.
     Address(IpAddr),
-    /// A Service that is reached where others are.
+    /// A Service that shares frontends with others.
     Conflicts(ObjectKey),
-    /// What a namespace lets its pods send and receive for.
+    /// The forwarded ranges of a namespace.
     Forwards(String),
-    /// A Service that claims what a pod or a node has.
+    /// A Service at an address of a pod or a node.
     Refused(ObjectKey),
 }
 
 /// The diagnostics, without repetition.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
-    of: BTreeMap<Place, Vec<Diagnostic>>,
+    of: BTreeMap<Topic, Vec<Diagnostic>>,
     /// How often each was found.
     count: BTreeMap<Diagnostic, usize>,
     all: Set<Diagnostic>,
@@ -81,17 +78,17 @@ pub(super) fn diagnostic(kind: &str, key: &ObjectKey, fault: Fault) -> Diagnosti
 }
 
 impl Findings {
-    /// Says what is wrong with a place, instead of what was said before.
-    pub(super) fn tell(&mut self, place: Place, found: Vec<Diagnostic>) {
+    /// Reports what is wrong with a topic, in the place of what was reported before.
+    pub(super) fn report(&mut self, topic: Topic, found: Vec<Diagnostic>) {
         let found = bounded(found);
-        if self.of.get(&place).map_or(&[][..], Vec::as_slice) == found {
+        if self.of.get(&topic).map_or(&[][..], Vec::as_slice) == found {
             return;
         }
         found.iter().for_each(|diagnostic| self.add(diagnostic));
         let before = if found.is_empty() {
-            self.of.remove(&place)
+            self.of.remove(&topic)
         } else {
-            self.of.insert(place, found)
+            self.of.insert(topic, found)
         };
         before
             .iter()
@@ -99,8 +96,8 @@ impl Findings {
             .for_each(|diagnostic| self.take(diagnostic));
     }
 
-    /// Takes what the source found, instead of what it found before.
-    pub(super) fn reported(&mut self, before: &Set<Diagnostic>, now: &Set<Diagnostic>) {
+    /// Takes what the source of the objects found, in the place of what it found before.
+    pub(super) fn update_source(&mut self, before: &Set<Diagnostic>, now: &Set<Diagnostic>) {
         for (diagnostic, _, found) in before.diff(now) {
             match found {
                 Some(()) => self.add(diagnostic),

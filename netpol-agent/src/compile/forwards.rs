@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the pods of a namespace send and receive for, beside their own addresses, as the Namespace
-//! says (rule A6). A range is refused as a whole while anyone known has an address in it, and taken
-//! again once nobody has.
+//! The ranges that pods of a namespace send and receive for beside their own addresses, as the
+//! Namespace says (rule A6). A range is refused as a whole while anyone known has an address in it,
+//! and granted again once nobody has.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,8 +12,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    addresses_of,
-    fault::{Findings, Place},
+    fault::{Findings, Topic},
     profiles::Profiles,
 };
 use crate::model::{
@@ -24,19 +23,19 @@ use crate::model::{
 /// Ranges, shared by the pods of a namespace.
 pub(super) type Ranges = Arc<BTreeSet<IpNet>>;
 
-/// The namespaces that say something.
+/// The namespaces that ask for ranges.
 #[derive(Debug, Default)]
 pub(super) struct Forwards {
     wanted: BTreeMap<String, Wanted>,
     granted: BTreeMap<String, Ranges>,
-    /// How many Services have a virtual IP. `externalIPs` are none: whoever edits a namespace
-    /// writes what they like there (rule A9).
+    /// How many Services have each virtual IP. `externalIPs` do not count: whoever edits a
+    /// namespace writes what they like there (rule A9).
     virtual_ips: BTreeMap<IpAddr, usize>,
-    /// The ranges that nodes give their pods addresses of, and how many do.
+    /// The ranges that nodes give their pods addresses from, and how many nodes have each.
     pod_cidrs: BTreeMap<IpNet, usize>,
 }
 
-/// What a Namespace says.
+/// What a Namespace asks for.
 #[derive(Debug)]
 struct Wanted {
     ranges: BTreeSet<IpNet>,
@@ -44,8 +43,8 @@ struct Wanted {
 }
 
 impl Forwards {
-    /// Goes from one snapshot to the next. `own`: the addresses on this node's interfaces are
-    /// others.
+    /// Goes from one snapshot to the next. `own`: the addresses on this node's interfaces have
+    /// changed.
     pub(super) fn update(
         &mut self,
         before: &Snapshot,
@@ -63,7 +62,7 @@ impl Forwards {
             moved = true;
             self.wanted.remove(name);
             self.granted.remove(name);
-            findings.tell(Place::Forwards(name.clone()), Vec::new());
+            findings.report(Topic::Forwards(name.clone()), Vec::new());
             if let Some(text) = new.and_then(text) {
                 self.wanted.insert(name.clone(), Wanted::new(name, &text));
             }
@@ -79,9 +78,16 @@ impl Forwards {
         if self.wanted.is_empty() {
             return;
         }
-        // All that tells whose an address is, and how it is called.
+        // All fields that tell who has an address, and under which name.
         let holds = |pod: Option<&Arc<Pod>>| {
-            pod.map(|pod| (addresses_of(pod), pod.terminal, pod.terminating, pod.host_network))
+            pod.map(|pod| {
+                (
+                    pod.distinct_addresses(),
+                    pod.terminal,
+                    pod.terminating,
+                    pod.host_network,
+                )
+            })
         };
         let mut pods = before.pods.diff(&after.pods).into_iter();
         if !(moved || pods.any(|(_, old, new)| holds(old) != holds(new))) {
@@ -102,14 +108,14 @@ impl Forwards {
                     )),
                 }
             }
-            findings.tell(Place::Forwards(name.clone()), found);
+            findings.report(Topic::Forwards(name.clone()), found);
             if self.granted.get(name).is_none_or(|granted| **granted != ranges) {
                 self.granted.insert(name.clone(), Arc::new(ranges));
             }
         }
     }
 
-    /// What pods of a namespace may send and receive for.
+    /// The ranges that pods of a namespace may send and receive for.
     pub(super) fn of(&self, namespace: &str) -> Ranges {
         self.granted.get(namespace).cloned().unwrap_or_default()
     }
@@ -175,7 +181,7 @@ fn virtual_ips(service: &Arc<Service>) -> BTreeSet<IpAddr> {
     addresses.map(IpAddr::to_canonical).collect()
 }
 
-/// Counts what is new and no longer what was. Returns whether the two differ.
+/// Counts what is new, and no longer what was. Returns whether the two differ.
 fn recount<T: Ord>(
     counts: &mut BTreeMap<T, usize>,
     old: Option<BTreeSet<T>>,

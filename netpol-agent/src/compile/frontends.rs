@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Services by where they are reached and by what is behind (rule A5). A frontend has a class like an address: all frontends with the same
-//! classes of backends are one.
+//! Frontends of Services and their backends (rule A5). A frontend has a class like an address: all
+//! frontends whose backends have the same classes are one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,35 +12,24 @@ use ipnet::IpNet;
 
 use self::reached::{Reached, node_ports, reached};
 use super::{
-    Class, ClassId, Frontend,
     budget::Budget,
+    class::{Class, ClassId, Target},
     classes::Classes,
-    fault::{Fault, Findings, Place, diagnostic},
+    fault::{Fault, Findings, Topic, diagnostic},
     profiles::Profiles,
     weight,
 };
-use crate::model::{Diagnostic, EndpointSlice, Limits, Map, ObjectKey, SERVICE_RESOURCES, Set, Snapshot};
+use crate::model::{
+    Diagnostic, EndpointSlice, Frontend, Limits, Map, ObjectKey, SERVICE_RESOURCES, Set, Snapshot,
+};
 
 mod faults;
-mod guards;
 mod reached;
+mod restricted;
 
-pub(super) use guards::Guards;
+pub(super) use restricted::RestrictedBackends;
 
-/// A backend: the class of its address, and its port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Target {
-    /// Class of its address.
-    pub class: ClassId,
-    /// This node has the address: always open (rule A2).
-    pub node: bool,
-    /// IANA protocol number.
-    pub protocol: u8,
-    /// Target port.
-    pub port: u16,
-}
-
-/// What decides the class of a frontend: all backends that kube-proxy may choose.
+/// The key of a class of frontends: all backends that kube-proxy may choose.
 pub(super) type Targets = BTreeSet<Target>;
 
 /// All frontends.
@@ -48,28 +37,27 @@ pub(super) type Targets = BTreeSet<Target>;
 pub(super) struct Frontends {
     /// The class of each frontend.
     pub(super) classes: Map<Frontend, ClassId>,
-    /// Those that are closed (rule L2).
+    /// Frontends that are closed (rule L2).
     pub(super) closed: Set<Frontend>,
     /// The frontends of each class.
     known: BTreeMap<ClassId, BTreeSet<Frontend>>,
-    /// By what is behind, and whether they are closed.
+    /// Classes by their backends, and whether they are closed.
     ids: BTreeMap<(Targets, bool), ClassId>,
-    /// What each Service says.
+    /// The frontends and backends of each Service.
     services: BTreeMap<ObjectKey, Reached>,
     /// The slices of each Service.
     slices: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
     /// The Services of each frontend.
     by_frontend: BTreeMap<Frontend, BTreeSet<ObjectKey>>,
-    /// The frontends of each address of a backend, with the number of Services' ports by which it is one.
+    /// The frontends that lead to each address, with the number of Service ports by which they do.
     by_backend: BTreeMap<IpAddr, BTreeMap<Frontend, usize>>,
-    /// Frontends whose class or whose backends, or what their address is, have changed since this
-    /// was last asked.
+    /// Frontends whose class, backends or address have changed since this was last taken.
     moved: BTreeSet<Frontend>,
-    /// Of frontends that several Services have, those behind the first.
+    /// The Services behind the first, of frontends that several Services have.
     shared: BTreeMap<Frontend, BTreeSet<ObjectKey>>,
     /// The same by Service.
     conflicts: BTreeMap<ObjectKey, BTreeSet<Frontend>>,
-    /// Virtual addresses that a pod or a node has now, or has no longer.
+    /// Virtual addresses that a pod or a node has got or lost.
     claimed: BTreeSet<IpAddr>,
     /// What Services may cost (rule L2).
     budget: Budget<{ SERVICE_RESOURCES.len() }>,
@@ -95,14 +83,14 @@ impl Frontends {
         }
     }
 
-    /// A pod or a node has an address from now on, or no longer.
+    /// Notes that a pod or a node gets an address, or loses it.
     pub(super) fn claim(&mut self, address: IpAddr) {
         if self.at(address, address).next().is_some() {
             self.claimed.insert(address);
         }
     }
 
-    /// Goes from one snapshot to the next; `changed` are the prefixes that have other classes than before.
+    /// Goes from one snapshot to the next; `changed` are the prefixes whose class has changed.
     pub(super) fn update(
         &mut self,
         before: &Snapshot,
@@ -135,7 +123,7 @@ impl Frontends {
         let mut sharing = BTreeSet::new();
         for frontend in touched {
             sharing.extend(self.share(frontend));
-            // What a pod or another node has is theirs, whoever claims it (rule A9).
+            // An address of a pod or of another node is theirs, whoever claims it (rule A9).
             let refused = profiles
                 .owner(frontend.address)
                 .is_some_and(|owner| !owner.is_here);
@@ -168,11 +156,11 @@ impl Frontends {
         }
         for service in sharing {
             let found = self.conflict(&service).into_iter().collect();
-            findings.tell(Place::Conflicts(service), found);
+            findings.report(Topic::Conflicts(service), found);
         }
     }
 
-    /// The frontends at addresses from a first to a last one.
+    /// The frontends at the addresses from `first` to `last`.
     fn at(&self, first: IpAddr, last: IpAddr) -> impl Iterator<Item = Frontend> {
         let end = |address, protocol, port| Frontend {
             address,
@@ -183,14 +171,15 @@ impl Frontends {
         self.by_frontend.range(range).map(|(frontend, _)| *frontend)
     }
 
-    /// The backends of a frontend, of all its Services: whichever the proxy chooses, what is not allowed of one is not allowed.
+    /// The backends that a frontend has in any of its Services. kube-proxy may choose any of them,
+    /// so all of them count.
     fn backends(&self, frontend: Frontend) -> BTreeSet<Frontend> {
         let services = self.by_frontend.get(&frontend).into_iter().flatten();
         let reached = services.filter_map(|service| self.services.get(service)?.get(&frontend));
         reached.flat_map(|backends| backends.iter().copied()).collect()
     }
 
-    /// Services that are others, or have other slices.
+    /// Services that have changed, or whose slices have.
     fn changed_services(&mut self, before: &Snapshot, after: &Snapshot) -> BTreeSet<ObjectKey> {
         let services = before.services.diff(&after.services);
         let mut changed: BTreeSet<ObjectKey> = services.into_iter().map(|(key, _, _)| key.clone()).collect();
@@ -216,7 +205,8 @@ impl Frontends {
         changed
     }
 
-    /// Services that are others, have other slices, or are over budget since now or no longer.
+    /// Services that have changed, whose slices have, or that are over budget now and were not, or
+    /// the other way round.
     fn within_budget(
         &mut self,
         before: &Snapshot,
@@ -241,7 +231,7 @@ impl Frontends {
                     Fault::new("service-over-budget", "spec", message),
                 )
             });
-            findings.tell(Place::ServiceBudget(key.clone()), found.into_iter().collect());
+            findings.report(Topic::ServiceBudget(key.clone()), found.into_iter().collect());
             changed.insert(key);
         }
         changed
@@ -341,7 +331,7 @@ impl Frontends {
         }
     }
 
-    /// Closes a frontend, or opens it again (rule L2): it gets the class of those that are like it.
+    /// Closes a frontend, or opens it again (rule L2): it gets the class of equal ones.
     fn set_closed(&mut self, frontend: Frontend, closed: bool, classes: &mut Classes) {
         let Some(old) = self.classes.get(&frontend).copied() else {
             return;
@@ -361,7 +351,8 @@ impl Frontends {
         }
     }
 
-    /// Takes it that a frontend is reached by other Services than before. Returns those that have it beside another, then or now.
+    /// Takes the Services of a frontend as they are now. Returns those that share it with another,
+    /// then or now.
     fn share(&mut self, frontend: Frontend) -> BTreeSet<ObjectKey> {
         let services = self.by_frontend.get(&frontend).into_iter().flatten();
         let now: BTreeSet<ObjectKey> = services.skip(1).cloned().collect();
@@ -387,7 +378,7 @@ impl Frontends {
         before.union(&now).cloned().collect()
     }
 
-    /// What is wrong with a Service that is reached where others are: one finding, however many frontends they are.
+    /// Reports a Service that shares frontends with others: one finding for all of them.
     fn conflict(&self, service: &ObjectKey) -> Option<Diagnostic> {
         let frontends = self.conflicts.get(service)?;
         let frontend = frontends.first()?;

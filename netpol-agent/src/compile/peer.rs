@@ -11,32 +11,29 @@ use super::{
 };
 use crate::model::{IpBlock, Peer, parse_cidr};
 
-/// What an invalid peer comes to.
+/// What enforcement does with an invalid peer.
 const MATCHES_NOTHING: &str = "this peer matches nothing";
-
-/// Number of a peer, given once by a compiler.
-pub type PeerId = u64;
 
 /// A valid peer. Its text is canonical: equal peers of different policies have one text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum PeerSpec {
     /// Pods by their labels and the namespace they are in.
     Pods {
-        /// Namespaces that count.
+        /// The namespaces that it selects.
         namespaces: Namespaces,
-        /// Pods of these that count.
+        /// The pods that it selects in them.
         pods: Selector,
     },
     /// Addresses (rule P5).
     Block {
         /// Addresses that match, host bits masked.
         cidr: IpNet,
-        /// Addresses within `cidr` that do not, host bits masked.
+        /// Addresses within `cidr` that do not match, host bits masked.
         except: BTreeSet<IpNet>,
     },
 }
 
-/// Which namespaces a selector peer is about (rule P2).
+/// The namespaces that a selector peer selects (rule P2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Namespaces {
     /// The policy's own.
@@ -46,8 +43,8 @@ pub(super) enum Namespaces {
 }
 
 impl PeerSpec {
-    /// The peer of a policy in `namespace`, and what is wrong with it. `None`, with at least one fault, is a peer that
-    /// matches nothing. Field paths begin below the peer.
+    /// The peer of a policy in `namespace`, and what is wrong with it. `None`, with at least one
+    /// fault, is a peer that matches nothing. Field paths begin below the peer.
     pub(super) fn parse(peer: &Peer, namespace: &str) -> (Option<Self>, Vec<Fault>) {
         let selects = peer.pod_selector.is_some() || peer.namespace_selector.is_some();
         match &peer.ip_block {

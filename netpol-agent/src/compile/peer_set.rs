@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Sets of peers, small: a pod may match many thousands of them, and there is one such set for each
-//! set of pods that are alike.
+//! Sets of peers. They are small in memory: a pod may match many thousands of peers, and there is
+//! one such set for each group of pods.
 
 use std::{fmt, iter, sync::Arc};
 
-use super::PeerId;
+/// Number of a peer, given once by a compiler.
+pub type PeerId = u64;
 
-/// Peers by number; 64 of them beside each other are one word of 16 bytes. A copy is cheap and
-/// shares all of it. To compare, join or subtract two costs their words.
+/// Peers by number. 64 neighbouring numbers are one word of 16 bytes. Copies are cheap and share
+/// all words. To compare, join or subtract two sets costs their words.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct PeerSet(Arc<[Word]>);
 
 /// Peers of a word.
 const WIDTH: u64 = 64;
 
-/// The peers from `64 * place` on, lowest bit first. Never without any.
+/// The peers from `64 * place` on, lowest bit first. Never empty.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Word {
     place: u64,
@@ -37,18 +38,18 @@ impl Word {
 }
 
 impl PeerSet {
-    /// Whether there are none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether both are one and the same.
+    /// Whether both share their memory.
     #[cfg(test)]
     pub(super) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// How many they are.
+    /// Number of peers.
     pub fn len(&self) -> usize {
         self.0.iter().map(|word| word.bits.count_ones() as usize).sum()
     }
@@ -69,7 +70,8 @@ impl PeerSet {
         place.is_ok_and(|place| self.0[place].bits & one.bits != 0)
     }
 
-    /// Whether both have a peer in common: costs their words together, or less where one has few.
+    /// Whether both have a peer in common. Costs the words of both together, or less if one has
+    /// few.
     pub fn intersects(&self, other: &Self) -> bool {
         let (few, mut many) = if self.0.len() <= other.0.len() {
             (&self.0, &*other.0)
@@ -77,7 +79,7 @@ impl PeerSet {
             (&other.0, &*self.0)
         };
         for word in few.iter() {
-            // Not far from the last one, where both are dense.
+            // Near the last one, if both are dense.
             let mut reach = 1;
             while many.get(reach).is_some_and(|far| !word.is_before(far.place)) {
                 reach *= 2;
@@ -98,7 +100,7 @@ impl PeerSet {
         false
     }
 
-    /// Those of either.
+    /// The peers of either.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         if other.is_empty() {
@@ -110,7 +112,7 @@ impl PeerSet {
         self.merge(other, |own, others| own | others)
     }
 
-    /// Those that the other has not.
+    /// The peers that the other has not.
     #[must_use]
     pub fn minus(&self, other: &Self) -> Self {
         if !self.intersects(other) {
@@ -119,7 +121,7 @@ impl PeerSet {
         self.merge(other, |own, others| own & !others)
     }
 
-    /// Those of both.
+    /// The peers of both.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
         if self.is_empty() || other.is_empty() {
@@ -128,7 +130,7 @@ impl PeerSet {
         self.merge(other, |own, others| own & others)
     }
 
-    /// Those that only one of them has.
+    /// The peers that only one of them has.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
         if self == other {
@@ -137,7 +139,7 @@ impl PeerSet {
         self.merge(other, |own, others| own ^ others)
     }
 
-    /// Those of any of many: costs their words together, once.
+    /// The peers of any of many sets. Costs the words of all together, once.
     pub fn union_of<'a>(sets: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut sets = sets.into_iter();
         let Some(first) = sets.next() else {
@@ -148,7 +150,7 @@ impl PeerSet {
         };
         let sets = [first, second].into_iter().chain(sets);
         let mut words: Vec<Word> = sets.flat_map(|set| set.0.iter().copied()).collect();
-        // Each set is sorted: runs, which this sort is good at.
+        // Each set is sorted. This sort is fast on sorted runs.
         words.sort();
         words.dedup_by(|next, word| {
             let same = next.place == word.place;
@@ -160,7 +162,7 @@ impl PeerSet {
         Self(words.into())
     }
 
-    /// What `bits` makes of the words of both; a word that is not there has no bits.
+    /// Combines the words of both by `bits`; a missing word has no bits.
     fn merge(&self, other: &Self, bits: impl Fn(u64, u64) -> u64) -> Self {
         let mut words = Vec::with_capacity(self.0.len().max(other.0.len()));
         let mut push = |place, bits| {
@@ -184,7 +186,7 @@ impl PeerSet {
 }
 
 impl FromIterator<PeerId> for PeerSet {
-    /// In any order; least work if they ascend.
+    /// Takes peers in any order; ascending is the least work.
     fn from_iter<I: IntoIterator<Item = PeerId>>(peers: I) -> Self {
         let mut words: Vec<Word> = Vec::new();
         let mut ascend = true;

@@ -1,79 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The `ports` of a rule in normal form (rules T1 to T4).
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
-use super::fault::Fault;
-use crate::{
-    model::{Pod, PolicyPort, PortName, Protocol},
-    watch::syntax,
-};
+use super::{fault::Fault, rule::Ports};
+use crate::model::{PolicyPort, PortKey, PortName, Protocol, ProtocolMatch, syntax};
 
-/// What an invalid entry comes to.
+/// What enforcement does with an invalid entry.
 const MATCHES_NOTHING: &str = "this entry matches nothing";
-
-/// The protocol and port part of a match.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ProtocolMatch {
-    /// IANA protocol number.
-    pub protocol: u8,
-    /// First port of an aligned block of ports.
-    pub port: u16,
-    /// Leading bits of `port` that count: 16 is one port, 0 is every port.
-    pub prefix_len: u8,
-}
-
-/// What the `ports` of a rule allow.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Ports {
-    /// Every port of every protocol (rule T1).
-    All,
-    /// Only what is listed. An empty list, left when no entry was valid, allows nothing.
-    Listed {
-        /// Protocols and numbers, as disjoint aligned blocks, ascending.
-        blocks: Vec<ProtocolMatch>,
-        /// Names, with the index of their entry in the object.
-        named: Vec<(usize, PortKey)>,
-    },
-}
-
-/// Name and protocol by which a port is looked up in a pod (rule T4). Displayed as `name/PROTOCOL`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PortKey {
-    name: String,
-    protocol: Protocol,
-}
-
-impl fmt::Display for PortKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.name, self.protocol)
-    }
-}
-
-impl PortKey {
-    /// The named ports of a pod with their numbers; the first in the order of the object where it
-    /// gives one several (rule T4).
-    pub(super) fn of(pod: &Pod) -> BTreeMap<Self, u16> {
-        let mut numbers = BTreeMap::new();
-        for port in &pod.named_ports {
-            let key = Self {
-                name: port.name.to_string(),
-                protocol: port.protocol,
-            };
-            numbers.entry(key).or_insert(port.number);
-        }
-        numbers
-    }
-
-    /// What the port matches once its number is known.
-    pub(super) fn at(&self, number: u16) -> ProtocolMatch {
-        ProtocolMatch {
-            protocol: self.protocol.number(),
-            port: number,
-            prefix_len: 16,
-        }
-    }
-}
 
 /// One valid entry.
 enum Item {
@@ -82,7 +16,8 @@ enum Item {
 }
 
 impl Ports {
-    /// The ports of a rule. An invalid entry is a fault and matches nothing. Field paths begin below the rule.
+    /// The ports of a rule. An invalid entry is a fault and matches nothing. Field paths begin
+    /// below the rule.
     pub(super) fn parse(entries: &[PolicyPort]) -> (Self, Vec<Fault>) {
         if entries.is_empty() {
             return (Self::All, Vec::new());
@@ -124,22 +59,6 @@ impl Ports {
         }
         blocks.sort_unstable();
         (Self::Listed { blocks, named }, faults)
-    }
-
-    /// The most entries that they come to.
-    pub(super) fn count(&self) -> usize {
-        match self {
-            Self::All => 1,
-            Self::Listed { blocks, named } => blocks.len() + named.len(),
-        }
-    }
-
-    /// The named ports, with the index of their entry in the object.
-    pub(super) fn named(&self) -> &[(usize, PortKey)] {
-        match self {
-            Self::All => &[],
-            Self::Listed { named, .. } => named,
-        }
     }
 }
 
@@ -198,7 +117,8 @@ pub(super) fn merge(mut ranges: Vec<(u16, u16)>) -> Vec<(u16, u16)> {
     merged
 }
 
-/// The fewest aligned blocks, as first port and prefix length, that cover exactly `first..=last`, ascending.
+/// The fewest aligned blocks, as first port and prefix length, that cover exactly `first..=last`,
+/// ascending.
 pub(super) fn aligned(first: u16, last: u16) -> impl Iterator<Item = (u16, u8)> {
     let end = u32::from(last) + 1;
     let mut next = u32::from(first);

@@ -1,29 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What an address is because of the pods that have it: the selector peers it matches, and its named ports.
+//! Groups addresses by the pods they belong to: the selector peers that these match, and their
+//! named ports.
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
 
+pub(super) use self::profile::{NO_POD, Profile, ProfileId};
 use self::{
-    claims::{Claim, Claims},
-    groups::{GroupId, Groups},
+    claims::{Claim, Claims, is_peer},
+    groups::{GroupId, Groups, selects},
     keys::Keys,
     link_locals::LinkLocals,
     nodes::Nodes,
 };
 use super::{
-    addresses_of,
-    fault::{Findings, Place},
-    force::Wanted,
-    peer::{Namespaces, PeerId, PeerSpec},
-    peer_set::PeerSet,
-    ports::PortKey,
+    fault::{Findings, Topic},
+    peer::PeerSpec,
+    peer_set::{PeerId, PeerSet},
+    wanted::Wanted,
 };
-use crate::model::{Labels, Node, Pod, Snapshot};
+use crate::model::{Node, Pod, Snapshot};
 
 mod claims;
 mod groups;
@@ -32,64 +31,38 @@ mod link_locals;
 mod nodes;
 mod numbers;
 mod peers;
-
-/// The label that every namespace carries (rule P4).
-const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
-
-/// Number of a profile. As long as a profile has it, it says the same of every peer that is in force all the while, and has the same ports.
-pub(super) type ProfileId = u64;
-
-/// The profile of addresses without a pod.
-pub(super) const NO_POD: ProfileId = 0;
-
-/// What an address is by its pods. The default is an address without a pod.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub(super) struct Profile {
-    /// Selector peers that it matches.
-    pub(super) peers: PeerSet,
-    /// Number of the named ports by which egress rules in force reach it.
-    pub(super) named_ports: BTreeMap<PortKey, u16>,
-}
-
-impl Profile {
-    /// What both claim: an address of two pods is only what each of them would be.
-    fn intersect(&mut self, other: &Self) {
-        self.peers = self.peers.intersection(&other.peers);
-        self.named_ports
-            .retain(|name, number| other.named_ports.get(name) == Some(number));
-    }
-}
+mod profile;
 
 /// A profile in use.
 #[derive(Debug, Default)]
-struct Known {
+struct UsedProfile {
     profile: Arc<Profile>,
     groups: BTreeSet<GroupId>,
-    /// Number of classes that have it.
+    /// Number of classes with this profile.
     classes: usize,
 }
 
 /// The profiles of all addresses of pods and nodes.
 #[derive(Debug)]
 pub(super) struct Profiles {
-    /// Selector peers in force.
+    /// Active selector peers.
     selectors: BTreeMap<PeerId, Arc<PeerSpec>>,
     keys: Keys,
     wanted: Wanted,
     groups: Groups,
-    known: BTreeMap<ProfileId, Known>,
+    known: BTreeMap<ProfileId, UsedProfile>,
     ids: HashMap<Arc<Profile>, ProfileId>,
     last: ProfileId,
     claims: Claims,
     nodes: Nodes,
     link_locals: LinkLocals,
-    /// Addresses that may be something else now.
+    /// Addresses whose meaning may have changed.
     touched: BTreeSet<IpAddr>,
     /// Profiles that match other peers than before.
     renamed: BTreeSet<ProfileId>,
-    /// Profiles that nothing may have any more.
+    /// Profiles that may be unused.
     idle: BTreeSet<ProfileId>,
-    /// How often it was made out what a profile says.
+    /// How often a profile was computed.
     #[cfg(test)]
     pub(super) made: usize,
 }
@@ -101,7 +74,7 @@ impl Default for Profiles {
             keys: Keys::default(),
             wanted: Wanted::default(),
             groups: Groups::default(),
-            known: BTreeMap::from([(NO_POD, Known::default())]),
+            known: BTreeMap::from([(NO_POD, UsedProfile::default())]),
             ids: HashMap::from([(Arc::default(), NO_POD)]),
             last: NO_POD,
             claims: Claims::default(),
@@ -125,32 +98,32 @@ pub(super) struct Host {
     pub(super) node: bool,
     /// An address of another node.
     pub(super) remote_node: bool,
-    /// What `ipBlock` peers are held against.
+    /// The address that `ipBlock` peers are matched against.
     pub(super) blocks: Held,
 }
 
-/// Which address of a host `ipBlock` peers are held against (rule P5).
+/// The address that `ipBlock` peers are matched against (rule P5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Held {
-    /// The one that is asked about.
+    /// The address itself.
     Itself,
-    /// That of the pod which is met under this one (rule A9).
+    /// Another address of the pod: this one is its link-local address (rule A9).
     Other(IpAddr),
     /// None: no block matches.
     Nothing,
 }
 
-/// What has an address.
+/// The owner of an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Owner {
-    /// For people.
+    /// Its name, for people.
     pub(super) name: String,
-    /// It is on an interface of this node.
+    /// The address is on an interface of this node.
     pub(super) is_here: bool,
 }
 
 impl Profiles {
-    /// A pod is there.
+    /// Adds a pod.
     pub(super) fn add_pod(&mut self, pod: &Arc<Pod>, snapshot: &Snapshot) {
         if !is_peer(pod) {
             return;
@@ -164,18 +137,18 @@ impl Profiles {
             }
             id
         });
-        for address in addresses_of(pod) {
+        for address in pod.distinct_addresses() {
             self.claims.add(address, pod, group);
             self.touched.insert(address);
         }
     }
 
-    /// A pod is gone.
+    /// Removes a pod.
     pub(super) fn remove_pod(&mut self, pod: &Pod) {
         if !is_peer(pod) {
             return;
         }
-        for address in addresses_of(pod) {
+        for address in pod.distinct_addresses() {
             self.claims.remove(address, pod);
             self.touched.insert(address);
         }
@@ -184,14 +157,14 @@ impl Profiles {
         }
     }
 
-    /// Takes the addresses of nodes: those of this one are on its interfaces.
+    /// Takes the addresses of nodes. Those of this one are on its interfaces.
     pub(super) fn set_nodes(&mut self, own: (&Node, &Node), before: &Snapshot, after: &Snapshot) {
         self.nodes.update(own, before, after, &mut self.touched);
         self.link_locals
             .update(&own.1.link_locals, after, &mut self.touched);
     }
 
-    /// Addresses that may be something else than when this was last asked, those within `spans` included.
+    /// Takes the addresses whose meaning may have changed, those within `spans` included.
     pub(super) fn take_touched(&mut self, spans: &[(IpAddr, IpAddr)]) -> BTreeSet<IpAddr> {
         let mut touched = std::mem::take(&mut self.touched);
         for span in spans {
@@ -202,21 +175,22 @@ impl Profiles {
         touched
     }
 
-    /// Profiles that match other peers than when this was last asked.
+    /// Takes the profiles that match other peers than before.
     pub(super) fn take_renamed(&mut self) -> BTreeSet<ProfileId> {
         std::mem::take(&mut self.renamed)
     }
 
-    /// What an address is now; `None`: no pod and no node has it.
+    /// The meaning of an address now; `None`: no pod and no node has it.
     ///
-    /// Two pods that claim one address have the intersection of their profiles there; a hostNetwork pod matches no selector peer
-    /// (rule I6), and neither does an address that is on an interface of this node, whatever a pod claims.
+    /// An address that two pods claim has the intersection of their profiles. A hostNetwork pod
+    /// matches no selector peer (rule I6). Neither does an address on an interface of this node,
+    /// whatever a pod claims.
     pub(super) fn host(&mut self, address: IpAddr, findings: &mut Findings) -> Option<Host> {
         let node = self.nodes.is_own(address);
         let remote_node = !node && self.nodes.is_other(address);
         let mut faults = self.claims.faults(address, node);
         faults.extend(self.link_locals.faults(address, node));
-        findings.tell(Place::Address(address), faults);
+        findings.report(Topic::Address(address), faults);
         let pods = self.link_locals.at(address).to_vec();
         if !node && !pods.is_empty() {
             return Some(self.link_local(&pods));
@@ -235,7 +209,7 @@ impl Profiles {
         })
     }
 
-    /// Which pod, or node by its object, has an address.
+    /// The pod that has an address, or a node by its object.
     pub(super) fn owner(&self, address: IpAddr) -> Option<Owner> {
         let is_here = self.nodes.is_own(address);
         let pods = self.claims.at(address).iter();
@@ -248,26 +222,29 @@ impl Profiles {
         Some(Owner { name, is_here })
     }
 
-    /// The first address from one to another that a pod or a node has.
+    /// The first address of a span that a pod or a node has.
     pub(super) fn within(&self, span: (IpAddr, IpAddr)) -> Option<IpAddr> {
         let pods = self.claims.within(span).next();
         pods.into_iter().chain(self.nodes.within(span)).min()
     }
 
-    /// What a link-local address of these pods is: the pod, with the IPv6 address that it has, if
-    /// it is one.
+    /// The meaning of a link-local address of these pods. A single pod is matched by its IPv6
+    /// address.
     fn link_local(&mut self, pods: &[Arc<Pod>]) -> Host {
         let claim = |pod: &Arc<Pod>| {
-            let mut claims = addresses_of(pod).into_iter().flat_map(|own| self.claims.at(own));
+            let mut claims = pod
+                .distinct_addresses()
+                .into_iter()
+                .flat_map(|own| self.claims.at(own));
             claims.find(|(other, _)| other.key == pod.key)
         };
-        // A pod that has given its addresses back is nothing under this one either.
+        // A pod that has given its addresses back does not count here either.
         let of = pods
             .iter()
             .map(|pod| claim(pod).map_or(NO_POD, |claim| self.profile_of(claim)));
         let of = of.collect();
         let own = match pods {
-            [pod] if claim(pod).is_some() => addresses_of(pod).into_iter().find(IpAddr::is_ipv6),
+            [pod] if claim(pod).is_some() => pod.distinct_addresses().into_iter().find(IpAddr::is_ipv6),
             _ => None,
         };
         Host {
@@ -282,7 +259,7 @@ impl Profiles {
         claim.1.map_or(NO_POD, |group| self.groups[group].profile)
     }
 
-    /// What all of these say.
+    /// The profile of what all of these say.
     fn common(&mut self, profiles: Vec<ProfileId>) -> ProfileId {
         match *profiles {
             [] => NO_POD,
@@ -302,21 +279,21 @@ impl Profiles {
         &self.known[&id].profile
     }
 
-    /// A class has this profile.
+    /// Counts a class with this profile.
     pub(super) fn hold(&mut self, id: ProfileId) {
         self.known.entry(id).or_default().classes += 1;
     }
 
-    /// A class no longer has it.
+    /// Counts a class less.
     pub(super) fn release(&mut self, id: ProfileId) {
         self.known.entry(id).or_default().classes -= 1;
         self.idle.insert(id);
     }
 
-    /// Forgets what nothing has any more.
+    /// Forgets unused profiles.
     pub(super) fn clear(&mut self) {
         for id in std::mem::take(&mut self.idle) {
-            let unused = |known: &&Known| known.groups.is_empty() && known.classes == 0 && id != NO_POD;
+            let unused = |known: &&UsedProfile| known.groups.is_empty() && known.classes == 0 && id != NO_POD;
             if self.known.get(&id).filter(unused).is_some() {
                 self.forget_content(id);
                 self.known.remove(&id);
@@ -324,7 +301,7 @@ impl Profiles {
         }
     }
 
-    /// Whether this very set is one that a profile has.
+    /// Whether a profile shares the memory of this set.
     #[cfg(test)]
     pub(super) fn has(&self, peers: &PeerSet) -> bool {
         let mut known = self.known.values();
@@ -337,9 +314,9 @@ impl Profiles {
         }
         self.last += 1;
         self.ids.insert(profile.clone(), self.last);
-        let known = Known {
+        let known = UsedProfile {
             profile,
-            ..Known::default()
+            ..UsedProfile::default()
         };
         self.known.insert(self.last, known);
         self.idle.insert(self.last);
@@ -360,7 +337,7 @@ impl Profiles {
             return;
         }
         self.touched
-            .extend(group.members.iter().flat_map(|pod| addresses_of(pod)));
+            .extend(group.members.iter().flat_map(|pod| pod.distinct_addresses()));
         self.known.entry(profile).or_default().groups.insert(id);
         self.drop_group(id, before);
     }
@@ -389,33 +366,12 @@ impl Profiles {
         })
     }
 
-    /// A group matches these peers.
+    /// Sets the selector peers that a group matches.
     fn set_peers(&mut self, id: GroupId, peers: PeerSet) {
         let example = self.groups[id].example();
         let named_ports = self.wanted.ports_of(example, [&peers, &PeerSet::default()]);
         let profile = self.made(peers, named_ports);
         let profile = self.intern(profile);
         self.move_group(id, profile);
-    }
-}
-
-/// Rules I7 and P6: a pod whose addresses are its own.
-fn is_peer(pod: &Pod) -> bool {
-    !pod.terminal && !pod.addresses.is_empty()
-}
-
-/// Whether a peer is about pods of a namespace.
-fn selects(namespaces: &Namespaces, name: &str, snapshot: &Snapshot) -> bool {
-    match namespaces {
-        Namespaces::Named(named) => named == name,
-        Namespaces::Selected(selector) => selector.matches(&namespace_labels(snapshot, name)),
-    }
-}
-
-/// Labels of a namespace; one that the snapshot does not know has just its name (rule P4).
-fn namespace_labels<'a>(snapshot: &'a Snapshot, name: &str) -> Cow<'a, Labels> {
-    match snapshot.namespaces.get(name) {
-        Some(namespace) => Cow::Borrowed(&namespace.labels),
-        None => Cow::Owned(Labels::from([(NAMESPACE_NAME.to_owned(), name.to_owned())])),
     }
 }

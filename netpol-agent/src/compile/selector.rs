@@ -4,15 +4,13 @@
 use std::{collections::BTreeSet, fmt};
 
 use super::fault::Fault;
-use crate::{
-    model::{LabelExpression, LabelSelector, Labels},
-    watch::syntax,
-};
+use crate::model::{LabelExpression, LabelSelector, Labels, syntax};
 
-/// Values times requirements that are looked at for a remark.
+/// Values times requirements that are searched for a remark.
 const LOOKS: usize = 1 << 16;
 
-/// A valid label selector: its requirements are ANDed, sorted and without repetition. No requirement selects everything.
+/// A valid label selector. Its requirements are ANDed, sorted and without repetition. Without a
+/// requirement it selects everything.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub(super) struct Selector(BTreeSet<Requirement>);
 
@@ -32,8 +30,9 @@ enum Operator {
 }
 
 impl Selector {
-    /// The selector in normal form; every expression that Kubernetes would refuse is a fault, and one fault is enough to
-    /// make the selector invalid (rule I3). `otherwise` says what enforcement makes of an invalid one.
+    /// The selector in normal form. Every expression that Kubernetes would refuse is a fault, and
+    /// one fault makes the selector invalid (rule I3). `otherwise` says what enforcement does with
+    /// an invalid one.
     pub(super) fn parse(selector: &LabelSelector, otherwise: &str) -> Result<Self, Vec<Fault>> {
         let mut requirements = BTreeSet::new();
         let mut faults = Vec::new();
@@ -65,8 +64,9 @@ impl Selector {
         }
     }
 
-    /// What is odd about a valid selector, which stays in force as written: labels that Kubernetes refuses, and requirements
-    /// that no object can meet together. `selector` is what this was parsed from.
+    /// What is odd about a valid selector, which is enforced as written: labels that Kubernetes
+    /// refuses, and requirements that no object can meet together. `selector` is what this was
+    /// parsed from.
     pub(super) fn remarks(&self, selector: &LabelSelector) -> Vec<Fault> {
         let mut remarks = label_remarks(selector);
         for key in self.keys().collect::<BTreeSet<_>>() {
@@ -83,8 +83,8 @@ impl Selector {
         remarks
     }
 
-    /// Whether no value of a label, and not its absence either, meets every requirement on it. Not looked for where that is too much to look at:
-    /// what contradicts itself selects nothing all the same.
+    /// Whether no value of a label, nor its absence, meets every requirement on it. False if that
+    /// costs too much to find out: a selector that contradicts itself selects nothing anyway.
     fn contradicts_itself(&self, key: &str) -> bool {
         let requirements: Vec<&Operator> = self.of_key(key).collect();
         if requirements.len() < 2 || requirements.iter().all(|operator| operator.meets(None)) {
@@ -164,7 +164,7 @@ fn label_remarks(selector: &LabelSelector) -> Vec<Fault> {
 }
 
 impl Operator {
-    /// Whether a label with this value, or none, is as required.
+    /// Whether a label with this value, or no label, meets it.
     fn meets(&self, value: Option<&str>) -> bool {
         match self {
             Self::In(values) => value.is_some_and(|value| values.contains(value)),
@@ -210,8 +210,8 @@ impl fmt::Display for Selector {
     }
 }
 
-/// A label key, a label value or a name: as it is if Kubernetes would accept it, else quoted, so that nothing which is
-/// written into a canonical text can be taken for another part of it.
+/// A label key, a label value or a name. It is quoted unless Kubernetes would accept it, so that
+/// nothing written into a canonical text can be taken for another part of it.
 pub(super) struct Word<'a>(pub(super) &'a str);
 
 impl fmt::Display for Word<'_> {

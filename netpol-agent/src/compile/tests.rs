@@ -13,6 +13,7 @@ mod codes;
 mod guards;
 mod link_locals;
 mod odd;
+mod precedence;
 mod properties;
 mod turns;
 
@@ -388,13 +389,13 @@ fn rule_numbers_do_not_depend_on_other_policies() {
     assert!(
         entries(&both)
             .into_iter()
-            .all(|(_, number)| both.rules[&number].policy.name == "a")
+            .all(|(_, entry)| both.rules[&entry.rule].policy.name == "a")
     );
 }
 
 #[test]
 fn fnv1a_gives_the_published_values() {
-    use super::force::fnv1a;
+    use super::active::fnv1a;
     assert_eq!(
         (fnv1a(b""), fnv1a(b"a"), fnv1a(b"foobar")),
         (0x811c_9dc5, 0xe40c_292c, 0xbf9c_f968)

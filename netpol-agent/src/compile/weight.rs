@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What an object would come to, counted by the lengths of its lists: nothing is built, and it
+//! What an object would cost, counted by the lengths of its lists. Nothing is built, and counting
 //! takes no longer than reading the object.
 
 use std::{
@@ -16,13 +16,13 @@ use crate::model::{
     Protocol, Rule, Service, parse_cidr,
 };
 
-/// Aligned blocks that any range of ports comes to at most.
+/// The most aligned blocks that a range of ports needs.
 const RANGE: usize = 30;
 
-/// Hosts that an `ipBlock` may have, in bits, before it counts as one for everyone's addresses.
+/// An `ipBlock` of more hosts than this, in bits, counts as one of everyone's addresses.
 const NARROW: u8 = 8;
 
-/// What a NetworkPolicy would use, by [`crate::model::POLICY_RESOURCES`], as part of one policy of
+/// What a NetworkPolicy would use of [`crate::model::POLICY_RESOURCES`], as part of one policy of
 /// an endpoint.
 pub(super) fn policy(policy: &NetworkPolicy) -> Weight<{ POLICY_RESOURCES.len() }> {
     let rules = || policy.ingress.iter().chain(&policy.egress);
@@ -38,10 +38,10 @@ pub(super) fn policy(policy: &NetworkPolicy) -> Weight<{ POLICY_RESOURCES.len() 
     ]
 }
 
-/// Pairs that a rule counts as at least: rules are gone through for each class.
+/// The least pairs that a rule counts as: each rule is visited for each class.
 const RULE: usize = 16;
 
-/// Peers times ports of a rule; a list that is empty stands for one of all.
+/// Peers times ports of a rule. An empty list counts as one.
 fn pairs(rule: &Rule) -> usize {
     let of_peer = |peer: &Peer| peer.ip_block.as_ref().map_or(1, prefixes);
     let peers: usize = rule.peers.iter().map(of_peer).sum();
@@ -52,7 +52,7 @@ fn ports(rule: &Rule) -> usize {
     rule.ports.iter().map(blocks_of).sum::<usize>().max(1)
 }
 
-/// Whether a rule is about many addresses that others may have prefixes among: it has entries for
+/// Whether a rule matches many addresses, among which others may have prefixes: it has entries for
 /// the class of each.
 fn is_wide(rule: &Rule) -> bool {
     let is_large = |block: &IpBlock| {
@@ -62,7 +62,7 @@ fn is_wide(rule: &Rule) -> bool {
     rule.peers.is_empty() || blocks.any(is_large)
 }
 
-/// A range counts as its ports, and as no more than the blocks that it can come to.
+/// A range counts as its ports, but not as more than the blocks that it needs.
 fn blocks_of(port: &PolicyPort) -> usize {
     match (&port.port, port.end_port) {
         (Some(PortName::Number(first)), Some(last)) if last > *first => {
@@ -76,15 +76,15 @@ fn prefixes(block: &IpBlock) -> usize {
     1 + block.except.len()
 }
 
-/// One with many values counts as each of them.
+/// A requirement counts once for each of its values.
 fn requirements(selector: &LabelSelector) -> usize {
     let values = selector.match_expressions.iter();
     let values = values.map(|expression| expression.values.len().max(1));
     selector.match_labels.len() + values.sum::<usize>()
 }
 
-/// The most different blocks that are around one address. Sorted CIDRs come parents first, so those
-/// around the current one are a stack.
+/// The most different blocks around one address. Sorted CIDRs come parents first, so those around
+/// the current one are a stack.
 fn depth(blocks: Vec<&IpBlock>) -> usize {
     let different: BTreeSet<&IpBlock> = blocks.into_iter().collect();
     let cidrs = different.iter().filter_map(|block| parse_cidr(&block.cidr).ok());
@@ -102,7 +102,7 @@ fn depth(blocks: Vec<&IpBlock>) -> usize {
     most
 }
 
-/// What a Service would use with these slices, by [`crate::model::SERVICE_RESOURCES`].
+/// What a Service with these slices would use of [`crate::model::SERVICE_RESOURCES`].
 pub(super) fn service(service: &Service, slices: &[&Arc<EndpointSlice>]) -> Weight<2> {
     if service.cluster_ips.is_empty() {
         return [0; 2];
@@ -136,7 +136,7 @@ pub(super) fn service(service: &Service, slices: &[&Arc<EndpointSlice>]) -> Weig
     weight
 }
 
-/// The number of backends by name and protocol of their port, IPv6 and IPv4.
+/// The number of backends by name and protocol of their port, for IPv6 and IPv4.
 fn backends<'a>(slices: &[&'a Arc<EndpointSlice>]) -> BTreeMap<(&'a str, Protocol), [usize; 2]> {
     let mut backends: BTreeMap<(&str, Protocol), [usize; 2]> = BTreeMap::new();
     for slice in slices {

@@ -142,7 +142,20 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>, BpffsError> {
     })
 }
 
-/// Removes a pin, or a folder with the pins in it. Accepts that it is already gone.
+/// Removes a pin, or a folder with all pins and folders in it. Accepts that it is already gone.
+///
+/// # Errors
+/// The first that cannot be removed.
+pub fn remove_all(path: &Path) -> Result<(), BpffsError> {
+    if path.is_dir() {
+        for within in list(path)? {
+            remove_all(&within)?;
+        }
+    }
+    remove(path)
+}
+
+/// Removes a pin, or an empty folder. Accepts that it is already gone.
 ///
 /// # Errors
 /// It cannot be removed.

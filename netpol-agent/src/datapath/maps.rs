@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The maps with their types: reading them back, writing to them.
 
+mod counters;
+mod encoded;
+mod flows;
 mod longest;
+mod table;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,37 +17,21 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{
-        Array, HashMap, IterableMap as _, MapData, MapInfo, PerCpuArray,
-        lpm_trie::{Key, LpmTrie},
-    },
+    maps::{Array, HashMap, MapData, MapInfo},
 };
-use ipnet::IpNet;
-use netpol_common::{
-    abi::{
-        self, Address, Config, Counter, Counters, Direction, Endpoint, Flow, FlowKey, Identity, Lifetimes,
-        Peer, PolicyMatch, PortValue,
-    },
-    flow,
-};
+use netpol_common::abi::{self, Address, Config, Endpoint, Flow, FlowKey, Identity, Peer, PortValue};
 use thiserror::Error;
-use tracing::info;
 
-use self::longest::Longest;
-use super::{DatapathError, shares::Shares};
-use crate::{
-    compile::{Frontend, ProtocolMatch},
-    sync::{EntryKey, State, Write},
+pub use self::{
+    counters::CounterMap,
+    flows::{FlowTable, restore_flows, unpin_flows_of_other_capacity},
 };
-
-/// Bits that IPv4 prefixes are longer by when they are mapped into IPv6.
-const MAPPED_BITS: u32 = 96;
-/// Replaces a value in place (linux/bpf.h), see [`abi::Endpoint::lock`].
-const BPF_F_LOCK: u64 = 4;
-
-/// The key must have a value already, or must have none (linux/bpf.h).
-const BPF_EXIST: u64 = 2;
-const BPF_NOEXIST: u64 = 1;
+use self::{
+    longest::Longest,
+    table::{Encoded as _, Hash, Table as _, Trie},
+};
+use super::DatapathError;
+use crate::sync::{State, Write};
 
 /// How many times a write is tried while the kernel answers that it may work a moment later (EBUSY,
 /// EAGAIN, ENOMEM under contention).
@@ -70,17 +58,51 @@ impl<T> Named<T> for Result<T, aya::maps::MapError> {
     }
 }
 
+macro_rules! tables {
+    ($($name:ident: $table:ident in $map:ty;)*) => {
+        /// The map of each table.
+        struct Tables {
+            $($name: $map,)*
+        }
+
+        impl Tables {
+            fn take(ebpf: &mut Ebpf, folder: &Path) -> Result<Self, DatapathError> {
+                Ok(Self {
+                    $($name: <$map>::take(ebpf, folder, stringify!($name))?,)*
+                })
+            }
+
+            fn read(&self, state: &mut State) -> Result<(), MapError> {
+                $(self.$name.read(|put| state.record(&Write::$table(put)))?;)*
+                Ok(())
+            }
+
+            /// Makes a write of one of them.
+            fn write(&mut self, write: &Write) -> Result<(), MapError> {
+                match write {
+                    $(Write::$table(edit) => self.$name.edit(edit),)*
+                    Write::Config(_) | Write::Attached(_) | Write::AttachedDevices(_) => Ok(()),
+                }
+            }
+        }
+    };
+}
+
+tables! {
+    endpoints: Endpoints in Hash<u32, Endpoint>;
+    identities: Identities in Longest<Peer>;
+    frontends: Frontends in Hash<abi::Frontend, Identity>;
+    local_pods: LocalPods in Hash<Address, u32>;
+    senders: Senders in Hash<abi::Sender, u32>;
+    guarded: Guarded in Hash<abi::Frontend, u32>;
+    forwards: Forwards in Trie<abi::Forwarded, u32>;
+    policies: Policies in Longest<PortValue>;
+}
+
 /// Handles of the maps that the agent reads and writes.
 pub struct Maps {
-    endpoints: HashMap<MapData, u32, Endpoint>,
+    tables: Tables,
     bindings: HashMap<MapData, u32, abi::Binding>,
-    local_pods: HashMap<MapData, Address, u32>,
-    senders: HashMap<MapData, abi::Sender, u32>,
-    guarded: HashMap<MapData, abi::Frontend, u32>,
-    forwards: LpmTrie<MapData, abi::Forwarded, u32>,
-    identities: Longest<Peer>,
-    frontends: HashMap<MapData, abi::Frontend, Identity>,
-    policies: Longest<PortValue>,
     config: Array<MapData, Config>,
 }
 
@@ -100,28 +122,14 @@ pub fn probe() -> io::Result<()> {
 impl Maps {
     /// Takes the maps out of a loaded object, after a look at whether what was pinned is what this build expects.
     pub fn take(ebpf: &mut Ebpf, folder: &Path) -> Result<Self, DatapathError> {
-        check_layout::<u32, Endpoint>(&folder.join("endpoints"))?;
         check_layout::<u32, abi::Binding>(&folder.join("bindings"))?;
-        check_layout::<Address, u32>(&folder.join("local_pods"))?;
-        check_layout::<abi::Sender, u32>(&folder.join("senders"))?;
-        check_layout::<abi::Frontend, u32>(&folder.join("guarded"))?;
-        check_layout::<Key<abi::Forwarded>, u32>(&folder.join("forwards"))?;
-        check_layout::<abi::Frontend, Identity>(&folder.join("frontends"))?;
         check_layout::<FlowKey, Flow>(&folder.join("flows"))?;
         check_layout::<u32, abi::FlowShare>(&folder.join("flow_shares"))?;
         check_layout::<abi::FragmentKey, abi::Fragment>(&folder.join("fragments"))?;
-        check_layout::<u32, Counters>(&folder.join("counters"))?;
         check_layout::<u32, Config>(&folder.join("config"))?;
         Ok(Self {
-            endpoints: HashMap::try_from(map(ebpf, "endpoints")?).on("endpoints", "opening")?,
+            tables: Tables::take(ebpf, folder)?,
             bindings: HashMap::try_from(map(ebpf, "bindings")?).on("bindings", "opening")?,
-            local_pods: HashMap::try_from(map(ebpf, "local_pods")?).on("local_pods", "opening")?,
-            senders: HashMap::try_from(map(ebpf, "senders")?).on("senders", "opening")?,
-            guarded: HashMap::try_from(map(ebpf, "guarded")?).on("guarded", "opening")?,
-            forwards: LpmTrie::try_from(map(ebpf, "forwards")?).on("forwards", "opening")?,
-            frontends: HashMap::try_from(map(ebpf, "frontends")?).on("frontends", "opening")?,
-            identities: Longest::take(ebpf, folder, ["addresses", "identities"])?,
-            policies: Longest::take(ebpf, folder, ["ports", "policies"])?,
             config: Array::try_from(map(ebpf, "config")?).on("config", "opening")?,
         })
     }
@@ -132,37 +140,7 @@ impl Maps {
             config: self.config.get(&0, 0).on("config", "reading")?,
             ..State::default()
         };
-        for entry in self.endpoints.iter() {
-            let (ifindex, endpoint) = entry.on("endpoints", "reading")?;
-            state.endpoints.insert(ifindex, endpoint);
-        }
-        for (key, identity) in self.identities.read()? {
-            state.identities.insert(prefix(&key), identity);
-        }
-        for entry in self.local_pods.iter() {
-            let (address, ifindex) = entry.on("local_pods", "reading")?;
-            state.local_pods.insert(ip(&address), ifindex);
-        }
-        for entry in self.senders.iter() {
-            let (key, ifindex) = entry.on("senders", "reading")?;
-            state.senders.insert((key.bridge, key.number), ifindex);
-        }
-        for entry in self.guarded.iter() {
-            let (key, _) = entry.on("guarded", "reading")?;
-            state.guarded.insert(frontend(&key), ());
-        }
-        for entry in self.forwards.iter() {
-            let (key, _) = entry.on("forwards", "reading")?;
-            state.forwards.insert(forwarded(&key));
-        }
-        for entry in self.frontends.iter() {
-            let (key, identity) = entry.on("frontends", "reading")?;
-            state.frontends.insert(frontend(&key), identity);
-        }
-        for (key, value) in self.policies.read()? {
-            let (policy, key) = entry_key(&key);
-            state.record(&Write::PutPolicy { policy, key, value });
-        }
+        self.tables.read(&mut state)?;
         Ok(state)
     }
 
@@ -187,60 +165,14 @@ impl Maps {
     pub fn write(&mut self, write: &Write) -> Result<(), MapError> {
         retry(|| match write {
             Write::Config(config) => self.config.set(0, config, 0).on("config", "writing"),
-            Write::PutPolicy { policy, key, value } => {
-                self.policies.insert(&policy_key(*policy, key), *value)
-            }
-            Write::RemovePolicy { policy, key } => self.policies.remove(&policy_key(*policy, key)),
-            Write::PutIdentity { prefix, identity } => {
-                self.identities.insert(&address_key(*prefix), *identity)
-            }
-            Write::RemoveIdentity(prefix) => self.identities.remove(&address_key(*prefix)),
-            Write::PutEndpoint { ifindex, endpoint } => self
-                .endpoints
-                .insert(ifindex, endpoint, BPF_F_LOCK)
-                .on("endpoints", "writing"),
-            Write::RemoveEndpoint(ifindex) => {
-                present(self.endpoints.remove(ifindex)).on("endpoints", "removing an entry")
-            }
-            Write::PutFrontend { frontend, identity } => self
-                .frontends
-                .insert(frontend_key(frontend), identity, 0)
-                .on("frontends", "writing"),
-            Write::RemoveFrontend(frontend) => {
-                present(self.frontends.remove(&frontend_key(frontend))).on("frontends", "removing an entry")
-            }
-            Write::PutLocalPod { address, ifindex } => self
-                .local_pods
-                .insert(mapped(*address), ifindex, 0)
-                .on("local_pods", "writing"),
-            Write::RemoveLocalPod(address) => {
-                present(self.local_pods.remove(&mapped(*address))).on("local_pods", "removing an entry")
-            }
-            Write::PutSender { sender, ifindex } => self
-                .senders
-                .insert(sender_key(*sender), ifindex, 0)
-                .on("senders", "writing"),
-            Write::RemoveSender(sender) => {
-                present(self.senders.remove(&sender_key(*sender))).on("senders", "removing an entry")
-            }
-            Write::PutGuarded(backend) => self
-                .guarded
-                .insert(frontend_key(backend), 1, 0)
-                .on("guarded", "writing"),
-            Write::RemoveGuarded(backend) => {
-                present(self.guarded.remove(&frontend_key(backend))).on("guarded", "removing an entry")
-            }
-            Write::PutForward(ifindex, prefix) => self
-                .forwards
-                .insert(&forwarded_key(*ifindex, *prefix), 1, 0)
-                .on("forwards", "writing"),
-            Write::RemoveForward(ifindex, prefix) => {
-                present(self.forwards.remove(&forwarded_key(*ifindex, *prefix)))
-                    .on("forwards", "removing an entry")
-            }
-            Write::Attach(_) | Write::Detach(_) | Write::AttachDevice(_) | Write::DetachDevice(_) => Ok(()),
+            write => self.tables.write(write),
         })
     }
+}
+
+/// An address as keys have it.
+pub(super) fn mapped(address: IpAddr) -> Address {
+    address.encode()
 }
 
 fn map(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, MapError> {
@@ -298,86 +230,6 @@ fn check_layout<K, V>(path: &Path) -> Result<(), DatapathError> {
     })
 }
 
-/// The flows of a pinned map whose capacity is another than asked for; the map is unpinned, so that loading makes a new one.
-pub fn unpin_flows_of_other_capacity(
-    path: &Path,
-    capacity: u32,
-) -> Result<Vec<(FlowKey, Flow)>, DatapathError> {
-    if !path.exists() {
-        return Ok(Vec::new());
-    }
-    check_layout::<FlowKey, Flow>(path)?;
-    let data = MapData::from_pin(path).on("flows", "opening")?;
-    let found = data.info().on("flows", "asking for its capacity")?.max_entries();
-    if found == capacity {
-        return Ok(Vec::new());
-    }
-    let flows = HashMap::try_from(aya::maps::Map::HashMap(data)).on("flows", "opening")?;
-    let entries = flows.iter().filter_map(Result::ok).collect();
-    super::bpffs::remove(path)?;
-    info!(
-        from = found,
-        to = capacity,
-        "the flow table is made anew with another capacity"
-    );
-    Ok(entries)
-}
-
-/// The flow table, for connections that were open before a pod's programs were there.
-pub struct FlowTable<'a>(HashMap<&'a mut MapData, FlowKey, Flow>);
-
-impl<'a> FlowTable<'a> {
-    /// Opens it.
-    pub fn open(ebpf: &'a mut Ebpf) -> Result<Self, MapError> {
-        let missing = || aya::maps::MapError::InvalidName { name: "flows".into() };
-        let map = ebpf
-            .map_mut("flows")
-            .ok_or_else(missing)
-            .on("flows", "finding it in the object")?;
-        Ok(Self(HashMap::try_from(map).on("flows", "opening")?))
-    }
-
-    /// Entries that it holds.
-    pub fn capacity(&self) -> Result<u32, MapError> {
-        let info = self.0.map().info().on("flows", "asking for its capacity")?;
-        Ok(info.max_entries())
-    }
-
-    /// Its descriptor.
-    pub fn descriptor(&self) -> BorrowedFd<'_> {
-        self.0.map().fd().as_fd()
-    }
-
-    /// Adds a flow, unless there is one that still lives at `now`, or its endpoint may have no
-    /// more. Whether it was added.
-    pub fn add(
-        &mut self,
-        shares: &Shares,
-        key: &FlowKey,
-        flow: &Flow,
-        now: u64,
-        lifetimes: &Lifetimes,
-    ) -> Result<bool, MapError> {
-        match self.0.get(key, 0) {
-            Ok(held) if flow::alive(&held, key.protocol, now, lifetimes) => return Ok(false),
-            Ok(_) => {
-                retry(|| self.0.insert(key, flow, BPF_EXIST).on("flows", "writing"))?;
-                return Ok(true);
-            }
-            Err(aya::maps::MapError::KeyNotFound) => {}
-            Err(error) => return Err(error).on("flows", "reading"),
-        }
-        if !shares.take(key.endpoint) {
-            return Ok(false);
-        }
-        let written = retry(|| self.0.insert(key, flow, BPF_NOEXIST).on("flows", "writing"));
-        if written.is_err() {
-            shares.give_back(key.endpoint);
-        }
-        written.map(|()| true)
-    }
-}
-
 /// The descriptor of a map.
 pub fn descriptor<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, MapError> {
     let missing = || aya::maps::MapError::InvalidName { name: name.into() };
@@ -403,7 +255,7 @@ impl Doubted {
     pub fn open(ebpf: &mut Ebpf) -> Result<Self, MapError> {
         let map: HashMap<_, Address, u32> =
             HashMap::try_from(map(ebpf, "inherited")?).on("inherited", "opening")?;
-        let held = map.keys().map(|address| address.map(|address| ip(&address)));
+        let held = map.keys().map(|address| address.map(IpAddr::decode));
         let held = held.collect::<Result<_, _>>().on("inherited", "reading")?;
         Ok(Self { map, held })
     }
@@ -416,189 +268,12 @@ impl Doubted {
     /// Replaces them.
     pub fn set(&mut self, addresses: BTreeSet<IpAddr>) -> Result<(), MapError> {
         for address in addresses.difference(&self.held) {
-            retry(|| self.map.insert(mapped(*address), 1, 0).on("inherited", "writing"))?;
+            retry(|| self.map.insert(address.encode(), 1, 0).on("inherited", "writing"))?;
         }
         for address in self.held.difference(&addresses) {
-            present(self.map.remove(&mapped(*address))).on("inherited", "removing an entry")?;
+            present(self.map.remove(&address.encode())).on("inherited", "removing an entry")?;
         }
         self.held = addresses;
         Ok(())
-    }
-}
-
-/// Puts flows into a new table.
-pub fn restore_flows(ebpf: &mut Ebpf, flows: Vec<(FlowKey, Flow)>) -> Result<(), MapError> {
-    let Some(map) = ebpf.map_mut("flows") else {
-        return Ok(());
-    };
-    let mut table: HashMap<_, FlowKey, Flow> = HashMap::try_from(map).on("flows", "opening")?;
-    for (key, flow) in flows {
-        table.insert(key, flow, 0).on("flows", "copying")?;
-    }
-    Ok(())
-}
-
-/// An address as keys have it.
-pub(super) fn mapped(address: IpAddr) -> Address {
-    match address {
-        IpAddr::V4(address) => Address::from_ipv4(address.octets()),
-        IpAddr::V6(address) => Address::from_ipv6(address.octets()),
-    }
-}
-
-/// The address of a key.
-fn ip(address: &Address) -> IpAddr {
-    IpAddr::from(address.octets).to_canonical()
-}
-
-fn sender_key((bridge, number): (u32, u32)) -> abi::Sender {
-    abi::Sender { bridge, number }
-}
-
-fn frontend_key(frontend: &Frontend) -> abi::Frontend {
-    abi::Frontend {
-        address: mapped(frontend.address),
-        port: frontend.port.to_be_bytes(),
-        protocol: frontend.protocol,
-        pad: 0,
-    }
-}
-
-fn frontend(key: &abi::Frontend) -> Frontend {
-    Frontend {
-        address: ip(&key.address),
-        protocol: key.protocol,
-        port: u16::from_be_bytes(key.port),
-    }
-}
-
-/// The key of a prefix.
-fn address_key(prefix: IpNet) -> Key<Address> {
-    match prefix.trunc() {
-        IpNet::V4(net) => Key::new(
-            MAPPED_BITS + u32::from(net.prefix_len()),
-            Address::from_ipv4(net.network().octets()),
-        ),
-        IpNet::V6(net) => Key::new(
-            u32::from(net.prefix_len()),
-            Address::from_ipv6(net.network().octets()),
-        ),
-    }
-}
-
-/// The prefix of a key.
-fn prefix(key: &Key<Address>) -> IpNet {
-    let address = std::net::Ipv6Addr::from(key.data().octets);
-    let length = key.prefix_len();
-    let (address, length) = match address.to_ipv4_mapped() {
-        Some(v4) if length >= MAPPED_BITS => (IpAddr::V4(v4), length - MAPPED_BITS),
-        _ => (IpAddr::V6(address), length),
-    };
-    // The kernel refuses longer prefixes than the key has bits.
-    IpNet::new(address, length as u8)
-        .unwrap_or_else(|_| IpNet::from(address))
-        .trunc()
-}
-
-/// Bits of the interface index, which comes before the prefix.
-const INDEX_BITS: u32 = u32::BITS;
-
-fn forwarded_key(ifindex: u32, prefix: IpNet) -> Key<abi::Forwarded> {
-    let key = address_key(prefix);
-    let forwarded = abi::Forwarded {
-        ifindex,
-        address: key.data(),
-    };
-    Key::new(INDEX_BITS + key.prefix_len(), forwarded)
-}
-
-fn forwarded(key: &Key<abi::Forwarded>) -> (u32, IpNet) {
-    let abi::Forwarded { ifindex, address } = key.data();
-    // Each entry has the whole index: the agent writes no others.
-    let length = key.prefix_len().saturating_sub(INDEX_BITS);
-    (ifindex, prefix(&Key::new(length, address)))
-}
-
-fn policy_key(policy: u32, key: &EntryKey) -> Key<PolicyMatch> {
-    let (prefix_len, protocol, port) = match key.protocol {
-        None => (PolicyMatch::ALL_PROTOCOLS, 0, 0),
-        Some(ProtocolMatch {
-            protocol,
-            port,
-            prefix_len,
-        }) => (PolicyMatch::ALL_PORTS + u32::from(prefix_len), protocol, port),
-    };
-    Key::new(
-        prefix_len,
-        PolicyMatch {
-            policy,
-            identity: key.identity,
-            protocol,
-            port: port.to_be_bytes(),
-            pad: 0,
-        },
-    )
-}
-
-fn entry_key(key: &Key<PolicyMatch>) -> (u32, EntryKey) {
-    let data = key.data();
-    let protocol = key
-        .prefix_len()
-        .checked_sub(PolicyMatch::ALL_PORTS)
-        .map(|bits| ProtocolMatch {
-            protocol: data.protocol,
-            port: u16::from_be_bytes(data.port),
-            prefix_len: bits as u8,
-        });
-    (
-        data.policy,
-        EntryKey {
-            identity: data.identity,
-            protocol,
-        },
-    )
-}
-
-/// The map of counters, opened by its pin.
-pub struct CounterMap(PerCpuArray<MapData, Counters>);
-
-impl CounterMap {
-    /// Opens a pinned map.
-    pub fn open(path: &Path) -> Result<Self, MapError> {
-        let data = MapData::from_pin(path).on("counters", "opening")?;
-        Ok(Self(
-            PerCpuArray::try_from(aya::maps::Map::PerCpuArray(data)).on("counters", "opening")?,
-        ))
-    }
-
-    /// The sums over CPUs of one direction.
-    pub fn read(&self, direction: Direction) -> Result<Counters, MapError> {
-        let values = self.0.get(&(direction as u32), 0).on("counters", "reading")?;
-        Ok(values
-            .iter()
-            .fold(Counters::default(), |sum, value| add(&sum, value)))
-    }
-}
-
-fn add(a: &Counters, b: &Counters) -> Counters {
-    let sum = |a: Counter, b: Counter| Counter {
-        packets: a.packets + b.packets,
-        bytes: a.bytes + b.bytes,
-    };
-    Counters {
-        forwarded: sum(a.forwarded, b.forwarded),
-        policy: sum(a.policy, b.policy),
-        malformed: sum(a.malformed, b.malformed),
-        ether_type: sum(a.ether_type, b.ether_type),
-        vlan: sum(a.vlan, b.vlan),
-        fragment: sum(a.fragment, b.fragment),
-        extension_headers: sum(a.extension_headers, b.extension_headers),
-        no_endpoint: sum(a.no_endpoint, b.no_endpoint),
-        egress_backend: sum(a.egress_backend, b.egress_backend),
-        unknown_sender: sum(a.unknown_sender, b.unknown_sender),
-        spoofed: sum(a.spoofed, b.spoofed),
-        not_own_address: sum(a.not_own_address, b.not_own_address),
-        flows_created: sum(a.flows_created, b.flows_created),
-        flow_insert_failures: a.flow_insert_failures + b.flow_insert_failures,
     }
 }

@@ -181,7 +181,7 @@ mod tests {
             flow_capacity: Some(64),
             log_level: 0,
         };
-        bpffs::make_folder(&folder).unwrap();
+        datapath::make_folders(&folder).unwrap();
         let mut ways = ways(Path::new(KERNEL_BTF)).unwrap();
         assert!(ways.iter().any(|way| way.cast.is_none()), "{ways:?}");
         ways.push(Way::default());
@@ -191,14 +191,11 @@ mod tests {
             .iter()
             .flat_map(|way| trackings.iter().map(move |tracking| (way, tracking)))
             .map(|(way, tracking)| {
-                let loaded = datapath::load_with(object, &options, &folder, way, tracking);
+                let loaded = datapath::load_with(object, &options, way, tracking);
                 ((way, tracking), loaded.map(|_| ()))
             })
             .collect();
-        for pin in bpffs::list(&folder).unwrap() {
-            bpffs::remove(&pin).unwrap();
-        }
-        bpffs::remove(&folder).unwrap();
+        bpffs::remove_all(&folder).unwrap();
         for (way, loaded) in loaded {
             assert!(loaded.is_ok(), "{way:?}: {loaded:?}");
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Enforcement;
+use super::held::Enforcement;
 use crate::model::Diagnostic;
 
 /// The answer to a request.

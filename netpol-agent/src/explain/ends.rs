@@ -5,9 +5,12 @@ use std::net::IpAddr;
 
 use thiserror::Error;
 
-use super::{End, EndShown, Family, Port, sides::packet};
+use super::{
+    answer::EndShown,
+    request::{End, Family, Port},
+};
 use crate::{
-    evaluate::{evaluate_service, pods_at},
+    evaluate::{Packet, evaluate_service, pods_at},
     model::{EndpointSlice, Node, ObjectKey, Pod, Service, ServicePort, Snapshot},
 };
 
@@ -91,6 +94,17 @@ impl Candidate {
             Some(pod) if pod.terminal => "it has ended".to_owned(),
             _ => "it is no pod".to_owned(),
         }
+    }
+}
+
+/// Returns the packet from one address to the other; both are of `family`.
+pub(super) fn packet(source: &Candidate, destination: &Candidate, family: Family) -> Packet {
+    let (protocol, port) = destination.port.of_family(family);
+    Packet {
+        source: source.address,
+        destination: destination.address,
+        protocol,
+        port,
     }
 }
 

@@ -4,7 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{EndShown, Enforcement, Finding, Verdict, held::World};
+use super::{
+    answer::{EndShown, Finding, Verdict},
+    held::{Enforcement, World},
+};
 use crate::{
     compile::compile,
     model::{Diagnostic, Node, Pod, Snapshot},

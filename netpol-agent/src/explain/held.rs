@@ -9,10 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    compile::Frontend,
-    model::{Direction, Node, ObjectKey, Pod, Set, Snapshot},
-};
+use crate::model::{Direction, Frontend, Node, ObjectKey, Pod, Set, Snapshot};
 
 /// The sources of an answer.
 #[derive(Debug, Clone, Copy)]

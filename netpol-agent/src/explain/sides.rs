@@ -1,57 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Judges one pair of addresses and gives each side's reason.
 
-use std::net::IpAddr;
-
 use self::whose::{nobodys, not_own, spoofed, strayed};
 use super::{
-    Enforcement, Family, MissingShown, PolicyShown, RuleShown, SideShown, Told, Verdict,
-    ends::Candidate,
-    held::{Standing, World},
+    answer::{MissingShown, PolicyShown, RuleShown, SideShown, Told, Verdict},
+    ends::{Candidate, packet},
+    held::{Enforcement, Standing, World},
+    request::Family,
+    ways::Way,
 };
 use crate::{
-    compile::Frontend,
     evaluate::{
         Packet, Side, Unmatched, Why, evaluate, evaluate_translated, pods_at, unmatched, unmatched_by_service,
     },
-    model::{Direction, ObjectKey, Pod},
+    model::{Direction, Frontend, ObjectKey, Pod},
 };
 
 mod whose;
-
-/// The path of a packet from one end to the other.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Way {
-    /// The address that the packet is sent to, if it is not the destination's own: a Service's, or
-    /// a node's with a host port.
-    pub(super) frontend: Option<IpAddr>,
-    /// True if the node of the source or of the destination translates the packet there: a pod can
-    /// be its own peer (rule A1).
-    pub(super) translated: bool,
-    /// What the source's node judges the packet by, if another node translates it.
-    pub(super) judged_at: Option<Candidate>,
-    /// Addresses that the destination may see instead of the source's own.
-    pub(super) seen_as: Vec<Seen>,
-}
-
-/// A source address that a packet may arrive with.
-#[derive(Debug, Clone)]
-pub(super) struct Seen {
-    pub(super) address: IpAddr,
-    /// Describes the owner of the address.
-    pub(super) whose: String,
-}
-
-/// Returns the packet from one address to the other; both are of `family`.
-pub(super) fn packet(source: &Candidate, destination: &Candidate, family: Family) -> Packet {
-    let (protocol, port) = destination.port.of_family(family);
-    Packet {
-        source: source.address,
-        destination: destination.address,
-        protocol,
-        port,
-    }
-}
 
 /// Judges the packet from one address to the other; both are of `family`.
 pub(super) fn judge(

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use super::{Answer, EndShown, Outcome, PolicyShown, SideShown, Told, Verdict};
+use super::answer::{Answer, EndShown, Outcome, PolicyShown, SideShown, Told, Verdict};
 
 /// Verdicts, notes and diagnostics that are printed.
 const VERDICTS: usize = 4;

@@ -5,15 +5,37 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{
-    Family, Port,
     ends::{self, Candidate},
     held::World,
-    sides::{Seen, Way},
+    request::{Family, Port},
 };
 use crate::model::{HostPort, Node, Pod};
 
 /// flanneld's backends without a tunnel: nodes send with the address of their uplink.
 const WITHOUT_TUNNEL: [&str; 2] = ["host-gw", "alloc"];
+
+/// The path of a packet from one end to the other.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Way {
+    /// The address that the packet is sent to, if it is not the destination's own: a Service's, or
+    /// a node's with a host port.
+    pub(super) frontend: Option<IpAddr>,
+    /// True if the node of the source or of the destination translates the packet there: a pod can
+    /// be its own peer (rule A1).
+    pub(super) translated: bool,
+    /// What the source's node judges the packet by, if another node translates it.
+    pub(super) judged_at: Option<Candidate>,
+    /// Addresses that the destination may see instead of the source's own.
+    pub(super) seen_as: Vec<Seen>,
+}
+
+/// A source address that a packet may arrive with.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) address: IpAddr,
+    /// Describes the owner of the address.
+    pub(super) whose: String,
+}
 
 /// Returns the path of an untranslated packet.
 pub(super) fn direct(world: World<'_>, source: &Candidate, destination: &Candidate) -> Way {

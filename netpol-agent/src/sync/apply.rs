@@ -26,27 +26,17 @@ use std::{
 
 use ipnet::{IpNet, Ipv6Net};
 use netpol_common::abi::{
-    ACTION_DEFER, ACTION_REFUSE, Config, ENDPOINT_FORWARDS, Endpoint, POLICY_DENY, POLICY_NONE,
+    ACTION_DEFER, ACTION_REFUSE, Config, ENDPOINT_FORWARDS, Endpoint, POLICY_DENY, POLICY_UNRESTRICTED,
     SENDER_AMBIGUOUS,
 };
 
 use self::narrow::{Differences, carried, is_within};
 pub use self::report::{Failure, Report};
-use super::{Memory, Plan, State, Write, plan::policies_in_use};
+use super::{
+    Memory, Plan, Put, Remove, State, Write,
+    tables::{Part, Room},
+};
 use crate::model::Direction;
-
-/// Where there may be room or not: entries of single addresses or ports have room of their own.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Room {
-    Policies { whole: bool },
-    Identities { whole: bool },
-    Frontends,
-    LocalPods,
-    Senders,
-    Guarded,
-    Forwards,
-    Endpoints,
-}
 
 /// Makes the writes of `plan` with `write`, recording in `state` and `memory` what was made.
 pub fn apply<E: Error + 'static>(
@@ -55,12 +45,7 @@ pub fn apply<E: Error + 'static>(
     memory: &mut Memory,
     write: impl FnMut(&Write) -> Result<(), E>,
 ) -> Report {
-    let is_content = |write: &Write| {
-        matches!(
-            write,
-            Write::PutPolicy { .. } | Write::PutIdentity { .. } | Write::PutFrontend { .. }
-        )
-    };
+    let is_content = |write: &Write| write.is_put() && write.table().part() == Some(Part::Policy);
     let mut turn = Turn {
         state,
         write,
@@ -155,7 +140,7 @@ where
     fn make(&mut self, planned: Write, separates: bool) -> bool {
         if let Some(intended) = &mut self.intended {
             intended.record(&planned);
-            if matches!(planned, Write::RemovePolicy { .. }) && self.kept.is_none() {
+            if matches!(planned, Write::Policies(Remove(_))) && self.kept.is_none() {
                 self.kept = Some(Kept::new(self.state, intended));
             }
         }
@@ -165,22 +150,19 @@ where
             return true;
         }
         let planned = match planned {
-            Write::PutEndpoint { ifindex, endpoint } => {
+            Write::Endpoints(Put(ifindex, endpoint)) => {
                 let held = self.hold_back(ifindex, &endpoint, separates);
                 if held != endpoint {
                     self.report.held_back.insert(ifindex);
                 }
-                Write::PutEndpoint {
-                    ifindex,
-                    endpoint: held,
-                }
+                Write::Endpoints(Put(ifindex, held))
             }
             planned => planned,
         };
         if self.attempt(&planned) {
             return true;
         }
-        if let Write::PutEndpoint { ifindex, .. } = planned {
+        if let Write::Endpoints(Put(ifindex, _)) = planned {
             self.report.held_back.insert(ifindex);
             if separates && let Some(held) = self.state.endpoints.get(&ifindex) {
                 self.stuck.extend([held.ingress_policy, held.egress_policy]);
@@ -197,14 +179,14 @@ where
             Ok(()) => {
                 self.report.writes += 1;
                 self.state.record(planned);
-                if let Write::PutEndpoint { ifindex, .. } = planned {
+                if let Write::Endpoints(Put(ifindex, _)) = planned {
                     self.written.insert(*ifindex);
                 }
                 true
             }
             Err(error) => {
                 if report::is_full(&error) {
-                    self.full.extend(room(planned));
+                    self.full.extend(planned.room());
                 }
                 self.report.fail(planned, &error);
                 false
@@ -214,50 +196,30 @@ where
 
     /// Whether a write may be made, by what is missing before it.
     fn is_ready(&self, planned: &Write) -> bool {
-        if room(planned).is_some_and(|room| self.full.contains(&room)) && !self.is_there(planned) {
+        let is_full = planned.room().is_some_and(|room| self.full.contains(&room));
+        if is_full && !self.state.has(planned) {
             return false;
         }
         match planned {
-            Write::PutPolicy { policy, value, .. } => {
+            Write::Policies(Put((policy, _), value)) => {
                 let unguarded = self.unguarded && value.action == ACTION_DEFER;
                 !unguarded && !self.stuck.contains(policy)
             }
             // In order, what is within a prefix follows it.
-            Write::PutIdentity { prefix, .. } => {
+            Write::Identities(Put(prefix, _)) => {
                 let net = mapped(*prefix);
                 let within = self.bare.range(net..).take_while(|bare| net.contains(*bare));
                 !within.take(2).any(|bare| *bare != net)
             }
-            Write::PutFrontend { .. } => !self.unguarded,
-            Write::RemoveIdentity(prefix) => self.lost.is_empty() || !self.is_within_lost(*prefix),
-            Write::RemovePolicy { policy, key } => self
-                .kept
-                .as_ref()
-                .is_none_or(|kept| !kept.needs(*policy, key.identity)),
-            // Those who were held back are looked at by these.
-            Write::RemoveLocalPod(_)
-            | Write::RemoveSender(_)
-            | Write::RemoveGuarded(_)
-            | Write::DetachDevice(_) => self.report.held_back.is_empty(),
-            _ => true,
-        }
-    }
-
-    /// Whether a map has the key of a write.
-    fn is_there(&self, planned: &Write) -> bool {
-        let state = &*self.state;
-        match planned {
-            Write::PutPolicy { policy, key, .. } => {
-                let entries = state.policies.get(policy);
-                entries.is_some_and(|entries| entries.contains_key(key))
+            Write::Frontends(Put(..)) => !self.unguarded,
+            Write::Identities(Remove(prefix)) => self.lost.is_empty() || !self.is_within_lost(*prefix),
+            Write::Policies(Remove((policy, key))) => {
+                let kept = self.kept.as_ref();
+                kept.is_none_or(|kept| !kept.needs(*policy, key.identity))
             }
-            Write::PutIdentity { prefix, .. } => state.identities.contains_key(prefix),
-            Write::PutFrontend { frontend, .. } => state.frontends.contains_key(frontend),
-            Write::PutLocalPod { address, .. } => state.local_pods.contains_key(address),
-            Write::PutSender { sender, .. } => state.senders.contains_key(sender),
-            Write::PutGuarded(backend) => state.guarded.contains_key(backend),
-            Write::PutForward(ifindex, range) => state.forwards.contains(&(*ifindex, *range)),
-            Write::PutEndpoint { ifindex, .. } => state.endpoints.contains_key(ifindex),
+            _ if planned.table().part() == Some(Part::PostDnat) => {
+                planned.is_put() || self.report.held_back.is_empty()
+            }
             _ => true,
         }
     }
@@ -274,29 +236,26 @@ where
     fn miss(&mut self, planned: &Write) {
         self.intend(planned);
         match planned {
-            Write::PutPolicy { policy, value, .. } => {
+            Write::Policies(Put((policy, _), value)) => {
                 // Without the entry, a frontend that is not guarded is what its address is.
                 self.unguarded |= value.action == ACTION_REFUSE;
                 self.incomplete.insert(*policy);
             }
-            Write::PutIdentity { prefix, .. } => {
+            Write::Identities(Put(prefix, _)) => {
                 self.lost.insert(mapped(*prefix), *prefix);
                 if !self.state.identities.contains_key(prefix) {
                     self.bare.insert(mapped(*prefix));
                 }
             }
-            Write::RemoveIdentity(prefix) => {
+            Write::Identities(Remove(prefix)) => {
                 self.lost.insert(mapped(*prefix), *prefix);
             }
-            Write::PutLocalPod { ifindex, .. } => {
+            Write::Senders(Put(_, SENDER_AMBIGUOUS)) => self.all_unseen = true,
+            Write::LocalPods(Put(_, ifindex)) | Write::Senders(Put(_, ifindex)) => {
                 self.unseen.insert(*ifindex);
             }
-            Write::PutSender { ifindex, .. } if *ifindex == SENDER_AMBIGUOUS => self.all_unseen = true,
-            Write::PutSender { ifindex, .. } => {
-                self.unseen.insert(*ifindex);
-            }
-            Write::PutGuarded(_) => self.unguarded = true,
-            Write::RemoveForward(ifindex, _) => {
+            Write::Guarded(Put(..)) => self.unguarded = true,
+            Write::Forwards(Remove((ifindex, _))) => {
                 self.overgranted.insert(*ifindex);
             }
             _ => {}
@@ -317,11 +276,11 @@ where
         let held = self.state.endpoints.get(&ifindex).copied();
         let blind = self.all_unseen || self.unseen.contains(&ifindex);
         let mut keep = |wanted: u32, held: Option<u32>, fails: bool| {
-            let closes = wanted == POLICY_NONE || wanted == POLICY_DENY;
+            let closes = wanted == POLICY_UNRESTRICTED || wanted == POLICY_DENY;
             if closes || Some(wanted) == held || !(fails || self.incomplete.contains(&wanted)) {
                 return wanted;
             }
-            let Some(held) = held.filter(|held| ![POLICY_NONE, POLICY_DENY].contains(held)) else {
+            let Some(held) = held.filter(|held| ![POLICY_UNRESTRICTED, POLICY_DENY].contains(held)) else {
                 return POLICY_DENY;
             };
             if separates {
@@ -372,7 +331,7 @@ where
                 flags: held.flags & !ENDPOINT_FORWARDS,
                 ..held
             };
-            self.attempt(&Write::PutEndpoint { ifindex, endpoint });
+            self.attempt(&Write::Endpoints(Put(ifindex, endpoint)));
         }
         let has_holes = |endpoint: &Endpoint| {
             let policies = [endpoint.ingress_policy, endpoint.egress_policy];
@@ -406,7 +365,7 @@ where
             let before = self.state.endpoints.clone();
             for (ifindex, endpoint) in narrower {
                 self.report.held_back.insert(ifindex);
-                self.attempt(&Write::PutEndpoint { ifindex, endpoint });
+                self.attempt(&Write::Endpoints(Put(ifindex, endpoint)));
             }
             // Connections that other endpoints received were judged under the policy of the pod
             // that opened them, too (rules A5, C2).
@@ -436,8 +395,8 @@ struct Kept {
 
 impl Kept {
     fn new(state: &State, intended: &State) -> Self {
-        let used: BTreeSet<u32> = policies_in_use(state).collect();
-        let meant: BTreeSet<u32> = policies_in_use(intended).collect();
+        let used: BTreeSet<u32> = state.policies_in_use().collect();
+        let meant: BTreeSet<u32> = intended.policies_in_use().collect();
         Self {
             left: used.difference(&meant).copied().collect(),
             used,
@@ -448,25 +407,6 @@ impl Kept {
     fn needs(&self, policy: u32, identity: u32) -> bool {
         self.left.contains(&policy) || self.used.contains(&policy) && self.carried.contains(&identity)
     }
-}
-
-/// Where a write needs room.
-fn room(write: &Write) -> Option<Room> {
-    Some(match write {
-        Write::PutPolicy { key, .. } => Room::Policies {
-            whole: key.protocol.is_some_and(|matched| matched.prefix_len == 16),
-        },
-        Write::PutIdentity { prefix, .. } => Room::Identities {
-            whole: prefix.prefix_len() == prefix.max_prefix_len(),
-        },
-        Write::PutFrontend { .. } => Room::Frontends,
-        Write::PutLocalPod { .. } => Room::LocalPods,
-        Write::PutSender { .. } => Room::Senders,
-        Write::PutGuarded(_) => Room::Guarded,
-        Write::PutForward(..) => Room::Forwards,
-        Write::PutEndpoint { .. } => Room::Endpoints,
-        _ => return None,
-    })
 }
 
 /// The prefix as the map has it: IPv4 is mapped into IPv6.

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which number stands for which class, and which prefix and frontend carries which number.
+//! Identities: the class that each number stands for, and the number that each prefix and frontend
+//! carries.
 //!
-//! A class may have several numbers, a number has one class. An address only takes a number that is in use where every policy in
-//! force says of that number what it will say after the plan; otherwise it takes a new one, which no packet has met before.
+//! A class may have several numbers, a number has one class. An address takes a number in use only
+//! if every active policy says of it what it will say after the plan. Otherwise it takes a new
+//! number, which no packet has met before.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,67 +14,18 @@ use std::{
 use ipnet::IpNet;
 use netpol_common::abi::{IDENTITY_NODE, IDENTITY_NONE, IDENTITY_REMOTE_NODE, Identity};
 
-pub use self::lengths::Lengths;
-use self::{agree::Agreement, giver::Giver};
+use self::{agree::Agreement, allocator::Allocator};
+pub use self::{changes::Changes, lengths::Lengths};
 use super::{Last, Meaning, State};
 use crate::{
-    compile::{Address, ClassId, Compiled, Frontend, NO_PEER},
-    model::Map,
+    compile::{Address, ClassId, Compiled, NO_PEER},
+    model::{Frontend, Map},
 };
 
 mod agree;
-mod giver;
+mod allocator;
+mod changes;
 mod lengths;
-
-/// The prefixes and frontends that a plan is about, with what each shall be; `None`: it shall not be.
-#[derive(Debug, Default)]
-pub struct Changes {
-    /// Prefixes.
-    pub prefixes: BTreeMap<IpNet, Option<Address>>,
-    /// Frontends, with their classes.
-    pub frontends: BTreeMap<Frontend, Option<ClassId>>,
-}
-
-impl Changes {
-    /// What is different since the last plan; without one: everything that is or shall be. The map holds IPv4 mapped into IPv6, where a wide IPv6
-    /// prefix would cover it: so IPv4 as a whole always has an entry of its own.
-    pub fn new(state: &State, last: Option<&Last>, compiled: &Compiled) -> Self {
-        let all_of_ipv4 = IpNet::from(ipnet::Ipv4Net::default());
-        let mut changes = Self::default();
-        if let Some(last) = last {
-            for (net, _, address) in last.compiled.addresses.diff(&compiled.addresses) {
-                changes.prefixes.insert(*net, address.copied());
-            }
-            for (frontend, _, class) in last.compiled.frontends.diff(&compiled.frontends) {
-                changes.frontends.insert(*frontend, class.copied());
-            }
-            if let Some(address) = changes.prefixes.get_mut(&all_of_ipv4) {
-                address.get_or_insert_default();
-            }
-            return changes;
-        }
-        changes
-            .prefixes
-            .extend(state.identities.keys().map(|net| (*net, None)));
-        let addresses = compiled.addresses.iter();
-        changes
-            .prefixes
-            .extend(addresses.map(|(net, address)| (*net, Some(*address))));
-        changes
-            .prefixes
-            .entry(all_of_ipv4)
-            .or_default()
-            .get_or_insert_default();
-        changes
-            .frontends
-            .extend(state.frontends.keys().map(|frontend| (*frontend, None)));
-        let frontends = compiled.frontends.iter();
-        changes
-            .frontends
-            .extend(frontends.map(|(frontend, class)| (*frontend, Some(*class))));
-        changes
-    }
-}
 
 /// Prefix length in the map.
 fn mapped_length(prefix: &IpNet) -> u8 {
@@ -81,31 +34,37 @@ fn mapped_length(prefix: &IpNet) -> u8 {
 
 /// The numbers of a plan.
 pub struct Numbering {
-    /// What each number stands for: those that addresses carry now, and new ones. Carriers are counted as they will be.
+    /// What each number stands for: those that addresses carry now, and new ones. Carriers are
+    /// counted as of after the plan.
     pub numbers: Map<u32, Meaning>,
-    /// Numbers that this plan brings in.
+    /// Numbers that this plan adds.
     pub fresh: BTreeSet<u32>,
-    /// Numbers that may have no carrier any more.
+    /// Numbers that may have lost their last carrier.
     pub left: BTreeSet<u32>,
-    /// What each prefix shall carry, most specific first: those to be written.
+    /// Prefixes to write, most specific first.
     pub puts: Vec<(IpNet, Identity)>,
     /// Prefixes to be removed once endpoints have their new policies, least specific first.
     pub removals: Vec<IpNet>,
-    /// Prefixes whose removal is the change of their identity: removed before, least specific first.
+    /// Prefixes whose removal changes their identity: removed before endpoints change, least
+    /// specific first.
     pub early_removals: Vec<IpNet>,
-    /// What each frontend shall carry: those to be written.
+    /// Frontends to write.
     pub frontend_puts: Vec<(Frontend, Identity)>,
-    /// Frontends that are no more.
+    /// Frontends to remove.
     pub frontend_removals: Vec<Frontend>,
     /// An address that had an identity gets another, or a frontend comes, changes or goes.
     pub moves: bool,
 }
 
-/// What the numbers that addresses carry now stand for, with the carriers that are not in `changes`. A number that has such carriers keeps its
-/// class. Another has the class that most of its prefixes will have, among those that say the same of every peer that was in force and still
-/// is; without such a class it has none, and its addresses leave it.
+/// What the numbers that addresses carry now stand for, with the carriers that are not in
+/// `changes`.
 ///
-/// `last` is what the numbers stood for, if that is known. It is `same` where its classes are those of `compiled`, and it is what the kernel holds.
+/// A number that has such carriers keeps its class. Another gets the class that most of its
+/// prefixes will have, among those that say the same of every peer that was active and still is.
+/// Without such a class it has none, and its addresses leave it.
+///
+/// `last` is what the numbers stood for, if that is known. It is `same` if its classes are those of
+/// `compiled` and the kernel holds it.
 pub fn owners(
     state: &State,
     last: Option<&Last>,
@@ -182,8 +141,8 @@ fn flags(address: &Address) -> u32 {
     }
 }
 
-/// Numbers that nothing in the kernel has, and that the last plan did not know: those behind all
-/// that are, and once there are none left, those between them.
+/// Numbers that nothing in the kernel has, and that the last plan did not know: first those above
+/// all in use, then those between them.
 fn fresh<'a>(state: &'a State, last: Option<&'a Last>) -> impl Iterator<Item = u32> + 'a {
     let of_entries = state
         .policies
@@ -201,7 +160,7 @@ fn fresh<'a>(state: &'a State, last: Option<&'a Last>) -> impl Iterator<Item = u
         let held: BTreeSet<u32> = of_entries.chain(carried).collect();
         (1..most).filter(move |number| !held.contains(number))
     };
-    // What is between is looked for once it is needed.
+    // Numbers between are looked up only when needed.
     (most..=u32::MAX)
         .skip(1)
         .chain(iter::once_with(between).flatten())
@@ -213,8 +172,9 @@ fn read(state: &State) -> impl Iterator<Item = u32> {
     identities.map(|identity| identity.identity)
 }
 
-/// Gives every prefix and every frontend of `changes` its number. `numbers` are the owners, and those that lost carriers. `stable` says whether
-/// all policies in force agree, before and after, on a number in use.
+/// Gives every prefix and every frontend of `changes` its number. `numbers` are the owners, and
+/// those that lost carriers. `stable` says whether all active policies say the same of a number in
+/// use before and after.
 pub fn number(
     state: &State,
     last: Option<&Last>,
@@ -223,7 +183,7 @@ pub fn number(
     (numbers, left): (Map<u32, Meaning>, BTreeSet<u32>),
     stable: impl Fn(u32, ClassId) -> bool,
 ) -> Numbering {
-    let mut giver = Giver::new(fresh(state, last), numbers.clone(), stable);
+    let mut allocator = Allocator::new(fresh(state, last), numbers.clone(), stable);
     let mut numbering = Numbering {
         numbers,
         fresh: BTreeSet::new(),
@@ -241,7 +201,7 @@ pub fn number(
     let wanted = |(prefix, address): (&IpNet, &Option<Address>)| Some((*prefix, (*address)?));
     for (prefix, address) in changes.prefixes.iter().filter_map(wanted) {
         let current = state.identities.get(&prefix);
-        let number = giver.give(address.class, current.map(|identity| identity.identity));
+        let number = allocator.allocate(address.class, current.map(|identity| identity.identity));
         let identity = Identity {
             identity: number,
             flags: flags(&address),
@@ -249,7 +209,7 @@ pub fn number(
         labels.insert(prefix, number);
         *carriers.entry(number).or_default() += 1;
         if current != Some(&identity) {
-            // What the address had: an entry of its own, or that of the prefix around it.
+            // The identity that the address had: its own, or that of the prefix around it.
             let before = current
                 .copied()
                 .or_else(|| lengths.longest_match(&state.identities, prefix));
@@ -278,11 +238,11 @@ pub fn number(
             .around(*prefix)
             .find_map(|net| label_of(&net))
             .unwrap_or(IDENTITY_NONE);
-        if giver.give(class, None) == cover {
+        if allocator.allocate(class, None) == cover {
             numbering.early_removals.push(*prefix);
             continue;
         }
-        let number = giver.give(class, Some(current.identity));
+        let number = allocator.allocate(class, Some(current.identity));
         if number != current.identity {
             let identity = Identity {
                 identity: number,
@@ -302,7 +262,7 @@ pub fn number(
             continue;
         };
         let identity = Identity {
-            identity: giver.give(*class, current.map(|identity| identity.identity)),
+            identity: allocator.allocate(*class, current.map(|identity| identity.identity)),
             flags: 0,
         };
         *carriers.entry(identity.identity).or_default() += 1;
@@ -311,7 +271,7 @@ pub fn number(
             numbering.frontend_puts.push((*frontend, identity));
         }
     }
-    for (class, number) in giver.fresh_of {
+    for (class, number) in allocator.fresh_of {
         numbering.fresh.insert(number);
         numbering.numbers.insert(number, Meaning { class, carriers: 0 });
     }

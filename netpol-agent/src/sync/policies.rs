@@ -1,31 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which number stands for which policy, and the entries that each number needs.
+//! Policy numbers: the entries that each needs, and which one stands for which policy.
 
 use std::{
     cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
 };
 
-use netpol_common::abi::{ACTION_ACCEPT, ACTION_DEFER, ACTION_REFUSE, PolicyValue};
+use netpol_common::abi::{ACTION_ACCEPT, ACTION_DEFER, ACTION_DENY, ACTION_REFUSE, PolicyValue};
 
 use super::{EntryKey, Last, Meaning, State};
 use crate::{
-    compile::{ClassId, Compiled, Matches, Passage, PeerSet, PolicyId},
+    compile::{Action, ClassId, Compiled, Entry, Matches, Passage, PeerSet, PolicyId},
     model::Map,
 };
 
-/// Entries in their order.
-pub type Said = Vec<(EntryKey, PolicyValue)>;
+/// Entries, ascending.
+pub type EntryList = Vec<(EntryKey, PolicyValue)>;
 
-/// What a policy says of a class, for a number of that class. `None`, no policy, allows everything.
-/// What rules match is kept in `matches`, of the same classes.
+/// What a policy says of a class, as entries for an identity of that class. `None`, no policy,
+/// accepts everything. `matches` is of the same classes.
 pub fn entries_for<'a>(
     compiled: &'a Compiled,
     matches: &Matches<'a>,
     policy: Option<PolicyId>,
     class: ClassId,
     identity: u32,
-) -> Said {
+) -> EntryList {
     let all = |action, rule| {
         let protocol = None;
         vec![(EntryKey { identity, protocol }, PolicyValue { action, rule })]
@@ -34,27 +34,33 @@ pub fn entries_for<'a>(
         return all(ACTION_ACCEPT, 0);
     };
     let (Some(policy), Some(class)) = (compiled.policies.get(&policy), compiled.classes.get(&class)) else {
-        return Said::new();
+        return EntryList::new();
     };
     if class.frontend.is_some() {
         return match policy.passage_of(class, matches) {
             Some(Passage::Accept(rule)) => all(ACTION_ACCEPT, rule),
             Some(Passage::Defer) => all(ACTION_DEFER, 0),
             Some(Passage::Refuse) => all(ACTION_REFUSE, 0),
-            None => Said::new(),
+            None => EntryList::new(),
         };
     }
-    let entry = |(protocol, rule)| {
-        let action = ACTION_ACCEPT;
-        (EntryKey { identity, protocol }, PolicyValue { action, rule })
+    let entry = |(protocol, entry): (_, Entry)| {
+        let value = PolicyValue {
+            action: match entry.action {
+                Action::Accept => ACTION_ACCEPT,
+                Action::Deny => ACTION_DENY,
+            },
+            rule: entry.rule,
+        };
+        (EntryKey { identity, protocol }, value)
     };
     policy.entries(class).into_iter().map(entry).collect()
 }
 
-/// What a policy number says of an identity now.
-pub fn entries_of(state: &State, policy: u32, identity: u32) -> Said {
+/// The entries of a policy number for an identity.
+pub fn entries_of(state: &State, policy: u32, identity: u32) -> EntryList {
     let Some(entries) = state.policies.get(&policy) else {
-        return Said::new();
+        return EntryList::new();
     };
     entries
         .behind(|key| key.identity < identity)
@@ -63,27 +69,27 @@ pub fn entries_of(state: &State, policy: u32, identity: u32) -> Said {
         .collect()
 }
 
-/// Writes out policies over all numbers.
+/// Expands policies into entries for all identities.
 pub struct Expander<'a> {
     compiled: &'a Compiled,
     matches: &'a Matches<'a>,
     numbers: &'a Map<u32, Meaning>,
-    /// Peers of the policies that may be written out.
+    /// Peers of the policies that may be expanded.
     peers: PeerSet,
     index: OnceCell<Index>,
 }
 
-/// Numbers by what they stand for.
+/// Identities by what they stand for.
 #[derive(Default)]
 struct Index {
-    /// By the peers that they match together: there are as many lists as such sets, not as pairs of
-    /// a number and a peer.
+    /// By the set of peers that they match. There are as many lists as such sets, not as pairs of
+    /// an identity and a peer.
     by_peers: BTreeMap<PeerSet, Vec<u32>>,
     frontends: Vec<u32>,
 }
 
 impl<'a> Expander<'a> {
-    /// Of these policies, over these numbers.
+    /// Expands these policies for these identities.
     pub fn new(
         (compiled, matches): (&'a Compiled, &'a Matches<'a>),
         numbers: &'a Map<u32, Meaning>,
@@ -99,9 +105,11 @@ impl<'a> Expander<'a> {
         }
     }
 
-    /// The whole of a policy. One that allows nobody but its peers says something of numbers that match one of them only, and of frontends.
-    pub fn expand(&self, policy: PolicyId) -> Said {
-        let said = |number: u32, class| entries_for(self.compiled, self.matches, Some(policy), class, number);
+    /// All entries of a policy. One that concerns its peers only has entries for identities that
+    /// match one of them, and for frontends.
+    pub fn expand(&self, policy: PolicyId) -> EntryList {
+        let entries =
+            |number: u32, class| entries_for(self.compiled, self.matches, Some(policy), class, number);
         let Some(peers) = self
             .compiled
             .policies
@@ -110,7 +118,7 @@ impl<'a> Expander<'a> {
         else {
             let all = self.numbers.iter();
             return all
-                .flat_map(|(number, meaning)| said(*number, meaning.class))
+                .flat_map(|(number, meaning)| entries(*number, meaning.class))
                 .collect();
         };
         let Index { by_peers, frontends } = self.index.get_or_init(|| self.index());
@@ -120,7 +128,7 @@ impl<'a> Expander<'a> {
         let meant = numbers
             .into_iter()
             .filter_map(|number| Some((number, self.numbers.get(&number)?.class)));
-        meant.flat_map(|(number, class)| said(number, class)).collect()
+        meant.flat_map(|(number, class)| entries(number, class)).collect()
     }
 
     fn index(&self) -> Index {
@@ -140,27 +148,31 @@ impl<'a> Expander<'a> {
     }
 }
 
-/// A policy number in use in the kernel and the desired policy that takes its place; `None`: no longer isolated.
-pub type Slots = BTreeSet<(u32, Option<PolicyId>)>;
+/// Policy numbers in use in the kernel, each with the desired policy that replaces it; `None`: the
+/// endpoint is no longer isolated.
+pub type Replacements = BTreeSet<(u32, Option<PolicyId>)>;
 
-/// Whether a number in use stands for the policy that takes its place, by the last plan: then it says already what it will say of every
-/// identity that keeps its class, or gets one that says the same.
+/// Whether a number in use stands for the policy that replaces it, by the last plan. Then it says
+/// already what it will say of every identity that keeps its class or gets an equal one.
 pub fn is_steady(last: Option<&Last>, (number, target): &(u32, Option<PolicyId>)) -> bool {
     last.is_some_and(|last| target.is_some() && last.policies.get(number) == target.as_ref())
 }
 
-/// Whether every slot says of a number now what it will say then. The verdicts count, not the rules that give them.
+/// Whether every policy number in use says of an identity now what it will say after the plan. The
+/// verdicts count, not the rules that give them.
 pub fn stable<'a>(
     state: &State,
     last: Option<&Last>,
     (compiled, matches): (&'a Compiled, &Matches<'a>),
-    slots: &Slots,
+    replacements: &Replacements,
     number: u32,
     class: ClassId,
 ) -> bool {
-    let mut changing = slots.iter().filter(|slot| !is_steady(last, slot));
+    let mut changing = replacements
+        .iter()
+        .filter(|replacement| !is_steady(last, replacement));
     changing.all(|(policy, desired)| {
-        let says = |entries: Said| -> Vec<_> {
+        let says = |entries: EntryList| -> Vec<_> {
             let entries = entries.into_iter();
             entries.map(|(key, value)| (key, value.action)).collect()
         };
@@ -169,14 +181,15 @@ pub fn stable<'a>(
     })
 }
 
-/// The number in the kernel that already says what each of these policies says, over the numbers that addresses carry now: the one that
-/// its endpoints have, or one that no endpoint has. A number that endpoints are about to leave is not taken: it will be told other
-/// things of identities that no address carries yet.
+/// For each of these policies, the number in the kernel that already says the same of all
+/// identities that addresses carry: one that its endpoints have, or one that no endpoint has. A
+/// number that endpoints are about to leave is not taken: it will get entries of another policy,
+/// for identities that no address carries yet.
 pub fn reusable(
     state: &State,
     last: Option<&Last>,
     expander: &Expander<'_>,
-    slots: &Slots,
+    replacements: &Replacements,
     policies: &BTreeSet<PolicyId>,
 ) -> BTreeMap<PolicyId, u32> {
     type Content = Vec<(EntryKey, (u32, u32))>;
@@ -193,9 +206,9 @@ pub fn reusable(
         content(&mut known)
     };
     let mut unused: BTreeMap<Content, u32> = BTreeMap::new();
-    // What the last plan left behind is all in use.
+    // After a plan that was written, all numbers are in use.
     if last.is_none() {
-        let in_use: BTreeSet<u32> = super::plan::policies_in_use(state).collect();
+        let in_use: BTreeSet<u32> = state.policies_in_use().collect();
         for number in state.policies.keys().filter(|number| !in_use.contains(number)) {
             unused.entry(content_of(*number)).or_insert(*number);
         }
@@ -203,8 +216,8 @@ pub fn reusable(
     let mut reusable = BTreeMap::new();
     let mut taken = BTreeSet::new();
     for policy in policies {
-        let mut held = slots.iter().filter(|(_, target)| *target == Some(*policy));
-        let steady = held.clone().find(|slot| is_steady(last, slot));
+        let mut held = replacements.iter().filter(|(_, target)| *target == Some(*policy));
+        let steady = held.clone().find(|replacement| is_steady(last, replacement));
         let number = steady.map(|(number, _)| *number).or_else(|| {
             if held.clone().next().is_none() && unused.is_empty() {
                 return None;

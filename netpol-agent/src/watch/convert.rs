@@ -18,7 +18,7 @@ use super::{
 
 mod node;
 mod pod;
-pub(super) mod policy;
+mod policy;
 mod service;
 
 /// The namespace of an object that names none.

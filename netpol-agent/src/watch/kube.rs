@@ -67,12 +67,13 @@ pub(super) async fn run(
     // Dropped with this function, and the tasks with it.
     let mut tasks = JoinSet::new();
     tasks.spawn(version::report(client.clone()));
-    tasks.spawn(kind::watch::<wire::Node>(client.clone(), sender.clone()));
-    tasks.spawn(kind::watch::<wire::Namespace>(client.clone(), sender.clone()));
-    tasks.spawn(kind::watch::<wire::Pod>(client.clone(), sender.clone()));
-    tasks.spawn(kind::watch::<wire::NetworkPolicy>(client.clone(), sender.clone()));
-    tasks.spawn(kind::watch::<wire::Service>(client.clone(), sender.clone()));
-    tasks.spawn(kind::watch::<wire::EndpointSlice>(client, sender));
+    for kind in Kind::ALL {
+        tasks.spawn(kind.with(kind::Watch {
+            client: client.clone(),
+            updates: sender.clone(),
+        }));
+    }
+    drop(sender);
 
     let mut cluster = Cluster::default();
     publisher.unlisted(cluster.unlisted());

@@ -3,6 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use super::object::Object;
 use crate::model::{Labels, NetworkPolicy, Pod};
 
 /// Number of texts and of labels below which nobody looks for those that no object has any more.
@@ -18,8 +19,20 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// Gives an object the texts and labels that the others have.
+    pub(super) fn object(&mut self, object: &mut Object) {
+        match object {
+            Object::Pod(pod) => Arc::get_mut(pod).into_iter().for_each(|pod| self.pod(pod)),
+            Object::NetworkPolicy(policy) => {
+                let policy = Arc::get_mut(policy);
+                policy.into_iter().for_each(|policy| self.policy(policy));
+            }
+            _ => {}
+        }
+    }
+
     /// Gives a pod the texts and labels that the others have.
-    pub(super) fn pod(&mut self, pod: &mut Pod) {
+    fn pod(&mut self, pod: &mut Pod) {
         self.forget();
         let ports = pod.named_ports.iter_mut().map(|port| &mut port.name);
         for text in ports.chain(&mut pod.node).chain([&mut pod.key.namespace]) {
@@ -29,7 +42,7 @@ impl Shared {
     }
 
     /// Gives the selectors of a policy the labels that the others have.
-    pub(super) fn policy(&mut self, policy: &mut NetworkPolicy) {
+    fn policy(&mut self, policy: &mut NetworkPolicy) {
         self.forget();
         let rules = policy.ingress.iter_mut().chain(&mut policy.egress);
         let peers = rules.flat_map(|rule| &mut rule.peers);

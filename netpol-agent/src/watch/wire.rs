@@ -4,15 +4,12 @@
 //!
 //! Every field is optional here, and `null` is the same as absent, as for the API server.
 
-use k8s_openapi::{
-    ClusterResourceScope, NamespaceResourceScope,
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
-};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Debug};
 
-use super::object::{Entry, Kind};
+use super::{kinds::OfKind, object::Entry};
 use crate::model::FORWARDS;
 
 mod node;
@@ -33,13 +30,20 @@ pub use service::{
     Service, ServicePort, ServiceSpec, ServiceStatus,
 };
 
-/// A kind that is read.
-pub(crate) trait Wire: Resource<DynamicType = ()> + DeserializeOwned {
-    /// Which one.
-    const KIND: Kind;
+/// Code, field and reason.
+pub(super) type Refusal = (&'static str, String, String);
 
+/// A kind that is read.
+pub(crate) trait Wire:
+    OfKind + Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static
+{
     /// The object of the model, and what of it could not be represented.
     fn convert(self) -> Entry;
+
+    /// Why a manifest with it is refused, though all its fields are read.
+    fn refusal(&self) -> Option<Refusal> {
+        None
+    }
 }
 
 /// Only what is read of `metadata`; the rest (managed fields, owners, nearly all annotations) is dropped unread.
@@ -86,70 +90,9 @@ fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Err
     }))
 }
 
-macro_rules! resource {
-    ($type:ty, $kind:ident, $scope:ty, $group:literal) => {
-        impl Resource for $type {
-            type DynamicType = ();
-            type Scope = $scope;
-
-            fn kind((): &()) -> Cow<'_, str> {
-                Kind::$kind.name().into()
-            }
-            fn group((): &()) -> Cow<'_, str> {
-                $group.into()
-            }
-            fn version((): &()) -> Cow<'_, str> {
-                "v1".into()
-            }
-            fn plural((): &()) -> Cow<'_, str> {
-                Kind::$kind.resource().into()
-            }
-            fn meta(&self) -> &ObjectMeta {
-                &self.metadata
-            }
-            fn meta_mut(&mut self) -> &mut ObjectMeta {
-                &mut self.metadata
-            }
-        }
-    };
-}
-
-resource!(Node, Node, ClusterResourceScope, "");
-resource!(Namespace, Namespace, ClusterResourceScope, "");
-resource!(Pod, Pod, NamespaceResourceScope, "");
-resource!(
-    NetworkPolicy,
-    NetworkPolicy,
-    NamespaceResourceScope,
-    "networking.k8s.io"
-);
-resource!(Service, Service, NamespaceResourceScope, "");
-resource!(
-    EndpointSlice,
-    EndpointSlice,
-    NamespaceResourceScope,
-    "discovery.k8s.io"
-);
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn same<T: Resource<DynamicType = ()>>(kind: Kind, path: &str) {
-        assert_eq!(T::kind(&()), kind.name());
-        assert_eq!(T::api_version(&()), kind.api_version());
-        assert_eq!(T::url_path(&(), None), path);
-    }
-
-    #[test]
-    fn resources_are_where_the_api_server_has_them() {
-        same::<Node>(Kind::Node, "/api/v1/nodes");
-        same::<Namespace>(Kind::Namespace, "/api/v1/namespaces");
-        same::<Pod>(Kind::Pod, "/api/v1/pods");
-        same::<NetworkPolicy>(Kind::NetworkPolicy, "/apis/networking.k8s.io/v1/networkpolicies");
-        same::<Service>(Kind::Service, "/api/v1/services");
-        same::<EndpointSlice>(Kind::EndpointSlice, "/apis/discovery.k8s.io/v1/endpointslices");
-    }
 
     #[test]
     fn what_is_not_read_is_not_kept() {

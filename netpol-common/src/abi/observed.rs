@@ -24,7 +24,7 @@ abi! {
         /// Interface index of the host-side veth of the subject, the pod whose policy dropped the
         /// packet; 0 if nothing tells which pod it is.
         pub subject: u32,
-        /// Policy that dropped it, or [`POLICY_NONE`](super::POLICY_NONE).
+        /// Policy that dropped it, or [`NO_POLICY`](super::NO_POLICY).
         pub policy: u32,
         /// Identity of the other side, or [`IDENTITY_NONE`](super::IDENTITY_NONE).
         pub identity: u32,

@@ -6,7 +6,7 @@ use super::{
     FlowEntry as _, Opener, Place, Tables, addresses, flow_key, has_flow, is_node, new_flow, own_address,
 };
 use crate::{
-    abi::{Direction, Endpoint, Flow, FlowKey, POLICY_NONE},
+    abi::{Direction, Endpoint, Flow, FlowKey, NO_POLICY, POLICY_UNRESTRICTED},
     flow,
     parse::{Packet, Role, protocol},
     tag,
@@ -141,8 +141,8 @@ fn ask_tracking<T: Tables>(
     let from_node = !sends && is_node(tables, &packet.source);
     // Also asked for packets that may enter where others may not: their own flow may have been
     // evicted for those of others.
-    let may_enter = !sends && (from_node || endpoint.ingress_policy != POLICY_NONE);
-    let may_answer = is_udp && (endpoint.policy(direction.opposite()) != POLICY_NONE || may_enter);
+    let may_enter = !sends && (from_node || endpoint.ingress_policy != POLICY_UNRESTRICTED);
+    let may_answer = is_udp && (endpoint.policy(direction.opposite()) != POLICY_UNRESTRICTED || may_enter);
     if !(connection.mid_stream || may_answer) {
         return;
     }
@@ -161,7 +161,7 @@ fn ask_tracking<T: Tables>(
         && !connection.with_node
     {
         entry.with(|flow| {
-            let found = new_flow(tables, POLICY_NONE, connection.initiator);
+            let found = new_flow(tables, NO_POLICY, connection.initiator);
             *flow = Flow { epoch: 0, ..found };
         });
     }

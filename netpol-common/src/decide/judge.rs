@@ -9,7 +9,7 @@ use super::{
 use crate::{
     abi::{
         ACTION_ACCEPT, ACTION_DEFER, Address, Direction, DropReason, Endpoint, IDENTITY_NODE, IDENTITY_NONE,
-        IDENTITY_REMOTE_NODE, POLICY_NONE, PolicyMatch, SENDER_AMBIGUOUS,
+        IDENTITY_REMOTE_NODE, NO_POLICY, POLICY_UNRESTRICTED, PolicyMatch, SENDER_AMBIGUOUS,
     },
     parse::{Packet, Role},
 };
@@ -22,7 +22,7 @@ const DENY: u32 = 0;
 pub(super) struct Judgement {
     /// Why the packet is denied; `None` if it passes.
     pub(super) denied: Option<DropReason>,
-    /// The policy that decided; [`POLICY_NONE`] if none was asked.
+    /// The policy that decided; [`NO_POLICY`] if none was asked.
     pub(super) policy: u32,
     /// The identity that the policy was asked about, or [`IDENTITY_NONE`].
     pub(super) identity: u32,
@@ -46,7 +46,7 @@ impl Judgement {
     pub(super) const fn passes(whose: Whose) -> Self {
         Self {
             denied: None,
-            policy: POLICY_NONE,
+            policy: NO_POLICY,
             identity: IDENTITY_NONE,
             whose,
             sender: 0,
@@ -93,12 +93,12 @@ pub(super) fn unreadable(
     reason: DropReason,
 ) -> Judgement {
     let at_hook = Whose::at_hook(place);
-    if endpoint.policy(place.direction) != POLICY_NONE {
+    if endpoint.policy(place.direction) != POLICY_UNRESTRICTED {
         return Judgement::denied(at_hook, reason);
     }
     if matches!(place.direction, Direction::Ingress) {
         let sender = sender::sender(tables, place, packet);
-        if sender == SENDER_AMBIGUOUS || tables.egress_policy(sender) != POLICY_NONE {
+        if sender == SENDER_AMBIGUOUS || tables.egress_policy(sender) != POLICY_UNRESTRICTED {
             return Judgement::denied(Whose::sender(sender), reason);
         }
     }
@@ -188,7 +188,7 @@ fn opened_by_pod<E>(
     // backends, or connection tracking may remember some. ICMP errors are translated like the
     // connection that they quote.
     let translated = !matches!(packet.role, Role::Single | Role::Error) || egress.action == ACTION_DEFER;
-    judgement.tag = endpoint.tag(policy != POLICY_NONE && translated);
+    judgement.tag = endpoint.tag(policy != POLICY_UNRESTRICTED && translated);
     if !matches!(egress.action, ACTION_ACCEPT | ACTION_DEFER) {
         judgement.denied = Some(DropReason::Policy);
     }
@@ -223,10 +223,10 @@ fn opened_by_other<E>(
             judgement.denied = Some(DropReason::Policy);
             return;
         }
-        judgement.deferred = endpoint.egress_policy != POLICY_NONE;
+        judgement.deferred = endpoint.egress_policy != POLICY_UNRESTRICTED;
     }
     let egress = tables.egress_policy(sender);
-    if egress == POLICY_NONE {
+    if egress == POLICY_UNRESTRICTED {
         return;
     }
     // The node's own addresses are no backend here: what a pod sends to the node reaches no other
@@ -344,7 +344,7 @@ fn accepts(tables: &impl Lookups, policy: u32, identity: u32, asked: &Asked<'_>)
 
 #[inline(always)]
 fn action(tables: &impl Lookups, policy: u32, identity: u32, protocol: u8, port: [u8; 2]) -> u32 {
-    if policy == POLICY_NONE {
+    if policy == POLICY_UNRESTRICTED {
         return ACTION_ACCEPT;
     }
     let key = PolicyMatch {

@@ -9,7 +9,9 @@ use super::{
     sender::{is_unpacked, sender},
 };
 use crate::{
-    abi::{ACTION_ACCEPT, Direction, DropReason, Endpoint, Flow, FlowKey, POLICY_NONE, SENDER_AMBIGUOUS},
+    abi::{
+        ACTION_ACCEPT, Direction, DropReason, Endpoint, Flow, FlowKey, POLICY_UNRESTRICTED, SENDER_AMBIGUOUS,
+    },
     flow,
     parse::{Packet, Parsed, Role},
     tag,
@@ -64,7 +66,7 @@ pub(super) fn of_pod(
     packet: &mut Packet,
 ) -> Verdict {
     let whose = Whose::sender(endpoint.ifindex);
-    if endpoint.egress_policy == POLICY_NONE {
+    if endpoint.egress_policy == POLICY_UNRESTRICTED {
         return Judgement::passes(whose).enforce(|_| put_tag(tables, place));
     }
     if unreadable.is_none() && !fragments::restore(tables, endpoint, Direction::Egress, packet) {

@@ -24,7 +24,7 @@ pub trait Lookups {
     /// Returns true if an interface belongs to an endpoint.
     fn is_endpoint(&self, ifindex: u32) -> bool;
     /// Returns the egress policy of an interface's endpoint:
-    /// [`POLICY_NONE`](crate::abi::POLICY_NONE) for interface 0,
+    /// [`POLICY_UNRESTRICTED`](crate::abi::POLICY_UNRESTRICTED) for interface 0,
     /// [`POLICY_DENY`](crate::abi::POLICY_DENY) if the endpoint is gone.
     fn egress_policy(&self, ifindex: u32) -> u32;
     /// Looks up the longest match in a policy.

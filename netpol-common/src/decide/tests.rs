@@ -8,7 +8,7 @@ use super::{
 use crate::{
     abi::{
         ACTION_ACCEPT, ACTION_DEFER, Fragment, FragmentKey, IDENTITY_NODE, IDENTITY_NONE, Identity,
-        POLICY_DENY, POLICY_NONE, PolicyMatch, PolicyValue,
+        NO_POLICY, POLICY_DENY, POLICY_UNRESTRICTED, PolicyMatch, PolicyValue,
     },
     flow::{ACK, FIN, SYN},
     tag,
@@ -137,9 +137,9 @@ const PACKET_KINDS: [(u8, u8); 4] = [
 fn i1_a_pod_that_is_not_isolated_allows_everything() {
     for (protocol, flags) in PACKET_KINDS {
         let packet = from_client(protocol, 80, flags);
-        let (tables, open) = (Memory::default(), endpoint(POLICY_NONE, POLICY_DENY));
+        let (tables, open) = (Memory::default(), endpoint(POLICY_UNRESTRICTED, POLICY_DENY));
         assert!(receives(&tables, &open, packet));
-        let (tables, open) = (Memory::default(), endpoint(POLICY_DENY, POLICY_NONE));
+        let (tables, open) = (Memory::default(), endpoint(POLICY_DENY, POLICY_UNRESTRICTED));
         assert!(sends(&tables, &open, reversed(packet, flags)));
     }
 }
@@ -148,10 +148,14 @@ fn i1_a_pod_that_is_not_isolated_allows_everything() {
 fn i1_directions_are_isolated_on_their_own() {
     for (protocol, flags) in PACKET_KINDS {
         let (tables, packet) = (Memory::default(), from_client(protocol, 80, flags));
-        assert!(!receives(&tables, &endpoint(POLICY_DENY, POLICY_NONE), packet));
+        assert!(!receives(
+            &tables,
+            &endpoint(POLICY_DENY, POLICY_UNRESTRICTED),
+            packet
+        ));
         assert!(!sends(
             &tables,
-            &endpoint(POLICY_NONE, POLICY_DENY),
+            &endpoint(POLICY_UNRESTRICTED, POLICY_DENY),
             reversed(packet, flags)
         ));
     }
@@ -274,8 +278,8 @@ fn c1_replies_pass_whatever_the_other_direction_says() {
         let tables = Memory::default();
         let first = from_client(protocol, 80, syn);
         let (receiver, sender) = (
-            endpoint(POLICY_NONE, POLICY_DENY),
-            endpoint(POLICY_DENY, POLICY_NONE),
+            endpoint(POLICY_UNRESTRICTED, POLICY_DENY),
+            endpoint(POLICY_DENY, POLICY_UNRESTRICTED),
         );
         let reply = reversed(first, answer);
         assert!(!sends(&tables, &receiver, reply), "nothing was asked yet");
@@ -326,7 +330,7 @@ fn c1_a_reply_is_one_of_the_same_ports_and_endpoint() {
 fn c1_pings_both_ways_are_two_flows() {
     let tables = Memory::default();
     let (request, reply) = (ping(Role::EchoRequest, 9), ping(Role::EchoReply, 9));
-    let pod = endpoint(POLICY_DENY, POLICY_NONE);
+    let pod = endpoint(POLICY_DENY, POLICY_UNRESTRICTED);
     assert!(!receives(&tables, &pod, reply), "nothing was asked yet");
     assert!(sends(&tables, &pod, reversed_ping(request)));
     assert!(receives(&tables, &pod, reply));
@@ -339,7 +343,7 @@ fn c1_pings_both_ways_are_two_flows() {
         "another identifier"
     );
 
-    let open = endpoint(POLICY_NONE, POLICY_NONE);
+    let open = endpoint(POLICY_UNRESTRICTED, POLICY_UNRESTRICTED);
     assert!(receives(&tables, &open, request) && sends(&tables, &open, reversed_ping(request)));
     assert_eq!(tables.flow_count(), 2);
 }
@@ -393,10 +397,10 @@ fn c2_a_denied_connection_opens_no_other_way() {
     // Ingress is closed while egress is open: the pod's answers must not become a connection of its
     // own.
     let (tables, _) = web();
-    let open = endpoint(WEB, POLICY_NONE);
+    let open = endpoint(WEB, POLICY_UNRESTRICTED);
     let syn = from_client(protocol::TCP, 80, SYN);
     assert!(receives(&tables, &open, syn));
-    let closed = endpoint(POLICY_DENY, POLICY_NONE);
+    let closed = endpoint(POLICY_DENY, POLICY_UNRESTRICTED);
     assert!(!sends(&tables, &closed, reversed(syn, ACK)));
     assert!(!receives(
         &tables,
@@ -451,7 +455,7 @@ fn c3_flows_end_after_their_lifetime() {
     for (protocol, follow, seconds) in lifetimes {
         for (waited, lives) in [(seconds * SECOND, true), (seconds * SECOND + 1, false)] {
             let tables = Memory::default();
-            let pod = endpoint(POLICY_NONE, POLICY_DENY);
+            let pod = endpoint(POLICY_UNRESTRICTED, POLICY_DENY);
             let first = from_client(protocol, 80, SYN);
             let reply = reversed(first, SYN | ACK);
             assert!(receives(&tables, &pod, first));
@@ -509,7 +513,7 @@ fn c3_a_syn_opens_whatever_the_table_remembers() {
     );
     assert!(receives(&tables, &pod, syn), "opened anew");
     let open = Endpoint {
-        egress_policy: POLICY_NONE,
+        egress_policy: POLICY_UNRESTRICTED,
         ..pod
     };
     assert!(sends(&tables, &open, reversed(syn, SYN)));
@@ -539,7 +543,10 @@ fn c4_what_is_denied_makes_no_flow() {
 
 #[test]
 fn c4_resets_errors_and_unasked_echo_replies_make_no_flow() {
-    let (tables, open) = (Memory::default(), endpoint(POLICY_NONE, POLICY_NONE));
+    let (tables, open) = (
+        Memory::default(),
+        endpoint(POLICY_UNRESTRICTED, POLICY_UNRESTRICTED),
+    );
     let single = Packet {
         role: Role::Single,
         ..from_client(protocol::ICMP, 0, 0)
@@ -574,7 +581,7 @@ fn f1_neighbour_discovery_passes_at_a_closed_pod() {
 #[test]
 fn f2_what_cannot_be_judged_is_dropped_at_an_isolated_pod_only() {
     let tables = Memory::default();
-    let one_way = endpoint(POLICY_DENY, POLICY_NONE);
+    let one_way = endpoint(POLICY_DENY, POLICY_UNRESTRICTED);
     for reason in DropReason::ALL {
         let verdict = |direction| {
             decided(
@@ -585,7 +592,7 @@ fn f2_what_cannot_be_judged_is_dropped_at_an_isolated_pod_only() {
                 Packet::default(),
             )
         };
-        let (policy, identity) = (POLICY_NONE, IDENTITY_NONE);
+        let (policy, identity) = (NO_POLICY, IDENTITY_NONE);
         assert_eq!(
             verdict(Direction::Ingress),
             Verdict::Drop(Drop {

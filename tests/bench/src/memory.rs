@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use aya::maps::MapInfo;
-use netpol_agent::datapath::{PINNED_MAPS, pin_folder};
+use netpol_agent::datapath::{PINNED_MAPS, pin};
 
 use super::{Figure, Run};
 use netpol_tests::{
@@ -29,7 +29,7 @@ const GROUP: &str = "memory";
 /// A map is not there, or the kernel does not tell.
 pub fn maps(pin_path: &Path) -> Result<BTreeMap<&'static str, u64>> {
     let of = |name: &'static str| {
-        let path = pin_folder(pin_path).join(name);
+        let path = pin(pin_path, name);
         let bytes = bytes(&path).with_context(|| format!("memory of {}", path.display()))?;
         Ok((name, bytes))
     };

@@ -126,7 +126,7 @@ impl Kept {
         println!(
             "\nLeft running: the namespaces {}\nand the agent (process {}, log {}).\n\n\
              Programs on the pods' interfaces:\n  nsenter --net={netns} bpftool net      # bpftool before 7.3 does not know TCX: bpftool link\n\
-             Maps:\n  for map in endpoints addresses identities frontends ports policies flows counters; do bpftool map dump pinned {pins}/v{ABI_VERSION}/$map; done\n\
+             Maps:\n  for map in endpoints addresses identities frontends ports policies flows 'observed-*/counters'; do bpftool map dump pinned {pins}/v{ABI_VERSION}/$map; done\n\
              Edit a policy (the agent follows), and look again:\n  $EDITOR {}/*.yaml\n  {program} --matrix\n\
              Kill the agent, and look again:\n  kill -9 {}\n\
              Remove everything:\n  {program} --clean",

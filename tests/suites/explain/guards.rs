@@ -3,9 +3,8 @@
 //! L2).
 
 use netpol_agent::{
-    compile::Frontend,
     explain::{Held, Request, Standing, World, explain, known_nodes},
-    model::ObjectKey,
+    model::{Frontend, ObjectKey},
     watch::directory::decode,
 };
 

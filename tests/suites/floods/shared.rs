@@ -5,9 +5,8 @@ use std::net::IpAddr;
 
 use aya::maps::{HashMap, Map, MapData, PerCpuArray};
 use etherparse::PacketBuilder;
-use netpol_common::abi::{
-    ABI_VERSION, Counters, Direction, EventBudget, Flow, FlowKey, Fragment, FragmentKey,
-};
+use netpol_agent::datapath::pin;
+use netpol_common::abi::{Counters, Direction, EventBudget, Flow, FlowKey, Fragment, FragmentKey};
 use netpol_tests::{
     capture::{self, Wire},
     lab::Lab,
@@ -155,8 +154,7 @@ impl Flood {
 }
 
 fn pinned(lab: &Lab, map: &str) -> MapData {
-    let path = lab.agent.pin_path().join(format!("v{ABI_VERSION}")).join(map);
-    MapData::from_pin(&path).unwrap()
+    MapData::from_pin(pin(lab.agent.pin_path(), map)).unwrap()
 }
 
 /// Returns the keys of the flow table.

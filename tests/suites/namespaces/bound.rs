@@ -99,7 +99,7 @@ pub fn wait_until_closed(lab: &Lab, sandbox: &str) {
 /// Waits until the kernel has an egress policy for a sandbox; its binding is written earlier.
 pub fn wait_until_isolated(lab: &Lab, sandbox: &str) {
     wait_until_endpoint(lab, sandbox, |endpoint| {
-        endpoint.egress_policy != abi::POLICY_NONE
+        endpoint.egress_policy != abi::POLICY_UNRESTRICTED
     });
 }
 

@@ -9,11 +9,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 use netpol_agent::{
-    compile::ProtocolMatch,
-    datapath::pin_folder,
+    datapath::pin,
     evaluate::Packet,
-    model::Direction,
-    sync::{EntryKey, Write},
+    model::{Direction, ProtocolMatch},
+    sync::{EntryKey, Put, Write},
 };
 use netpol_common::abi::{self, ABI_VERSION, ACTION_ACCEPT};
 use netpol_tests::progrun::{Bench, on_bench};
@@ -25,8 +24,8 @@ use crate::{
 };
 
 /// Returns the entries of a pinned map as `bpftool map dump` prints them.
-fn dump(folder: &Path, map: &str) -> Result<Vec<Value>> {
-    let path = folder.join(map);
+fn dump(pin_path: &Path, map: &str) -> Result<Vec<Value>> {
+    let path = pin(pin_path, map);
     let dump = bpftool(&["map", "dump", "pinned", path.to_str().context("a path in UTF-8")?])?;
     let entries = dump.as_array().cloned().unwrap_or_default();
     ensure!(!entries.is_empty(), "map {map} is empty");
@@ -35,19 +34,16 @@ fn dump(folder: &Path, map: &str) -> Result<Vec<Value>> {
 
 /// Makes an entry of policy 3 for an identity.
 fn put_policy(identity: u32, protocol: Option<ProtocolMatch>) -> Write {
-    Write::PutPolicy {
-        policy: 3,
-        key: EntryKey { identity, protocol },
-        value: abi::PolicyValue {
-            action: ACTION_ACCEPT,
-            rule: 1,
-        },
-    }
+    let value = abi::PolicyValue {
+        action: ACTION_ACCEPT,
+        rule: 1,
+    };
+    Write::Policies(Put((3, EntryKey { identity, protocol }), value))
 }
 
 fn put_identity(prefix: IpNet, identity: u32) -> Write {
     let identity = abi::Identity { identity, flags: 0 };
-    Write::PutIdentity { prefix, identity }
+    Write::Identities(Put(prefix, identity))
 }
 
 /// Writes an entry of each map, by its usual writer.
@@ -79,7 +75,7 @@ fn fill(bench: &mut Bench, ifindex: u32) -> Result<()> {
         put_policy(3, None),
         put_identity(IpAddr::V4(peer).into(), 2),
         put_identity("10.245.0.0/16".parse()?, 3),
-        Write::PutEndpoint { ifindex, endpoint },
+        Write::Endpoints(Put(ifindex, endpoint)),
     ] {
         bench.write(&write)?;
     }
@@ -103,9 +99,9 @@ fn maps_dump_with_named_fields() {
         return;
     }
     on_bench(SUITE, 1, |bench| {
-        let folder = pin_folder(bench.pin_path());
+        let pin_path = bench.pin_path().to_owned();
         for (name, (_, kind), key, value) in MAPS {
-            let path = folder.join(name);
+            let path = pin(&pin_path, name);
             let shown = bpftool(&["map", "show", "pinned", path.to_str().context("a path in UTF-8")?])?;
             assert_eq!(shown["type"], kind, "{name}");
             assert_eq!(
@@ -118,7 +114,7 @@ fn maps_dump_with_named_fields() {
         let ifindex = bench.interfaces()[0];
         fill(bench, ifindex)?;
         let entry = |map: &str, value: &str| -> Result<[Value; 2]> {
-            let formatted = &dump(&folder, map)?[0]["formatted"];
+            let formatted = &dump(&pin_path, map)?[0]["formatted"];
             Ok([formatted["key"].clone(), formatted[value].clone()])
         };
         let [key, endpoint] = entry("endpoints", "value")?;

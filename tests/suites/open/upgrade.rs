@@ -1,10 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Changes of the attach mechanism, and remains of an agent of another version (rules B3, C6).
 
-use std::fs;
+use std::{
+    fs,
+    net::UdpSocket,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
-use netpol_agent::datapath::pin_folder;
-use netpol_tests::{pair::End, privilege::can_enforce, proxy::Mode};
+use aya::maps::MapInfo;
+use netpol_agent::datapath::{CounterReader, OBSERVED_MAPS, PINNED_MAPS, pin, pin_folder};
+use netpol_common::abi::Direction;
+use netpol_tests::{agent::Agent, node::Site, pair::End, privilege::can_enforce, proxy::Mode};
 
 use super::{MESSAGES, SEEDED, SUITE, World, seeds_nothing};
 
@@ -83,4 +94,127 @@ fn b3_c6_an_upgrade_to_other_layouts_keeps_connections_with_tcx() {
 #[test]
 fn b3_c6_an_upgrade_to_other_layouts_keeps_connections_with_clsact() {
     other_version("clsact");
+}
+
+/// In the line that tells that they were removed.
+const OBSERVED_SWEPT: &str = "counters and events of another version are removed";
+
+/// How long a datagram may be on its way.
+const ON_ITS_WAY: Duration = Duration::from_millis(500);
+
+/// Datagrams from pod c, each millisecond, all the while. Those that come are read at once, so that
+/// none is lost for want of memory.
+struct Stream {
+    running: JoinHandle<(usize, usize)>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Stream {
+    fn start(world: &World, to: &str) -> Self {
+        let bound = |site: &Site, port: u16| {
+            let socket = site.netns.run(|| Ok(UdpSocket::bind((site.addresses[0], port))?));
+            socket.unwrap()
+        };
+        let (sender, receiver) = (bound(&world.site("other/c"), 0), bound(&world.site(to), 7777));
+        let address = receiver.local_addr().unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let running = thread::spawn(move || {
+            let (mut sent, mut came) = (0, 0);
+            let mut datagram = [0; 64];
+            receiver.set_nonblocking(true).unwrap();
+            while !stopped.load(Ordering::Relaxed) {
+                sent += usize::from(sender.send_to(b"all the while", address).is_ok());
+                while receiver.recv(&mut datagram).is_ok() {
+                    came += 1;
+                }
+                thread::park_timeout(Duration::from_millis(1));
+            }
+            receiver.set_nonblocking(false).unwrap();
+            receiver.set_read_timeout(Some(ON_ITS_WAY)).unwrap();
+            while came < sent && receiver.recv(&mut datagram).is_ok() {
+                came += 1;
+            }
+            (sent, came)
+        });
+        Self { running, stop }
+    }
+
+    /// How many were sent, and how many came.
+    fn end(self) -> (usize, usize) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.running.join().unwrap()
+    }
+}
+
+/// The kernel's numbers of these maps.
+fn ids(agent: &Agent, maps: impl Iterator<Item = &'static str>) -> Vec<u32> {
+    let pins = maps.map(|map| MapInfo::from_pin(pin(agent.pin_path(), map)));
+    pins.map(|info| info.unwrap().id()).collect()
+}
+
+/// An agent finds counters and events of another version, and programs that write them: these give
+/// way, and what enforces stays.
+fn other_observed_version(attach: &str) {
+    if !can_enforce(SUITE) {
+        return;
+    }
+    let world = World::with_rules(Mode::Iptables, true);
+    let mut agent = world.start_attached(attach);
+    let mut pairs = world.open_allowed();
+    for pair in &mut pairs {
+        pair.goes_on(End::Opened, MESSAGES);
+    }
+    agent.stop().unwrap();
+    let enforcing = |agent: &Agent| {
+        let maps = PINNED_MAPS.into_iter();
+        ids(agent, maps.filter(|map| !OBSERVED_MAPS.contains(map)))
+    };
+    let observed = |agent: &Agent| ids(agent, OBSERVED_MAPS.into_iter());
+    let (kept, remade) = (enforcing(&agent), observed(&agent));
+    let own = pin(agent.pin_path(), "counters");
+    let own = own.parent().unwrap();
+    let other = own.with_file_name("observed-00000000");
+    fs::rename(own, &other).unwrap();
+
+    let (denied, allowed) = (Stream::start(&world, "shop/a"), Stream::start(&world, "shop/b"));
+    let before = world.retransmissions();
+    agent.restart().unwrap();
+    agent.wait_for_line(0, OBSERVED_SWEPT).unwrap();
+    for pair in &mut pairs {
+        pair.goes_on(End::Opened, MESSAGES);
+    }
+    assert_eq!(
+        world.retransmissions(),
+        before,
+        "segments were lost and sent again"
+    );
+    let (sent, came) = denied.end();
+    assert!(sent > 0 && came == 0, "{came} of {sent} that are denied came");
+    let (sent, came) = allowed.end();
+    assert!(sent > 0 && came == sent, "{came} of {sent} that are allowed came");
+
+    assert!(!other.exists());
+    assert_eq!(enforcing(&agent), kept);
+    let new = observed(&agent);
+    assert!(new.iter().all(|id| !remade.contains(id)), "{remade:?} {new:?}");
+    let counted = CounterReader::open(agent.pin_path()).unwrap();
+    let counted = counted.read(Direction::Ingress).unwrap();
+    assert!(counted.forwarded.packets > 0, "{counted:?}");
+    world.is_enforced();
+    seeds_nothing(&mut agent);
+    agent.stop().unwrap();
+    agent.restart().unwrap();
+    agent.wait_for_revision_after(0).unwrap();
+    assert_eq!(observed(&agent), new, "of its own version they stay");
+}
+
+#[test]
+fn b3_counters_and_events_of_another_version_are_remade_without_a_gap_with_tcx() {
+    other_observed_version("tcx");
+}
+
+#[test]
+fn b3_counters_and_events_of_another_version_are_remade_without_a_gap_with_clsact() {
+    other_observed_version("clsact");
 }

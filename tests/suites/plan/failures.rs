@@ -3,20 +3,14 @@
 //! is full from any point on: no packet passes that the new policy denies, whoever is not held back
 //! has the new policy, and the next attempt repairs it.
 
-use std::{
-    cell::Cell,
-    collections::BTreeSet,
-    io,
-    mem::{Discriminant, discriminant},
-    net::IpAddr,
-};
+use std::{cell::Cell, collections::BTreeSet, io, net::IpAddr};
 
 use ipnet::IpNet;
 use netpol_agent::{
     model::Direction,
-    sync::{Report, State, Write, apply},
+    sync::{Put, Report, State, Table, Write, apply},
 };
-use netpol_common::abi::{Endpoint, Identity, POLICY_DENY, POLICY_NONE};
+use netpol_common::abi::{Endpoint, Identity, POLICY_DENY, POLICY_UNRESTRICTED};
 use netpol_tests::{
     kernel::{Probe, passes},
     objects::snapshot,
@@ -27,13 +21,20 @@ use serde_json::json;
 
 use super::{Bench, Change, probes, run, unmet};
 
+/// A table, and whether an entry is put.
+type Kind = (Table, bool);
+
+fn kind(write: &Write) -> Kind {
+    (write.table(), write.is_put())
+}
+
 /// What fails.
 #[derive(Debug, Clone, Copy)]
 enum Trouble {
     /// A map has no room for more of one kind, once that many of its entries were written.
-    Full(Discriminant<Write>, usize),
+    Full(Kind, usize),
     /// Each write of a kind fails in one of that many cases.
-    Some(Discriminant<Write>, usize),
+    Some(Kind, usize),
     /// All entries of one policy number.
     Policy(u32),
     /// One write.
@@ -43,14 +44,7 @@ enum Trouble {
 /// Kinds of writes that may fail without ending the plan, and without an endpoint that cannot be
 /// changed.
 fn may_fail(write: &Write) -> bool {
-    !matches!(
-        write,
-        Write::Config(_)
-            | Write::PutEndpoint { .. }
-            | Write::RemoveEndpoint(_)
-            | Write::Attach(_)
-            | Write::Detach(_)
-    )
+    !matches!(write, Write::Config(_) | Write::Endpoints(_) | Write::Attached(_))
 }
 
 fn trouble(random: &mut Random, writes: &[Write]) -> Option<Trouble> {
@@ -59,8 +53,8 @@ fn trouble(random: &mut Random, writes: &[Write]) -> Option<Trouble> {
         .enumerate()
         .filter(|(_, write)| may_fail(write))
         .collect();
-    let kinds: Vec<Discriminant<Write>> = of.iter().fold(Vec::new(), |mut kinds, (_, write)| {
-        let kind = discriminant(*write);
+    let kinds: Vec<Kind> = of.iter().fold(Vec::new(), |mut kinds, (_, write)| {
+        let kind = kind(write);
         if !kinds.contains(&kind) {
             kinds.push(kind);
         }
@@ -74,7 +68,7 @@ fn trouble(random: &mut Random, writes: &[Write]) -> Option<Trouble> {
             let policies: Vec<u32> = writes
                 .iter()
                 .filter_map(|write| match write {
-                    Write::PutPolicy { policy, .. } => Some(*policy),
+                    Write::Policies(Put((policy, _), _)) => Some(*policy),
                     _ => None,
                 })
                 .collect();
@@ -95,15 +89,15 @@ fn apply_with(
     let mut made = 0;
     apply(plan, &mut bench.state, &mut bench.memory, |write| {
         let code = match trouble {
-            Trouble::Full(kind, after) if kind == discriminant(write) && is_put(write) => {
+            Trouble::Full(full, after) if full == kind(write) && write.is_put() => {
                 made += 1;
                 (made > after).then_some(28)
             }
-            Trouble::Some(kind, every) if kind == discriminant(write) => {
+            Trouble::Some(failing, every) if failing == kind(write) => {
                 (random.below(every) == 0).then_some(16)
             }
             Trouble::Policy(number) => {
-                matches!(write, Write::PutPolicy { policy, .. } if *policy == number).then_some(16)
+                matches!(write, Write::Policies(Put((policy, _), _)) if *policy == number).then_some(16)
             }
             Trouble::One(nth) => (*write == all[nth]).then_some(16),
             _ => None,
@@ -113,18 +107,6 @@ fn apply_with(
             None => Ok(()),
         }
     })
-}
-
-fn is_put(write: &Write) -> bool {
-    matches!(
-        write,
-        Write::PutPolicy { .. }
-            | Write::PutIdentity { .. }
-            | Write::PutFrontend { .. }
-            | Write::PutLocalPod { .. }
-            | Write::PutSender { .. }
-            | Write::PutGuarded(_)
-    )
 }
 
 /// What an address is.
@@ -154,7 +136,7 @@ fn concerned(states: [&State; 2], writes: &[Write], number: u32) -> BTreeSet<u32
     let numbers = |endpoint: &Endpoint| [endpoint.ingress_policy, endpoint.egress_policy];
     let held = states.into_iter().flat_map(|state| &state.endpoints);
     let written = writes.iter().filter_map(|write| match write {
-        Write::PutEndpoint { ifindex, endpoint } => Some((ifindex, endpoint)),
+        Write::Endpoints(Put(ifindex, endpoint)) => Some((ifindex, endpoint)),
         _ => None,
     });
     let all: Vec<(u32, [u32; 2])> = held
@@ -174,7 +156,7 @@ fn concerned(states: [&State; 2], writes: &[Write], number: u32) -> BTreeSet<u32
         .filter(|(ifindex, _)| direct.contains(ifindex));
     let theirs = theirs.flat_map(|(_, endpoint)| numbers(endpoint));
     let shared: BTreeSet<u32> = theirs
-        .filter(|policy| ![POLICY_NONE, POLICY_DENY].contains(policy))
+        .filter(|policy| ![POLICY_UNRESTRICTED, POLICY_DENY].contains(policy))
         .collect();
     &direct | &having(&shared)
 }
@@ -301,8 +283,8 @@ fn l2_a_full_map_is_tried_once_and_told_once() {
         let (_, plan) = bench.plan(&after);
         let mut tried = 0;
         let report = apply(plan, &mut bench.state, &mut bench.memory, |write| {
-            tried += usize::from(matches!(write, Write::PutFrontend { .. }));
-            let full = matches!(write, Write::PutFrontend { .. }) && tried > 10;
+            tried += usize::from(matches!(write, Write::Frontends(Put(..))));
+            let full = matches!(write, Write::Frontends(Put(..))) && tried > 10;
             if full {
                 Err(io::Error::from_raw_os_error(7))
             } else {

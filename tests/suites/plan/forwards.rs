@@ -96,7 +96,7 @@ fn l1_a_failed_write_lets_no_pod_send_for_whom_it_may_not() {
             snapshot = change(&mut random, &snapshot);
             let (compiled, plan) = bench.plan(&snapshot);
             // One about this comes to pass seldom, where any may fail.
-            let about = |write: &Write| matches!(write, Write::PutForward(..) | Write::RemoveForward(..));
+            let about = |write: &Write| matches!(write, Write::Forwards(_));
             let those = plan.writes.iter().enumerate().filter(|(_, write)| about(write));
             let those: Vec<usize> = those.map(|(nth, _)| nth).collect();
             if those.is_empty() {

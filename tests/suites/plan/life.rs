@@ -8,7 +8,7 @@ use std::{
 
 use netpol_agent::{
     model::Snapshot,
-    sync::{EntryKey, Memory, Plan, State, Write, apply},
+    sync::{EntryKey, Memory, Plan, Remove, State, Write, apply},
 };
 use netpol_common::abi::{IDENTITY_NONE, Identity, SENDER_AMBIGUOUS};
 use netpol_tests::random::{Random, any_change, batch, cluster, few_guards};
@@ -152,10 +152,10 @@ fn apply_in_part(bench: &mut Bench, random: &mut Random, plan: Plan) {
     apply(plan, &mut bench.state, &mut bench.memory, |write| {
         let takes_away = matches!(
             write,
-            Write::RemovePolicy { .. }
-                | Write::RemoveIdentity(_)
-                | Write::RemoveFrontend(_)
-                | Write::RemoveEndpoint(_)
+            Write::Policies(Remove(_))
+                | Write::Identities(Remove(_))
+                | Write::Frontends(Remove(_))
+                | Write::Endpoints(Remove(_))
         );
         if (takes_away || !removals) && random.below(every) == 0 {
             Err(io::Error::from_raw_os_error(28))

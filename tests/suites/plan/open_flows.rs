@@ -82,8 +82,7 @@ fn c2_an_exception_in_a_prefix_in_use_counts_for_open_flows() {
 #[test]
 fn c2_a_plan_that_ends_before_the_epoch_is_made_good() {
     let peer = |label| one_rule(json!({"podSelector": {"matchLabels": {"app": "peer"}}}), label);
-    let after_the_identity =
-        |write: &Write| matches!(write, Write::PutIdentity { .. } | Write::RemoveIdentity(_));
+    let after_the_identity = |write: &Write| matches!(write, Write::Identities(_));
     let (allowed, denied) = (peer("peer"), peer("other"));
     assert_eq!(
         flow_after(&allowed, &denied, "10.244.1.10", after_the_identity),

@@ -8,7 +8,7 @@ use anyhow::Result;
 use netpol_agent::{
     datapath::{CounterReader, attach::Hook},
     model::Direction,
-    sync::Write,
+    sync::{Remove, Write},
 };
 use netpol_common::{
     abi::{self, DropReason, Endpoint},
@@ -129,14 +129,14 @@ fn a5_what_is_deferred_does_not_leave_when_its_senders_endpoint_is_gone() {
         let (deferred, frame) = (node.endpoint.tag(true), frame(MASQUERADED, ALLOWED));
         let (web, bridge) = (node.web, node.bench.bridge());
         assert!(node.leaves(deferred, &frame));
-        node.bench.write(&Write::RemoveEndpoint(web))?;
+        node.bench.write(&Write::Endpoints(Remove(web)))?;
         let before = node.dropped(DropReason::EgressBackend);
         assert!(!node.leaves(deferred, &frame));
         assert_eq!(node.dropped(DropReason::EgressBackend), before + 1);
 
         let number = node.endpoint.number().into();
-        node.bench.write(&Write::RemoveSender((bridge, number)))?;
-        node.bench.write(&Write::RemoveLocalPod(WEB.parse()?))?;
+        node.bench.write(&Write::Senders(Remove((bridge, number))))?;
+        node.bench.write(&Write::LocalPods(Remove(WEB.parse()?)))?;
         let before = node.dropped(DropReason::UnknownSender);
         assert!(!node.leaves(deferred, &frame));
         assert_eq!(node.dropped(DropReason::UnknownSender), before + 1);

@@ -14,7 +14,7 @@ use netpol_agent::{
     datapath::pin_folder,
     evaluate::Packet,
     model::Direction,
-    sync::{EntryKey, Write},
+    sync::{EntryKey, Put, Remove, Write},
 };
 use netpol_common::abi::{ACTION_ACCEPT, Address, Endpoint, Identity, Peer, PolicyValue};
 use netpol_tests::progrun::{Bench, on_bench};
@@ -29,17 +29,15 @@ const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 10);
 /// Enforces a policy on a pod that only friends may reach.
 fn guard(bench: &mut Bench) -> Result<()> {
     let ifindex = bench.interfaces()[0];
-    bench.write(&Write::PutPolicy {
-        policy: POLICY,
-        key: EntryKey {
-            identity: FRIEND,
-            protocol: None,
-        },
-        value: PolicyValue {
-            action: ACTION_ACCEPT,
-            rule: 1,
-        },
-    })?;
+    let key = EntryKey {
+        identity: FRIEND,
+        protocol: None,
+    };
+    let value = PolicyValue {
+        action: ACTION_ACCEPT,
+        rule: 1,
+    };
+    bench.write(&Write::Policies(Put((POLICY, key), value)))?;
     let endpoint = Endpoint {
         id: 7,
         ingress_policy: POLICY,
@@ -47,19 +45,16 @@ fn guard(bench: &mut Bench) -> Result<()> {
         ifindex,
         ..Endpoint::default()
     };
-    bench.write(&Write::PutEndpoint { ifindex, endpoint })
+    bench.write(&Write::Endpoints(Put(ifindex, endpoint)))
 }
 
 fn put(bench: &mut Bench, prefix: impl Into<IpNet>, identity: u32) -> Result<()> {
     let identity = Identity { identity, flags: 0 };
-    bench.write(&Write::PutIdentity {
-        prefix: prefix.into(),
-        identity,
-    })
+    bench.write(&Write::Identities(Put(prefix.into(), identity)))
 }
 
 fn remove(bench: &mut Bench, address: Ipv4Addr) -> Result<()> {
-    bench.write(&Write::RemoveIdentity(IpAddr::from(address).into()))
+    bench.write(&Write::Identities(Remove(IpAddr::from(address).into())))
 }
 
 /// Returns true if a peer reaches the pod.

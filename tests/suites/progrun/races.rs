@@ -13,14 +13,14 @@ use std::{
 use anyhow::{Context, Result};
 use aya::maps::{HashMap, Map, MapData};
 use netpol_agent::{
-    compile::ProtocolMatch,
     datapath::{CounterReader, attach::Hook, pin_folder},
     evaluate::Packet,
-    sync::{EntryKey, Write},
+    model::ProtocolMatch,
+    sync::{EntryKey, Put, Write},
 };
 use netpol_common::abi::{
-    ACTION_ACCEPT, Address, Counters, Direction, DropReason, Endpoint, Identity, POLICY_DENY, POLICY_NONE,
-    Peer, PolicyMatch, PolicyValue, PortValue, bpf_spin_lock,
+    ACTION_ACCEPT, Address, Counters, Direction, DropReason, Endpoint, Identity, POLICY_DENY,
+    POLICY_UNRESTRICTED, Peer, PolicyMatch, PolicyValue, PortValue, bpf_spin_lock,
 };
 use netpol_tests::{
     frames,
@@ -66,7 +66,7 @@ impl Pods<'_> {
             let mut endpoints: HashMap<_, u32, Endpoint> =
                 Map::HashMap(MapData::from_pin(pin)?).try_into()?;
             let mut values = Vec::new();
-            for (ifindex, policy) in [(at(CLOSED), POLICY_DENY), (at(OPEN), POLICY_NONE)] {
+            for (ifindex, policy) in [(at(CLOSED), POLICY_DENY), (at(OPEN), POLICY_UNRESTRICTED)] {
                 let endpoint = Endpoint {
                     ingress_policy: policy,
                     egress_policy: policy,
@@ -242,21 +242,18 @@ fn strangers(map: &str, entries: &[Entry<'_>]) {
         for (address, identity) in PEERS {
             let prefix = address.parse::<IpAddr>()?.into();
             let identity = Identity { identity, flags: 0 };
-            pods.bench.write(&Write::PutIdentity { prefix, identity })?;
+            pods.bench.write(&Write::Identities(Put(prefix, identity)))?;
         }
-        pods.bench.write(&Write::PutPolicy {
-            policy: POLICY,
-            key: EntryKey {
-                identity: FRIEND,
-                protocol: Some(ProtocolMatch {
-                    protocol: 6,
-                    port: PORT,
-                    prefix_len: 16,
-                }),
-            },
-            value: ACCEPT,
-        })?;
-        pods.bench.write(&Write::PutEndpoint { ifindex, endpoint })?;
+        let key = EntryKey {
+            identity: FRIEND,
+            protocol: Some(ProtocolMatch {
+                protocol: 6,
+                port: PORT,
+                prefix_len: 16,
+            }),
+        };
+        pods.bench.write(&Write::Policies(Put((POLICY, key), ACCEPT)))?;
+        pods.bench.write(&Write::Endpoints(Put(ifindex, endpoint)))?;
         let uplink = pods.bench.uplink();
         let frame_of = |peer: &str| {
             let packet = Packet {

@@ -4,10 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::LocalPod;
-use crate::{
-    compile::is_endpoint,
-    model::{Map, ObjectKey, Pod},
-};
+use crate::model::{Map, ObjectKey, Pod};
 
 /// The pods of one node that have an address and a network of their own.
 #[derive(Debug, Default)]
@@ -23,7 +20,7 @@ impl Locals {
     pub fn update(&mut self, all: &Map<ObjectKey, Arc<Pod>>, node: &str) -> bool {
         let mut changed = false;
         for (key, _, now) in self.all.diff(all) {
-            let local = now.filter(|pod| is_endpoint(pod, node)).map(|pod| LocalPod {
+            let local = now.filter(|pod| pod.is_endpoint_on(node)).map(|pod| LocalPod {
                 uid: pod.uid.clone(),
                 static_uid: pod.static_uid.clone(),
                 addresses: pod.addresses.clone(),

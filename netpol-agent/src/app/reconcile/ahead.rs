@@ -13,7 +13,7 @@ use super::{
 use crate::{
     causes::causes,
     datapath::interfaces::{self, Interfaces},
-    sync::{self, Write},
+    sync::{self, Put, Write},
 };
 
 impl Reconciler {
@@ -100,7 +100,7 @@ impl Reconciler {
     fn attach_one(&mut self, ifindex: u32, interface: &str, open: bool) -> bool {
         for write in sync::ahead(&self.state, ifindex, open) {
             let made = match write {
-                Write::Attach(ifindex) => self.datapath.attach(ifindex),
+                Write::Attached(Put(ifindex, ())) => self.datapath.attach(ifindex),
                 ref write => self.datapath.write(write),
             };
             if let Err(error) = made {

@@ -82,9 +82,9 @@ impl Reconciler {
 
     /// Logs once if nothing in the cluster uses this node's name: then no pod here is enforced on.
     pub(super) fn check_name(&mut self, snapshot: &Snapshot) {
-        let named = |pod: &Arc<Pod>| pod.node.as_deref() == Some(self.node_name.as_str());
+        let named = |pod: &Arc<Pod>| pod.node.as_deref() == Some(self.options.node_name.as_str());
         let known = !self.locals.pods.is_empty()
-            || snapshot.nodes.get(&self.node_name).is_some()
+            || snapshot.nodes.get(&self.options.node_name).is_some()
             || snapshot.pods.values().any(named);
         if known {
             self.misnamed = None;
@@ -103,7 +103,7 @@ impl Reconciler {
             listed += &format!(" and {} more", names.len() - NAMES);
         }
         error!(
-            node = self.node_name,
+            node = self.options.node_name,
             names = listed,
             "no node and no pod has the name of --node-name: no pod of this node is enforced on"
         );

@@ -1,20 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Services that claim what a pod or a node has (rule A9).
+//! Services at addresses of pods or nodes (rule A9).
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{Frontend, Frontends};
 use crate::{
     compile::{
-        fault::{Fault, Findings, Place, diagnostic},
+        fault::{Fault, Findings, Topic, diagnostic},
         profiles::Profiles,
     },
     model::{ObjectKey, Service},
 };
 
 impl Frontends {
-    /// Says of a Service what is refused, instead of what was said before: one finding, however
-    /// many addresses it claims.
+    /// Reports the addresses that a Service claims and does not get: one finding for all of them.
     pub(super) fn report_refused(
         &self,
         (key, service): (&ObjectKey, Option<&Service>),
@@ -24,7 +23,7 @@ impl Frontends {
         let frontends = self.services.get(key).into_iter().flat_map(BTreeMap::keys);
         let fault = service.and_then(|service| refusal(service, frontends, profiles));
         let found = fault.map(|fault| diagnostic("Service", key, fault));
-        findings.tell(Place::Refused(key.clone()), found.into_iter().collect());
+        findings.report(Topic::Refused(key.clone()), found.into_iter().collect());
     }
 }
 

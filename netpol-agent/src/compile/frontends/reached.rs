@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What one Service says: where it is reached, and by which backends.
+//! The frontends of one Service, and their backends.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,10 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{
-    compile::Frontend,
-    model::{EndpointSlice, Service, ServicePort},
-};
+use crate::model::{EndpointSlice, Frontend, Service, ServicePort};
 
 /// The backends of each frontend.
 pub(super) type Reached = BTreeMap<Frontend, BTreeSet<Frontend>>;
@@ -25,15 +22,15 @@ pub(super) fn reached(service: &Service, slices: &[&Arc<EndpointSlice>]) -> Reac
     reached
 }
 
-/// The NodePorts of a Service without any backend, as where it is too large to be looked at (rule
-/// L2): another node may lead from them to backends that nobody judged, so they stay closed there.
+/// The NodePorts of a Service without backends, for a Service over budget (rule L2). Another node
+/// may lead from them to backends that nobody judged, so they stay closed there.
 pub(super) fn node_ports(service: &Service) -> Reached {
     let ports = node_ports_of(service).into_iter();
     ports.map(|(frontend, _)| (frontend, BTreeSet::new())).collect()
 }
 
-/// Where a Service is reached by each of its ports. A headless one has no frontends, and in a
-/// family in which it has no ClusterIP kube-proxy serves none of its other addresses.
+/// The frontends of a Service, each with its port. A headless Service has none. In a family without
+/// a ClusterIP kube-proxy serves none of the other addresses.
 fn frontends_of(service: &Service) -> Vec<(Frontend, &ServicePort)> {
     let mut frontends = Vec::new();
     let cluster_ips: BTreeSet<IpAddr> = service.cluster_ips.iter().map(IpAddr::to_canonical).collect();
@@ -57,7 +54,7 @@ fn frontends_of(service: &Service) -> Vec<(Frontend, &ServicePort)> {
     frontends
 }
 
-/// The same by its NodePorts, which are in all families of the Service.
+/// The NodePorts of a Service, in all its families.
 fn node_ports_of(service: &Service) -> Vec<(Frontend, &ServicePort)> {
     let cluster_ips = service.cluster_ips.iter().map(IpAddr::to_canonical);
     let families: BTreeSet<IpAddr> = cluster_ips
@@ -84,8 +81,8 @@ fn node_ports_of(service: &Service) -> Vec<(Frontend, &ServicePort)> {
         .collect()
 }
 
-/// The backends of a Service's port in one family that kube-proxy may choose: those that are ready, and those that still serve while they
-/// end, which it takes when no other is left.
+/// The backends of a Service's port in one family that kube-proxy may choose: those that are ready,
+/// and those that serve while they terminate, which it takes if no other is left.
 fn backends(slices: &[&Arc<EndpointSlice>], port: &ServicePort, is_ipv4: bool) -> BTreeSet<Frontend> {
     let mut backends = BTreeSet::new();
     for slice in slices {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which pods have which address.
+//! The pods of each address.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,16 +8,16 @@ use std::{
     sync::Arc,
 };
 
-use super::GroupId;
+use super::groups::GroupId;
 use crate::{
     compile::fault::{Fault, diagnostic},
     model::{Diagnostic, Pod},
 };
 
-/// A pod that has an address, and its group; a hostNetwork pod has none.
+/// A pod that has an address, and its group. A hostNetwork pod has no group.
 pub(super) type Claim = (Arc<Pod>, Option<GroupId>);
 
-/// The pods of an address: those that are being deleted last, then by name. Almost always it is one.
+/// The pods of an address: those that are being deleted last, then by name. Almost always one.
 #[derive(Debug)]
 enum Claimed {
     One(Claim),
@@ -33,7 +33,7 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    /// A pod has an address.
+    /// Adds an address of a pod.
     pub(super) fn add(&mut self, address: IpAddr, pod: &Arc<Pod>, group: Option<GroupId>) {
         let claim = (pod.clone(), group);
         let claimed = match self.of.remove(&address) {
@@ -52,7 +52,7 @@ impl Claims {
         self.set(address, claimed);
     }
 
-    /// A pod no longer has it.
+    /// Removes an address of a pod.
     pub(super) fn remove(&mut self, address: IpAddr, pod: &Pod) {
         let Some(Claimed::Many(mut claims)) = self.of.remove(&address) else {
             return;
@@ -80,7 +80,8 @@ impl Claims {
         self.of.insert(address, claimed);
     }
 
-    /// The pods of an address. One that is being deleted has none of it where another is not: it has given it back (rule A8).
+    /// The pods of an address. A pod that is being deleted does not count if another has the
+    /// address: it has given it back (rule A8).
     pub(super) fn at(&self, address: IpAddr) -> &[Claim] {
         match self.of.get(&address) {
             None => &[],
@@ -92,18 +93,18 @@ impl Claims {
         }
     }
 
-    /// Addresses that depend on the groups of more than one pod. With a hostNetwork pod among them, as on most nodes, an address matches no
-    /// selector, whatever the others are.
+    /// Addresses that depend on the groups of more than one pod. With a hostNetwork pod among them,
+    /// as on most nodes, an address matches no selector, whatever the other pods are.
     pub(super) fn shared(&self) -> impl Iterator<Item = IpAddr> {
         self.shared.iter().copied()
     }
 
-    /// Addresses of pods, from a first to a last one.
+    /// Addresses of pods within a span.
     pub(super) fn within(&self, (first, last): (IpAddr, IpAddr)) -> impl Iterator<Item = IpAddr> {
         self.of.range(first..=last).map(|(address, _)| *address)
     }
 
-    /// What is wrong with an address that several pods have, or that is on an interface of this node, too.
+    /// What is wrong with an address of several pods, or of a pod and of this node.
     pub(super) fn faults(&self, address: IpAddr, is_node: bool) -> Vec<Diagnostic> {
         let [(first, _), others @ ..] = self.at(address) else {
             return Vec::new();
@@ -169,4 +170,9 @@ mod tests {
         assert_eq!(shared, [0, 1, 0, 1, 0]);
         assert_eq!(claims.at(address).len(), 1);
     }
+}
+
+/// Whether the addresses of a pod are its own (rules I7, P6).
+pub(super) fn is_peer(pod: &Pod) -> bool {
+    !pod.terminal && !pod.addresses.is_empty()
 }

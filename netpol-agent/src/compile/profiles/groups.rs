@@ -1,25 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Pods that nothing can tell apart: those of one namespace with the same labels and ports, such as the replicas of a Deployment.
+//! Groups of equal pods: those of one namespace with the same labels and ports, such as the
+//! replicas of a Deployment.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher},
     ops::{Index, IndexMut},
     sync::Arc,
 };
 
-use super::{NO_POD, ProfileId, keys::Keys, namespace_labels};
+use super::{
+    keys::Keys,
+    profile::{NO_POD, ProfileId},
+};
 use crate::{
     compile::{
-        peer::{Namespaces, PeerId, PeerSpec},
-        peer_set::PeerSet,
+        peer::{Namespaces, PeerSpec},
+        peer_set::{PeerId, PeerSet},
         selector::Selector,
     },
     model::{Labels, Pod, Snapshot},
 };
 
-/// Peers that are asked sooner than found by their keys.
+/// Up to so many peers it is faster to ask each than to look up its keys.
 const FEW: usize = 8;
+
+/// The label that every namespace carries (rule P4).
+const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 /// Number of a group.
 pub(super) type GroupId = u64;
@@ -49,7 +57,7 @@ impl Group {
 #[derive(Debug, Default)]
 struct Space {
     groups: BTreeSet<GroupId>,
-    /// Selector peers in force that are about its pods; `None` if they have to be found anew.
+    /// Active selector peers that select pods of the namespace; `None`: to be looked up again.
     candidates: Option<PeerSet>,
 }
 
@@ -134,8 +142,8 @@ impl Groups {
             .collect()
     }
 
-    /// What each group matches of new peers, which have these keys; groups that match none are left
-    /// out. Each peer is held against the groups of the namespaces that it is about.
+    /// The new peers that each group matches; `keys` are those of these peers. Groups without a
+    /// match are left out. A peer is compared with the groups of the namespaces that it selects.
     pub(super) fn meet(
         &mut self,
         added: &BTreeMap<PeerId, Arc<PeerSpec>>,
@@ -165,7 +173,7 @@ impl Groups {
             if let Some(candidates) = &mut space.candidates {
                 *candidates = candidates.union(&peers);
             }
-            // Of few peers there are few sets, which very many groups may have.
+            // Few peers make few sets, which very many groups may share.
             let mut few: BTreeMap<u32, PeerSet> = BTreeMap::new();
             for id in &space.groups {
                 let labels = groups[id].labels();
@@ -213,7 +221,7 @@ impl Groups {
         met
     }
 
-    /// Peers are about no pods any more.
+    /// Forgets peers.
     pub(super) fn forget(&mut self, peers: &PeerSet) {
         for candidates in self
             .spaces
@@ -224,14 +232,14 @@ impl Groups {
         }
     }
 
-    /// Other peers may be about the pods of a namespace.
+    /// Notes that other peers may select pods of a namespace.
     pub(super) fn forget_candidates(&mut self, namespace: &str) {
         if let Some(space) = self.spaces.get_mut(namespace) {
             space.candidates = None;
         }
     }
 
-    /// The peers that are about the pods of a namespace, as `find` finds them.
+    /// The peers that select pods of a namespace, as `find` finds them.
     pub(super) fn candidates(&mut self, namespace: &str, find: impl FnOnce() -> PeerSet) -> PeerSet {
         let space = self.spaces.get_mut(namespace);
         let candidates = space.map(|space| space.candidates.get_or_insert_with(find));
@@ -254,4 +262,20 @@ fn hash(pod: &Pod) -> u64 {
     pod.labels.hash(&mut hasher);
     pod.named_ports.hash(&mut hasher);
     hasher.finish()
+}
+
+/// Whether a peer selects pods of a namespace.
+pub(super) fn selects(namespaces: &Namespaces, name: &str, snapshot: &Snapshot) -> bool {
+    match namespaces {
+        Namespaces::Named(named) => named == name,
+        Namespaces::Selected(selector) => selector.matches(&namespace_labels(snapshot, name)),
+    }
+}
+
+/// Labels of a namespace. One that the snapshot does not know has just its name (rule P4).
+fn namespace_labels<'a>(snapshot: &'a Snapshot, name: &str) -> Cow<'a, Labels> {
+    match snapshot.namespaces.get(name) {
+        Some(namespace) => Cow::Borrowed(&namespace.labels),
+        None => Cow::Owned(Labels::from([(NAMESPACE_NAME.to_owned(), name.to_owned())])),
+    }
 }

@@ -1,25 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Selectors of pods by the label keys that they are about: to know what a pod matches, only those
-//! need to be asked that are about a key which it has.
+//! Selectors by their label keys. Only selectors with a key that a pod has need to be asked whether
+//! they match it.
 
 use std::collections::BTreeMap;
 
 use crate::{
-    compile::{peer::PeerId, peer_set::PeerSet, selector::Selector},
+    compile::{
+        peer_set::{PeerId, PeerSet},
+        selector::Selector,
+    },
     model::Labels,
 };
 
 /// Peers by what decides whether they match.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
-    /// Peers that match a pod without labels, and so any pod with no key that they are about.
+    /// Peers that match a pod without labels, and so any pod that has none of their keys.
     bare: PeerSet,
-    /// Peers by the keys that their selectors are about.
+    /// Peers by the keys of their selectors.
     by_key: BTreeMap<String, PeerSet>,
 }
 
 impl Keys {
-    /// Of these peers.
+    /// The keys of these peers.
     pub(super) fn of<'a>(peers: impl Iterator<Item = (PeerId, &'a Selector)>) -> Self {
         let none = Labels::new();
         let mut bare = Vec::new();
@@ -50,7 +53,7 @@ impl Keys {
         }
     }
 
-    /// Takes peers out.
+    /// Removes peers.
     pub(super) fn remove(&mut self, others: &Self) {
         self.bare = self.bare.minus(&others.bare);
         for (key, peers) in &others.by_key {
@@ -63,7 +66,7 @@ impl Keys {
         }
     }
 
-    /// Those of `among` that match a pod with these labels. `matches` says it of one.
+    /// The peers among these that match a pod with these labels. `matches` asks one.
     pub(super) fn matching(
         &self,
         among: &PeerSet,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The link-local addresses of this node's pods (rule A9): under one, a pod is what it is under its
-//! own.
+//! The link-local addresses of this node's pods (rule A9): such an address means what the pod's own
+//! address means.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,20 +8,20 @@ use std::{
     sync::Arc,
 };
 
-use super::{addresses_of, is_peer};
+use super::claims::is_peer;
 use crate::{
     compile::fault::{Fault, diagnostic},
     model::{Diagnostic, ObjectKey, Pod, Snapshot},
 };
 
-/// The pods by link-local address; almost always it is one.
+/// The pods by link-local address; almost always one.
 #[derive(Debug, Default)]
 pub(super) struct LinkLocals {
     of: BTreeMap<IpAddr, Vec<Arc<Pod>>>,
 }
 
 impl LinkLocals {
-    /// Takes those of the pods that are bound. Adds the addresses that may be something else now to
+    /// Takes the addresses of the pods as bound. Adds those whose meaning may have changed to
     /// `touched`.
     pub(super) fn update(
         &mut self,
@@ -44,10 +44,10 @@ impl LinkLocals {
         self.of = now;
     }
 
-    /// Adds those of pods that have a touched address, and those within `spans`.
+    /// Adds the link-local addresses of pods that have a touched address, and those within `spans`.
     pub(super) fn follow(&self, touched: &mut BTreeSet<IpAddr>, spans: &[(IpAddr, IpAddr)]) {
         let moved = self.of.iter().filter(|(address, pods)| {
-            let mut ends = pods.iter().flat_map(|pod| addresses_of(pod));
+            let mut ends = pods.iter().flat_map(|pod| pod.distinct_addresses());
             spans.iter().any(|(first, last)| (first..=last).contains(address))
                 || ends.any(|end| touched.contains(&end))
         });
@@ -66,7 +66,7 @@ impl LinkLocals {
         self.of.get(&address).map_or(&[], Vec::as_slice)
     }
 
-    /// What is wrong with an address that several pods have, or this node.
+    /// What is wrong with an address of several pods, or of this node.
     pub(super) fn faults(&self, address: IpAddr, is_node: bool) -> Vec<Diagnostic> {
         let [first, others @ ..] = self.at(address) else {
             return Vec::new();

@@ -8,17 +8,18 @@ use std::{
 
 use crate::model::{Node, Snapshot};
 
-/// All of them.
+/// The addresses of all nodes.
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
     /// Addresses on interfaces of this node.
     own: BTreeSet<IpAddr>,
-    /// Addresses that Node objects tell, and how many do.
+    /// Addresses in Node objects, and how many have each.
     told: BTreeMap<IpAddr, usize>,
 }
 
 impl Nodes {
-    /// Goes from one node and snapshot to the next. Adds the addresses that may be something else now to `touched`.
+    /// Goes from one node and snapshot to the next. Adds the addresses whose meaning may have
+    /// changed to `touched`.
     pub(super) fn update(
         &mut self,
         own: (&Node, &Node),
@@ -53,12 +54,12 @@ impl Nodes {
         self.own.contains(&address)
     }
 
-    /// Whether a Node object tells an address.
+    /// Whether a Node object has an address.
     pub(super) fn is_other(&self, address: IpAddr) -> bool {
         self.told.contains_key(&address)
     }
 
-    /// Addresses of nodes, from a first to a last one.
+    /// Addresses of nodes within a span.
     pub(super) fn within(&self, (first, last): (IpAddr, IpAddr)) -> impl Iterator<Item = IpAddr> {
         let told = self.told.range(first..=last).map(|(address, _)| *address);
         self.own.range(first..=last).copied().chain(told)

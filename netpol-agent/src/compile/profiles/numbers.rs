@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which number says what once peers came and went: most groups keep the number that they had, as
-//! the kernel is written for each that gets another.
+//! Numbers of profiles when peers come and go. Most groups keep their number: the kernel is written
+//! for each that gets another.
 
 use std::{
     cmp::Reverse,
@@ -8,33 +8,37 @@ use std::{
     sync::Arc,
 };
 
-use super::{NO_POD, Profile, ProfileId, Profiles, groups::GroupId};
+use super::{
+    Profiles,
+    groups::GroupId,
+    profile::{NO_POD, Profile, ProfileId},
+};
 
-/// Groups of one profile that go on to say the same.
+/// Groups of one profile that stay equal.
 pub(super) struct Part {
     /// The profile.
     pub(super) from: ProfileId,
-    /// Whether that may be its number from now on: nobody who goes by numbers can tell.
+    /// Whether the part may keep the profile's number: it says the same of every peer that stays
+    /// active.
     pub(super) keeps: bool,
     /// How many groups these are.
     pub(super) count: usize,
     /// The groups.
     pub(super) groups: Which,
-    /// What they say from now on.
+    /// Their new profile.
     pub(super) content: Arc<Profile>,
 }
 
 /// Groups of a profile.
 pub(super) enum Which {
     These(BTreeSet<GroupId>),
-    /// Not listed: they may be very many.
+    /// Not listed: there may be very many.
     AllBut(BTreeSet<GroupId>),
 }
 
 impl Profiles {
-    /// Gives each part a number. A profile keeps its number for one of its parts, and where several
-    /// parts, or a profile of which nothing changes, come to say the same, it is that of the
-    /// largest.
+    /// Gives each part a number. A profile keeps its number for one of its parts. If several parts
+    /// become equal, or equal to an unchanged profile, the number is that of the largest.
     pub(super) fn number(&mut self, parts: Vec<Part>) {
         for part in parts.iter().filter(|part| part.from != NO_POD) {
             self.forget_content(part.from);
@@ -45,7 +49,7 @@ impl Profiles {
             if part.keeps && part.from != NO_POD {
                 claims.push((Reverse(part.count), part.from, nth));
             }
-            // One of which nothing changes.
+            // An unchanged profile.
             if let Some(&same) = self.ids.get(&part.content) {
                 claims.push((Reverse(self.known[&same].groups.len()), same, nth));
             }
@@ -70,7 +74,7 @@ impl Profiles {
             if same == Some(id) {
                 continue;
             }
-            // It was less than what comes to say the same now.
+            // Another profile that is equal now had more groups.
             if let Some(same) = same {
                 moves.extend(self.known[&same].groups.iter().map(|group| (*group, id)));
                 self.idle.insert(same);
@@ -104,7 +108,7 @@ impl Profiles {
             .for_each(|(group, id)| self.move_group(group, id));
     }
 
-    /// A profile says this from now on, and is the only one to.
+    /// Gives a number its profile, which no other number has.
     fn say(&mut self, id: ProfileId, content: Arc<Profile>) {
         self.ids.insert(content.clone(), id);
         let known = self.known.entry(id).or_default();

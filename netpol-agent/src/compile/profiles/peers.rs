@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Peers that come in force and leave it, ports that are wanted, and namespaces with other labels:
-//! what they make of the groups. All peers of a turn are taken at once, so that what each profile
-//! says is made once, however many they are (rule L2).
+//! How changes of peers, of wanted ports and of namespaces' labels change the groups. All peers of
+//! a turn are taken at once: each profile is computed once, however many they are (rule L2).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,44 +8,45 @@ use std::{
 };
 
 use super::{
-    Profile, ProfileId, Profiles,
+    Profiles,
     groups::GroupId,
     keys::Keys,
     numbers::{Part, Which},
+    profile::{Profile, ProfileId},
 };
 use crate::{
     compile::{
-        force::{Changes, Moved, Wanted},
-        peer::{PeerId, PeerSpec},
-        peer_set::PeerSet,
-        ports::PortKey,
+        active::Changes,
+        peer::PeerSpec,
+        peer_set::{PeerId, PeerSet},
+        wanted::{Moved, Wanted},
     },
-    model::Snapshot,
+    model::{PortKey, Snapshot},
 };
 
 /// The number of each named port.
 type Ports = BTreeMap<PortKey, u16>;
 
 impl Profiles {
-    /// Takes the peers that come in force and leave it, and, if they may be others, the named ports
-    /// by which egress rules in force reach pods.
-    pub(in crate::compile) fn set_force(
+    /// Takes the peers that become active or stop being so, and the named ports by which active
+    /// egress rules reach pods, if these may have changed.
+    pub(in crate::compile) fn set_active(
         &mut self,
-        force: &Changes,
+        changes: &Changes,
         wanted: impl FnOnce() -> Wanted,
         snapshot: &Snapshot,
     ) {
         let mut moved = Moved::default();
-        if force.changed {
+        if changes.changed {
             let wanted = wanted();
             moved = self.wanted.moved(&wanted);
             self.wanted = wanted;
         }
         let selects = |spec: &PeerSpec| matches!(spec, PeerSpec::Pods { .. });
-        let removed = force.removed.iter().filter(|(_, spec)| selects(spec));
+        let removed = changes.removed.iter().filter(|(_, spec)| selects(spec));
         self.keys.remove(&keys(removed.clone()));
         let removed: PeerSet = removed.map(|(id, _)| *id).collect();
-        let added = force.added.iter().filter(|(_, spec)| selects(spec));
+        let added = changes.added.iter().filter(|(_, spec)| selects(spec));
         let keys = keys(added.clone());
         let added: BTreeMap<_, _> = added.cloned().collect();
         removed.iter().for_each(|id| drop(self.selectors.remove(&id)));
@@ -79,9 +79,8 @@ impl Profiles {
         self.touch_shared();
     }
 
-    /// What becomes of a profile: the parts of its groups that go on to say the same. `gains` are
-    /// of the groups that gain something; the others are not gone over unless ports moved, as they
-    /// may be very many.
+    /// Splits a profile into the parts of its groups that stay equal. `gains` has the groups that
+    /// match new peers. The others are not visited unless ports moved: there may be very many.
     fn split(
         &mut self,
         id: ProfileId,
@@ -141,7 +140,7 @@ impl Profiles {
         Arc::new(Profile { peers, named_ports })
     }
 
-    /// Namespaces have other labels, or are or are no longer known.
+    /// Namespaces whose labels have changed, or that came or went.
     pub(in crate::compile) fn relabel<'a>(
         &mut self,
         namespaces: impl Iterator<Item = &'a String>,
@@ -161,14 +160,15 @@ impl Profiles {
         }
     }
 
-    /// What several pods have is what all of them say: it may be other where no group moved.
+    /// An address of several pods means what all of them say. It may change although no group
+    /// moved.
     fn touch_shared(&mut self) {
         self.touched.extend(self.claims.shared());
         self.touched.extend(self.link_locals.shared());
     }
 }
 
-/// By what decides which pods selector peers match.
+/// The keys of selector peers.
 fn keys<'a>(peers: impl Iterator<Item = &'a (PeerId, Arc<PeerSpec>)>) -> Keys {
     Keys::of(peers.filter_map(|(id, spec)| match &**spec {
         PeerSpec::Pods { pods, .. } => Some((*id, pods)),

@@ -10,13 +10,11 @@ use std::{
 use proptest::prelude::*;
 
 use super::{
-    super::{
-        Compiled, Compiler, Matches, Passage, Target,
-        policy::{GONE_OVER, MATCHED},
-    },
+    super::{Compiled, Compiler, Matches, Passage, Target},
     build::*,
 };
 use crate::{
+    compile::matches::{GONE_OVER, MATCHED},
     model::*,
     sync::{Desired, Memory, State, plan},
 };
@@ -99,7 +97,7 @@ fn work(snapshot: &Snapshot) -> (Compiled, [usize; 2]) {
         closed: &BTreeSet::new(),
         bridges: &BTreeMap::new(),
         links: &BTreeMap::new(),
-        events_per_second: 100,
+        settings: crate::sync::Settings::default(),
     };
     plan(&State::default(), &Memory::default(), desired);
     (compiled, [MATCHED.get(), GONE_OVER.get()])
@@ -198,7 +196,7 @@ proptest! {
                     let shift = 16 - u32::from(key.prefix_len);
                     key.protocol == target.protocol && u32::from(key.port) >> shift == u32::from(number) >> shift
                 }));
-                prop_assert_eq!(said, around.map(|(_, rule)| Passage::Accept(*rule)));
+                prop_assert_eq!(said, around.map(|(_, entry)| Passage::Accept(entry.rule)));
             }
         }
     }

@@ -10,13 +10,12 @@ use super::{
     super::{
         ClassId, Compiled, Compiler,
         budget::{Budget, Weight},
-        force::Cost,
         policy::BUILT,
         weight,
     },
     build::*,
 };
-use crate::model::*;
+use crate::{compile::active::Cost, model::*};
 
 /// A policy that lets one pod in, in another namespace than the objects that are too large.
 fn honest(snapshot: &mut Snapshot) {

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use super::super::{ClassId, Compiled, compile};
+use super::super::{ClassId, Compiled, Entry, compile};
 use crate::model::*;
 
 pub(super) const A: &str = "10.0.0.1";
@@ -172,8 +172,8 @@ pub(super) fn allows(
     };
     let Some(index) = index else { return true };
     let class = class_of(compiled, peer);
-    compiled.entries(index, class).iter().any(|(entry, number)| {
-        assert!(compiled.rules.contains_key(number));
+    compiled.entries(index, class).iter().any(|(entry, value)| {
+        assert!(compiled.rules.contains_key(&value.rule));
         entry.is_none_or(|found| {
             let mask = u16::MAX
                 .checked_shl(16 - u32::from(found.prefix_len))
@@ -212,7 +212,7 @@ pub(super) fn other() -> Pod {
 }
 
 /// All entries of the only policy.
-pub(super) fn entries(compiled: &Compiled) -> Vec<(Option<super::super::ProtocolMatch>, u32)> {
+pub(super) fn entries(compiled: &Compiled) -> Vec<(Option<crate::model::ProtocolMatch>, Entry)> {
     assert_eq!(compiled.policies.len(), 1);
     let classes = compiled.classes.keys();
     classes.flat_map(|class| compiled.entries(0, *class)).collect()

@@ -3,7 +3,8 @@
 
 use super::{super::Compiler, build::*};
 
-/// An address of two pods matches what both match. When a peer leaves force that only both together had, it is what others are.
+/// An address of two pods matches what both match. When a peer leaves force that only both together
+/// had, it is what others are.
 #[test]
 fn p6_an_address_of_two_pods_follows_when_a_peer_leaves_force() {
     let labelled = |name, text, address| pod("shop", name, text, address);

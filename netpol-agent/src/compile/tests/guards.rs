@@ -5,12 +5,12 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    super::{Compiled, Compiler, Frontend, Passage},
+    super::{Compiled, Compiler, Passage},
     build::*,
 };
-use crate::model::*;
+use crate::model::{Frontend, *};
 
-/// How many backends of Services may be guarded: one Service, one namespace, all.
+/// How many backends of Services may be restricted: one Service, one namespace, all.
 const FEW: Limit = Limit {
     object: 4,
     namespace: 6,
@@ -151,7 +151,7 @@ fn l2_a_service_with_too_many_guards_is_closed_in_part_and_nobody_else_is() {
             assert_eq!(said(&compiled, "db", number), "accept", "{services:?}, {number}");
             guards += if expected == "defer" { *backends } else { 0 };
         }
-        assert_eq!(compiled.guarded.len(), guards, "{services:?}");
+        assert_eq!(compiled.restricted.len(), guards, "{services:?}");
         assert!(guards <= FEW.all);
     }
 }
@@ -173,7 +173,7 @@ fn l2_what_is_closed_opens_when_there_is_room_and_is_what_a_fresh_start_makes_of
         [1, 2, 3].map(|number| said(&compiled, "web", number)),
         ["defer", "accept", "defer"]
     );
-    assert_eq!(compiled.guarded.len(), 6);
+    assert_eq!(compiled.restricted.len(), 6);
     // It has more backends while it is closed, and others have more, and it goes.
     add(&mut snapshot, "a", 2, 3);
     add(&mut snapshot, "a", 3, 4);
@@ -191,9 +191,9 @@ fn l2_what_is_closed_opens_when_there_is_room_and_is_what_a_fresh_start_makes_of
         compiled.classes.len(),
         super::super::compile(&snapshot, &node()).classes.len()
     );
-    // Nobody may reach a part: nothing is guarded.
+    // Nobody may reach a part: nothing is restricted.
     snapshot.policies.remove(&ObjectKey::new("shop", "part"));
-    assert!(compiler.compile(&snapshot, &node()).guarded.is_empty());
+    assert!(compiler.compile(&snapshot, &node()).restricted.is_empty());
 }
 
 /// A Service over budget claims the address of one that is not, and the node's.
@@ -215,8 +215,8 @@ fn l2_a2_who_is_over_budget_closes_neither_anothers_address_nor_the_nodes() {
     assert_eq!(said(&compiled, "web", 1), "defer");
     assert_eq!(said(&compiled, "web", 9), "refuse", "its own");
     assert_ne!(said_of(&compiled, "web", own), "refuse");
-    // Of the Service within the budget both backends are guarded, of the other none.
-    assert_eq!(compiled.guarded.len(), 2);
+    // Of the Service within the budget both backends are restricted, of the other none.
+    assert_eq!(compiled.restricted.len(), 2);
     // What it closed alone, it closes no more once another has it.
     add(&mut snapshot, "b", 9, 2);
     let compiled = compiler.compile(&snapshot, &node);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Policies that an API server would refuse or that mean nothing, although each part stays in force as written.
+//! Policies that an API server would refuse or that mean nothing, although each part stays in force
+//! as written.
 
 use super::build::*;
 use crate::model::*;

@@ -5,13 +5,13 @@
 use proptest::prelude::*;
 
 use super::{
-    super::{
-        Compiled, Compiler, compile,
-        force::{ALIKE, HELD},
-    },
+    super::{Compiled, Compiler, compile},
     build::*,
 };
-use crate::model::*;
+use crate::{
+    compile::{active::ALIKE, named_ports::HELD},
+    model::*,
+};
 
 const SETS: usize = 40;
 

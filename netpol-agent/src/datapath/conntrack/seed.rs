@@ -7,7 +7,7 @@ use std::{
 };
 
 use netpol_common::{
-    abi::{Direction, Flow, FlowKey, Lifetimes, POLICY_NONE},
+    abi::{Direction, Flow, FlowKey, Lifetimes, NO_POLICY},
     flow::{self, State},
     parse::protocol,
 };
@@ -74,7 +74,7 @@ pub(super) fn seeds(connection: &Connection, places: &Places, now: u64) -> Vec<S
             last_seen: now.saturating_sub(lifetime - left.min(lifetime)),
             packets: 0,
             bytes: 0,
-            policy: POLICY_NONE,
+            policy: NO_POLICY,
             epoch: NEVER,
             initiator: initiator as u8,
             state: state as u8,

@@ -14,8 +14,16 @@ use aya::{
 };
 use netpol_common::abi::{Address, Identity, Peer, PolicyMatch, PolicyValue, PortValue, bpf_spin_lock};
 
-use super::{BPF_F_LOCK, MapError, Named as _, check_layout, map, present};
-use crate::datapath::DatapathError;
+use super::{
+    MapError, Named as _, check_layout,
+    encoded::BPF_F_LOCK,
+    map, present,
+    table::{Encoded, Table},
+};
+use crate::{
+    datapath::DatapathError,
+    sync::Edit::{self, Put, Remove},
+};
 
 /// The value of a hash map of whole keys: it names its key.
 pub(super) trait Whole: aya::Pod {
@@ -23,6 +31,8 @@ pub(super) trait Whole: aya::Pod {
     type Key: aya::Pod + PartialEq;
     /// What the trie has as the value.
     type Value: aya::Pod;
+    /// The hash map.
+    const NAME: &'static str;
     /// Bits of a whole key.
     const BITS: u32;
     /// In the place of a value that names another key: nothing that the agent writes.
@@ -37,6 +47,7 @@ pub(super) trait Whole: aya::Pod {
 impl Whole for Peer {
     type Key = Address;
     type Value = Identity;
+    const NAME: &'static str = "addresses";
     const BITS: u32 = 128;
     const WRONG: Identity = Identity {
         identity: u32::MAX,
@@ -59,6 +70,7 @@ impl Whole for Peer {
 impl Whole for PortValue {
     type Key = PolicyMatch;
     type Value = PolicyValue;
+    const NAME: &'static str = "ports";
     const BITS: u32 = PolicyMatch::ONE_PORT;
     const WRONG: PolicyValue = PolicyValue {
         action: u32::MAX,
@@ -78,68 +90,68 @@ impl Whole for PortValue {
     }
 }
 
-/// Key and value, as in the trie.
-type Entry<W> = (Key<<W as Whole>::Key>, <W as Whole>::Value);
-
 /// Handles of both maps.
 pub(super) struct Longest<W: Whole> {
     whole: HashMap<MapData, W::Key, W>,
     prefixes: LpmTrie<MapData, W::Key, W::Value>,
-    names: [&'static str; 2],
+    name: &'static str,
 }
 
 impl<W: Whole> Longest<W> {
-    /// Takes both out of a loaded object, by the names of the hash map and of the trie.
-    pub(super) fn take(
-        ebpf: &mut Ebpf,
-        folder: &Path,
-        names: [&'static str; 2],
-    ) -> Result<Self, DatapathError> {
-        check_layout::<W::Key, W>(&folder.join(names[0]))?;
-        check_layout::<Key<W::Key>, W::Value>(&folder.join(names[1]))?;
+    /// Takes both out of a loaded object, by the name of the trie.
+    pub(super) fn take(ebpf: &mut Ebpf, folder: &Path, name: &'static str) -> Result<Self, DatapathError> {
+        check_layout::<W::Key, W>(&folder.join(W::NAME))?;
+        check_layout::<Key<W::Key>, W::Value>(&folder.join(name))?;
         Ok(Self {
-            whole: HashMap::try_from(map(ebpf, names[0])?).on(names[0], "opening")?,
-            prefixes: LpmTrie::try_from(map(ebpf, names[1])?).on(names[1], "opening")?,
-            names,
+            whole: HashMap::try_from(map(ebpf, W::NAME)?).on(W::NAME, "opening")?,
+            prefixes: LpmTrie::try_from(map(ebpf, name)?).on(name, "opening")?,
+            name,
         })
     }
 
-    /// What they say: of a key that is in both, what the hash map says is last.
-    pub(super) fn read(&self) -> Result<Vec<Entry<W>>, MapError> {
-        let mut entries = Vec::new();
-        for entry in self.prefixes.iter() {
-            entries.push(entry.on(self.names[1], "reading")?);
-        }
-        for entry in self.whole.iter() {
-            let (key, value) = entry.on(self.names[0], "reading")?;
-            let (named, value) = value.parts();
-            let value = if named == key { value } else { W::WRONG };
-            entries.push((Key::new(W::BITS, key), value));
-        }
-        Ok(entries)
-    }
-
     /// Adds or replaces an entry.
-    pub(super) fn insert(&mut self, key: &Key<W::Key>, value: W::Value) -> Result<(), MapError> {
+    fn insert(&mut self, key: &Key<W::Key>, value: W::Value) -> Result<(), MapError> {
         if key.prefix_len() == W::BITS {
-            match self
-                .whole
-                .insert(key.data(), W::new(key.data(), value), BPF_F_LOCK)
-            {
+            let whole = W::new(key.data(), value);
+            match self.whole.insert(key.data(), whole, BPF_F_LOCK) {
                 Err(error) if is_full(&error) => {}
-                written => return written.on(self.names[0], "writing"),
+                written => return written.on(W::NAME, "writing"),
             }
         }
-        self.prefixes.insert(key, value, 0).on(self.names[1], "writing")
+        self.prefixes.insert(key, value, 0).on(self.name, "writing")
     }
 
     /// Removes an entry. What the hash map says goes last, so that nothing is seen that it hid.
-    pub(super) fn remove(&mut self, key: &Key<W::Key>) -> Result<(), MapError> {
-        present(self.prefixes.remove(key)).on(self.names[1], "removing an entry")?;
+    fn remove(&mut self, key: &Key<W::Key>) -> Result<(), MapError> {
+        present(self.prefixes.remove(key)).on(self.name, "removing an entry")?;
         if key.prefix_len() == W::BITS {
-            present(self.whole.remove(&key.data())).on(self.names[0], "removing an entry")?;
+            present(self.whole.remove(&key.data())).on(W::NAME, "removing an entry")?;
         }
         Ok(())
+    }
+}
+
+impl<W: Whole, K: Encoded<Bytes = Key<W::Key>>> Table<K, W::Value> for Longest<W> {
+    /// Of a key that is in both, what the hash map says is last.
+    fn read(&self, mut each: impl FnMut(Edit<K, W::Value>)) -> Result<(), MapError> {
+        for entry in self.prefixes.iter() {
+            let (key, value) = entry.on(self.name, "reading")?;
+            each(Put(K::decode(key), value));
+        }
+        for entry in self.whole.iter() {
+            let (key, value) = entry.on(W::NAME, "reading")?;
+            let (named, value) = value.parts();
+            let value = if named == key { value } else { W::WRONG };
+            each(Put(K::decode(Key::new(W::BITS, key)), value));
+        }
+        Ok(())
+    }
+
+    fn edit(&mut self, edit: &Edit<K, W::Value>) -> Result<(), MapError> {
+        match edit {
+            Put(key, value) => self.insert(&key.encode(), *value),
+            Remove(key) => self.remove(&key.encode()),
+        }
     }
 }
 

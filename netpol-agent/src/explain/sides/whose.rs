@@ -4,7 +4,7 @@
 
 use super::Judged;
 use crate::{
-    explain::{Told, ends::Candidate, held::World},
+    explain::{answer::Told, ends::Candidate, held::World},
     model::Pod,
 };
 

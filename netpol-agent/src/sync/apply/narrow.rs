@@ -6,15 +6,16 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use netpol_common::abi::{
-    ACTION_ACCEPT, ACTION_REFUSE, IDENTITY_NODE, IDENTITY_NONE, Identity, POLICY_DENY, POLICY_NONE,
+    ACTION_ACCEPT, ACTION_DEFER, IDENTITY_NODE, IDENTITY_NONE, Identity, POLICY_DENY, POLICY_UNRESTRICTED,
+    PolicyValue,
 };
 
 use super::super::{
     EntryKey, State,
     identities::Lengths,
-    policies::{self, Said},
+    policies::{self, EntryList},
 };
-use crate::{compile::ProtocolMatch, model::Direction};
+use crate::model::{Direction, ProtocolMatch};
 
 /// Identities that addresses or frontends carry, and that of all others.
 pub(super) fn carried(state: &State) -> BTreeSet<u32> {
@@ -39,24 +40,20 @@ pub(super) fn is_within(
     })
 }
 
-/// Whether entries for one identity allow all that another entry does.
-fn allows(entries: &Said, wanted: Option<ProtocolMatch>, action: u32) -> bool {
-    if action == ACTION_REFUSE {
+/// Whether entries for one identity let everything pass that another entry does.
+fn allows(entries: &EntryList, wanted: Option<ProtocolMatch>, action: u32) -> bool {
+    if ![ACTION_ACCEPT, ACTION_DEFER].contains(&action) {
         return true;
     }
-    entries.iter().any(|(EntryKey { protocol, .. }, value)| {
-        let around = match (protocol, wanted) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(outer), Some(inner)) => {
-                let same = (outer.port ^ inner.port).leading_zeros();
-                outer.protocol == inner.protocol
-                    && outer.prefix_len <= inner.prefix_len
-                    && u32::from(outer.prefix_len) <= same
-            }
-        };
-        around && (value.action == action || value.action == ACTION_ACCEPT)
-    })
+    let passes = |(_, value): &(EntryKey, PolicyValue)| [action, ACTION_ACCEPT].contains(&value.action);
+    let around = entries
+        .iter()
+        .filter(|(key, _)| ProtocolMatch::covers(key.protocol, wanted));
+    let mut within = entries
+        .iter()
+        .filter(|(key, _)| ProtocolMatch::covers(wanted, key.protocol));
+    let longest = around.max_by_key(|(key, _)| key.protocol.map(|matched| matched.prefix_len));
+    longest.is_some_and(passes) && within.all(passes)
 }
 
 /// Number and flags of an identity.
@@ -91,7 +88,7 @@ impl Differences {
         (intended, meant): (&State, u32),
         direction: Direction,
     ) -> bool {
-        if policy == POLICY_DENY || meant == POLICY_NONE {
+        if policy == POLICY_DENY || meant == POLICY_UNRESTRICTED {
             return false;
         }
         self.0.iter().any(|((is, is_flags), (was_to_be, meant_flags))| {

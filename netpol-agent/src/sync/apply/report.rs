@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, error::Error, fmt, io};
 
-use super::super::Write;
+use super::super::{Table, Write};
 use crate::causes::causes;
 
 /// Writes of one kind that failed with one error.
@@ -16,8 +16,8 @@ pub struct Failure {
     pub error: String,
     /// How many failed.
     pub count: usize,
-    /// What kind they are.
-    kind: std::mem::Discriminant<Write>,
+    /// Their table, and whether they were to put an entry.
+    kind: (Table, bool),
 }
 
 impl Failure {
@@ -60,12 +60,12 @@ impl Report {
     }
 
     pub(super) fn fail(&mut self, write: &Write, error: &dyn Error) {
-        let (kind, error) = (std::mem::discriminant(write), causes(error));
+        let (kind, error) = ((write.table(), write.is_put()), causes(error));
         let same = |failure: &&mut Failure| failure.kind == kind && failure.error == error;
         match self.failures.iter_mut().find(same) {
             Some(failure) => failure.count += 1,
             None => self.failures.push(Failure {
-                write: describe(write),
+                write: write.to_string(),
                 error,
                 count: 1,
                 kind,
@@ -82,55 +82,4 @@ pub(super) fn is_full(error: &(dyn Error + 'static)) -> bool {
     });
     let mut codes = errors.filter_map(|error| error.downcast_ref::<io::Error>()?.raw_os_error());
     codes.any(|code| [libc::E2BIG, libc::ENOSPC, libc::ENOMEM].contains(&code))
-}
-
-fn describe(write: &Write) -> String {
-    match write {
-        Write::Config(_) => "writing the configuration".into(),
-        Write::PutPolicy { policy, key, .. } => {
-            format!("adding an entry for identity {} to policy {policy}", key.identity)
-        }
-        Write::RemovePolicy { policy, key } => {
-            format!(
-                "removing an entry for identity {} from policy {policy}",
-                key.identity
-            )
-        }
-        Write::PutIdentity { prefix, identity } => format!("giving {prefix} identity {}", identity.identity),
-        Write::RemoveIdentity(prefix) => format!("removing the identity of {prefix}"),
-        Write::PutEndpoint { ifindex, endpoint } => {
-            format!("writing endpoint {} of interface {ifindex}", endpoint.id)
-        }
-        Write::RemoveEndpoint(ifindex) => format!("removing the endpoint of interface {ifindex}"),
-        Write::PutFrontend { frontend, identity } => format!(
-            "giving frontend {}:{} identity {}",
-            frontend.address, frontend.port, identity.identity
-        ),
-        Write::RemoveFrontend(frontend) => {
-            format!("removing frontend {}:{}", frontend.address, frontend.port)
-        }
-        Write::PutLocalPod { address, ifindex } => {
-            format!("telling that the pod with {address} is behind interface {ifindex}")
-        }
-        Write::RemoveLocalPod(address) => format!("forgetting the pod with {address}"),
-        Write::PutSender {
-            sender: (bridge, number),
-            ifindex,
-        } => format!("telling that number {number} by bridge {bridge} is the pod behind interface {ifindex}"),
-        Write::RemoveSender((bridge, number)) => format!("forgetting number {number} by bridge {bridge}"),
-        Write::PutGuarded(backend) => format!("guarding backend {}:{}", backend.address, backend.port),
-        Write::RemoveGuarded(backend) => {
-            format!("no longer guarding backend {}:{}", backend.address, backend.port)
-        }
-        Write::PutForward(ifindex, prefix) => {
-            format!("letting the pod behind interface {ifindex} send for {prefix}")
-        }
-        Write::RemoveForward(ifindex, prefix) => {
-            format!("no longer letting the pod behind interface {ifindex} send for {prefix}")
-        }
-        Write::AttachDevice(ifindex) => format!("attaching a program to device {ifindex}"),
-        Write::DetachDevice(ifindex) => format!("detaching a program from device {ifindex}"),
-        Write::Attach(ifindex) => format!("attaching programs to interface {ifindex}"),
-        Write::Detach(ifindex) => format!("detaching programs from interface {ifindex}"),
-    }
 }

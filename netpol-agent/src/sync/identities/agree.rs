@@ -5,19 +5,19 @@ use std::collections::BTreeMap;
 
 use crate::compile::{Class, ClassId, Compiled, PeerId, PeerSet, Target};
 
-/// Compares classes of two compilations, as far as the same peers are in force.
+/// Compares classes of two compilations by the peers that are active in both.
 pub struct Agreement<'a> {
     then: &'a Compiled,
     now: &'a Compiled,
     peers: Peers,
 }
 
-/// The peers that are in force both then and now.
+/// The peers that are active both then and now.
 enum Peers {
-    /// All but these; each has one number.
+    /// All but these; each kept its number.
     AllBut(PeerSet),
     Renumbered {
-        /// The number now, by that of then.
+        /// The number now, by the number then.
         now: BTreeMap<PeerId, PeerId>,
         /// The numbers now.
         both: PeerSet,
@@ -25,7 +25,7 @@ enum Peers {
 }
 
 impl<'a> Agreement<'a> {
-    /// Of an earlier and a later compilation.
+    /// Compares an earlier and a later compilation.
     pub fn new(then: &'a Compiled, now: &'a Compiled) -> Self {
         let peers = if then.origin.is_same(&now.origin) {
             let changed = then.peers.diff(&now.peers).into_iter();
@@ -71,7 +71,7 @@ impl<'a> Agreement<'a> {
         }
     }
 
-    /// Of classes of addresses.
+    /// Whether two classes of addresses say the same.
     fn alike(&self, then: &Class, now: &Class) -> bool {
         if then.named_ports != now.named_ports {
             return false;

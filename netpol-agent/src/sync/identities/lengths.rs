@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which prefix is around another: by the prefix lengths that there are.
+//! Finds the prefixes around another one, by the prefix lengths in use.
 
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::Changes;
+use super::changes::Changes;
 use crate::{
     compile::{ClassId, Compiled, NO_PEER},
     model::Map,
     sync::State,
 };
 
-/// Changes from which on it is looked which prefix lengths there are, instead of trying all.
+/// From so many changes on, the lengths in use are collected; below, all are tried.
 const MANY: usize = 16;
 
 /// Prefix lengths, by family (IPv4: true), that prefixes may have.
 pub struct Lengths(BTreeSet<(bool, u8)>);
 
 impl Lengths {
-    /// Those that the prefixes of a plan may have.
+    /// The lengths that the prefixes of a plan may have.
     pub fn new(state: &State, compiled: &Compiled, changes: &Changes) -> Self {
         if changes.prefixes.len() < MANY {
             let all = (0..=32).map(|length| (true, length));
@@ -32,7 +32,7 @@ impl Lengths {
         Self(wide.chain([(true, 0), (true, 32), (false, 128)]).collect())
     }
 
-    /// Those of these maps.
+    /// The lengths in these maps.
     pub fn of<V>(maps: &[&Map<IpNet, V>]) -> Self {
         let prefixes = maps.iter().flat_map(|map| map.keys());
         let all = prefixes.map(|net| (net.addr().is_ipv4(), net.prefix_len()));

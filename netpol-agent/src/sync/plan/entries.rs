@@ -1,36 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The entries of policy numbers: those to be written, and those that nothing needs any more.
+//! The entries of policy numbers: those to write, and those that nothing needs any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use netpol_common::abi::{Endpoint, IDENTITY_NONE};
 
-use super::{Numbers, slots::is_shareable};
+use super::{Numbers, replacements::is_shareable};
 use crate::{
     compile::{Compiled, Matches},
     model::Map,
     sync::{
-        EntryKey, Last, Meaning, State, Write,
+        EntryKey, Last, Meaning, Put, Remove, State, Write,
         identities::Numbering,
-        policies::{self, Expander, Said, Slots},
+        policies::{self, EntryList, Expander, Replacements},
     },
 };
 
-/// New policies whole; those in use extended by the identities that no address carries yet.
+/// Writes new policies as a whole, and extends those in use by the identities that no address
+/// carries yet.
 pub(super) fn puts<'a>(
     state: &State,
     last: Option<&Last>,
     (compiled, matches): (&'a Compiled, &'a Matches<'a>),
-    slots: &Slots,
+    (replacements, numbers): (&Replacements, &Numbers),
     numbering: &'a Numbering,
-    numbers: &Numbers,
 ) -> Vec<Write> {
     let mut writes = Vec::new();
-    let mut put = |policy: u32, entries: Said| {
+    let mut put = |policy: u32, entries: EntryList| {
         let held = state.policies.get(&policy);
         for (key, value) in entries {
             if held.and_then(|held| held.get(&key)) != Some(&value) {
-                writes.push(Write::PutPolicy { policy, key, value });
+                writes.push(Write::Policies(Put((policy, key), value)));
             }
         }
     };
@@ -58,14 +58,18 @@ pub(super) fn puts<'a>(
         }
     }
     let written: BTreeSet<u32> = numbers.values().copied().collect();
-    for (policy, target) in slots.iter().filter(|(policy, _)| !written.contains(policy)) {
+    for (policy, target) in replacements
+        .iter()
+        .filter(|(policy, _)| !written.contains(policy))
+    {
         put(*policy, fresh(*target).collect());
     }
     writes
 }
 
-/// Removes policies that no endpoint has, and entries for identities that no address carries. Returns the identities that stay. Without `all
-/// known` there may be some of which nothing is remembered.
+/// Removes policies that no endpoint has, and entries for identities that no address carries.
+/// Returns the identities that stay. Unless `all_known`, there may be identities that the last plan
+/// does not remember.
 pub(super) fn sweep(
     state: &State,
     all_known: bool,
@@ -97,16 +101,13 @@ pub(super) fn sweep(
         .collect();
     let mut after = state.clone();
     for write in writes.iter() {
-        if let Write::PutPolicy { .. } = write {
+        if let Write::Policies(Put(..)) = write {
             after.record(write);
         }
     }
     for (policy, entries) in &after.policies {
         let mut remove = |key: &EntryKey| {
-            writes.push(Write::RemovePolicy {
-                policy: *policy,
-                key: *key,
-            });
+            writes.push(Write::Policies(Remove((*policy, *key))));
         };
         if !used.contains(policy) {
             entries.keys().for_each(&mut remove);

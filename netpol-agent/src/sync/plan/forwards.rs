@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The order in which pods are let send and receive for others, and no longer (rules A6, B4). What
-//! is new stands in map `forwards` before an endpoint has the flag by which it counts; of an
-//! endpoint that loses the flag it goes after that.
+//! The order in which pods may send and receive for others, and no longer (rules A6, B4). Map
+//! `forwards` gets new ranges before an endpoint has the flag that makes them count. It loses those
+//! of an endpoint after the flag is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use netpol_common::abi::{ENDPOINT_FORWARDS, Endpoint};
 
-use super::{Desired, State, Write};
+use crate::sync::{Desired, Put, Remove, State, Write};
 
-/// What has to be in map `forwards`.
+/// The desired entries of map `forwards`.
 pub(super) struct Forwarding(BTreeSet<(u32, IpNet)>);
 
 impl Forwarding {
-    /// For these pods. An interface that may be another pod's is given nothing (rule A8).
+    /// The ranges of these pods. An interface that may be another pod's gets none (rule A8).
     pub(super) fn new(desired: Desired<'_>) -> Self {
         let certain = |ifindex: &u32| {
             let link = desired.links.get(ifindex);
@@ -38,8 +38,8 @@ impl Forwarding {
         }
     }
 
-    /// The writes before the endpoints. What an earlier pod of the interface was let, and what the
-    /// flag that stays would let, goes here.
+    /// The writes before the endpoints. They remove ranges of an earlier pod of the interface, and
+    /// ranges that a flag which stays would let pass.
     pub(super) fn prepare(
         &self,
         state: &State,
@@ -47,19 +47,19 @@ impl Forwarding {
         writes: &mut Vec<Write>,
     ) {
         let missing = self.0.difference(&state.forwards);
-        writes.extend(missing.map(|(ifindex, range)| Write::PutForward(*ifindex, *range)));
+        writes.extend(missing.map(|range| Write::Forwards(Put(*range, ()))));
         let early = self
             .gone(state)
             .filter(|(ifindex, _)| !waits(state, endpoints, *ifindex));
-        writes.extend(early.map(|(ifindex, range)| Write::RemoveForward(*ifindex, *range)));
+        writes.extend(early.map(|range| Write::Forwards(Remove(*range))));
     }
 
-    /// The writes after them.
+    /// The writes after the endpoints.
     pub(super) fn clear(&self, state: &State, endpoints: &BTreeMap<u32, Endpoint>, writes: &mut Vec<Write>) {
         let late = self
             .gone(state)
             .filter(|(ifindex, _)| waits(state, endpoints, *ifindex));
-        writes.extend(late.map(|(ifindex, range)| Write::RemoveForward(*ifindex, *range)));
+        writes.extend(late.map(|range| Write::Forwards(Remove(*range))));
     }
 
     fn gone<'a>(&'a self, state: &'a State) -> impl Iterator<Item = &'a (u32, IpNet)> {
@@ -67,7 +67,7 @@ impl Forwarding {
     }
 }
 
-/// Whether an endpoint that goes on by its ranges is to lose them all at once, with its flag.
+/// Whether an endpoint that stays loses all its ranges at once, with its flag.
 fn waits(state: &State, endpoints: &BTreeMap<u32, Endpoint>, ifindex: u32) -> bool {
     let flag = |endpoint: &Endpoint| endpoint.flags & ENDPOINT_FORWARDS != 0;
     let held = state.endpoints.get(&ifindex).filter(|held| flag(held));

@@ -7,14 +7,13 @@ use super::{Faults, taken};
 use crate::{
     model::Node,
     watch::{
-        object::{Entry, Kind, Object},
+        kinds::OfKind as _,
+        object::{Entry, Object},
         wire::{self, BACKEND, Wire},
     },
 };
 
 impl Wire for wire::Node {
-    const KIND: Kind = Kind::Node;
-
     fn convert(self) -> Entry {
         let mut metadata = self.metadata;
         let annotations = metadata.annotations.take().unwrap_or_default();

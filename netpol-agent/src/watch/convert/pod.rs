@@ -6,12 +6,12 @@ mod tests;
 
 use std::sync::Arc;
 
-use crate::model::{FORWARDS, HostPort, NamedPort, Namespace, Pod, Text};
+use crate::model::{FORWARDS, HostPort, NamedPort, Namespace, Pod, Text, syntax};
 
 use super::{Faults, taken, taken_of_pod};
 use crate::watch::{
-    object::{Entry, Kind, Object},
-    syntax,
+    kinds::OfKind as _,
+    object::{Entry, Object},
     wire::{self, Container, Wire},
 };
 
@@ -22,8 +22,6 @@ const NAMED_PORTS: usize = 1024;
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 impl Wire for wire::Namespace {
-    const KIND: Kind = Kind::Namespace;
-
     fn convert(self) -> Entry {
         let annotations = self.metadata.annotations.as_ref();
         let forwards = annotations.and_then(|annotations| annotations.get(FORWARDS));
@@ -45,8 +43,6 @@ impl Wire for wire::Namespace {
 }
 
 impl Wire for wire::Pod {
-    const KIND: Kind = Kind::Pod;
-
     fn convert(self) -> Entry {
         let (terminating, static_uid) = taken_of_pod(&self.metadata);
         let (id, uid, labels) = taken(Self::KIND, self.metadata);

@@ -11,12 +11,13 @@ use crate::model::{
 
 use super::{Faults, taken};
 use crate::watch::{
-    object::{Entry, Kind, Object},
-    wire::{self, Wire},
+    kinds::OfKind as _,
+    object::{Entry, Object},
+    wire::{self, Refusal, Wire},
 };
 
 /// The direction that a word of `policyTypes` means.
-pub(in crate::watch) fn direction(word: &str) -> Option<Direction> {
+fn direction(word: &str) -> Option<Direction> {
     match word {
         "Ingress" => Some(Direction::Ingress),
         "Egress" => Some(Direction::Egress),
@@ -25,7 +26,18 @@ pub(in crate::watch) fn direction(word: &str) -> Option<Direction> {
 }
 
 impl Wire for wire::NetworkPolicy {
-    const KIND: Kind = Kind::NetworkPolicy;
+    /// A word that may be a misspelled direction.
+    fn refusal(&self) -> Option<Refusal> {
+        let spec = self.spec.iter();
+        let mut words = spec.flat_map(|spec| spec.policy_types.iter().flatten());
+        let unknown = words.position(|word| direction(word).is_none())?;
+        let word = self.spec.as_ref()?.policy_types.as_ref()?.get(unknown)?;
+        Some((
+            "policy-type-unknown",
+            format!("spec.policyTypes[{unknown}]"),
+            format!("`{word}` is neither Ingress nor Egress"),
+        ))
+    }
 
     fn convert(self) -> Entry {
         let (id, _, _) = taken(Self::KIND, self.metadata);

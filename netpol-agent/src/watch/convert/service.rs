@@ -7,7 +7,8 @@ use crate::model::{EndpointPort, EndpointSlice, Service, ServicePort, SliceEndpo
 
 use super::{Faults, taken};
 use crate::watch::{
-    object::{Entry, Kind, Object},
+    kinds::OfKind as _,
+    object::{Entry, Object},
     wire::{self, Wire},
 };
 
@@ -75,8 +76,6 @@ fn cluster_ips(faults: &mut Faults, spec: &wire::ServiceSpec) -> Vec<IpAddr> {
 }
 
 impl Wire for wire::Service {
-    const KIND: Kind = Kind::Service;
-
     /// A Service that kube-proxy does not serve has no virtual addresses.
     fn convert(self) -> Entry {
         let (id, _, labels) = taken(Self::KIND, self.metadata);
@@ -142,8 +141,6 @@ impl Wire for wire::Service {
 }
 
 impl Wire for wire::EndpointSlice {
-    const KIND: Kind = Kind::EndpointSlice;
-
     fn convert(self) -> Entry {
         let (id, _, labels) = taken(Self::KIND, self.metadata);
         let mut faults = Faults::of(&id);

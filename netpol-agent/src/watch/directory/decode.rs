@@ -123,7 +123,7 @@ pub fn document(place: &str, document: Value, items: &mut Vec<Item>) -> Result<(
         },
     );
     let outcome = if version == kind.api_version() {
-        strict::read(kind, &id, Value::Object(object))
+        strict::read(kind, &id, &Value::Object(object))
     } else {
         let message = format!("`{version}` is not {}", kind.api_version());
         Err(("api-version-unknown", "apiVersion".to_owned(), message))

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! List and watch of one kind, for ever.
 
-use std::{fmt::Debug, pin::pin, time::Duration};
+use std::{pin::pin, time::Duration};
 
-use futures::StreamExt;
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use kube::{
     Api, Client,
     api::ListParams,
@@ -15,21 +15,31 @@ use kube::{
 use tokio::{sync::mpsc::Sender, time::Instant};
 
 use super::{Update, failure::Failure, read_ahead};
-use crate::watch::{convert, object::Kind, wire::Wire};
+use crate::watch::{
+    convert,
+    kinds::{ByKind, Kind},
+    wire::Wire,
+};
 
 /// How long until a kind that the server does not have is asked for again: it comes with an upgrade.
 const MISSING_RETRY: Duration = Duration::from_secs(60);
 
-/// Kinds that enforcement can do without on a server that does not have them.
-fn may_be_missing(kind: Kind) -> bool {
-    matches!(kind, Kind::EndpointSlice | Kind::Node)
+/// Watches all objects of a kind. Ends when the receiver is gone.
+pub(super) struct Watch {
+    pub client: Client,
+    /// Gets what is seen, and when it came.
+    pub updates: Sender<(Kind, Update, Instant)>,
 }
 
-/// Watches all objects of a kind. Ends when the receiver is gone.
-pub(super) async fn watch<T>(client: Client, updates: Sender<(Kind, Update, Instant)>)
-where
-    T: Wire + Clone + Debug + Send + 'static,
-{
+impl ByKind for Watch {
+    type Output = BoxFuture<'static, ()>;
+
+    fn visit<T: Wire>(self) -> Self::Output {
+        watch::<T>(self.client, self.updates).boxed()
+    }
+}
+
+async fn watch<T: Wire>(client: Client, updates: Sender<(Kind, Update, Instant)>) {
     let kind = T::KIND;
     let listed = Api::<T>::all(read_ahead::client(client.clone()));
     let mut events = pin!(watcher::watcher(listed, watcher::Config::default()));
@@ -69,7 +79,7 @@ where
 
 /// Notes and, if it is a new one, logs a failure. True if the kind is missing, and may be.
 fn fail(kind: Kind, failure: Failure, failing: &mut Option<Failure>) -> bool {
-    let missing = failure == Failure::Missing && may_be_missing(kind);
+    let missing = failure == Failure::Missing && kind.facts().may_be_missing;
     let failure = if failure == Failure::Missing && !missing {
         Failure::Unavailable(format!("{} is not served", kind.api_version()))
     } else {
@@ -92,10 +102,12 @@ fn recovered(kind: Kind, failing: &mut Option<Failure>) {
 
 /// Waits for the time to try again. After a lost connection, until the server answers: a watch that is taken up again without a
 /// relist is silent until something changes.
-async fn retry<T>(api: &Api<T>, missing: bool, backoff: &mut DefaultBackoff, failing: &mut Option<Failure>)
-where
-    T: Wire + Clone + Debug,
-{
+async fn retry<T: Wire>(
+    api: &Api<T>,
+    missing: bool,
+    backoff: &mut DefaultBackoff,
+    failing: &mut Option<Failure>,
+) {
     loop {
         let delay = if missing {
             MISSING_RETRY

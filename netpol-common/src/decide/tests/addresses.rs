@@ -18,7 +18,7 @@ fn pod() -> Endpoint {
         mac: MAC,
         ipv6: OWN6,
         link_local: LINK_LOCAL,
-        ..endpoint(POLICY_NONE, POLICY_NONE)
+        ..endpoint(POLICY_UNRESTRICTED, POLICY_UNRESTRICTED)
     }
 }
 
@@ -435,7 +435,7 @@ fn a9_link_local_addresses_have_identities_flows_and_replies() {
 fn b2_l1_without_a_known_pod_addresses_neither_open_nor_close() {
     let pending = Endpoint {
         flags: ENDPOINT_PENDING,
-        ..endpoint(POLICY_NONE, POLICY_NONE)
+        ..endpoint(POLICY_UNRESTRICTED, POLICY_UNRESTRICTED)
     };
     let pending = Endpoint {
         ipv4: [0; 4],

@@ -29,7 +29,7 @@ fn asks(protocol: u8) -> Packet {
 #[test]
 fn c1_an_error_about_a_connection_that_the_pod_opened_reaches_it() {
     for protocol in [protocol::TCP, protocol::UDP, protocol::SCTP, 47] {
-        let (tables, pod) = (Memory::default(), endpoint(POLICY_DENY, POLICY_NONE));
+        let (tables, pod) = (Memory::default(), endpoint(POLICY_DENY, POLICY_UNRESTRICTED));
         let asked = asks(protocol);
         assert!(!gets(&tables, &pod, asked), "nothing was asked yet");
         assert!(sends(&tables, &pod, asked));
@@ -74,7 +74,7 @@ fn c1_an_error_about_what_the_pod_answered_reaches_it() {
 
 #[test]
 fn c1_an_error_about_an_echo_request_reaches_the_one_who_asked() {
-    let (tables, pod) = (Memory::default(), endpoint(POLICY_DENY, POLICY_NONE));
+    let (tables, pod) = (Memory::default(), endpoint(POLICY_DENY, POLICY_UNRESTRICTED));
     let asked = Packet {
         source_port: 5u16.to_be_bytes(),
         destination_port: [0; 2],
@@ -125,7 +125,7 @@ fn c2_an_error_about_a_connection_that_is_no_longer_allowed_is_dropped() {
 
 #[test]
 fn c3_errors_keep_no_flow_alive_and_make_none() {
-    let (tables, pod) = (Memory::default(), endpoint(POLICY_DENY, POLICY_NONE));
+    let (tables, pod) = (Memory::default(), endpoint(POLICY_DENY, POLICY_UNRESTRICTED));
     let asked = asks(protocol::UDP);
     assert!(sends(&tables, &pod, asked));
     let before = tables.only_flow();
@@ -134,7 +134,7 @@ fn c3_errors_keep_no_flow_alive_and_make_none() {
     assert_eq!(tables.only_flow(), before);
     tables.wait(20 * SECOND);
     assert!(!gets(&tables, &pod, asked));
-    let open = endpoint(POLICY_NONE, POLICY_NONE);
+    let open = endpoint(POLICY_UNRESTRICTED, POLICY_UNRESTRICTED);
     assert!(gets(&tables, &open, asks(protocol::SCTP)));
     assert_eq!(tables.flow_count(), 1);
 }
@@ -143,7 +143,7 @@ fn c3_errors_keep_no_flow_alive_and_make_none() {
 /// to every pod.
 #[test]
 fn c1_an_error_to_another_address_is_not_the_pods() {
-    let (tables, pod) = (Memory::default(), endpoint(POLICY_DENY, POLICY_NONE));
+    let (tables, pod) = (Memory::default(), endpoint(POLICY_DENY, POLICY_UNRESTRICTED));
     let asked = asks(protocol::TCP);
     assert!(sends(&tables, &pod, asked));
     let other = Address::from_ipv4([10, 244, 0, 255]);

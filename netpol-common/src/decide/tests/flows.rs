@@ -12,7 +12,7 @@ use crate::abi::FlowKey;
 /// A pod that may send anything and receives from the client what [`WEB`] allows.
 fn server() -> (Memory, Endpoint) {
     let (tables, pod) = web();
-    let egress_policy = POLICY_NONE;
+    let egress_policy = POLICY_UNRESTRICTED;
     (tables, Endpoint { egress_policy, ..pod })
 }
 
@@ -224,7 +224,7 @@ fn c3_denied_packets_of_either_end_keep_a_denied_flow() {
 /// A segment in the middle of a connection without a flow, for each answer of connection tracking.
 #[test]
 fn c4_what_was_not_seen_to_open_is_told_by_connection_tracking() {
-    let isolations = [POLICY_NONE, POLICY_DENY, WEB];
+    let isolations = [POLICY_UNRESTRICTED, POLICY_DENY, WEB];
     for (ingress, egress) in isolations.into_iter().flat_map(|a| isolations.map(|b| (a, b))) {
         for opener in [Opener::Unknown, Opener::Remote, Opener::Pod] {
             for by_pod in [false, true] {
@@ -258,7 +258,7 @@ fn c4_what_was_not_seen_to_open_is_told_by_connection_tracking() {
 #[test]
 fn c4_an_answer_of_udp_is_told_by_connection_tracking() {
     let (tables, _) = web();
-    let pod = endpoint(POLICY_DENY, POLICY_NONE);
+    let pod = endpoint(POLICY_DENY, POLICY_UNRESTRICTED);
     let asked = from_client(protocol::UDP, 53, 0);
     let key = flow_key(&pod, Direction::Ingress, &asked);
     tables.openers.borrow_mut().insert(key, Opener::Remote);
@@ -283,7 +283,7 @@ fn c4_a_syn_by_the_other_end_changes_nothing_until_it_is_answered() {
     let (tables, _) = web();
     // The pod's own connection to the client, which its egress policy no longer allows. The client
     // may open port 80.
-    let before = endpoint(WEB, POLICY_NONE);
+    let before = endpoint(WEB, POLICY_UNRESTRICTED);
     assert!(sends(&tables, &before, answer(SYN, 500, 0)));
     assert!(receives(&tables, &before, segment(SYN | ACK, 100, 501)));
     let pod = endpoint(WEB, POLICY_DENY);

@@ -60,12 +60,12 @@ fn c5_a_fragment_without_its_first_passes_where_nobody_is_isolated() {
     let tables = Memory::default();
     assert!(receives(
         &tables,
-        &endpoint(POLICY_NONE, POLICY_DENY),
+        &endpoint(POLICY_UNRESTRICTED, POLICY_DENY),
         later(1, protocol::TCP)
     ));
     let dropped = decided(
         &tables,
-        &endpoint(POLICY_DENY, POLICY_NONE),
+        &endpoint(POLICY_DENY, POLICY_UNRESTRICTED),
         at(Direction::Ingress, false),
         Parsed::Packet,
         later(1, protocol::TCP),
@@ -75,7 +75,7 @@ fn c5_a_fragment_without_its_first_passes_where_nobody_is_isolated() {
         dropped,
         Verdict::Drop(Drop {
             reason,
-            policy: POLICY_NONE,
+            policy: NO_POLICY,
             identity: IDENTITY_NONE,
             whose: Whose::at_hook(&at(Direction::Ingress, false)),
         })
@@ -116,7 +116,7 @@ fn c5_fragments_of_replies_and_echoes() {
     assert!(sends(&tables, &pod, part(Part::Later, 9, bare)));
 
     let tables = Memory::default();
-    let pod = endpoint(POLICY_DENY, POLICY_NONE);
+    let pod = endpoint(POLICY_DENY, POLICY_UNRESTRICTED);
     let asked = reversed(ping(Role::EchoReply, 5), 0);
     let asked = Packet {
         source_port: 5u16.to_be_bytes(),

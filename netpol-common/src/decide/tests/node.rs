@@ -43,7 +43,7 @@ fn told(tables: &Memory, pod: &Endpoint, packet: &Packet, opener: Opener) {
 }
 
 fn isolations() -> impl Iterator<Item = (u32, u32)> {
-    let all = [POLICY_NONE, POLICY_DENY, OPEN];
+    let all = [POLICY_UNRESTRICTED, POLICY_DENY, OPEN];
     all.into_iter()
         .flat_map(move |ingress| all.map(|egress| (ingress, egress)))
 }
@@ -67,13 +67,14 @@ fn a2_what_the_node_opened_is_answered_though_tracking_tells_who_did() {
             assert_eq!(tables.flow_count(), 0, "{case:?}");
             // A packet that the node only forwarded with its address is left to the post-DNAT
             // check, unless policy let it in.
-            let let_in = opener == Opener::Remote && ingress == POLICY_NONE && protocol == protocol::TCP;
-            if egress != POLICY_NONE && !let_in {
+            let let_in =
+                opener == Opener::Remote && ingress == POLICY_UNRESTRICTED && protocol == protocol::TCP;
+            if egress != POLICY_UNRESTRICTED && !let_in {
                 assert_eq!(tables.tag.get(), pod.tag(true), "{case:?}");
             }
             let more = from_node(protocol, 8080, if flags == 0 { 0 } else { ACK });
             let forwarded = receives(&tables, &pod, more);
-            assert_eq!(forwarded, ingress == POLICY_NONE, "A3, {case:?}");
+            assert_eq!(forwarded, ingress == POLICY_UNRESTRICTED, "A3, {case:?}");
         }
     }
 }
@@ -82,7 +83,7 @@ fn a2_what_the_node_opened_is_answered_though_tracking_tells_who_did() {
 #[test]
 fn a2_a_flow_that_ended_is_not_what_the_node_opened() {
     for protocol in [protocol::TCP, protocol::UDP] {
-        let (tables, open) = pods(POLICY_NONE, OPEN);
+        let (tables, open) = pods(POLICY_UNRESTRICTED, OPEN);
         let request = from_node(protocol, 8080, SYN);
         assert!(receives(&tables, &open, request));
         tables.wait(500_000 * SECOND);
@@ -165,7 +166,7 @@ fn a5_what_only_looks_like_an_answer_is_judged_by_who_sent_it() {
         },
     ];
     for packet in forged {
-        let (tables, pod) = pods(POLICY_NONE, POLICY_NONE);
+        let (tables, pod) = pods(POLICY_UNRESTRICTED, POLICY_UNRESTRICTED);
         for real in [answer, segment] {
             told(&tables, &pod, &real, Opener::Pod);
         }

@@ -40,7 +40,7 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
 }
 
 fn policy_id() -> impl Strategy<Value = u32> {
-    prop::sample::select(&[POLICY_NONE, 1, 1, 2, 2, POLICY_DENY][..])
+    prop::sample::select(&[POLICY_UNRESTRICTED, 1, 1, 2, 2, POLICY_DENY][..])
 }
 
 fn packets() -> impl Strategy<Value = Packet> {
@@ -96,7 +96,7 @@ fn restated(
     port: [u8; 2],
 ) -> bool {
     let last = remote.octets[15];
-    if policy == POLICY_NONE || (direction == Direction::Egress && last == 2) {
+    if policy == POLICY_UNRESTRICTED || (direction == Direction::Egress && last == 2) {
         return true;
     }
     let identity = if last < 3 { u32::from(last) } else { IDENTITY_NONE };

@@ -19,7 +19,7 @@ const OPEN: u32 = 8;
 /// of the Service that the agent knows.
 fn isolated() -> (Memory, Endpoint) {
     let tables = Memory::default();
-    let pod = endpoint(POLICY_NONE, OPEN);
+    let pod = endpoint(POLICY_UNRESTRICTED, OPEN);
     for (address, identity, flags) in [
         (VIRTUAL, ANYONE, 0),
         (ALLOWED, ANYONE, 0),
@@ -204,7 +204,7 @@ fn a5_what_is_deferred_is_closed_where_its_sender_is_not_found() {
         );
         let backend = Endpoint {
             id: 9,
-            ..endpoint(POLICY_NONE, POLICY_NONE)
+            ..endpoint(POLICY_UNRESTRICTED, POLICY_UNRESTRICTED)
         };
         let place = Place {
             ifindex: 12,
@@ -258,7 +258,7 @@ fn c1_what_leaves_masqueraded_opens_no_way_back_by_its_port() {
 fn a1_a_tag_that_a_pod_wrote_itself_does_not_pass() {
     let (tables, pod) = isolated();
     let pod = Endpoint {
-        egress_policy: POLICY_NONE,
+        egress_policy: POLICY_UNRESTRICTED,
         ..pod
     };
     for reason in [
@@ -293,7 +293,7 @@ fn c3_one_senders_flow_is_not_anothers_without_tags() {
     }
     let backend = Endpoint {
         id: 9,
-        ..endpoint(POLICY_NONE, POLICY_NONE)
+        ..endpoint(POLICY_UNRESTRICTED, POLICY_UNRESTRICTED)
     };
     let packet = Packet {
         source: Address::from_ipv4(NODE),
@@ -359,7 +359,7 @@ fn a2_a_pods_way_to_the_node_ends_there() {
     };
     let other = Endpoint {
         id: 9,
-        ..endpoint(POLICY_NONE, POLICY_NONE)
+        ..endpoint(POLICY_UNRESTRICTED, POLICY_UNRESTRICTED)
     };
     assert!(matches!(
         decided(&tables, &other, place, Parsed::Packet, packet),
@@ -379,12 +379,12 @@ fn a6_what_the_node_unpacks_is_the_pods() {
     let free = Endpoint {
         id,
         ipv4: OTHER,
-        ..endpoint(POLICY_NONE, POLICY_NONE)
+        ..endpoint(POLICY_UNRESTRICTED, POLICY_UNRESTRICTED)
     };
     tables
         .pods
         .borrow_mut()
-        .insert(Address::from_ipv4(OTHER), (other, POLICY_NONE));
+        .insert(Address::from_ipv4(OTHER), (other, POLICY_UNRESTRICTED));
     tables.senders.borrow_mut().extend([
         ((NO_INTERFACE, isolated.number()), OWN),
         ((NO_INTERFACE, free.number()), other),
@@ -392,7 +392,7 @@ fn a6_what_the_node_unpacks_is_the_pods() {
     let receiver = Endpoint {
         id: 9,
         ipv4: ALLOWED,
-        ..endpoint(OPEN, POLICY_NONE)
+        ..endpoint(OPEN, POLICY_UNRESTRICTED)
     };
     for (sender, own, others) in [(isolated, POD, OTHER), (free, OTHER, POD)] {
         for source in [own, others, ALLOWED] {
@@ -423,7 +423,7 @@ fn a6_what_the_node_unpacks_is_the_pods() {
             let verdict = decided(&tables, &receiver, received, Parsed::Packet, inner);
             let forged = Verdict::Drop(Drop {
                 reason: DropReason::UnknownSender,
-                policy: POLICY_NONE,
+                policy: NO_POLICY,
                 identity: IDENTITY_NONE,
                 whose: Whose::sender(SENDER_AMBIGUOUS),
             });
@@ -431,7 +431,7 @@ fn a6_what_the_node_unpacks_is_the_pods() {
             let reason = Parsed::Unjudged(DropReason::ExtensionHeaders);
             let open = Endpoint {
                 ipv4: ALLOWED,
-                ..endpoint(POLICY_NONE, POLICY_NONE)
+                ..endpoint(POLICY_UNRESTRICTED, POLICY_UNRESTRICTED)
             };
             let kept = decided(&tables, &open, received, reason, inner) != Verdict::Forward;
             assert_eq!(kept, source != own || own == POD, "{own:?} as {source:?}");
@@ -454,7 +454,7 @@ fn a6_what_the_node_unpacks_answers_for_nobody_else() {
         ((bridge, asked), 14),
         ((bridge, 0), SENDER_AMBIGUOUS),
     ]);
-    let pod = endpoint(POLICY_DENY, POLICY_NONE);
+    let pod = endpoint(POLICY_DENY, POLICY_UNRESTRICTED);
     let place = |came_by, tag| Place {
         direction: Direction::Ingress,
         ifindex: OWN,

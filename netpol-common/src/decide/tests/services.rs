@@ -37,7 +37,7 @@ fn sender(action: u32) -> (Memory, Endpoint) {
     }
     let key = (Address::from_ipv4(NODE), protocol::UDP, 53);
     tables.frontends.borrow_mut().insert(key, SERVICE);
-    (tables, endpoint(POLICY_NONE, OPEN))
+    (tables, endpoint(POLICY_UNRESTRICTED, OPEN))
 }
 
 fn to(address: [u8; 4], port: u16) -> Packet {
@@ -253,7 +253,7 @@ fn receiver(egress: u32) -> (Memory, Endpoint) {
         ((BRIDGE, 0), SENDER_AMBIGUOUS),
         ((BRIDGE, CLIENT_NUMBER), CLIENT_IFINDEX),
     ]);
-    (tables, endpoint(POLICY_NONE, POLICY_NONE))
+    (tables, endpoint(POLICY_UNRESTRICTED, POLICY_UNRESTRICTED))
 }
 
 /// Decides at `to_pod` on a packet that came by an interface.
@@ -310,7 +310,7 @@ fn a5_the_backend_is_judged_by_the_policy_of_the_pod_that_sent() {
         "nobody's"
     );
     assert_eq!(came(&tables, &pod, 0, from(CLIENT, 82)), Verdict::Forward, "A2");
-    let (tables, pod) = receiver(POLICY_NONE);
+    let (tables, pod) = receiver(POLICY_UNRESTRICTED);
     assert_eq!(came(&tables, &pod, 2, from(CLIENT, 82)), Verdict::Forward, "I1");
 }
 
@@ -346,7 +346,7 @@ fn a1_a_pod_that_reaches_itself_through_a_service_is_its_own_peer() {
         tables.put_identity(NODE, 2, IDENTITY_NODE);
         let own = Endpoint {
             ingress_policy: WEB,
-            ..endpoint(POLICY_NONE, OPEN)
+            ..endpoint(POLICY_UNRESTRICTED, OPEN)
         };
         for (policy, allows) in [(WEB, ingress), (OPEN, egress)] {
             let identity = if allows { POD_CLASS } else { 2 };
@@ -436,7 +436,7 @@ fn a5_a_sender_that_nobody_knows_reaches_no_backend_that_is_not_everyones() {
     tables.restricted.borrow_mut().push(key);
     let dropped = Verdict::Drop(Drop {
         reason: DropReason::UnknownSender,
-        policy: POLICY_NONE,
+        policy: NO_POLICY,
         identity: IDENTITY_NONE,
         whose: Whose::sender(SENDER_AMBIGUOUS),
     });

@@ -27,11 +27,11 @@ fn verdict(pod: &Endpoint, parsed: Parsed, packet: Packet) -> Verdict {
 fn a6_another_source_address_is_dropped_whoever_is_isolated() {
     let pod = Endpoint {
         ipv6: OWN6,
-        ..endpoint(POLICY_NONE, POLICY_NONE)
+        ..endpoint(POLICY_UNRESTRICTED, POLICY_UNRESTRICTED)
     };
     let spoofed = Verdict::Drop(Drop {
         reason: DropReason::Spoofed,
-        policy: POLICY_NONE,
+        policy: NO_POLICY,
         identity: IDENTITY_NONE,
         whose: Whose::at_hook(&at(Direction::Egress, false)),
     });
@@ -75,7 +75,7 @@ fn a6_another_source_address_is_dropped_whoever_is_isolated() {
 
 #[test]
 fn a6_a_pod_without_an_address_of_a_family_has_none_to_send_with() {
-    let pod = endpoint(POLICY_NONE, POLICY_NONE);
+    let pod = endpoint(POLICY_UNRESTRICTED, POLICY_UNRESTRICTED);
     for source in [Address::from_ipv6(OWN6), Address::from_ipv6([0; 16])] {
         let packet = from_source(source, protocol::TCP);
         assert!(matches!(verdict(&pod, Parsed::Packet, packet), Verdict::Drop(_)));
@@ -94,17 +94,17 @@ fn a6_a_pod_without_an_address_of_a_family_has_none_to_send_with() {
 
 #[test]
 fn a6_frames_that_are_no_ip_packets_have_no_source_to_forge() {
-    let pod = endpoint(POLICY_NONE, POLICY_DENY);
+    let pod = endpoint(POLICY_UNRESTRICTED, POLICY_DENY);
     let arp = verdict(&pod, Parsed::Neighbour, Packet::default());
     assert_eq!(arp, Verdict::Forward);
-    let open = endpoint(POLICY_DENY, POLICY_NONE);
+    let open = endpoint(POLICY_DENY, POLICY_UNRESTRICTED);
     let vlan = verdict(&open, Parsed::Unjudged(DropReason::Vlan), Packet::default());
     assert_eq!(vlan, Verdict::Forward);
 }
 
 #[test]
 fn a6_what_a_pod_receives_has_any_source() {
-    let pod = endpoint(POLICY_NONE, POLICY_DENY);
+    let pod = endpoint(POLICY_UNRESTRICTED, POLICY_DENY);
     let tables = Memory::default();
     assert!(receives(&tables, &pod, from_client(protocol::UDP, 80, 0)));
 }

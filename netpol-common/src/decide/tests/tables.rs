@@ -134,7 +134,7 @@ impl Lookups for Memory {
 
     fn egress_policy(&self, ifindex: u32) -> u32 {
         if ifindex == 0 {
-            return POLICY_NONE;
+            return POLICY_UNRESTRICTED;
         }
         let pods = self.pods.borrow();
         pods.values()

@@ -23,15 +23,15 @@ fn c2_a_reply_is_dropped_by_the_policy_of_the_direction_that_opened_the_connecti
     let opened = from_client(protocol::TCP, 80, SYN);
     for initiator in Direction::ALL {
         let tables = Memory::default();
-        let open = endpoint(POLICY_NONE, POLICY_NONE);
+        let open = endpoint(POLICY_UNRESTRICTED, POLICY_UNRESTRICTED);
         let (first, reply) = match initiator {
             Direction::Ingress => (opened, reversed(opened, SYN | ACK)),
             Direction::Egress => (reversed(opened, SYN), from_client(protocol::TCP, 80, SYN | ACK)),
         };
         assert!(passes(&tables, &open, initiator, first));
         let closed = match initiator {
-            Direction::Ingress => endpoint(POLICY_DENY, POLICY_NONE),
-            Direction::Egress => endpoint(POLICY_NONE, POLICY_DENY),
+            Direction::Ingress => endpoint(POLICY_DENY, POLICY_UNRESTRICTED),
+            Direction::Egress => endpoint(POLICY_UNRESTRICTED, POLICY_DENY),
         };
         for (direction, packet) in [
             (
@@ -62,7 +62,7 @@ fn c2_a_reply_is_dropped_by_the_policy_of_the_direction_that_opened_the_connecti
 /// allow that receiver (rule A5).
 #[test]
 fn a5_what_the_senders_policy_drops_at_the_receiver_is_told_to_be_the_senders() {
-    let receiver = endpoint(POLICY_NONE, POLICY_NONE);
+    let receiver = endpoint(POLICY_UNRESTRICTED, POLICY_UNRESTRICTED);
     let place = |direction| Place {
         ingress_ifindex: SENDER,
         ..at(direction, false)
@@ -75,7 +75,10 @@ fn a5_what_the_senders_policy_drops_at_the_receiver_is_told_to_be_the_senders() 
     let request = from_client(protocol::TCP, 80, SYN);
     let tables = Memory::default();
     let client = Address::from_ipv4(CLIENT);
-    tables.pods.borrow_mut().insert(client, (SENDER, POLICY_NONE));
+    tables
+        .pods
+        .borrow_mut()
+        .insert(client, (SENDER, POLICY_UNRESTRICTED));
     let decided = |direction, parsed, packet| decided(&tables, &receiver, place(direction), parsed, packet);
     assert_eq!(
         decided(Direction::Ingress, Parsed::Packet, request),
@@ -93,7 +96,10 @@ fn a5_what_the_senders_policy_drops_at_the_receiver_is_told_to_be_the_senders() 
     let unread = Parsed::Unjudged(DropReason::Malformed);
     let came = decided(Direction::Ingress, unread, Packet::default());
     assert_eq!(whose(came), (DropReason::Malformed, of_sender(false)));
-    let (closed, met) = (endpoint(POLICY_DENY, POLICY_NONE), place(Direction::Ingress));
+    let (closed, met) = (
+        endpoint(POLICY_DENY, POLICY_UNRESTRICTED),
+        place(Direction::Ingress),
+    );
     let came = super::decided(&tables, &closed, met, unread, Packet::default());
     assert_eq!(whose(came), (DropReason::Malformed, Whose::at_hook(&met)));
 }
@@ -103,7 +109,11 @@ fn a5_what_the_senders_policy_drops_at_the_receiver_is_told_to_be_the_senders() 
 fn c1_an_error_about_a_denied_connection_is_dropped_as_the_connection_is() {
     let tables = Memory::default();
     let opened = from_client(protocol::UDP, 80, 0);
-    assert!(receives(&tables, &endpoint(POLICY_NONE, POLICY_NONE), opened));
+    assert!(receives(
+        &tables,
+        &endpoint(POLICY_UNRESTRICTED, POLICY_UNRESTRICTED),
+        opened
+    ));
     let error = Packet {
         protocol: protocol::ICMP,
         role: Role::Error,
@@ -113,7 +123,7 @@ fn c1_an_error_about_a_denied_connection_is_dropped_as_the_connection_is() {
         destination: Address::from_ipv4(CLIENT),
         ..opened
     };
-    let closed = endpoint(POLICY_DENY, POLICY_NONE);
+    let closed = endpoint(POLICY_DENY, POLICY_UNRESTRICTED);
     let place = at(Direction::Egress, false);
     let verdict = decide(&tables, &closed, place, Parsed::Packet, &mut { error }, &opened);
     let expected = Whose {

@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 
 use anyhow::{Context, Result};
 use aya::maps::{HashMap, Map, MapData};
-use netpol_agent::datapath::pin_folder;
+use netpol_agent::datapath::pin;
 use netpol_common::abi::{Address, Endpoint, Flow, FlowKey, Peer};
 
 use super::{path::Cost, world::World};
@@ -22,7 +22,7 @@ const ATTEMPTS: usize = 7;
 /// # Errors
 /// There is no such map, or nothing in it.
 pub fn measure(world: &World, map: &str) -> Result<Cost> {
-    let path = pin_folder(world.bench.pin_path()).join(map);
+    let path = pin(world.bench.pin_path(), map);
     let pinned = || MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()));
     let key = match map {
         "endpoints" => first::<4, { size_of::<Endpoint>() }>(Map::HashMap(pinned()?)),

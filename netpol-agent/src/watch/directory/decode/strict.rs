@@ -6,26 +6,16 @@ use serde_json::Value;
 
 use super::fault;
 use crate::{
-    model::Diagnostic,
+    model::{Diagnostic, syntax},
     watch::{
-        convert,
-        object::{Entry, Id, Kind, Object},
-        syntax,
-        wire::{self, Wire},
+        kinds::{ByKind, Kind},
+        object::{Entry, Id},
+        wire::{Refusal, Wire},
     },
 };
 
 /// The fields that every object may have.
-const OBJECT_FIELDS: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
-/// The fields of an EndpointSlice.
-const SLICE_FIELDS: [&str; 6] = [
-    "apiVersion",
-    "kind",
-    "metadata",
-    "addressType",
-    "endpoints",
-    "ports",
-];
+const OBJECT_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
 /// The fields of `metadata`.
 const METADATA_FIELDS: [&str; 16] = [
     "annotations",
@@ -46,45 +36,26 @@ const METADATA_FIELDS: [&str; 16] = [
     "uid",
 ];
 
-/// Code, field and reason.
-pub(super) type Refusal = (&'static str, String, String);
-
 /// Reads the object that `value` is.
 ///
 /// # Errors
 /// What Kubernetes would refuse it for.
-pub(super) fn read(kind: Kind, id: &Id, value: Value) -> Result<Entry, Refusal> {
-    match kind {
-        Kind::Node => decode::<wire::Node>(&value).map(Wire::convert),
-        Kind::Namespace => decode::<wire::Namespace>(&value).map(Wire::convert),
-        Kind::Pod => decode::<wire::Pod>(&value).map(Wire::convert),
-        Kind::Service => decode::<wire::Service>(&value).map(Wire::convert),
-        Kind::EndpointSlice => decode::<wire::EndpointSlice>(&value).map(Wire::convert),
-        Kind::NetworkPolicy => {
-            let policy = decode::<wire::NetworkPolicy>(&value)?;
-            let words = policy
-                .spec
-                .iter()
-                .flat_map(|spec| spec.policy_types.iter().flatten());
-            for (index, word) in words.enumerate() {
-                if convert::policy::direction(word).is_none() {
-                    let message = format!("`{word}` is neither Ingress nor Egress");
-                    return Err((
-                        "policy-type-unknown",
-                        format!("spec.policyTypes[{index}]"),
-                        message,
-                    ));
-                }
-            }
-            Ok(policy.convert())
-        }
+pub(super) fn read(kind: Kind, id: &Id, value: &Value) -> Result<Entry, Refusal> {
+    let mut entry = kind.with(Decode(value))?;
+    let faults = metadata_faults(id, value);
+    entry.diagnostics.extend(faults);
+    Ok(entry)
+}
+
+struct Decode<'a>(&'a Value);
+
+impl ByKind for Decode<'_> {
+    type Output = Result<Entry, Refusal>;
+
+    fn visit<T: Wire>(self) -> Self::Output {
+        let object = decode::<T>(self.0)?;
+        object.refusal().map_or_else(|| Ok(object.convert()), Err)
     }
-    .map(|mut entry| {
-        entry
-            .diagnostics
-            .extend(metadata_faults(id, &entry.object, &value));
-        entry
-    })
 }
 
 fn decode<T: Wire>(value: &Value) -> Result<T, Refusal> {
@@ -100,16 +71,14 @@ fn decode<T: Wire>(value: &Value) -> Result<T, Refusal> {
             error.into_inner().to_string(),
         )
     })?;
-    let known: &[&str] = if T::KIND == Kind::EndpointSlice {
-        &SLICE_FIELDS
-    } else {
-        &OBJECT_FIELDS
-    };
+    let facts = T::KIND.facts();
     let unknown = unknown.into_iter().find(|path| match path.split_once('.') {
         Some(("metadata", name)) => !METADATA_FIELDS.contains(&name),
-        Some(("spec", _)) => T::KIND == Kind::NetworkPolicy,
+        Some(("spec", _)) => facts.is_policy,
         Some(_) => false,
-        None => !known.contains(&path.as_str()),
+        None => ![&OBJECT_FIELDS[..], facts.fields]
+            .concat()
+            .contains(&path.as_str()),
     });
     match unknown {
         Some(path) => Err((
@@ -138,7 +107,7 @@ fn field(path: &str) -> String {
 }
 
 /// What Kubernetes would refuse of names and labels; the object goes on as written.
-fn metadata_faults(id: &Id, object: &Object, value: &Value) -> Vec<Diagnostic> {
+fn metadata_faults(id: &Id, value: &Value) -> Vec<Diagnostic> {
     let mut faults = Vec::new();
     let mut report = |code, field: String, reason: String| {
         faults.push(fault(
@@ -149,11 +118,7 @@ fn metadata_faults(id: &Id, object: &Object, value: &Value) -> Vec<Diagnostic> {
         ));
     };
     let name = &id.key.name;
-    let good = match id.kind {
-        Kind::Namespace | Kind::Service => syntax::is_dns_label(name),
-        Kind::Node | Kind::Pod | Kind::NetworkPolicy | Kind::EndpointSlice => syntax::is_dns_subdomain(name),
-    };
-    if !good {
+    if !(id.kind.facts().is_name)(name) {
         report(
             "name-invalid",
             "metadata.name".to_owned(),
@@ -165,7 +130,7 @@ fn metadata_faults(id: &Id, object: &Object, value: &Value) -> Vec<Diagnostic> {
         let message = format!("`{namespace}` is not a name that Kubernetes accepts");
         report("name-invalid", "metadata.namespace".to_owned(), message);
     }
-    if let Object::Namespace(_) | Object::Pod(_) = object {
+    if id.kind.facts().is_selected {
         let labels = value.pointer("/metadata/labels").and_then(Value::as_object);
         let labels = labels.into_iter().flatten();
         let labels = labels.map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned()));

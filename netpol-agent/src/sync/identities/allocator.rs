@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A number for each class that addresses come to.
+//! Numbers for the classes of addresses and frontends.
 
 use std::collections::BTreeMap;
 
 use crate::{compile::ClassId, model::Map, sync::Meaning};
 
-/// Classes whose numbers are looked for one by one.
+/// For up to so many classes, numbers are looked up one by one.
 const FEW: usize = 16;
 
-/// Gives numbers to classes.
-pub struct Giver<F, S> {
-    /// Numbers that are new.
+/// Allocates numbers for classes.
+pub struct Allocator<F, S> {
+    /// New numbers.
     fresh: F,
     /// What the numbers in use stand for.
     owners: Map<u32, Meaning>,
-    /// Numbers of each class, once more than a few are asked for.
+    /// Numbers of each class, once more than a few classes asked.
     by_class: Option<BTreeMap<ClassId, Vec<u32>>>,
-    /// For each class a number in use that may be joined, once looked for.
+    /// For each class that asked, a number in use that it may join.
     joinable: BTreeMap<ClassId, Option<u32>>,
     /// The new number of each class that got one.
     pub fresh_of: BTreeMap<ClassId, u32>,
     stable: S,
 }
 
-impl<F: Iterator<Item = u32>, S: Fn(u32, ClassId) -> bool> Giver<F, S> {
-    /// One that gives numbers in use, of these `owners`, where they are `stable`, and `fresh` ones.
+impl<F: Iterator<Item = u32>, S: Fn(u32, ClassId) -> bool> Allocator<F, S> {
+    /// Allocates numbers in use, of these `owners`, if they are `stable`, and else `fresh` ones.
     pub fn new(fresh: F, owners: Map<u32, Meaning>, stable: S) -> Self {
         Self {
             fresh,
@@ -53,8 +53,8 @@ impl<F: Iterator<Item = u32>, S: Fn(u32, ClassId) -> bool> Giver<F, S> {
         by_class.get(&class).cloned().unwrap_or_default()
     }
 
-    /// The number that an address of a class shall carry, which carries `current` now.
-    pub fn give(&mut self, class: ClassId, current: Option<u32>) -> u32 {
+    /// The number for an address of a class, which carries `current` now.
+    pub fn allocate(&mut self, class: ClassId, current: Option<u32>) -> u32 {
         if let Some(current) = current
             && self
                 .owners

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The syntax of names and labels that an API server demands, for objects that did not come through one.
+//! The syntax of names and labels that an API server demands, for objects from elsewhere.
 
 use std::collections::BTreeMap;
 
-/// RFC 1123 label: at most 63 of lower case letters, digits and `-`, a letter or digit at both ends.
+/// RFC 1123 label: at most 63 lower case letters, digits and `-`, a letter or digit at both ends.
 pub fn is_dns_label(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     text.len() <= 63
@@ -23,7 +23,8 @@ pub fn is_dns_subdomain(text: &str) -> bool {
         })
 }
 
-/// A port name as in RFC 6335: at most 15 of lower case letters, digits and single inner `-`, at least one letter.
+/// A port name as in RFC 6335: at most 15 lower case letters, digits and single inner `-`, at least
+/// one letter.
 pub fn is_port_name(text: &str) -> bool {
     text.len() <= 15
         && text

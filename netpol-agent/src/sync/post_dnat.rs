@@ -1,32 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the second look at a Service's backend needs (rule A5): who sends packets with which tag, who has an address of this node's pods,
-//! the backends that are not everyone's, and the program on the devices by which packets leave the node.
+//! What the post-DNAT check of a Service's backend needs (rule A5): the sender by the tag of its
+//! packets, the interface of each pod's address, the restricted backends, and the program on the
+//! devices by which packets leave the node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
-use netpol_common::abi::{Endpoint, NO_INTERFACE, POLICY_NONE, SENDER_AMBIGUOUS};
+use netpol_common::abi::{Endpoint, NO_INTERFACE, POLICY_UNRESTRICTED, SENDER_AMBIGUOUS};
 
-use super::{Desired, State, Write};
-use crate::{compile::Frontend, model::Set};
+use super::{Desired, Put, Remove, State, Write};
+use crate::model::{Frontend, Set};
 
-/// What there has to be.
-pub(super) struct SecondLook<'a> {
+/// The entries that the check needs.
+pub(super) struct PostDnatCheck<'a> {
     local_pods: BTreeMap<IpAddr, u32>,
     senders: BTreeMap<(u32, u32), u32>,
-    /// Backends that are, or no longer are, not everyone's.
-    guarded: Vec<(&'a Frontend, bool)>,
+    /// Backends that become restricted (true) or stop being so.
+    restricted: Vec<(&'a Frontend, bool)>,
     devices: BTreeSet<u32>,
 }
 
-impl<'a> SecondLook<'a> {
-    /// For these endpoints; `held` are the backends that are guarded now. Of two pods that claim an
-    /// address the one that is isolated has it. Devices only matter while there is a pod that
-    /// policy keeps from something: connections outlive the Service by which they were opened.
-    /// Veths into another namespace that no bridge has always matter: behind may be another node,
-    /// to which a tag of this one must not come.
+impl<'a> PostDnatCheck<'a> {
+    /// For these endpoints; `held` are the backends that are restricted now.
+    ///
+    /// Of two pods that claim an address, an isolated one has it. Devices get the program only
+    /// while a pod is isolated for egress: connections outlive the Service by which they were
+    /// opened. Veths into another namespace that are no port of a bridge always get it: another
+    /// node may be behind, and tags of this one must not reach it.
     pub(super) fn new(
         desired: Desired<'a>,
         held: &'a Set<Frontend>,
@@ -34,7 +36,8 @@ impl<'a> SecondLook<'a> {
     ) -> Self {
         let live = |isolated: bool| {
             endpoints.iter().filter(move |(ifindex, endpoint)| {
-                desired.pods.contains_key(ifindex) && (endpoint.egress_policy != POLICY_NONE) == isolated
+                desired.pods.contains_key(ifindex)
+                    && (endpoint.egress_policy != POLICY_UNRESTRICTED) == isolated
             })
         };
         let mut local_pods = BTreeMap::new();
@@ -60,8 +63,8 @@ impl<'a> SecondLook<'a> {
         Self {
             local_pods,
             senders,
-            guarded: held
-                .diff(&desired.compiled.guarded)
+            restricted: held
+                .diff(&desired.compiled.restricted)
                 .into_iter()
                 .map(|(backend, _, now)| (backend, now.is_some()))
                 .collect(),
@@ -80,39 +83,33 @@ impl<'a> SecondLook<'a> {
     pub(super) fn prepare(&self, state: &State, writes: &mut Vec<Write>) {
         for (address, ifindex) in &self.local_pods {
             if state.local_pods.get(address) != Some(ifindex) {
-                writes.push(Write::PutLocalPod {
-                    address: *address,
-                    ifindex: *ifindex,
-                });
+                writes.push(Write::LocalPods(Put(*address, *ifindex)));
             }
         }
         for (sender, ifindex) in &self.senders {
             if state.senders.get(sender) != Some(ifindex) {
-                writes.push(Write::PutSender {
-                    sender: *sender,
-                    ifindex: *ifindex,
-                });
+                writes.push(Write::Senders(Put(*sender, *ifindex)));
             }
         }
-        let more = self.guarded.iter().filter(|(_, now)| *now);
-        writes.extend(more.map(|(backend, _)| Write::PutGuarded(**backend)));
+        let more = self.restricted.iter().filter(|(_, now)| *now);
+        writes.extend(more.map(|(backend, _)| Write::Guarded(Put(**backend, ()))));
         let missing = self.devices.difference(&state.attached_devices);
-        writes.extend(missing.copied().map(Write::AttachDevice));
+        writes.extend(missing.map(|device| Write::AttachedDevices(Put(*device, ()))));
     }
 
     /// The writes that come after endpoints.
     pub(super) fn clear(&self, state: &State, writes: &mut Vec<Write>) {
         for address in state.local_pods.keys() {
             if !self.local_pods.contains_key(address) {
-                writes.push(Write::RemoveLocalPod(*address));
+                writes.push(Write::LocalPods(Remove(*address)));
             }
         }
         let senders = state.senders.keys();
         let gone = senders.filter(|sender| !self.senders.contains_key(sender));
-        writes.extend(gone.copied().map(Write::RemoveSender));
-        let less = self.guarded.iter().filter(|(_, now)| !*now);
-        writes.extend(less.map(|(backend, _)| Write::RemoveGuarded(**backend)));
+        writes.extend(gone.map(|sender| Write::Senders(Remove(*sender))));
+        let less = self.restricted.iter().filter(|(_, now)| !*now);
+        writes.extend(less.map(|(backend, _)| Write::Guarded(Remove(**backend))));
         let superfluous = state.attached_devices.difference(&self.devices);
-        writes.extend(superfluous.copied().map(Write::DetachDevice));
+        writes.extend(superfluous.map(|device| Write::AttachedDevices(Remove(*device))));
     }
 }

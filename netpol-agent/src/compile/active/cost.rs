@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the policies in force come to on this node, and which are over budget (rule L2).
+//! What the active policies cost on this node, and which are over budget (rule L2).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,14 +16,14 @@ use crate::{
 
 const RESOURCES: usize = POLICY_RESOURCES.len();
 
-/// What each policy in force uses, and may.
+/// What each active policy uses, and may use.
 #[derive(Debug)]
 pub(in crate::compile) struct Cost {
     budget: Budget<RESOURCES>,
     limits: Limits,
     /// What each uses as part of one policy of an endpoint.
     of: BTreeMap<ObjectKey, Weight<RESOURCES>>,
-    /// Of how many of these each is a part, where it is not one.
+    /// In how many policies of endpoints each is a part, if in more than one.
     parts: BTreeMap<ObjectKey, usize>,
 }
 
@@ -38,17 +38,17 @@ impl Cost {
         }
     }
 
-    /// Takes a policy as it is now; `None`: it is not in force.
+    /// Takes a policy as it is now; `None`: it is not active.
     pub(in crate::compile) fn set(&mut self, key: &ObjectKey, policy: Option<&Arc<NetworkPolicy>>) {
         match policy {
             Some(policy) => self.of.insert(key.clone(), weight::policy(policy)),
             None => self.of.remove(key),
         };
-        self.tell(key);
+        self.update_budget(key);
     }
 
-    /// Settles which are over budget; `together`: for each endpoint those that select it. Returns
-    /// those of which it is other than before.
+    /// Settles which policies are over budget. `together` has, for each endpoint, the policies that
+    /// select it. Returns the policies of which that has changed.
     pub(in crate::compile) fn settle<'a>(
         &mut self,
         together: impl Iterator<Item = &'a BTreeSet<ObjectKey>>,
@@ -65,7 +65,7 @@ impl Cost {
         let new = self.parts.keys().filter(|key| !before.contains_key(*key));
         moved.extend(new.cloned());
         for key in moved {
-            self.tell(&key);
+            self.update_budget(&key);
         }
         let limits = self.limits;
         let mut least = [0; RESOURCES];
@@ -78,7 +78,7 @@ impl Cost {
         self.budget.refusal(key)
     }
 
-    fn tell(&mut self, key: &ObjectKey) {
+    fn update_budget(&mut self, key: &ObjectKey) {
         let weight = self.of.get(key).map(|weight| {
             let mut weight = *weight;
             let parts = self.parts.get(key).copied().unwrap_or(1);
@@ -89,7 +89,7 @@ impl Cost {
     }
 }
 
-/// What all namespaces may use: prefixes as many as fit beside the entries for everyone's
+/// What all namespaces may use: as many prefixes as fit beside the entries for everyone's
 /// addresses.
 fn shares(asked: &[Weight<RESOURCES>], limits: &Limits) -> Weight<RESOURCES> {
     let mut all = limits.policies.map(|limit| limit.all);

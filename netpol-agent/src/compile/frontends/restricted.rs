@@ -1,60 +1,64 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Backends that not everyone may reach: those of frontends that some policy lets pass in part.
+//! Restricted backends: those of frontends of which some policy accepts a part of the backends
+//! only.
 //!
-//! They are counted for the Services that have them, and have a budget (rule L2). A frontend that a
-//! Service within the budget has too, or whose address is the node's own, is never closed for it.
-//! The frontends of a Service over it that some policy lets pass in part are closed instead.
+//! They count for the Services that have them, and have a budget (rule L2). The frontends of a
+//! Service over budget are closed, if some policy accepts a part of their backends. A frontend that
+//! a Service within the budget has too, or that is at an address of the node, is never closed for
+//! it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use super::{Frontends, Target};
+use super::Frontends;
 use crate::{
     compile::{
-        ClassId, Frontend, PolicyId,
         budget::Budget,
+        class::{ClassId, Target},
         classes::Classes,
-        fault::{Fault, Findings, Place, diagnostic},
-        policy::{Matches, Passage, Policy},
+        fault::{Fault, Findings, Topic, diagnostic},
+        matches::Matches,
+        passage::Passage,
+        policy::{Policy, PolicyId},
     },
-    model::{Limits, Map, ObjectKey, Set},
+    model::{Frontend, Limits, Map, ObjectKey, Set},
 };
 
 /// What this budget is about.
 const RESOURCES: [&str; 1] = ["backends that some pods may not reach"];
 
-/// What decides whether a policy lets a frontend pass: its backends, and itself, where nobody
-/// translates it; a NodePort has no address of its own.
+/// What decides whether a policy accepts a frontend: its backends, and its own address, in case
+/// nobody translates it. A NodePort has no address of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Ends {
     class: ClassId,
     itself: Option<Target>,
 }
 
-/// What was guarded last.
+/// The restricted backends, and what they were found from.
 #[derive(Debug)]
-pub(in crate::compile) struct Guards {
+pub(in crate::compile) struct RestrictedBackends {
     policies: Map<PolicyId, Arc<Policy>>,
     ends: BTreeMap<Frontend, Ends>,
-    /// The frontends of each.
+    /// The frontends with the same ends.
     known: BTreeMap<Ends, BTreeSet<Frontend>>,
-    /// The policies that let some pass in part. What a policy says of a class stays as long as both
-    /// have their numbers.
+    /// The policies that accept a part of the backends. What a policy says of a class stays as long
+    /// as both keep their numbers.
     partial: BTreeMap<Ends, BTreeSet<PolicyId>>,
-    /// The backends of each frontend that counts.
+    /// The restricted backends of each frontend.
     of: BTreeMap<Frontend, BTreeSet<Frontend>>,
-    /// Number of frontends by which a backend counts.
+    /// Number of frontends that restrict each backend.
     count: BTreeMap<Frontend, usize>,
     /// The backends.
     pub(in crate::compile) backends: Set<Frontend>,
-    /// The Services of each frontend that some policy lets pass in part.
+    /// The Services of each frontend of which some policy accepts a part of the backends.
     services: BTreeMap<Frontend, BTreeSet<ObjectKey>>,
     budget: Budget<1>,
 }
 
-impl Guards {
+impl RestrictedBackends {
     /// None yet.
     pub(in crate::compile) fn new(limits: &Limits) -> Self {
         Self {
@@ -70,7 +74,7 @@ impl Guards {
         }
     }
 
-    /// Goes over what has changed.
+    /// Takes policies, frontends and classes as they are now.
     pub(in crate::compile) fn update(
         &mut self,
         policies: &Map<PolicyId, Arc<Policy>>,
@@ -85,7 +89,8 @@ impl Guards {
             let fitting: Vec<_> = services
                 .filter(|key| self.budget.refusal(key).is_none())
                 .collect();
-            // Who claims what another Service has, or the node itself, closes neither.
+            // A Service over budget that claims a frontend of another Service, or the node's
+            // address, closes neither.
             let ends = self.ends.get(&frontend);
             let is_node = ends.is_some_and(|ends| ends.itself.is_some_and(|itself| itself.node));
             let closed = self.services.contains_key(&frontend) && fitting.is_empty() && !is_node;
@@ -94,12 +99,12 @@ impl Guards {
             frontends.set_closed(frontend, closed, classes);
             self.set(frontend, now);
         }
-        // Those that were closed or opened have other classes, which are the same to every policy.
+        // Frontends that were closed or opened have another class now, which policies treat alike.
         self.settle_partial(policies, frontends, classes);
     }
 
-    /// Finds out what each frontend that has changed is to each policy, and which frontends a
-    /// policy that has changed lets pass in part. Returns the frontends that may be others.
+    /// Finds the policies that accept a part of each frontend's backends, for frontends and
+    /// policies that have changed. Returns the frontends of which that may have changed.
     fn settle_partial(
         &mut self,
         policies: &Map<PolicyId, Arc<Policy>>,
@@ -166,14 +171,14 @@ impl Guards {
         touched
     }
 
-    /// Whether some policy lets a frontend pass in part.
+    /// Whether some policy accepts a part of a frontend's backends.
     fn is_partial(&self, frontend: &Frontend) -> bool {
         let partial = self.ends.get(frontend).and_then(|ends| self.partial.get(ends));
         partial.is_some_and(|policies| !policies.is_empty())
     }
 
-    /// Counts for the Services of these frontends anew. Returns the frontends of those that are
-    /// over budget since now, or no longer.
+    /// Counts the restricted backends of these frontends' Services again. Returns the frontends of
+    /// the Services that are over budget now and were not, or the other way round.
     fn settle_budget(
         &mut self,
         touched: &BTreeSet<Frontend>,
@@ -196,9 +201,9 @@ impl Guards {
         for key in &affected {
             let reached = frontends.services.get(key).into_iter().flatten();
             let partial = reached.filter(|(frontend, _)| self.services.contains_key(frontend));
-            let guarded: BTreeSet<&Frontend> = partial.flat_map(|(_, backends)| backends).collect();
+            let restricted: BTreeSet<&Frontend> = partial.flat_map(|(_, backends)| backends).collect();
             self.budget
-                .set(key, (!guarded.is_empty()).then_some([guarded.len()]));
+                .set(key, (!restricted.is_empty()).then_some([restricted.len()]));
         }
         let mut moved = BTreeSet::new();
         for key in self.budget.settle() {
@@ -209,7 +214,10 @@ impl Guards {
                 );
                 diagnostic("Service", &key, Fault::new("guards-over-budget", "spec", message))
             });
-            findings.tell(Place::Guards(key.clone()), found.into_iter().collect());
+            findings.report(
+                Topic::RestrictedBackends(key.clone()),
+                found.into_iter().collect(),
+            );
             let reached = frontends.services.get(&key).into_iter().flatten();
             moved.extend(reached.map(|(frontend, _)| *frontend));
         }

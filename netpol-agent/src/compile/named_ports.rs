@@ -7,67 +7,64 @@ use std::{
     sync::Arc,
 };
 
-use super::{Force, ForceRule};
-use crate::{
-    compile::{
-        Class, ClassId, RuleRef,
-        fault::{Fault, Findings, Place, diagnostic},
-        ports::PortKey,
-    },
-    model::{Diagnostic, Direction, Map, ObjectKey},
+use super::{
+    active::ActivePolicies,
+    class::{Class, ClassId},
+    fault::{Fault, Findings, Topic, diagnostic},
+    rule::Rule,
 };
+use crate::model::{Diagnostic, Direction, Map, ObjectKey, PortKey};
 
-/// Named ports that nobody has which are looked for in one policy.
+/// Named ports that nobody has: no more are looked for in one policy.
 const LOOKS: usize = 20;
 
 #[cfg(test)]
 thread_local! {
-    /// How often this thread held a class against an entry of a rule: what no change of others may
-    /// come to for each policy.
-    pub(in crate::compile) static HELD: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    /// How often this thread compared a class with an entry of a rule. A change of other objects
+    /// must not cost this for each policy.
+    pub(super) static HELD: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
-/// What was looked at last.
+/// What was looked up last.
 #[derive(Debug, Default)]
-pub(super) struct Looked {
-    /// Policies whose rules, or the ports of whose pods, may be others since.
-    pub(super) stale: BTreeSet<ObjectKey>,
+pub(super) struct NamedPorts {
     classes: Map<ClassId, Arc<Class>>,
     /// The classes that have each port.
     having: BTreeMap<PortKey, BTreeSet<ClassId>>,
     /// The policies whose egress rules name each port.
     naming: BTreeMap<PortKey, BTreeSet<ObjectKey>>,
-    /// The policies whose egress rules name ports.
-    known: BTreeMap<ObjectKey, Known>,
+    /// What egress rules of each policy name.
+    egress: BTreeMap<ObjectKey, EgressPorts>,
 }
 
-/// The egress rules of a policy.
+/// Ports that egress rules of a policy name.
 #[derive(Debug, Default)]
-struct Known {
-    /// The ports that they name.
+struct EgressPorts {
+    /// The ports.
     ports: BTreeSet<PortKey>,
-    /// By rule and entry, of those that were looked at: a class that it reaches which has the port;
-    /// `None`: there was none among all classes.
+    /// For each rule and entry that was looked up: a class that the rule matches and that has the
+    /// port; `None`: no class.
     reached: BTreeMap<(u32, usize), Option<ClassId>>,
 }
 
-impl Looked {
-    /// Tells of each policy which of its named ports nobody has. Those are looked at whose own
-    /// rules or pods have changed, and those that name a port of a class that is new or gone.
+impl NamedPorts {
+    /// Reports the named ports of active rules that no pod has which the rule is about (rule T4).
+    /// It looks at policies whose own rules or pods have changed, and at those that name a port of
+    /// a class that is new or gone.
     pub(super) fn report(
         &mut self,
-        force: &Force,
+        active: &mut ActivePolicies,
         classes: &Map<ClassId, Arc<Class>>,
         findings: &mut Findings,
     ) {
-        let mut again = std::mem::take(&mut self.stale);
+        let mut again = std::mem::take(&mut active.stale_ports);
         for policy in &again {
-            self.learn(policy, force);
+            self.learn(policy, active);
         }
         let before = std::mem::replace(&mut self.classes, classes.clone());
         let mut moved = BTreeMap::<&PortKey, Vec<ClassId>>::new();
         for (id, old, new) in before.diff(classes) {
-            // As long as a class has its number, it says the same to rules that stay.
+            // A class that keeps its number says the same to rules that stay.
             if old.is_some() == new.is_some() {
                 continue;
             }
@@ -84,18 +81,18 @@ impl Looked {
         let naming = moved.keys().filter_map(|port| self.naming.get(*port));
         again.extend(naming.flatten().cloned());
         for policy in again {
-            let found = self.look(&policy, force, &moved);
-            findings.tell(Place::NamedPorts(policy), found);
+            let found = self.look(&policy, active, &moved);
+            findings.report(Topic::NamedPorts(policy), found);
         }
     }
 
-    /// Takes the egress rules of a policy as they are now, of which nothing was looked at.
-    fn learn(&mut self, policy: &ObjectKey, force: &Force) {
-        let before = self.known.remove(policy).unwrap_or_default();
+    /// Takes the egress rules of a policy as they are now, and forgets what was looked up of them.
+    fn learn(&mut self, policy: &ObjectKey, active: &ActivePolicies) {
+        let before = self.egress.remove(policy).unwrap_or_default();
         for port in &before.ports {
             take(&mut self.naming, port, policy);
         }
-        let rules = super::all_rules(force.policies.get(policy));
+        let rules = active.rules_of(policy);
         let rules = rules.filter(|rule| rule.reference.direction == Direction::Egress);
         let named = rules.flat_map(|rule| rule.ports.named());
         let ports: BTreeSet<PortKey> = named.map(|(_, port)| port.clone()).collect();
@@ -104,31 +101,31 @@ impl Looked {
         }
         if !ports.is_empty() {
             let reached = BTreeMap::new();
-            self.known.insert(policy.clone(), Known { ports, reached });
+            self.egress.insert(policy.clone(), EgressPorts { ports, reached });
         }
     }
 
-    /// What is to be said of a policy; `come` are the classes that are new, by port.
+    /// What to report of a policy; `come` are the new classes, by port.
     fn look(
         &mut self,
         policy: &ObjectKey,
-        force: &Force,
+        active: &ActivePolicies,
         come: &BTreeMap<&PortKey, Vec<ClassId>>,
     ) -> Vec<Diagnostic> {
-        let before = self.known.get_mut(policy);
+        let before = self.egress.get_mut(policy);
         let before = before.map_or_else(BTreeMap::new, |known| std::mem::take(&mut known.reached));
         let mut now = BTreeMap::new();
         let mut found = Vec::new();
         let given = OnceCell::new();
-        for rule in super::all_rules(force.policies.get(policy)) {
+        for rule in active.rules_of(policy) {
             for (index, port) in rule.ports.named() {
-                // No more than these are told.
+                // No more than these are reported.
                 if found.len() > LOOKS {
                     break;
                 }
                 let nobody = match rule.reference.direction {
                     Direction::Ingress => {
-                        let given = given.get_or_init(|| given_ports(force, policy));
+                        let given = given.get_or_init(|| given_ports(active, policy));
                         (!given.contains(port)).then_some("no pod of this node that the policy selects")
                     }
                     Direction::Egress => {
@@ -145,22 +142,18 @@ impl Looked {
                 found.extend(nobody.map(|nobody| unresolved(rule, *index, port, nobody)));
             }
         }
-        if let Some(known) = self.known.get_mut(policy) {
+        if let Some(known) = self.egress.get_mut(policy) {
             known.reached = now;
         }
         found
     }
 
-    /// The first of some classes that an egress rule reaches by what pods they are.
-    fn reached<'a>(
-        &self,
-        rule: &ForceRule,
-        mut classes: impl Iterator<Item = &'a ClassId>,
-    ) -> Option<ClassId> {
+    /// The first of some classes that an egress rule matches by the pods that it selects.
+    fn reached<'a>(&self, rule: &Rule, mut classes: impl Iterator<Item = &'a ClassId>) -> Option<ClassId> {
         let reaches = |id: &&ClassId| {
             #[cfg(test)]
             HELD.set(HELD.get() + 1);
-            self.classes.get(*id).is_some_and(|class| rule.reaches(class))
+            self.classes.get(*id).is_some_and(|class| rule.selects(class))
         };
         classes.find(reaches).copied()
     }
@@ -182,33 +175,19 @@ fn take<T: Ord>(sets: &mut BTreeMap<PortKey, BTreeSet<T>>, port: &PortKey, one: 
     }
 }
 
-/// The ports that endpoints have which the policy selects.
-fn given_ports(force: &Force, policy: &ObjectKey) -> BTreeSet<PortKey> {
-    let selected = force.selected.get(policy).into_iter().flatten();
-    let locals = selected.filter_map(|endpoint| force.endpoints.get(endpoint));
-    locals
-        .flat_map(|local| PortKey::of(&local.pod).into_keys())
+/// The named ports of the endpoints that the policy selects.
+fn given_ports(active: &ActivePolicies, policy: &ObjectKey) -> BTreeSet<PortKey> {
+    let pods = active.selected_pods(policy);
+    pods.flat_map(|pod| PortKey::numbers_of(pod).into_keys())
         .collect()
 }
 
-impl ForceRule {
-    /// Whether an egress rule reaches a class by what pods they are (rule T4).
-    pub(in crate::compile) fn reaches(&self, class: &Class) -> bool {
-        self.peers.is_none() || self.selectors.intersects(&class.peers)
-    }
-}
-
-fn unresolved(rule: &ForceRule, index: usize, port: &PortKey, nobody: &str) -> Diagnostic {
-    let RuleRef {
-        policy,
-        direction,
-        index: of_rule,
-    } = &rule.reference;
-    let field = format!("spec.{direction}[{of_rule}].ports[{index}].port");
+fn unresolved(rule: &Rule, index: usize, port: &PortKey, nobody: &str) -> Diagnostic {
+    let field = format!("{}.ports[{index}].port", rule.reference.field());
     let message = format!("{nobody} has a port {port}; this entry matches nothing here");
     diagnostic(
         "NetworkPolicy",
-        policy,
+        &rule.reference.policy,
         Fault::new("named-port-unresolved", field, message),
     )
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The policies in force on this node: those that select at least one of its endpoints, with their rules and peers.
+//! The active policies: those that select at least one endpoint of this node, with their rules and
+//! peers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,25 +8,17 @@ use std::{
 };
 
 use super::{
-    Class, ClassId, RuleRef,
     check::{self, CheckedPolicy, CheckedRule},
-    fault::{Fault, Findings, Place, diagnostic},
-    peer::{PeerId, PeerSpec},
-    peer_set::PeerSet,
-    ports::Ports,
+    fault::{Fault, Findings, Topic, diagnostic},
+    peer::PeerSpec,
+    peer_set::{PeerId, PeerSet},
+    rule::{Action, PolicyKind, Rule, RuleRef},
 };
 use crate::model::{Direction, Limits, Map, NetworkPolicy, ObjectKey, POLICY_RESOURCES, Pod, Snapshot};
 
 mod cost;
-mod named_ports;
-mod wanted;
 
-#[cfg(test)]
-pub(super) use self::named_ports::HELD;
-pub(super) use self::{
-    cost::Cost,
-    wanted::{Moved, Wanted},
-};
+pub(super) use self::cost::Cost;
 
 #[cfg(test)]
 thread_local! {
@@ -33,22 +26,24 @@ thread_local! {
     pub(super) static ALIKE: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
-/// All that is in force.
+/// The active policies, and the endpoints that they select.
 #[derive(Debug)]
-pub(super) struct Force {
-    /// The pods of this node that are enforced on.
+pub(super) struct ActivePolicies {
+    /// The pods of this node that policy is enforced on.
     pub(super) endpoints: BTreeMap<ObjectKey, Local>,
-    policies: BTreeMap<ObjectKey, Lists>,
+    policies: BTreeMap<ObjectKey, RuleLists>,
     /// The endpoints that each policy selects.
     selected: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
-    peers: BTreeMap<PeerId, Known>,
+    peers: BTreeMap<PeerId, ActivePeer>,
     ids: BTreeMap<Arc<str>, PeerId>,
     last_peer: PeerId,
     /// Canonical text of each peer.
     pub(super) texts: Map<PeerId, Arc<str>>,
     /// All rules by number.
     pub(super) rules: Map<u32, RuleRef>,
-    named_ports: named_ports::Looked,
+    /// Policies whose rules, or the ports of whose pods, have changed since their named ports were
+    /// last looked up.
+    pub(super) stale_ports: BTreeSet<ObjectKey>,
     cost: Cost,
 }
 
@@ -61,44 +56,29 @@ pub(super) struct Local {
     policies: BTreeSet<ObjectKey>,
 }
 
-/// The rules of a policy for a direction, ingress first; `None` if it does not apply to it.
-type Lists = [Option<Vec<Arc<ForceRule>>>; 2];
+/// The rules of a policy by direction, ingress first; `None` if the policy does not apply to it.
+type RuleLists = [Option<Vec<Arc<Rule>>>; 2];
 
 #[derive(Debug)]
-struct Known {
+struct ActivePeer {
     text: Arc<str>,
     spec: Arc<PeerSpec>,
     /// Number of rules that have it.
     uses: usize,
 }
 
-/// A rule in force.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ForceRule {
-    /// Where it stands.
-    pub(super) reference: RuleRef,
-    /// Its number: never 0.
-    pub(super) number: u32,
-    /// Its peers; `None` is everyone (rule P1).
-    pub(super) peers: Option<PeerSet>,
-    /// Those of them that select pods.
-    pub(super) selectors: PeerSet,
-    /// Its ports.
-    pub(super) ports: Ports,
-}
-
-/// What an update brought.
+/// What an update changed.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    /// Peers that are new in force.
+    /// Peers that no active rule had before.
     pub(super) added: Vec<(PeerId, Arc<PeerSpec>)>,
-    /// Peers that no rule in force has any more.
+    /// Peers that no active rule has any more.
     pub(super) removed: Vec<(PeerId, Arc<PeerSpec>)>,
-    /// Endpoints, or what selects them, may be others.
+    /// Endpoints, or the policies that select them, may have changed.
     pub(super) changed: bool,
 }
 
-impl Force {
+impl ActivePolicies {
     /// Nothing yet.
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
@@ -110,7 +90,7 @@ impl Force {
             last_peer: 0,
             texts: Map::new(),
             rules: Map::new(),
-            named_ports: named_ports::Looked::default(),
+            stale_ports: BTreeSet::new(),
             cost: Cost::new(limits),
         }
     }
@@ -124,10 +104,57 @@ impl Force {
         findings: &mut Findings,
     ) -> Changes {
         let mut changes = Changes::default();
+        let mut touched = self.select(before, after, findings);
+        for (key, _, pod) in before.pods.diff(&after.pods) {
+            let pod = pod.filter(|pod| pod.is_endpoint_on(node));
+            changes.changed |= pod.is_some() || self.endpoints.contains_key(key);
+            self.set_endpoint(key, pod, after, &mut touched);
+        }
+        self.settle_cost(changes.changed, after, &mut touched, findings);
+        changes.changed |= !touched.is_empty();
+        self.stale_ports.extend(touched.iter().cloned());
+        let last_peer = self.last_peer;
+        let mut idle = BTreeSet::new();
+        for key in touched {
+            if self.selected.get(&key).is_some_and(BTreeSet::is_empty) {
+                self.selected.remove(&key);
+            }
+            let old = self.policies.remove(&key);
+            let policy = after
+                .policies
+                .get(&key)
+                .filter(|_| self.selected.contains_key(&key));
+            if let Some(policy) = policy {
+                let lists = self.enforce(policy, old.as_ref());
+                self.policies.insert(key.clone(), lists);
+            }
+            self.release(&key, old, &mut idle);
+        }
+        for id in idle {
+            if let Some(peer) = self.peers.get(&id).filter(|peer| peer.uses == 0) {
+                self.ids.remove(&peer.text);
+                self.texts.remove(&id);
+                let removed = self.peers.remove(&id);
+                changes.removed.extend(removed.map(|peer| (id, peer.spec)));
+            }
+        }
+        let added = self.peers.range(last_peer + 1..);
+        changes.added = added.map(|(id, peer)| (*id, peer.spec.clone())).collect();
+        changes
+    }
+
+    /// Matches the policies that have changed against the endpoints. Returns those that are active
+    /// now or were before.
+    fn select(
+        &mut self,
+        before: &Snapshot,
+        after: &Snapshot,
+        findings: &mut Findings,
+    ) -> BTreeSet<ObjectKey> {
         let mut touched = BTreeSet::new();
         for (key, _, policy) in before.policies.diff(&after.policies) {
             let (checked, found) = policy.map(|policy| CheckedPolicy::new(policy)).unzip();
-            findings.tell(Place::Policy(key.clone()), found.unwrap_or_default());
+            findings.report(Topic::Policy(key.clone()), found.unwrap_or_default());
             let selects = |local: &Local| {
                 checked
                     .as_ref()
@@ -149,25 +176,29 @@ impl Force {
                 touched.insert(key.clone());
             }
         }
-        for (key, _, pod) in before.pods.diff(&after.pods) {
-            let pod = pod.filter(|pod| super::is_endpoint(pod, node));
-            changes.changed |= pod.is_some() || self.endpoints.contains_key(key);
-            self.set_endpoint(key, pod, after, &mut touched);
-        }
-        for key in &touched {
-            let in_force = self
-                .selected
-                .get(key)
-                .is_some_and(|selected| !selected.is_empty());
-            let policy = after.policies.get(key).filter(|_| in_force);
+        touched
+    }
+
+    /// Finds the policies that are over budget (rule L2), and touches those of which that has
+    /// changed.
+    fn settle_cost(
+        &mut self,
+        endpoints_changed: bool,
+        after: &Snapshot,
+        touched: &mut BTreeSet<ObjectKey>,
+        findings: &mut Findings,
+    ) {
+        for key in touched.iter() {
+            let selected = self.selected.get(key);
+            let is_active = selected.is_some_and(|selected| !selected.is_empty());
+            let policy = after.policies.get(key).filter(|_| is_active);
             self.cost.set(key, policy);
         }
+        if !endpoints_changed && touched.is_empty() {
+            return;
+        }
         let together = self.endpoints.values().map(|local| &local.policies);
-        let together = (changes.changed || !touched.is_empty()).then_some(together);
-        for key in together
-            .map(|together| self.cost.settle(together))
-            .unwrap_or_default()
-        {
+        for key in self.cost.settle(together) {
             let found = self.cost.refusal(&key).map(|refusal| {
                 let message = format!(
                     "{}; its rules match nothing, and what it selects is isolated",
@@ -179,43 +210,12 @@ impl Force {
                     Fault::new("policy-over-budget", "spec", message),
                 )
             });
-            findings.tell(Place::Budget(key.clone()), found.into_iter().collect());
+            findings.report(Topic::PolicyBudget(key.clone()), found.into_iter().collect());
             touched.insert(key);
         }
-        changes.changed |= !touched.is_empty();
-        self.named_ports.stale.extend(touched.iter().cloned());
-        let last_peer = self.last_peer;
-        let mut idle = BTreeSet::new();
-        for key in touched {
-            if self.selected.get(&key).is_some_and(BTreeSet::is_empty) {
-                self.selected.remove(&key);
-            }
-            let old = self.policies.remove(&key);
-            let policy = after
-                .policies
-                .get(&key)
-                .filter(|_| self.selected.contains_key(&key));
-            if let Some(policy) = policy {
-                let lists = self.enforce(policy, old.as_ref());
-                self.policies.insert(key.clone(), lists);
-            }
-            self.release(&key, old, &mut idle);
-        }
-        for id in idle {
-            if let Some(known) = self.peers.get(&id).filter(|known| known.uses == 0) {
-                self.ids.remove(&known.text);
-                self.texts.remove(&id);
-                changes
-                    .removed
-                    .extend(self.peers.remove(&id).map(|known| (id, known.spec)));
-            }
-        }
-        let added = self.peers.range(last_peer + 1..);
-        changes.added = added.map(|(id, known)| (*id, known.spec.clone())).collect();
-        changes
     }
 
-    /// Takes a pod of this node as it is now, if it still is one.
+    /// Takes a pod as it is now; `None`: it is no endpoint of this node.
     fn set_endpoint(
         &mut self,
         key: &ObjectKey,
@@ -240,7 +240,7 @@ impl Force {
         };
         let ports_before = before.as_ref().map(|before| &before.pod.named_ports);
         if ports_before != pod.map(|pod| &pod.named_ports) {
-            self.named_ports.stale.extend(selecting.iter().cloned());
+            self.stale_ports.extend(selecting.iter().cloned());
         }
         let selected_before = before.map(|before| before.policies).unwrap_or_default();
         for policy in selecting.symmetric_difference(&selected_before) {
@@ -259,25 +259,26 @@ impl Force {
         }
     }
 
-    /// The rules of a policy, whose numbers stay with their places. One over budget has none: it isolates.
-    fn enforce(&mut self, policy: &NetworkPolicy, old: Option<&Lists>) -> Lists {
+    /// The rules of a policy. A rule keeps its number as long as it keeps its place. A policy over
+    /// budget has no rules: it isolates.
+    fn enforce(&mut self, policy: &NetworkPolicy, old: Option<&RuleLists>) -> RuleLists {
         if self.cost.refusal(&policy.key).is_some() {
             let directions = [Direction::Ingress, Direction::Egress];
             return directions.map(|direction| check::applies(policy, direction).then(Vec::new));
         }
         let (checked, _) = CheckedPolicy::new(policy);
-        let known: BTreeMap<&RuleRef, u32> = all_rules(old)
+        let numbers: BTreeMap<&RuleRef, u32> = all_rules(old)
             .map(|rule| (&rule.reference, rule.number))
             .collect();
         let mut list = |rules: Option<Vec<CheckedRule>>, direction| {
-            let numbered = rules?.into_iter().enumerate();
-            let rules = numbered.map(|(index, rule)| {
+            let rules = rules?.into_iter().enumerate().map(|(index, rule)| {
                 let reference = RuleRef {
+                    kind: PolicyKind::NetworkPolicy,
                     policy: policy.key.clone(),
                     direction,
                     index,
                 };
-                let number = known.get(&reference).copied();
+                let number = numbers.get(&reference).copied();
                 Arc::new(self.rule(reference, number, rule))
             });
             Some(rules.collect())
@@ -288,7 +289,7 @@ impl Force {
         ]
     }
 
-    fn rule(&mut self, reference: RuleRef, number: Option<u32>, rule: CheckedRule) -> ForceRule {
+    fn rule(&mut self, reference: RuleRef, number: Option<u32>, rule: CheckedRule) -> Rule {
         let number = number.unwrap_or_else(|| self.take_number(&reference));
         let mut selectors = BTreeSet::new();
         let peers = rule.peers.map(|specs| {
@@ -297,9 +298,9 @@ impl Force {
                 let is_selector = matches!(spec, PeerSpec::Pods { .. });
                 let id = self.peer(spec);
                 if ids.insert(id)
-                    && let Some(known) = self.peers.get_mut(&id)
+                    && let Some(peer) = self.peers.get_mut(&id)
                 {
-                    known.uses += 1;
+                    peer.uses += 1;
                 }
                 if is_selector {
                     selectors.insert(id);
@@ -307,9 +308,10 @@ impl Force {
             }
             ids.into_iter().collect()
         });
-        ForceRule {
+        Rule {
             reference,
             number,
+            action: Action::Accept,
             peers,
             selectors: selectors.into_iter().collect(),
             ports: rule.ports,
@@ -325,59 +327,62 @@ impl Force {
         let id = self.last_peer;
         self.ids.insert(text.clone(), id);
         self.texts.insert(id, text.clone());
-        let known = Known {
+        let peer = ActivePeer {
             text,
             spec: Arc::new(spec),
             uses: 0,
         };
-        self.peers.insert(id, known);
+        self.peers.insert(id, peer);
         id
     }
 
-    /// A number for a rule: the same in every compilation unless two rules in force hash alike. Who
-    /// writes policies can make many do so; they part where they are hashed again.
+    /// A number for a rule: a hash of its place, so that it is the same in every compilation. Who
+    /// writes policies can make many rules hash alike; these are hashed again with a count.
     fn take_number(&mut self, reference: &RuleRef) -> u32 {
         let RuleRef {
+            kind,
             policy,
             direction,
             index,
         } = reference;
-        let text = format!("{direction} {policy} {index}");
+        let text = match kind {
+            PolicyKind::NetworkPolicy => format!("{direction} {policy} {index}"),
+        };
         let mut number = fnv1a(text.as_bytes());
         let mut nth = 0_u32;
         while number == 0 || self.rules.contains_key(&number) {
             #[cfg(test)]
             ALIKE.set(ALIKE.get() + 1);
             nth += 1;
-            // In front: what comes behind texts that hash alike does not part them.
+            // The count comes first: texts that hash alike still do with the same text behind.
             number = fnv1a(format!("{nth} {text}").as_bytes());
         }
         self.rules.insert(number, reference.clone());
         number
     }
 
-    /// Lets go of the rules that a policy had.
-    fn release(&mut self, key: &ObjectKey, old: Option<Lists>, idle: &mut BTreeSet<PeerId>) {
-        let kept: BTreeSet<u32> = all_rules(self.policies.get(key))
-            .map(|rule| rule.number)
-            .collect();
+    /// Gives up the rules that a policy had and no longer has. `idle` gets the peers that no rule
+    /// has now.
+    fn release(&mut self, key: &ObjectKey, old: Option<RuleLists>, idle: &mut BTreeSet<PeerId>) {
+        let kept: BTreeSet<u32> = self.rules_of(key).map(|rule| rule.number).collect();
         for rule in all_rules(old.as_ref()) {
             if !kept.contains(&rule.number) {
                 self.rules.remove(&rule.number);
             }
-            for peer in rule.peers.iter().flat_map(PeerSet::iter) {
-                if let Some(known) = self.peers.get_mut(&peer) {
-                    known.uses -= 1;
-                    if known.uses == 0 {
-                        idle.insert(peer);
+            for id in rule.peers.iter().flat_map(PeerSet::iter) {
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.uses -= 1;
+                    if peer.uses == 0 {
+                        idle.insert(id);
                     }
                 }
             }
         }
     }
 
-    /// The rules that isolate an endpoint for a direction, in the order of policies and rules; `None` where no policy does (rule I1).
-    pub(super) fn isolation(&self, local: &Local, direction: Direction) -> Option<Vec<Arc<ForceRule>>> {
+    /// The rules that apply to an endpoint in a direction, in the order of policies and rules;
+    /// `None` if no policy isolates it (rule I1).
+    pub(super) fn isolation(&self, local: &Local, direction: Direction) -> Option<Vec<Arc<Rule>>> {
         let policies = local
             .policies
             .iter()
@@ -389,15 +394,27 @@ impl Force {
         Some(lists.flatten().cloned().collect())
     }
 
-    /// Reports the named ports of rules in force that no pod gives which the rule is about (rule T4).
-    pub(super) fn report_unresolved(&mut self, classes: &Map<ClassId, Arc<Class>>, findings: &mut Findings) {
-        let mut looked = std::mem::take(&mut self.named_ports);
-        looked.report(self, classes, findings);
-        self.named_ports = looked;
+    /// The rules of a policy, those for ingress first.
+    pub(super) fn rules_of(&self, policy: &ObjectKey) -> impl Iterator<Item = &Arc<Rule>> {
+        all_rules(self.policies.get(policy))
+    }
+
+    /// All egress rules.
+    pub(super) fn egress_rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
+        let lists = self.policies.values();
+        lists
+            .filter_map(|lists| lists[Direction::Egress as usize].as_ref())
+            .flatten()
+    }
+
+    /// The endpoints that a policy selects.
+    pub(super) fn selected_pods(&self, policy: &ObjectKey) -> impl Iterator<Item = &Arc<Pod>> {
+        let selected = self.selected.get(policy).into_iter().flatten();
+        selected.filter_map(|endpoint| Some(&self.endpoints.get(endpoint)?.pod))
     }
 }
 
-fn all_rules(lists: Option<&Lists>) -> impl Iterator<Item = &Arc<ForceRule>> {
+fn all_rules(lists: Option<&RuleLists>) -> impl Iterator<Item = &Arc<Rule>> {
     lists.into_iter().flatten().flatten().flatten()
 }
 

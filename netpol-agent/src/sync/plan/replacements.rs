@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The policy numbers that endpoints have, and what takes their place.
+//! The policy numbers that endpoints have, and the policies that replace them.
 
 use std::collections::BTreeMap;
 
-use netpol_common::abi::{Endpoint, POLICY_DENY, POLICY_NONE};
+use netpol_common::abi::{Endpoint, POLICY_DENY, POLICY_UNRESTRICTED};
 
-use super::{Desired, sides::sides, take};
+use super::{assigned::assigned_policies, numbers::take};
 use crate::{
     compile::PolicyId,
-    sync::{State, Write, policies::Slots},
+    sync::{Desired, Put, State, Write, policies::Replacements},
 };
 
-/// A number that several endpoints share, and that different policies are to take the place of, becomes several of the same content: what
-/// is added to a number, for an identity that no address carries yet, then means one thing.
+/// Splits a policy number that several endpoints share and that different policies replace, into
+/// numbers of the same content. Then what is added to a number, for an identity that no address
+/// carries yet, is right for all its endpoints.
 pub(super) fn unshare(
     state: &mut State,
     desired: Desired<'_>,
@@ -23,7 +24,7 @@ pub(super) fn unshare(
     let mut copies: BTreeMap<(u32, Option<PolicyId>), u32> = BTreeMap::new();
     let mut endpoints = Vec::new();
     for (ifindex, endpoint) in &state.endpoints {
-        let Some([ingress, egress]) = sides(desired, *ifindex) else {
+        let Some([ingress, egress]) = assigned_policies(desired, *ifindex) else {
             continue;
         };
         let mut separate = |number: u32, target: Option<PolicyId>| {
@@ -41,19 +42,12 @@ pub(super) fn unshare(
             ..*endpoint
         };
         if separated != *endpoint {
-            endpoints.push(Write::PutEndpoint {
-                ifindex: *ifindex,
-                endpoint: separated,
-            });
+            endpoints.push(Write::Endpoints(Put(*ifindex, separated)));
         }
     }
     for ((number, _), copy) in copies {
         for (key, value) in state.policies.get(&number).into_iter().flatten() {
-            writes.push(Write::PutPolicy {
-                policy: copy,
-                key: *key,
-                value: *value,
-            });
+            writes.push(Write::Policies(Put((copy, *key), *value)));
         }
     }
     writes.append(&mut endpoints);
@@ -64,21 +58,21 @@ pub(super) fn unshare(
 
 /// Whether a policy number has entries that endpoints may share.
 pub(super) fn is_shareable(number: u32) -> bool {
-    ![POLICY_NONE, POLICY_DENY].contains(&number)
+    ![POLICY_UNRESTRICTED, POLICY_DENY].contains(&number)
 }
 
-/// Policy numbers in use, each with what takes its place.
-pub(super) fn slots(state: &State, desired: Desired<'_>) -> Slots {
-    let mut slots = Slots::new();
+/// Policy numbers in use, each with the policy that replaces it.
+pub(super) fn replacements(state: &State, desired: Desired<'_>) -> Replacements {
+    let mut replacements = Replacements::new();
     for (ifindex, endpoint) in &state.endpoints {
-        let Some([ingress, egress]) = sides(desired, *ifindex) else {
+        let Some([ingress, egress]) = assigned_policies(desired, *ifindex) else {
             continue;
         };
         let targets = [
             (endpoint.ingress_policy, ingress),
             (endpoint.egress_policy, egress),
         ];
-        slots.extend(targets.into_iter().filter(|(number, _)| is_shareable(*number)));
+        replacements.extend(targets.into_iter().filter(|(number, _)| is_shareable(*number)));
     }
-    slots
+    replacements
 }

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Entries that policies come to in the map (rule L2): each policy times the classes that it says
-//! something of. They are counted by class, not built; what is over budget closes its endpoints.
-//! Classes come of everyone's objects, so what a policy comes to is not in the hand of who wrote
-//! it: namespaces share, and who comes to little loses nothing. What others' `ipBlock`s add to wide
-//! rules was bounded before ([`super::force::Cost`]); what is left to close for is pods that
-//! selectors tell apart, and frontends that policies for everyone speak of.
+//! The budget of policy entries in the kernel's map (rule L2): each policy has some for each class
+//! that it says something of. They are counted, not built. A policy over budget closes its
+//! endpoints.
+//!
+//! Classes come from everyone's objects, so the author of a policy does not control its entries
+//! alone: namespaces share the budget, and one that needs little loses nothing. What `ipBlock`s of
+//! others add to wide rules is bounded before ([`super::active::Cost`]). What is left are pods that
+//! selectors tell apart, and frontends that policies for everyone concern.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,19 +14,23 @@ use std::{
 };
 
 use super::{
-    CLOSED, Class, ClassId, Endpoint, PolicyId,
+    active::fnv1a,
     budget::{Budget, Refusal},
-    fault::{Fault, Findings, Place, diagnostic},
-    policy::{Matches, Policy},
+    class::{Class, ClassId},
+    compiled::Endpoint,
+    fault::{Fault, Findings, Topic, diagnostic},
+    matches::Matches,
+    policy::{CLOSED, Policy, PolicyId},
+    rule::Action,
 };
 use crate::model::{Direction, Limit, Map, ObjectKey};
 
-/// What budgets of entries are about.
+/// The resource of this budget.
 pub(super) const RESOURCES: [&str; 1] = ["entries for the peers that there are"];
 
-/// The policies and what they come to.
+/// The policies, and how many entries they have.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct EntryBudget {
     limit: Limit,
     counted: BTreeMap<PolicyId, (ObjectKey, usize)>,
     policies: Map<PolicyId, Arc<Policy>>,
@@ -32,8 +38,8 @@ pub(super) struct Room {
     budget: Budget<1>,
 }
 
-impl Room {
-    /// With this limit.
+impl EntryBudget {
+    /// A budget with this limit.
     pub(super) fn new(limit: Limit) -> Self {
         Self {
             limit,
@@ -50,9 +56,9 @@ impl Room {
         policies: &Map<PolicyId, Arc<Policy>>,
         classes: &Map<ClassId, Arc<Class>>,
     ) -> BTreeMap<PolicyId, Refusal> {
-        let most = policies.values().map(|policy| policy.most_entries());
+        let most = policies.values().map(|policy| most_entries(policy));
         let most = most.fold(0, usize::saturating_add).saturating_mul(classes.len());
-        // No need to count: hardly ever do they come near it.
+        // No need to count: policies hardly ever come near the limit.
         if most <= self.limit.object.min(self.limit.namespace).min(self.limit.all) {
             if !self.counted.is_empty() {
                 *self = Self::new(self.limit);
@@ -72,21 +78,21 @@ impl Room {
                 self.budget.set(&key, None);
             }
             if let Some(policy) = new {
-                let count = classes.values().map(|class| policy.count(class, &now)).sum();
-                self.counted.insert(*id, (key(*id, policy), count));
+                let entries = classes.values().map(|class| count(policy, class, &now)).sum();
+                self.counted.insert(*id, (key(*id, policy), entries));
                 moved.insert(*id);
             }
         }
         for (id, policy) in policies.iter().filter(|_| !changed.is_empty()) {
-            // Those that are new were counted with these classes.
-            let Some((_, count)) = self.counted.get_mut(id).filter(|_| !moved.contains(id)) else {
+            // New policies were counted with these classes.
+            let Some((_, entries)) = self.counted.get_mut(id).filter(|_| !moved.contains(id)) else {
                 continue;
             };
             for (_, old, new) in &changed {
                 let of = |class: &Option<&Arc<Class>>, matches| {
-                    class.map_or(0, |class| policy.count(class, matches))
+                    class.map_or(0, |class| count(policy, class, matches))
                 };
-                *count = *count + of(new, &now) - of(old, &before);
+                *entries = *entries + of(new, &now) - of(old, &before);
             }
         }
         self.policies = policies.clone();
@@ -129,17 +135,43 @@ pub(super) fn close(
             }
         }
         if !found.is_empty() {
-            findings.tell(Place::Room(key.clone()), found);
+            findings.report(Topic::EntryBudget(key.clone()), found);
             closed.insert(key.clone());
         }
     }
     closed
 }
 
-/// Policies of a namespace are taken by what they are, whoever comes first.
+/// The most entries that a policy has for one class.
+fn most_entries(policy: &Policy) -> usize {
+    let of_rules: usize = policy.rules.iter().map(|rule| rule.ports.count()).sum();
+    of_rules + usize::from(policy.default_action == Action::Accept)
+}
+
+/// No less than the entries that a policy has for a class, without making them.
+fn count<'a>(policy: &'a Policy, class: &Class, matches: &Matches<'a>) -> usize {
+    if class.frontend.is_some() {
+        return usize::from(policy.passage_of(class, matches).is_some());
+    }
+    let matching = policy.rules.iter().filter(|rule| {
+        let peers = rule.peers.as_ref();
+        peers.is_none_or(|peers| peers.intersects(&class.peers))
+    });
+    let of_rules: usize = matching.map(|rule| rule.ports.count()).sum();
+    of_rules + usize::from(policy.default_action == Action::Accept)
+}
+
+/// The budget admits the policies of a namespace in the order of their content, not of their age.
 fn key(id: PolicyId, policy: &Policy) -> ObjectKey {
-    ObjectKey::new(
-        policy.namespace(),
-        format!("{:08x}-{id:010}", policy.fingerprint()),
-    )
+    let first = policy.rules.first();
+    let namespace = first.map_or("", |rule| rule.reference.policy.namespace.as_str());
+    ObjectKey::new(namespace, format!("{:08x}-{id:010}", fingerprint(policy)))
+}
+
+/// A number that another policy hardly has: by the places of its rules.
+fn fingerprint(policy: &Policy) -> u32 {
+    let numbers = policy.rules.iter().flat_map(|rule| rule.number.to_be_bytes());
+    let own = policy.named_ports.values().flat_map(|port| port.to_be_bytes());
+    let all: Vec<u8> = numbers.chain(own).chain([policy.direction as u8]).collect();
+    fnv1a(&all)
 }

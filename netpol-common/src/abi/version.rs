@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The version of what the programs tell.
+
+use super::{Counter, Counters, DropReason, Event, EventBudget};
+
+/// Name, offset and size of each field.
+type Layout = [(&'static str, usize, usize)];
+
+/// Version of the layouts of the maps `counters`, `events` and `event_budget`, and of the meaning
+/// of [`Event::reason`]. It is a digest of them: who changes one has no number to raise. Part of
+/// the pin path of these maps, beside [`ABI_VERSION`](super::ABI_VERSION), so that they are made
+/// anew when they differ, and the maps that enforce are not.
+pub const OBSERVED_VERSION: u32 = {
+    let mut version = Digest::new()
+        .layout(Event::LAYOUT)
+        .layout(Counter::LAYOUT)
+        .layout(Counters::LAYOUT)
+        .layout(EventBudget::LAYOUT);
+    let mut nth = 0;
+    while nth < DropReason::ALL.len() {
+        let reason = DropReason::ALL[nth];
+        version = version.text(reason.name()).number(reason as usize);
+        nth += 1;
+    }
+    version.0
+};
+
+/// FNV-1a, 32 bits.
+struct Digest(u32);
+
+impl Digest {
+    const fn new() -> Self {
+        Self(0x811c_9dc5)
+    }
+
+    const fn byte(self, byte: u8) -> Self {
+        Self((self.0 ^ byte as u32).wrapping_mul(0x0100_0193))
+    }
+
+    /// Of numbers below 65536.
+    const fn number(self, number: usize) -> Self {
+        assert!(number <= u16::MAX as usize);
+        let [low, high] = (number as u16).to_le_bytes();
+        self.byte(low).byte(high)
+    }
+
+    const fn text(self, text: &str) -> Self {
+        let bytes = text.as_bytes();
+        let mut digest = self.number(bytes.len());
+        let mut nth = 0;
+        while nth < bytes.len() {
+            digest = digest.byte(bytes[nth]);
+            nth += 1;
+        }
+        digest
+    }
+
+    const fn layout(self, layout: &Layout) -> Self {
+        let mut digest = self.number(layout.len());
+        let mut nth = 0;
+        while nth < layout.len() {
+            let (name, offset, size) = layout[nth];
+            digest = digest.text(name).number(offset).number(size);
+            nth += 1;
+        }
+        digest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_change_of_a_layout_is_another_version() {
+        let layouts: [&Layout; 6] = [
+            &[("packets", 0, 8), ("bytes", 8, 8)],
+            &[("bytes", 0, 8), ("packets", 8, 8)],
+            &[("packets", 0, 8), ("octets", 8, 8)],
+            &[("packets", 0, 4), ("bytes", 8, 8)],
+            &[("packets", 0, 8), ("bytes", 12, 8)],
+            &[("packets", 0, 8), ("bytes", 8, 8), ("flows", 16, 8)],
+        ];
+        let versions = layouts.map(|layout| Digest::new().layout(layout).0);
+        for (nth, version) in versions.iter().enumerate() {
+            assert!(!versions[..nth].contains(version), "{:?}", layouts[nth]);
+        }
+    }
+
+    #[test]
+    fn the_digest_is_fnv_1a() {
+        // From the specification of FNV, for the one byte "a".
+        assert_eq!(Digest::new().byte(b'a').0, 0xe40c_292c);
+    }
+}
