@@ -19,8 +19,8 @@ impl fmt::Display for Citation {
     }
 }
 
-/// All citations. A word such as `C2` is one if a rule of the contract begins with its letter, or if
-/// it comes behind `rule`.
+/// All citations. A word such as `C2` is one if a rule of the contract begins with its letter, or
+/// if it comes behind `rule`.
 pub fn find(contract: &Contract) -> Vec<Citation> {
     let letters: BTreeSet<&str> = contract.rules().map(|rule| &rule.name[..1]).collect();
     let mut found = Vec::new();

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which tests prove which rule.
 //!
-//! A case of the corpus names its rules. A test's name begins with them: `c2_a5_…` proves C2 and A5.
+//! A case of the corpus names its rules. A test's name begins with them: `c2_a5_…` proves C2 and
+//! A5.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -11,8 +11,8 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Path and text of each file in or below the folders whose name ends in one of `endings`. Paths are
-/// relative to the repository; build output and hidden folders are left out.
+/// Path and text of each file in or below the folders whose name ends in one of `endings`. Paths
+/// are relative to the repository; build output and hidden folders are left out.
 pub fn texts(folders: &[&str], endings: &[&str]) -> Vec<(String, String)> {
     let mut open: Vec<PathBuf> = folders.iter().map(|folder| root().join(folder)).collect();
     let mut found = Vec::new();
