@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Any bytes as a file of manifests, through the decoder and, if they are read, through the compiler and the evaluator.
+//! Any bytes as a file of manifests, through the decoder and, if they are read, through the
+//! compiler and the evaluator.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

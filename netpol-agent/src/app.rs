@@ -70,6 +70,10 @@ pub struct Options {
 ///
 /// # Errors
 /// The stage that ended, with its error.
+#[expect(
+    clippy::too_many_lines,
+    reason = "the order in which stages start and stop, read from top to bottom"
+)]
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let _lock = datapath::lock(&options.datapath.pin_path)?;

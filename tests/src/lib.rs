@@ -37,6 +37,7 @@ pub mod scenario;
 pub mod seeds;
 pub mod server;
 pub mod services;
+pub mod shown;
 pub mod synthetic;
 pub mod tables;
 pub mod two_nodes;

@@ -365,6 +365,12 @@ fn add_service(random: &mut Random, snapshot: &mut Snapshot, index: usize) {
             })
             .collect(),
     };
+    add_slices(random, snapshot, &service);
+    snapshot.services.insert(key, Arc::new(service));
+}
+
+/// Up to three slices of the Service.
+fn add_slices(random: &mut Random, snapshot: &mut Snapshot, service: &Service) {
     let pods: Vec<IpAddr> = snapshot
         .pods
         .values()
@@ -373,7 +379,10 @@ fn add_service(random: &mut Random, snapshot: &mut Snapshot, index: usize) {
     for slice in 0..random.below(4) {
         let endpoints = random.many(4, |random| SliceEndpoint {
             addresses: vec![if random.below(6) == 0 {
-                parse(random.pick(&["198.51.100.2", "10.244.0.1", "203.0.113.1", "2001:db8:1::7"]))
+                random
+                    .pick(&["198.51.100.2", "10.244.0.1", "203.0.113.1", "2001:db8:1::7"])
+                    .parse()
+                    .unwrap()
             } else {
                 pods[random.below(pods.len())]
             }],
@@ -381,18 +390,17 @@ fn add_service(random: &mut Random, snapshot: &mut Snapshot, index: usize) {
             serving: random.below(2) == 0,
             terminating: random.below(2) == 0,
         });
-        let ports: Vec<EndpointPort> = names
-            .iter()
-            .zip(&protocols)
-            .map(|(name, protocol)| EndpointPort {
-                name: (*name).to_owned(),
-                protocol: *protocol,
+        let ports = service.ports.iter();
+        let ports = ports
+            .map(|port| EndpointPort {
+                name: port.name.clone(),
+                protocol: port.protocol,
                 number: (random.below(12) > 0).then(|| PORTS[random.below(PORTS.len())] as u16),
             })
             .collect();
         let slice = EndpointSlice {
-            key: ObjectKey::new(&key.namespace, format!("service-{index}-{slice}")),
-            service: (random.below(12) > 0).then(|| key.name.to_string()),
+            key: ObjectKey::new(&service.key.namespace, format!("{}-{slice}", service.key.name)),
+            service: (random.below(12) > 0).then(|| service.key.name.to_string()),
             ports,
             endpoints,
         };
@@ -400,7 +408,6 @@ fn add_service(random: &mut Random, snapshot: &mut Snapshot, index: usize) {
             .endpoint_slices
             .insert(slice.key.clone(), Arc::new(slice));
     }
-    snapshot.services.insert(key, Arc::new(service));
 }
 
 /// Returns a packet from a pod to a Service; `None` without pods or Services.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Checks the corpus of cases against the evaluator and the compiler.
 
+use std::{fs, path::Path};
+
 use netpol_agent::{
     compile::{Compiled, compile},
     evaluate::{evaluate, evaluate_service},
@@ -137,4 +139,31 @@ fn a5_every_kind_of_frontend_has_both_verdicts() {
         16,
         "four kinds, two families, two verdicts: {found:?}"
     );
+}
+
+/// A reviewer reads cases line by line: each line is short, and holds one thing. Flow style stands
+/// for what is empty, and for the rules of a case.
+#[test]
+fn cases_are_in_block_style() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
+    let mut read = 0;
+    for folder in [folder.clone(), folder.join("clusters")] {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|extension| extension != "yaml") {
+                continue;
+            }
+            for (index, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
+                let place = format!("{}:{}", path.display(), index + 1);
+                assert!(line.chars().count() <= 120, "{place}: more than 120 columns");
+                let flow = line.replace("{}", "").replace("[]", "").contains(['{', '[']);
+                assert!(
+                    !flow || line.starts_with("rules: ["),
+                    "{place}: not in block style"
+                );
+            }
+            read += 1;
+        }
+    }
+    assert!(read > 35, "only {read} files were read");
 }

@@ -10,6 +10,8 @@ mod answers;
 mod api_server;
 #[path = "explain/corpus.rs"]
 mod corpus;
+#[path = "explain/documents.rs"]
+mod documents;
 #[path = "explain/doubts.rs"]
 mod doubts;
 #[path = "explain/example.rs"]

@@ -272,6 +272,7 @@ fn differ(bench: &mut Bench, random: &mut Random, snapshot: &Snapshot, node: &No
 
 /// Compares both checks of a packet to a Service: at the frontend, and at each backend that is a
 /// pod of the node.
+#[expect(clippy::too_many_lines, reason = "one packet on its way through both looks")]
 fn differ_by_service(
     bench: &mut Bench,
     snapshot: &Snapshot,
@@ -465,6 +466,7 @@ fn l1_an_interface_without_an_endpoint_is_closed_to_all_but_the_node() {
     });
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of frames")]
 #[test]
 fn f1_f2_c5_frames_that_are_no_packets() {
     let ethernet =

@@ -26,7 +26,8 @@ pub struct Arguments {
     /// Say what changed since a saved run
     #[arg(long, value_name = "FILE.json")]
     compare: Option<PathBuf>,
-    /// Replace BENCHMARKS.md by this run; with --only, by the run that is in the folder with these figures instead of its own
+    /// Replace BENCHMARKS.md by this run; with --only, by the run that is in the folder with these
+    /// figures instead of its own
     #[arg(long, conflicts_with = "quick")]
     write: bool,
 }

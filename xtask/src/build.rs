@@ -69,7 +69,8 @@ impl Binaries {
         Self::build(workspace.cargo_with_programs().args(PROGRAMS).arg("--release"))
     }
 
-    /// Runs a `cargo build` and notes where it puts the programs: the folder depends on the user's configuration.
+    /// Runs a `cargo build` and notes where it puts the programs: the folder depends on the user's
+    /// configuration.
     ///
     /// # Errors
     /// If cargo cannot be started or fails.

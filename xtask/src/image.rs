@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cargo xtask image`: the agent as an OCI image archive that `ctr image import` takes, written without Docker.
+//! `cargo xtask image`: the agent as an OCI image archive that `ctr image import` takes, written
+//! without Docker.
 
 mod archive;
 mod elf;
@@ -57,7 +58,8 @@ pub fn build(workspace: &Workspace) -> Result<PathBuf> {
 /// Builds the static binary, writes the archive, and reads it back.
 ///
 /// # Errors
-/// If the build fails, the binary is not static or does not start alone, or the archive cannot be written.
+/// If the build fails, the binary is not static or does not start alone, or the archive cannot be
+/// written.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     toolchain::prepare(workspace)?;
     let netpol = static_binary(workspace)?;
@@ -113,7 +115,8 @@ fn static_binary(workspace: &Workspace) -> Result<PathBuf> {
     let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
     let flags = env::var("RUSTFLAGS").unwrap_or_default();
     let mut cargo = workspace.cargo_with_programs();
-    // A target that is named keeps the flags away from build scripts and procedural macros, which cannot be static.
+    // A target that is named keeps the flags away from build scripts and procedural macros, which
+    // cannot be static.
     cargo
         .args([
             "build",
@@ -131,7 +134,8 @@ fn static_binary(workspace: &Workspace) -> Result<PathBuf> {
     Binaries::build(&mut cargo)?.path("netpol")
 }
 
-/// Runs the program with `--version` where there is no other file than itself, and returns what it prints.
+/// Runs the program with `--version` where there is no other file than itself, and returns what it
+/// prints.
 fn start_alone(scratch: &Path, program: &[u8]) -> Result<String> {
     use std::os::unix::fs::PermissionsExt as _;
     let root = scratch.join(format!("image-root-{}", std::process::id()));

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use workspace::Workspace;
 
-/// Build, test and try netpol. Every command first gets what it needs, into the target folder.
+/// Build, test and try netpol. Every command first gets what it needs, and says what.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The programs that the suites, the demo and the benchmarks start, and the Debian packages they are in.
+//! The programs that the suites, the demo and the benchmarks start, and the Debian packages they
+//! are in.
 
 use std::{env, path::Path, process::Command};
 

@@ -11,7 +11,8 @@ use crate::{
     workspace::{Workspace, run as run_command},
 };
 
-/// What a suite that does not run here writes a line with into the report: `not run: SUITE: REASON`.
+/// What a suite that does not run here writes a line with into the report: `not run: SUITE:
+/// REASON`.
 const NOT_RUN: &str = "not run: ";
 
 /// What to test.

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a build of the eBPF programs needs beyond stable Rust, in a folder of its own: `TARGET/ebpf-toolchain`.
+//! What a build of the eBPF programs needs beyond stable Rust, in a folder of its own:
+//! `TARGET/ebpf-toolchain`.
 //!
-//! - `bin/bpf-linker`, and `bin/rustc` if the active toolchain lacks the library's source: what `netpol-agent/build` uses;
-//! - `stamp`, what all of it was made for: written last, so that a build script that finds it current can rely on the rest.
+//! - `bin/bpf-linker`, and `bin/rustc` if the active toolchain lacks the library's source: what
+//!   `netpol-agent/build` uses;
+//! - `stamp`, what all of it was made for: written last, so that a build script that finds it
+//!   current can rely on the rest.
 //!
-//! Nothing outside of the target folder is changed.
+//! Outside of the target folder, the active toolchain may get the component `rust-src`.
 
-mod debian;
 mod linker;
 mod rustc;
-mod rustup;
 mod source;
 mod sysroot;
 
@@ -19,9 +20,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-pub use rustc::Rustc;
+use rustc::Rustc;
 
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, replace};
 
 /// A toolchain that is ready.
 pub struct Toolchain {
@@ -54,16 +55,7 @@ pub fn prepare(workspace: &Workspace) -> Result<Toolchain> {
             sysroot::holds_library(&rustc.sysroot)
         };
     if !is_ready {
-        if sysroot::holds_library(&rustc.sysroot) {
-            println!(
-                "toolchain: Rust source of the active toolchain, {}",
-                rustc.sysroot.display()
-            );
-            sysroot::remove(&folder)?;
-        } else {
-            let library = source::find(workspace, &folder, &rustc)?;
-            sysroot::make(&folder, &rustc, &library)?;
-        }
+        get_library(workspace, &folder, &rustc)?;
         linker::install(workspace, &folder, &rustc)?;
         replace(&folder.join("stamp"), &stamp)?;
     }
@@ -85,8 +77,27 @@ pub fn prepare(workspace: &Workspace) -> Result<Toolchain> {
     })
 }
 
-/// The folder is in it because the files in the folder hold absolute paths (a copied target folder is made ready anew),
-/// the sysroot because two toolchains of one version may differ in their components.
+/// Gets the library's source: the active toolchain has it, or rustup adds it, or it is Debian's, in
+/// a sysroot of its own.
+fn get_library(workspace: &Workspace, folder: &Path, rustc: &Rustc) -> Result<()> {
+    if sysroot::holds_library(&rustc.sysroot) {
+        println!("toolchain: Rust source of {}", rustc.sysroot.display());
+        return sysroot::remove(folder);
+    }
+    let by_rustup = match source::add_component(rustc) {
+        Ok(()) => return sysroot::remove(folder),
+        Err(error) => error,
+    };
+    println!("toolchain: rustup does not help: {by_rustup:#}");
+    match source::from_debian(workspace, folder, rustc) {
+        Ok(library) => sysroot::make(folder, rustc, &library),
+        Err(by_debian) => Err(source::missing(rustc, &by_rustup, &by_debian)),
+    }
+}
+
+/// The folder is in it because the files in the folder hold absolute paths (a copied target folder
+/// is made ready anew), the sysroot because two toolchains of one version may differ in their
+/// components.
 fn stamp(folder: &Path, rustc: &Rustc) -> String {
     format!(
         "{}\n{}\n{}",
@@ -94,11 +105,4 @@ fn stamp(folder: &Path, rustc: &Rustc) -> String {
         rustc.sysroot.display(),
         rustc.verbose_version
     )
-}
-
-/// Writes a file so that a reader finds the old or the new text, whole.
-fn replace(path: &Path, text: &str) -> Result<()> {
-    let temporary = path.with_extension("new");
-    fs::write(&temporary, text).with_context(|| format!("cannot write {}", temporary.display()))?;
-    fs::rename(&temporary, path).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -4,6 +4,7 @@
 use std::{
     env,
     ffi::OsString,
+    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -49,7 +50,8 @@ impl Workspace {
         command
     }
 
-    /// The same, for what is meant to be run: a build of the agent without eBPF programs fails. The toolchain must be ready.
+    /// The same, for what is meant to be run: a build of the agent without eBPF programs fails. The
+    /// toolchain must be ready.
     pub fn cargo_with_programs(&self) -> Command {
         let mut command = self.cargo();
         command
@@ -69,8 +71,8 @@ impl Workspace {
     }
 }
 
-/// The cargo that runs us, without the variables that `cargo run` set for xtask: build scripts of dependencies watch
-/// some of them, and would run again each time a build comes through xtask.
+/// The cargo that runs us, without the variables that `cargo run` set for xtask: build scripts of
+/// dependencies watch some of them, and would run again each time a build comes through xtask.
 fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (key, _) in env::vars_os() {
@@ -115,6 +117,16 @@ pub fn output(command: &mut Command) -> Result<String> {
         );
     }
     String::from_utf8(output.stdout).with_context(|| format!("`{line}`: output is not UTF-8"))
+}
+
+/// Writes a file so that a reader finds the old or the new text, whole.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn replace(path: &Path, text: &str) -> Result<()> {
+    let temporary = path.with_extension("new");
+    fs::write(&temporary, text).with_context(|| format!("cannot write {}", temporary.display()))?;
+    fs::rename(&temporary, path).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn line(command: &Command) -> String {

@@ -263,6 +263,10 @@ impl Reconciler {
 
     /// Brings the kernel to what is known. Changes nothing before both the cluster and the
     /// interfaces are known (rule B1). Returns true if all writes succeeded.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one turn of the loop: its steps in order, each a call"
+    )]
     pub fn reconcile(&mut self) -> bool {
         let (Some(snapshot), Some(interfaces), Some(records)) = (
             self.snapshot.clone(),

@@ -45,6 +45,10 @@ impl fmt::Display for EndShown {
 }
 
 impl fmt::Display for Answer {
+    #[expect(
+        clippy::too_many_lines,
+        reason = "an answer's parts in the order they are printed"
+    )]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             source,

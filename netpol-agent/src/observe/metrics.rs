@@ -14,7 +14,11 @@ use tokio::sync::watch;
 use tracing::error;
 
 use super::status::Status;
-use crate::{causes::causes, datapath::CounterReader, progress::Progress};
+use crate::{
+    causes::causes,
+    datapath::CounterReader,
+    progress::{Progress, Seen},
+};
 
 /// Builds a registry over the agent's status and progress and the kernel's counters.
 pub fn registry(
@@ -45,111 +49,14 @@ impl Collector for AgentMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let seen = self.1.look();
         let status = self.0.borrow().clone();
-        let mut gauge = |name: &str, help: &str, value: u64| {
+        for (name, help, value) in gauges(&status, &seen) {
             let metric = ConstGauge::new(value as i64);
-            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
-        };
-        gauge(
-            "revision",
-            "Revision of the cluster's objects that is enforced",
-            status.revision,
-        )?;
-        gauge(
-            "revision_known",
-            "Newest revision of the cluster's objects; another one than is enforced is compiled or written, or waits for it",
-            seen.known,
-        )?;
-        gauge(
-            "endpoints",
-            "Local pods that are enforced on",
-            status.endpoints.len() as u64,
-        )?;
-        gauge(
-            "endpoints_waiting",
-            "Local pods whose interface is not known yet",
-            status.endpoints_waiting as u64,
-        )?;
-        gauge(
-            "endpoints_unenforced",
-            "Local pods with an address that are not enforced on for more than 10 seconds; the log names them",
-            status.unenforced.values().filter(|pod| pod.overdue).count() as u64,
-        )?;
-        gauge(
-            "node_name_unknown",
-            "Whether no node and no pod of the cluster has the name that this agent was given for its node",
-            status.misnamed.into(),
-        )?;
-        gauge(
-            "endpoints_held_back",
-            "Endpoints that keep an old policy or are closed because writes failed",
-            status.endpoints_held_back as u64,
-        )?;
-        gauge(
-            "endpoints_over_budget",
-            "Local pods that are closed in a direction, as what their policies come to is over budget",
-            status.held.over_budget.len() as u64,
-        )?;
-        gauge(
-            "interfaces_unattached",
-            "Interfaces to which programs do not attach: nothing is enforced there",
-            status.unattached.len() as u64,
-        )?;
-        gauge(
-            "interfaces_closed",
-            "Interfaces of the pod network that are closed to all but the node until their pod is known",
-            status.closed.len() as u64,
-        )?;
-        gauge(
-            "checksums_checked",
-            "Whether this kernel tells where a packet's checksum is still to be written",
-            status.checks_checksums.into(),
-        )?;
-        gauge(
-            "tracking_asked",
-            "Whether this kernel lets the programs ask its connection tracking who opened a connection",
-            status.asks_tracking.into(),
-        )?;
-        gauge("policies", "Policy numbers in the kernel", status.policies as u64)?;
-        gauge(
-            "identities",
-            "Address prefixes in the kernel",
-            status.identities as u64,
-        )?;
-        let mut counter = |name: &str, help: &str, value: u64| {
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+        }
+        for (name, help, value) in counters(&status) {
             let metric = ConstCounter::new(value);
-            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
-        };
-        counter("map_writes", "Writes to kernel maps", status.writes)?;
-        counter(
-            "map_write_failures",
-            "Writes to kernel maps that failed",
-            status.write_failures,
-        )?;
-        counter(
-            "drifts",
-            "Times that kernel maps were found other than written",
-            status.drifts,
-        )?;
-        counter(
-            "programs_repaired",
-            "Interfaces whose programs were found removed, replaced or behind others, and were attached again",
-            status.repairs,
-        )?;
-        counter(
-            "flows_seeded",
-            "Flow entries of connections that were open before a pod's programs were there",
-            status.seeded.flows,
-        )?;
-        counter(
-            "seedings_incomplete",
-            "Times that not all open connections could be found in the kernel's connection table, or kept",
-            status.seeded.incomplete,
-        )?;
-        counter(
-            "flows_expired",
-            "Flow entries past their lifetime that were removed",
-            status.expired.flows,
-        )?;
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+        }
         let duration = ConstGauge::new(status.last_duration.as_secs_f64());
         duration.encode(encoder.encode_descriptor(
             "last_apply_duration",
@@ -191,6 +98,115 @@ impl Collector for AgentMetrics {
         }
         Ok(())
     }
+}
+
+/// Returns name, help and value of each gauge that is a whole number.
+fn gauges(status: &Status, seen: &Seen) -> [(&'static str, &'static str, u64); 14] {
+    [
+        (
+            "revision",
+            "Revision of the cluster's objects that is enforced",
+            status.revision,
+        ),
+        (
+            "revision_known",
+            "Newest revision of the cluster's objects; another one than is enforced is compiled or written, or waits for it",
+            seen.known,
+        ),
+        (
+            "endpoints",
+            "Local pods that are enforced on",
+            status.endpoints.len() as u64,
+        ),
+        (
+            "endpoints_waiting",
+            "Local pods whose interface is not known yet",
+            status.endpoints_waiting as u64,
+        ),
+        (
+            "endpoints_unenforced",
+            "Local pods with an address that are not enforced on for more than 10 seconds; the log names them",
+            status.unenforced.values().filter(|pod| pod.overdue).count() as u64,
+        ),
+        (
+            "node_name_unknown",
+            "Whether no node and no pod of the cluster has the name that this agent was given for its node",
+            status.misnamed.into(),
+        ),
+        (
+            "endpoints_held_back",
+            "Endpoints that keep an old policy or are closed because writes failed",
+            status.endpoints_held_back as u64,
+        ),
+        (
+            "endpoints_over_budget",
+            "Local pods that are closed in a direction, as what their policies come to is over budget",
+            status.held.over_budget.len() as u64,
+        ),
+        (
+            "interfaces_unattached",
+            "Interfaces to which programs do not attach: nothing is enforced there",
+            status.unattached.len() as u64,
+        ),
+        (
+            "interfaces_closed",
+            "Interfaces of the pod network that are closed to all but the node until their pod is known",
+            status.closed.len() as u64,
+        ),
+        (
+            "checksums_checked",
+            "Whether this kernel tells where a packet's checksum is still to be written",
+            status.checks_checksums.into(),
+        ),
+        (
+            "tracking_asked",
+            "Whether this kernel lets the programs ask its connection tracking who opened a connection",
+            status.asks_tracking.into(),
+        ),
+        ("policies", "Policy numbers in the kernel", status.policies as u64),
+        (
+            "identities",
+            "Address prefixes in the kernel",
+            status.identities as u64,
+        ),
+    ]
+}
+
+/// Returns name, help and value of each counter.
+fn counters(status: &Status) -> [(&'static str, &'static str, u64); 7] {
+    [
+        ("map_writes", "Writes to kernel maps", status.writes),
+        (
+            "map_write_failures",
+            "Writes to kernel maps that failed",
+            status.write_failures,
+        ),
+        (
+            "drifts",
+            "Times that kernel maps were found other than written",
+            status.drifts,
+        ),
+        (
+            "programs_repaired",
+            "Interfaces whose programs were found removed, replaced or behind others, and were attached again",
+            status.repairs,
+        ),
+        (
+            "flows_seeded",
+            "Flow entries of connections that were open before a pod's programs were there",
+            status.seeded.flows,
+        ),
+        (
+            "seedings_incomplete",
+            "Times that not all open connections could be found in the kernel's connection table, or kept",
+            status.seeded.incomplete,
+        ),
+        (
+            "flows_expired",
+            "Flow entries past their lifetime that were removed",
+            status.expired.flows,
+        ),
+    ]
 }
 
 struct PacketMetrics(CounterReader);

@@ -102,42 +102,8 @@ fn play(options: &Options) -> Result<bool> {
         ..model::Node::default()
     }];
 
-    let mut differences = Vec::new();
-    let mut answers = matrix.ask(&prober, manifests.path(), &nodes)?;
-    let mut note = |title: &str, answers: &Answers| {
-        let found = matrix.differences(answers);
-        if !found.is_empty() {
-            println!("  ! {} connections are not what the policies say", found.len());
-        }
-        differences.extend(
-            found
-                .into_iter()
-                .map(|difference| format!("{title}: {difference}")),
-        );
-    };
-    println!("No policy\n{}\n", matrix.table(&answers));
-    note("no policy", &answers);
-    for act in &scene.policies {
-        let revision = agent.revision();
-        manifests.write(&act.file, &act.text)?;
-        agent.wait_for_revision_after(revision)?;
-        let after = matrix.ask(&prober, manifests.path(), &nodes)?;
-        println!("\n{} ({})", act.title, act.file);
-        if !act.comment.is_empty() {
-            println!("  {}", act.comment);
-        }
-        let lines = changes::describe(&matrix, &answers, &after);
-        if lines.is_empty() {
-            println!("  nothing changes");
-        }
-        for line in lines {
-            println!("  {line}");
-        }
-        note(&act.title, &after);
-        answers = after;
-    }
-    println!("\nAll policies\n{}\n", matrix.table(&answers));
-
+    let ask = || matrix.ask(&prober, manifests.path(), &nodes);
+    let differences = one_by_one(&scene, &matrix, &agent, &manifests, ask)?;
     conclude(&differences);
     if options.keep {
         drop(servers);
@@ -156,11 +122,63 @@ fn rehearsed(scene: &Scene) -> Result<model::Snapshot> {
     directory::load(rehearsal.path()).context("loading the manifests")
 }
 
+/// Adds one policy after the other, and prints what each changes. Returns what is not as the
+/// policies say.
+fn one_by_one(
+    scene: &Scene,
+    matrix: &Matrix,
+    agent: &Agent,
+    manifests: &ManifestDir,
+    ask: impl Fn() -> Result<Answers>,
+) -> Result<Vec<String>> {
+    let mut differences = Vec::new();
+    let mut answers = ask()?;
+    let mut note = |title: &str, answers: &Answers| {
+        let found = matrix.differences(answers);
+        if !found.is_empty() {
+            println!("  ! {} connections are not what the policies say", found.len());
+        }
+        differences.extend(
+            found
+                .into_iter()
+                .map(|difference| format!("{title}: {difference}")),
+        );
+    };
+    println!("No policy\n{}\n", matrix.table(&answers));
+    note("no policy", &answers);
+    for act in &scene.policies {
+        let revision = agent.revision();
+        manifests.write(&act.file, &act.text)?;
+        agent.wait_for_revision_after(revision)?;
+        let after = ask()?;
+        println!("\n{} ({})", act.title, act.file);
+        if !act.comment.is_empty() {
+            println!("  {}", act.comment);
+        }
+        let lines = changes::describe(matrix, &answers, &after);
+        if lines.is_empty() {
+            println!("  nothing changes");
+        }
+        for line in lines {
+            println!("  {line}");
+        }
+        note(&act.title, &after);
+        answers = after;
+    }
+    println!("\nAll policies\n{}\n", matrix.table(&answers));
+    Ok(differences)
+}
+
 fn introduce(options: &Options, scene: &Scene, whole: &model::Snapshot, left_out: usize, matrix: &Matrix) {
+    let here = std::env::current_dir().unwrap_or_default();
     println!(
         "netpol demo: {} pods on one node, policies of {}",
         scene.pods.len(),
-        options.folder.display()
+        options
+            .folder
+            .strip_prefix(here)
+            .unwrap_or(&options.folder)
+            .display()
     );
     for note in &scene.notes {
         println!("note: {note}");

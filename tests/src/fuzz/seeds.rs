@@ -112,49 +112,9 @@ pub fn built() -> Seeds {
         add(&format!("{family}-padded"), [&udp[..], &[0; 18]].concat());
         add(&format!("{family}-payload"), headers::with_payload(&udp, 700));
         if family == "ipv4" {
-            let options = [0x94, 4, 0, 0]; // Router alert.
-            add("ipv4-options", headers::with_options(&udp, &options));
-            add("ipv4-all-options", headers::with_options(&udp, &[1; 40]));
-            for (name, field) in [("first", 0x2000), ("middle", 0x20b9), ("last", 0x00b9)] {
-                let mut fragment = headers::with_payload(&udp, 1400);
-                headers::put(&mut fragment, headers::ETHERNET + 6, field);
-                add(&format!("ipv4-fragment-{name}"), fragment);
-            }
+            ipv4(&udp, &mut add);
         } else {
-            let chains: [(&str, &[u8]); 10] = [
-                ("hop-by-hop", &[0]),
-                ("routing", &[43]),
-                ("destination", &[60]),
-                ("ah", &[51]),
-                ("mobility", &[135]),
-                ("fragment-atomic", &[44]),
-                ("hip", &[139]),
-                ("shim6", &[140]),
-                ("all-extensions", &[0, 60, 43, 51, 60, 44]),
-                ("too-many-extensions", &[60; 9]),
-            ];
-            for (name, kinds) in chains {
-                add(
-                    &format!("ipv6-{name}"),
-                    headers::with_extensions(&udp, kinds, 1, 0),
-                );
-            }
-            for (name, field) in [("first", 1), ("last", 185 << 3)] {
-                let mut fragment = headers::with_extensions(&udp, &[44], 0, 0);
-                headers::put(&mut fragment, headers::ETHERNET + headers::IPV6 + 2, field);
-                add(&format!("ipv6-fragment-{name}"), fragment);
-            }
-            // There is more than the transport header after the fragment header: a fragment that
-            // overwrites it ends at 40 bytes.
-            for (name, field) in [("first", 1), ("over", 4 << 3), ("behind", 5 << 3)] {
-                let mut fragment = headers::with_extensions(&of(protocol::TCP, 80), &[44, 60], 1, 0);
-                headers::put(&mut fragment, headers::ETHERNET + headers::IPV6 + 2, field);
-                add(&format!("ipv6-fragment-options-{name}"), fragment);
-            }
-            let mut solicitation = of(icmp, 0);
-            solicitation[headers::ETHERNET + 7] = 255;
-            solicitation[at] = 135;
-            add("ipv6-neighbour-solicitation", solicitation);
+            ipv6(&udp, &of(protocol::TCP, 80), &of(icmp, 0), &mut add);
         }
     }
     for (name, frame) in membership::messages() {
@@ -165,4 +125,55 @@ pub fn built() -> Seeds {
     add("mpls", ethernet([0x88, 0x47]));
     add("llc", ethernet([0, 46]));
     seeds
+}
+
+/// Options and fragments of IPv4.
+fn ipv4(udp: &[u8], add: &mut impl FnMut(&str, Vec<u8>)) {
+    let options = [0x94, 4, 0, 0]; // Router alert.
+    add("ipv4-options", headers::with_options(udp, &options));
+    add("ipv4-all-options", headers::with_options(udp, &[1; 40]));
+    for (name, field) in [("first", 0x2000), ("middle", 0x20b9), ("last", 0x00b9)] {
+        let mut fragment = headers::with_payload(udp, 1400);
+        headers::put(&mut fragment, headers::ETHERNET + 6, field);
+        add(&format!("ipv4-fragment-{name}"), fragment);
+    }
+}
+
+/// Extension headers and fragments of IPv6.
+fn ipv6(udp: &[u8], tcp: &[u8], echo: &[u8], add: &mut impl FnMut(&str, Vec<u8>)) {
+    let chains: [(&str, &[u8]); 10] = [
+        ("hop-by-hop", &[0]),
+        ("routing", &[43]),
+        ("destination", &[60]),
+        ("ah", &[51]),
+        ("mobility", &[135]),
+        ("fragment-atomic", &[44]),
+        ("hip", &[139]),
+        ("shim6", &[140]),
+        ("all-extensions", &[0, 60, 43, 51, 60, 44]),
+        ("too-many-extensions", &[60; 9]),
+    ];
+    for (name, kinds) in chains {
+        add(
+            &format!("ipv6-{name}"),
+            headers::with_extensions(udp, kinds, 1, 0),
+        );
+    }
+    for (name, field) in [("first", 1), ("last", 185 << 3)] {
+        let mut fragment = headers::with_extensions(udp, &[44], 0, 0);
+        headers::put(&mut fragment, headers::ETHERNET + headers::IPV6 + 2, field);
+        add(&format!("ipv6-fragment-{name}"), fragment);
+    }
+    // There is more than the transport header after the fragment header: a fragment that
+    // overwrites it ends at 40 bytes.
+    for (name, field) in [("first", 1), ("over", 4 << 3), ("behind", 5 << 3)] {
+        let mut fragment = headers::with_extensions(tcp, &[44, 60], 1, 0);
+        headers::put(&mut fragment, headers::ETHERNET + headers::IPV6 + 2, field);
+        add(&format!("ipv6-fragment-options-{name}"), fragment);
+    }
+    let mut solicitation = echo.to_vec();
+    solicitation[headers::ETHERNET + 7] = 255;
+    let at = headers::behind_ip(&solicitation);
+    solicitation[at] = 135;
+    add("ipv6-neighbour-solicitation", solicitation);
 }

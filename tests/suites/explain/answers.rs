@@ -65,6 +65,10 @@ fn denial_says_what_is_missing_per_rule_and_peer() {
     );
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "one cluster, asked about each kind of frontend"
+)]
 #[test]
 fn a5_each_backend_of_a_service_has_a_verdict() {
     let folder = cluster();

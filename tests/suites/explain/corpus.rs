@@ -194,6 +194,10 @@ fn odd_verdict(verdict: &Value, allowed: bool) -> Option<&'static str> {
     None
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "one comparison, in each way to print a matrix"
+)]
 #[test]
 fn matrix_lists_every_pair_with_the_evaluator_s_verdict() {
     let wrong = in_parallel(|case| {

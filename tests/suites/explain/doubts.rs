@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::example::explain_in;
 
 /// Makes two nodes with pods on both, and a hostNetwork agent on the second.
-fn world(backend: &str, rules: &str) -> ManifestDir {
+pub fn world(backend: &str, rules: &str) -> ManifestDir {
     let node = |name: &str, number: u8| {
         let annotations = match backend {
             "" => String::new(),
@@ -41,13 +41,18 @@ fn world(backend: &str, rules: &str) -> ManifestDir {
         ),
     };
     let text = [
-        node("a", 0),
-        node("b", 1),
-        pod(("shop", "web"), "a", "", &["10.244.0.10"]),
-        pod(("shop", "far"), "b", "", &["10.244.1.10", "10.244.1.11"]),
-        pod(("shop", "twin"), "a", "", &["10.244.0.20"]),
-        pod(("data", "twin"), "b", "", &["10.244.0.20"]),
-        pod(("ops", "exporter"), "b", ", hostNetwork: true", &["192.0.2.2"]),
+        node("node-a", 0),
+        node("node-b", 1),
+        pod(("shop", "web"), "node-a", "", &["10.244.0.10"]),
+        pod(("shop", "far"), "node-b", "", &["10.244.1.10", "10.244.1.11"]),
+        pod(("shop", "twin"), "node-a", "", &["10.244.0.20"]),
+        pod(("data", "twin"), "node-b", "", &["10.244.0.20"]),
+        pod(
+            ("ops", "exporter"),
+            "node-b",
+            ", hostNetwork: true",
+            &["192.0.2.2"],
+        ),
         policy,
     ]
     .concat();
@@ -56,7 +61,7 @@ fn world(backend: &str, rules: &str) -> ManifestDir {
     folder
 }
 
-fn from(block: &str) -> String {
+pub fn from(block: &str) -> String {
     format!("ingress: [{{from: [{{ipBlock: {{cidr: {block}}}}}]}}]")
 }
 
@@ -93,8 +98,8 @@ fn a4_a_node_may_have_the_address_of_its_tunnel_on_what_it_sends() {
     for line in [
         "ops/exporter -> shop/web 80/TCP: cannot tell",
         "  ingress of shop/web: cannot tell: allowed if the packet arrives from 192.0.2.2, denied if from 10.244.1.0 (the tunnel's \
-         address of node b)",
-        "note: cannot tell whether it is enforced on a: only an agent that is asked there can",
+         address of node node-b)",
+        "note: cannot tell whether it is enforced on node-a: only an agent that is asked there can",
     ] {
         assert!(
             text.lines().any(|found| found == line),

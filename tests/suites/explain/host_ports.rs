@@ -110,6 +110,7 @@ fn drops(lab: &Lab) -> String {
     lines[lines.len().saturating_sub(4)..].join("\n")
 }
 
+#[expect(clippy::too_many_lines, reason = "one node, asked about each of its ports")]
 #[test]
 fn a5_a_host_port_is_explained_by_where_it_ends() {
     if !can_enforce("explain") {

@@ -22,6 +22,10 @@ fn names(folder: &Path) -> BTreeSet<OsString> {
     entries.map(|entry| entry.unwrap().file_name()).collect()
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "the life of one container, from start to cleanup"
+)]
 #[test]
 fn b3_the_image_enforces_as_the_daemon_set_runs_it() {
     let Some(world) = World::new() else { return };

@@ -9,8 +9,8 @@ use netpol_tests::privilege::can_enforce;
 use crate::shared::{SUITE, ask, launch, node};
 
 const HEAD: &str = "# Metrics\n\n\
-    What the agent serves on `/metrics` with `--listen`, in the text format of OpenMetrics. This page is made\n\
-    of what a running agent serves. Packet counters are the kernel's, read when they are asked for.\n\
+    What the agent serves on `/metrics` with `--listen`, in the text format of OpenMetrics. This page is\n\
+    made of what a running agent serves. Packet counters are the kernel's, read when they are asked for.\n\
     [operations.md](operations.md) says which of them are worth an alert.\n\n\
     | metric | type | labels | |\n|---|---|---|---|\n";
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! An OCI image layout (image-spec 1.1) in a tar file: one image of one uncompressed layer of one file, `/netpol`.
+//! An OCI image layout (image-spec 1.1) in a tar file: one image of one uncompressed layer of one
+//! file, `/netpol`.
 //!
 //! The bytes depend on the program, the name and the architecture only.
 
@@ -86,7 +87,8 @@ pub fn write(path: &Path, name: &str, program: &[u8]) -> Result<()> {
     Ok(fs::rename(&temporary, path)?)
 }
 
-/// Reads an archive of [`write()`] back, checking every digest, size and media type on the way from the index to the layer.
+/// Reads an archive of [`write()`] back, checking every digest, size and media type on the way from
+/// the index to the layer.
 ///
 /// # Errors
 /// If anything does not fit.
@@ -191,8 +193,8 @@ fn blob_path(digest: &str) -> String {
     format!("blobs/{}", digest.replace(':', "/"))
 }
 
-/// A name with its registry spelled out, as containerd and the kubelet compare names: the first part is a registry
-/// if it has a dot or a port, or is `localhost`.
+/// A name with its registry spelled out, as containerd and the kubelet compare names: the first
+/// part is a registry if it has a dot or a port, or is `localhost`.
 fn full_name(name: &str) -> String {
     match name.split_once('/') {
         Some((first, _)) if first == "localhost" || first.contains(['.', ':']) => name.to_owned(),

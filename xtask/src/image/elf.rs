@@ -8,7 +8,8 @@ use object::{
     read::elf::{FileHeader as _, ProgramHeader as _},
 };
 
-/// Whether a 64-bit little-endian ELF program names no interpreter (the dynamic linker) in its program headers.
+/// Whether a 64-bit little-endian ELF program names no interpreter (the dynamic linker) in its
+/// program headers.
 ///
 /// # Errors
 /// If it is no such file, or cut short.
@@ -21,7 +22,8 @@ pub fn is_static(program: &[u8]) -> Result<bool> {
     Ok(headers.iter().all(|header| header.p_type(endian) != PT_INTERP))
 }
 
-/// Names of the eBPF programs for TC hooks in an object that is embedded in a program, sorted; none if there is no such object.
+/// Names of the eBPF programs for TC hooks in an object that is embedded in a program, sorted; none
+/// if there is no such object.
 pub fn embedded_programs(program: &[u8]) -> Vec<String> {
     let mut names = Vec::new();
     // The agent aligns the object to 8 bytes.

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::Rustc;
+use super::rustc::Rustc;
 use crate::workspace::{Workspace, run};
 
 const VERSION: &str = "0.10.4";

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A sysroot with the library's source for a toolchain that lacks it: links to the real one, and the source beside them.
+//! A sysroot with the library's source for a toolchain that lacks it: links to the real one, and
+//! the source beside them.
 //!
-//! Cargo looks for the source of `-Z build-std` in the sysroot that rustc prints. So the eBPF build gets a `rustc` that is
-//! the real one with `--sysroot`; the user's toolchain folder stays as it is.
+//! Cargo looks for the source of `-Z build-std` in the sysroot that rustc prints. So the eBPF build
+//! gets a `rustc` that is the real one with `--sysroot`; the user's toolchain folder stays as it
+//! is.
 
 use std::{
     fs, io,
@@ -12,13 +14,17 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{Rustc, replace};
+use super::rustc::Rustc;
+use crate::workspace::replace;
 
-const LIBRARY: &str = "lib/rustlib/src/rust/library";
+/// Where a sysroot has the source that `-Z build-std` needs.
+pub fn library(sysroot: &Path) -> PathBuf {
+    sysroot.join("lib/rustlib/src/rust/library")
+}
 
-/// Whether a sysroot has the source that `-Z build-std` needs.
+/// Whether a sysroot has that source.
 pub fn holds_library(sysroot: &Path) -> bool {
-    is_library(&sysroot.join(LIBRARY))
+    is_library(&library(sysroot))
 }
 
 /// Whether a folder is Rust's `library/`, with the lock file that cargo asks for.
@@ -35,7 +41,7 @@ pub fn is_complete(folder: &Path) -> bool {
 ///
 /// # Errors
 /// If a folder cannot be read, or a link or file not made.
-pub fn make(folder: &Path, rustc: &Rustc, library: &Path) -> Result<()> {
+pub fn make(folder: &Path, rustc: &Rustc, source: &Path) -> Result<()> {
     remove(folder)?;
     let shadow = shadow(folder);
     link_all_but(&rustc.sysroot, &shadow, "lib")?;
@@ -45,11 +51,11 @@ pub fn make(folder: &Path, rustc: &Rustc, library: &Path) -> Result<()> {
         &shadow.join("lib/rustlib"),
         "src",
     )?;
-    let place = shadow.join(LIBRARY);
+    let place = library(&shadow);
     if let Some(parent) = place.parent() {
         fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
     }
-    symlink(library, &place).with_context(|| format!("cannot make the link {}", place.display()))?;
+    symlink(source, &place).with_context(|| format!("cannot make the link {}", place.display()))?;
 
     let wrapper = folder.join("bin/rustc");
     let script = format!(

@@ -262,6 +262,7 @@ mod tests {
     /// By field, what kube-proxy makes of it: `cmd/kube-proxy/app/server.go`,
     /// `pkg/proxy/serviceport.go`, `servicechangetracker.go` and `pkg/proxy/util/utils.go` of
     /// Kubernetes 1.34.
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     #[test]
     fn a5_a9_virtual_addresses_are_those_that_kube_proxy_serves() {
         let base = json!({
