@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The kinds of objects that are read, each in one row of [`kinds!`]. A new kind is a row, its type
-//! in [`wire`], its conversion in [`convert`](super::convert), and a map of the model's [`Snapshot`].
+//! The kinds of objects that are read, each in one row of [`kinds!`]. A new kind is a row, its
+//! type in [`wire`], its conversion in [`convert`](super::convert), and a map in [`Snapshot`].
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -25,8 +25,8 @@ pub(super) struct Facts {
     pub is_name: fn(&str) -> bool,
     /// Its labels are matched by selectors: those that Kubernetes would refuse are reported.
     pub is_selected: bool,
-    /// It says who may reach whom: a manifest with a field in `spec` that does not exist is refused,
-    /// since a misspelled one could widen access.
+    /// It says who may reach whom: a manifest with an unknown field in `spec` is refused, since a
+    /// misspelled one could widen access.
     pub is_policy: bool,
     /// Fields of its objects beside `apiVersion`, `kind` and `metadata`.
     pub fields: &'static [&'static str],
