@@ -183,111 +183,150 @@ pub fn number(
     (numbers, left): (Map<u32, Meaning>, BTreeSet<u32>),
     stable: impl Fn(u32, ClassId) -> bool,
 ) -> Numbering {
-    let mut allocator = Allocator::new(fresh(state, last), numbers.clone(), stable);
-    let mut numbering = Numbering {
-        numbers,
-        fresh: BTreeSet::new(),
-        left,
-        puts: Vec::new(),
-        removals: Vec::new(),
-        early_removals: Vec::new(),
-        frontend_puts: Vec::new(),
-        frontend_removals: Vec::new(),
-        moves: false,
+    let mut turn = Turn {
+        state,
+        changes,
+        lengths: Lengths::new(state, compiled, changes),
+        allocator: Allocator::new(fresh(state, last), numbers.clone(), stable),
+        numbering: Numbering {
+            numbers,
+            fresh: BTreeSet::new(),
+            left,
+            puts: Vec::new(),
+            removals: Vec::new(),
+            early_removals: Vec::new(),
+            frontend_puts: Vec::new(),
+            frontend_removals: Vec::new(),
+            moves: false,
+        },
+        carriers: BTreeMap::new(),
     };
-    let lengths = Lengths::new(state, compiled, changes);
-    let mut carriers: BTreeMap<u32, usize> = BTreeMap::new();
-    let mut labels = BTreeMap::new();
-    let wanted = |(prefix, address): (&IpNet, &Option<Address>)| Some((*prefix, (*address)?));
-    for (prefix, address) in changes.prefixes.iter().filter_map(wanted) {
-        let current = state.identities.get(&prefix);
-        let number = allocator.allocate(address.class, current.map(|identity| identity.identity));
-        let identity = Identity {
-            identity: number,
-            flags: flags(&address),
-        };
-        labels.insert(prefix, number);
-        *carriers.entry(number).or_default() += 1;
-        if current != Some(&identity) {
-            // The identity that the address had: its own, or that of the prefix around it.
-            let before = current
-                .copied()
-                .or_else(|| lengths.longest_match(&state.identities, prefix));
-            numbering.moves |=
-                before.is_some_and(|before| current.is_some() || before.identity != IDENTITY_NONE);
-            numbering.puts.push((prefix, identity));
-        }
-    }
-    let label_of = |prefix: &IpNet| match changes.prefixes.get(prefix) {
-        Some(None) => None,
-        Some(Some(_)) => labels.get(prefix).copied(),
-        None => Some(state.identities.get(prefix)?.identity),
-    };
-    for prefix in changes
-        .prefixes
-        .iter()
-        .filter(|(_, address)| address.is_none())
-        .map(|(prefix, _)| prefix)
-    {
-        let Some(current) = state.identities.get(prefix) else {
-            continue;
-        };
-        numbering.moves = true;
-        let class = lengths.desired_class(compiled, *prefix);
-        let cover = lengths
-            .around(*prefix)
-            .find_map(|net| label_of(&net))
-            .unwrap_or(IDENTITY_NONE);
-        if allocator.allocate(class, None) == cover {
-            numbering.early_removals.push(*prefix);
-            continue;
-        }
-        let number = allocator.allocate(class, Some(current.identity));
-        if number != current.identity {
+    let labels = turn.put_prefixes();
+    turn.remove_prefixes(compiled, &labels);
+    turn.frontends();
+    turn.finish()
+}
+
+/// One turn of numbering.
+struct Turn<'a, F, S> {
+    state: &'a State,
+    changes: &'a Changes,
+    lengths: Lengths,
+    allocator: Allocator<F, S>,
+    numbering: Numbering,
+    /// New carriers of each number.
+    carriers: BTreeMap<u32, usize>,
+}
+
+impl<F: Iterator<Item = u32>, S: Fn(u32, ClassId) -> bool> Turn<'_, F, S> {
+    /// Gives numbers to the prefixes that are wanted, and returns them.
+    fn put_prefixes(&mut self) -> BTreeMap<IpNet, u32> {
+        let mut labels = BTreeMap::new();
+        let wanted = |(prefix, address): (&IpNet, &Option<Address>)| Some((*prefix, (*address)?));
+        for (prefix, address) in self.changes.prefixes.iter().filter_map(wanted) {
+            let current = self.state.identities.get(&prefix);
+            let number = self
+                .allocator
+                .allocate(address.class, current.map(|identity| identity.identity));
             let identity = Identity {
                 identity: number,
-                flags: current.flags,
+                flags: flags(&address),
             };
-            numbering.puts.push((*prefix, identity));
-        }
-        numbering.removals.push(*prefix);
-    }
-    for (frontend, class) in &changes.frontends {
-        let current = state.frontends.get(frontend);
-        let Some(class) = class else {
-            if current.is_some() {
-                numbering.moves = true;
-                numbering.frontend_removals.push(*frontend);
+            labels.insert(prefix, number);
+            *self.carriers.entry(number).or_default() += 1;
+            if current != Some(&identity) {
+                // The identity that the address had: its own, or that of the prefix around it.
+                let before = current
+                    .copied()
+                    .or_else(|| self.lengths.longest_match(&self.state.identities, prefix));
+                self.numbering.moves |=
+                    before.is_some_and(|before| current.is_some() || before.identity != IDENTITY_NONE);
+                self.numbering.puts.push((prefix, identity));
             }
-            continue;
+        }
+        labels
+    }
+
+    /// Takes away the prefixes that are not wanted. Where the prefix around one has another number, it
+    /// is renumbered first.
+    fn remove_prefixes(&mut self, compiled: &Compiled, labels: &BTreeMap<IpNet, u32>) {
+        let label_of = |prefix: &IpNet| match self.changes.prefixes.get(prefix) {
+            Some(None) => None,
+            Some(Some(_)) => labels.get(prefix).copied(),
+            None => Some(self.state.identities.get(prefix)?.identity),
         };
-        let identity = Identity {
-            identity: allocator.allocate(*class, current.map(|identity| identity.identity)),
-            flags: 0,
-        };
-        *carriers.entry(identity.identity).or_default() += 1;
-        if current != Some(&identity) {
-            numbering.moves = true;
-            numbering.frontend_puts.push((*frontend, identity));
+        let unwanted = self.changes.prefixes.iter();
+        for (prefix, _) in unwanted.filter(|(_, address)| address.is_none()) {
+            let Some(current) = self.state.identities.get(prefix) else {
+                continue;
+            };
+            self.numbering.moves = true;
+            let class = self.lengths.desired_class(compiled, *prefix);
+            let cover = self
+                .lengths
+                .around(*prefix)
+                .find_map(|net| label_of(&net))
+                .unwrap_or(IDENTITY_NONE);
+            if self.allocator.allocate(class, None) == cover {
+                self.numbering.early_removals.push(*prefix);
+                continue;
+            }
+            let number = self.allocator.allocate(class, Some(current.identity));
+            if number != current.identity {
+                let identity = Identity {
+                    identity: number,
+                    flags: current.flags,
+                };
+                self.numbering.puts.push((*prefix, identity));
+            }
+            self.numbering.removals.push(*prefix);
         }
     }
-    for (class, number) in allocator.fresh_of {
-        numbering.fresh.insert(number);
-        numbering.numbers.insert(number, Meaning { class, carriers: 0 });
+
+    fn frontends(&mut self) {
+        for (frontend, class) in &self.changes.frontends {
+            let current = self.state.frontends.get(frontend);
+            let Some(class) = class else {
+                if current.is_some() {
+                    self.numbering.moves = true;
+                    self.numbering.frontend_removals.push(*frontend);
+                }
+                continue;
+            };
+            let number = self
+                .allocator
+                .allocate(*class, current.map(|identity| identity.identity));
+            let identity = Identity {
+                identity: number,
+                flags: 0,
+            };
+            *self.carriers.entry(number).or_default() += 1;
+            if current != Some(&identity) {
+                self.numbering.moves = true;
+                self.numbering.frontend_puts.push((*frontend, identity));
+            }
+        }
     }
-    for (number, more) in carriers {
+
+    /// Counts carriers, and sorts: what is put by long prefixes first, what is removed by short ones.
+    fn finish(self) -> Numbering {
+        let mut numbering = self.numbering;
+        for (class, number) in self.allocator.fresh_of {
+            numbering.fresh.insert(number);
+            numbering.numbers.insert(number, Meaning { class, carriers: 0 });
+        }
+        for (number, more) in self.carriers {
+            numbering
+                .numbers
+                .change(&number, |meaning| meaning.carriers += more);
+        }
         numbering
-            .numbers
-            .change(&number, |meaning| meaning.carriers += more);
+            .puts
+            .sort_by_key(|(prefix, _)| (std::cmp::Reverse(mapped_length(prefix)), *prefix));
+        let removals = [&mut numbering.early_removals, &mut numbering.removals];
+        for removals in removals {
+            removals.sort_by_key(|prefix| (mapped_length(prefix), *prefix));
+        }
+        numbering
     }
-    numbering
-        .puts
-        .sort_by_key(|(prefix, _)| (std::cmp::Reverse(mapped_length(prefix)), *prefix));
-    numbering
-        .early_removals
-        .sort_by_key(|prefix| (mapped_length(prefix), *prefix));
-    numbering
-        .removals
-        .sort_by_key(|prefix| (mapped_length(prefix), *prefix));
-    numbering
 }

@@ -131,6 +131,11 @@ impl Claims {
     }
 }
 
+/// Returns true if the addresses of a pod are its own (rules I7, P6).
+pub(super) fn is_peer(pod: &Pod) -> bool {
+    !pod.terminal && !pod.addresses.is_empty()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,9 +175,4 @@ mod tests {
         assert_eq!(shared, [0, 1, 0, 1, 0]);
         assert_eq!(claims.at(address).len(), 1);
     }
-}
-
-/// Whether the addresses of a pod are its own (rules I7, P6).
-pub(super) fn is_peer(pod: &Pod) -> bool {
-    !pod.terminal && !pod.addresses.is_empty()
 }
