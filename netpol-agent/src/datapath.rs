@@ -53,7 +53,7 @@ pub const PINNED_MAPS: [&str; 20] = [
     "bindings",
     "local_pods",
     "senders",
-    "guarded",
+    "restricted",
     "forwards",
     "addresses",
     "identities",

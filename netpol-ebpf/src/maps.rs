@@ -46,8 +46,8 @@ pub static SENDERS: HashMap<Sender, u32, 4096> = HashMap::new();
 
 /// Backends of Services that not every pod of this node may reach. The value is 1. Written by the
 /// agent.
-#[btf_map(name = "guarded")]
-pub static GUARDED: HashMap<Frontend, u32, 262144, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+#[btf_map(name = "restricted")]
+pub static RESTRICTED: HashMap<Frontend, u32, 262144, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 /// Maps a local pod's address to the interface index of its host-side veth. Written by the agent.
 #[btf_map(name = "local_pods")]

@@ -24,7 +24,7 @@ pub struct Scratch {
     pub address: Prefix<Address>,
     /// Key of map `policies`.
     pub policy: Prefix<PolicyMatch>,
-    /// Key of maps `frontends` and `guarded`.
+    /// Key of maps `frontends` and `restricted`.
     pub frontend: Frontend,
     /// Key of map `forwards`.
     pub forwarded: Prefix<Forwarded>,

@@ -19,8 +19,8 @@ use netpol_common::{
 use crate::{
     flows,
     maps::{
-        ADDRESSES, ENDPOINTS, FLOWS, FORWARDS, FRAGMENTS, FRONTENDS, GUARDED, IDENTITIES, LOCAL_PODS,
-        POLICIES, PORTS, SENDERS,
+        ADDRESSES, ENDPOINTS, FLOWS, FORWARDS, FRAGMENTS, FRONTENDS, IDENTITIES, LOCAL_PODS, POLICIES, PORTS,
+        RESTRICTED, SENDERS,
     },
     scratch::Scratch,
     tracking,
@@ -345,7 +345,7 @@ fn frontend(key: &Frontend) -> u32 {
 #[inline(always)]
 fn is_guarded(backend: &Frontend) -> bool {
     // SAFETY: the value is not read.
-    unsafe { GUARDED.get(backend) }.is_some()
+    unsafe { RESTRICTED.get(backend) }.is_some()
 }
 
 /// Reads an entry of map `addresses`. Returns `None` if its slot belongs to another address by now.

@@ -25,7 +25,7 @@ use netpol_common::{
 
 use crate::{
     event,
-    maps::{CONFIG, COUNTERS, ENDPOINTS, SCRATCH},
+    maps::{CONFIG, COUNTERS, SCRATCH},
     offload::{self, Origin},
     packet::{self, Leaving, Linear, Skb},
     tables::Maps,

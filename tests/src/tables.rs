@@ -261,10 +261,10 @@ impl Lookups for Mirror {
     }
 
     fn is_restricted(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool {
-        self.state.guarded.keys().any(|guarded| {
-            mapped(guarded.address) == *backend
-                && guarded.protocol == protocol
-                && guarded.port == u16::from_be_bytes(port)
+        self.state.restricted.keys().any(|restricted| {
+            mapped(restricted.address) == *backend
+                && restricted.protocol == protocol
+                && restricted.port == u16::from_be_bytes(port)
         })
     }
 

@@ -20,14 +20,14 @@ mod example;
 mod exit_codes;
 #[path = "explain/folds.rs"]
 mod folds;
-#[path = "explain/guards.rs"]
-mod guards;
 #[path = "explain/held.rs"]
 mod held;
 #[path = "explain/host_ports.rs"]
 mod host_ports;
 #[path = "explain/matrix.rs"]
 mod matrix;
+#[path = "explain/restricted.rs"]
+mod restricted;
 #[path = "explain/shared.rs"]
 mod shared;
 #[path = "explain/tunnels.rs"]

@@ -27,7 +27,7 @@ type Map = (&'static str, (u64, &'static str), usize, usize);
 /// Every pinned map.
 const MAPS: [Map; 20] = [
     ("senders", HASH, size_of::<abi::Sender>(), 4),
-    ("guarded", HASH, size_of::<abi::Frontend>(), 4),
+    ("restricted", HASH, size_of::<abi::Frontend>(), 4),
     ("local_pods", HASH, size_of::<abi::Address>(), 4),
     ("forwards", LPM_TRIE, 4 + size_of::<abi::Forwarded>(), 4),
     (

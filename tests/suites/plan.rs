@@ -436,7 +436,7 @@ fn l1_failed_writes_open_nothing_and_are_made_good() {
                 (1 | 2, Write::Frontends(Put(..)) | Write::LocalPods(Put(..))) => random.below(2) == 0,
                 (
                     0 | 3,
-                    Write::Senders(Put(..)) | Write::Guarded(Put(..)) | Write::AttachedDevices(Put(..)),
+                    Write::Senders(Put(..)) | Write::Restricted(Put(..)) | Write::AttachedDevices(Put(..)),
                 ) => random.below(2) == 0,
                 (3, Write::Endpoints(Put(..))) => random.below(2) == 0,
                 (4, Write::Config(_)) => true,

@@ -10,11 +10,11 @@ mod build;
 mod changes;
 mod claims;
 mod codes;
-mod guards;
 mod link_locals;
 mod odd;
 mod precedence;
 mod properties;
+mod restricted;
 mod turns;
 
 #[test]

@@ -94,7 +94,7 @@ tables! {
     frontends: Frontends in Hash<abi::Frontend, Identity>;
     local_pods: LocalPods in Hash<Address, u32>;
     senders: Senders in Hash<abi::Sender, u32>;
-    guarded: Guarded in Hash<abi::Frontend, u32>;
+    restricted: Restricted in Hash<abi::Frontend, u32>;
     forwards: Forwards in Trie<abi::Forwarded, u32>;
     policies: Policies in Longest<PortValue>;
 }

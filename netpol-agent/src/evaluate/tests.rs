@@ -163,11 +163,11 @@ fn a_peer_address_claimed_twice_matches_what_all_claimants_match() {
 #[test]
 fn a_subject_address_claimed_twice_is_allowed_what_each_claimant_is() {
     let packet = tcp("10.244.0.3", "10.244.0.2", 80);
-    for (second_app, expected) in [("client", true), ("guarded", false)] {
+    for (second_app, expected) in [("client", true), ("restricted", false)] {
         let snapshot = claimed(
             pod("a", "client", "10.244.0.2", 1),
             pod("b", second_app, "10.244.0.2", 1),
-            ingress_from("guarded", "nobody"),
+            ingress_from("restricted", "nobody"),
         );
         assert_eq!(
             evaluate(&snapshot, &[], &packet).allowed(),

@@ -101,7 +101,7 @@ pub(super) fn refuse(world: World<'_>, source: &Candidate, packet: &Packet, foun
             verdict: Told::Denied,
             reason: "over-budget".to_owned(),
             text: format!(
-                "the Service has too many backends that some pods may not reach (guards-over-budget), so it is closed to this pod, \
+                "the Service has too many backends that some pods may not reach (restricted-backends-over-budget), so it is closed to this pod, \
                  which may not reach all of them; {}",
                 verdict.egress.text
             ),

@@ -31,10 +31,10 @@ pub struct Limits {
     /// Budget of entries in map `policies` for the pods of a namespace on this node, with all rules
     /// that isolate them. `object` limits one pod in one direction.
     pub entries: Limit,
-    /// Budget of entries in map `guarded`: backends of a namespace's Services that not all pods of
+    /// Budget of entries in map `restricted`: backends of a namespace's Services that not all pods of
     /// the node may reach, while they may reach other backends of the same Service. `object` limits
     /// one Service.
-    pub guards: Limit,
+    pub restricted: Limit,
 }
 
 /// Budget of prefixes. Each prefix of an `ipBlock` makes a class of addresses. A rule about
@@ -113,9 +113,9 @@ impl Default for Limits {
             // identities, and an old policy coexists with the new one while endpoints change. Half
             // of the room is kept for that.
             entries: limit(1 << 19, 1 << 20, 1 << 21),
-            // Map `guarded` has room for 262,144. Entries that are no longer needed are removed
+            // Map `restricted` has room for 262,144. Entries that are no longer needed are removed
             // after new ones are written.
-            guards: limit(1 << 15, 1 << 16, 1 << 17),
+            restricted: limit(1 << 15, 1 << 16, 1 << 17),
         }
     }
 }

@@ -121,7 +121,7 @@ struct Turn<'a, W> {
     unseen: BTreeSet<u32>,
     /// The second look is not in place.
     all_unseen: bool,
-    /// Some backends are not guarded.
+    /// Some backends are not restricted.
     unguarded: bool,
     /// Interfaces of pods that could still send and receive for more than they may.
     overgranted: BTreeSet<u32>,
@@ -237,7 +237,7 @@ where
         self.intend(planned);
         match planned {
             Write::Policies(Put((policy, _), value)) => {
-                // Without the entry, a frontend that is not guarded is what its address is.
+                // Without the entry, a frontend that is not restricted is what its address is.
                 self.unguarded |= value.action == ACTION_REFUSE;
                 self.incomplete.insert(*policy);
             }
@@ -254,7 +254,7 @@ where
             Write::LocalPods(Put(_, ifindex)) | Write::Senders(Put(_, ifindex)) => {
                 self.unseen.insert(*ifindex);
             }
-            Write::Guarded(Put(..)) => self.unguarded = true,
+            Write::Restricted(Put(..)) => self.unguarded = true,
             Write::Forwards(Remove((ifindex, _))) => {
                 self.overgranted.insert(*ifindex);
             }

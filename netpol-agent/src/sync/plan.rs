@@ -88,7 +88,7 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
         writes.insert(0, Write::Config(config));
     }
     // Backends are restricted before a frontend defers anything to them.
-    let restricted = last.map_or(&state.guarded, |last| &last.compiled.restricted);
+    let restricted = last.map_or(&state.restricted, |last| &last.compiled.restricted);
     let check = PostDnatCheck::new(desired, restricted, &endpoints);
     check.prepare(state, &mut writes);
     forwarding.prepare(state, &endpoints, &mut writes);

@@ -92,7 +92,7 @@ impl<'a> PostDnatCheck<'a> {
             }
         }
         let more = self.restricted.iter().filter(|(_, now)| *now);
-        writes.extend(more.map(|(backend, _)| Write::Guarded(Put(**backend, ()))));
+        writes.extend(more.map(|(backend, _)| Write::Restricted(Put(**backend, ()))));
         let missing = self.devices.difference(&state.attached_devices);
         writes.extend(missing.map(|device| Write::AttachedDevices(Put(*device, ()))));
     }
@@ -108,7 +108,7 @@ impl<'a> PostDnatCheck<'a> {
         let gone = senders.filter(|sender| !self.senders.contains_key(sender));
         writes.extend(gone.map(|sender| Write::Senders(Remove(*sender))));
         let less = self.restricted.iter().filter(|(_, now)| !*now);
-        writes.extend(less.map(|(backend, _)| Write::Guarded(Remove(**backend))));
+        writes.extend(less.map(|(backend, _)| Write::Restricted(Remove(**backend))));
         let superfluous = state.attached_devices.difference(&self.devices);
         writes.extend(superfluous.map(|device| Write::AttachedDevices(Remove(*device))));
     }

@@ -182,9 +182,9 @@ tables! {
     /// Map `senders`: the interface of each sender, by bridge and number.
     senders: Senders((u32, u32) => u32) in BTreeMap<(u32, u32), u32>,
         PostDnat, Map, "the interface of the sender with";
-    /// Map `guarded`: backends that are closed to senders nobody knows.
-    guarded: Guarded(Frontend => ()) in Set<Frontend>,
-        PostDnat, Map, "the guard of backend";
+    /// Map `restricted`: backends that are closed to senders nobody knows.
+    restricted: Restricted(Frontend => ()) in Set<Frontend>,
+        PostDnat, Map, "the restriction of backend";
     /// Map `forwards`: what the pod of an interface sends and receives for beside its own address.
     forwards: Forwards((u32, IpNet) => ()) in BTreeSet<(u32, IpNet)>,
         Interface, Map, "the right to send for";

@@ -8,14 +8,11 @@ use super::{
 };
 use crate::{
     abi::{
-        ACTION_ACCEPT, ACTION_DEFER, Address, Direction, DropReason, Endpoint, IDENTITY_NODE, IDENTITY_NONE,
-        IDENTITY_REMOTE_NODE, NO_POLICY, POLICY_UNRESTRICTED, PolicyMatch, SENDER_AMBIGUOUS,
+        ACTION_ACCEPT, ACTION_DEFER, ACTION_DENY, Address, Direction, DropReason, Endpoint, IDENTITY_NODE,
+        IDENTITY_NONE, IDENTITY_REMOTE_NODE, NO_POLICY, POLICY_UNRESTRICTED, PolicyMatch, SENDER_AMBIGUOUS,
     },
     parse::{Packet, Role},
 };
-
-/// An action that drops the packet.
-const DENY: u32 = 0;
 
 /// The policies' answer on a packet, with the reason, and what to remember if it passes.
 #[derive(Debug, Clone, Copy)]
@@ -272,7 +269,7 @@ fn egress(
         return by_address(tables, policy, remote, protocol, port, opens);
     }
     let of_service = action(tables, policy, frontend, protocol, port);
-    if of_service != DENY {
+    if of_service != ACTION_DENY {
         return Egress {
             action: of_service,
             identity: frontend,
@@ -283,10 +280,10 @@ fn egress(
     Egress {
         action: match address.action {
             ACTION_ACCEPT | ACTION_DEFER => ACTION_DEFER,
-            _ => DENY,
+            _ => ACTION_DENY,
         },
         identity: match address.action {
-            DENY => frontend,
+            ACTION_DENY => frontend,
             _ => address.identity,
         },
         to_node: false,
@@ -326,7 +323,7 @@ pub(super) fn by_address(
     let mut action = action(tables, policy, identity, protocol, port);
     // Another node chooses the backend. There, nobody knows which pod sent the packet.
     if elsewhere && action == ACTION_DEFER {
-        action = DENY;
+        action = ACTION_DENY;
     }
     Egress {
         action,
@@ -356,6 +353,6 @@ fn action(tables: &impl Lookups, policy: u32, identity: u32, protocol: u8, port:
     };
     match tables.policy(&key) {
         Some(value) => value.action,
-        None => DENY,
+        None => ACTION_DENY,
     }
 }

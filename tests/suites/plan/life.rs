@@ -69,7 +69,7 @@ fn canonical(state: &State) -> impl PartialEq + std::fmt::Debug {
     let senders: BTreeSet<u32> = state.senders.values().copied().collect();
     (
         identities,
-        (frontends, state.guarded.clone()),
+        (frontends, state.restricted.clone()),
         endpoints,
         (state.local_pods.clone(), senders),
         (attached, state.forwards.clone()),

@@ -43,10 +43,10 @@ fn l2_a_service_over_its_guards_is_closed_in_part_and_opens_when_there_is_room()
             all: 1,
         };
         let limits = stage.snapshot.limits;
-        for (guards, open) in [(limits.guards, true), (few, false), (limits.guards, true)] {
-            stage.snapshot.limits.guards = guards;
+        for (guards, open) in [(limits.restricted, true), (few, false), (limits.restricted, true)] {
+            stage.snapshot.limits.restricted = guards;
             bench.enforce(&stage.snapshot, &stage.node, &stage.pods)?;
-            assert_eq!(bench.read()?.guarded.keys().next().is_some(), open);
+            assert_eq!(bench.read()?.restricted.keys().next().is_some(), open);
             for packet in &frontends {
                 let passes = bench.opens(Direction::Egress, ifindex, ifindex, packet)?;
                 assert_eq!(passes, open, "{packet:?}, {guards:?}");

@@ -70,7 +70,7 @@ impl RestrictedBackends {
             count: BTreeMap::new(),
             backends: Set::new(),
             services: BTreeMap::new(),
-            budget: Budget::new([limits.guards]),
+            budget: Budget::new([limits.restricted]),
         }
     }
 
@@ -212,7 +212,7 @@ impl RestrictedBackends {
                     "{}; pods of this node that may reach a part of its backends only may reach none by the addresses and ports that are its alone",
                     refusal.describe(&RESOURCES)
                 );
-                diagnostic("Service", &key, Fault::new("guards-over-budget", "spec", message))
+                diagnostic("Service", &key, Fault::new("restricted-backends-over-budget", "spec", message))
             });
             findings.report(
                 Topic::RestrictedBackends(key.clone()),

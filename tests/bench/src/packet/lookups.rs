@@ -135,7 +135,7 @@ impl Lookups for Counting<'_> {
     }
 
     fn is_restricted(&self, backend: &Address, protocol: u8, port: [u8; 2]) -> bool {
-        self.count("guarded");
+        self.count("restricted");
         self.tables.is_restricted(backend, protocol, port)
     }
 

@@ -78,7 +78,7 @@ fn world() -> Snapshot {
             to("db", "all", &["192.0.2.0/24", "198.51.0.0/16"]),
         ],
     );
-    snapshot.limits.guards = FEW;
+    snapshot.limits.restricted = FEW;
     snapshot
 }
 
@@ -106,7 +106,7 @@ fn said_of(compiled: &Compiled, pod: &str, address: std::net::IpAddr) -> &'stati
 /// The Services that are over budget.
 fn over(compiled: &Compiled) -> BTreeSet<&str> {
     let found = compiled.diagnostics.keys();
-    let found = found.filter(|found| found.code == "guards-over-budget");
+    let found = found.filter(|found| found.code == "restricted-backends-over-budget");
     found.map(|found| found.object.as_str()).collect()
 }
 
