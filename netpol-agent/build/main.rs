@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Builds the eBPF programs with the toolchain that `cargo xtask` keeps in the target folder, for the agent to embed.
+//! Builds the eBPF programs with the toolchain that `cargo xtask` keeps in the target folder, for
+//! the agent to embed.
 //!
-//! Without that toolchain the agent is built with no programs in it, and says so: a plain `cargo check`, a language
-//! server or a documentation build needs stable Rust only. What is meant to be run fails to build instead: `cargo xtask` sets
-//! [`REQUIRED`].
+//! Without that toolchain the agent is built with no programs in it, and says so: a plain `cargo
+//! check`, a language server or a documentation build needs stable Rust only. What is meant to be
+//! run fails to build instead: `cargo xtask` sets [`REQUIRED`].
 
 mod toolchain;
 
@@ -41,7 +42,8 @@ fn main() -> Result<()> {
     println!("cargo::rerun-if-changed={}", stamp.display());
 
     if !toolchain.is_ready()? {
-        // Only now: where there are programs, a change of these changes nothing, and must not build the agent anew.
+        // Only now: where there are programs, a change of these changes nothing, and must not build
+        // the agent anew.
         println!("cargo::rerun-if-env-changed={REQUIRED}");
         println!("cargo::rerun-if-env-changed={}", toolchain::FOLDER);
         let missing = format!(
@@ -66,8 +68,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Makes an empty stamp if there is none: cargo runs this script on each build if a file that it watches is missing. Where
-/// that cannot be made, it does.
+/// Makes an empty stamp if there is none: cargo runs this script on each build if a file that it
+/// watches is missing. Where that cannot be made, it does.
 fn watch_from_now_on(stamp: &Path) {
     let folder = stamp.parent().map(fs::create_dir_all);
     if folder.is_some_and(|made| made.is_ok())
@@ -78,7 +80,8 @@ fn watch_from_now_on(stamp: &Path) {
     }
 }
 
-/// Builds the object in a target folder of its own, as the outer cargo holds the lock of the other one.
+/// Builds the object in a target folder of its own, as the outer cargo holds the lock of the other
+/// one.
 fn build(toolchain: &Toolchain, target_dir: &Path) -> Result<PathBuf> {
     let target = match variable("CARGO_CFG_TARGET_ENDIAN")?.as_str() {
         "big" => "bpfeb-unknown-none",

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where the eBPF toolchain is that `cargo xtask` keeps in the target folder, and whether it is ready for this compiler.
+//! Where the eBPF toolchain is that `cargo xtask` keeps in the target folder, and whether it is
+//! ready for this compiler.
 
 use std::{
     env, fs,
@@ -23,9 +24,9 @@ pub struct Toolchain {
 }
 
 impl Toolchain {
-    /// What [`FOLDER`] names; else the one in a folder above `out`, whatever lies between; else the one in cargo's target
-    /// folder, which need not be above `out`: there is a `build.build-dir`, too. Marks that cargo leaves tell nothing: it
-    /// leaves them in `target/TRIPLE` as well.
+    /// What [`FOLDER`] names; else the one in a folder above `out`, whatever lies between; else the
+    /// one in cargo's target folder, which need not be above `out`: there is a `build.build-dir`,
+    /// too. Marks that cargo leaves tell nothing: it leaves them in `target/TRIPLE` as well.
     pub fn find(out: &Path) -> Result<Self> {
         if let Some(folder) = env::var_os(FOLDER) {
             let folder = folder.into();
@@ -49,8 +50,8 @@ impl Toolchain {
         self.folder.join("bin/bpf-linker")
     }
 
-    /// Whether it is there, and was made in this place for the compiler in use: the stamp is the toolchain's own path, and
-    /// the sysroot and `rustc -vV` of that compiler.
+    /// Whether it is there, and was made in this place for the compiler in use: the stamp is the
+    /// toolchain's own path, and the sysroot and `rustc -vV` of that compiler.
     pub fn is_ready(&self) -> Result<bool> {
         let ask = |arguments: &[&str]| -> Result<Vec<u8>> {
             Ok(Command::new(variable("RUSTC")?).args(arguments).output()?.stdout)

@@ -265,7 +265,8 @@ fn load_seeing(
     for way in ways.into_iter().flatten() {
         match load_with(object, options, &way, tracking) {
             Ok(ebpf) => return Ok((ebpf, true)),
-            // Kernels differ in what they let programs read: older ones, and those locked down for confidentiality.
+            // Kernels differ in what they let programs read: older ones, and those locked down for
+            // confidentiality.
             Err(error) => closed = Some(causes(&error)),
         }
     }
@@ -434,8 +435,9 @@ impl Datapath {
         found
     }
 
-    /// A turn's writes follow, on what the maps hold. `node`: the node's addresses. Without it no connection that was open before a pod's
-    /// programs is known (rule C6). `unread`: interfaces whose programs are there before their endpoint, and came after connections may have.
+    /// A turn's writes follow, on what the maps hold. `node`: the node's addresses. Without it no
+    /// connection that was open before a pod's programs is known (rule C6). `unread`: interfaces
+    /// whose programs are there before their endpoint, and came after connections may have.
     pub fn begin(&mut self, state: &State, writes: &[Write], node: &BTreeSet<IpAddr>, unread: BTreeSet<u32>) {
         self.unread = unread;
         let planned = writes.iter().filter_map(|write| match write {
@@ -542,7 +544,8 @@ impl Datapath {
         Ok(self.seeder.attaching(ifindex, &mut table, &self.shares)?)
     }
 
-    /// Before programs are attached. Trouble here does not keep them away: connections that were open are then judged as new.
+    /// Before programs are attached. Trouble here does not keep them away: connections that were
+    /// open are then judged as new.
     fn seed(&mut self, ifindex: u32) {
         let attached = self.attacher.is_attached(ifindex).map_err(DatapathError::from);
         let seeded = attached.and_then(|attached| {
@@ -572,7 +575,8 @@ impl Datapath {
             .get(&ifindex)
             .ok_or(DatapathError::NoInterface(ifindex))?;
         match attach(&mut self.attacher, &mut self.ebpf, ifindex, name) {
-            // Pods come and go: there is nothing left to enforce on, and the next reading of the interfaces says so.
+            // Pods come and go: there is nothing left to enforce on, and the next reading of the
+            // interfaces says so.
             Err(error @ AttachError::Gone { .. }) => {
                 tracing::debug!(%error, "an interface vanished while programs were attached to it");
                 self.unattached.remove(&ifindex);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The netpol agent, in the order that data flows through it.
 //!
-//! `watch` (cluster or folder) → `compile` (pure) → `sync` (diff and write) → `datapath` (kernel) → `observe` (events, metrics).
+//! `watch` (cluster or folder) → `compile` (pure) → `sync` (diff and write) → `datapath` (kernel) →
+//! `observe` (events, metrics).
 
 pub mod app;
 mod causes;

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where objects come from: a Kubernetes API server, or a folder of manifests. Both feed the same [`Snapshot`]s.
+//! Where objects come from: a Kubernetes API server, or a folder of manifests. Both feed the same
+//! [`Snapshot`]s.
 //!
-//! Nothing is published before the first complete list of every kind is in (rule B1). An object that cannot be read never
-//! takes back what it said before: its last good version stays in the snapshots until it can be read again or is gone.
+//! Nothing is published before the first complete list of every kind is in (rule B1). An object
+//! that cannot be read never takes back what it said before: its last good version stays in the
+//! snapshots until it can be read again or is gone.
 
 use std::{convert::Infallible, fmt, path::PathBuf, str::FromStr, sync::Arc};
 
@@ -27,7 +29,8 @@ pub mod wire;
 pub enum Source {
     /// A Kubernetes API server.
     Kube {
-        /// The kubeconfig to use; without one, `~/.kube/config`, then the service account of the pod.
+        /// The kubeconfig to use; without one, `~/.kube/config`, then the service account of the
+        /// pod.
         kubeconfig: Option<PathBuf>,
     },
     /// A folder of manifests: see [`directory`].
@@ -37,7 +40,8 @@ pub enum Source {
 impl FromStr for Source {
     type Err = Infallible;
 
-    /// `kube` is the API server, anything else is the path of a folder (`./kube` for a folder of that name).
+    /// `kube` is the API server, anything else is the path of a folder (`./kube` for a folder of
+    /// that name).
     fn from_str(text: &str) -> Result<Self, Infallible> {
         Ok(match text {
             "kube" => Self::Kube { kubeconfig: None },
@@ -55,7 +59,8 @@ impl fmt::Display for Source {
     }
 }
 
-/// What makes watching a source senseless. Everything else is retried, or is a [`Diagnostic`] of the snapshot.
+/// What makes watching a source senseless. Everything else is retried, or is a [`Diagnostic`] of
+/// the snapshot.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// The folder cannot be listed at start.
@@ -74,7 +79,8 @@ pub enum WatchError {
         /// Why.
         error: notify::Error,
     },
-    /// Objects of the folder cannot be read at start, when there is no earlier version of them to go on with.
+    /// Objects of the folder cannot be read at start, when there is no earlier version of them to
+    /// go on with.
     #[error(
         "the manifest folder {} holds what cannot be read, and starting without it could allow what it denies; \
          what is already enforced stays. Mend or move away:{}", path.display(), listed(diagnostics)
@@ -108,7 +114,8 @@ pub enum LoadError {
     TimedOut(std::time::Duration),
 }
 
-/// One complete reading of `source`, for what needs no agent; an API server has `patience` to give it.
+/// One complete reading of `source`, for what needs no agent; an API server has `patience` to give
+/// it.
 ///
 /// # Errors
 /// See [`LoadError`].
@@ -138,7 +145,8 @@ pub async fn load(source: Source, patience: std::time::Duration) -> Result<Arc<S
     }
 }
 
-/// What a node's object says that its pods have addresses of (`spec.podCIDRs`), asked of the API server alone; none if there is no such node.
+/// What a node's object says that its pods have addresses of (`spec.podCIDRs`), asked of the API
+/// server alone; none if there is no such node.
 ///
 /// # Errors
 /// Why it cannot be asked.
@@ -153,9 +161,9 @@ fn listed(diagnostics: &[Diagnostic]) -> String {
     diagnostics.iter().map(|d| format!("\n  {d}")).collect()
 }
 
-/// Watches `source` and publishes what it holds until `stop` is cancelled. The receiver first sees `None`, then snapshots
-/// whose revision starts at 1 and rises by one; changes that come together share one, and a receiver that is busy sees only the last.
-/// `progress` hears of each.
+/// Watches `source` and publishes what it holds until `stop` is cancelled. The receiver first sees
+/// `None`, then snapshots whose revision starts at 1 and rises by one; changes that come together
+/// share one, and a receiver that is busy sees only the last. `progress` hears of each.
 ///
 /// # Errors
 /// See [`WatchError`]; a source that worked once is never given up.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The build script finds the eBPF toolchain in every layout of cargo's folders, and a build that must have programs fails without.
-//! Each case is a real cargo build, of a package whose build script is ours or asks the same question.
+//! The build script finds the eBPF toolchain in every layout of cargo's folders, and a build that
+//! must have programs fails without. Each case is a real cargo build, of a package whose build
+//! script is ours or asks the same question.
 
 use std::{
     env, fs,
@@ -140,7 +141,8 @@ fn the_toolchain_is_found_in_every_layout() {
         assert_eq!(found, (toolchain.clone(), true), "{arguments:?} {environment:?}");
     }
 
-    // Another target folder has another toolchain, or none: it does not take the one of the usual place.
+    // Another target folder has another toolchain, or none: it does not take the one of the usual
+    // place.
     assert_eq!(
         package.ask(&[], &[("CARGO_TARGET_DIR", &elsewhere)]),
         (elsewhere.join("ebpf-toolchain"), false)

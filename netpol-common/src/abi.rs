@@ -16,8 +16,8 @@ pub const ABI_VERSION: u32 = 6;
 /// Policy id of an endpoint that nothing restricts in a direction: no policy isolates it (rule I1).
 pub const POLICY_UNRESTRICTED: u32 = 0;
 
-/// In the place of a policy id: no policy decided. Says nothing of whether the endpoint is isolated.
-/// Events and drops have it, and flows that were not judged.
+/// Stands in for a policy id: no policy decided. Says nothing of whether the endpoint is
+/// isolated. Events and drops have it, and flows that were not judged.
 pub const NO_POLICY: u32 = 0;
 
 /// Policy id that denies everything. It never has entries.

@@ -120,7 +120,8 @@ pub fn probe() -> io::Result<()> {
 }
 
 impl Maps {
-    /// Takes the maps out of a loaded object, after a look at whether what was pinned is what this build expects.
+    /// Takes the maps out of a loaded object, after a look at whether what was pinned is what this
+    /// build expects.
     pub fn take(ebpf: &mut Ebpf, folder: &Path) -> Result<Self, DatapathError> {
         check_layout::<u32, abi::Binding>(&folder.join("bindings"))?;
         check_layout::<FlowKey, Flow>(&folder.join("flows"))?;

@@ -31,9 +31,9 @@ pub struct Limits {
     /// Budget of entries in map `policies` for the pods of a namespace on this node, with all rules
     /// that isolate them. `object` limits one pod in one direction.
     pub entries: Limit,
-    /// Budget of entries in map `restricted`: backends of a namespace's Services that not all pods of
-    /// the node may reach, while they may reach other backends of the same Service. `object` limits
-    /// one Service.
+    /// Budget of entries in map `restricted`: backends of a namespace's Services that not all pods
+    /// of the node may reach, while they may reach other backends of the same Service. `object`
+    /// limits one Service.
     pub restricted: Limit,
 }
 

@@ -247,8 +247,8 @@ impl<F: Iterator<Item = u32>, S: Fn(u32, ClassId) -> bool> Turn<'_, F, S> {
         labels
     }
 
-    /// Takes away the prefixes that are not wanted. Where the prefix around one has another number, it
-    /// is renumbered first.
+    /// Takes away the prefixes that are not wanted. Where the prefix around one has another number,
+    /// it is renumbered first.
     fn remove_prefixes(&mut self, compiled: &Compiled, labels: &BTreeMap<IpNet, u32>) {
         let label_of = |prefix: &IpNet| match self.changes.prefixes.get(prefix) {
             Some(None) => None,
@@ -308,7 +308,8 @@ impl<F: Iterator<Item = u32>, S: Fn(u32, ClassId) -> bool> Turn<'_, F, S> {
         }
     }
 
-    /// Counts carriers, and sorts: what is put by long prefixes first, what is removed by short ones.
+    /// Counts carriers, and sorts: what is put by long prefixes first, what is removed by short
+    /// ones.
     fn finish(self) -> Numbering {
         let mut numbering = self.numbering;
         for (class, number) in self.allocator.fresh_of {

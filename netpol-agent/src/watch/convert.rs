@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From Kubernetes' objects to the model, once. What the model cannot hold is left out and reported; the rest of the object
-//! goes on. Checks of selectors, CIDRs and ports of a policy belong to [`crate::compile`].
+//! From Kubernetes' objects to the model, once. What the model cannot hold is left out and
+//! reported; the rest of the object goes on. Checks of selectors, CIDRs and ports of a policy
+//! belong to [`crate::compile`].
 //!
-//! Codes: `address-invalid`, `address-family-duplicate`, `pod-without-address`, `port-number-invalid`, `port-name-invalid`,
-//! `port-protocol-invalid`, `policy-type-unknown`.
+//! Codes: `address-invalid`, `address-family-duplicate`, `pod-without-address`,
+//! `port-number-invalid`, `port-name-invalid`, `port-protocol-invalid`, `policy-type-unknown`.
 
 use std::net::IpAddr;
 
@@ -24,7 +25,8 @@ mod service;
 /// The namespace of an object that names none.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// The identity of an object. An absent name is empty: a source refuses such an object before it gets here.
+/// The identity of an object. An absent name is empty: a source refuses such an object before it
+/// gets here.
 pub(super) fn id(kind: Kind, meta: &ObjectMeta) -> Id {
     let namespace = match kind {
         kind if kind.is_cluster_wide() => "",
@@ -50,7 +52,8 @@ fn taken(kind: Kind, meta: ObjectMeta) -> (Id, String, Labels) {
     )
 }
 
-/// What only pods have of the metadata: whether it is being deleted, and of a static pod's mirror the static pod's UID.
+/// What only pods have of the metadata: whether it is being deleted, and of a static pod's mirror
+/// the static pod's UID.
 fn taken_of_pod(meta: &ObjectMeta) -> (bool, Option<Text>) {
     let annotation = |name| Some(meta.annotations.as_ref()?.get(name)?.as_str());
     let static_uid = annotation(wire::MIRROR)

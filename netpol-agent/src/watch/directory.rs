@@ -1,21 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Objects from a folder of manifests, watched for changes.
 //!
-//! Read are `*.yaml`, `*.yml` and `*.json` in the folder and its subfolders, but nothing whose name starts with a dot (so a
-//! mounted ConfigMap is read once, through its links, and its swap is one change). A file may hold several YAML documents,
-//! and Lists. Kinds that policy does not need are skipped. Pods carry `spec.nodeName` and `status.podIPs` as in a cluster.
-//! A link to a file elsewhere is read, but an edit of that file in place is not noticed.
+//! Read are `*.yaml`, `*.yml` and `*.json` in the folder and its subfolders, but nothing whose name
+//! starts with a dot (so a mounted ConfigMap is read once, through its links, and its swap is one
+//! change). A file may hold several YAML documents, and Lists. Kinds that policy does not need are
+//! skipped. Pods carry `spec.nodeName` and `status.podIPs` as in a cluster. A link to a file
+//! elsewhere is read, but an edit of that file in place is not noticed.
 //!
 //! What is already enforced is not given up for a slip:
 //! - a file that does not parse, or holds something that is no object, keeps the objects it had;
-//! - an object that Kubernetes would refuse because of an unknown field, a wrong type or an unknown policy type, keeps its
-//!   last good version. At start, where there is none, both are errors: starting without a policy could allow what it denies,
-//!   and the kernel still enforces what the last run left in it;
+//! - an object that Kubernetes would refuse because of an unknown field, a wrong type or an unknown
+//!   policy type, keeps its last good version. At start, where there is none, both are errors:
+//!   starting without a policy could allow what it denies, and the kernel still enforces what the
+//!   last run left in it;
 //! - a file that is being written is not read before it is closed;
-//! - a folder that vanishes, or is vanished and gone a moment later, changes nothing; one that comes back is read again.
+//! - a folder that vanishes, or is vanished and gone a moment later, changes nothing; one that
+//!   comes back is read again.
 //!
-//! What an object says otherwise against the rules (its name, its labels, a second object of the same name) is reported, and
-//! the object goes on as written; of two with the same name the first counts, by path, then by place in the file.
+//! What an object says otherwise against the rules (its name, its labels, a second object of the
+//! same name) is reported, and the object goes on as written; of two with the same name the first
+//! counts, by path, then by place in the file.
 
 use std::{
     path::{Path, PathBuf},
@@ -53,13 +57,15 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// One reading of a folder, for what needs no agent.
 ///
 /// # Errors
-/// [`WatchError::Folder`] if there is no such folder, [`WatchError::Unreadable`] if something in it cannot be read.
+/// [`WatchError::Folder`] if there is no such folder, [`WatchError::Unreadable`] if something in it
+/// cannot be read.
 pub fn load(dir: &Path) -> Result<Snapshot, WatchError> {
     let folder = Folder::open(dir)?;
     Ok(folder.objects().snapshot(1, folder.diagnostics()))
 }
 
-/// One file's objects as a snapshot, for what has no folder. `name` is the file's name: its ending tells JSON from YAML.
+/// One file's objects as a snapshot, for what has no folder. `name` is the file's name: its ending
+/// tells JSON from YAML.
 ///
 /// # Errors
 /// What a folder with this file alone would be refused for at the start.

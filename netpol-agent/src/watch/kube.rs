@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Objects from a Kubernetes API server: one list and watch for each kind.
 //!
-//! An object is cut to the fields that policy needs as it is decoded, becomes an object of the model at once, and only that is
-//! kept. While the server cannot be reached the last snapshot stays (rule B3). Old servers are fine: one without
-//! `discovery.k8s.io/v1` gives no EndpointSlices, and is asked again now and then.
+//! An object is cut to the fields that policy needs as it is decoded, becomes an object of the
+//! model at once, and only that is kept. While the server cannot be reached the last snapshot stays
+//! (rule B3). Old servers are fine: one without `discovery.k8s.io/v1` gives no EndpointSlices, and
+//! is asked again now and then.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -82,7 +83,8 @@ pub(super) async fn run(
             () = stop.cancelled() => return Ok(()),
             Some((kind, update, received)) = updates.recv() => {
                 let mut changed = cluster.apply(kind, update);
-                // What has come by now goes out together. More merges with it while a turn runs: the receiver only sees the last snapshot.
+                // What has come by now goes out together. More merges with it while a turn runs:
+                // the receiver only sees the last snapshot.
                 for _ in 1..QUEUE {
                     let Ok((kind, update, _)) = updates.try_recv() else { break };
                     changed |= cluster.apply(kind, update);

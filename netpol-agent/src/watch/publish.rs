@@ -39,8 +39,8 @@ impl Publisher {
         self.progress.unlisted(kinds);
     }
 
-    /// Publishes `objects` as the next revision, whose first event came at `received`. What is wrong with them is logged with what the
-    /// compiler finds, once.
+    /// Publishes `objects` as the next revision, whose first event came at `received`. What is
+    /// wrong with them is logged with what the compiler finds, once.
     pub fn publish(&mut self, objects: &Objects, diagnostics: &[Diagnostic], received: Instant) {
         self.revision += 1;
         let snapshot = objects.snapshot(self.revision, diagnostics);
@@ -80,7 +80,8 @@ impl Burst {
         self.limits = Some(Limits { first, due });
     }
 
-    /// Resolves when the burst is over, with the moment of its first change, and forgets it; pends while nothing has changed.
+    /// Resolves when the burst is over, with the moment of its first change, and forgets it; pends
+    /// while nothing has changed.
     pub async fn over(&mut self) -> Instant {
         let Some(Limits { first, due }) = self.limits else {
             return std::future::pending().await;

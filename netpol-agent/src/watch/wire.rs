@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Kubernetes objects as they are written, cut to the fields that policy needs while they are decoded: what is not named
-//! here never reaches memory. The same types decode answers of an API server and manifests.
+//! Kubernetes objects as they are written, cut to the fields that policy needs while they are
+//! decoded: what is not named here never reaches memory. The same types decode answers of an API
+//! server and manifests.
 //!
 //! Every field is optional here, and `null` is the same as absent, as for the API server.
 
@@ -46,7 +47,8 @@ pub(crate) trait Wire:
     }
 }
 
-/// Only what is read of `metadata`; the rest (managed fields, owners, nearly all annotations) is dropped unread.
+/// Only what is read of `metadata`; the rest (managed fields, owners, nearly all annotations) is
+/// dropped unread.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct SlimMeta {

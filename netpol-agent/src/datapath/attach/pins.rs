@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The folder of pins: links by interface index and hook, and marks of interfaces: where we added the qdisc, and where the filters are
-//! those of this folder's version. A mark is a folder: bpffs holds no plain files.
+//! The folder of pins: links by interface index and hook, and marks of interfaces: where we added
+//! the qdisc, and where the filters are those of this folder's version. A mark is a folder: bpffs
+//! holds no plain files.
 
 use std::{
     collections::BTreeSet,

@@ -23,7 +23,8 @@ use crate::datapath::{DatapathError, bpffs, shares::Shares};
 const BPF_EXIST: u64 = 2;
 const BPF_NOEXIST: u64 = 1;
 
-/// The flows of a pinned map whose capacity is another than asked for; the map is unpinned, so that loading makes a new one.
+/// The flows of a pinned map whose capacity is another than asked for; the map is unpinned, so that
+/// loading makes a new one.
 pub fn unpin_flows_of_other_capacity(
     path: &Path,
     capacity: u32,

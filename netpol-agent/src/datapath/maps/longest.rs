@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tables with longest-prefix match. Whole keys are in a hash map, as long as it has room: a lookup
-//! there costs the same for any number of keys. Prefixes, and whole keys that did not fit, are in an
-//! LPM trie. The programs ask the hash map first: its answer is the longest match.
+//! there costs the same for any number of keys. Prefixes, and whole keys that did not fit, are in
+//! an LPM trie. The programs ask the hash map first: its answer is the longest match.
 
 use std::path::Path;
 

@@ -30,7 +30,8 @@ impl Wire for wire::Node {
                 addresses.extend(faults.address(|| format!("status.addresses[{index}].address"), &text));
             }
         }
-        // What the kernel enforces does not depend on them, so what does not parse is left out without a word.
+        // What the kernel enforces does not depend on them, so what does not parse is left out
+        // without a word.
         let pod_cidrs = self.spec.and_then(|spec| spec.pod_cidrs).unwrap_or_default();
         let node = Node {
             name: id.key.name.to_string(),

@@ -44,7 +44,8 @@ impl Wire for wire::NetworkPolicy {
         let mut faults = Faults::of(&id);
         let spec = self.spec.unwrap_or_default();
 
-        // An unknown word leaves the list given: the policy does not fall back to the default directions (rule I2).
+        // An unknown word leaves the list given: the policy does not fall back to the default
+        // directions (rule I2).
         let policy_types = spec.policy_types.filter(|words| !words.is_empty()).map(|words| {
             let mut directions = Vec::new();
             for (index, word) in words.iter().enumerate() {
@@ -84,7 +85,8 @@ impl Wire for wire::NetworkPolicy {
     }
 }
 
-/// A list without room for more: there may be ten thousand policies, and what they are decoded from is larger.
+/// A list without room for more: there may be ten thousand policies, and what they are decoded from
+/// is larger.
 fn exact<T>(items: impl Iterator<Item = T>) -> Vec<T> {
     let mut items: Vec<T> = items.collect();
     items.shrink_to_fit();

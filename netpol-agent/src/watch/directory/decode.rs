@@ -142,7 +142,8 @@ pub fn document(place: &str, document: Value, items: &mut Vec<Item>) -> Result<(
     Ok(())
 }
 
-/// Which kind it is, if it is read. A word that may be a misspelled kind is refused rather than skipped.
+/// Which kind it is, if it is read. A word that may be a misspelled kind is refused rather than
+/// skipped.
 fn known(place: &str, kind: &str, version: &str) -> Result<Option<Kind>, Diagnostic> {
     let group = version.split_once('/').map_or("", |(group, _)| group);
     if let Some(found) = Kind::ALL.into_iter().find(|known| known.name() == kind) {

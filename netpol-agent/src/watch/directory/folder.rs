@@ -32,7 +32,8 @@ pub enum Scan {
     Changed,
     /// The same.
     Same,
-    /// A file is gone that was there: not taken before it is confirmed, as editors take files away before they put new ones.
+    /// A file is gone that was there: not taken before it is confirmed, as editors take files away
+    /// before they put new ones.
     Vanished,
     /// The folder cannot be read; everything stays.
     Gone(io::Error),
@@ -112,7 +113,8 @@ impl Folder {
         files.any(|file| file.digest.is_none() && file.fault.is_some())
     }
 
-    /// Reads the folder again, but not the files in `being_written`. `confirmed` takes a vanished file for what it is.
+    /// Reads the folder again, but not the files in `being_written`. `confirmed` takes a vanished
+    /// file for what it is.
     pub fn scan(&mut self, being_written: &BTreeSet<PathBuf>, confirmed: bool) -> Scan {
         let mut paths = BTreeSet::new();
         if let Err(error) = list(&self.dir, 0, &mut paths) {

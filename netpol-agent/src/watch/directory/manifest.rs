@@ -55,7 +55,8 @@ pub fn read_bytes(name: &str, bytes: &[u8]) -> Result<Vec<Item>, Diagnostic> {
 /// Reads a file. `name` is its path as diagnostics show it.
 ///
 /// # Errors
-/// If it does not parse, or something in it cannot be told to be which object: then nothing of it can be relied on.
+/// If it does not parse, or something in it cannot be told to be which object: then nothing of it
+/// can be relied on.
 pub fn read(name: &str, text: &str) -> Result<Vec<Item>, Diagnostic> {
     let documents = if name.ends_with(".json") {
         json(name, text)
@@ -79,7 +80,8 @@ fn unparseable(name: &str, document: usize, line: u64, reason: &str) -> Diagnost
 }
 
 fn yaml(name: &str, text: &str) -> Result<Vec<Value>, Diagnostic> {
-    // Limits guard against anchors that expand without end; a list of ten thousand pods is no such thing.
+    // Limits guard against anchors that expand without end; a list of ten thousand pods is no such
+    // thing.
     let options = serde_saphyr::options! {
         with_snippet: false,
         budget: serde_saphyr::budget! {

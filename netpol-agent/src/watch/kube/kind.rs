@@ -21,7 +21,8 @@ use crate::watch::{
     wire::Wire,
 };
 
-/// How long until a kind that the server does not have is asked for again: it comes with an upgrade.
+/// How long until a kind that the server does not have is asked for again: it comes with an
+/// upgrade.
 const MISSING_RETRY: Duration = Duration::from_secs(60);
 
 /// Watches all objects of a kind. Ends when the receiver is gone.
@@ -100,8 +101,8 @@ fn recovered(kind: Kind, failing: &mut Option<Failure>) {
     }
 }
 
-/// Waits for the time to try again. After a lost connection, until the server answers: a watch that is taken up again without a
-/// relist is silent until something changes.
+/// Waits for the time to try again. After a lost connection, until the server answers: a watch that
+/// is taken up again without a relist is silent until something changes.
 async fn retry<T: Wire>(
     api: &Api<T>,
     missing: bool,

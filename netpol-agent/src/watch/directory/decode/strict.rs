@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! An object of a known kind, read as strictly as Kubernetes would: fields that do not exist are refused, names and labels that it
-//! would not take are reported.
+//! An object of a known kind, read as strictly as Kubernetes would: fields that do not exist are
+//! refused, names and labels that it would not take are reported.
 
 use serde_json::Value;
 
