@@ -2,7 +2,7 @@
 //! Byte layouts of the maps. Each is `repr(C)` without implicit padding, which zerocopy's derives
 //! enforce. Its size is asserted at compile time, and a test compares it with the BTF of the
 //! object. A change here needs a new [`ABI_VERSION`]; `observed`, by which the programs report, has
-//! an [`OBSERVED_VERSION`] of its own.
+//! an [`OBSERVED_VERSION`] of its own, which is computed.
 //!
 //! Integers are in host byte order. Addresses and ports are byte arrays in network byte order.
 
@@ -524,8 +524,8 @@ impl Endpoint {
         lock: bpf_spin_lock { val: 0 },
     };
 
-    /// Returns the number that [tags](crate::tag) carry: from 1 on, taken from the low bits of
-    /// [`Endpoint::id`]. The agent gives no id whose number a living endpoint has.
+    /// Returns the number that [tags](crate::tag) carry: from 1 on, the id modulo their
+    /// number. The agent gives no id whose number a living endpoint has.
     #[inline(always)]
     pub const fn number(&self) -> u16 {
         number(self.id)

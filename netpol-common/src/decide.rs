@@ -70,9 +70,9 @@ pub struct Place {
     /// Index of the interface: a pod's host-side veth, or the device that the packet leaves by.
     pub ifindex: u32,
     /// Index of the interface that the packet came by; 0 if the node itself made it (rules A2, A3).
-    /// Not used for what a pod sends.
+    /// Not used at `from_pod`.
     pub ingress_ifindex: u32,
-    /// The packet's [tag](crate::tag). Not used for what a pod sends.
+    /// The packet's [tag](crate::tag). Not used at `from_pod`.
     pub tag: u16,
 }
 
@@ -248,9 +248,7 @@ const fn has_flow(packet: &Packet) -> bool {
     !matches!(packet.role, Role::Single | Role::Error)
 }
 
-/// Returns true if packets can follow that belong to this one. No flow is made for a connection to
-/// the node: it is open anyway (rule A2), and with a flow, packets that are only forwarded with the
-/// node's address would pass as its replies (rule A3).
+/// Returns true if packets can follow that belong to this one.
 #[inline(always)]
 const fn opens_flow(packet: &Packet) -> bool {
     let reset = packet.protocol == protocol::TCP && packet.tcp_flags & RST != 0;

@@ -77,6 +77,13 @@ pub const fn lifetime(protocol: u8, state: u8, lifetimes: &Lifetimes) -> u64 {
     seconds as u64 * SECOND
 }
 
+/// Returns true if the judgement of a flow still holds: the endpoint has the same policy, and
+/// nothing that the policy was asked about has changed (rule C2).
+#[inline(always)]
+pub const fn is_current(flow: &Flow, policy: u32, epoch: u32) -> bool {
+    flow.policy == policy && flow.epoch == epoch
+}
+
 /// Returns true if the flow still counts.
 #[inline(always)]
 pub const fn alive(flow: &Flow, protocol: u8, now: u64, lifetimes: &Lifetimes) -> bool {

@@ -171,7 +171,8 @@ pub enum Role {
 }
 
 impl Role {
-    /// Converts a number. Any unknown number is [`Role::Single`], which no connection lets pass.
+    /// Converts a number. Any unknown number is [`Role::Single`], which no connection
+    /// lets pass; so is [`Role::Error`], as a later fragment has no quote.
     #[inline(always)]
     pub const fn from_u8(number: u8) -> Self {
         match number {

@@ -78,7 +78,6 @@ impl Frame for Linear<'_> {
 
 /// Reads a word of a packet in one instruction. The kernel lets programs read words at any address
 /// that its machine supports. Rust requires alignment, so the compiler would use four instructions.
-/// the compiler would make four of it.
 ///
 /// # Safety
 /// The word is within the packet.

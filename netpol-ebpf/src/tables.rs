@@ -175,7 +175,7 @@ impl Lookups for Maps {
         key.address = *backend;
         key.port = port;
         key.protocol = protocol;
-        is_guarded(key)
+        is_restricted(key)
     }
 
     #[inline(always)]
@@ -343,7 +343,7 @@ fn frontend(key: &Frontend) -> u32 {
 }
 
 #[inline(always)]
-fn is_guarded(backend: &Frontend) -> bool {
+fn is_restricted(backend: &Frontend) -> bool {
     // SAFETY: the value is not read.
     unsafe { RESTRICTED.get(backend) }.is_some()
 }

@@ -235,7 +235,7 @@ fn limits(random: &mut Random) -> Limits {
 /// Returns the cluster, for two of three seeds with so little room in map `restricted` that
 /// Services exceed it (rule L2). The reference evaluator does not know that budget: use it to
 /// compare with what was compiled.
-pub fn few_guards(mut snapshot: Snapshot, seed: u64) -> Snapshot {
+pub fn little_restricted_room(mut snapshot: Snapshot, seed: u64) -> Snapshot {
     let most = 1 + (seed / 3 % 6) as usize;
     if !seed.is_multiple_of(3) {
         snapshot.limits.restricted = Limit {

@@ -19,7 +19,7 @@ use netpol_common::tag;
 use netpol_tests::{
     kernel::{Probe, passes},
     lookup,
-    random::{Random, any_change, change, cluster, few_guards, nodes, packet, service_packet},
+    random::{Random, any_change, change, cluster, little_restricted_room, nodes, packet, service_packet},
     seeds,
 };
 use proptest::prelude::*;
@@ -191,7 +191,7 @@ fn b4_every_prefix_of_a_plan_for_one_change_is_before_or_after() {
     run(250, |seed, keeps, change| {
         let mut random = Random(seed);
         let mut bench = Bench::new(keeps);
-        let mut before = few_guards(cluster(&mut random), seed);
+        let mut before = little_restricted_room(cluster(&mut random), seed);
         let (_, first) = bench.plan(&before);
         bench.apply(first);
         for _ in 0..4 {
@@ -251,7 +251,7 @@ fn c2_no_flow_outlives_the_verdict_that_let_it_in() {
     run(250, |seed, keeps, change| {
         let mut random = Random(seed);
         let mut bench = Bench::new(keeps);
-        let mut before = few_guards(cluster(&mut random), seed);
+        let mut before = little_restricted_room(cluster(&mut random), seed);
         let (_, first) = bench.plan(&before);
         bench.apply(first);
         for _ in 0..4 {
@@ -293,7 +293,7 @@ fn what_is_written_says_what_was_compiled() {
     run(250, |seed, keeps, change| {
         let mut random = Random(seed);
         let mut bench = Bench::new(keeps);
-        let mut snapshot = few_guards(cluster(&mut random), seed);
+        let mut snapshot = little_restricted_room(cluster(&mut random), seed);
         for _ in 0..4 {
             let (compiled, plan) = bench.plan(&snapshot);
             bench.apply(plan);
@@ -350,7 +350,7 @@ fn c3_numbers_are_never_given_twice() {
     run(1000, |seed, keeps, change| {
         let mut random = Random(seed);
         let mut bench = Bench::new(keeps);
-        let mut snapshot = few_guards(cluster(&mut random), seed);
+        let mut snapshot = little_restricted_room(cluster(&mut random), seed);
         let mut pods: BTreeMap<u32, (u32, u32)> = BTreeMap::new();
         let mut retired = BTreeSet::new();
         let mut owners = BTreeMap::new();

@@ -13,7 +13,7 @@ use netpol_tests::{
     canonical::Canonical,
     looks::first_look,
     lookup,
-    random::{Random, any_change, batch, cluster, few_guards, nodes, packet, service_packet},
+    random::{Random, any_change, batch, cluster, little_restricted_room, nodes, packet, service_packet},
     seeds,
 };
 use proptest::prelude::*;
@@ -256,7 +256,7 @@ fn changes_one_by_one_compile_to_what_the_whole_does() {
     seeds::hold("random", PACKETS_A_CLUSTER * 8, |seed| {
         let mut random = Random(seed);
         let mut node: Node = nodes().swap_remove(0);
-        let fresh = |random: &mut Random| few_guards(cluster(random), seed);
+        let fresh = |random: &mut Random| little_restricted_room(cluster(random), seed);
         let (mut compiler, mut snapshot) = (Compiler::default(), fresh(&mut random));
         for _ in 0..30 {
             let mut shown = snapshot.clone();

@@ -61,7 +61,7 @@ pub fn apply<E: Error + 'static>(
         stuck: BTreeSet::new(),
         unseen: BTreeSet::new(),
         all_unseen: false,
-        unguarded: false,
+        unrestricted: false,
         overgranted: BTreeSet::new(),
         kept: None,
         written: BTreeSet::new(),
@@ -122,7 +122,7 @@ struct Turn<'a, W> {
     /// The second look is not in place.
     all_unseen: bool,
     /// Some backends are not restricted.
-    unguarded: bool,
+    unrestricted: bool,
     /// Interfaces of pods that could still send and receive for more than they may.
     overgranted: BTreeSet<u32>,
     /// Once entries are removed after a failure: what must stay.
@@ -202,8 +202,8 @@ where
         }
         match planned {
             Write::Policies(Put((policy, _), value)) => {
-                let unguarded = self.unguarded && value.action == ACTION_DEFER;
-                !unguarded && !self.stuck.contains(policy)
+                let unrestricted = self.unrestricted && value.action == ACTION_DEFER;
+                !unrestricted && !self.stuck.contains(policy)
             }
             // In order, what is within a prefix follows it.
             Write::Identities(Put(prefix, _)) => {
@@ -211,7 +211,7 @@ where
                 let within = self.bare.range(net..).take_while(|bare| net.contains(*bare));
                 !within.take(2).any(|bare| *bare != net)
             }
-            Write::Frontends(Put(..)) => !self.unguarded,
+            Write::Frontends(Put(..)) => !self.unrestricted,
             Write::Identities(Remove(prefix)) => self.lost.is_empty() || !self.is_within_lost(*prefix),
             Write::Policies(Remove((policy, key))) => {
                 let kept = self.kept.as_ref();
@@ -238,7 +238,7 @@ where
         match planned {
             Write::Policies(Put((policy, _), value)) => {
                 // Without the entry, a frontend that is not restricted is what its address is.
-                self.unguarded |= value.action == ACTION_REFUSE;
+                self.unrestricted |= value.action == ACTION_REFUSE;
                 self.incomplete.insert(*policy);
             }
             Write::Identities(Put(prefix, _)) => {
@@ -254,7 +254,7 @@ where
             Write::LocalPods(Put(_, ifindex)) | Write::Senders(Put(_, ifindex)) => {
                 self.unseen.insert(*ifindex);
             }
-            Write::Restricted(Put(..)) => self.unguarded = true,
+            Write::Restricted(Put(..)) => self.unrestricted = true,
             Write::Forwards(Remove((ifindex, _))) => {
                 self.overgranted.insert(*ifindex);
             }

@@ -67,6 +67,15 @@ abi! {
     }
 }
 
+impl Counter {
+    pub(crate) const fn plus(self, other: Self) -> Self {
+        Self {
+            packets: self.packets + other.packets,
+            bytes: self.bytes + other.bytes,
+        }
+    }
+}
+
 abi! {
     /// Value of map `event_budget`, per CPU, by [`Endpoint::number`](super::Endpoint::number): the
     /// rate limit of events. Entry 0 limits all endpoints together.

@@ -77,6 +77,8 @@ fn keep_flow<T: Tables>(
 ) {
     let policy = endpoint.policy(connection.initiator);
     let (sender, tag) = (judgement.sender, judgement.tag);
+    // No flow is made for a connection to the node: it is open anyway (rule A2), and with a flow,
+    // packets that are only forwarded with the node's address would pass as its replies (rule A3).
     let opens = opens_flow(packet) && !judgement.to_node && (connection.known || !connection.mid_stream);
     if let Some(entry) = &connection.entry {
         entry.with(|flow| {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Second step: looks up the connection that a packet belongs to. It only notes in the flow table
-//! that a packet was seen, whatever the verdict.
+//! Second step: looks up the connection that a packet belongs to. What it writes into the flow
+//! table lets nothing pass: when a packet was seen, what each end claims, who opened the
+//! connection.
 
 use super::{
     FlowEntry as _, Opener, Place, Tables, addresses, flow_key, has_flow, is_node, new_flow, own_address,
@@ -35,7 +36,8 @@ pub(super) struct Connection<E> {
     pub(super) sender: u32,
     /// See [`Flow::tag`].
     pub(super) tag: u16,
-    /// The other end is the node. No flow is kept for such a connection (rules A2, A3).
+    /// The other end is the node. No flow is kept for such a connection (rules A2, A3), except a
+    /// NodePort's.
     pub(super) with_node: bool,
 }
 
@@ -103,8 +105,8 @@ pub(super) fn look_up<T: Tables>(
             }
             connection.known = true;
             connection.initiator = Direction::from_u8(flow.initiator);
-            connection.current =
-                flow.policy == endpoint.policy(connection.initiator) && flow.epoch == tables.epoch();
+            let policy = endpoint.policy(connection.initiator);
+            connection.current = flow::is_current(flow, policy, tables.epoch());
             connection.sender = flow.sender;
             connection.tag = flow.tag;
         });
@@ -162,7 +164,13 @@ fn ask_tracking<T: Tables>(
     {
         entry.with(|flow| {
             let found = new_flow(tables, NO_POLICY, connection.initiator);
-            *flow = Flow { epoch: 0, ..found };
+            // Nothing passed yet: `commit` counts this packet, if it passes.
+            *flow = Flow {
+                epoch: 0,
+                packets: 0,
+                bytes: 0,
+                ..found
+            };
         });
     }
 }

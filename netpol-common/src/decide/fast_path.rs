@@ -43,7 +43,7 @@ pub fn passes(tables: &impl Tables, endpoint: &Endpoint, place: &Place, packet: 
     entry.with(|flow| {
         let now = tables.now();
         let initiator = Direction::from_u8(flow.initiator);
-        let current = flow.policy == endpoint.policy(initiator) && flow.epoch == tables.epoch();
+        let current = flow::is_current(flow, endpoint.policy(initiator), tables.epoch());
         let reply = initiator as u8 != direction as u8;
         // Only if the next packet of this kind leaves the state as it is.
         let open = flow.state == State::Established as u8

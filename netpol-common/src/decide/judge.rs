@@ -63,7 +63,8 @@ impl Judgement {
     }
 
     /// Returns the verdict. `commit` remembers a packet that passes; nothing is remembered of one
-    /// that does not. This is the only place where a judgement is enforced.
+    /// that does not. This is the only place of the decision
+    /// where a judgement is enforced.
     #[inline(always)]
     pub(super) fn enforce(self, commit: impl FnOnce(&Self)) -> Verdict {
         if let Some(reason) = self.denied {
@@ -181,9 +182,9 @@ fn opened_by_pod<E>(
     let egress = egress(tables, policy, asked.remote, asked.protocol, asked.port, opens);
     judgement.identity = egress.identity;
     judgement.to_node = egress.to_node;
-    // The packet is judged again where it leaves, whatever decides here: kube-proxy may know other
-    // backends, or connection tracking may remember some. ICMP errors are translated like the
-    // connection that they quote.
+    // The packet is judged again on its backend, whatever decides here: kube-proxy may know other
+    // backends, or connection tracking may remember some. An ICMP error is not: the kernel
+    // translates it like the connection that it quotes.
     let translated = !matches!(packet.role, Role::Single | Role::Error) || egress.action == ACTION_DEFER;
     judgement.tag = endpoint.tag(policy != POLICY_UNRESTRICTED && translated);
     if !matches!(egress.action, ACTION_ACCEPT | ACTION_DEFER) {
@@ -332,8 +333,8 @@ pub(super) fn by_address(
     }
 }
 
-/// Returns true if a policy lets an identity pass without a second judgement elsewhere. Where a
-/// packet was made tells that it is from the node, never an identity (rule A3).
+/// Returns true if a policy lets an identity pass without a second judgement elsewhere. The flag of
+/// the node's own addresses does not count here (rule A3).
 #[inline(always)]
 fn accepts(tables: &impl Lookups, policy: u32, identity: u32, asked: &Asked<'_>) -> bool {
     action(tables, policy, identity, asked.protocol, asked.port) == ACTION_ACCEPT

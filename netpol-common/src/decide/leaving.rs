@@ -148,7 +148,7 @@ fn look_up<T: Tables>(tables: &T, endpoint: &Endpoint, place: &Place, packet: &P
         entry.with(|flow| {
             if flow::alive(flow, packet.protocol, tables.now(), tables.lifetimes()) {
                 known = true;
-                is_settled = flow.policy == endpoint.egress_policy && flow.epoch == tables.epoch();
+                is_settled = flow::is_current(flow, endpoint.egress_policy, tables.epoch());
                 if is_settled {
                     flow.last_seen = tables.now();
                 }

@@ -14,7 +14,7 @@ use netpol_common::abi::{Endpoint, Identity, POLICY_DENY, POLICY_UNRESTRICTED};
 use netpol_tests::{
     kernel::{Probe, passes},
     objects::snapshot,
-    random::{Random, cluster, few_guards, nodes},
+    random::{Random, cluster, little_restricted_room, nodes},
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -167,7 +167,7 @@ fn l2_a_failed_write_concerns_only_what_depends_on_it() {
     run(150, |seed, keeps, change: Change| {
         let mut random = Random(seed);
         let mut bench = Bench::new(keeps);
-        let mut before = few_guards(cluster(&mut random), seed);
+        let mut before = little_restricted_room(cluster(&mut random), seed);
         let (_, first) = bench.plan(&before);
         bench.apply(first);
         for _ in 0..3 {

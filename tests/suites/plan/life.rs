@@ -11,7 +11,7 @@ use netpol_agent::{
     sync::{EntryKey, Memory, Plan, Remove, State, Write, apply},
 };
 use netpol_common::abi::{IDENTITY_NONE, Identity, SENDER_AMBIGUOUS};
-use netpol_tests::random::{Random, any_change, batch, cluster, few_guards};
+use netpol_tests::random::{Random, any_change, batch, cluster, little_restricted_room};
 use proptest::prelude::*;
 
 use super::{Bench, interface, run};
@@ -127,7 +127,7 @@ fn changes_one_by_one_end_where_a_fresh_start_does() {
     run(250, |seed, keeps, change| {
         let mut random = Random(seed);
         let mut bench = Bench::new(keeps);
-        let mut snapshot = few_guards(cluster(&mut random), seed);
+        let mut snapshot = little_restricted_room(cluster(&mut random), seed);
         for _ in 0..6 {
             let (_, plan) = bench.plan(&snapshot);
             bench.apply(plan);
@@ -206,7 +206,7 @@ fn whatever_happens_ends_where_a_fresh_start_does() {
     run(500, |seed, keeps, _| {
         let mut random = Random(seed);
         let mut bench = Bench::new(keeps);
-        let mut snapshot = few_guards(cluster(&mut random), seed);
+        let mut snapshot = little_restricted_room(cluster(&mut random), seed);
         for _ in 0..20 {
             match random.below(12) {
                 0 | 1 => {

@@ -54,6 +54,16 @@ macro_rules! drop_reasons {
         }
 
         impl Counters {
+            /// Adds up the counts of two CPUs.
+            pub fn plus(&self, other: &Self) -> Self {
+                Self {
+                    forwarded: self.forwarded.plus(other.forwarded),
+                    $($name: self.$name.plus(other.$name),)*
+                    flows_created: self.flows_created.plus(other.flows_created),
+                    flow_insert_failures: self.flow_insert_failures + other.flow_insert_failures,
+                }
+            }
+
             /// Returns the counter of a drop reason.
             #[inline(always)]
             pub fn dropped(&mut self, reason: DropReason) -> &mut Counter {
@@ -72,17 +82,17 @@ drop_reasons! {
         "A header is cut short or contradicts itself, or a device is to write a checksum over it (rule F2).";
     EtherType = 3, ether_type: "Neither IPv4, IPv6 nor ARP (rule F2).";
     Vlan = 4, vlan: "VLAN tagged (rule F2).";
-    Fragment = 5, fragment: "A fragment whose first fragment was not seen, or did not pass (rule C5).";
+    Fragment = 5, fragment: "A fragment whose first fragment was not seen or did not pass, or that the kernel could not copy (rule C5).";
     ExtensionHeaders = 6, extension_headers: "More IPv6 extension headers than are read (rule F3).";
     NoEndpoint = 7, no_endpoint:
-        "Map `endpoints` does not know the interface: it was full, or was changed by hand (rule L1).";
+        "The interface has no endpoint: its pod is not known yet (rules B2, A8), or map `endpoints` is full or was changed by hand (rule L1).";
     EgressBackend = 8, egress_backend:
         "The egress policy of the pod that sent it does not allow the backend that a Service led to (rule A5).";
     UnknownSender = 9, unknown_sender:
-        "Nothing tells which pod of this node sent it, and not every pod may reach its destination (rules A5, A6).";
+        "Nothing tells which pod of this node sent it and not every pod may reach its destination (rule A5), or a pod forged its source in a tunnel (rule A6).";
     Spoofed = 10, spoofed: "The pod sent it from an address, IP or MAC, that is not the pod's (rule A6).";
     NotOwnAddress = 11, not_own_address:
-        "It came to a pod that has neither the IP nor the MAC address that it is for (rule A9).";
+        "It came to a pod whose IP or MAC address is not the one that it is for (rule A9).";
 }
 
 const _: () = {
