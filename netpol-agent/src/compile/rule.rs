@@ -65,7 +65,7 @@ impl fmt::Display for RuleRef {
 pub struct Rule {
     /// Where it stands.
     pub reference: RuleRef,
-    /// The number that policy entries and events carry: never 0.
+    /// The number that policy entries carry: never 0.
     pub number: u32,
     /// What becomes of a packet that it matches.
     pub action: Action,
