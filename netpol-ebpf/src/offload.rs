@@ -27,7 +27,7 @@ static SK_BUFF: SkBuff = SkBuff {
 
 /// Start of a packet's frame.
 #[derive(Clone, Copy)]
-pub enum Origin {
+pub enum FrameStart {
     /// The link layer header.
     Link,
     /// An assumed Ethernet header before the network header.
@@ -43,7 +43,7 @@ pub type Part = [u64; SkBuff::MAX_LENGTH as usize / 8];
 /// # Safety
 /// Nobody else uses `part`.
 #[inline(always)]
-pub unsafe fn partial(skb: *mut __sk_buff, origin: Origin, part: *mut Part) -> PartialChecksum {
+pub unsafe fn partial(skb: *mut __sk_buff, frame: FrameStart, part: *mut Part) -> PartialChecksum {
     // SAFETY: a valid reference; volatile, so that the compiler does not use the object's value
     // instead of the agent's.
     let layout = unsafe { read_volatile(&raw const SK_BUFF) };
@@ -68,9 +68,9 @@ pub unsafe fn partial(skb: *mut __sk_buff, origin: Origin, part: *mut Part) -> P
     let byte = |at: u16| unsafe { *start.add(usize::from(at)) };
     // SAFETY: as above, and fields are aligned.
     let field = |at: u16| unsafe { *start.add(usize::from(at)).cast::<u16>() };
-    let (origin, before) = match origin {
-        Origin::Link => (field(layout.mac_header), 0),
-        Origin::Network => (field(layout.network_header), ETHERNET_LENGTH),
+    let (origin, before) = match frame {
+        FrameStart::Link => (field(layout.mac_header), 0),
+        FrameStart::Network => (field(layout.network_header), ETHERNET_LENGTH),
     };
     PartialChecksum {
         is_pending: failed || byte(layout.ip_summed) >> layout.ip_summed_shift & 3 == CHECKSUM_PARTIAL,

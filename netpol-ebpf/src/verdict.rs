@@ -26,7 +26,7 @@ use netpol_common::{
 use crate::{
     event,
     maps::{CONFIG, COUNTERS, SCRATCH},
-    offload::{self, Origin},
+    offload::{self, FrameStart},
     packet::{self, Leaving, Linear, Skb},
     tables::Maps,
 };
@@ -49,14 +49,14 @@ pub fn at_hook(ctx: &TcContext, direction: Direction) -> i32 {
         } else {
             PLAIN
         };
-        judge(ctx.skb.skb, direction, told | origin << ORIGIN_SHIFT)
+        slow_path(ctx.skb.skb, direction, told | origin << ORIGIN_SHIFT)
     }
 }
 
 /// Fast path: returns true if the packet belongs to an open connection that is still allowed.
 ///
-/// This and [`judge`] are separate functions. In one function, the verifier would follow each path
-/// of the first through the second, and both would need stack space at the same time.
+/// This and [`slow_path`] are separate functions. In one function, the verifier would follow each
+/// path of the first through the second, and both would need stack space at the same time.
 #[inline(never)]
 fn fast_path(skb: *mut __sk_buff, direction: u8) -> bool {
     let ctx = &TcContext::new(skb);
@@ -72,7 +72,7 @@ fn fast_path(skb: *mut __sk_buff, direction: u8) -> bool {
         return false;
     };
     // SAFETY: a per-CPU value that only this run of the program uses, just looked up.
-    let checksum = unsafe { offload::partial(skb, Origin::Link, &raw mut (*scratch).sk_buff) };
+    let checksum = unsafe { offload::partial(skb, FrameStart::Link, &raw mut (*scratch).sk_buff) };
     if !checksum.is_of(&packet) {
         return false;
     }
@@ -132,7 +132,7 @@ pub extern "C" fn read_packet(skb: *mut __sk_buff) -> u32 {
         parse::parse(&Skb(ctx), packet, quoted)
     };
     // SAFETY: as above.
-    let partial = unsafe { offload::partial(skb, Origin::Link, &raw mut (*scratch).sk_buff) };
+    let partial = unsafe { offload::partial(skb, FrameStart::Link, &raw mut (*scratch).sk_buff) };
     match checksum::check(parsed, packet, partial) {
         Parsed::Packet => IS_PACKET,
         Parsed::Neighbour => IS_NEIGHBOUR,
@@ -168,7 +168,7 @@ pub extern "C" fn origin(skb: *mut __sk_buff) -> u32 {
 /// function, with the [`origin`] in the bits above it. The verifier assumes nothing about their
 /// values.
 #[inline(never)]
-fn judge(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
+fn slow_path(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
     let ctx = &TcContext::new(skb);
     let direction = Direction::from_u8(direction);
     // Entries of an array and of a per-CPU array always exist, but the verifier demands the checks.
@@ -188,9 +188,6 @@ fn judge(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
     };
     let place = place(ctx, direction);
     let length = ctx.len();
-    // The agent writes an endpoint before it attaches, and detaches before it removes it. So an
-    // endpoint that the map does not know is a fault (a full map, a change by hand). It fails
-    // closed, except for the node and neighbours (rules L1, A2, F1).
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return DROP;
     };
@@ -211,6 +208,8 @@ fn judge(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
         events_per_second: config.events_per_second,
         skb: ctx.skb.skb,
     };
+    // An interface without an endpoint is closed, except for the node and neighbours (rules L1, A2,
+    // F1): its pod is not known yet, or the map is full or was changed by hand.
     let known = maps.endpoint(place.ifindex, endpoint);
     let parsed = match told & ((1 << ORIGIN_SHIFT) - 1) {
         IS_PACKET => Parsed::Packet,
@@ -249,20 +248,20 @@ fn judge(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
 }
 
 /// Returns the action for a packet that leaves the node. Only packets that must still be judged for
-/// a pod of this node are examined, and only drops are counted: packets were counted where they
+/// a pod of this node can be dropped, and only drops are counted: packets were counted where they
 /// left the pod.
 #[inline(always)]
 pub fn leaving(ctx: &TcContext) -> i32 {
+    let place = place(ctx, Direction::Egress);
+    if decide::leaves_unread(&place, packet::is_ipv6(ctx)) {
+        return PASS;
+    }
     let Some(config) = CONFIG.get(0) else { return DROP };
     let Some(counters) = COUNTERS.get_ptr_mut(Direction::Egress as u32) else {
         return DROP;
     };
     // SAFETY: as at a pod's hook.
     let epoch = unsafe { read_volatile(&raw const config.epoch) };
-    let place = place(ctx, Direction::Egress);
-    if decide::leaves_unread(&place, packet::is_ipv6(ctx)) {
-        return PASS;
-    }
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return DROP;
     };
@@ -277,7 +276,7 @@ pub fn leaving(ctx: &TcContext) -> i32 {
     *packet = Packet::default();
     let parsed = parse::parse(&Leaving(ctx), packet, quoted);
     // SAFETY: as above.
-    let partial = unsafe { offload::partial(ctx.skb.skb, Origin::Network, &raw mut (*scratch).sk_buff) };
+    let partial = unsafe { offload::partial(ctx.skb.skb, FrameStart::Network, &raw mut (*scratch).sk_buff) };
     let parsed = checksum::check(parsed, packet, partial);
     let maps = Maps {
         epoch,

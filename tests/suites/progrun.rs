@@ -28,8 +28,8 @@ use netpol_tests::{
 
 #[path = "progrun/flows.rs"]
 mod flows;
-#[path = "progrun/guards.rs"]
-mod guards;
+#[path = "progrun/restricted.rs"]
+mod restricted;
 #[path = "progrun/leaving.rs"]
 mod leaving;
 #[path = "progrun/longest.rs"]

@@ -48,7 +48,7 @@ pub struct Arguments {
     attach: attach::Mode,
     /// Number of connections that the flow table holds. A pod that uses more than its share
     /// replaces its own. Default: that of the pinned table, else one for each 16 KiB of the node's
-    /// memory, rounded down to a power of two, at least 16384 and at most 262144. Each takes 136
+    /// memory, rounded down to a power of two, at least 16384 and at most 262144. Each takes 152
     /// bytes. The agent replaces a table of another size and copies its flows.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..))]
     flow_capacity: Option<u32>,

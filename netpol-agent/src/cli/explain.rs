@@ -27,25 +27,31 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Arguments of `netpol explain`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-SRC and DST are namespace/pod, namespace/service, or an IP address. Where a pod and a Service have one name, namespace/pod/name and \
-namespace/svc/name tell them apart; with --namespace, pod/name and svc/name do, and name alone is enough elsewhere.
+SRC and DST are namespace/pod, namespace/service, or an IP address. If a pod and a Service have the
+same name, write namespace/pod/name or namespace/svc/name; with --namespace, pod/name or svc/name.
 
-Each pair of addresses of one family is judged on its own. Where DST and PORT are a Service's (its name, its ClusterIP, ExternalIP or \
-LoadBalancer IP, or the address of a node with a NodePort), each of its backends is judged on the port behind PORT, never on the virtual \
-IP: ready endpoints, and those that still serve while they end. A headless Service is its ready pods, and PORT is theirs. As SRC a Service \
-is its ready pods.
+Each pair of addresses of one family is judged separately. If DST and PORT are a Service's (its
+name, its ClusterIP, ExternalIP or LoadBalancer IP, or a node's address with a NodePort), each
+backend is judged on its own port, never the virtual IP. Backends are ready endpoints, and those
+that still serve while they end. A headless Service stands for its ready pods, and so does a Service
+as SRC.
 
-What is judged is the packet that opens a connection, where it ends: a port of a node that is a pod's hostPort is that pod. Traffic between a \
-pod and its own node is always allowed; which addresses a node has is known from its object, its hostNetwork pods, --node, and to a running \
-agent from its node's interfaces.
+The packet that opens a connection is judged where it ends: a node's port that is a pod's hostPort
+is that pod. Traffic between a pod and its own node is always allowed. A node's addresses come from
+its object, its hostNetwork pods and --node; a running agent also knows its node's interfaces.
 
-A running agent also knows which pods of its node are enforced on, and says of the others why not; it knows closed interfaces, and whose a link-local address is. Objects alone (--source) say what policies \
-come to, never whether a node enforces them. The answer is \"cannot tell\" where it depends on what nobody here knows: the address that another \
-node, or masquerade, puts on the packet; which of two pods has an address that both claim; a policy that could not be written.
+A running agent also knows which pods of its node are not enforced on and why, which interfaces are
+closed, and whose a link-local address is. With --source, the answer says what policies say, never
+whether a node enforces them.
 
-Exit code: 0 if every pair and every backend (of --family, if given) is allowed; 1 if one is not, or a Service has no ready endpoints; 2 if \
-there is no answer; 3 if of one of them it cannot be told. With -o json `outcome` tells more: allowed, denied, cannot-tell, or partly if some are \
-allowed and some are not: of a Service, connections then fail now and then.
+The answer is \"cannot tell\" if it depends on what nobody here knows: the address that another node
+or masquerade puts on the packet, which of two pods has an address that both claim, or a policy that
+could not be written.
+
+Exit code: 0 if every pair and every backend (of --family, if given) is allowed. 1 if one is not, or
+a Service has no ready endpoints. 2 if there is no answer. 3 if it cannot be told for one of them.
+With -o json, `outcome` is allowed, denied, cannot-tell, or partly: some backends of a Service are
+allowed and some are not, so connections fail now and then.
 
 Examples:
   netpol explain --source ./manifests shop/web data/db 5432/TCP

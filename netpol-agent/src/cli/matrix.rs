@@ -16,10 +16,12 @@ use crate::{
 /// Arguments of `netpol matrix`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Every ordered pair of different pods that both have an address of a family is judged. HostNetwork pods, finished pods and pods without an \
-address are left out. What is judged is the packet that opens a connection; traffic to Services is that to their backends.
+Judges every ordered pair of different pods that have addresses of a common family. Pods on the
+host's network, finished pods and pods without an address are left out. The packet that opens a
+connection is judged; traffic to a Service is traffic to its backends.
 
-It shows what policies come to, wherever they are enforced: whether a node does, only an agent there knows (netpol explain without --source).
+The matrix shows what policies say. Whether a node enforces them, only its agent knows (netpol
+explain without --source).
 
 Exit code: 0, or 2 if there is no answer.
 

@@ -3,10 +3,10 @@
 
 /// Smallest default: 2 MiB.
 const LEAST: u32 = 1 << 14;
-/// Largest default: 34 MiB, as many as nf_conntrack tracks by default with more than 4 GiB of
+/// Largest default: 38 MiB, as many as nf_conntrack tracks by default with more than 4 GiB of
 /// memory.
 const MOST: u32 = 1 << 18;
-/// One entry for each 16 KiB of memory. An entry takes 136 bytes (key 28, padded to 32; value 40;
+/// One entry for each 16 KiB of memory. An entry takes 152 bytes (key 28, padded to 32; value 56;
 /// 48 of the kernel's own; 16 of its hash table), so the table takes less than one hundredth of the
 /// memory.
 const MEMORY_AN_ENTRY: u64 = 16 << 10;

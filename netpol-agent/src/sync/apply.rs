@@ -9,8 +9,8 @@
 //!   says more of that than it was to say are closed, all others have their new policies. A prefix
 //!   around it waits, should it have no entry of its own, so that it falls to none that it never
 //!   had.
-//! - A frontend that is missing is an address like any other. A pod whose second look (rule A5) is
-//!   not in place gets no new egress policy.
+//! - A frontend that is missing is an address like any other. A pod whose post-DNAT check (rule A5)
+//!   is not in place gets no new egress policy.
 //! - A pod that could go on to send for whom it may no longer sends for nobody (rule A6).
 //! - What is removed is removed, but for entries that someone who was held back still goes by.
 //!
@@ -117,9 +117,9 @@ struct Turn<'a, W> {
     incomplete: BTreeSet<u32>,
     /// Policy numbers that an endpoint could not leave: nothing may be added to them.
     stuck: BTreeSet<u32>,
-    /// Interfaces of pods that the second look does not know.
+    /// Interfaces of pods that the post-DNAT check does not know.
     unseen: BTreeSet<u32>,
-    /// The second look is not in place.
+    /// The post-DNAT check is not in place.
     all_unseen: bool,
     /// Some backends are not restricted.
     unrestricted: bool,
