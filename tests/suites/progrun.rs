@@ -28,14 +28,14 @@ use netpol_tests::{
 
 #[path = "progrun/flows.rs"]
 mod flows;
-#[path = "progrun/restricted.rs"]
-mod restricted;
 #[path = "progrun/leaving.rs"]
 mod leaving;
 #[path = "progrun/longest.rs"]
 mod longest;
 #[path = "progrun/races.rs"]
 mod races;
+#[path = "progrun/restricted.rs"]
+mod restricted;
 #[path = "progrun/told.rs"]
 mod told;
 

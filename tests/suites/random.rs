@@ -292,5 +292,8 @@ fn changes_one_by_one_compile_to_what_the_whole_does() {
         }
         Ok(())
     });
-    assert!(refused.get() > 0, "restricted backends are over budget now and then");
+    assert!(
+        refused.get() > 0,
+        "restricted backends are over budget now and then"
+    );
 }
