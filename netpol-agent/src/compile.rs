@@ -30,7 +30,7 @@ use self::{
     wanted::Wanted,
 };
 pub use self::{
-    class::{Address, Class, ClassId, NO_PEER, Target},
+    class::{Address, Class, ClassId, FrontendClass, NO_PEER, Target, Untranslated},
     compiled::{Compiled, Endpoint, Origin},
     matches::Matches,
     passage::Passage,
@@ -195,6 +195,7 @@ impl Compiler {
         let nodes = nodes.iter().flat_map(|(_, old, new)| old.iter().chain(new));
         own.chain(nodes.flat_map(|node| &node.addresses))
             .for_each(|address| self.frontends.claim(address.to_canonical()));
+        self.frontends.set_own(&node.addresses);
         let moved = self.node.addresses != node.addresses;
         self.forwards
             .update(before, snapshot, moved, profiles, &mut self.findings);

@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of the layouts below. It is part of the pin path, so agents of different layouts never
 /// share a map.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Policy id of an endpoint that nothing restricts in a direction: no policy isolates it (rule I1).
 pub const POLICY_UNRESTRICTED: u32 = 0;
@@ -52,13 +52,9 @@ pub const ACTION_DENY: u32 = 0;
 /// [`PolicyValue::action`]: the packet passes.
 pub const ACTION_ACCEPT: u32 = 1;
 
-/// [`PolicyValue::action`]: some backends of a Service are allowed. The packet passes here and is
-/// judged again once its backend is known (rule A5).
+/// [`PolicyValue::action`]: some backends of a Service are allowed, or the frontend's own address
+/// is. The packet passes here and is judged again once it is known where it ends (rules A5, A9).
 pub const ACTION_DEFER: u32 = 2;
-
-/// [`PolicyValue::action`]: the packet is dropped, even if policy lets it go to the address itself
-/// (rule L2). A missing entry does not forbid that.
-pub const ACTION_REFUSE: u32 = 3;
 
 macro_rules! abi {
     ($(#[$attr:meta])* pub struct $name:ident, $size:tt { $($(#[$field_attr:meta])* pub $field:ident: $ty:ty,)* }) => {
@@ -261,8 +257,8 @@ impl PolicyMatch {
 abi! {
     /// Value of map `policies`.
     pub struct PolicyValue, 8 {
-        /// [`ACTION_ACCEPT`]. For the class of a frontend also [`ACTION_DEFER`] or
-        /// [`ACTION_REFUSE`]. Anything else drops.
+        /// [`ACTION_ACCEPT`]. For the class of a frontend also [`ACTION_DEFER`]. Anything else
+        /// drops.
         pub action: u32,
         /// Number of the rule that decides.
         pub rule: u32,

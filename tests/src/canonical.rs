@@ -4,20 +4,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use netpol_agent::{
-    compile::{Action, Class, ClassId, Compiled, PolicyId, RuleRef},
+    compile::{
+        Action, Class, ClassId, Compiled, FrontendClass, Passage, PolicyId, RuleRef, Target, Untranslated,
+    },
     model::{Frontend, ProtocolMatch},
 };
 
-/// A class by its content: its peers as text, its named ports and, for a class of frontends,
-/// whether they are closed, and the backends in the same form.
-pub type Said = (
-    BTreeSet<String>,
-    BTreeMap<String, u16>,
-    Option<(
-        bool,
-        BTreeSet<(BTreeSet<String>, BTreeMap<String, u16>, bool, u8, u16)>,
-    )>,
-);
+/// A class by its content: its peers as text, its named ports and, for a class of frontends, where
+/// their packets may end.
+pub type Said = (BTreeSet<String>, BTreeMap<String, u16>, Option<Ends>);
+
+/// Where packets to a frontend may end: whether it is closed, its backends, and what is there
+/// without kube-proxy's rules: an address, or a NodePort.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ends {
+    closed: bool,
+    backends: BTreeSet<SaidTarget>,
+    address: Option<SaidTarget>,
+    node_port: Option<Box<Ends>>,
+}
+
+/// An address by the content of its class, whether it is the node's, the protocol and the port.
+type SaidTarget = (BTreeSet<String>, BTreeMap<String, u16>, bool, u8, u16);
 
 /// What a policy allows for a class, with the rules: by protocol and port, and by frontend.
 type Allowed = (
@@ -76,9 +84,8 @@ impl Canonical {
                 let entries = compiled.entries(policy, *id).into_iter();
                 let entries = entries.map(|(matched, entry)| (matched, (entry.action, rule(entry.rule))));
                 let passage = compiled.passage(policy, *id).map(|passage| match passage {
-                    netpol_agent::compile::Passage::Accept(number) => ("accept", rule(number)),
-                    netpol_agent::compile::Passage::Defer => ("defer", None),
-                    netpol_agent::compile::Passage::Refuse => ("refuse", None),
+                    Passage::Accept(number) => ("accept", rule(number)),
+                    Passage::Defer => ("defer", None),
                 });
                 (said.clone(), (entries.collect(), passage))
             };
@@ -129,32 +136,44 @@ impl Canonical {
 
 /// Returns the content of a class.
 pub fn say(compiled: &Compiled, class: &Class) -> Said {
-    let texts = |class: &Class| {
-        class
-            .peers
-            .iter()
-            .map(|peer| compiled.peers[&peer].to_string())
-            .collect()
+    let frontend = class.frontend.as_ref();
+    (
+        peers(compiled, class),
+        named_ports(class),
+        frontend.map(|frontend| ends(compiled, frontend)),
+    )
+}
+
+fn peers(compiled: &Compiled, class: &Class) -> BTreeSet<String> {
+    let peers = class.peers.iter();
+    peers.map(|peer| compiled.peers[&peer].to_string()).collect()
+}
+
+fn named_ports(class: &Class) -> BTreeMap<String, u16> {
+    let ports = class.named_ports.iter();
+    ports.map(|(port, number)| (port.to_string(), *number)).collect()
+}
+
+fn ends(compiled: &Compiled, frontend: &FrontendClass) -> Ends {
+    let target = |target: &Target| {
+        let class = &compiled.classes[&target.class];
+        (
+            peers(compiled, class),
+            named_ports(class),
+            target.node,
+            target.protocol,
+            target.port,
+        )
     };
-    let ports = |class: &Class| {
-        class
-            .named_ports
-            .iter()
-            .map(|(port, number)| (port.to_string(), *number))
-            .collect()
+    let (address, node_port) = match &frontend.untranslated {
+        None => (None, None),
+        Some(Untranslated::Address(address)) => (Some(target(address)), None),
+        Some(Untranslated::NodePort(other)) => (None, Some(Box::new(ends(compiled, other)))),
     };
-    let backends = class.frontend.as_ref().map(|targets| {
-        let backend = |target: &netpol_agent::compile::Target| {
-            let class = &compiled.classes[&target.class];
-            (
-                texts(class),
-                ports(class),
-                target.node,
-                target.protocol,
-                target.port,
-            )
-        };
-        (class.closed, targets.iter().map(backend).collect())
-    });
-    (texts(class), ports(class), backends)
+    Ends {
+        closed: frontend.closed,
+        backends: frontend.backends.iter().map(target).collect(),
+        address,
+        node_port,
+    }
 }

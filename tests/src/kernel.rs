@@ -10,7 +10,7 @@ use netpol_agent::{
     sync::State,
 };
 use netpol_common::abi::{
-    ACTION_ACCEPT, ACTION_DEFER, ACTION_REFUSE, IDENTITY_NODE, IDENTITY_REMOTE_NODE, POLICY_UNRESTRICTED,
+    ACTION_ACCEPT, ACTION_DEFER, IDENTITY_NODE, IDENTITY_REMOTE_NODE, POLICY_UNRESTRICTED,
 };
 
 /// A packet that opens a connection at one interface.
@@ -74,17 +74,8 @@ pub fn passes(state: &State, probe: &Probe) -> bool {
             })
         })
     };
-    let refuses = |frontend: u32| {
-        let mut entries = entries.into_iter().flatten();
-        entries.any(|(key, value)| key.identity == frontend && value.action == ACTION_REFUSE)
-    };
-    if of(probe.remote).is_some_and(|frontend| refuses(frontend.identity)) {
-        return false;
-    }
-    // If the Service does not allow it, it goes to the owner of the address, because perhaps nobody
-    // translates it (rule A9).
-    if of(probe.remote).is_some_and(|frontend| accepts(frontend.identity, true)) {
-        return true;
+    if let Some(frontend) = of(probe.remote) {
+        return accepts(frontend.identity, true);
     }
     let elsewhere = identity.flags & IDENTITY_REMOTE_NODE != 0;
     let here = identity.flags & IDENTITY_NODE != 0;

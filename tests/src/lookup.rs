@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use netpol_agent::{
-    compile::{Action, Address, ClassId, Compiled, Endpoint, Passage, PolicyId},
+    compile::{Action, Address, ClassId, Compiled, Endpoint, PolicyId},
     evaluate::Packet,
     model::{Direction, Frontend, ProtocolMatch},
 };
@@ -52,25 +52,10 @@ pub fn first_look(compiled: &Compiled, packet: &Packet) -> Option<bool> {
     let class = frontend(compiled, packet);
     let passes = |endpoint: &&Endpoint| match (endpoint.egress, class) {
         (None, _) => true,
-        (Some(policy), Some(class)) => passes(
-            compiled,
-            policy,
-            class,
-            is_virtual(compiled, packet) && reaches(compiled, policy, packet),
-        ),
+        (Some(policy), Some(class)) => compiled.passage(policy, class).is_some(),
         (Some(_), None) => false,
     };
     (!senders.is_empty()).then(|| senders.iter().all(passes))
-}
-
-/// Returns a policy's verdict on a frontend. `itself`: whether a packet that nobody translates may
-/// go there, which counts if the policy has no entry for the frontend.
-pub fn passes(compiled: &Compiled, policy: PolicyId, class: ClassId, itself: bool) -> bool {
-    match compiled.passage(policy, class) {
-        Some(Passage::Accept(_) | Passage::Defer) => true,
-        Some(Passage::Refuse) => false,
-        None => itself,
-    }
 }
 
 /// The post-DNAT check of the packet to the backend (rule A5): the sender's egress policy on the
@@ -99,13 +84,6 @@ pub fn is_virtual(compiled: &Compiled, packet: &Packet) -> bool {
         port,
     });
     frontend.is_some_and(|frontend| compiled.frontends.contains_key(&frontend))
-}
-
-/// Returns true if an egress policy, or rule A2, lets a packet go to its destination, whatever
-/// Service is there.
-pub fn reaches(compiled: &Compiled, policy: PolicyId, packet: &Packet) -> bool {
-    let address = longest_prefix(compiled, packet.destination);
-    address.node || longest_match(compiled, policy, address.class, packet).is_some()
 }
 
 /// Returns the frontend that a packet is for, if any: by its destination, or by its NodePort at a

@@ -322,10 +322,7 @@ fn what_is_written_says_what_was_compiled() {
                     Some(class) if address.remote_node && !by_address => {
                         matches!(compiled.passage(policy, class), Some(Passage::Accept(_)))
                     }
-                    Some(class) => {
-                        let itself = by_address && lookup::reaches(&compiled, policy, &packet);
-                        lookup::passes(&compiled, policy, class, itself)
-                    }
+                    Some(class) => compiled.passage(policy, class).is_some(),
                     None if egress && address.node => true,
                     None => lookup::longest_match(&compiled, policy, address.class, &packet).is_some(),
                 });

@@ -14,21 +14,39 @@ pub type ClassId = u64;
 pub const NO_PEER: ClassId = 0;
 
 /// All addresses that match the same peers of the active policies, and give the same numbers to
-/// the named ports that egress rules use (rule T4). Or all frontends with the same backends.
+/// the named ports that egress rules use (rule T4). Or all frontends whose packets end alike.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Class {
     /// The peers that its addresses match.
     pub peers: PeerSet,
     /// Number of each named port.
     pub named_ports: BTreeMap<PortKey, u16>,
-    /// The backends of a class of frontends, which has neither peers nor ports; `None` for a class
-    /// of addresses.
-    pub frontend: Option<BTreeSet<Target>>,
-    /// A class of frontends that are open only to pods that may reach all backends (rule L2).
+    /// Of a class of frontends, which has neither peers nor ports; `None` for a class of addresses.
+    pub frontend: Option<FrontendClass>,
+}
+
+/// Where packets to a frontend may end.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct FrontendClass {
+    /// All backends that kube-proxy may choose.
+    pub backends: BTreeSet<Target>,
+    /// Where packets end if kube-proxy has no rules for the frontend (rule A9); `None` for a
+    /// NodePort, which has no address of its own.
+    pub untranslated: Option<Untranslated>,
+    /// Open only to pods that may reach all backends (rule L2).
     pub closed: bool,
 }
 
-/// A backend: the class of its address, and its port.
+/// Where packets to a frontend end if kube-proxy has no rules for it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Untranslated {
+    /// At the frontend's own address.
+    Address(Target),
+    /// At the backends of a NodePort with the same number: the address is the node's.
+    NodePort(Box<FrontendClass>),
+}
+
+/// An address and a port of it: the class of the address, and the port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Target {
     /// Class of its address.

@@ -199,7 +199,6 @@ impl Classes {
 fn content(profiles: &Profiles, blocks: &Blocks, profile: ProfileId, region: RegionId) -> Class {
     let profile = profiles.profile(profile);
     Class {
-        closed: false,
         peers: profile.peers.union(&blocks.peers(region)),
         named_ports: profile.named_ports.clone(),
         frontend: None,

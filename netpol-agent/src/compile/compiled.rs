@@ -101,6 +101,6 @@ impl Compiled {
         let class = self.classes.get(&class)?;
         self.policies
             .get(&policy)?
-            .passage_of(class, &Matches::among(&self.classes))
+            .passage(class, &Matches::among(&self.classes))
     }
 }

@@ -151,7 +151,7 @@ fn most_entries(policy: &Policy) -> usize {
 /// No less than the entries that a policy has for a class, without making them.
 fn count<'a>(policy: &'a Policy, class: &Class, matches: &Matches<'a>) -> usize {
     if class.frontend.is_some() {
-        return usize::from(policy.passage_of(class, matches).is_some());
+        return usize::from(policy.passage(class, matches).is_some());
     }
     let matching = policy.rules.iter().filter(|rule| {
         let peers = rule.peers.as_ref();

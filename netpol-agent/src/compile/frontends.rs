@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Frontends of Services and their backends (rule A5). A frontend has a class like an address: all
-//! frontends whose backends have the same classes are one.
+//! frontends whose packets may end at the same classes are one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    iter,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 
@@ -13,7 +14,7 @@ use ipnet::IpNet;
 use self::reached::{Reached, node_ports, reached};
 use super::{
     budget::Budget,
-    class::{Class, ClassId, Target},
+    class::{Class, ClassId, FrontendClass, Target, Untranslated},
     classes::Classes,
     fault::{Fault, Findings, Topic, diagnostic},
     profiles::Profiles,
@@ -29,9 +30,6 @@ mod restricted;
 
 pub(super) use restricted::RestrictedBackends;
 
-/// The key of a class of frontends: all backends that kube-proxy may choose.
-pub(super) type Targets = BTreeSet<Target>;
-
 /// All frontends.
 #[derive(Debug)]
 pub(super) struct Frontends {
@@ -41,8 +39,7 @@ pub(super) struct Frontends {
     pub(super) closed: Set<Frontend>,
     /// The frontends of each class.
     known: BTreeMap<ClassId, BTreeSet<Frontend>>,
-    /// Classes by their backends, and whether they are closed.
-    ids: BTreeMap<(Targets, bool), ClassId>,
+    ids: BTreeMap<FrontendClass, ClassId>,
     /// The frontends and backends of each Service.
     services: BTreeMap<ObjectKey, Reached>,
     /// The slices of each Service.
@@ -59,6 +56,8 @@ pub(super) struct Frontends {
     conflicts: BTreeMap<ObjectKey, BTreeSet<Frontend>>,
     /// Virtual addresses that a pod or a node has got or lost.
     claimed: BTreeSet<IpAddr>,
+    /// The addresses of the node.
+    own: BTreeSet<IpAddr>,
     /// What Services may cost (rule L2).
     budget: Budget<{ SERVICE_RESOURCES.len() }>,
 }
@@ -79,6 +78,7 @@ impl Frontends {
             shared: BTreeMap::new(),
             conflicts: BTreeMap::new(),
             claimed: BTreeSet::new(),
+            own: BTreeSet::new(),
             budget: Budget::new(limits.services),
         }
     }
@@ -88,6 +88,11 @@ impl Frontends {
         if self.at(address, address).next().is_some() {
             self.claimed.insert(address);
         }
+    }
+
+    /// Takes the addresses of the node. Those that come or go must be claimed, too.
+    pub(super) fn set_own(&mut self, own: &BTreeSet<IpAddr>) {
+        self.own = own.iter().map(IpAddr::to_canonical).collect();
     }
 
     /// Goes from one snapshot to the next; `changed` are the prefixes whose class has changed.
@@ -107,8 +112,7 @@ impl Frontends {
         for net in changed {
             let range = self.by_backend.range(net.network()..=net.broadcast());
             touched.extend(range.flat_map(|(_, frontends)| frontends.keys().copied()));
-            let here: Vec<Frontend> = self.at(net.network(), net.broadcast()).collect();
-            self.moved.extend(here);
+            touched.extend(self.at(net.network(), net.broadcast()));
         }
         for address in std::mem::take(&mut self.claimed) {
             touched.extend(self.at(address, address));
@@ -121,43 +125,94 @@ impl Frontends {
             self.report_refused((&service, object), profiles, findings);
         }
         let mut sharing = BTreeSet::new();
+        for frontend in &touched {
+            sharing.extend(self.share(*frontend));
+        }
+        let beside: Vec<Frontend> = touched
+            .iter()
+            .flat_map(|frontend| self.beside(*frontend))
+            .collect();
+        touched.extend(beside);
         for frontend in touched {
-            sharing.extend(self.share(frontend));
             // An address of a pod or of another node is theirs, whoever claims it (rule A9).
             let refused = profiles
                 .owner(frontend.address)
                 .is_some_and(|owner| !owner.is_here);
-            let class = (self.by_frontend.contains_key(&frontend) && !refused).then(|| {
-                let targets = self.backends(frontend).into_iter().map(|backend| {
-                    let address = classes.address_at(backend.address);
-                    Target {
-                        class: address.class,
-                        node: address.node,
-                        protocol: backend.protocol,
-                        port: backend.port,
-                    }
-                });
-                self.class(targets.collect(), self.closed.contains_key(&frontend), classes)
-            });
-            self.moved.insert(frontend);
-            let old = match class {
-                Some(class) => {
-                    self.known.entry(class).or_default().insert(frontend);
-                    self.classes.insert(frontend, class)
-                }
-                None => {
-                    self.closed.remove(&frontend);
-                    self.classes.remove(&frontend)
-                }
-            };
-            if let Some(old) = old.filter(|old| Some(*old) != class) {
-                self.leave(old, frontend, classes);
-            }
+            self.settle(frontend, refused, classes);
         }
         for service in sharing {
             let found = self.conflict(&service).into_iter().collect();
             findings.report(Topic::Conflicts(service), found);
         }
+    }
+
+    /// The frontends at the node's addresses that have the number of this NodePort.
+    fn beside(&self, frontend: Frontend) -> impl Iterator<Item = Frontend> {
+        let own = self.own.iter().filter(move |own| {
+            frontend.address.is_unspecified() && own.is_ipv4() == frontend.address.is_ipv4()
+        });
+        own.map(move |own| Frontend {
+            address: *own,
+            ..frontend
+        })
+        .filter(|beside| self.by_frontend.contains_key(beside))
+    }
+
+    /// Gives a frontend its class, or takes it away if no Service has the frontend any more, or if
+    /// it is `refused`.
+    fn settle(&mut self, frontend: Frontend, refused: bool, classes: &mut Classes) {
+        let there = self.by_frontend.contains_key(&frontend) && !refused;
+        let class = there.then(|| {
+            let class = FrontendClass {
+                untranslated: self.untranslated(frontend, classes),
+                ..self.translated(frontend, classes)
+            };
+            self.class(class, classes)
+        });
+        self.moved.insert(frontend);
+        let old = match class {
+            Some(class) => {
+                self.known.entry(class).or_default().insert(frontend);
+                self.classes.insert(frontend, class)
+            }
+            None => {
+                self.closed.remove(&frontend);
+                self.classes.remove(&frontend)
+            }
+        };
+        if let Some(old) = old.filter(|old| Some(*old) != class) {
+            self.leave(old, frontend, classes);
+        }
+    }
+
+    /// Where kube-proxy leads packets to a frontend.
+    fn translated(&self, frontend: Frontend, classes: &Classes) -> FrontendClass {
+        let backends = self.backends(frontend).into_iter();
+        FrontendClass {
+            backends: backends.map(|backend| target(backend, classes)).collect(),
+            untranslated: None,
+            closed: self.closed.contains_key(&frontend),
+        }
+    }
+
+    /// Where packets to a frontend end if kube-proxy has no rules for it.
+    fn untranslated(&self, frontend: Frontend, classes: &Classes) -> Option<Untranslated> {
+        if frontend.address.is_unspecified() {
+            return None;
+        }
+        let itself = target(frontend, classes);
+        let node_port = Frontend {
+            address: match frontend.address {
+                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            },
+            ..frontend
+        };
+        if itself.node && self.by_frontend.contains_key(&node_port) {
+            let node_port = self.translated(node_port, classes);
+            return Some(Untranslated::NodePort(Box::new(node_port)));
+        }
+        Some(Untranslated::Address(itself))
     }
 
     /// The frontends at the addresses from `first` to `last`.
@@ -300,19 +355,17 @@ impl Frontends {
         }
     }
 
-    fn class(&mut self, targets: Targets, closed: bool, classes: &mut Classes) -> ClassId {
-        let key = (targets, closed);
-        if let Some(class) = self.ids.get(&key) {
+    fn class(&mut self, frontend: FrontendClass, classes: &mut Classes) -> ClassId {
+        if let Some(class) = self.ids.get(&frontend) {
             return *class;
         }
         let id = classes.take_id();
         let class = Class {
-            frontend: Some(key.0.clone()),
-            closed,
+            frontend: Some(frontend.clone()),
             ..Class::default()
         };
         classes.list.insert(id, Arc::new(class));
-        self.ids.insert(key, id);
+        self.ids.insert(frontend, id);
         id
     }
 
@@ -324,30 +377,31 @@ impl Frontends {
         if frontends.is_empty() {
             self.known.remove(&class);
             let gone = classes.list.remove(&class);
-            let targets = |class: Arc<Class>| Some((class.frontend.clone()?, class.closed));
-            if let Some(key) = gone.and_then(targets) {
-                self.ids.remove(&key);
+            if let Some(frontend) = gone.as_ref().and_then(|class| class.frontend.as_ref()) {
+                self.ids.remove(frontend);
             }
         }
     }
 
     /// Closes a frontend, or opens it again (rule L2): it gets the class of equal ones.
     fn set_closed(&mut self, frontend: Frontend, closed: bool, classes: &mut Classes) {
-        let Some(old) = self.classes.get(&frontend).copied() else {
+        if !self.classes.contains_key(&frontend) {
             return;
-        };
+        }
         let changed = if closed {
             self.closed.insert(frontend, ()).is_none()
         } else {
             self.closed.remove(&frontend).is_some()
         };
-        let targets = classes.list.get(&old).and_then(|class| class.frontend.clone());
-        if let (true, Some(targets)) = (changed, targets) {
-            let class = self.class(targets, closed, classes);
-            self.known.entry(class).or_default().insert(frontend);
-            self.classes.insert(frontend, class);
-            self.leave(old, frontend, classes);
-            self.moved.insert(frontend);
+        if changed {
+            let beside: Vec<Frontend> = self.beside(frontend).collect();
+            let known = |frontend: &Frontend| self.classes.contains_key(frontend);
+            let settled: Vec<Frontend> = iter::once(frontend)
+                .chain(beside.into_iter().filter(known))
+                .collect();
+            for frontend in settled {
+                self.settle(frontend, false, classes);
+            }
         }
     }
 
@@ -393,5 +447,15 @@ impl Frontends {
         );
         let fault = Fault::new("frontend-conflict", "spec.ports", message);
         Some(diagnostic("Service", service, fault))
+    }
+}
+
+fn target(at: Frontend, classes: &Classes) -> Target {
+    let address = classes.address_at(at.address);
+    Target {
+        class: address.class,
+        node: address.node,
+        protocol: at.protocol,
+        port: at.port,
     }
 }

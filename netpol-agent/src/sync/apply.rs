@@ -26,8 +26,7 @@ use std::{
 
 use ipnet::{IpNet, Ipv6Net};
 use netpol_common::abi::{
-    ACTION_DEFER, ACTION_REFUSE, Config, ENDPOINT_FORWARDS, Endpoint, POLICY_DENY, POLICY_UNRESTRICTED,
-    SENDER_AMBIGUOUS,
+    ACTION_DEFER, Config, ENDPOINT_FORWARDS, Endpoint, POLICY_DENY, POLICY_UNRESTRICTED, SENDER_AMBIGUOUS,
 };
 
 use self::narrow::{Differences, carried, is_within};
@@ -236,9 +235,7 @@ where
     fn miss(&mut self, planned: &Write) {
         self.intend(planned);
         match planned {
-            Write::Policies(Put((policy, _), value)) => {
-                // Without the entry, a frontend that is not restricted is what its address is.
-                self.unrestricted |= value.action == ACTION_REFUSE;
+            Write::Policies(Put((policy, _), _)) => {
                 self.incomplete.insert(*policy);
             }
             Write::Identities(Put(prefix, _)) => {

@@ -142,12 +142,15 @@ fn next_config(state: &State, desired: Desired<'_>) -> Config {
 }
 
 /// Gives addresses and frontends their identities, but for removals that wait for endpoints.
+///
+/// A packet to a frontend is judged by that alone. So a frontend that is new comes before its
+/// address changes, and one that goes leaves after.
 fn put_identities(numbering: &Numbering, writes: &mut Vec<Write>) {
-    for (prefix, identity) in &numbering.puts {
-        writes.push(Write::Identities(Put(*prefix, *identity)));
-    }
     for (frontend, identity) in &numbering.frontend_puts {
         writes.push(Write::Frontends(Put(*frontend, *identity)));
+    }
+    for (prefix, identity) in &numbering.puts {
+        writes.push(Write::Identities(Put(*prefix, *identity)));
     }
     let frontends = numbering.frontend_removals.iter().copied();
     writes.extend(frontends.map(|frontend| Write::Frontends(Remove(frontend))));

@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use netpol_common::abi::{ACTION_ACCEPT, ACTION_DEFER, ACTION_DENY, ACTION_REFUSE, PolicyValue};
+use netpol_common::abi::{ACTION_ACCEPT, ACTION_DEFER, ACTION_DENY, PolicyValue};
 
 use super::{EntryKey, Last, Meaning, State};
 use crate::{
@@ -37,10 +37,9 @@ pub fn entries_for<'a>(
         return EntryList::new();
     };
     if class.frontend.is_some() {
-        return match policy.passage_of(class, matches) {
+        return match policy.passage(class, matches) {
             Some(Passage::Accept(rule)) => all(ACTION_ACCEPT, rule),
             Some(Passage::Defer) => all(ACTION_DEFER, 0),
-            Some(Passage::Refuse) => all(ACTION_REFUSE, 0),
             None => EntryList::new(),
         };
     }

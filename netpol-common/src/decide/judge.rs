@@ -252,10 +252,10 @@ pub(super) struct Egress {
     pub(super) to_node: bool,
 }
 
-/// Judges a connection by the destination that the pod sends it to. A Service can only add a way
-/// (rule A9). kube-proxy leads the packet to a backend. If it has no rules for the frontend, which
-/// cannot be known here, the packet goes to the owner of the address. So the packet passes if
-/// either is allowed, and is judged again where it ends.
+/// Judges a connection by the destination that the pod sends it to. The entry for a frontend says
+/// where its packets may end, with or without kube-proxy's rules (rules A5, A9). A packet that opens
+/// no connection may be a reply to the node itself, whose port only looks like a frontend
+/// (rule A2).
 #[inline(always)]
 fn egress(
     tables: &impl Lookups,
@@ -269,24 +269,13 @@ fn egress(
     if frontend == IDENTITY_NONE {
         return by_address(tables, policy, remote, protocol, port, opens);
     }
-    let of_service = action(tables, policy, frontend, protocol, port);
-    if of_service != ACTION_DENY {
-        return Egress {
-            action: of_service,
-            identity: frontend,
-            to_node: false,
-        };
+    let mut action = action(tables, policy, frontend, protocol, port);
+    if action == ACTION_DENY && !opens && tables.identity(remote).flags & IDENTITY_NODE != 0 {
+        action = ACTION_DEFER;
     }
-    let address = by_address(tables, policy, remote, protocol, port, opens);
     Egress {
-        action: match address.action {
-            ACTION_ACCEPT | ACTION_DEFER => ACTION_DEFER,
-            _ => ACTION_DENY,
-        },
-        identity: match address.action {
-            ACTION_DENY => frontend,
-            _ => address.identity,
-        },
+        action,
+        identity: frontend,
         to_node: false,
     }
 }

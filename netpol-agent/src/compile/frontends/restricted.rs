@@ -16,7 +16,7 @@ use super::Frontends;
 use crate::{
     compile::{
         budget::Budget,
-        class::{ClassId, Target},
+        class::ClassId,
         classes::Classes,
         fault::{Fault, Findings, Topic, diagnostic},
         matches::Matches,
@@ -29,24 +29,17 @@ use crate::{
 /// What this budget is about.
 const RESOURCES: [&str; 1] = ["backends that some pods may not reach"];
 
-/// What decides whether a policy accepts a frontend: its backends, and its own address, in case
-/// nobody translates it. A NodePort has no address of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Ends {
-    class: ClassId,
-    itself: Option<Target>,
-}
-
 /// The restricted backends, and what they were found from.
 #[derive(Debug)]
 pub(in crate::compile) struct RestrictedBackends {
     policies: Map<PolicyId, Arc<Policy>>,
-    ends: BTreeMap<Frontend, Ends>,
-    /// The frontends with the same ends.
-    known: BTreeMap<Ends, BTreeSet<Frontend>>,
-    /// The policies that accept a part of the backends. What a policy says of a class stays as long
-    /// as both keep their numbers.
-    partial: BTreeMap<Ends, BTreeSet<PolicyId>>,
+    /// The frontends of each class, as of the last time.
+    known: BTreeMap<ClassId, BTreeSet<Frontend>>,
+    /// The class of each frontend, as of the last time.
+    classes: BTreeMap<Frontend, ClassId>,
+    /// The policies that accept a part of where packets to a class may end, closed or not. What a
+    /// policy says of a class stays as long as both keep their numbers.
+    partial: BTreeMap<ClassId, BTreeSet<PolicyId>>,
     /// The restricted backends of each frontend.
     of: BTreeMap<Frontend, BTreeSet<Frontend>>,
     /// Number of frontends that restrict each backend.
@@ -63,8 +56,8 @@ impl RestrictedBackends {
     pub(in crate::compile) fn new(limits: &Limits) -> Self {
         Self {
             policies: Map::new(),
-            ends: BTreeMap::new(),
             known: BTreeMap::new(),
+            classes: BTreeMap::new(),
             partial: BTreeMap::new(),
             of: BTreeMap::new(),
             count: BTreeMap::new(),
@@ -91,8 +84,7 @@ impl RestrictedBackends {
                 .collect();
             // A Service over budget that claims a frontend of another Service, or the node's
             // address, closes neither.
-            let ends = self.ends.get(&frontend);
-            let is_node = ends.is_some_and(|ends| ends.itself.is_some_and(|itself| itself.node));
+            let is_node = classes.address_at(frontend.address).node;
             let closed = self.services.contains_key(&frontend) && fitting.is_empty() && !is_node;
             let backends = |key: &&ObjectKey| frontends.services.get(*key)?.get(&frontend);
             let now = fitting.iter().filter_map(backends).flatten().copied().collect();
@@ -113,25 +105,16 @@ impl RestrictedBackends {
     ) -> BTreeSet<Frontend> {
         let list = &classes.list;
         let matches = Matches::among(list);
-        let is_partial = |policy, ends: &Ends| {
-            let class = list.get(&ends.class);
-            let Some(targets) = class.and_then(|class| class.frontend.as_ref()) else {
-                return false;
-            };
-            match Policy::passage(policy, targets, &matches) {
-                Some(Passage::Defer) => true,
-                Some(Passage::Accept(_)) => false,
-                None | Some(Passage::Refuse) => ends
-                    .itself
-                    .is_some_and(|itself| policy.reaches(&itself, &matches)),
-            }
+        let is_partial = |policy, class: &ClassId| {
+            let class = list.get(class).and_then(|class| class.frontend.as_ref());
+            class.is_some_and(|class| Policy::open_passage(policy, class, &matches) == Some(Passage::Defer))
         };
         let mut touched = std::mem::take(&mut frontends.moved);
         let before = std::mem::replace(&mut self.policies, policies.clone());
         for (id, old, new) in before.diff(policies) {
-            for (ends, of) in &self.known {
-                let partial = self.partial.entry(*ends).or_default();
-                let changed = if new.is_some_and(|policy| is_partial(policy, ends)) {
+            for (class, of) in &self.known {
+                let partial = self.partial.entry(*class).or_default();
+                let changed = if new.is_some_and(|policy| is_partial(policy, class)) {
                     partial.insert(*id)
                 } else {
                     old.is_some() && partial.remove(id)
@@ -142,14 +125,11 @@ impl RestrictedBackends {
             }
         }
         for frontend in &touched {
-            let now = frontends.classes.get(frontend).map(|class| Ends {
-                class: *class,
-                itself: itself(*frontend, classes),
-            });
-            if self.ends.get(frontend) == now.as_ref() {
+            let now = frontends.classes.get(frontend).copied();
+            if self.classes.get(frontend) == now.as_ref() {
                 continue;
             }
-            if let Some(before) = self.ends.remove(frontend)
+            if let Some(before) = self.classes.remove(frontend)
                 && let Some(of) = self.known.get_mut(&before)
             {
                 of.remove(frontend);
@@ -159,7 +139,7 @@ impl RestrictedBackends {
                 }
             }
             if let Some(now) = now {
-                self.ends.insert(*frontend, now);
+                self.classes.insert(*frontend, now);
                 if self.known.entry(now).or_default().insert(*frontend) {
                     self.partial.entry(now).or_insert_with(|| {
                         let partial = policies.iter().filter(|(_, policy)| is_partial(policy, &now));
@@ -173,7 +153,8 @@ impl RestrictedBackends {
 
     /// Whether some policy accepts a part of a frontend's backends.
     fn is_partial(&self, frontend: &Frontend) -> bool {
-        let partial = self.ends.get(frontend).and_then(|ends| self.partial.get(ends));
+        let class = self.classes.get(frontend);
+        let partial = class.and_then(|class| self.partial.get(class));
         partial.is_some_and(|policies| !policies.is_empty())
     }
 
@@ -247,14 +228,4 @@ impl RestrictedBackends {
             }
         }
     }
-}
-
-fn itself(frontend: Frontend, classes: &Classes) -> Option<Target> {
-    let address = classes.address_at(frontend.address);
-    (!frontend.address.is_unspecified()).then_some(Target {
-        class: address.class,
-        node: address.node,
-        protocol: frontend.protocol,
-        port: frontend.port,
-    })
 }

@@ -101,7 +101,7 @@ fn denials_of_a_pod_that_is_not_isolated_are_entries_beside_one_for_all() {
     let classes = classes();
     let passage = |ports: &[u16]| {
         let targets = ports.iter().map(|port| target(*port)).collect();
-        policy.passage(&targets, &Matches::among(&classes))
+        policy.passage_over(&targets, &Matches::among(&classes))
     };
     assert_eq!(passage(&[81]), Some(Passage::Accept(0)));
     assert_eq!(passage(&[80, 81]), Some(Passage::Defer));
@@ -112,7 +112,7 @@ fn denials_of_a_pod_that_is_not_isolated_are_entries_beside_one_for_all() {
 fn a_rule_for_everything_behind_a_denial_is_not_all_that_a_policy_says() {
     let targets = BTreeSet::from([target(80)]);
     let classes = classes();
-    let passage = |rules| policy(false, &rules).passage(&targets, &Matches::among(&classes));
+    let passage = |rules| policy(false, &rules).passage_over(&targets, &Matches::among(&classes));
     assert_eq!(passage(vec![(false, Some((80, 80))), (true, None)]), None);
     assert_eq!(
         passage(vec![(true, None), (false, Some((80, 80)))]),

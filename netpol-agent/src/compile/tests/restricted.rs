@@ -98,7 +98,6 @@ fn said_of(compiled: &Compiled, pod: &str, address: std::net::IpAddr) -> &'stati
     match compiled.passage(policy.expect("isolated"), compiled.frontends[&frontend]) {
         Some(Passage::Accept(_)) => "accept",
         Some(Passage::Defer) => "defer",
-        Some(Passage::Refuse) => "refuse",
         None => "deny",
     }
 }
@@ -143,7 +142,7 @@ fn l2_a_service_with_too_many_guards_is_closed_in_part_and_nobody_else_is() {
         for (nth, (_, backends)) in services.iter().enumerate() {
             let number = nth + 1;
             let expected = match (refused.contains(&number), backends) {
-                (true, _) => "refuse",
+                (true, _) => "deny",
                 (false, 1) => "accept",
                 (false, _) => "defer",
             };
@@ -178,10 +177,10 @@ fn l2_what_is_closed_opens_when_there_is_room_and_is_what_a_fresh_start_makes_of
     add(&mut snapshot, "a", 2, 3);
     add(&mut snapshot, "a", 3, 4);
     let compiled = compiler.compile(&snapshot, &node());
-    assert_eq!(said(&compiled, "web", 3), "refuse");
+    assert_eq!(said(&compiled, "web", 3), "deny");
     add(&mut snapshot, "a", 3, 2);
     let compiled = compiler.compile(&snapshot, &node());
-    assert_eq!(said(&compiled, "web", 3), "refuse");
+    assert_eq!(said(&compiled, "web", 3), "deny");
     let classes = compiled.classes.len();
     snapshot.services.remove(&ObjectKey::new("a", "s3"));
     let compiled = compiler.compile(&snapshot, &node());
@@ -213,8 +212,8 @@ fn l2_a2_who_is_over_budget_closes_neither_anothers_address_nor_the_nodes() {
     let compiled = compiler.compile(&snapshot, &node);
     assert_eq!(over(&compiled), BTreeSet::from(["Service evil/s9"]));
     assert_eq!(said(&compiled, "web", 1), "defer");
-    assert_eq!(said(&compiled, "web", 9), "refuse", "its own");
-    assert_ne!(said_of(&compiled, "web", own), "refuse");
+    assert_eq!(said(&compiled, "web", 9), "deny", "its own");
+    assert_eq!(said_of(&compiled, "web", own), "defer", "the node's");
     // Of the Service within the budget both backends are restricted, of the other none.
     assert_eq!(compiled.restricted.len(), 2);
     // What it closed alone, it closes no more once another has it.

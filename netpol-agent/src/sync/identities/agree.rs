@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::compile::{Class, ClassId, Compiled, PeerId, PeerSet, Target};
+use crate::compile::{Class, ClassId, Compiled, FrontendClass, PeerId, PeerSet, Target, Untranslated};
 
 /// Compares classes of two compilations by the peers that are active in both.
 pub struct Agreement<'a> {
@@ -48,27 +48,41 @@ impl<'a> Agreement<'a> {
         let Some(now) = self.now.classes.get(&now) else {
             return false;
         };
-        if then.closed != now.closed {
-            return false;
-        }
         match (&then.frontend, &now.frontend) {
             (None, None) => self.alike(then, now),
-            (Some(then), Some(now)) => {
-                let alike = |then: &Target, now: &Target| {
-                    let classes = self
-                        .then
-                        .classes
-                        .get(&then.class)
-                        .zip(self.now.classes.get(&now.class));
-                    (then.node, then.protocol, then.port) == (now.node, now.protocol, now.port)
-                        && classes.is_some_and(|(then, now)| self.alike(then, now))
-                };
-                let known = |then: &Target| now.iter().any(|now| alike(then, now));
-                let held = |now: &Target| then.iter().any(|then| alike(then, now));
-                then.iter().all(known) && now.iter().all(held)
-            }
+            (Some(then), Some(now)) => self.lead_alike(then, now),
             _ => false,
         }
+    }
+
+    /// Whether packets to two classes of frontends may end at the same.
+    fn lead_alike(&self, then: &FrontendClass, now: &FrontendClass) -> bool {
+        let known = |old: &Target| now.backends.iter().any(|new| self.targets_alike(old, new));
+        let held = |new: &Target| then.backends.iter().any(|old| self.targets_alike(old, new));
+        let untranslated = match (&then.untranslated, &now.untranslated) {
+            (None, None) => true,
+            (Some(Untranslated::Address(then)), Some(Untranslated::Address(now))) => {
+                self.targets_alike(then, now)
+            }
+            (Some(Untranslated::NodePort(then)), Some(Untranslated::NodePort(now))) => {
+                self.lead_alike(then, now)
+            }
+            _ => false,
+        };
+        then.closed == now.closed
+            && untranslated
+            && then.backends.iter().all(known)
+            && now.backends.iter().all(held)
+    }
+
+    fn targets_alike(&self, then: &Target, now: &Target) -> bool {
+        let classes = self
+            .then
+            .classes
+            .get(&then.class)
+            .zip(self.now.classes.get(&now.class));
+        (then.node, then.protocol, then.port) == (now.node, now.protocol, now.port)
+            && classes.is_some_and(|(then, now)| self.alike(then, now))
     }
 
     /// Whether two classes of addresses say the same.

@@ -133,7 +133,7 @@ fn a5_a_backend_that_the_agent_no_longer_knows_is_judged_where_it_leaves() {
 /// Holds before kube-proxy has rules for a Service, and after it had them.
 #[test]
 fn a9_what_nobody_translated_leaves_only_if_its_address_is_allowed() {
-    for action in [ACTION_ACCEPT, ACTION_DEFER, 0] {
+    for action in [ACTION_ACCEPT, ACTION_DEFER] {
         for (identity, passes) in [(ANYONE, true), (DENIED_CLASS, false)] {
             let (tables, pod) = isolated();
             tables

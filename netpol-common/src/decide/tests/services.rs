@@ -2,7 +2,7 @@
 //! Tests Services: judged by the backends of their frontends, and again where the backend is known.
 
 use super::*;
-use crate::abi::{ACTION_REFUSE, IDENTITY_REMOTE_NODE, SENDER_AMBIGUOUS};
+use crate::abi::{IDENTITY_REMOTE_NODE, SENDER_AMBIGUOUS};
 
 const POD: [u8; 4] = [10, 244, 0, 10];
 const VIRTUAL: [u8; 4] = [10, 96, 0, 1];
@@ -84,28 +84,40 @@ fn a5_a_frontend_is_judged_by_its_backends() {
     }
 }
 
-/// A closed frontend, which is stronger than a policy without an entry for it (rule L2).
+/// What says that the address itself is allowed is the entry of the frontend, and its missing says
+/// that it is not, or that the frontend is closed (rule L2).
 #[test]
-fn l2_a_refused_frontend_is_closed_whatever_its_address_is() {
-    let (tables, pod) = sender(ACTION_REFUSE);
-    let (allowed, udp) = (to(OUTSIDE, 443), to(VIRTUAL, 80));
-    for packet in [allowed, udp] {
-        for protocol in [protocol::TCP, protocol::UDP] {
-            let key = (packet.destination, protocol, 80);
-            tables.frontends.borrow_mut().insert(key, SERVICE);
-            let key = (packet.destination, protocol, 443);
-            tables.frontends.borrow_mut().insert(key, SERVICE);
-            assert!(!sends(&tables, &pod, Packet { protocol, ..packet }), "{packet:?}");
-        }
+fn l2_a_frontend_without_an_entry_is_closed_whatever_its_address_is() {
+    let (tables, pod) = sender(0);
+    for (address, port) in [(OUTSIDE, 443), (VIRTUAL, 80), (NODE, 53)] {
+        assert!(!sends(&tables, &pod, to(address, port)), "{address:?}");
     }
-    // Other ports of its address stay open.
-    assert!(sends(&tables, &pod, to(OUTSIDE, 444)));
+    // Other ports, and other protocols, are no frontends.
+    for packet in [to(OUTSIDE, 444), to(NODE, 54)] {
+        assert!(sends(&tables, &pod, packet), "{packet:?}");
+    }
 }
 
-/// A Service with an address as its ExternalIP, for which kube-proxy may have no rules (yet).
+/// A client of the node may have any number, also that of a frontend at the node's address.
+#[test]
+fn a2_replies_to_the_node_are_not_for_a_frontend_at_its_address() {
+    let (tables, pod) = sender(0);
+    let reply = |address| Packet {
+        tcp_flags: SYN | ACK,
+        ..to(address, 53)
+    };
+    assert!(sends(&tables, &pod, reply(NODE)));
+    assert!(!sends(&tables, &pod, to(NODE, 53)));
+    let key = (Address::from_ipv4(OUTSIDE), protocol::TCP, 53);
+    tables.frontends.borrow_mut().insert(key, SERVICE);
+    assert!(!sends(&tables, &pod, reply(OUTSIDE)), "not the node's");
+}
+
+/// A Service with an address as its ExternalIP, for which kube-proxy may have no rules (yet). The
+/// agent defers where policy allows the address.
 #[test]
 fn a9_a_service_closes_no_way_to_an_address_that_is_allowed() {
-    for action in [ACTION_ACCEPT, ACTION_DEFER, 0] {
+    for action in [ACTION_ACCEPT, ACTION_DEFER] {
         let (tables, pod) = sender(action);
         let request = to(OUTSIDE, 443);
         assert!(sends(&tables, &pod, request), "action {action}");
@@ -156,7 +168,7 @@ fn a9_a_service_opens_no_way_to_an_address_that_is_denied() {
 /// A node-local DNS cache, say, has the ClusterIP of the Service that it stands in for.
 #[test]
 fn a2_a_virtual_address_that_the_node_has_itself_is_open() {
-    for action in [ACTION_ACCEPT, ACTION_DEFER, 0] {
+    for action in [ACTION_ACCEPT, ACTION_DEFER] {
         for protocol in [protocol::TCP, protocol::UDP] {
             let (tables, pod) = sender(action);
             let request = Packet {
