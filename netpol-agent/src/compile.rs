@@ -92,7 +92,7 @@ pub struct Compiler {
     restricted: RestrictedBackends,
     entry_budget: EntryBudget,
     /// Endpoints that are closed because their policies are over budget.
-    closed: BTreeSet<ObjectKey>,
+    over_budget: BTreeSet<ObjectKey>,
     origin: Origin,
 }
 
@@ -124,7 +124,7 @@ impl Compiler {
             policies: Policies::default(),
             restricted: RestrictedBackends::new(&limits),
             entry_budget: EntryBudget::new(limits.entries),
-            closed: BTreeSet::new(),
+            over_budget: BTreeSet::new(),
             origin: Origin::default(),
         }
     }
@@ -148,10 +148,9 @@ impl Compiler {
         self.update_addresses(&before, snapshot, node);
 
         let (classes, findings) = (&mut self.classes, &mut self.findings);
-        let changed = classes.update(&mut self.profiles, &changes, findings);
-        let changed = (changed.as_slice(), &self.profiles);
-        self.frontends
-            .update(&before, snapshot, changed, classes, findings);
+        let moved = classes.update(&mut self.profiles, &changes, findings);
+        let moved = (moved.as_slice(), &self.profiles);
+        self.frontends.update(&before, snapshot, moved, classes, findings);
         if changes.changed {
             self.policies.update(&self.active);
         }
@@ -207,15 +206,15 @@ impl Compiler {
     fn finish_endpoints(&mut self) -> BTreeMap<ObjectKey, Endpoint> {
         let refused = self.entry_budget.update(&self.policies.list, &self.classes.list);
         let mut endpoints = self.policies.endpoints.clone();
-        let closed = entry_budget::close(&mut endpoints, &refused, &mut self.findings);
+        let over_budget = entry_budget::close(&mut endpoints, &refused, &mut self.findings);
         for (key, endpoint) in &mut endpoints {
             endpoint.forwards = self.forwards.of(&key.namespace);
         }
-        for no_longer in self.closed.difference(&closed) {
+        for no_longer in self.over_budget.difference(&over_budget) {
             let topic = Topic::EntryBudget(no_longer.clone());
             self.findings.report(topic, Vec::new());
         }
-        self.closed = closed;
+        self.over_budget = over_budget;
         endpoints
     }
 }

@@ -48,7 +48,7 @@ pub struct EntryKey {
 }
 
 /// The entries of one policy number.
-pub type Entries = Map<EntryKey, PolicyValue>;
+pub type EntryMap = Map<EntryKey, PolicyValue>;
 
 /// What the agent remembers of its last plan beside the kernel's state. It is lost at a restart,
 /// which costs writes, never a verdict.

@@ -332,9 +332,9 @@ abi! {
         /// The [tag](crate::tag) of the opener's packets: the one that they get if the pod opened
         /// the connection, else the one that they came with.
         pub tag: u16,
-        /// Interface index of the local pod that opened the connection, if the receiving pod knows
-        /// it; else 0 (rule A5). For a connection that the pod opened: the interface by which
-        /// answers from another pod of the node come (rule A6).
+        /// Interface index of the pod at the other end, if that is a pod of this node; else 0. If
+        /// the other end opened the connection, its egress policy is asked, too (rule A5). If this
+        /// one did, answers come by that interface only (rule A6).
         pub sender: u32,
         /// TCP: the last acknowledgement number of each side, by the [`Direction`] of its segments;
         /// 0 before the first.

@@ -62,11 +62,11 @@ pub fn check(parsed: Parsed, packet: &mut Packet, partial: PartialChecksum) -> P
     if partial.start < 0 || partial.start + i32::from(partial.offset) < source_end {
         packet.source = Address::default();
         packet.protocol = NOTHING_TOLD;
-        return Parsed::Unjudged(DropReason::Malformed);
+        return Parsed::Unreadable(DropReason::Malformed);
     }
     match parsed {
         Parsed::Packet | Parsed::Neighbour | Parsed::Membership if !keeps_headers(packet, partial) => {
-            Parsed::Unjudged(DropReason::Malformed)
+            Parsed::Unreadable(DropReason::Malformed)
         }
         parsed => parsed,
     }

@@ -73,8 +73,8 @@ pub enum Parsed {
     /// MLD or IGMP of link scope, to the group that it is about. It passes if the frame, too, goes
     /// to that group (rule F1).
     Membership,
-    /// Policy cannot be asked about it: dropped at an isolated pod, passed elsewhere (rule F2).
-    Unjudged(DropReason),
+    /// The headers do not tell what policy asks about: dropped at an isolated pod, passed elsewhere (rule F2).
+    Unreadable(DropReason),
 }
 
 /// The fields of a packet that a verdict needs.
@@ -237,7 +237,7 @@ type Buffer = [u8; 40];
 pub fn parse(frame: &impl Frame, packet: &mut Packet, quoted: &mut Packet) -> Parsed {
     let mut header: Buffer = [0; 40];
     if !frame.read(0, &mut header[..ETHERNET_LENGTH]) {
-        return Parsed::Unjudged(DropReason::Malformed);
+        return Parsed::Unreadable(DropReason::Malformed);
     }
     packet.link.as_mut_bytes().copy_from_slice(&header[..12]);
     // The addresses of a tagged frame are read all the same: the kernel removes the tag of VLAN 0
@@ -246,21 +246,21 @@ pub fn parse(frame: &impl Frame, packet: &mut Packet, quoted: &mut Packet) -> Pa
     let parsed = match [header[12], header[13]] {
         ether_type::VLAN | ether_type::PROVIDER_VLAN if tagged => {
             addresses_behind_tag(frame, &mut header, packet);
-            return Parsed::Unjudged(DropReason::Vlan);
+            return Parsed::Unreadable(DropReason::Vlan);
         }
         _ if tagged && ![ether_type::IPV4, ether_type::IPV6].contains(&[header[12], header[13]]) => {
-            return Parsed::Unjudged(DropReason::Vlan);
+            return Parsed::Unreadable(DropReason::Vlan);
         }
         ether_type::IPV4 => ipv4(frame, &mut header, packet, quoted),
         ether_type::IPV6 => ipv6(frame, &mut header, packet, quoted),
         ether_type::ARP => return Parsed::Neighbour,
-        ether_type::VLAN | ether_type::PROVIDER_VLAN => return Parsed::Unjudged(DropReason::Vlan),
-        _ => return Parsed::Unjudged(DropReason::EtherType),
+        ether_type::VLAN | ether_type::PROVIDER_VLAN => return Parsed::Unreadable(DropReason::Vlan),
+        _ => return Parsed::Unreadable(DropReason::EtherType),
     };
     match parsed {
-        _ if tagged => Parsed::Unjudged(DropReason::Vlan),
+        _ if tagged => Parsed::Unreadable(DropReason::Vlan),
         Ok(parsed) => parsed,
-        Err(reason) => Parsed::Unjudged(reason),
+        Err(reason) => Parsed::Unreadable(reason),
     }
 }
 

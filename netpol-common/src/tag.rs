@@ -47,7 +47,7 @@ pub const fn is_deferred(tag: u16) -> bool {
 
 /// Returns the sender's tag for a packet that was judged where it left the pod.
 #[inline(always)]
-pub const fn judged(tag: u16) -> u16 {
+pub const fn without_deferral(tag: u16) -> u16 {
     new(number(tag), false)
 }
 
@@ -61,14 +61,14 @@ mod tests {
             for deferred in [false, true] {
                 let tag = new(number, deferred);
                 assert_eq!((self::number(tag), is_deferred(tag)), (number, deferred));
-                assert_eq!(judged(tag), new(number, false));
+                assert_eq!(without_deferral(tag), new(number, false));
             }
         }
         assert_eq!((new(0, true), new(MAX_NUMBER + 1, true)), (0, 0));
         assert_eq!((number(LEFT), is_deferred(LEFT)), (0, false));
         for foreign in [0, 1, 2, 3, 0x0fff, 0x9fff, 0xa000, 0xa001, 0xb000, 0xffff] {
             assert_eq!(
-                (number(foreign), is_deferred(foreign), judged(foreign)),
+                (number(foreign), is_deferred(foreign), without_deferral(foreign)),
                 (0, false, 0)
             );
         }

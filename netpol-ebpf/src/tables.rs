@@ -6,10 +6,11 @@ use core::{mem::offset_of, ptr::read_volatile};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_ANY},
     helpers::bpf_ktime_get_coarse_ns,
+    programs::TcContext,
 };
 use netpol_common::{
     abi::{
-        Address, Counters, Endpoint, Flow, FlowKey, Forwarded, Fragment, FragmentKey, Frontend,
+        Address, Config, Counters, Endpoint, Flow, FlowKey, Forwarded, Fragment, FragmentKey, Frontend,
         IDENTITY_NONE, Identity, Lifetimes, POLICY_DENY, POLICY_UNRESTRICTED, Peer, PolicyMatch, PolicyValue,
         PortValue, SENDER_AMBIGUOUS, Sender,
     },
@@ -313,6 +314,27 @@ impl Buffer for Maps {
 }
 
 impl Maps {
+    /// Reads the epoch. It must be read before anything that it dates: a verdict on an identity
+    /// from before a change carries the epoch from before that change.
+    #[inline(always)]
+    pub fn new(
+        ctx: &TcContext,
+        config: &'static Config,
+        counters: *mut Counters,
+        scratch: *mut Scratch,
+    ) -> Self {
+        Self {
+            // SAFETY: a valid reference; volatile, so that it is read here and nowhere else.
+            epoch: unsafe { read_volatile(&raw const config.epoch) },
+            lifetimes: &config.lifetimes,
+            counters,
+            scratch,
+            length: ctx.len(),
+            events_per_second: config.events_per_second,
+            skb: ctx.skb.skb,
+        }
+    }
+
     /// Looks up an address in map `identities`.
     #[inline(always)]
     fn by_prefix(&self, address: &Address) -> Identity {

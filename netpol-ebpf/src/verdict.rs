@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 //! Turns a packet at a hook into an action: looks up the endpoint, parses, decides and counts.
 
-use core::{
-    arch::asm,
-    mem::offset_of,
-    ptr::{self, read_volatile},
-};
+use core::{arch::asm, mem::offset_of, ptr};
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC},
@@ -76,19 +72,8 @@ fn fast_path(skb: *mut __sk_buff, direction: u8) -> bool {
     if !checksum.is_of(&packet) {
         return false;
     }
-    // SAFETY: a valid reference; volatile, so that it is read here, before the values that it
-    // dates, and nowhere else.
-    let epoch = unsafe { read_volatile(&raw const config.epoch) };
+    let maps = Maps::new(ctx, config, counters, scratch);
     let place = place(ctx, direction);
-    let maps = Maps {
-        epoch,
-        lifetimes: &config.lifetimes,
-        counters,
-        scratch,
-        length: ctx.len(),
-        events_per_second: config.events_per_second,
-        skb,
-    };
     let mut endpoint = Endpoint::CLOSED;
     if !maps.endpoint(place.ifindex, &mut endpoint) {
         return false;
@@ -137,7 +122,7 @@ pub extern "C" fn read_packet(skb: *mut __sk_buff) -> u32 {
         Parsed::Packet => IS_PACKET,
         Parsed::Neighbour => IS_NEIGHBOUR,
         Parsed::Membership => IS_MEMBERSHIP,
-        Parsed::Unjudged(reason) => reason as u32,
+        Parsed::Unreadable(reason) => reason as u32,
     }
 }
 
@@ -176,21 +161,16 @@ fn slow_path(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
     let Some(counters) = COUNTERS.get_ptr_mut(direction as u32) else {
         return DROP;
     };
-
-    // Read once, before anything that it dates: a verdict on an identity from before a change
-    // carries the epoch from before that change.
-    // SAFETY: a valid reference; volatile, so that it is read here and nowhere else.
-    let epoch = unsafe { read_volatile(&raw const config.epoch) };
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return DROP;
+    };
+    let maps = Maps::new(ctx, config, counters, scratch);
     let origin = match told >> ORIGIN_SHIFT {
         PLAIN => decide::Origin::Plain,
         UNPACKED => decide::Origin::Unpacked,
         _ => decide::Origin::Forged,
     };
     let place = place(ctx, direction);
-    let length = ctx.len();
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
-        return DROP;
-    };
     // SAFETY: a per-CPU value that only this run of the program uses, just looked up.
     let (packet, quoted, endpoint) = unsafe {
         (
@@ -199,15 +179,6 @@ fn slow_path(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
             &mut *(&raw mut (*scratch).endpoint).cast::<Endpoint>(),
         )
     };
-    let maps = Maps {
-        epoch,
-        lifetimes: &config.lifetimes,
-        counters,
-        scratch,
-        length,
-        events_per_second: config.events_per_second,
-        skb: ctx.skb.skb,
-    };
     // An interface without an endpoint is closed, except for the node and neighbours (rules L1, A2,
     // F1): its pod is not known yet, or the map is full or was changed by hand.
     let known = maps.endpoint(place.ifindex, endpoint);
@@ -215,7 +186,7 @@ fn slow_path(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
         IS_PACKET => Parsed::Packet,
         IS_NEIGHBOUR => Parsed::Neighbour,
         IS_MEMBERSHIP => Parsed::Membership,
-        reason => Parsed::Unjudged(DropReason::from_u8(reason as u8).unwrap_or(DropReason::Malformed)),
+        reason => Parsed::Unreadable(DropReason::from_u8(reason as u8).unwrap_or(DropReason::Malformed)),
     };
     let hook = match direction {
         Direction::Ingress => Hook::ToPod,
@@ -235,7 +206,7 @@ fn slow_path(skb: *mut __sk_buff, direction: u8, told: u32) -> i32 {
                 return dropped(ctx, &maps, endpoint, hook, packet, &drop);
             }
             // SAFETY: a per-CPU value that only this CPU writes, just looked up.
-            count(unsafe { &mut (*counters).forwarded }, length);
+            count(unsafe { &mut (*counters).forwarded }, maps.length);
             PASS
         }
         Verdict::Drop(mut drop) => {
@@ -260,11 +231,10 @@ pub fn leaving(ctx: &TcContext) -> i32 {
     let Some(counters) = COUNTERS.get_ptr_mut(Direction::Egress as u32) else {
         return DROP;
     };
-    // SAFETY: as at a pod's hook.
-    let epoch = unsafe { read_volatile(&raw const config.epoch) };
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return DROP;
     };
+    let maps = Maps::new(ctx, config, counters, scratch);
     // SAFETY: a per-CPU value that only this run of the program uses, just looked up.
     let (packet, quoted, endpoint) = unsafe {
         (
@@ -278,15 +248,6 @@ pub fn leaving(ctx: &TcContext) -> i32 {
     // SAFETY: as above.
     let partial = unsafe { offload::partial(ctx.skb.skb, FrameStart::Network, &raw mut (*scratch).sk_buff) };
     let parsed = checksum::check(parsed, packet, partial);
-    let maps = Maps {
-        epoch,
-        lifetimes: &config.lifetimes,
-        counters,
-        scratch,
-        length: ctx.len(),
-        events_per_second: config.events_per_second,
-        skb: ctx.skb.skb,
-    };
     match decide::decide_leaving(&maps, &place, parsed, packet, endpoint) {
         Verdict::Forward => PASS,
         Verdict::Drop(drop) => dropped(ctx, &maps, endpoint, Hook::ToNetwork, packet, &drop),

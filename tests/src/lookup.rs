@@ -47,7 +47,7 @@ fn endpoints_at(compiled: &Compiled, address: IpAddr) -> Vec<&Endpoint> {
 
 /// The check before translation (rule A5): returns the verdict of the sender's egress policy on the
 /// frontend; `None` if the sender is no endpoint of the node.
-pub fn first_look(compiled: &Compiled, packet: &Packet) -> Option<bool> {
+pub fn passes_frontend(compiled: &Compiled, packet: &Packet) -> Option<bool> {
     let senders = endpoints_at(compiled, packet.source);
     let class = frontend(compiled, packet);
     let passes = |endpoint: &&Endpoint| match (endpoint.egress, class) {
@@ -61,7 +61,7 @@ pub fn first_look(compiled: &Compiled, packet: &Packet) -> Option<bool> {
 /// The post-DNAT check of the packet to the backend (rule A5): the sender's egress policy on the
 /// backend, and the backend's ingress policy. The latter sees the source address `seen`, or the pod
 /// itself if it reaches itself (rule A1). `None` if neither is an endpoint of the node.
-pub fn second_look(compiled: &Compiled, packet: &Packet, seen: IpAddr) -> Option<bool> {
+pub fn passes_backend(compiled: &Compiled, packet: &Packet, seen: IpAddr) -> Option<bool> {
     let own = packet.destination;
     let seen = if packet.source == own { own } else { seen };
     let (senders, receivers) = (endpoints_at(compiled, packet.source), endpoints_at(compiled, own));

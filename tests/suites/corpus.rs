@@ -91,10 +91,13 @@ fn by_service(case: &Case, step: &Step, expectation: &Expectation, compiled: &[C
     };
     let (mut allowed, mut why) = (true, String::new());
     for (node, compiled) in case.nodes.iter().zip(compiled) {
-        let first = lookup::first_look(compiled, &packet);
-        let second = lookup::second_look(compiled, &translated.packet, translated.seen);
+        let first = lookup::passes_frontend(compiled, &packet);
+        let second = lookup::passes_backend(compiled, &translated.packet, translated.seen);
         allowed &= first.unwrap_or(true) && second.unwrap_or(true);
-        why += &format!("{}: first look {first:?}, second {second:?}; ", node.name);
+        why += &format!(
+            "{}: at the frontend {first:?}, at the backend {second:?}; ",
+            node.name
+        );
     }
     (allowed, why)
 }

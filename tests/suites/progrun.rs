@@ -20,7 +20,7 @@ use netpol_common::abi::{self, DropReason};
 use netpol_tests::{
     cases::{Case, Expectation, Step, Translated, load_all},
     frames,
-    looks::{chooses_elsewhere, first_look},
+    frontend_verdict::{chooses_elsewhere, frontend_verdict},
     lookup,
     progrun::{Bench, local_pods, on_bench},
     random::{Random, cluster, nodes, packet, service_packet},
@@ -223,7 +223,7 @@ fn differ(bench: &mut Bench, random: &mut Random, snapshot: &Snapshot, node: &No
     });
     bench.enforce(snapshot, node, &pods)?;
     let compiled = compile(snapshot, node);
-    let mut looks = [0; 2];
+    let mut asked = [0; 2];
     let strangers: Vec<Node> = nodes()
         .into_iter()
         .filter(|other| other.name != node.name)
@@ -233,7 +233,7 @@ fn differ(bench: &mut Bench, random: &mut Random, snapshot: &Snapshot, node: &No
         if evaluate_service(snapshot, &nodes(), &packet).is_some() {
             // A host that a Service claims.
             let more = differ_by_service(bench, snapshot, node, &compiled, &addresses, &packet)?;
-            looks = [looks[0] + more[0], looks[1] + more[1]];
+            asked = [asked[0] + more[0], asked[1] + more[1]];
             continue;
         }
         let Evaluation { egress, ingress } = evaluate(snapshot, &nodes(), &packet);
@@ -255,7 +255,7 @@ fn differ(bench: &mut Bench, random: &mut Random, snapshot: &Snapshot, node: &No
         }
         if let Some(packet) = service_packet(random, snapshot) {
             let more = differ_by_service(bench, snapshot, node, &compiled, &addresses, &packet)?;
-            looks = [looks[0] + more[0], looks[1] + more[1]];
+            asked = [asked[0] + more[0], asked[1] + more[1]];
         }
         // A3: a packet that the node only forwards is judged like any other, even with the node's
         // address.
@@ -267,12 +267,15 @@ fn differ(bench: &mut Bench, random: &mut Random, snapshot: &Snapshot, node: &No
             compare(snapshot, &packet, Direction::Ingress, passes, &side)?;
         }
     }
-    Ok(looks)
+    Ok(asked)
 }
 
 /// Compares both checks of a packet to a Service: at the frontend, and at each backend that is a
 /// pod of the node.
-#[expect(clippy::too_many_lines, reason = "one packet on its way through both looks")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one packet on its way through both judgements"
+)]
 fn differ_by_service(
     bench: &mut Bench,
     snapshot: &Snapshot,
@@ -281,18 +284,18 @@ fn differ_by_service(
     addresses: &BTreeMap<IpAddr, u32>,
     packet: &Packet,
 ) -> Result<[usize; 2]> {
-    let mut looks = [0; 2];
+    let mut asked = [0; 2];
     let Some(backends) = evaluate_service(snapshot, &nodes(), packet) else {
-        return Ok(looks); // A headless Service.
+        return Ok(asked); // A headless Service.
     };
     let sender = addresses.get(&packet.source).copied();
     if let Some(ifindex) = sender {
         let passes = bench.opens(Direction::Egress, ifindex, ifindex, packet)?;
         let mut endpoints = compiled.endpoints.values();
-        looks[0] += 1;
+        asked[0] += 1;
         let isolated = endpoints
             .any(|endpoint| endpoint.addresses.contains(&packet.source) && endpoint.egress.is_some());
-        let said = first_look(snapshot, &nodes(), packet, &backends);
+        let said = frontend_verdict(snapshot, &nodes(), packet, &backends);
         let elsewhere = chooses_elsewhere(&nodes(), node, packet);
         // Perhaps nobody translates it: then it goes to the owner of the address (rule A9).
         let itself =
@@ -363,9 +366,9 @@ fn differ_by_service(
             passes,
             denied.unwrap_or(&ingress),
         )?;
-        looks[1] += 1;
+        asked[1] += 1;
     }
-    Ok(looks)
+    Ok(asked)
 }
 
 fn number(variable: &str) -> Option<u64> {
@@ -387,26 +390,26 @@ fn kernel_says_what_the_evaluator_says() {
     let seed = number("NETPOL_SEED").unwrap_or_else(of_clock);
     on_bench(SUITE, 10, |bench| {
         let mut random = Random(seed);
-        let (mut clusters, mut looks) = (0, [0; 2]);
+        let (mut clusters, mut asked) = (0, [0; 2]);
         while bench.runs() < packets {
             clusters += 1;
             let snapshot = cluster(&mut random);
             for node in nodes() {
                 let more = differ(bench, &mut random, &snapshot, &node)
                     .with_context(|| format!("NETPOL_SEED={seed}, cluster {clusters}, {}", node.name))?;
-                looks = [looks[0] + more[0], looks[1] + more[1]];
+                asked = [asked[0] + more[0], asked[1] + more[1]];
             }
             if clusters % 16 == 0 {
                 bench.check_maps()?;
             }
         }
         println!(
-            "{} packets on {clusters} clusters, of them {looks:?} at frontends and behind them, seed {seed}",
+            "{} packets on {clusters} clusters, of them {asked:?} at frontends and behind them, seed {seed}",
             bench.runs()
         );
         ensure!(
-            looks.iter().all(|count| count * 20 > packets),
-            "only {looks:?} of {packets} packets are by Services"
+            asked.iter().all(|count| count * 20 > packets),
+            "only {asked:?} of {packets} packets are by Services"
         );
         Ok(())
     });

@@ -11,7 +11,7 @@ use netpol_agent::{
 };
 use netpol_tests::{
     canonical::Canonical,
-    looks::first_look,
+    frontend_verdict::frontend_verdict,
     lookup,
     random::{Random, any_change, batch, cluster, little_restricted_room, nodes, packet, service_packet},
     seeds,
@@ -137,7 +137,7 @@ fn a5_frontends_are_judged_by_all_their_backends() {
                         said != "defer" || unrestricted.is_none(),
                         "{packet:?}: {unrestricted:?}"
                     );
-                    let expected = match first_look(snapshot, &nodes(), &packet, &backends) {
+                    let expected = match frontend_verdict(snapshot, &nodes(), &packet, &backends) {
                         ["deny"] if itself => &["defer"],
                         expected => expected,
                     };
@@ -158,7 +158,7 @@ fn a5_frontends_are_judged_by_all_their_backends() {
                 };
                 let mut verdicts = compiled
                     .iter()
-                    .filter_map(|compiled| lookup::second_look(compiled, &translated, packet.source));
+                    .filter_map(|compiled| lookup::passes_backend(compiled, &translated, packet.source));
                 let allowed = verdicts.all(|verdict| verdict);
                 prop_assert!(
                     allowed == evaluation.allowed(),

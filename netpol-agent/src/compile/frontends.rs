@@ -95,12 +95,12 @@ impl Frontends {
         self.own = own.iter().map(IpAddr::to_canonical).collect();
     }
 
-    /// Goes from one snapshot to the next; `changed` are the prefixes whose class has changed.
+    /// Goes from one snapshot to the next; `moved` are the prefixes whose class has changed.
     pub(super) fn update(
         &mut self,
         before: &Snapshot,
         after: &Snapshot,
-        (changed, profiles): (&[IpNet], &Profiles),
+        (moved, profiles): (&[IpNet], &Profiles),
         classes: &mut Classes,
         findings: &mut Findings,
     ) {
@@ -109,7 +109,7 @@ impl Frontends {
         for service in &services {
             self.set_service(service, after, &mut touched);
         }
-        for net in changed {
+        for net in moved {
             let range = self.by_backend.range(net.network()..=net.broadcast());
             touched.extend(range.flat_map(|(_, frontends)| frontends.keys().copied()));
             touched.extend(self.at(net.network(), net.broadcast()));

@@ -12,7 +12,7 @@ use std::{
 use ipnet::IpNet;
 use netpol_common::abi::{Config, Endpoint, Identity, PolicyValue};
 
-use super::{Entries, EntryKey};
+use super::{EntryKey, EntryMap};
 use crate::model::{Frontend, Map, Set};
 
 /// One change of one table.
@@ -189,7 +189,7 @@ tables! {
     forwards: Forwards((u32, IpNet) => ()) in BTreeSet<(u32, IpNet)>,
         Interface, Map, "the right to send for";
     /// Map `policies`: what each policy number says of a peer. A number without entries is absent.
-    policies: Policies((u32, EntryKey) => PolicyValue) in Map<u32, Entries>,
+    policies: Policies((u32, EntryKey) => PolicyValue) in Map<u32, EntryMap>,
         Policy, Map, "the entry for";
     /// Interfaces that carry this agent's programs.
     attached: Attached(u32 => ()) in BTreeSet<u32>,
@@ -317,11 +317,11 @@ impl<K: Ord + Clone, V: Clone> Store<K, V> for Map<K, V> {
     }
 }
 
-impl Store<(u32, EntryKey), PolicyValue> for Map<u32, Entries> {
+impl Store<(u32, EntryKey), PolicyValue> for Map<u32, EntryMap> {
     fn put(&mut self, (policy, key): (u32, EntryKey), value: PolicyValue) {
         let added = self.change(&policy, |entries| entries.insert(key, value));
         if added.is_none() {
-            self.insert(policy, Entries::from_iter([(key, value)]));
+            self.insert(policy, EntryMap::from_iter([(key, value)]));
         }
     }
 

@@ -3,7 +3,7 @@ use super::*;
 use crate::parse::{Frame, parse, simple::simple};
 use std::{vec, vec::Vec};
 
-const MALFORMED: Parsed = Parsed::Unjudged(DropReason::Malformed);
+const MALFORMED: Parsed = Parsed::Unreadable(DropReason::Malformed);
 
 struct Bytes(Vec<u8>, bool);
 
@@ -206,7 +206,10 @@ fn a6_a_source_address_that_will_be_another_is_nobodys() {
 #[test]
 fn f2_what_is_not_judged_stays_so() {
     let other = Bytes([&[2; 12][..], &[0x88, 0x47], &[0; 80]].concat(), false);
-    assert_eq!(with(&other, at(40, 6)).0, Parsed::Unjudged(DropReason::EtherType));
+    assert_eq!(
+        with(&other, at(40, 6)).0,
+        Parsed::Unreadable(DropReason::EtherType)
+    );
 }
 
 /// The simple way never lets a checksum pass that the full check refuses.

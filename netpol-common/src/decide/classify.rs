@@ -55,7 +55,7 @@ pub(super) fn classify(
         return Class::FromNode;
     }
     match parsed {
-        Parsed::Unjudged(reason) => Class::Unreadable(reason),
+        Parsed::Unreadable(reason) => Class::Unreadable(reason),
         _ if !fragments::restore(tables, endpoint, place.direction, packet) => {
             Class::Unreadable(DropReason::Fragment)
         }

@@ -182,7 +182,7 @@ fn ask_tracking<T: Tables>(
 fn hold_against<T: Tables>(tables: &T, place: &Place, connection: &mut Connection<T::Entry>) {
     let came_by = place.ingress_ifindex;
     if connection.is_from_opener() {
-        let has = tag::judged(place.tag);
+        let has = tag::without_deferral(place.tag);
         if connection.tag != has {
             connection.tag = has;
             connection.current = false;

@@ -57,7 +57,7 @@ pub fn passes(tables: &impl Tables, endpoint: &Endpoint, place: &Place, packet: 
                 return false;
             }
         } else if receives {
-            let has = tag::judged(place.tag);
+            let has = tag::without_deferral(place.tag);
             if flow.tag != has {
                 return false;
             }

@@ -41,8 +41,8 @@ pub fn decide_leaving<T: Tables>(
     // that was readable there and is not here does not leave unjudged.
     let mut unreadable = match parsed {
         Parsed::Packet => None,
-        Parsed::Unjudged(reason) if tag::number(place.tag) != 0 => Some(reason),
-        Parsed::Unjudged(_) | Parsed::Neighbour | Parsed::Membership => return Verdict::Forward,
+        Parsed::Unreadable(reason) if tag::number(place.tag) != 0 => Some(reason),
+        Parsed::Unreadable(_) | Parsed::Neighbour | Parsed::Membership => return Verdict::Forward,
     };
     let sender = sender_to_judge(tables, place, packet);
     if sender == 0 {

@@ -20,8 +20,8 @@ mod fast_path;
 mod flows;
 mod fragments;
 mod node;
+mod post_dnat;
 mod properties;
-mod second_look;
 mod services;
 mod spoofing;
 mod tables;
@@ -202,7 +202,7 @@ fn a2_what_the_node_makes_reaches_a_closed_pod_and_is_answered() {
     for parsed in [
         Parsed::Packet,
         Parsed::Neighbour,
-        Parsed::Unjudged(DropReason::Malformed),
+        Parsed::Unreadable(DropReason::Malformed),
     ] {
         assert_eq!(
             decided(&tables, &closed, at(Direction::Ingress, true), parsed, probe),
@@ -588,7 +588,7 @@ fn f2_what_cannot_be_judged_is_dropped_at_an_isolated_pod_only() {
                 &tables,
                 &one_way,
                 at(direction, false),
-                Parsed::Unjudged(reason),
+                Parsed::Unreadable(reason),
                 Packet::default(),
             )
         };

@@ -55,9 +55,9 @@ fn packet(frame: &[u8]) -> Packet {
     packet
 }
 
-fn unjudged(frame: &[u8]) -> DropReason {
+fn unreadable(frame: &[u8]) -> DropReason {
     match parse_bytes(frame).0 {
-        Parsed::Unjudged(reason) => reason,
+        Parsed::Unreadable(reason) => reason,
         other => panic!("{other:?}"),
     }
 }
@@ -222,7 +222,7 @@ fn f2_an_authentication_header_shorter_than_its_fixed_part_is_malformed() {
     let expected = behind(frame.len() - length, with_ports(6, protocol::UDP));
     assert_eq!(packet(&frame), expected);
     frame[14 + 40 + 1] = 0;
-    assert_eq!(unjudged(&frame), DropReason::Malformed);
+    assert_eq!(unreadable(&frame), DropReason::Malformed);
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn f3_more_extension_headers_than_are_walked() {
     let (_, packet) = parse_bytes(&chain(MAX_EXTENSION_HEADERS + 1));
     assert!(packet.fragment_header, "one may come behind them");
     assert_eq!(
-        unjudged(&chain(MAX_EXTENSION_HEADERS + 1)),
+        unreadable(&chain(MAX_EXTENSION_HEADERS + 1)),
         DropReason::ExtensionHeaders
     );
 }
@@ -314,17 +314,17 @@ fn c5_a_fragment_that_begins_within_the_first_header_is_malformed() {
     let mut frame = ip(4, protocol::TCP, &ports_and(40));
     for offset in [1, 2] {
         frame[14 + 7] = offset;
-        assert_eq!(unjudged(&frame), DropReason::Malformed);
+        assert_eq!(unreadable(&frame), DropReason::Malformed);
     }
     let mut frame = ipv6_chain(&[protocol::FRAGMENT], protocol::TCP, &ports_and(40));
     for offset in [1, 2] {
         frame[54 + 3] = offset << 3;
-        assert_eq!(unjudged(&frame), DropReason::Malformed);
+        assert_eq!(unreadable(&frame), DropReason::Malformed);
     }
     let mut twice = ipv6_chain(&[protocol::FRAGMENT; 2], protocol::UDP, &ports_and(4));
     twice[54 + 3] = 1;
     assert_eq!(
-        unjudged(&twice),
+        unreadable(&twice),
         DropReason::Malformed,
         "a fragment of a fragment"
     );
@@ -359,7 +359,7 @@ fn c5_the_first_fragment_tells_how_far_its_headers_go() {
             let mut frame = frame[..frame.len() - short].to_vec();
             frame[18..20].copy_from_slice(&((cut - short) as u16).to_be_bytes());
             assert_eq!(
-                unjudged(&frame),
+                unreadable(&frame),
                 DropReason::Malformed,
                 "{chain:?} without {short}"
             );
@@ -434,7 +434,7 @@ fn a6_a9_the_addresses_of_a_tagged_frame_are_told() {
     let tell = |bytes: &[u8]| {
         let (mut packet, vlan_tag) = (Packet::default(), true);
         let parsed = parse(&Bytes { bytes, vlan_tag }, &mut packet, &mut Packet::default());
-        assert_eq!(parsed, Parsed::Unjudged(DropReason::Vlan));
+        assert_eq!(parsed, Parsed::Unreadable(DropReason::Vlan));
         packet
     };
     let v6 = ipv6_chain(&[], protocol::UDP, &ports_and(4));
@@ -470,8 +470,11 @@ fn f2_vlan_and_unknown_ether_types() {
         frame
     };
     let id = VlanId::try_new(7).unwrap();
-    assert_eq!(unjudged(&write(builder().single_vlan(id))), DropReason::Vlan);
-    assert_eq!(unjudged(&write(builder().double_vlan(id, id))), DropReason::Vlan);
+    assert_eq!(unreadable(&write(builder().single_vlan(id))), DropReason::Vlan);
+    assert_eq!(
+        unreadable(&write(builder().double_vlan(id, id))),
+        DropReason::Vlan
+    );
     let bytes = ip(4, protocol::UDP, &ports_and(4));
     let tagged = Bytes {
         bytes: &bytes,
@@ -479,11 +482,11 @@ fn f2_vlan_and_unknown_ether_types() {
     };
     assert_eq!(
         parse(&tagged, &mut Packet::default(), &mut Packet::default()),
-        Parsed::Unjudged(DropReason::Vlan)
+        Parsed::Unreadable(DropReason::Vlan)
     );
     for ether_type in [[0x88, 0x47], [0x88, 0xcc], [0, 0], [0xff, 0xff], [0x08, 0x01]] {
         assert_eq!(
-            unjudged(&ethernet(ether_type, &[0; 60])),
+            unreadable(&ethernet(ether_type, &[0; 60])),
             DropReason::EtherType,
             "{ether_type:?}"
         );
@@ -503,11 +506,11 @@ fn f2_headers_that_contradict_themselves() {
     ] {
         let mut frame = ip(version, protocol::UDP, &ports_and(4));
         frame[14] = wrong;
-        assert_eq!(unjudged(&frame), DropReason::Malformed, "{wrong:#x}");
+        assert_eq!(unreadable(&frame), DropReason::Malformed, "{wrong:#x}");
     }
     let mut short = tcp_syn();
     short[12] = 0x40;
-    assert_eq!(unjudged(&ip(4, protocol::TCP, &short)), DropReason::Malformed);
+    assert_eq!(unreadable(&ip(4, protocol::TCP, &short)), DropReason::Malformed);
 }
 
 #[test]
@@ -516,7 +519,7 @@ fn f2_a_packet_to_nobody_is_malformed() {
         let mut frame = ip(version, protocol::UDP, &ports_and(8));
         assert_eq!(packet(&frame).protocol, protocol::UDP);
         frame[at..at + length].fill(0);
-        assert_eq!(unjudged(&frame), DropReason::Malformed);
+        assert_eq!(unreadable(&frame), DropReason::Malformed);
         frame[at + length - 1] = 1;
         assert_eq!(packet(&frame).protocol, protocol::UDP);
     }
@@ -530,7 +533,7 @@ fn f2_an_ipv4_address_in_an_ipv6_header_is_malformed() {
         let mut frame = ip(6, protocol::UDP, &ports_and(8));
         assert_eq!(packet(&frame).protocol, protocol::UDP);
         frame[at..at + 16].copy_from_slice(&mapped);
-        assert_eq!(unjudged(&frame), DropReason::Malformed);
+        assert_eq!(unreadable(&frame), DropReason::Malformed);
     }
 }
 
@@ -555,7 +558,7 @@ fn f2_headers_cut_short_at_every_byte() {
         packet(&frame);
         for length in 0..frame.len() {
             assert_eq!(
-                unjudged(&frame[..length]),
+                unreadable(&frame[..length]),
                 DropReason::Malformed,
                 "{length} of {frame:?}"
             );

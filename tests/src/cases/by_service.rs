@@ -13,7 +13,7 @@ use netpol_agent::{
 };
 
 use super::{End, Expectation, Family, Step, address};
-use crate::{looks::chooses_elsewhere, proxy};
+use crate::{frontend_verdict::chooses_elsewhere, proxy};
 
 /// A packet after a Service's translation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -45,14 +45,14 @@ fn f3_frames_of_the_corpus_through_the_entry_of_the_fuzz_target() {
             entry::frame(&damaged);
         }
     }
-    let unjudged = [
+    let unreadable = [
         DropReason::EtherType,
         DropReason::ExtensionHeaders,
         DropReason::Vlan,
     ];
     let every = [Parsed::Packet, Parsed::Neighbour, Parsed::Membership]
         .into_iter()
-        .chain(unjudged.map(Parsed::Unjudged));
+        .chain(unreadable.map(Parsed::Unreadable));
     let every: BTreeSet<String> = every.map(|kind| format!("{kind:?}")).collect();
     assert_eq!(kinds, every, "the corpus holds every kind of whole frames");
 }

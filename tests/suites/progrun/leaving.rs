@@ -110,7 +110,10 @@ fn a5_f2_what_is_deferred_and_cannot_be_read_does_not_leave() {
             let before = node.dropped(reason);
             assert!(!node.leaves(deferred, &frame), "{reason:?}");
             assert_eq!(node.dropped(reason), before + 1, "{reason:?}");
-            assert!(node.leaves(tag::judged(deferred), &frame), "{reason:?}, judged");
+            assert!(
+                node.leaves(tag::without_deferral(deferred), &frame),
+                "{reason:?}, judged"
+            );
             // Its policy was removed a moment ago.
             assert!(
                 node.leaves(node.open.tag(true), &frame),

@@ -14,7 +14,7 @@ use netpol_tests::progrun::on_bench;
 use super::{SUITE, Stage};
 
 #[test]
-fn l2_a_service_over_its_guards_is_closed_in_part_and_opens_when_there_is_room() {
+fn l2_a_service_with_too_many_restricted_backends_is_closed_in_part_and_opens_when_there_is_room() {
     on_bench(SUITE, 16, |bench| {
         let mut stage = Stage::of(bench, "service-partial")?;
         let address = |name: &str| -> Result<IpAddr> {
@@ -43,13 +43,13 @@ fn l2_a_service_over_its_guards_is_closed_in_part_and_opens_when_there_is_room()
             all: 1,
         };
         let limits = stage.snapshot.limits;
-        for (guards, open) in [(limits.restricted, true), (few, false), (limits.restricted, true)] {
-            stage.snapshot.limits.restricted = guards;
+        for (limit, open) in [(limits.restricted, true), (few, false), (limits.restricted, true)] {
+            stage.snapshot.limits.restricted = limit;
             bench.enforce(&stage.snapshot, &stage.node, &stage.pods)?;
             assert_eq!(bench.read()?.restricted.keys().next().is_some(), open);
             for packet in &frontends {
                 let passes = bench.opens(Direction::Egress, ifindex, ifindex, packet)?;
-                assert_eq!(passes, open, "{packet:?}, {guards:?}");
+                assert_eq!(passes, open, "{packet:?}, {limit:?}");
             }
             // What policy allows can be reached without the Service.
             assert!(bench.opens(Direction::Egress, ifindex, ifindex, &to(web, 8080))?);

@@ -110,7 +110,7 @@ fn over(compiled: &Compiled) -> BTreeSet<&str> {
 }
 
 #[test]
-fn l2_a_service_with_too_many_guards_is_closed_in_part_and_nobody_else_is() {
+fn l2_a_service_with_too_many_restricted_backends_is_closed_in_part_and_nobody_else_is() {
     /// Namespace and number of backends of each Service, in order; which of them are over budget.
     type Row = (&'static [(&'static str, usize)], &'static [usize]);
     let table: [Row; 6] = [
@@ -138,7 +138,7 @@ fn l2_a_service_with_too_many_guards_is_closed_in_part_and_nobody_else_is() {
             "{services:?}: {:?}",
             compiled.diagnostics
         );
-        let mut guards = 0;
+        let mut restricted = 0;
         for (nth, (_, backends)) in services.iter().enumerate() {
             let number = nth + 1;
             let expected = match (refused.contains(&number), backends) {
@@ -148,10 +148,10 @@ fn l2_a_service_with_too_many_guards_is_closed_in_part_and_nobody_else_is() {
             };
             assert_eq!(said(&compiled, "web", number), expected, "{services:?}, {number}");
             assert_eq!(said(&compiled, "db", number), "accept", "{services:?}, {number}");
-            guards += if expected == "defer" { *backends } else { 0 };
+            restricted += if expected == "defer" { *backends } else { 0 };
         }
-        assert_eq!(compiled.restricted.len(), guards, "{services:?}");
-        assert!(guards <= FEW.all);
+        assert_eq!(compiled.restricted.len(), restricted, "{services:?}");
+        assert!(restricted <= FEW.all);
     }
 }
 
@@ -164,7 +164,7 @@ fn l2_what_is_closed_opens_when_there_is_room_and_is_what_a_fresh_start_makes_of
     }
     let compiled = compiler.compile(&snapshot, &node());
     assert_eq!(over(&compiled), BTreeSet::from(["Service a/s3"]));
-    // A backend that all may reach needs no guard; then the third has room.
+    // A backend that all may reach is not restricted; then the third has room.
     add(&mut snapshot, "a", 2, 1);
     let compiled = compiler.compile(&snapshot, &node());
     assert_eq!(over(&compiled), BTreeSet::new());

@@ -67,9 +67,9 @@ fn udp(source: Address, destination: Address) -> Packet {
 const KINDS: [Parsed; 5] = [
     Parsed::Packet,
     Parsed::Neighbour,
-    Parsed::Unjudged(DropReason::EtherType),
-    Parsed::Unjudged(DropReason::Vlan),
-    Parsed::Unjudged(DropReason::Malformed),
+    Parsed::Unreadable(DropReason::EtherType),
+    Parsed::Unreadable(DropReason::Vlan),
+    Parsed::Unreadable(DropReason::Malformed),
 ];
 
 #[test]
@@ -155,7 +155,7 @@ fn a9_unicast_is_delivered_for_an_own_address_only() {
         (v6([0xfe, 0xff], 8), Some(NOT_OWN)),
         (v6([0xfd, 0], 0x0a), Some(NOT_OWN)),
     ] {
-        for kind in [Parsed::Packet, Parsed::Unjudged(DropReason::Malformed)] {
+        for kind in [Parsed::Packet, Parsed::Unreadable(DropReason::Malformed)] {
             let packet = udp(v4(11), destination);
             assert_eq!(
                 reason(&pod(), Direction::Ingress, kind, packet),
@@ -456,7 +456,7 @@ fn b2_l1_without_a_known_pod_addresses_neither_open_nor_close() {
                 ..udp(source, destination)
             };
             assert_eq!(reason(&pending, direction, Parsed::Packet, packet), None);
-            for kind in [Parsed::Packet, Parsed::Unjudged(DropReason::Malformed)] {
+            for kind in [Parsed::Packet, Parsed::Unreadable(DropReason::Malformed)] {
                 let found = reason(&unknown, direction, kind, packet);
                 assert!(
                     found.is_some_and(|reason| ![SPOOFED, NOT_OWN].contains(&reason)),

@@ -52,7 +52,7 @@ fn a6_another_source_address_is_dropped_whoever_is_isolated() {
         Address::from_ipv6([0; 16]),
         Address::from_ipv6([0xff; 16]),
     ] {
-        for parsed in [Parsed::Packet, Parsed::Unjudged(DropReason::Malformed)] {
+        for parsed in [Parsed::Packet, Parsed::Unreadable(DropReason::Malformed)] {
             assert_eq!(
                 verdict(&pod, parsed, from_source(other, protocol::UDP)),
                 spoofed,
@@ -98,7 +98,7 @@ fn a6_frames_that_are_no_ip_packets_have_no_source_to_forge() {
     let arp = verdict(&pod, Parsed::Neighbour, Packet::default());
     assert_eq!(arp, Verdict::Forward);
     let open = endpoint(POLICY_DENY, POLICY_UNRESTRICTED);
-    let vlan = verdict(&open, Parsed::Unjudged(DropReason::Vlan), Packet::default());
+    let vlan = verdict(&open, Parsed::Unreadable(DropReason::Vlan), Packet::default());
     assert_eq!(vlan, Verdict::Forward);
 }
 

@@ -93,7 +93,7 @@ fn a5_what_the_senders_policy_drops_at_the_receiver_is_told_to_be_the_senders() 
     let went = decided(Direction::Egress, Parsed::Packet, answer);
     assert_eq!(whose(went), (DropReason::EgressBackend, of_sender(true)));
     // Unreadable packets do not reach others while a policy restricts their sender.
-    let unread = Parsed::Unjudged(DropReason::Malformed);
+    let unread = Parsed::Unreadable(DropReason::Malformed);
     let came = decided(Direction::Ingress, unread, Packet::default());
     assert_eq!(whose(came), (DropReason::Malformed, of_sender(false)));
     let (closed, met) = (

@@ -46,7 +46,7 @@ fn f2_the_ip_header_says_where_the_packet_ends() {
         for length in 0..counted + upper {
             let short = put(frame.clone(), at, length as u16);
             assert_eq!(
-                unjudged(&short),
+                unreadable(&short),
                 DropReason::Malformed,
                 "{length} bytes of {frame:?}"
             );
@@ -54,7 +54,7 @@ fn f2_the_ip_header_says_where_the_packet_ends() {
         for more in [1, 2, 8, 1000, 0xffff - 60] {
             let long = put(frame.clone(), at, (counted + upper + more) as u16);
             assert_eq!(
-                unjudged(&long),
+                unreadable(&long),
                 DropReason::Malformed,
                 "{more} bytes more than {frame:?}"
             );
@@ -68,17 +68,17 @@ fn f2_the_ip_header_says_where_the_packet_ends() {
 fn f2_a_header_in_the_padding_is_none() {
     // Bytes that a receiver cuts off must not provide a port for those that it keeps.
     let frame = put(ip(4, protocol::UDP, &ports_and(4)), 16, IPV4_LENGTH as u16);
-    assert_eq!(unjudged(&frame), DropReason::Malformed);
+    assert_eq!(unreadable(&frame), DropReason::Malformed);
     let frame = put(
         ipv6_chain(&[protocol::HOP_BY_HOP], protocol::UDP, &ports_and(4)),
         18,
         8,
     );
-    assert_eq!(unjudged(&frame), DropReason::Malformed);
+    assert_eq!(unreadable(&frame), DropReason::Malformed);
     let mut options = ipv4_with_options(&[1; 40], protocol::UDP, &ports_and(4));
     for words in 5..15 {
         options = put(options, 16, words * 4);
-        assert_eq!(unjudged(&options), DropReason::Malformed, "{words}");
+        assert_eq!(unreadable(&options), DropReason::Malformed, "{words}");
     }
 }
 
@@ -94,7 +94,7 @@ fn f2_a_longer_ipv6_extension_header_than_the_packet() {
         for units in 5..=255 {
             let mut frame = good.clone();
             frame[14 + 40 + 1] = units;
-            assert_eq!(unjudged(&frame), DropReason::Malformed, "{kind}: {units}");
+            assert_eq!(unreadable(&frame), DropReason::Malformed, "{kind}: {units}");
         }
     }
 }
@@ -110,7 +110,7 @@ fn f2_tcp_data_offset() {
             if (5..=10).contains(&words) {
                 assert_eq!(packet(&frame).tcp_flags, SYN, "{words}");
             } else {
-                assert_eq!(unjudged(&frame), DropReason::Malformed, "{words}");
+                assert_eq!(unreadable(&frame), DropReason::Malformed, "{words}");
             }
         }
     }
@@ -126,7 +126,7 @@ fn f2_udp_length() {
             if (8..=28).contains(&length) {
                 assert_eq!(packet(&frame), with_ports(version, protocol::UDP), "{length}");
             } else {
-                assert_eq!(unjudged(&frame), DropReason::Malformed, "{length}");
+                assert_eq!(unreadable(&frame), DropReason::Malformed, "{length}");
             }
         }
     }
@@ -137,22 +137,22 @@ fn f2_udp_length() {
 fn f2_c5_the_udp_length_of_a_first_fragment_is_greater() {
     let at = 14 + IPV4_LENGTH + 4;
     let mut frame = put(ip(4, protocol::UDP, &ports_and(4)), at, 3000);
-    assert_eq!(unjudged(&frame), DropReason::Malformed);
+    assert_eq!(unreadable(&frame), DropReason::Malformed);
     frame[14 + 6] = 0x20;
     assert_eq!(packet(&frame).part, Part::First);
-    assert_eq!(unjudged(&put(frame, at, 7)), DropReason::Malformed);
+    assert_eq!(unreadable(&put(frame, at, 7)), DropReason::Malformed);
 
     let at = 14 + 40 + 8 + 4;
     let chain = ipv6_chain(&[protocol::FRAGMENT], protocol::UDP, &ports_and(4));
     let mut frame = put(chain, at, 3000);
     assert_eq!(
-        unjudged(&frame),
+        unreadable(&frame),
         DropReason::Malformed,
         "nothing continues an atomic fragment"
     );
     frame[14 + 40 + 3] = 1;
     assert_eq!(packet(&frame).part, Part::First);
-    assert_eq!(unjudged(&put(frame, at, 7)), DropReason::Malformed);
+    assert_eq!(unreadable(&put(frame, at, 7)), DropReason::Malformed);
 }
 
 /// A packet of more than 65535 bytes, as segmentation offload makes them: no length fits, so the
@@ -174,7 +174,7 @@ fn f2_lengths_of_packets_that_have_none() {
                 frame = put(frame, udp, upper.len() as u16);
             }
             let good = packet(&frame);
-            assert_eq!(unjudged(&put(frame.clone(), at, 0)), DropReason::Malformed);
+            assert_eq!(unreadable(&put(frame.clone(), at, 0)), DropReason::Malformed);
             frame.push(0);
             assert_eq!(packet(&frame), good, "one byte of padding");
             let huge = put(frame, at, 0);
@@ -200,5 +200,5 @@ fn f2_lengths_of_packets_that_have_none() {
         put(frame, 14 + 4, 0)
     };
     assert_eq!(packet(&jumbo(70_000)).destination_port, PORT.to_be_bytes());
-    assert_eq!(unjudged(&jumbo(60_000)), DropReason::Malformed);
+    assert_eq!(unreadable(&jumbo(60_000)), DropReason::Malformed);
 }

@@ -2,11 +2,8 @@
 //! Checks the owner of an end's address. Policies do not decide about an address that is not its
 //! pod's own, or whose owner is unknown.
 
-use super::Judged;
-use crate::{
-    explain::{answer::Told, ends::Candidate, held::World},
-    model::Pod,
-};
+use super::{answer::Told, ends::Candidate, held::World, judged::Judged};
+use crate::model::Pod;
 
 /// Denies a source address that is not the pod's own: only the first address of each family and the
 /// link-local address of its interface are. Packets from others are dropped (rule A6).

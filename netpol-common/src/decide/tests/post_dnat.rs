@@ -211,7 +211,7 @@ fn a5_what_is_deferred_is_closed_where_its_sender_is_not_found() {
             direction: Direction::Ingress,
             ..leaving
         };
-        for parsed in [Parsed::Packet, Parsed::Unjudged(DropReason::Malformed)] {
+        for parsed in [Parsed::Packet, Parsed::Unreadable(DropReason::Malformed)] {
             let verdict = decided(&tables, &backend, place, parsed, translated);
             assert!(
                 matches!(verdict, Verdict::Drop(_)),
@@ -272,7 +272,13 @@ fn a1_a_tag_that_a_pod_wrote_itself_does_not_pass() {
             tag: forged,
             ..at(Direction::Egress, false)
         };
-        let verdict = decided(&tables, &pod, place, Parsed::Unjudged(reason), Packet::default());
+        let verdict = decided(
+            &tables,
+            &pod,
+            place,
+            Parsed::Unreadable(reason),
+            Packet::default(),
+        );
         assert_eq!(verdict, Verdict::Forward);
         assert_eq!(tables.tag.get(), pod.tag(true), "{reason:?}");
     }
@@ -428,7 +434,7 @@ fn a6_what_the_node_unpacks_is_the_pods() {
                 whose: Whose::sender(SENDER_AMBIGUOUS),
             });
             assert_eq!(verdict == forged, source != own, "{own:?} as {source:?}");
-            let reason = Parsed::Unjudged(DropReason::ExtensionHeaders);
+            let reason = Parsed::Unreadable(DropReason::ExtensionHeaders);
             let open = Endpoint {
                 ipv4: ALLOWED,
                 ..endpoint(POLICY_UNRESTRICTED, POLICY_UNRESTRICTED)

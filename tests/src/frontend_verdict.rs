@@ -13,7 +13,7 @@ use netpol_agent::{
 /// kube-proxy's answer may come; a rule for everyone and everything allows it even so. A pod
 /// reaches its own node without policy (rule A2), but another node that chooses does not know that:
 /// such a backend counts as partly allowed, unless policy allows it too.
-pub fn first_look(
+pub fn frontend_verdict(
     snapshot: &Snapshot,
     nodes: &[Node],
     packet: &Packet,
