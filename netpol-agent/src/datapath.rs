@@ -9,9 +9,11 @@ mod capacity;
 mod conntrack;
 mod expiry;
 pub mod interfaces;
+mod load;
 mod maps;
 mod netlink;
 pub mod object;
+mod pins;
 mod run;
 mod shares;
 mod sk_buff;
@@ -24,20 +26,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::{Ebpf, EbpfLoader, maps::RingBuf};
+use aya::{Ebpf, maps::RingBuf};
 use netpol_common::{
-    abi::{self, ABI_VERSION, Binding, Counters, Direction, Lifetimes, OBSERVED_VERSION},
+    abi::{self, Binding, Counters, Direction, Lifetimes},
     quota::Quota,
 };
 use thiserror::Error;
-use zerocopy::IntoBytes as _;
 
 pub use conntrack::Seeded;
 use conntrack::Seeder;
 pub use expiry::Expired;
 use expiry::{Expiry, Living};
+use load::{Sight, load};
 pub use maps::MapError;
 use maps::{Doubted, FlowTable, Maps};
+use pins::make_folders;
+pub use pins::{
+    OBSERVED_MAPS, PINNED_MAPS, cleanup, links_folder, lock, pin, pin_folder, remove_other_versions,
+};
 pub use run::Size;
 
 use self::attach::{AttachError, Attacher};
@@ -46,34 +52,6 @@ use crate::{
     causes::causes,
     sync::{Put, Remove, State, Write},
 };
-
-/// Pinned maps by the name that they have in the object; [`pin`] says where.
-pub const PINNED_MAPS: [&str; 20] = [
-    "endpoints",
-    "bindings",
-    "local_pods",
-    "senders",
-    "restricted",
-    "forwards",
-    "addresses",
-    "identities",
-    "frontends",
-    "ports",
-    "policies",
-    "flows",
-    "flow_shares",
-    "flow_rings",
-    "inherited",
-    "fragments",
-    "events",
-    "event_budget",
-    "counters",
-    "config",
-];
-
-/// The maps of these by which the programs report. They have a version of their own: no verdict
-/// depends on them.
-pub const OBSERVED_MAPS: [&str; 3] = ["events", "event_budget", "counters"];
 
 /// Options for opening the datapath.
 #[derive(Debug, Clone)]
@@ -184,131 +162,6 @@ pub struct Datapath {
 
 /// Minimum number of endpoints that the flow table keeps places for.
 const LEAST_ENDPOINTS: u64 = 16;
-
-/// Name of the folder of pinned links, within the versioned folder.
-const LINKS: &str = "links";
-
-/// Returns the versioned folder of pins.
-pub fn pin_folder(pin_path: &Path) -> PathBuf {
-    pin_path.join(format!("v{ABI_VERSION}"))
-}
-
-/// The pin of a map.
-pub fn pin(pin_path: &Path, map: &str) -> PathBuf {
-    let folder = if OBSERVED_MAPS.contains(&map) {
-        observed_folder(pin_path)
-    } else {
-        pin_folder(pin_path)
-    };
-    folder.join(map)
-}
-
-/// Name of the folder of [`OBSERVED_MAPS`] up to its version, in the versioned one.
-const OBSERVED: &str = "observed-";
-
-/// The folder of [`OBSERVED_MAPS`].
-fn observed_folder(pin_path: &Path) -> PathBuf {
-    pin_folder(pin_path).join(format!("{OBSERVED}{OBSERVED_VERSION:08x}"))
-}
-
-/// Makes the folders of maps.
-fn make_folders(pin_path: &Path) -> Result<(), bpffs::BpffsError> {
-    bpffs::make_folder(&pin_folder(pin_path))?;
-    bpffs::make_folder(&observed_folder(pin_path))
-}
-
-/// The folder of pinned links.
-pub fn links_folder(pin_path: &Path) -> PathBuf {
-    pin_folder(pin_path).join(LINKS)
-}
-
-/// What the programs can see on this kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Sight {
-    /// Where a checksum is to be written.
-    checksums: bool,
-    /// Who opened a connection that they do not know.
-    tracking: bool,
-}
-
-/// Loads maps and programs; what they can see.
-fn load(object: &[u8], options: &Options) -> Result<(Ebpf, Sight), DatapathError> {
-    let description = std::fs::read(sk_buff::KERNEL_BTF).unwrap_or_default();
-    let tracking = tracking::way(&description).unwrap_or_default();
-    if let Some(tracking) = &tracking {
-        match load_seeing(object, options, tracking) {
-            Ok((ebpf, checksums)) => {
-                let tracking = true;
-                return Ok((ebpf, Sight { checksums, tracking }));
-            }
-            Err(error) => tracing::debug!(error = causes(&error), "asking connection tracking"),
-        }
-    }
-    let (ebpf, checksums) = load_seeing(object, options, &tracking::Way::default())?;
-    tracing::warn!(
-        "this kernel lets the programs not ask its connection tracking (Linux 5.18, with nf_conntrack built in): an open \
-         connection of an isolated pod that is not in the flow table any more is judged as if its next packet opened it"
-    );
-    let tracking = false;
-    Ok((ebpf, Sight { checksums, tracking }))
-}
-
-/// Loads them with a way to ask connection tracking; whether they see where a checksum is to be
-/// written.
-fn load_seeing(
-    object: &[u8],
-    options: &Options,
-    tracking: &tracking::Way,
-) -> Result<(Ebpf, bool), DatapathError> {
-    let ways = sk_buff::ways(Path::new(sk_buff::KERNEL_BTF));
-    let mut closed = ways.as_ref().err().map(|error| causes(error));
-    for way in ways.into_iter().flatten() {
-        match load_with(object, options, &way, tracking) {
-            Ok(ebpf) => return Ok((ebpf, true)),
-            // Kernels differ in what they let programs read: older ones, and those locked down for
-            // confidentiality.
-            Err(error) => closed = Some(causes(&error)),
-        }
-    }
-    let ebpf = load_with(object, options, &sk_buff::Way::default(), tracking)?;
-    tracing::error!(
-        error = closed,
-        "not enforced on this kernel: that no checksum is written over a port or an address, for a pod with the capability NET_RAW"
-    );
-    Ok((ebpf, false))
-}
-
-fn load_with(
-    object: &[u8],
-    options: &Options,
-    way: &sk_buff::Way,
-    tracking: &tracking::Way,
-) -> Result<Ebpf, DatapathError> {
-    let mut loader = EbpfLoader::new();
-    // The kernel's own types take more memory than all else, and no program is fitted to them.
-    loader.btf(None);
-    let pins = PINNED_MAPS.map(|name| (name, pin(&options.pin_path, name)));
-    for (name, path) in &pins {
-        loader.map_pin_path(name, path);
-    }
-    match options.flow_capacity {
-        Some(capacity) => {
-            loader.map_max_entries("flows", capacity);
-        }
-        None if !pin(&options.pin_path, "flows").exists() => {
-            loader.map_max_entries("flows", capacity::of_this_machine());
-        }
-        None => {}
-    }
-    loader.override_global(aya_log::LEVEL, &options.log_level, true);
-    loader.override_global("SK_BUFF", &way.layout, true);
-    loader.override_global("TRACKING", &tracking.layout, true);
-    let mut ebpf = loader
-        .load(way.put_into(tracking, object).as_bytes())
-        .map_err(|error| DatapathError::Load(Box::new(error)))?;
-    attach::load(&mut ebpf)?;
-    Ok(ebpf)
-}
 
 impl Datapath {
     /// Loads the programs over the maps that an earlier agent pinned, if there are any. Attaches
@@ -670,76 +523,6 @@ impl std::os::fd::AsRawFd for ProgramLog {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
         self.0.as_raw_fd()
     }
-}
-
-/// Locks what is pinned below `pin_path`. Makes that folder if it is missing.
-///
-/// # Errors
-/// There is no bpffs, or another agent works there.
-pub fn lock(pin_path: &Path) -> Result<bpffs::Lock, DatapathError> {
-    bpffs::make_folder(pin_path)?;
-    Ok(bpffs::lock(pin_path)?)
-}
-
-/// Removes all programs, links and maps that agents of any version put below `pin_path`, and
-/// nothing else. Returns the number of interfaces that had programs.
-///
-/// # Errors
-/// An agent works there, or the first thing that cannot be removed.
-pub fn cleanup(pin_path: &Path) -> Result<usize, DatapathError> {
-    let _lock = bpffs::lock(pin_path)?;
-    let mut interfaces = 0;
-    for folder in version_folders(pin_path)? {
-        interfaces += remove_version(&folder, attach::cleanup)?;
-    }
-    bpffs::remove(pin_path)?;
-    Ok(interfaces)
-}
-
-/// Removes what agents of other ABI versions left, once this one enforces.
-///
-/// # Errors
-/// The first thing that cannot be removed.
-pub fn remove_other_versions(pin_path: &Path) -> Result<(), DatapathError> {
-    let own = pin_folder(pin_path);
-    for folder in version_folders(pin_path)? {
-        if folder != own {
-            let interfaces =
-                remove_version(&folder, |links| attach::take_over(links, &links_folder(pin_path)))?;
-            tracing::info!(path = %folder.display(), interfaces, "removed what another version of netpol left");
-        }
-    }
-    for folder in bpffs::list(&own)? {
-        let name = folder.file_name().and_then(|name| name.to_str());
-        let is_observed = name.is_some_and(|name| name.starts_with(OBSERVED));
-        if is_observed && folder != observed_folder(pin_path) {
-            bpffs::remove_all(&folder)?;
-            tracing::info!(path = %folder.display(), "counters and events of another version are removed");
-        }
-    }
-    Ok(())
-}
-
-fn remove_version(
-    folder: &Path,
-    remove_links: impl FnOnce(&Path) -> Result<usize, AttachError>,
-) -> Result<usize, DatapathError> {
-    let links = folder.join(LINKS);
-    let interfaces = if links.exists() { remove_links(&links)? } else { 0 };
-    bpffs::remove_all(folder)?;
-    Ok(interfaces)
-}
-
-/// Returns the folders of pins, named `v` and a number.
-fn version_folders(pin_path: &Path) -> Result<Vec<PathBuf>, DatapathError> {
-    let is_version = |path: &PathBuf| {
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .and_then(|name| name.strip_prefix('v'));
-        name.is_some_and(|number| number.parse::<u32>().is_ok())
-    };
-    Ok(bpffs::list(pin_path)?.into_iter().filter(is_version).collect())
 }
 
 /// The packet counters, summed over CPUs.

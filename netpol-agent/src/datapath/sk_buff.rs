@@ -191,7 +191,7 @@ mod tests {
             .iter()
             .flat_map(|way| trackings.iter().map(move |tracking| (way, tracking)))
             .map(|(way, tracking)| {
-                let loaded = datapath::load_with(object, &options, way, tracking);
+                let loaded = datapath::load::load_with(object, &options, way, tracking);
                 ((way, tracking), loaded.map(|_| ()))
             })
             .collect();
