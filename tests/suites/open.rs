@@ -207,6 +207,20 @@ impl World {
         sites.map(|site| retransmissions(&site.netns).unwrap()).collect()
     }
 
+    /// Asserts that each connection carries messages, from this end first, and that no segment was
+    /// sent again since there were `before` retransmissions.
+    #[track_caller]
+    fn all_go_on(&self, pairs: &mut [Pair], first: End, before: &[u64]) {
+        for pair in pairs {
+            pair.goes_on(first, MESSAGES);
+        }
+        assert_eq!(
+            self.retransmissions(),
+            before,
+            "segments were lost and sent again"
+        );
+    }
+
     /// Asserts that the policies are active: no new connection is opened to pod a or by pod b.
     #[track_caller]
     fn is_enforced(&self) {
@@ -259,14 +273,7 @@ fn go_on(mode: Mode, first: End) {
     let before = world.retransmissions();
     let agent = world.start();
     agent.wait_for_line(0, SEEDED).unwrap();
-    for pair in &mut pairs {
-        pair.goes_on(first, MESSAGES);
-    }
-    assert_eq!(
-        world.retransmissions(),
-        before,
-        "segments were lost and sent again"
-    );
+    world.all_go_on(&mut pairs, first, &before);
     world.is_enforced();
 }
 
@@ -321,14 +328,7 @@ fn c6_connections_opened_in_a_gap_go_on_and_without_a_gap_nothing_is_seeded() {
     let before = world.retransmissions();
     agent.restart().unwrap();
     agent.wait_for_line(0, SEEDED).unwrap();
-    for pair in &mut pairs {
-        pair.goes_on(End::Opened, MESSAGES);
-    }
-    assert_eq!(
-        world.retransmissions(),
-        before,
-        "segments were lost and sent again"
-    );
+    world.all_go_on(&mut pairs, End::Opened, &before);
     agent.stop().unwrap();
     agent.restart().unwrap();
     for pair in &mut pairs {

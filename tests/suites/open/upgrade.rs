@@ -45,14 +45,7 @@ fn c6_open_connections_go_on_with_filters_of_clsact() {
     pairs.extend(world.open("shop/a", "other/c"));
     agent.restart().unwrap();
     agent.wait_for_line(0, SEEDED).unwrap();
-    for pair in &mut pairs {
-        pair.goes_on(End::Opened, MESSAGES);
-    }
-    assert_eq!(
-        world.retransmissions(),
-        before,
-        "segments were lost and sent again"
-    );
+    world.all_go_on(&mut pairs, End::Opened, &before);
     world.is_enforced();
     seeds_nothing(&mut agent);
 }
@@ -75,14 +68,7 @@ fn other_version(attach: &str) {
     agent.wait_for_line(0, SEEDED).unwrap();
     agent.wait_for_line(0, SWEPT).unwrap();
     assert!(!other.exists());
-    for pair in &mut pairs {
-        pair.goes_on(End::Opened, MESSAGES);
-    }
-    assert_eq!(
-        world.retransmissions(),
-        before,
-        "segments were lost and sent again"
-    );
+    world.all_go_on(&mut pairs, End::Opened, &before);
     world.is_enforced();
 }
 
@@ -181,14 +167,7 @@ fn other_observed_version(attach: &str) {
     let before = world.retransmissions();
     agent.restart().unwrap();
     agent.wait_for_line(0, OBSERVED_SWEPT).unwrap();
-    for pair in &mut pairs {
-        pair.goes_on(End::Opened, MESSAGES);
-    }
-    assert_eq!(
-        world.retransmissions(),
-        before,
-        "segments were lost and sent again"
-    );
+    world.all_go_on(&mut pairs, End::Opened, &before);
     let (sent, came) = denied.end();
     assert!(sent > 0 && came == 0, "{came} of {sent} that are denied came");
     let (sent, came) = allowed.end();
