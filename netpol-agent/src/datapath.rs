@@ -8,6 +8,7 @@ mod btf;
 mod capacity;
 mod conntrack;
 mod expiry;
+mod grace;
 pub mod interfaces;
 mod load;
 mod maps;
@@ -37,6 +38,7 @@ pub use conntrack::Seeded;
 use conntrack::Seeder;
 pub use expiry::Expired;
 use expiry::{Expiry, Living};
+pub use grace::wait_for_programs;
 use load::{Sight, load};
 pub use maps::MapError;
 use maps::{Doubted, FlowTable, Maps};
@@ -291,13 +293,19 @@ impl Datapath {
     /// A turn's writes follow, on what the maps hold. `node`: the node's addresses. Without it no
     /// connection that was open before a pod's programs is known (rule C6). `unread`: interfaces
     /// whose programs are there before their endpoint, and came after connections may have.
-    pub fn begin(&mut self, state: &State, writes: &[Write], node: &BTreeSet<IpAddr>, unread: BTreeSet<u32>) {
+    pub fn begin<'a>(
+        &mut self,
+        state: &State,
+        writes: impl Iterator<Item = &'a Write> + Clone,
+        node: &BTreeSet<IpAddr>,
+        unread: BTreeSet<u32>,
+    ) {
         self.unread = unread;
-        let planned = writes.iter().filter_map(|write| match write {
+        let planned = writes.clone().filter_map(|write| match write {
             Write::Endpoints(Put(ifindex, endpoint)) => Some((*ifindex, *endpoint)),
             _ => None,
         });
-        let config = writes.iter().find_map(|write| match write {
+        let config = writes.clone().find_map(|write| match write {
             Write::Config(config) => Some(config),
             _ => None,
         });
@@ -317,6 +325,17 @@ impl Datapath {
                 "preparing the flow table for new endpoints"
             );
         }
+    }
+
+    /// Looks up connections that were opened while programs were attached. More writes may follow.
+    /// Returns the counts of all seeded connections since the start.
+    ///
+    /// # Errors
+    /// Map `flows` cannot be written.
+    pub fn read_connections_again(&mut self) -> Result<Seeded, DatapathError> {
+        self.seeder
+            .read_again(&mut FlowTable::open(&mut self.ebpf)?, &self.shares)?;
+        Ok(self.seeder.seeded())
     }
 
     /// Ends a turn's writes: looks up connections that were opened while programs were attached.

@@ -18,12 +18,14 @@ mod plan;
 mod policies;
 mod post_dnat;
 mod settings;
+mod stages;
 mod tables;
 
-pub use apply::{Failure, Report, apply};
+pub use apply::{Failure, Kernel, Report, apply};
 pub use desired::{Desired, Link};
 pub use plan::{Plan, ahead, plan};
 pub use settings::Settings;
+pub use stages::{Stage, Stages};
 pub use tables::{
     Edit::{self, Put, Remove},
     State, Table, Write,

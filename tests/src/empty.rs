@@ -128,7 +128,7 @@ impl Empty {
         Self::load_all(&instructions)
     }
 
-    fn load_all(instructions: &[u64]) -> Result<Self> {
+    pub(crate) fn load_all(instructions: &[u64]) -> Result<Self> {
         let mut attributes = Load {
             program_type: BPF_PROG_TYPE_SCHED_CLS,
             instruction_count: instructions.len() as u32,
@@ -190,7 +190,7 @@ impl Empty {
 }
 
 /// Encodes a `struct bpf_insn`, little-endian.
-fn instruction(code: u8, to: u8, from: u8, offset: i16, value: i32) -> u64 {
+pub(crate) fn instruction(code: u8, to: u8, from: u8, offset: i16, value: i32) -> u64 {
     u64::from(code)
         | u64::from(to) << 8
         | u64::from(from) << 12
@@ -198,7 +198,8 @@ fn instruction(code: u8, to: u8, from: u8, offset: i16, value: i32) -> u64 {
         | u64::from(value.cast_unsigned()) << 32
 }
 
-fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_int> {
+/// Makes a call of bpf(2).
+pub(crate) fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_int> {
     // SAFETY: the attributes are laid out as the command's part of `union bpf_attr`, of the size
     // that is told. The memory that they point to lives through the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };

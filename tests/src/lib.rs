@@ -38,6 +38,7 @@ pub mod seeds;
 pub mod server;
 pub mod services;
 pub mod shown;
+pub mod slow;
 pub mod synthetic;
 pub mod tables;
 pub mod two_nodes;

@@ -34,7 +34,7 @@ use nix::{
 
 use zerocopy::FromBytes;
 
-use crate::{frames, privilege};
+use crate::{frames, kernel::Idle, privilege};
 
 mod assembly;
 mod lead;
@@ -313,9 +313,8 @@ impl Bench {
         };
         let plan = plan(&self.state, &self.memory, desired);
         let datapath = &mut self.datapath;
-        let report = apply(plan, &mut self.state, &mut self.memory, |write| {
-            datapath.write(write)
-        });
+        let mut kernel = Idle(|write: &Write| datapath.write(write));
+        let report = apply(plan, &mut self.state, &mut self.memory, &mut kernel);
         ensure!(report.failures.is_empty(), "failed writes: {:?}", report.failures);
         Ok(())
     }

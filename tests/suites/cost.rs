@@ -11,9 +11,10 @@ use std::{
 use netpol_agent::{
     compile::Compiler,
     model::{Node, ObjectKey, Snapshot},
-    sync::{Desired, Memory, Settings, State, apply, plan},
+    sync::{Desired, Memory, Settings, State, Write, apply, plan},
 };
 use netpol_tests::{
+    kernel::Idle,
     random::Random,
     synthetic::{CHANGES, NODE, Size, change, cluster, policy},
 };
@@ -69,9 +70,8 @@ impl Agent {
         let plan = plan(&self.state, &self.memory, desired);
         let planning = cpu_ms() - start;
         let start = cpu_ms();
-        let report = apply(plan, &mut self.state, &mut self.memory, |_| {
-            Ok::<(), io::Error>(())
-        });
+        let mut kernel = Idle(|_: &Write| Ok::<(), io::Error>(()));
+        let report = apply(plan, &mut self.state, &mut self.memory, &mut kernel);
         [compiling, planning, cpu_ms() - start, report.writes as f64]
     }
 }

@@ -12,12 +12,12 @@ use std::{
 use netpol_agent::{
     compile::{Compiled, Compiler, Passage, compile},
     model::{Direction, Node, ObjectKey, Snapshot},
-    sync::{Desired, Memory, Plan, Put, Settings, State, Write, apply, plan},
+    sync::{Desired, Memory, Plan, Put, Report, Settings, State, Write, apply, plan},
 };
 use netpol_common::abi::{Endpoint, POLICY_DENY, POLICY_UNRESTRICTED, SENDER_AMBIGUOUS};
 use netpol_common::tag;
 use netpol_tests::{
-    kernel::{Probe, passes},
+    kernel::{Idle, Probe, passes},
     lookup,
     random::{Random, any_change, change, cluster, little_restricted_room, nodes, packet, service_packet},
     seeds,
@@ -30,6 +30,8 @@ mod failures;
 mod forwards;
 #[path = "plan/life.rs"]
 mod life;
+#[path = "plan/meanwhile.rs"]
+mod meanwhile;
 #[path = "plan/open_flows.rs"]
 mod open_flows;
 #[path = "plan/shared.rs"]
@@ -91,16 +93,19 @@ impl Bench {
     }
 
     fn apply(&mut self, plan: Plan) {
-        let report = apply(plan, &mut self.state, &mut self.memory, |_| {
-            Ok::<(), io::Error>(())
-        });
+        let report = self.apply_with(plan, |_| Ok(()));
         assert_eq!(report.failures, []);
+    }
+
+    /// Makes each write as `write` says.
+    fn apply_with(&mut self, plan: Plan, write: impl FnMut(&Write) -> io::Result<()>) -> Report {
+        apply(plan, &mut self.state, &mut self.memory, &mut Idle(write))
     }
 
     /// Applies all writes except one, which fails.
     fn apply_but_one(&mut self, plan: Plan, random: &mut Random) {
-        let mut left = random.below(plan.writes.len() + 1);
-        apply(plan, &mut self.state, &mut self.memory, |_| {
+        let mut left = random.below(plan.writes().count() + 1);
+        self.apply_with(plan, |_| {
             let fails = left == 0;
             left = left.wrapping_sub(1);
             if fails {
@@ -109,6 +114,14 @@ impl Bench {
                 Ok(())
             }
         });
+    }
+}
+
+/// Leaves out all but the first writes of a plan.
+fn cut_off(plan: &mut Plan, mut made: usize) {
+    for writes in plan.stages.values_mut() {
+        writes.truncate(made);
+        made -= writes.len();
     }
 }
 
@@ -203,9 +216,9 @@ fn b4_every_prefix_of_a_plan_for_one_change_is_before_or_after() {
             let probes = probes(&mut random, [&before, &after], &compiled);
             let old: Vec<bool> = probes.iter().map(|probe| passes(&bench.state, probe)).collect();
             let mut done = bench.state.clone();
-            plan.writes.iter().for_each(|write| done.record(write));
+            plan.writes().for_each(|write| done.record(write));
             let mut state = bench.state.clone();
-            for (step, write) in plan.writes.iter().enumerate() {
+            for (step, write) in plan.writes().enumerate() {
                 state.record(write);
                 prop_assert_eq!(
                     unmet(&state, false),
@@ -213,14 +226,14 @@ fn b4_every_prefix_of_a_plan_for_one_change_is_before_or_after() {
                     "seed {}: after write {} of\n{:#?}",
                     seed,
                     step,
-                    plan.writes
+                    plan.stages
                 );
                 for (probe, old) in probes.iter().zip(&old) {
                     let (now, new) = (passes(&state, probe), passes(&done, probe));
                     prop_assert!(
                         now == *old || now == new,
                         "seed {seed}: after write {step} ({write:?}) of\n{:#?}\n{probe:?} passes: {now}, before {old}, after {new}",
-                        plan.writes
+                        plan.stages
                     );
                 }
             }
@@ -264,7 +277,8 @@ fn c2_no_flow_outlives_the_verdict_that_let_it_in() {
                 .collect();
             match random.below(3) {
                 0 => {
-                    plan.writes.truncate(random.below(plan.writes.len() + 1));
+                    let made = random.below(plan.writes().count() + 1);
+                    cut_off(&mut plan, made);
                     bench.apply(plan);
                     bench.memory = Memory::default();
                 }
@@ -421,12 +435,12 @@ fn l1_failed_writes_open_nothing_and_are_made_good() {
         let probes = probes(&mut random, [&before, &after], &compiled);
         let old: Vec<bool> = probes.iter().map(|probe| passes(&bench.state, probe)).collect();
         let mut done = bench.state.clone();
-        plan.writes.iter().for_each(|write| done.record(write));
+        plan.writes().for_each(|write| done.record(write));
         let full = random.below(6);
-        let mut left = random.below(plan.writes.len() + 1);
+        let mut left = random.below(plan.writes().count() + 1);
         let numbers = |state: &State| (state.config.next_endpoint, state.config.next_policy);
         let given = numbers(&bench.state);
-        let report = apply(plan, &mut bench.state, &mut bench.memory, |write| {
+        let report = bench.apply_with(plan, |write| {
             let fails = match (full, write) {
                 (0, Write::Policies(Put(..))) | (1, Write::Identities(Put(..))) => true,
                 (2, Write::Policies(Put(..)) | Write::Identities(Put(..))) => random.below(3) == 0,

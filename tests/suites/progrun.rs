@@ -28,6 +28,8 @@ use netpol_tests::{
 
 #[path = "progrun/flows.rs"]
 mod flows;
+#[path = "progrun/grace.rs"]
+mod grace;
 #[path = "progrun/leaving.rs"]
 mod leaving;
 #[path = "progrun/longest.rs"]

@@ -13,7 +13,9 @@ use tracing::{debug, error, warn};
 
 mod ahead;
 mod tell;
+mod writing;
 
+use self::writing::{Writing, Written};
 use super::{
     Options,
     ahead::Ahead,
@@ -81,9 +83,11 @@ struct Turn {
     waiting: usize,
     /// True if nothing was written except that programs were attached anew.
     routine: bool,
-    /// From the first event of the revision to its last write, if this is the revision's first
-    /// turn.
+    /// From the first event of the revision until all endpoints are enforced, if this is the
+    /// revision's first turn.
     delay: Option<Duration>,
+    /// Part of the turn that waited for running programs.
+    waited: Duration,
     /// Duration of the turn itself.
     duration: Duration,
 }
@@ -320,28 +324,21 @@ impl Reconciler {
         self.progress.begin(Step::Writing);
         self.name(&interfaces);
         let routine = plan
-            .writes
-            .iter()
+            .writes()
             .all(|write| matches!(write, Write::Attached(Put(..)) | Write::AttachedDevices(Put(..))));
         self.datapath
-            .begin(&self.state, &plan.writes, &interfaces.node_addresses, unread);
-        let datapath = &mut self.datapath;
-        let report = sync::apply(plan, &mut self.state, &mut self.memory, |write| {
-            datapath.write(write)
-        });
+            .begin(&self.state, plan.writes(), &interfaces.node_addresses, unread);
+        let mut writing = Writing::new(&mut self.datapath, self.status.borrow().seeded);
+        let report = sync::apply(plan, &mut self.state, &mut self.memory, &mut writing);
         // Later turns of a revision repair or follow the interfaces: they do not count as its
         // delay.
-        let received = self.received.take();
-        let mut delay = received.map(|received| received.elapsed());
-        match self.datapath.finish() {
-            Ok(seeded) => self.status.send_modify(|status| {
-                if seeded.flows > status.seeded.flows {
-                    delay = received.map(|received| received.elapsed());
-                }
-                Arc::make_mut(status).seeded = seeded;
-            }),
-            Err(error) => error!(error = causes(&error), "looking for open connections"),
-        }
+        let Written {
+            seeded,
+            delay,
+            waited,
+        } = writing.finish(self.received.take());
+        self.status
+            .send_modify(|status| Arc::make_mut(status).seeded = seeded);
         self.settle_ahead();
         if !self.swept && report.failures.is_empty() {
             self.sweep();
@@ -352,6 +349,7 @@ impl Reconciler {
             waiting,
             routine,
             delay,
+            waited,
             duration: started.elapsed(),
         };
         let of = standing::Interfaces {

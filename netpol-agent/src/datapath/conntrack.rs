@@ -182,6 +182,21 @@ impl Seeder {
         }
     }
 
+    /// Looks again for connections that were opened while programs were attached, before writes
+    /// that take a while to come.
+    pub(super) fn read_again(&mut self, table: &mut FlowTable<'_>, shares: &Shares) -> Result<(), MapError> {
+        if self.gaps.is_empty() {
+            return Ok(());
+        }
+        let found = self.read();
+        for ifindex in self.gaps.clone() {
+            if let Some(endpoint) = self.endpoints.get(&ifindex).copied() {
+                self.write(&endpoint, &found, table, shares)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Ends the turn, after its writes.
     pub(super) fn finish(&mut self, table: &mut FlowTable<'_>, shares: &Shares) -> Result<(), MapError> {
         if self.gaps.is_empty() && self.gone.is_empty() {

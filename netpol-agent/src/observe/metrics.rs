@@ -74,7 +74,7 @@ impl Collector for AgentMetrics {
         let delays = &status.delays.0;
         delays.encode(encoder.encode_descriptor(
             "change_to_kernel",
-            "Time from the first event of a revision to its last write to the kernel",
+            "Time from the first event of a revision until all pods are enforced by it",
             Some(&Unit::Seconds),
             delays.metric_type(),
         )?)?;

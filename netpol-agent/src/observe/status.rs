@@ -85,7 +85,7 @@ pub struct Status {
     pub expired: Expired,
     /// Duration of the last turn.
     pub last_duration: Duration,
-    /// Delay from the first event of a revision to its last write.
+    /// Delay from the first event of a revision until all pods are enforced by it.
     pub delays: Delays,
 }
 

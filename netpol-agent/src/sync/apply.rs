@@ -14,10 +14,14 @@
 //! - A pod that could go on to send for whom it may no longer sends for nobody (rule A6).
 //! - What is removed is removed, but for entries that someone who was held back still goes by.
 //!
+//! A write waits for the programs that began before its stage, whatever failed (rule B4).
+//!
 //! Once a map is full, only entries that it has already are written to it.
 
 mod narrow;
 mod report;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,26 +36,40 @@ use netpol_common::abi::{
 use self::narrow::{Differences, carried, is_within};
 pub use self::report::{Failure, Report};
 use super::{
-    Memory, Plan, Put, Remove, State, Write,
+    Memory, Plan, Put, Remove, Stage, State, Write,
     tables::{Part, Room},
 };
 use crate::model::Direction;
 
-/// Makes the writes of `plan` with `write`, recording in `state` and `memory` what was made.
-pub fn apply<E: Error + 'static>(
-    plan: Plan,
-    state: &mut State,
-    memory: &mut Memory,
-    write: impl FnMut(&Write) -> Result<(), E>,
-) -> Report {
-    let is_content = |write: &Write| write.is_put() && write.table().part() == Some(Part::Policy);
+/// The kernel, as a plan changes it.
+pub trait Kernel {
+    /// Why a write failed.
+    type Error: Error + 'static;
+
+    /// Makes a write.
+    ///
+    /// # Errors
+    /// The kernel refuses it; nothing changed.
+    fn write(&mut self, write: &Write) -> Result<(), Self::Error>;
+
+    /// Waits until every program that began before has ended. `next` is the stage that is about to
+    /// begin.
+    fn wait(&mut self, next: Stage);
+}
+
+/// Makes the writes of `plan`, recording in `state` and `memory` what was made. Between two stages
+/// the kernel waits, if something was written before and something is written after.
+pub fn apply(plan: Plan, state: &mut State, memory: &mut Memory, kernel: &mut impl Kernel) -> Report {
     let mut turn = Turn {
         state,
-        write,
+        kernel,
         report: Report {
             revision: plan.revision,
             ..Report::default()
         },
+        stage: Stage::Separate,
+        running: false,
+        waits: false,
         intended: None,
         full: BTreeSet::new(),
         lost: BTreeMap::new(),
@@ -65,18 +83,13 @@ pub fn apply<E: Error + 'static>(
         kept: None,
         written: BTreeSet::new(),
     };
-    let last_content = plan.writes.iter().rposition(is_content);
-    let mut broken = false;
-    for (nth, planned) in plan.writes.into_iter().enumerate() {
-        // Endpoints that come before take copies of their policies, so that the numbers which they
-        // leave may be told other things.
-        let separates = Some(nth) < last_content;
-        if !turn.make(planned, separates) {
-            broken = true;
+    for (stage, writes) in plan.stages {
+        turn.stage = stage;
+        turn.waits = turn.running;
+        if !writes.into_iter().all(|planned| turn.make(planned)) {
             break;
         }
-    }
-    if !broken {
+        // Not later: the wait of the next stage takes milliseconds.
         turn.close_what_is_wider();
     }
     let Turn {
@@ -101,10 +114,16 @@ pub fn apply<E: Error + 'static>(
 }
 
 /// One plan on its way into the kernel.
-struct Turn<'a, W> {
+struct Turn<'a, K> {
     state: &'a mut State,
-    write: W,
+    kernel: &'a mut K,
     report: Report,
+    /// The stage of the write.
+    stage: Stage,
+    /// A program may have begun before the last write that was made, and still run.
+    running: bool,
+    /// The next write waits for such programs: it is the first of its stage.
+    waits: bool,
     /// What the state would be without failures, from the first one on.
     intended: Option<State>,
     full: BTreeSet<Room>,
@@ -130,13 +149,9 @@ struct Turn<'a, W> {
     written: BTreeSet<u32>,
 }
 
-impl<W, E> Turn<'_, W>
-where
-    W: FnMut(&Write) -> Result<(), E>,
-    E: Error + 'static,
-{
+impl<K: Kernel> Turn<'_, K> {
     /// Makes a planned write, if what it needs is there. False: nothing may follow.
-    fn make(&mut self, planned: Write, separates: bool) -> bool {
+    fn make(&mut self, planned: Write) -> bool {
         if let Some(intended) = &mut self.intended {
             intended.record(&planned);
             if matches!(planned, Write::Policies(Remove(_))) && self.kept.is_none() {
@@ -150,7 +165,7 @@ where
         }
         let planned = match planned {
             Write::Endpoints(Put(ifindex, endpoint)) => {
-                let held = self.hold_back(ifindex, &endpoint, separates);
+                let held = self.hold_back(ifindex, &endpoint);
                 if held != endpoint {
                     self.report.held_back.insert(ifindex);
                 }
@@ -163,7 +178,9 @@ where
         }
         if let Write::Endpoints(Put(ifindex, _)) = planned {
             self.report.held_back.insert(ifindex);
-            if separates && let Some(held) = self.state.endpoints.get(&ifindex) {
+            if self.stage == Stage::Separate
+                && let Some(held) = self.state.endpoints.get(&ifindex)
+            {
                 self.stuck.extend([held.ingress_policy, held.egress_policy]);
             }
         }
@@ -174,8 +191,13 @@ where
 
     /// Makes a write. False if it failed.
     fn attempt(&mut self, planned: &Write) -> bool {
-        match (self.write)(planned) {
+        if std::mem::take(&mut self.waits) {
+            self.kernel.wait(self.stage);
+            self.running = false;
+        }
+        match self.kernel.write(planned) {
             Ok(()) => {
+                self.running = true;
                 self.report.writes += 1;
                 self.state.record(planned);
                 if let Write::Endpoints(Put(ifindex, _)) = planned {
@@ -266,10 +288,11 @@ where
     }
 
     /// The endpoint with those policies that it may have.
-    fn hold_back(&mut self, ifindex: u32, wanted: &Endpoint, separates: bool) -> Endpoint {
+    fn hold_back(&mut self, ifindex: u32, wanted: &Endpoint) -> Endpoint {
         if self.intended.is_none() {
             return *wanted;
         }
+        let separates = self.stage == Stage::Separate;
         let held = self.state.endpoints.get(&ifindex).copied();
         let blind = self.all_unseen || self.unseen.contains(&ifindex);
         let mut keep = |wanted: u32, held: Option<u32>, fails: bool| {

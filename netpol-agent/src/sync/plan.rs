@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The order of the writes: policies, identities, endpoints, removals.
+//! The order of the writes: policies, identities, endpoints, removals; and their stages.
 
 mod assigned;
 mod endpoints;
@@ -10,6 +10,7 @@ mod replacements;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use netpol_common::abi::{ABI_VERSION, Config, ENDPOINT_PENDING, Endpoint, POLICY_UNRESTRICTED};
 
 use self::{
@@ -19,7 +20,7 @@ use self::{
     replacements::{is_shareable, replacements, unshare},
 };
 use super::{
-    Desired, Last, Meaning, Memory, Put, Remove, State, Write,
+    Desired, Last, Meaning, Memory, Put, Remove, Stage, Stages, State, Write,
     identities::{self, Changes, Numbering},
     policies::{self, Expander},
     post_dnat::PostDnatCheck,
@@ -35,9 +36,16 @@ pub struct Plan {
     /// The snapshot's revision.
     pub revision: u64,
     /// The writes, in order.
-    pub writes: Vec<Write>,
+    pub stages: Stages,
     /// What to remember once they are made.
     pub memory: Memory,
+}
+
+impl Plan {
+    /// The writes of all stages, in order.
+    pub fn writes(&self) -> impl Iterator<Item = &Write> + Clone {
+        self.stages.values().flatten()
+    }
 }
 
 /// The kernel's number of each desired policy.
@@ -55,14 +63,14 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     let changes = Changes::new(state, last, compiled);
     let owners = identities::owners(state, known, last.is_some(), compiled, &changes);
     let classes = owners.0.clone();
-    let numbering = identities::number(state, last, compiled, &changes, owners, |number, class| {
+    let mut numbering = identities::number(state, last, compiled, &changes, owners, |number, class| {
         policies::stable(state, last, (compiled, matches), &replacements, number, class)
     });
     let mut config = next_config(state, desired);
-    let mut writes = Vec::new();
+    let mut separate = Vec::new();
     let mut unshared = state.clone();
     if !numbering.fresh.is_empty() {
-        unshare(&mut unshared, desired, &mut config.next_policy, &mut writes);
+        unshare(&mut unshared, desired, &mut config.next_policy, &mut separate);
         replacements = self::replacements(&unshared, desired);
     }
     let state = &unshared;
@@ -84,8 +92,14 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
     let context = (&numbers, &forwarding);
     let endpoints = endpoints::endpoints(state, memory, desired, context, &mut config.next_endpoint);
 
+    let mut writes = Vec::new();
     if config != state.config {
-        writes.insert(0, Write::Config(config));
+        let first = if separate.is_empty() {
+            &mut writes
+        } else {
+            &mut separate
+        };
+        first.insert(0, Write::Config(config));
     }
     // Backends are restricted before a frontend defers anything to them.
     let restricted = last.map_or(&state.restricted, |last| &last.compiled.restricted);
@@ -112,21 +126,44 @@ pub fn plan(state: &State, memory: &Memory, desired: Desired<'_>) -> Plan {
         config.epoch = config.epoch.wrapping_add(1);
         writes.push(Write::Config(config));
     }
-    endpoints::remove(state, desired, &endpoints, &mut writes);
-    check.clear(state, &mut writes);
-    forwarding.clear(state, &endpoints, &mut writes);
-    if !numbering.removals.is_empty() {
-        let removals = numbering.removals.iter().copied();
-        writes.extend(removals.map(|prefix| Write::Identities(Remove(prefix))));
-        config.epoch = config.epoch.wrapping_add(1);
-        writes.push(Write::Config(config));
-    }
-    let identities = entries::sweep(state, last.is_some(), numbering, &endpoints, &mut writes);
+    let prefixes = std::mem::take(&mut numbering.removals);
+    let (identities, unused) = entries::sweep(state, last.is_some(), numbering, &endpoints, &writes);
+    let mut remove = Vec::new();
+    endpoints::remove(state, desired, &endpoints, &mut remove);
+    check.clear(state, &mut remove);
+    forwarding.clear(state, &endpoints, &mut remove);
     Plan {
         revision: compiled.revision,
-        writes,
+        stages: in_stages([separate, writes, remove], &prefixes, unused, config),
         memory: remember(memory, desired, identities, &numbers),
     }
+}
+
+/// Puts the writes into stages: those of the first three, `prefixes` that are removed from map
+/// `identities`, and `unused` entries.
+fn in_stages(
+    [separate, enforce, mut remove]: [Vec<Write>; 3],
+    prefixes: &[IpNet],
+    mut unused: Vec<Write>,
+    mut config: Config,
+) -> Stages {
+    if prefixes.is_empty() {
+        remove.append(&mut unused);
+    } else {
+        // A program may have read the class of an address before its prefix was removed: the
+        // entries are a stage of their own.
+        remove.extend(prefixes.iter().map(|prefix| Write::Identities(Remove(*prefix))));
+        config.epoch = config.epoch.wrapping_add(1);
+        remove.push(Write::Config(config));
+    }
+    let stages = [
+        (Stage::Separate, separate),
+        (Stage::Enforce, enforce),
+        (Stage::Remove, remove),
+        (Stage::Sweep, unused),
+    ];
+    let filled = stages.into_iter().filter(|(_, writes)| !writes.is_empty());
+    filled.collect()
 }
 
 /// The config with the desired settings, and with its counters behind all numbers in use.
@@ -152,10 +189,10 @@ fn put_identities(numbering: &Numbering, writes: &mut Vec<Write>) {
     for (prefix, identity) in &numbering.puts {
         writes.push(Write::Identities(Put(*prefix, *identity)));
     }
-    let frontends = numbering.frontend_removals.iter().copied();
-    writes.extend(frontends.map(|frontend| Write::Frontends(Remove(frontend))));
     let early = numbering.early_removals.iter().copied();
     writes.extend(early.map(|prefix| Write::Identities(Remove(prefix))));
+    let frontends = numbering.frontend_removals.iter().copied();
+    writes.extend(frontends.map(|frontend| Write::Frontends(Remove(frontend))));
 }
 
 /// The writes that attach programs to an interface before its pod is known (rule B2). With `open`

@@ -50,9 +50,9 @@ mod tests {
             links: &BTreeMap::new(),
             settings,
         };
-        let writes = plan(state, &Memory::default(), desired).writes;
-        let configs = writes.into_iter().filter_map(|write| match write {
-            Write::Config(config) => Some(config),
+        let plan = plan(state, &Memory::default(), desired);
+        let configs = plan.writes().filter_map(|write| match write {
+            Write::Config(config) => Some(*config),
             _ => None,
         });
         configs.collect()

@@ -21,9 +21,11 @@ pub struct Applied {
     pub at: SystemTime,
     /// Writes to kernel maps.
     pub writes: u64,
-    /// From the revision's first event to its last write; `None` on later lines of the same
-    /// revision.
+    /// From the revision's first event until all pods are enforced; `None` on later lines of the
+    /// same revision.
     pub delay: Option<Duration>,
+    /// Part of the turn that waited for running programs.
+    pub waited: Duration,
 }
 
 /// The log of one run of the agent.
@@ -175,6 +177,7 @@ fn applied(line: &str) -> Option<Applied> {
         at: at.into(),
         writes: number("writes").unwrap_or(0),
         delay: number("delay_us").map(Duration::from_micros),
+        waited: Duration::from_micros(number("waited_us").unwrap_or(0)),
     })
 }
 
@@ -186,7 +189,7 @@ mod tests {
     fn the_last_applied_revision_counts() {
         let line = |message, revision| {
             format!(
-                r#"{{"timestamp":"2026-11-21T05:10:06.385244Z","fields":{{"message":"{message}","revision":{revision},"writes":2,"delay_us":1500}}}}"#
+                r#"{{"timestamp":"2026-11-21T05:10:06.385244Z","fields":{{"message":"{message}","revision":{revision},"writes":2,"waited_us":700,"delay_us":1500}}}}"#
             )
         };
         let lines = [
@@ -201,8 +204,8 @@ mod tests {
         assert_eq!(last_revision(&[failed.to_owned()]), 0);
         let applied = applied(&lines[0]).unwrap();
         assert_eq!(
-            (applied.writes, applied.delay),
-            (2, Some(Duration::from_micros(1500)))
+            (applied.writes, applied.waited, applied.delay),
+            (2, Duration::from_micros(700), Some(Duration::from_micros(1500)))
         );
         let since = applied.at.duration_since(SystemTime::UNIX_EPOCH).unwrap();
         assert_eq!(since, Duration::from_micros(1_795_237_806_385_244));

@@ -109,4 +109,10 @@ fn a_change_tells_how_long_it_took_to_the_kernel() {
     let took = applied.at.duration_since(before).unwrap();
     let delay = applied.delay.unwrap();
     assert!(delay > Duration::ZERO && delay < took, "{delay:?} of {took:?}");
+    // The old policy's entries are removed once no program needs them. That is no delay.
+    let waited = applied.waited;
+    assert!(
+        waited > Duration::ZERO && delay + waited < took,
+        "{delay:?} and {waited:?} of {took:?}"
+    );
 }

@@ -8,7 +8,7 @@ use std::{cell::Cell, collections::BTreeSet, io, net::IpAddr};
 use ipnet::IpNet;
 use netpol_agent::{
     model::Direction,
-    sync::{Put, Report, State, Table, Write, apply},
+    sync::{Put, Report, State, Table, Write},
 };
 use netpol_common::abi::{Endpoint, Identity, POLICY_DENY, POLICY_UNRESTRICTED};
 use netpol_tests::{
@@ -85,9 +85,9 @@ fn apply_with(
     trouble: Trouble,
     random: &mut Random,
 ) -> Report {
-    let all = plan.writes.clone();
+    let all: Vec<Write> = plan.writes().cloned().collect();
     let mut made = 0;
-    apply(plan, &mut bench.state, &mut bench.memory, |write| {
+    bench.apply_with(plan, |write| {
         let code = match trouble {
             Trouble::Full(full, after) if full == kind(write) && write.is_put() => {
                 made += 1;
@@ -179,11 +179,11 @@ fn l2_a_failed_write_concerns_only_what_depends_on_it() {
             let probes = probes(&mut random, [&before, &after], &compiled);
             let was = bench.state.clone();
             let mut done = was.clone();
-            plan.writes.iter().for_each(|write| done.record(write));
-            let Some(trouble) = trouble(&mut random, &plan.writes) else {
+            plan.writes().for_each(|write| done.record(write));
+            let writes: Vec<Write> = plan.writes().cloned().collect();
+            let Some(trouble) = trouble(&mut random, &writes) else {
                 continue;
             };
-            let writes = plan.writes.clone();
             let report = apply_with(&mut bench, plan, trouble, &mut random);
             prop_assert_eq!(
                 unmet(&bench.state, true),
@@ -282,7 +282,7 @@ fn l2_a_full_map_is_tried_once_and_told_once() {
     for _ in 0..2 {
         let (_, plan) = bench.plan(&after);
         let mut tried = 0;
-        let report = apply(plan, &mut bench.state, &mut bench.memory, |write| {
+        let report = bench.apply_with(plan, |write| {
             tried += usize::from(matches!(write, Write::Frontends(Put(..))));
             let full = matches!(write, Write::Frontends(Put(..))) && tried > 10;
             if full {

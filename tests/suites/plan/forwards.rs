@@ -48,9 +48,9 @@ fn a6_every_prefix_of_a_plan_lets_a_pod_send_for_whom_it_did_or_will() {
         for _ in 0..4 {
             let (compiled, plan) = bench.plan(&snapshot);
             let mut done = bench.state.clone();
-            plan.writes.iter().for_each(|write| done.record(write));
+            plan.writes().for_each(|write| done.record(write));
             let mut state = bench.state.clone();
-            for write in &plan.writes {
+            for write in plan.writes() {
                 state.record(write);
                 for ifindex in 100..110 {
                     let (was, is, will) = (
@@ -97,14 +97,14 @@ fn l1_a_failed_write_lets_no_pod_send_for_whom_it_may_not() {
             let (compiled, plan) = bench.plan(&snapshot);
             // One about this comes to pass seldom, where any may fail.
             let about = |write: &Write| matches!(write, Write::Forwards(_));
-            let those = plan.writes.iter().enumerate().filter(|(_, write)| about(write));
+            let those = plan.writes().enumerate().filter(|(_, write)| about(write));
             let those: Vec<usize> = those.map(|(nth, _)| nth).collect();
             if those.is_empty() {
                 bench.apply(plan);
                 continue;
             }
             let mut left = those[random.below(those.len())];
-            netpol_agent::sync::apply(plan, &mut bench.state, &mut bench.memory, |_| {
+            bench.apply_with(plan, |_| {
                 let fails = left == 0;
                 left = left.wrapping_sub(1);
                 if fails {

@@ -8,13 +8,13 @@ use std::{
 
 use netpol_agent::{
     model::Snapshot,
-    sync::{EntryKey, Memory, Plan, Remove, State, Write, apply},
+    sync::{EntryKey, Memory, Plan, Remove, Stages, State, Write},
 };
 use netpol_common::abi::{IDENTITY_NONE, Identity, SENDER_AMBIGUOUS};
 use netpol_tests::random::{Random, any_change, batch, cluster, little_restricted_room};
 use proptest::prelude::*;
 
-use super::{Bench, interface, run};
+use super::{Bench, cut_off, interface, run};
 
 /// Returns a state that does not depend on history: numbers are replaced by their meaning.
 fn canonical(state: &State) -> impl PartialEq + std::fmt::Debug {
@@ -132,11 +132,7 @@ fn changes_one_by_one_end_where_a_fresh_start_does() {
             let (_, plan) = bench.plan(&snapshot);
             bench.apply(plan);
             let (_, again) = bench.plan(&snapshot);
-            prop_assert_eq!(
-                again.writes,
-                Vec::<Write>::new(),
-                "a second plan changes something"
-            );
+            prop_assert_eq!(again.stages, Stages::new(), "a second plan changes something");
             snapshot = change(&mut random, &snapshot);
         }
         let (_, plan) = bench.plan(&snapshot);
@@ -149,7 +145,7 @@ fn changes_one_by_one_end_where_a_fresh_start_does() {
 fn apply_in_part(bench: &mut Bench, random: &mut Random, plan: Plan) {
     let every = 1 + random.below(8);
     let removals = random.below(2) == 0;
-    apply(plan, &mut bench.state, &mut bench.memory, |write| {
+    bench.apply_with(plan, |write| {
         let takes_away = matches!(
             write,
             Write::Policies(Remove(_))
@@ -217,7 +213,8 @@ fn whatever_happens_ends_where_a_fresh_start_does() {
                 2 => {
                     snapshot = any_change(&mut random, &snapshot);
                     let (_, mut plan) = bench.plan(&snapshot);
-                    plan.writes.truncate(random.below(plan.writes.len() + 1));
+                    let made = random.below(plan.writes().count() + 1);
+                    cut_off(&mut plan, made);
                     bench.apply(plan);
                     bench.memory = Memory::default();
                     bench.compiler = keeps.then(Default::default);

@@ -12,7 +12,7 @@ use netpol_tests::{
 };
 use serde_json::json;
 
-use super::{Bench, judged_under};
+use super::{Bench, cut_off, judged_under};
 
 /// Makes a pod on the bench's node that a policy isolates for ingress, a peer on the other node,
 /// and the policy's only rule.
@@ -41,7 +41,7 @@ fn flow_after(
     before: &Snapshot,
     after: &Snapshot,
     remote: &str,
-    cut_off: impl Fn(&Write) -> bool,
+    is_last: impl Fn(&Write) -> bool,
 ) -> (bool, bool, bool) {
     let mut bench = Bench::new(true);
     let (_, first) = bench.plan(before);
@@ -55,8 +55,9 @@ fn flow_after(
     };
     let (passed, under) = (passes(&bench.state, &probe), judged_under(&bench.state, &probe));
     let (_, mut plan) = bench.plan(after);
-    if let Some(last) = plan.writes.iter().position(cut_off) {
-        plan.writes.truncate(last + 1);
+    let last = plan.writes().position(is_last);
+    if let Some(last) = last {
+        cut_off(&mut plan, last + 1);
         bench.apply(plan);
         bench.memory = Memory::default();
         plan = bench.plan(after).1;

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Endpoints that stop sharing a policy number (rule B4).
 
-use netpol_agent::model::{Direction, Snapshot};
+use netpol_agent::{
+    model::{Direction, Snapshot},
+    sync::apply,
+};
 use netpol_tests::{
     kernel::{Probe, passes},
     objects::snapshot,
@@ -9,7 +12,7 @@ use netpol_tests::{
 };
 use serde_json::{Value, json};
 
-use super::Bench;
+use super::{Bench, meanwhile::Recorder};
 
 /// Makes two pods on the bench's node that give one port name different numbers, a peer on the
 /// other node, and a policy for both with these rules.
@@ -49,12 +52,29 @@ fn b4_what_one_endpoint_will_allow_is_not_open_at_another_on_the_way() {
         protocol: 6,
         port,
     };
-    let mut state = bench.state.clone();
-    for write in &plan.writes {
-        state.record(write);
-        for (ifindex, port) in [(101, 8080), (102, 80)] {
-            assert!(!passes(&state, &probe(ifindex, port)), "after {write:?}");
-        }
+    let mut recorder = Recorder::new(&bench.state);
+    apply(plan, &mut bench.state, &mut bench.memory, &mut recorder);
+    let never = [(101, 8080), (102, 80)].map(|(ifindex, port)| probe(ifindex, port));
+    for (state, probe) in recorder
+        .states
+        .iter()
+        .flat_map(|state| never.map(|probe| (state, probe)))
+    {
+        assert!(!passes(state, &probe), "{probe:?}");
     }
-    assert!(passes(&state, &probe(101, 80)) && passes(&state, &probe(102, 8080)));
+    // Nor is it to a program that read its endpoint before that left the number.
+    let denied = [false; 2];
+    let open = |during, probe: &Probe| recorder.third_verdict(during, probe, denied);
+    for (stage, probe) in recorder
+        .stages()
+        .flat_map(|stage| never.map(|probe| (stage, probe)))
+    {
+        assert_eq!(open(stage, &probe), None, "{probe:?}");
+    }
+    let all = (0, recorder.last());
+    assert!(
+        never.iter().any(|probe| open(all, probe).is_some()),
+        "no wait was needed"
+    );
+    assert!(passes(&bench.state, &probe(101, 80)) && passes(&bench.state, &probe(102, 8080)));
 }

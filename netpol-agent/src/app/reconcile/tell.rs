@@ -125,6 +125,7 @@ impl Reconciler {
             writes = report.writes,
             failures = report.failed(),
             duration_ms = turn.duration.as_millis() as u64,
+            waited_us = turn.waited.as_micros() as u64,
             delay_us = turn.delay.map(|delay| delay.as_micros() as u64),
             "revision applied"
         );

@@ -67,16 +67,16 @@ pub(super) fn puts<'a>(
     writes
 }
 
-/// Removes policies that no endpoint has, and entries for identities that no address carries.
-/// Returns the identities that stay. Unless `all_known`, there may be identities that the last plan
-/// does not remember.
+/// Returns the identities that stay, and the writes that remove policies which no endpoint has and
+/// entries for identities which no address carries. `writes` are those before. Unless `all_known`,
+/// there may be identities that the last plan does not remember.
 pub(super) fn sweep(
     state: &State,
     all_known: bool,
     numbering: Numbering,
     endpoints: &BTreeMap<u32, Endpoint>,
-    writes: &mut Vec<Write>,
-) -> Map<u32, Meaning> {
+    writes: &[Write],
+) -> (Map<u32, Meaning>, Vec<Write>) {
     let Numbering {
         mut numbers,
         fresh,
@@ -100,14 +100,15 @@ pub(super) fn sweep(
         .flat_map(|endpoint| [endpoint.ingress_policy, endpoint.egress_policy])
         .collect();
     let mut after = state.clone();
-    for write in writes.iter() {
+    for write in writes {
         if let Write::Policies(Put(..)) = write {
             after.record(write);
         }
     }
+    let mut removals = Vec::new();
     for (policy, entries) in &after.policies {
         let mut remove = |key: &EntryKey| {
-            writes.push(Write::Policies(Remove((*policy, *key))));
+            removals.push(Write::Policies(Remove((*policy, *key))));
         };
         if !used.contains(policy) {
             entries.keys().for_each(&mut remove);
@@ -121,5 +122,5 @@ pub(super) fn sweep(
             gone.for_each(&mut remove);
         }
     }
-    numbers
+    (numbers, removals)
 }
