@@ -73,7 +73,8 @@ pub enum Parsed {
     /// MLD or IGMP of link scope, to the group that it is about. It passes if the frame, too, goes
     /// to that group (rule F1).
     Membership,
-    /// The headers do not tell what policy asks about: dropped at an isolated pod, passed elsewhere (rule F2).
+    /// The headers do not tell what policy asks about: dropped at an isolated pod, passed elsewhere
+    /// (rule F2).
     Unreadable(DropReason),
 }
 

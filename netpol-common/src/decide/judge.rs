@@ -253,8 +253,8 @@ pub(super) struct Egress {
 }
 
 /// Judges a connection by the destination that the pod sends it to. The entry for a frontend says
-/// where its packets may end, with or without kube-proxy's rules (rules A5, A9). A packet that opens
-/// no connection may be a reply to the node itself, whose port only looks like a frontend
+/// where its packets may end, with or without kube-proxy's rules (rules A5, A9). A packet that
+/// opens no connection may be a reply to the node itself, whose port only looks like a frontend
 /// (rule A2).
 #[inline(always)]
 fn egress(

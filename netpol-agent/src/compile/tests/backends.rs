@@ -117,7 +117,8 @@ fn said(compiled: &Compiled) -> [usize; 3] {
     said
 }
 
-/// Rules are held against a class once in each of what goes over frontends: restricted backends, room, plan.
+/// Rules are held against a class once in each of what goes over frontends: restricted backends,
+/// room, plan.
 #[test]
 fn l2_rules_are_held_against_a_class_once_however_many_backends_have_it() {
     let peers = |nth: usize| (0..RULES).map(move |peer| pods(selector(&format!("z=z{nth}-{peer}"))));
