@@ -40,7 +40,7 @@ fn wait(lab: &Lab, seen: usize, what: &str, veth: &str) -> String {
         if line.contains(veth) {
             return line;
         }
-        seen += line.len();
+        seen += 1;
     }
 }
 
@@ -262,13 +262,14 @@ fn opened_before_its_policy(late: bool, in_status: impl Fn(&IpAddr) -> bool) {
     ) else {
         return;
     };
-    let seen = lab.agent.log_length();
+    let mut seen = lab.agent.log_length();
     if late {
         lab.agent.stop().unwrap();
     }
     lab.add_interface("shop/new").unwrap();
     if late {
         lab.agent.restart().unwrap();
+        seen = 0;
     }
     let veth = lab.node.veth("shop/new").unwrap().to_owned();
     wait(&lab, seen, "programs are there before the pod is known", &veth);
