@@ -107,6 +107,11 @@ fn b3_the_image_enforces_as_the_daemon_set_runs_it() {
     cluster.api.apply(&policy(&json!([]))).unwrap();
     cluster.becomes("shop/b", "shop/a", &Silent);
     assert!(container.end("TERM").unwrap().success(), "{}", container.log());
+    // The profile lets it wait for running programs, and it did.
+    let log = container.log();
+    let waits = log.split("waited_us=").skip(1);
+    assert!(waits.clone().any(|wait| !wait.starts_with("0 ")), "{log}");
+    assert!(!log.contains("membarrier"), "{log}");
     drop(container);
     cluster.expect("other/c", "shop/a", &Silent);
     cluster.expect("shop/b", "shop/a", &Silent);

@@ -156,21 +156,22 @@ fn a9_what_nobody_translated_leaves_only_if_its_address_is_allowed() {
 
 /// Connection tracking takes up a TCP connection in its middle, and translates it like a new one.
 #[test]
-fn a5_a_node_port_is_closed_to_segments_that_open_nothing() {
+fn a5_a_service_at_the_node_is_closed_to_segments_that_open_nothing() {
     let (tables, pod) = isolated();
     tables
         .policies
         .borrow_mut()
         .retain(|(_, key, _)| key.identity != SERVICE);
-    assert!(!leaves(
-        &tables,
-        &pod,
-        to(NODE, 30_080, SYN),
-        to(DENIED, 8080, SYN)
-    ));
-    for flags in [ACK, FIN | ACK, 0] {
-        let (sent, translated) = (to(NODE, 30_080, flags), to(DENIED, 8080, flags));
-        assert!(!leaves(&tables, &pod, sent, translated), "flags {flags:#x}");
+    let key = (Address::from_ipv4(NODE), protocol::TCP, 443);
+    tables.frontends.borrow_mut().insert(key, SERVICE);
+    for port in [30_080, 443] {
+        for flags in [SYN, ACK, FIN | ACK, 0] {
+            let (sent, translated) = (to(NODE, port, flags), to(DENIED, 8080, flags));
+            assert!(
+                !leaves(&tables, &pod, sent, translated),
+                "port {port}, flags {flags:#x}"
+            );
+        }
     }
 }
 
