@@ -78,3 +78,54 @@ fn b4_what_one_endpoint_will_allow_is_not_open_at_another_on_the_way() {
     );
     assert!(passes(&bench.state, &probe(101, 80)) && passes(&bench.state, &probe(102, 8080)));
 }
+
+/// A pod gives an address back that a Service has as an ExternalIP, in the middle of a block. The
+/// address was allowed as the pod's, and is allowed as the Service's.
+#[test]
+fn b4_a_frontend_is_there_before_its_address_is_another() {
+    let shared = "203.0.113.9";
+    let pod = |name: &str, node: usize, address: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": "ns", "name": name, "labels": {"app": name}},
+            "spec": {"nodeName": nodes()[node].name, "containers": [{"name": "c"}]},
+            "status": {"podIP": address, "podIPs": [{"ip": address}]}})
+    };
+    let to = |app: &str| json!({"to": [{"podSelector": {"matchLabels": {"app": app}}}]});
+    let mut objects = vec![
+        pod("pod-1", 0, "10.244.0.9"),
+        pod("db", 1, "10.244.1.11"),
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"namespace": "ns", "name": "p"},
+            "spec": {"podSelector": {"matchLabels": {"app": "pod-1"}}, "policyTypes": ["Egress"], "egress": [
+                to("owner"), to("db"),
+                {"to": [{"ipBlock": {"cidr": "203.0.113.9/32"}}], "ports": [{"port": 9999}]}]}}),
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "ns", "name": "s"},
+            "spec": {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"], "externalIPs": [shared],
+                "ports": [{"port": 80}]}}),
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"namespace": "ns", "name": "s-1", "labels": {"kubernetes.io/service-name": "s"}},
+            "ports": [{"port": 80, "name": "", "protocol": "TCP"}],
+            "endpoints": [{"addresses": ["10.244.1.11"], "conditions": {"ready": true}}]}),
+    ];
+    let after = snapshot(&objects).expect("the objects are right");
+    objects.push(pod("owner", 1, shared));
+    let before = snapshot(&objects).expect("the objects are right");
+    let mut bench = Bench::new(true);
+    let (_, first) = bench.plan(&before);
+    bench.apply(first);
+    let probe = Probe {
+        ifindex: 101,
+        direction: Direction::Egress,
+        remote: shared.parse().expect("an address"),
+        protocol: 6,
+        port: 80,
+    };
+    assert!(passes(&bench.state, &probe), "as the pod's");
+    let (_, plan) = bench.plan(&after);
+    let mut state = bench.state.clone();
+    for write in plan.writes() {
+        state.record(write);
+        assert!(passes(&state, &probe), "after {write:?}");
+    }
+    assert!(!state.frontends.is_empty());
+}
