@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{datapath::CounterReader, progress::Progress};
 
 pub mod apart;
+mod conditions;
 pub mod events;
 pub mod http;
 mod late;
@@ -34,7 +35,11 @@ pub async fn onlookers(
     match server {
         Some((listener, counters)) => {
             let served = http::run(listener, status, progress, counters, stop);
-            tokio::join!(late, served).1
+            // Either ends with `stop` only. If the other one ended by itself, nobody would notice.
+            tokio::select! {
+                served = served => served,
+                () = late => Ok(()),
+            }
         }
         None => {
             late.await;

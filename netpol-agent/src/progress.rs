@@ -57,8 +57,21 @@ struct State {
     /// Time of the oldest change that the loop has taken and that is not in the kernel yet.
     taken: Option<Instant>,
     step: Step,
+    /// When the step began.
+    stepped: Option<Instant>,
     /// When everything taken was last in the kernel.
     enforced: Option<Instant>,
+    /// What cannot be read of the source now, by the name of the kind or file.
+    unread: BTreeMap<String, Unread>,
+}
+
+/// Something of the source that cannot be read now. What it said before stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// Since when.
+    pub since: Instant,
+    /// Why, as it was last.
+    pub why: String,
 }
 
 /// A view of [`Progress`] at one moment.
@@ -70,8 +83,14 @@ pub struct Seen {
     pub since: Option<Instant>,
     /// What that change waits for, or what the agent waits for before it can enforce anything.
     pub phase: Phase,
+    /// Parts that were never published, each with what is waited for.
+    pub missing: BTreeMap<Part, Phase>,
+    /// When the loop began to compile or to write; `None` if it does neither.
+    pub working: Option<Instant>,
     /// When everything taken was last in the kernel.
     pub enforced: Option<Instant>,
+    /// What cannot be read of the source now, by the name of the kind or file.
+    pub unread: BTreeMap<String, Unread>,
 }
 
 /// What the agent waits for.
@@ -119,7 +138,24 @@ impl Progress {
 
     /// Records that the loop begins a step.
     pub fn begin(&self, step: Step) {
-        self.state().step = step;
+        let mut state = self.state();
+        state.step = step;
+        state.stepped = Some(Instant::now());
+    }
+
+    /// Records that something of the source cannot be read, or for which other reason now.
+    pub fn unread(&self, what: &str, why: String) {
+        let mut state = self.state();
+        let since = state
+            .unread
+            .get(what)
+            .map_or_else(Instant::now, |known| known.since);
+        state.unread.insert(what.to_owned(), Unread { since, why });
+    }
+
+    /// Records that something of the source can be read.
+    pub fn read(&self, what: &str) {
+        self.state().unread.remove(what);
     }
 
     /// Ends a turn. If `complete`, everything taken is in the kernel.
@@ -137,23 +173,27 @@ impl Progress {
     /// Returns the current view.
     pub fn look(&self) -> Seen {
         let state = self.state();
-        let is_there = |part| state.parts.contains_key(&part);
-        let phase = if !is_there(Part::Objects) {
-            Phase::Lists(state.unlisted.clone())
-        } else if !is_there(Part::Interfaces) {
-            Phase::Interfaces
-        } else if !is_there(Part::Records) {
-            Phase::Records
-        } else {
-            Phase::Loop(state.step)
-        };
+        let parts = [
+            (Part::Objects, Phase::Lists(state.unlisted.clone())),
+            (Part::Interfaces, Phase::Interfaces),
+            (Part::Records, Phase::Records),
+        ];
+        let missing: BTreeMap<Part, Phase> = parts
+            .into_iter()
+            .filter(|(part, _)| !state.parts.contains_key(part))
+            .collect();
+        let first = missing.values().next().cloned();
+        let works = matches!(state.step, Step::Compiling | Step::Writing);
         let waiting = state.parts.values().flatten().copied();
         let oldest = waiting.chain(state.taken).min();
         Seen {
             known: state.known,
             since: state.begun.and_then(|begun| Some(oldest?.max(begun))),
-            phase,
+            phase: first.unwrap_or(Phase::Loop(state.step)),
+            missing,
+            working: state.stepped.filter(|_| works),
             enforced: state.enforced,
+            unread: state.unread.clone(),
         }
     }
 

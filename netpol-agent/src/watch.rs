@@ -91,6 +91,9 @@ pub enum WatchError {
         /// What is wrong, sorted. Never empty.
         diagnostics: Vec<Diagnostic>,
     },
+    /// The watch of a kind ended or panicked. It never should.
+    #[error("the watch of a kind of object ended")]
+    Ended(#[source] Option<tokio::task::JoinError>),
     /// There is no usable configuration for the API server.
     #[error(
         "no way to the Kubernetes API server ({from}): {reason}; run in a pod with a service account, or give --kubeconfig FILE"

@@ -152,6 +152,16 @@ impl Agent {
         Ok(())
     }
 
+    /// Waits until the agent ends by itself, and returns how.
+    ///
+    /// # Errors
+    /// If it does not run, or goes on.
+    pub fn wait_for_end(&mut self) -> Result<std::process::ExitStatus> {
+        self.log.wait_for_end(self.deadline)?;
+        let mut child = self.child.take().context("the agent does not run")?;
+        child.wait().context("waiting for the agent to end")
+    }
+
     /// Returns the folder of its pins.
     pub fn pin_path(&self) -> &Path {
         &self.pin_path

@@ -4,6 +4,8 @@
 
 #[path = "operations/descriptors.rs"]
 mod descriptors;
+#[path = "operations/health.rs"]
+mod health;
 #[path = "operations/late.rs"]
 mod late;
 #[path = "operations/metrics.rs"]

@@ -62,7 +62,7 @@ pub struct Arguments {
     /// always count.
     #[arg(long, value_name = "N", default_value_t = 100)]
     events_per_second: u32,
-    /// Address to serve /metrics (Prometheus), /healthz and /readyz on; `none` serves nothing.
+    /// Address to serve /metrics (Prometheus), /livez and /readyz on; `none` serves nothing.
     #[arg(long, value_name = "ADDR:PORT|none", default_value = "none")]
     listen: Listen,
     /// Unix socket for `netpol explain`, for root only; `none` for no socket. If the agent cannot

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The HTTP endpoints `/metrics`, `/healthz` and `/readyz`.
+//! The HTTP endpoints `/metrics`, `/livez`, `/readyz` and `/healthz`.
 
 use std::{
     io,
@@ -82,7 +82,9 @@ pub async fn run(
     let registry = Arc::new(metrics::registry(status.clone(), progress.clone(), counters));
     let router = Router::new()
         .route("/metrics", get(serve_metrics))
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/livez", get(serve_liveness))
+        // An older name.
+        .route("/healthz", get(serve_liveness))
         .route("/readyz", get(serve_readiness))
         .with_state(Served {
             registry,
@@ -101,11 +103,23 @@ async fn serve_metrics(State(served): State<Served>) -> Result<impl IntoResponse
     Ok(([(CONTENT_TYPE, OPENMETRICS)], text))
 }
 
+async fn serve_liveness(State(served): State<Served>, RawQuery(query): RawQuery) -> (StatusCode, String) {
+    readiness::liveness(
+        &served.progress.look(),
+        Instant::now(),
+        is_verbose(query.as_deref()),
+    )
+}
+
 async fn serve_readiness(State(served): State<Served>, RawQuery(query): RawQuery) -> (StatusCode, String) {
-    let verbose = query
+    let status = served.status.borrow().clone();
+    let verbose = is_verbose(query.as_deref());
+    readiness::answer(&status, &served.progress.look(), Instant::now(), verbose)
+}
+
+fn is_verbose(query: Option<&str>) -> bool {
+    query
         .iter()
         .flat_map(|query| query.split('&'))
-        .any(|part| part.split_once('=').map_or(part, |(name, _)| name) == "verbose");
-    let status = served.status.borrow().clone();
-    readiness::answer(&status, &served.progress.look(), Instant::now(), verbose)
+        .any(|part| part.split_once('=').map_or(part, |(name, _)| name) == "verbose")
 }

@@ -111,7 +111,10 @@ mod tests {
                 known: 1,
                 since: since.map(at),
                 phase: Phase::Loop(Step::Compiling),
+                missing: std::collections::BTreeMap::new(),
+                working: None,
                 enforced: enforced.map(at),
+                unread: std::collections::BTreeMap::new(),
             };
             assert_eq!(teller.look(&seen, at(now)), expected, "at {now} s");
         }

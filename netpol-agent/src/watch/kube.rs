@@ -65,13 +65,15 @@ pub(super) async fn run(
     })?;
 
     let (sender, mut updates) = mpsc::channel(QUEUE);
-    // Dropped with this function, and the tasks with it.
-    let mut tasks = JoinSet::new();
-    tasks.spawn(version::report(client.clone()));
+    // Dropped with this function, and the tasks with them.
+    let mut report = JoinSet::new();
+    report.spawn(version::report(client.clone()));
+    let mut watches = JoinSet::new();
     for kind in Kind::ALL {
-        tasks.spawn(kind.with(kind::Watch {
+        watches.spawn(kind.with(kind::Watch {
             client: client.clone(),
             updates: sender.clone(),
+            progress: publisher.progress().clone(),
         }));
     }
     drop(sender);
@@ -81,6 +83,8 @@ pub(super) async fn run(
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
+            // Without it, changes of a kind would be missed for good.
+            Some(ended) = watches.join_next() => return Err(WatchError::Ended(ended.err())),
             Some((kind, update, received)) = updates.recv() => {
                 let mut changed = cluster.apply(kind, update);
                 // What has come by now goes out together. More merges with it while a turn runs:

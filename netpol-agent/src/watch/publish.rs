@@ -34,6 +34,11 @@ impl Publisher {
         }
     }
 
+    /// Where troubles with the source are told.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
     /// Says which kinds are waited for.
     pub fn unlisted(&self, kinds: Vec<&'static str>) {
         self.progress.unlisted(kinds);

@@ -32,6 +32,23 @@ pub fn launch(node: &Node, manifests: &ManifestDir) -> Agent {
     Agent::launch(node, launch).unwrap()
 }
 
+/// Returns how to launch an agent that watches an API server at an address.
+pub fn of_server(node: &Node, manifests: &ManifestDir, server: SocketAddr) -> Launch {
+    let kubeconfig = manifests.path().join("kubeconfig");
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: a\n\
+         contexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n\
+         clusters: [{{name: a, cluster: {{server: \"https://{server}\", insecure-skip-tls-verify: true}}}}]\n\
+         users: [{{name: a, user: {{token: t}}}}]\n"
+    );
+    fs::write(&kubeconfig, text).unwrap();
+    let mut launch = Launch::new("kube".as_ref(), &node.plan().name);
+    launch
+        .arguments
+        .extend(["--kubeconfig".into(), kubeconfig.into()]);
+    launch
+}
+
 /// Connects to the agent; an error if it does not answer.
 pub fn connect(netns: &NetNs) -> Result<TcpStream> {
     let stream = netns.run(|| Ok(TcpStream::connect(LISTEN.parse::<SocketAddr>()?)?))?;

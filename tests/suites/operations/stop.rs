@@ -10,7 +10,7 @@ use std::{
 
 use nix::{sys::stat::Mode, unistd::mkfifo};
 
-use super::shared::{SUITE, ask, connect, launch, node};
+use super::shared::{SUITE, ask, connect, launch, node, of_server};
 use netpol_tests::{
     agent::{Agent, Launch},
     privilege::can_enforce,
@@ -80,17 +80,7 @@ fn b3_sigterm_ends_the_agent_while_the_api_server_does_not_answer() {
         .netns()
         .run(|| Ok(TcpListener::bind("127.0.0.1:0")?))
         .unwrap();
-    let kubeconfig = manifests.path().join("kubeconfig");
-    let server = silent.local_addr().unwrap();
-    let text = format!(
-        "apiVersion: v1\nkind: Config\ncurrent-context: a\n\
-         contexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n\
-         clusters: [{{name: a, cluster: {{server: \"https://{server}\", insecure-skip-tls-verify: true}}}}]\n\
-         users: [{{name: a, user: {{token: t}}}}]\n"
-    );
-    fs::write(&kubeconfig, text).unwrap();
-    let mut kube = Launch::new("kube".as_ref(), &node.plan().name);
-    kube.arguments.extend(["--kubeconfig".into(), kubeconfig.into()]);
+    let kube = of_server(&node, &manifests, silent.local_addr().unwrap());
     let mut agent = Agent::launch(&node, kube).unwrap();
     let _connection = silent.accept().unwrap();
     ends_soon(&mut agent);

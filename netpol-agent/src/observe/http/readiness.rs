@@ -1,89 +1,71 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The answer of `/readyz`.
+//! The answers of `/livez` and `/readyz`.
 
-use std::{collections::BTreeSet, fmt::Write as _, time::Instant};
+use std::{fmt::Write as _, time::Instant};
 
 use axum::http::StatusCode;
 
 use crate::{
-    observe::status::Status,
-    progress::{LATE, Phase, Seen},
+    observe::{
+        conditions::{Condition, conditions, late, live},
+        status::Status,
+    },
+    progress::{Phase, Seen},
 };
 
-/// Objects over budget that are named; the others are only counted.
-const OBJECTS: usize = 10;
+/// Returns status and text: whether the agent lives.
+pub(super) fn liveness(seen: &Seen, now: Instant, verbose: bool) -> (StatusCode, String) {
+    let condition = live(seen, now);
+    let code = code(condition.is_met());
+    let text = match condition.is_met() {
+        true if !verbose => "ok\n".to_owned(),
+        _ => listed("livez", &[condition]),
+    };
+    (code, text)
+}
 
 /// Returns status and text: whether a complete revision is enforced, and what is wrong.
 pub(super) fn answer(status: &Status, seen: &Seen, now: Instant, verbose: bool) -> (StatusCode, String) {
-    let late = late(seen, now);
     let (code, mut text) = if status.ready {
         let mut told = format!("enforcing revision {}\n", status.revision);
         for (who, why) in &status.unattached {
             let _ = writeln!(told, "not enforced: {who}: {why}");
         }
-        if let Some(late) = &late {
+        if let Some(late) = late(seen, now) {
             let _ = writeln!(told, "late: {late}");
         }
-        (StatusCode::OK, told)
+        (code(true), told)
     } else {
         let told = match &seen.phase {
             Phase::Loop(_) => format!("waiting for revision {}: {}\n", seen.known, seen.phase),
             phase => format!("{phase}\n"),
         };
-        (StatusCode::SERVICE_UNAVAILABLE, told)
+        (code(false), told)
     };
     if verbose {
-        text += &conditions(status, late);
+        text += &listed("readyz", &conditions(status, seen, now));
     }
     (code, text)
 }
 
-/// Describes the oldest change if it has waited longer than [`LATE`].
-fn late(seen: &Seen, now: Instant) -> Option<String> {
-    let age = seen.age(now);
-    (age > LATE).then(|| {
-        format!(
-            "a change is not enforced after {} s, of revisions up to {}: {}",
-            age.as_secs(),
-            seen.known,
-            seen.phase
-        )
-    })
+fn code(healthy: bool) -> StatusCode {
+    if healthy {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
 }
 
-/// Lists each condition in the form of the API server's `/readyz?verbose`. A failed condition does
-/// not make the agent unready: the node's other pods would gain nothing.
-fn conditions(status: &Status, late: Option<String>) -> String {
-    let overdue: Vec<_> = status.unenforced.iter().filter(|(_, pod)| pod.overdue).collect();
+/// Lists conditions as the API server's `/readyz?verbose` does, with the reasons.
+fn listed(check: &str, conditions: &[Condition]) -> String {
     let mut text = String::new();
-    for (good, name) in [
-        (overdue.is_empty(), "pods-enforced"),
-        (!status.misnamed, "node-name-known"),
-        (late.is_none(), "changes-enforced"),
-        (status.over_budget.is_empty(), "within-budget"),
-    ] {
-        let (sign, how) = if good { ('+', "ok") } else { ('-', "failed") };
-        let _ = writeln!(text, "[{sign}]{name} {how}");
+    for condition in conditions {
+        let _ = writeln!(text, "{condition}");
     }
-    for (key, pod) in overdue {
-        let _ = writeln!(text, "pod {key} is not enforced on: {}", pod.why);
-    }
-    if let Some(late) = late {
-        let _ = writeln!(text, "{late}");
-    }
-    let objects: BTreeSet<&str> = status
-        .over_budget
-        .keys()
-        .map(|found| found.object.as_str())
-        .collect();
-    for object in objects.iter().take(OBJECTS) {
-        let found = status.over_budget.keys().find(|found| found.object == *object);
-        let message = found.map_or("", |found| &found.message);
-        let _ = writeln!(text, "{object} is over budget: {message}");
-    }
-    if let Some(others) = objects.len().checked_sub(OBJECTS).filter(|others| *others > 0) {
-        let _ = writeln!(text, "{others} other objects are over budget");
-    }
+    let mut needed = conditions.iter().filter(|condition| condition.needed);
+    let passed = needed.all(Condition::is_met);
+    let how = if passed { "passed" } else { "failed" };
+    let _ = writeln!(text, "{check} check {how}");
     text
 }
 
@@ -92,10 +74,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{
-        model::Diagnostic,
-        progress::{Part, Progress, Step},
-    };
+    use crate::progress::{Part, Progress, Step};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -153,7 +132,10 @@ mod tests {
         assert_eq!(code, StatusCode::OK);
         assert_eq!(
             text,
-            "enforcing revision 1\n[+]pods-enforced ok\n[+]node-name-known ok\n[+]changes-enforced ok\n[+]within-budget ok\n"
+            "enforcing revision 1\n[+]objects-listed ok\n[+]interfaces-read ok\n[+]cni-results-read ok\n\
+             [+]revision-enforced ok\n[+]changes-enforced ok\n[+]source-readable ok\n[+]writes-made ok\n\
+             [+]programs-attached ok\n[+]pods-enforced ok\n[+]node-name-known ok\n[+]within-budget ok\n\
+             readyz check passed\n"
         );
         let (code, text) = said(23 * SECOND);
         assert_eq!(code, StatusCode::OK);
@@ -162,33 +144,12 @@ mod tests {
             text.starts_with(&format!("enforcing revision 1\nlate: {late}")),
             "{text}"
         );
-        assert!(text.contains("\n[-]changes-enforced failed\n"), "{text}");
-        assert!(text.ends_with(&format!("\n{late}")), "{text}");
+        assert!(
+            text.contains(&format!("\n[-]changes-enforced failed: {late}")),
+            "{text}"
+        );
+        assert!(text.ends_with("\nreadyz check passed\n"), "{text}");
         progress.end(true);
         assert!(said(23 * SECOND).1.contains("[+]changes-enforced ok"));
-    }
-
-    #[test]
-    fn l2_what_is_over_budget_is_named_and_many_are_counted() {
-        let mut status = Status {
-            ready: true,
-            ..Status::default()
-        };
-        for number in 10..22 {
-            for field in ["spec.ingress", "spec.egress"] {
-                let diagnostic = Diagnostic {
-                    code: "policy-over-budget",
-                    object: format!("NetworkPolicy shop/p-{number}"),
-                    field: field.to_owned(),
-                    message: "it comes to too much".to_owned(),
-                };
-                status.over_budget.insert(diagnostic, ());
-            }
-        }
-        let (_, text) = answer(&status, &Progress::default().look(), Instant::now(), true);
-        assert!(text.contains("\n[-]within-budget failed\n"), "{text}");
-        let named = text.matches(" is over budget: it comes to too much\n").count();
-        assert_eq!(named, 10, "{text}");
-        assert!(text.ends_with("\n2 other objects are over budget\n"), "{text}");
     }
 }

@@ -48,6 +48,15 @@ impl Failure {
         }
     }
 
+    /// What an operator should know of it; `None` if it is part of normal life.
+    pub fn trouble(&self) -> Option<String> {
+        match self {
+            Self::Missing | Self::Expired => None,
+            Self::Forbidden(verb) => Some(format!("the API server forbids `{verb}`")),
+            Self::Unavailable(reason) => Some(reason.clone()),
+        }
+    }
+
     /// Logs that `kind` has begun to fail this way.
     pub fn log(&self, kind: Kind) {
         let (resource, api_version) = (kind.resource(), kind.api_version());

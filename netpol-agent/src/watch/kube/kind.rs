@@ -15,10 +15,13 @@ use kube::{
 use tokio::{sync::mpsc::Sender, time::Instant};
 
 use super::{Update, failure::Failure, read_ahead};
-use crate::watch::{
-    convert,
-    kinds::{ByKind, Kind},
-    wire::Wire,
+use crate::{
+    progress::Progress,
+    watch::{
+        convert,
+        kinds::{ByKind, Kind},
+        wire::Wire,
+    },
 };
 
 /// How long until a kind that the server does not have is asked for again: it comes with an
@@ -30,30 +33,41 @@ pub(super) struct Watch {
     pub client: Client,
     /// Gets what is seen, and when it came.
     pub updates: Sender<(Kind, Update, Instant)>,
+    /// Is told whether the kind can be watched.
+    pub progress: Progress,
 }
 
 impl ByKind for Watch {
     type Output = BoxFuture<'static, ()>;
 
     fn visit<T: Wire>(self) -> Self::Output {
-        watch::<T>(self.client, self.updates).boxed()
+        watch::<T>(self).boxed()
     }
 }
 
-async fn watch<T: Wire>(client: Client, updates: Sender<(Kind, Update, Instant)>) {
+async fn watch<T: Wire>(watch: Watch) {
+    let Watch {
+        client,
+        updates,
+        progress,
+    } = watch;
     let kind = T::KIND;
     let listed = Api::<T>::all(read_ahead::client(client.clone()));
     let mut events = pin!(watcher::watcher(listed, watcher::Config::default()));
     let api = Api::<T>::all(client);
     let mut backoff = DefaultBackoff::default();
-    let mut failing: Option<Failure> = None;
+    let mut failing = Failing {
+        kind,
+        failure: None,
+        progress,
+    };
     while let Some(event) = events.next().await {
         let received = Instant::now();
         let update = match event {
             // Says that a list is about to be asked for, not that the server answers.
             Ok(Event::Init) => Update::Listing,
             Ok(event) => {
-                recovered(kind, &mut failing);
+                failing.end();
                 backoff.reset();
                 match event {
                     Event::Init => Update::Listing,
@@ -64,7 +78,7 @@ async fn watch<T: Wire>(client: Client, updates: Sender<(Kind, Update, Instant)>
                 }
             }
             Err(error) => {
-                let missing = fail(kind, Failure::of(&error), &mut failing);
+                let missing = failing.begin(Failure::of(&error));
                 if missing && updates.send((kind, Update::Missing, received)).await.is_err() {
                     return;
                 }
@@ -78,37 +92,54 @@ async fn watch<T: Wire>(client: Client, updates: Sender<(Kind, Update, Instant)>
     }
 }
 
-/// Notes and, if it is a new one, logs a failure. True if the kind is missing, and may be.
-fn fail(kind: Kind, failure: Failure, failing: &mut Option<Failure>) -> bool {
-    let missing = failure == Failure::Missing && kind.facts().may_be_missing;
-    let failure = if failure == Failure::Missing && !missing {
-        Failure::Unavailable(format!("{} is not served", kind.api_version()))
-    } else {
-        failure
-    };
-    if !failing.as_ref().is_some_and(|before| before.is_like(&failure)) {
-        failure.log(kind);
-    }
-    if failure != Failure::Expired {
-        *failing = Some(failure);
-    }
-    missing
+/// What keeps a kind from being watched.
+struct Failing {
+    kind: Kind,
+    failure: Option<Failure>,
+    progress: Progress,
 }
 
-fn recovered(kind: Kind, failing: &mut Option<Failure>) {
-    if failing.take().is_some() {
-        tracing::info!(resource = kind.resource(), "the API server can be watched again");
+impl Failing {
+    /// Notes and, if it is a new one, logs a failure. True if the kind is missing, and may be.
+    fn begin(&mut self, failure: Failure) -> bool {
+        let kind = self.kind;
+        let missing = failure == Failure::Missing && kind.facts().may_be_missing;
+        let failure = if failure == Failure::Missing && !missing {
+            Failure::Unavailable(format!("{} is not served", kind.api_version()))
+        } else {
+            failure
+        };
+        if !self
+            .failure
+            .as_ref()
+            .is_some_and(|before| before.is_like(&failure))
+        {
+            failure.log(kind);
+        }
+        if let Some(why) = failure.trouble() {
+            self.progress.unread(kind.resource(), why);
+        }
+        if failure != Failure::Expired {
+            self.failure = Some(failure);
+        }
+        missing
+    }
+
+    /// The kind can be watched.
+    fn end(&mut self) {
+        if self.failure.take().is_some() {
+            tracing::info!(
+                resource = self.kind.resource(),
+                "the API server can be watched again"
+            );
+        }
+        self.progress.read(self.kind.resource());
     }
 }
 
 /// Waits for the time to try again. After a lost connection, until the server answers: a watch that
 /// is taken up again without a relist is silent until something changes.
-async fn retry<T: Wire>(
-    api: &Api<T>,
-    missing: bool,
-    backoff: &mut DefaultBackoff,
-    failing: &mut Option<Failure>,
-) {
+async fn retry<T: Wire>(api: &Api<T>, missing: bool, backoff: &mut DefaultBackoff, failing: &mut Failing) {
     loop {
         let delay = if missing {
             MISSING_RETRY
@@ -116,12 +147,12 @@ async fn retry<T: Wire>(
             backoff.next().unwrap_or(MISSING_RETRY)
         };
         tokio::time::sleep(delay).await;
-        if !matches!(failing, Some(Failure::Unavailable(_))) {
+        if !matches!(failing.failure, Some(Failure::Unavailable(_))) {
             return;
         }
         match api.list_metadata(&ListParams::default().limit(1)).await {
             Ok(_) => {
-                recovered(T::KIND, failing);
+                failing.end();
                 return;
             }
             Err(error) => {
