@@ -14,7 +14,7 @@ use anyhow::Context;
 use ipnet::IpNet;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, mpsc, watch},
     task::{JoinHandle, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
@@ -75,6 +75,7 @@ pub struct Options {
     reason = "the order in which stages start and stop, read from top to bottom"
 )]
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
+    let started = Instant::now();
     raise_descriptor_limit();
     let _lock = datapath::lock(&options.datapath.pin_path)?;
     let (snapshots_in, mut snapshots) = watch::channel(None);
@@ -118,6 +119,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     let (status_in, status) = watch::channel(Arc::new(Status {
         checks_checksums: datapath.checks_checksums(),
         asks_tracking: datapath.asks_tracking(),
+        mechanism: datapath.mechanism().to_string(),
         ..Status::default()
     }));
     let reread = Arc::new(Notify::new());
@@ -177,11 +179,17 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
         )),
     ));
 
+    let (inspections_in, mut inspections) = mpsc::channel(1);
     if let Some(path) = &options.socket {
         match observe::socket::bind(path).await {
             Ok(listener) => {
                 let known = observe::socket::Known {
                     node_name: options.node_name.clone(),
+                    source: options.source.to_string(),
+                    pin_path: options.datapath.pin_path.clone(),
+                    started,
+                    progress: progress.clone(),
+                    inspections: inspections_in,
                     snapshots: snapshots.clone(),
                     interfaces: interfaces.clone(),
                     status: status.clone(),
@@ -191,7 +199,10 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
                     observe::socket::run(listener, known, stop.clone()),
                 ));
             }
-            Err(error) => warn!(error = causes(&error), "netpol explain cannot ask this agent"),
+            Err(error) => warn!(
+                error = causes(&error),
+                "netpol explain cannot ask this agent, nor can netpol status"
+            ),
         }
     }
 
@@ -244,7 +255,16 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
             }
             Ok(()) = records.changed() => reconciler.set_records(records.borrow_and_update().clone()),
             () = sleep_until(reconciler.next_overdue()) => {}
-            _ = resync.tick() => reconciler.reread(),
+            Some(asked) = inspections.recv() => {
+                let found = tokio::task::block_in_place(|| reconciler.reread());
+                // Who asked may have left.
+                let _ = asked.send(found);
+                ahead = true;
+            }
+            _ = resync.tick() => {
+                reconciler.reread();
+                ahead = true;
+            }
             _ = expiry.tick() => {
                 tokio::task::block_in_place(|| reconciler.expire_flows());
                 continue;

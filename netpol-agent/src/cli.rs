@@ -2,11 +2,13 @@
 //! The command line.
 
 pub mod agent;
+mod ask;
 pub mod cleanup;
 pub mod explain;
 mod lifetimes;
 pub mod matrix;
 mod read;
+pub mod status;
 mod stop;
 
 use std::{io::IsTerminal, process::ExitCode, sync::LazyLock};
@@ -34,8 +36,8 @@ pub struct Cli {
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// What to log: a level (error, warn, info, debug, trace), or levels by module, e.g.
-    /// `info,netpol_agent::sync=debug`. Default: info for agent and cleanup, error for explain and
-    /// matrix, without the log of the client library.
+    /// `info,netpol_agent::sync=debug`. Default: info for agent and cleanup, error for the other
+    /// commands, without the log of the client library.
     #[arg(long, global = true, value_name = "FILTER", env = "NETPOL_LOG")]
     pub log: Option<String>,
 }
@@ -61,6 +63,9 @@ pub enum Command {
     Explain(explain::Arguments),
     /// Show who reaches whom, for every pair of pods.
     Matrix(matrix::Arguments),
+    /// Show how this node's agent is: what it enforces, what it does not and why, and how full its
+    /// maps are.
+    Status(status::Arguments),
 }
 
 /// Format of the log lines.
@@ -79,7 +84,7 @@ pub enum LogFormat {
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let default = match cli.command {
         Command::Agent(_) | Command::Cleanup(_) => LOG,
-        Command::Explain(_) | Command::Matrix(_) => QUIET,
+        Command::Explain(_) | Command::Matrix(_) | Command::Status(_) => QUIET,
     };
     let log = cli.log.as_deref().unwrap_or(default);
     let filter = EnvFilter::try_new(log).map_err(|error| anyhow::anyhow!("--log {log:?}: {error}"))?;
@@ -96,5 +101,6 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Cleanup(arguments) => cleanup::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Explain(arguments) => Ok(explain::run(arguments)),
         Command::Matrix(arguments) => Ok(matrix::run(arguments)),
+        Command::Status(arguments) => Ok(status::run(&arguments)),
     }
 }

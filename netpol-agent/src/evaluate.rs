@@ -198,6 +198,19 @@ fn is_own_node(nodes: &[Node], pod: &Pod, address: IpAddr) -> bool {
         .any(|node| pod.node.as_deref() == Some(node.name.as_str()) && node.addresses.contains(&address))
 }
 
+/// Returns true if the policy is of the pod's namespace, selects it and applies to the direction
+/// (rules I1 to I3).
+pub fn isolates(policy: &NetworkPolicy, pod: &Pod, direction: Direction) -> bool {
+    let applies = match (&policy.policy_types, direction) {
+        (Some(types), direction) => types.contains(&direction),
+        (None, Direction::Ingress) => true,
+        (None, Direction::Egress) => !policy.egress.is_empty(),
+    };
+    applies
+        && policy.key.namespace == pod.key.namespace
+        && selector::selects(&policy.pod_selector, &pod.labels)
+}
+
 /// One pod's side of a packet.
 struct Question<'a> {
     snapshot: &'a Snapshot,
@@ -251,14 +264,7 @@ impl Question<'_> {
     /// Returns true if the policy is of the pod's namespace, selects it and applies to the
     /// direction (rules I1 to I3).
     fn isolates(&self, policy: &NetworkPolicy) -> bool {
-        let applies = match (&policy.policy_types, self.direction) {
-            (Some(types), direction) => types.contains(&direction),
-            (None, Direction::Ingress) => true,
-            (None, Direction::Egress) => !policy.egress.is_empty(),
-        };
-        applies
-            && policy.key.namespace == self.subject.key.namespace
-            && selector::selects(&policy.pod_selector, &self.subject.labels)
+        isolates(policy, self.subject, self.direction)
     }
 
     /// Returns true if a rule matches the other end and the port. Peers are tried one by one,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What people and monitoring see: events of dropped packets, metrics, health, and answers to
-//! `netpol explain`.
+//! `netpol explain` and `netpol status`.
 
 use std::{io, net::TcpListener, sync::Arc};
 
@@ -10,11 +10,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{datapath::CounterReader, progress::Progress};
 
 pub mod apart;
-mod conditions;
+pub mod conditions;
 pub mod events;
 pub mod http;
 mod late;
 pub mod metrics;
+pub mod overview;
 pub mod program_log;
 mod serve;
 pub mod socket;

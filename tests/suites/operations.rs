@@ -14,5 +14,7 @@ mod metrics;
 mod pins;
 #[path = "operations/shared.rs"]
 mod shared;
+#[path = "operations/status.rs"]
+mod status;
 #[path = "operations/stop.rs"]
 mod stop;

@@ -198,38 +198,54 @@ impl Reconciler {
     }
 
     /// Reads back what the kernel holds and runs. Anything that differs from what was written or
-    /// attached is drift, and the next turn repairs it.
-    pub fn reread(&mut self) {
-        let attached = self.check(self.state.attached.clone());
-        let attached_devices = self.check(self.state.attached_devices.clone());
+    /// attached is drift, and the next turn repairs it. Returns what was found.
+    pub fn reread(&mut self) -> Vec<String> {
+        let mut found = Vec::new();
+        let attached = self.check(self.state.attached.clone(), &mut found);
+        let attached_devices = self.check(self.state.attached_devices.clone(), &mut found);
         match self.datapath.read() {
-            Ok(found) => {
-                debug!(endpoints = found.endpoints.len(), "the maps were compared");
+            Ok(read) => {
+                debug!(endpoints = read.endpoints.len(), "the maps were compared");
                 let expected = State {
                     attached: BTreeSet::new(),
                     attached_devices: BTreeSet::new(),
                     ..std::mem::take(&mut self.state)
                 };
-                if found != expected {
+                let differing = read.differences(&expected);
+                if !differing.is_empty() {
+                    let maps = differing.join(", ");
                     warn!(
-                        endpoints = found.endpoints.len(),
-                        identities = found.identities.len(),
+                        maps,
+                        endpoints = read.endpoints.len(),
+                        identities = read.identities.len(),
                         "the maps are not as they were written; repairing"
                     );
                     self.status
                         .send_modify(|status| Arc::make_mut(status).drifts += 1);
                     self.memory.last = None;
+                    found.push(format!("maps are not as they were written: {maps}"));
                 }
-                self.state = found;
+                self.state = read;
             }
-            Err(error) => error!(error = causes(&error), "reading the maps back"),
+            Err(error) => {
+                let error = causes(&error);
+                error!(error, "reading the maps back");
+                found.push(format!("the maps cannot be read back: {error}"));
+            }
         }
         self.state.attached = attached;
         self.state.attached_devices = attached_devices;
+        if !found.is_empty() {
+            let last = Some((Instant::now(), found.clone()));
+            self.status
+                .send_modify(|status| Arc::make_mut(status).last_drift = last);
+        }
+        found
     }
 
-    /// Keeps the interfaces where the kernel runs the programs as they were attached.
-    fn check(&mut self, mut attached: BTreeSet<u32>) -> BTreeSet<u32> {
+    /// Keeps the interfaces where the kernel runs the programs as they were attached. Adds what is
+    /// wrong at the others to `found`.
+    fn check(&mut self, mut attached: BTreeSet<u32>, found: &mut Vec<String>) -> BTreeSet<u32> {
         let faults = self.datapath.faults(&attached);
         for (ifindex, fault) in &faults {
             let interface = self.datapath.name(*ifindex);
@@ -237,6 +253,10 @@ impl Reconciler {
                 interface,
                 ifindex, fault, "programs are not as they were attached; repairing"
             );
+            found.push(format!(
+                "interface {}: {fault}",
+                interface.map_or_else(|| ifindex.to_string(), str::to_owned)
+            ));
             attached.remove(ifindex);
         }
         if !faults.is_empty() {

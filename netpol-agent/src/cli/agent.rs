@@ -65,7 +65,7 @@ pub struct Arguments {
     /// Address to serve /metrics (Prometheus), /livez and /readyz on; `none` serves nothing.
     #[arg(long, value_name = "ADDR:PORT|none", default_value = "none")]
     listen: Listen,
-    /// Unix socket for `netpol explain`, for root only; `none` for no socket. If the agent cannot
+    /// Unix socket for `netpol explain` and `netpol status`, for root only; `none` for no socket. If the agent cannot
     /// have it, it warns and goes on.
     #[arg(long, value_name = "PATH|none", default_value = SOCKET, env = "NETPOL_SOCKET")]
     socket: Socket,

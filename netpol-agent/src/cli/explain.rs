@@ -1,28 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `netpol explain`.
 
-use std::{
-    io::ErrorKind,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::UnixStream,
-};
 
-use super::read::{self, Reading};
+use super::{
+    ask::ask,
+    read::{self, Reading},
+};
 use crate::{
-    explain::{Answer, End, Family, Port, Request, World, explain},
+    explain::{End, Family, Port, Request, World, explain},
     watch::Source,
 };
-
-/// Longest time to wait for the agent's answer.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Arguments of `netpol explain`.
 #[derive(Debug, Args)]
@@ -133,9 +124,7 @@ fn answer(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 !arguments.reading.names_nodes(),
                 "--node goes with --source: an agent knows its node's addresses"
             );
-            let asked = async { tokio::time::timeout(PATIENCE, ask(&arguments.socket, &request)).await };
-            let answered = read::runtime()?.block_on(asked);
-            answered.with_context(|| format!("no answer on {}", arguments.socket.display()))??
+            ask(&arguments.socket, &format!("/explain?{}", request.to_query()))?
         }
     };
     let text = match arguments.output {
@@ -145,35 +134,4 @@ fn answer(arguments: Arguments) -> anyhow::Result<ExitCode> {
     };
     read::print(&text)?;
     Ok(ExitCode::from(answer.outcome.exit_code()))
-}
-
-/// Asks the agent. HTTP/1.0 ends the answer with the connection and sends it in one piece.
-async fn ask(socket: &Path, request: &Request) -> anyhow::Result<Answer> {
-    let shown = socket.display();
-    let mut stream = match UnixStream::connect(socket).await {
-        Ok(stream) => stream,
-        Err(error) => {
-            let hint = match error.kind() {
-                ErrorKind::PermissionDenied => "only its user may ask the agent",
-                _ => "does an agent run here? --source kube or --source DIR needs none",
-            };
-            return Err(error).with_context(|| format!("asking the agent on {shown} ({hint})"));
-        }
-    };
-    let head = format!(
-        "GET /explain?{} HTTP/1.0\r\nHost: localhost\r\n\r\n",
-        request.to_query()
-    );
-    let mut answer = Vec::new();
-    stream.write_all(head.as_bytes()).await?;
-    stream.read_to_end(&mut answer).await?;
-    let answer = String::from_utf8(answer).context("the agent's answer is no text")?;
-    let (head, body) = answer
-        .split_once("\r\n\r\n")
-        .with_context(|| format!("what answers on {shown} is no agent"))?;
-    let status = head.split(' ').nth(1).unwrap_or_default();
-    if status != "200" {
-        bail!("the agent on {shown} says: {body}");
-    }
-    serde_json::from_str(body).with_context(|| format!("the agent on {shown} is of another version"))
 }

@@ -22,7 +22,7 @@ use super::shares::Shares;
 
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
-const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+pub(super) const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_NOEXIST: u64 = 1;
 /// Flows that a turn checks.
 const BATCH: usize = 16_384;
@@ -30,15 +30,15 @@ const BATCH: usize = 16_384;
 /// `struct { ... } batch` of `union bpf_attr`.
 #[derive(Clone, Copy, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-struct Batch {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map: u32,
-    element_flags: u64,
-    flags: u64,
+pub(super) struct Batch {
+    pub(super) in_batch: u64,
+    pub(super) out_batch: u64,
+    pub(super) keys: u64,
+    pub(super) values: u64,
+    pub(super) count: u32,
+    pub(super) map: u32,
+    pub(super) element_flags: u64,
+    pub(super) flags: u64,
 }
 
 /// The fields of `union bpf_attr` for single elements.
@@ -201,7 +201,7 @@ fn remove(map: u32, key: &FlowKey, living: Living<'_>) -> io::Result<bool> {
 ///
 /// # Safety
 /// Addresses in `attributes` are of memory that the command may read or write, as it does.
-unsafe fn bpf<T: IntoBytes>(command: libc::c_long, attributes: &mut T) -> io::Result<()> {
+pub(super) unsafe fn bpf<T: IntoBytes>(command: libc::c_long, attributes: &mut T) -> io::Result<()> {
     // SAFETY: the attributes are as long as the call is told; what they point at is the caller's
     // promise.
     let result = unsafe {

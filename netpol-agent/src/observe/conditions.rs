@@ -32,7 +32,7 @@ pub struct Condition {
 }
 
 impl Condition {
-    fn new(name: &str, needed: bool, faults: impl IntoIterator<Item = String>) -> Self {
+    pub(super) fn new(name: &str, needed: bool, faults: impl IntoIterator<Item = String>) -> Self {
         Self {
             name: name.to_owned(),
             needed,

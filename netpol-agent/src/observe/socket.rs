@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The agent's unix socket. `/explain` answers from the objects that the agent holds now.
+//! The agent's unix socket. `/explain` answers from the objects that the agent holds now, `/status`
+//! says how the agent is.
 
 use std::{
     collections::BTreeMap,
@@ -22,12 +23,14 @@ use axum::{
 use thiserror::Error;
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::{
+    overview,
     serve::{self, Limits},
     status::Status,
 };
@@ -35,6 +38,7 @@ use crate::{
     datapath::interfaces::Interfaces,
     explain::{Answer, Behind, Request, Standing, World, explain, known_nodes},
     model::{Node, Snapshot},
+    progress::Progress,
 };
 
 /// Only root can connect. An answer about a large cluster takes a while.
@@ -135,6 +139,17 @@ pub async fn bind(path: &Path) -> Result<Listener, BindError> {
 pub struct Known {
     /// The agent's node.
     pub node_name: String,
+    /// Where its objects come from.
+    pub source: String,
+    /// Where its maps are pinned.
+    pub pin_path: PathBuf,
+    /// When it started.
+    pub started: Instant,
+    /// How far it is.
+    pub progress: Progress,
+    /// Asks the loop to compare the kernel with what it wrote, and for what it finds. It repairs
+    /// that at once.
+    pub inspections: mpsc::Sender<oneshot::Sender<Vec<String>>>,
     /// The cluster's objects.
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     /// The node's interfaces; they give its addresses.
@@ -149,12 +164,26 @@ pub struct Known {
 /// The listener failed.
 pub async fn run(listener: Listener, known: Known, stop: CancellationToken) -> io::Result<()> {
     let Listener { listener, file } = listener;
-    info!(socket = %file.path.display(), "answering netpol explain");
+    info!(socket = %file.path.display(), "answering netpol explain and status");
     let router = Router::new()
         .route("/explain", get(serve_explain))
+        .route("/status", get(serve_status))
         .with_state(known);
     serve::run(&listener, &router, LIMITS, &stop).await;
     Ok(())
+}
+
+async fn serve_status(State(known): State<Known>) -> Response {
+    let permit = ANSWERS.acquire().await;
+    let drift = overview::inspect(&known).await;
+    let shown = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        overview::gather(&known, drift)
+    });
+    match shown.await {
+        Ok(shown) => Json(shown).into_response(),
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made").into_response(),
+    }
 }
 
 async fn serve_explain(State(known): State<Known>, RawQuery(query): RawQuery) -> Response {

@@ -71,6 +71,14 @@ pub struct Status {
     pub over_budget: Set<Diagnostic>,
     /// Number of diagnostics by code.
     pub diagnostics: BTreeMap<&'static str, u64>,
+    /// How programs are attached.
+    pub mechanism: String,
+    /// Interfaces with the programs of a pod.
+    pub attached: BTreeSet<u32>,
+    /// Devices with the program for packets that leave the node.
+    pub attached_devices: BTreeSet<u32>,
+    /// When the kernel's state last differed from what was written or attached, and how.
+    pub last_drift: Option<(Instant, Vec<String>)>,
     /// Writes made since the start.
     pub writes: u64,
     /// Writes that failed since the start.

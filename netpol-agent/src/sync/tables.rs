@@ -98,6 +98,18 @@ macro_rules! tables {
                 }
             }
 
+            /// Names of the tables that differ from those of another state.
+            pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+                let mut differing = Vec::new();
+                if self.config != other.config {
+                    differing.push("config");
+                }
+                $(if self.$field != other.$field {
+                    differing.push(stringify!($field));
+                })*
+                differing
+            }
+
             /// Whether there is an entry for the key of a write.
             pub(super) fn has(&self, write: &Write) -> bool {
                 match write {

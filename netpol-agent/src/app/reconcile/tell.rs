@@ -173,6 +173,8 @@ impl Reconciler {
             let status = Arc::make_mut(status);
             status.interfaces = interfaces;
             status.held = held;
+            status.attached.clone_from(&self.state.attached);
+            status.attached_devices.clone_from(&self.state.attached_devices);
             status.revision = report.revision;
             status.ready |= report.failures.is_empty();
             status.endpoints = endpoints;
