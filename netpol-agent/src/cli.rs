@@ -10,6 +10,7 @@ pub mod matrix;
 mod read;
 pub mod status;
 mod stop;
+pub mod sysdump;
 
 use std::{io::IsTerminal, process::ExitCode, sync::LazyLock};
 
@@ -66,6 +67,9 @@ pub enum Command {
     /// Show how this node's agent is: what it enforces, what it does not and why, and how full its
     /// maps are.
     Status(status::Arguments),
+    /// Write one archive for a bug report: status, maps, programs, links, routes, qdiscs, logs,
+    /// kernel and versions, without Secrets.
+    Sysdump(sysdump::Arguments),
 }
 
 /// Format of the log lines.
@@ -84,7 +88,7 @@ pub enum LogFormat {
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let default = match cli.command {
         Command::Agent(_) | Command::Cleanup(_) => LOG,
-        Command::Explain(_) | Command::Matrix(_) | Command::Status(_) => QUIET,
+        _ => QUIET,
     };
     let log = cli.log.as_deref().unwrap_or(default);
     let filter = EnvFilter::try_new(log).map_err(|error| anyhow::anyhow!("--log {log:?}: {error}"))?;
@@ -102,5 +106,6 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Explain(arguments) => Ok(explain::run(arguments)),
         Command::Matrix(arguments) => Ok(matrix::run(arguments)),
         Command::Status(arguments) => Ok(status::run(&arguments)),
+        Command::Sysdump(arguments) => Ok(sysdump::run(arguments)),
     }
 }

@@ -7,6 +7,7 @@ pub mod bpffs;
 mod btf;
 mod capacity;
 mod conntrack;
+pub mod dump;
 mod expiry;
 mod fill;
 mod grace;

@@ -17,4 +17,5 @@ pub mod observe;
 pub mod progress;
 pub mod records;
 pub mod sync;
+pub mod sysdump;
 pub mod watch;

@@ -18,3 +18,5 @@ mod shared;
 mod status;
 #[path = "operations/stop.rs"]
 mod stop;
+#[path = "operations/sysdump.rs"]
+mod sysdump;

@@ -68,15 +68,28 @@ fn fill_of(map: &'static str, path: &Path) -> Option<Fill> {
     })
 }
 
-/// Counts the entries of a map, batch by batch.
-fn count(map: u32, (key, value): (usize, usize)) -> io::Result<u32> {
+/// Counts the entries of a map.
+fn count(map: u32, sizes: (usize, usize)) -> io::Result<u32> {
+    let mut total = 0;
+    walk(map, sizes, |keys, _| {
+        total += (keys.len() / sizes.0) as u32;
+        true
+    })?;
+    Ok(total)
+}
+
+/// Reads a map batch by batch. Hands on keys and values of each, until `each` returns false.
+pub(super) fn walk(
+    map: u32,
+    (key, value): (usize, usize),
+    mut each: impl FnMut(&[u8], &[u8]) -> bool,
+) -> io::Result<()> {
     // The kernel writes values in steps of 8 bytes.
     let mut keys = vec![0u8; BATCH * key];
     let mut values = vec![0u8; BATCH * value.next_multiple_of(8)];
-    // Where a batch ends: a number of the kernel's for hash maps, a key for tries.
+    // Where a batch ends: a number of the kernel's for hash maps, a key for others.
     let mut from = vec![0u8; key.max(size_of::<u32>())];
     let mut to = from.clone();
-    let mut total = 0;
     let mut first = true;
     loop {
         let mut batch = Batch {
@@ -97,9 +110,10 @@ fn count(map: u32, (key, value): (usize, usize)) -> io::Result<u32> {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
             Err(error) => return Err(error),
         };
-        total += batch.count;
-        if end {
-            return Ok(total);
+        let count = batch.count as usize;
+        let goes_on = each(&keys[..count * key], &values[..count * value]);
+        if end || !goes_on {
+            return Ok(());
         }
         std::mem::swap(&mut from, &mut to);
         first = false;
