@@ -180,6 +180,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     ));
 
     let (inspections_in, mut inspections) = mpsc::channel(1);
+    let (scratch_in, mut scratch) = watch::channel(false);
     if let Some(path) = &options.socket {
         match observe::socket::bind(path).await {
             Ok(listener) => {
@@ -190,6 +191,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
                     started,
                     progress: progress.clone(),
                     inspections: inspections_in,
+                    scratch: scratch_in,
                     snapshots: snapshots.clone(),
                     interfaces: interfaces.clone(),
                     status: status.clone(),
@@ -255,6 +257,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
             }
             Ok(()) = records.changed() => reconciler.set_records(records.borrow_and_update().clone()),
             () = sleep_until(reconciler.next_overdue()) => {}
+            Ok(()) = scratch.changed() => reconciler.hold_scratch(*scratch.borrow_and_update()),
             Some(asked) = inspections.recv() => {
                 let found = tokio::task::block_in_place(|| reconciler.reread());
                 // Who asked may have left.

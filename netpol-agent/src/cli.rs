@@ -11,6 +11,7 @@ mod read;
 pub mod status;
 mod stop;
 pub mod sysdump;
+pub mod verify;
 
 use std::{io::IsTerminal, process::ExitCode, sync::LazyLock};
 
@@ -70,6 +71,9 @@ pub enum Command {
     /// Write one archive for a bug report: status, maps, programs, links, routes, qdiscs, logs,
     /// kernel and versions, without Secrets.
     Sysdump(sysdump::Arguments),
+    /// Test on a live node that the agent enforces: two scratch pods, connections that are allowed
+    /// and denied.
+    Verify(verify::Arguments),
 }
 
 /// Format of the log lines.
@@ -107,5 +111,6 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Matrix(arguments) => Ok(matrix::run(arguments)),
         Command::Status(arguments) => Ok(status::run(&arguments)),
         Command::Sysdump(arguments) => Ok(sysdump::run(arguments)),
+        Command::Verify(arguments) => Ok(verify::run(&arguments)),
     }
 }

@@ -18,6 +18,7 @@ mod netlink;
 pub mod object;
 mod pins;
 mod run;
+pub mod scratch;
 mod shares;
 mod sk_buff;
 mod tracking;

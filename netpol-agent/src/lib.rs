@@ -18,4 +18,5 @@ pub mod progress;
 pub mod records;
 pub mod sync;
 pub mod sysdump;
+pub mod verify;
 pub mod watch;

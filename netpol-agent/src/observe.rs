@@ -20,6 +20,7 @@ pub mod program_log;
 mod serve;
 pub mod socket;
 pub mod status;
+mod verification;
 
 /// Serves everyone who looks at the agent from outside its work: metrics and health, if they have a
 /// listener, and the log of late changes.

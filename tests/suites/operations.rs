@@ -20,3 +20,5 @@ mod status;
 mod stop;
 #[path = "operations/sysdump.rs"]
 mod sysdump;
+#[path = "operations/verify.rs"]
+mod verify;

@@ -37,6 +37,7 @@ use crate::{
     progress::{Part, Progress, Step},
     records::Records,
     sync::{self, Desired, Memory, Put, State, Write},
+    verify,
 };
 
 /// The last binding, with the interfaces and records that it came from.
@@ -53,6 +54,10 @@ pub struct Reconciler {
     received: Option<Instant>,
     interfaces: Option<Arc<Interfaces>>,
     records: Option<Arc<Records>>,
+    /// True while a self-test runs: its pods are added to each snapshot.
+    holds_scratch: bool,
+    /// Why they are not.
+    scratch_refused: Option<String>,
     locals: Locals,
     /// The binding for these interfaces and records, and for the current pods.
     bound: Option<Told>,
@@ -110,6 +115,8 @@ impl Reconciler {
             received: None,
             interfaces: None,
             records: None,
+            holds_scratch: false,
+            scratch_refused: None,
             locals: Locals::default(),
             bound: None,
             bindings,
@@ -174,6 +181,24 @@ impl Reconciler {
     pub fn set_interfaces(&mut self, interfaces: Option<Arc<Interfaces>>) {
         self.progress.take(Part::Interfaces);
         self.interfaces = interfaces.or(self.interfaces.take());
+    }
+
+    /// Begins or ends to hold the scratch pods of a self-test.
+    pub fn hold_scratch(&mut self, holds: bool) {
+        self.holds_scratch = holds;
+    }
+
+    /// Adds the scratch pods, if they are held and nobody has their addresses.
+    fn with_scratch(&mut self, snapshot: Arc<Snapshot>, interfaces: &Interfaces) -> Arc<Snapshot> {
+        if !self.holds_scratch {
+            self.scratch_refused = None;
+            return snapshot;
+        }
+        self.scratch_refused = verify::taken(&snapshot, &interfaces.node_addresses);
+        if self.scratch_refused.is_some() {
+            return snapshot;
+        }
+        Arc::new(verify::with_scratch(&snapshot, &self.options.node_name))
     }
 
     /// Takes the runtime's records, in the same way.
@@ -301,6 +326,7 @@ impl Reconciler {
         };
         self.progress.begin(Step::Compiling);
         let started = Instant::now();
+        let snapshot = self.with_scratch(snapshot, &interfaces);
         let bound = self.bind(&snapshot, &interfaces, &records);
         let node = Node {
             name: self.options.node_name.clone(),

@@ -73,6 +73,9 @@ pub struct Hooks {
     pub mechanism: String,
     /// Interfaces with the programs of a pod.
     pub interfaces: Vec<String>,
+    /// The bridge that most pods' interfaces are on; absent if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
     /// Devices with the program for packets that leave the node.
     pub devices: Vec<String>,
     /// Interfaces that are closed to all but the node until their pod is known.

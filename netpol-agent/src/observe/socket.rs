@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The agent's unix socket. `/explain` answers from the objects that the agent holds now, `/status`
-//! says how the agent is.
+//! says how the agent is, and `/verify` holds the pods of a self-test.
 
 use std::{
     collections::BTreeMap,
@@ -33,6 +33,7 @@ use super::{
     overview,
     serve::{self, Limits},
     status::Status,
+    verification,
 };
 use crate::{
     datapath::interfaces::Interfaces,
@@ -150,6 +151,8 @@ pub struct Known {
     /// Asks the loop to compare the kernel with what it wrote, and for what it finds. It repairs
     /// that at once.
     pub inspections: mpsc::Sender<oneshot::Sender<Vec<String>>>,
+    /// Whether the loop is to hold the scratch pods of a self-test.
+    pub scratch: watch::Sender<bool>,
     /// The cluster's objects.
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     /// The node's interfaces; they give its addresses.
@@ -168,6 +171,7 @@ pub async fn run(listener: Listener, known: Known, stop: CancellationToken) -> i
     let router = Router::new()
         .route("/explain", get(serve_explain))
         .route("/status", get(serve_status))
+        .route("/verify", get(verification::serve))
         .with_state(known);
     serve::run(&listener, &router, LIMITS, &stop).await;
     Ok(())

@@ -71,6 +71,8 @@ pub struct Status {
     pub over_budget: Set<Diagnostic>,
     /// Number of diagnostics by code.
     pub diagnostics: BTreeMap<&'static str, u64>,
+    /// Why the scratch pods of a self-test are not held, if one runs.
+    pub scratch_refused: Option<String>,
     /// How programs are attached.
     pub mechanism: String,
     /// Interfaces with the programs of a pod.

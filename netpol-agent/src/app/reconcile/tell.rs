@@ -18,9 +18,10 @@ use super::{
 };
 use crate::{
     explain::Held,
-    model::{Diagnostic, Pod, Set, Snapshot},
+    model::{Diagnostic, ObjectKey, Pod, Set, Snapshot},
     observe::status::{GRACE, Unenforced},
     sync::Report,
+    verify,
 };
 
 /// Number of node names that are listed if this node's is not among them.
@@ -82,8 +83,13 @@ impl Reconciler {
 
     /// Logs once if nothing in the cluster uses this node's name: then no pod here is enforced on.
     pub(super) fn check_name(&mut self, snapshot: &Snapshot) {
-        let named = |pod: &Arc<Pod>| pod.node.as_deref() == Some(self.options.node_name.as_str());
-        let known = !self.locals.pods.is_empty()
+        let named = |pod: &Arc<Pod>| {
+            pod.node.as_deref() == Some(self.options.node_name.as_str())
+                && &*pod.key.namespace != verify::NAMESPACE
+        };
+        // Scratch pods have whatever name the agent was given.
+        let of_cluster = |key: &ObjectKey| &*key.namespace != verify::NAMESPACE;
+        let known = self.locals.pods.keys().any(of_cluster)
             || snapshot.nodes.get(&self.options.node_name).is_some()
             || snapshot.pods.values().any(named);
         if known {
@@ -172,6 +178,7 @@ impl Reconciler {
         self.status.send_modify(|status| {
             let status = Arc::make_mut(status);
             status.interfaces = interfaces;
+            status.scratch_refused.clone_from(&self.scratch_refused);
             status.held = held;
             status.attached.clone_from(&self.state.attached);
             status.attached_devices.clone_from(&self.state.attached_devices);

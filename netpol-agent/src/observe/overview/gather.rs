@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Collects an overview from what the agent publishes, and from the kernel.
 
-use std::{collections::BTreeSet, time::Duration, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use tokio::{sync::oneshot, time::timeout};
 
@@ -89,6 +92,7 @@ pub fn gather(known: &Known, drift: Result<Vec<String>, String>) -> Overview {
         hooks: Hooks {
             mechanism: status.mechanism.clone(),
             interfaces: names(&status.attached),
+            bridge: bridge(&status, &interfaces),
             devices: names(&status.attached_devices),
             closed: status.closed.iter().cloned().collect(),
         },
@@ -115,6 +119,21 @@ pub fn gather(known: &Known, drift: Result<Vec<String>, String>) -> Overview {
 pub fn kernel() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease")
         .map_or_else(|error| error.to_string(), |release| release.trim().to_owned())
+}
+
+/// Returns the bridge that most pods are on.
+fn bridge(status: &Status, interfaces: &Interfaces) -> Option<String> {
+    let mut ports: BTreeMap<u32, usize> = BTreeMap::new();
+    let of_pods = status
+        .interfaces
+        .keys()
+        .filter_map(|index| interfaces.pods.get(index));
+    for bridge in of_pods.filter_map(|interface| interface.bridge) {
+        *ports.entry(bridge).or_default() += 1;
+    }
+    let (bridge, _) = ports.into_iter().max_by_key(|(_, count)| *count)?;
+    let name = nix::net::if_::if_indextoname(bridge).ok()?;
+    Some(name.to_string_lossy().into_owned())
 }
 
 fn name(interfaces: &Interfaces, index: u32) -> String {
