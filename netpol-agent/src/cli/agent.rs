@@ -65,8 +65,8 @@ pub struct Arguments {
     /// Address to serve /metrics (Prometheus), /livez and /readyz on; `none` serves nothing.
     #[arg(long, value_name = "ADDR:PORT|none", default_value = "none")]
     listen: Listen,
-    /// Unix socket for `netpol explain` and `netpol status`, for root only; `none` for no socket. If the agent cannot
-    /// have it, it warns and goes on.
+    /// Unix socket for `netpol explain`, `status`, `sysdump` and `verify`, for root only; `none`
+    /// for no socket. If the agent cannot have it, it warns and goes on.
     #[arg(long, value_name = "PATH|none", default_value = SOCKET, env = "NETPOL_SOCKET")]
     socket: Socket,
     /// What happens to a new pod's traffic before its policy is programmed. `open` lets it pass.

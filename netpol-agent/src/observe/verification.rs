@@ -58,6 +58,13 @@ pub(super) async fn serve(State(known): State<Known>) -> Response {
     let Ok(permit) = TESTS.try_acquire() else {
         return (StatusCode::CONFLICT, "another self-test runs").into_response();
     };
+    // The last test's pods must be gone: they are not on this one's interfaces.
+    let mut status = known.status.clone();
+    let gone = status.wait_for(|status| !is_held(status));
+    if timeout(PATIENCE, gone).await.is_err() {
+        let message = "the agent is busy, and still holds the pods of the last self-test";
+        return (StatusCode::SERVICE_UNAVAILABLE, message).into_response();
+    }
     let lease = Lease::new(&known.scratch, permit);
     let first = async move {
         let held = Held {
@@ -73,6 +80,12 @@ pub(super) async fn serve(State(known): State<Known>) -> Response {
         Ok(String::new())
     });
     Body::from_stream(stream::once(first).chain(rest)).into_response()
+}
+
+/// Whether the last turn had to do with scratch pods.
+fn is_held(status: &Status) -> bool {
+    let held = |scratch: &Scratch| status.held.pods.contains_key(&scratch.key());
+    status.scratch_refused.is_some() || Scratch::ALL.iter().any(held)
 }
 
 /// Waits until both pods are enforced on.

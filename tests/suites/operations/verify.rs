@@ -5,7 +5,7 @@
 use std::{
     process::{Child, Command, Output, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use netpol_tests::{
@@ -56,7 +56,7 @@ fn wait_until(lab: &Lab, what: &str, is_so: impl Fn() -> bool) {
     let until = Instant::now() + DEADLINE;
     while !is_so() {
         assert!(Instant::now() < until, "{what}\n{}", lab.agent.log());
-        thread::sleep(Duration::from_millis(20));
+        thread::yield_now();
     }
 }
 
