@@ -21,13 +21,12 @@ const LOG: usize = 4 << 20;
 const POD_LOGS: &str = "/var/log/pods";
 
 /// Files of the kernel: path here, path in the archive, what it is.
-const FILES: [(&str, &str, &str); 11] = [
+const FILES: [(&str, &str, &str); 10] = [
     ("/proc/version", "node/version.txt", "the kernel"),
     ("/etc/os-release", "node/os-release.txt", "the distribution"),
     ("/proc/uptime", "node/uptime.txt", "seconds since the boot"),
     ("/proc/meminfo", "node/meminfo.txt", "memory"),
     ("/proc/modules", "node/modules.txt", "modules of the kernel"),
-    ("/proc/self/mountinfo", "node/mounts.txt", "mounts, for bpffs"),
     (
         "/proc/net/dev",
         "network/devices.txt",
@@ -128,6 +127,7 @@ pub async fn collect(asked: Asked) -> Vec<Item> {
         "settings of the kernel",
         Ok(settings.concat()),
     );
+    add("node/mounts.txt", "mounts of bpffs", mounts());
     for (line, path, what) in TOOLS {
         add(path, &format!("{what} (`{line}`)"), run(line).await);
     }
@@ -160,6 +160,13 @@ pub async fn collect(asked: Asked) -> Vec<Item> {
 fn read(path: &Path) -> Result<String, String> {
     let bytes = fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Returns the mounts of bpffs. Others name volumes of pods, and so Secrets.
+fn mounts() -> Result<String, String> {
+    let all = read(Path::new("/proc/self/mountinfo"))?;
+    let of_bpf = all.lines().filter(|line| line.contains(" - bpf "));
+    Ok(of_bpf.map(|line| format!("{line}\n")).collect())
 }
 
 /// Returns the end of a log.

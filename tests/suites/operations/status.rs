@@ -177,6 +177,9 @@ fn a8_l1_status_names_a_pod_that_is_not_enforced_and_a_map_that_is_nearly_full()
             .starts_with("no veth of this node"),
         "{shown:#}"
     );
+    let text = run(&lab.agent.socket(), &[]);
+    let text = String::from_utf8_lossy(&text.stdout);
+    assert!(text.contains("\n  shop/macvlan: no veth of this node"), "{text}");
 }
 
 /// Adds flows of an endpoint that nobody has.

@@ -92,6 +92,9 @@ fn sysdump_has_what_a_bug_report_needs_and_no_token() {
         "{}",
         files[&logged]
     );
+    let mounts = &files["node/mounts.txt"];
+    let of_bpf = mounts.lines().all(|line| line.contains(" - bpf "));
+    assert!(of_bpf && !mounts.is_empty(), "{mounts}");
     for (name, text) in &files {
         assert!(!text.contains(TOKEN), "{name}");
         assert!(

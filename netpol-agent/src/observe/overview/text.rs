@@ -51,6 +51,17 @@ impl fmt::Display for Overview {
             let head = ["POD", "STATE", "INTERFACE", "INGRESS", "EGRESS"].map(str::to_owned);
             table(f, [head].into_iter().chain(self.pods.iter().map(pod)))?;
         }
+        let reasons = self
+            .pods
+            .iter()
+            .filter_map(|pod| Some((pod, pod.reason.as_ref()?)));
+        let reasons: Vec<_> = reasons.collect();
+        if !reasons.is_empty() {
+            writeln!(f, "\nNot enforced as policy says")?;
+        }
+        for (pod, reason) in reasons {
+            writeln!(f, "  {}/{}: {reason}", pod.namespace, pod.name)?;
+        }
         writeln!(f, "\nMaps")?;
         let head = ["MAP", "ENTRIES", "CAPACITY", "USED"].map(str::to_owned);
         table(f, [head].into_iter().chain(self.maps.iter().map(map)))
