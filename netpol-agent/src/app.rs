@@ -244,7 +244,10 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
             }
             Ok(()) = records.changed() => reconciler.set_records(records.borrow_and_update().clone()),
             () = sleep_until(reconciler.next_overdue()) => {}
-            _ = resync.tick() => reconciler.reread(),
+            _ = resync.tick() => {
+                reconciler.reread();
+                ahead = true;
+            }
             _ = expiry.tick() => {
                 tokio::task::block_in_place(|| reconciler.expire_flows());
                 continue;
