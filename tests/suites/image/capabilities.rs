@@ -5,9 +5,9 @@ use super::shared::World;
 
 /// The missing capability, the log's message, and whether the agent ends.
 const TABLE: [(&str, &str, bool); 4] = [
-    ("BPF", "create a BPF map", true),
-    ("PERFMON", "load program", true),
-    ("NET_ADMIN", "ot permitted", true),
+    ("BPF", "without CAP_BPF:", true),
+    ("PERFMON", "without CAP_PERFMON:", true),
+    ("NET_ADMIN", "without CAP_NET_ADMIN:", true),
     ("NET_BROADCAST", "CAP_NET_BROADCAST", false),
 ];
 
