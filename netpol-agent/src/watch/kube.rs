@@ -29,6 +29,7 @@ use crate::causes::causes;
 
 mod failure;
 mod kind;
+mod protobuf;
 mod read_ahead;
 mod version;
 

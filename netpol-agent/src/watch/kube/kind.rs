@@ -14,7 +14,11 @@ use kube::{
 };
 use tokio::{sync::mpsc::Sender, time::Instant};
 
-use super::{Update, failure::Failure, read_ahead};
+use super::{
+    Update,
+    failure::Failure,
+    read_ahead::{self, Encoding},
+};
 use crate::watch::{
     convert,
     kinds::{ByKind, Kind},
@@ -42,7 +46,12 @@ impl ByKind for Watch {
 
 async fn watch<T: Wire>(client: Client, updates: Sender<(Kind, Update, Instant)>) {
     let kind = T::KIND;
-    let listed = Api::<T>::all(read_ahead::client(client.clone()));
+    let encoding = if kind == Kind::Pod {
+        Encoding::Protobuf
+    } else {
+        Encoding::Json
+    };
+    let listed = Api::<T>::all(read_ahead::client(client.clone(), encoding));
     let mut events = pin!(watcher::watcher(listed, watcher::Config::default()));
     let api = Api::<T>::all(client);
     let mut backoff = DefaultBackoff::default();
