@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     build::Binaries,
-    image, packages, toolchain,
+    image, kube_tools, packages, toolchain,
     workspace::{Workspace, run as run_command},
 };
 
@@ -38,6 +38,7 @@ pub struct Arguments {
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     packages::install()?;
     toolchain::prepare(workspace)?;
+    let kube_tools = kube_tools::prepare(workspace)?;
     let netpol = Binaries::development(workspace)?.path("netpol")?;
     let image = (!arguments.no_image)
         .then(|| image::build(workspace))
@@ -50,6 +51,9 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         .args(["test", "--no-fail-fast", "--"])
         .args(&arguments.filter);
     cargo.env("NETPOL_BIN", netpol).env("NETPOL_TEST_REPORT", &report);
+    cargo
+        .env("NETPOL_HELM", kube_tools.helm)
+        .env("NETPOL_KUBECTL", kube_tools.kubectl);
     if let Some(image) = image {
         cargo.env("NETPOL_IMAGE", image);
     }
