@@ -95,6 +95,8 @@ fn each_rendering_is_accepted_whole() {
         let overlay = tools.kustomize(&format!("overlays/{platform}")).unwrap();
         assert_accepted(&cluster.api, platform, &overlay.objects().collect::<Vec<_>>());
     }
+    let cleanup = tools.kustomize("cleanup").unwrap();
+    assert_accepted(&cluster.api, "cleanup", &cleanup.objects().collect::<Vec<_>>());
 }
 
 #[test]

@@ -7,7 +7,10 @@ use netpol_tests::{
 };
 use serde_json::Value;
 
-use super::shared::tools;
+use super::{
+    shared::{object, tools},
+    values::CLEANUP,
+};
 
 /// The overlays, which are the files of values in the chart's folder `platforms`.
 pub const PLATFORMS: [&str; 3] = ["kind", "kubeadm", "k3s"];
@@ -62,4 +65,16 @@ fn the_manifest_is_the_overlay_for_kubeadm() {
         overlay.installed.objects,
         "`cargo xtask manifests` makes deploy/netpol.yaml"
     );
+}
+
+#[test]
+fn the_cleanup_is_the_hooks() {
+    let Some(tools) = tools() else { return };
+    let cleanup = tools.kustomize("cleanup").unwrap();
+    let rendering = tools.render("{}").unwrap();
+    let mut hook = object(&rendering, CLEANUP).unwrap().clone();
+    hook["metadata"].as_object_mut().unwrap().remove("annotations");
+    let pod = hook["spec"]["template"]["spec"].as_object_mut().unwrap();
+    assert_eq!(pod.remove("serviceAccountName"), Some("netpol-cleanup".into()));
+    assert_eq!(sorted(&cleanup.installed.objects), sorted(&[hook]));
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use netpol_tests::{
+    agent::{Launch, inside},
     chart::{containers, output},
     deploy::{CAPABILITIES, HOST_PATHS, HostPath, host_paths, launch},
     lab::{DENY_ALL, Lab},
@@ -43,7 +44,7 @@ fn allowed(name: &str, results: &str) -> (Vec<HostPath>, &'static [&'static str]
 
 /// What `netpol cleanup` runs with in
 /// [`what_the_hook_runs_removes_all_with_what_it_is_given`].
-const CLEANUP_CAPABILITIES: &[&str] = &["BPF", "NET_ADMIN"];
+const CLEANUP_CAPABILITIES: &[&str] = &["NET_ADMIN"];
 
 #[test]
 fn every_mount_and_capability_is_one_that_is_proven() {
@@ -152,19 +153,24 @@ fn what_the_hook_runs_removes_all_with_what_it_is_given() {
         cleanup
             .arguments
             .extend(["--pin-path".into(), lab.agent.pin_path().into()]);
-        let run = || {
-            let mut command = cleanup.command(&binary().unwrap());
-            output(netpol_tests::agent::inside(&mut command, lab.node.netns()))
+        let run = |launch: &Launch| {
+            let mut command = launch.command(&binary().unwrap());
+            output(inside(&mut command, lab.node.netns()))
         };
-        let beside_an_agent = format!("{:#}", run().unwrap_err());
+        let beside_an_agent = format!("{:#}", run(&cleanup).unwrap_err());
         assert!(
             beside_an_agent.contains("another netpol process works on"),
             "{beside_an_agent}"
         );
         lab.agent.stop().unwrap();
-        let said = run().unwrap();
+        if attach == "clsact" {
+            let mut less = cleanup.clone();
+            less.capabilities = Some(Vec::new());
+            run(&less).unwrap_err();
+        }
+        let said = run(&cleanup).unwrap();
         assert!(
-            said.contains("removed the programs of 2 interfaces"),
+            said.contains("removed the programs of 3 interfaces"),
             "{attach}: {said}"
         );
         assert!(!lab.agent.pin_path().exists(), "{attach}");

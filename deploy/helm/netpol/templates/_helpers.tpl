@@ -96,7 +96,6 @@ securityContext:
   capabilities:
     drop: [ALL]
     add:
-      - BPF
       - NET_ADMIN
 volumeMounts:
   - name: bpffs
