@@ -79,6 +79,15 @@ fn installed(tools: &Tools) -> (Agent, Cluster) {
     (agent, cluster)
 }
 
+/// Starts `helm uninstall`.
+fn uninstall(tools: &Tools, cluster: &Cluster) -> Child {
+    let mut helm = helm(tools, cluster, &["uninstall"]);
+    helm.stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    helm.spawn().unwrap()
+}
+
 /// Runs the container of the hook's Job, with another timeout, under its service account.
 fn wait_for_rollout(cluster: &Cluster, job: &Value, seconds: u32) -> Output {
     let pod = &job["spec"]["template"]["spec"];
@@ -101,15 +110,19 @@ fn clean(cluster: &Cluster, daemon_set: &Value, agent: &Agent) -> Output {
     run(cluster, &clean)
 }
 
-/// Reports that a Job succeeded, as its controller does.
-fn succeed(cluster: &Cluster, job: &Value) {
+/// Reports how a Job ended, as its controller does.
+fn end(cluster: &Cluster, job: &Value, condition: &str) {
     let mut done = job.clone();
     done["status"] = json!({
-        "succeeded": 1,
         "startTime": "2026-01-01T00:00:00Z",
-        "completionTime": "2026-01-01T00:00:01Z",
-        "conditions": [{"type": "Complete", "status": "True"}],
+        "conditions": [{"type": condition, "status": "True"}],
     });
+    if condition == "Complete" {
+        done["status"]["succeeded"] = json!(1);
+        done["status"]["completionTime"] = json!("2026-01-01T00:00:01Z");
+    } else {
+        done["status"]["failed"] = json!(1);
+    }
     cluster.api.merge_status(&done).unwrap();
 }
 
@@ -123,12 +136,7 @@ fn uninstalling_cleans_the_node_and_leaves_nothing() {
     let job = named("batch/v1", "Job", "netpol-cleanup");
     cluster.api.get(&daemon_set).unwrap_err();
 
-    let mut uninstall = helm(&tools, &cluster, &["uninstall"]);
-    uninstall
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    let mut uninstall = uninstall.spawn().unwrap();
+    let mut uninstall = uninstall(&tools, &cluster);
     let made_set = made(&cluster, &mut uninstall, &daemon_set);
     // The hook comes when the agents' DaemonSet is gone. Their pods go when a controller sees that.
     cluster
@@ -165,7 +173,7 @@ fn uninstalling_cleans_the_node_and_leaves_nothing() {
         uninstall.try_wait().unwrap().is_none(),
         "helm did not wait for the Job"
     );
-    succeed(&cluster, &job);
+    end(&cluster, &job, "Complete");
 
     let ended = uninstall.wait_with_output().unwrap();
     assert!(
@@ -177,4 +185,31 @@ fn uninstalling_cleans_the_node_and_leaves_nothing() {
     for object in rendering.objects() {
         cluster.api.get(object).unwrap_err();
     }
+}
+
+#[test]
+fn a_node_that_cannot_be_cleaned_is_an_error_and_only_the_job_stays() {
+    let Some(tools) = tools_and_api_server() else {
+        return;
+    };
+    let cluster = Cluster::new().unwrap();
+    let mut install = helm(&tools, &cluster, &["install"]);
+    output(install.arg(chart())).unwrap();
+    let mut uninstall = uninstall(&tools, &cluster);
+    let job = named("batch/v1", "Job", "netpol-cleanup");
+    made(&cluster, &mut uninstall, &job);
+    end(&cluster, &job, "Failed");
+    let ended = uninstall.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(
+        !ended.status.success() && said.contains("netpol-cleanup"),
+        "{said}"
+    );
+    let rendering = tools.render("{}").unwrap();
+    let left: Vec<_> = rendering
+        .objects()
+        .filter(|object| cluster.api.get(object).is_ok())
+        .map(|object| object["kind"].as_str().unwrap())
+        .collect();
+    assert_eq!(left, ["Job"]);
 }
