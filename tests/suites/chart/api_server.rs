@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Renderings on a real API server.
 
-use std::time::Instant;
-
 use netpol_tests::{
     apiserver::ApiServer,
-    cluster::{Cluster, DEADLINE},
+    chart::Rendering,
+    cluster::Cluster,
     deploy::{Deployment, assert_kept},
     probe::Outcome::{Reached, Silent},
 };
@@ -17,43 +16,16 @@ use super::{
     values::renderings,
 };
 
-/// Makes the server know PodMonitors, with the fields that Prometheus' operator documents for what
-/// the chart writes. A server drops fields that a kind does not have.
-fn define_pod_monitors(api: &ApiServer) {
-    let text = json!({"type": "string"});
-    let labels = json!({"type": "object", "additionalProperties": text});
-    let endpoint = json!({"type": "object", "properties": {"port": text, "interval": text}});
-    let spec = json!({"type": "object", "properties": {
-        "selector": {"type": "object", "properties": {"matchLabels": labels}},
-        "podMetricsEndpoints": {"type": "array", "items": endpoint},
-    }});
-    let schema = json!({"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}});
-    let names = json!({"kind": "PodMonitor", "plural": "podmonitors", "singular": "podmonitor"});
-    let definition = json!({
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": "podmonitors.monitoring.coreos.com"},
-        "spec": {
-            "group": "monitoring.coreos.com",
-            "scope": "Namespaced",
-            "names": names,
-            "versions": [{"name": "v1", "served": true, "storage": true, "schema": schema}],
-        },
-    });
-    api.apply(&definition).unwrap();
-    let until = Instant::now() + DEADLINE;
-    let trial = json!({
-        "apiVersion": "monitoring.coreos.com/v1", "kind": "PodMonitor",
-        "metadata": {"namespace": "default", "name": "trial"}, "spec": {},
-    });
-    while let Err(error) = api.apply(&trial) {
-        assert!(Instant::now() < until, "{error:#}");
-    }
-}
+/// Left out: a server knows this kind from Prometheus' operator. The one that
+/// `tests/apiserver/build.sh` makes crashes when it stores any object of a kind that was defined
+/// later, so the kind cannot be defined here either. [`a_pod_monitor_is_what_the_operator_reads`]
+/// holds the whole object.
+const NOT_APPLIED: &str = "PodMonitor";
 
 /// Applies all objects, and a pod of each template, as controllers make them. Then deletes them.
-fn assert_accepted(api: &ApiServer, name: &str, objects: &[&Value]) {
-    for object in objects {
+fn assert_accepted(api: &ApiServer, name: &str, rendering: &Rendering) {
+    let objects = || rendering.objects().filter(|object| object["kind"] != NOT_APPLIED);
+    for object in objects() {
         let path = format!("{name}: {} ", object["kind"].as_str().unwrap());
         let stored = api
             .apply(object)
@@ -74,8 +46,14 @@ fn assert_accepted(api: &ApiServer, name: &str, objects: &[&Value]) {
         assert_kept(&path, &pod, &stored);
         api.delete(&pod).unwrap();
     }
-    for object in objects {
+    for object in objects() {
         api.delete(object).unwrap();
+        if object["kind"] == "Job" {
+            // It waits for a controller to let go of its pods.
+            let mut without = object.clone();
+            without["metadata"]["finalizers"] = Value::Null;
+            api.merge(&without).unwrap();
+        }
     }
 }
 
@@ -85,18 +63,35 @@ fn each_rendering_is_accepted_whole() {
         return;
     };
     let cluster = Cluster::new().unwrap();
-    define_pod_monitors(&cluster.api);
     for (values, rendering) in renderings(&tools) {
-        assert_accepted(&cluster.api, values, &rendering.objects().collect::<Vec<_>>());
+        assert_accepted(&cluster.api, values, &rendering);
     }
     for platform in PLATFORMS {
         let rendering = of_chart(&tools, platform);
-        assert_accepted(&cluster.api, platform, &rendering.objects().collect::<Vec<_>>());
+        assert_accepted(&cluster.api, platform, &rendering);
         let overlay = tools.kustomize(&format!("overlays/{platform}")).unwrap();
-        assert_accepted(&cluster.api, platform, &overlay.objects().collect::<Vec<_>>());
+        assert_accepted(&cluster.api, platform, &overlay);
     }
     let cleanup = tools.kustomize("cleanup").unwrap();
-    assert_accepted(&cluster.api, "cleanup", &cleanup.objects().collect::<Vec<_>>());
+    assert_accepted(&cluster.api, "cleanup", &cleanup);
+}
+
+#[test]
+fn a_pod_monitor_is_what_the_operator_reads() {
+    let Some(tools) = tools() else { return };
+    let values = "{podMonitor: {enabled: true, labels: {release: prometheus}}, listen: {address: 0.0.0.0}}";
+    let rendering = tools.render(values).unwrap();
+    let labels = json!({"app.kubernetes.io/name": "netpol", "release": "prometheus"});
+    let pod_monitor = json!({
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PodMonitor",
+        "metadata": {"name": "netpol", "namespace": "kube-system", "labels": labels},
+        "spec": {
+            "selector": {"matchLabels": {"app.kubernetes.io/name": "netpol"}},
+            "podMetricsEndpoints": [{"port": "metrics", "interval": "30s"}],
+        },
+    });
+    assert_eq!(object(&rendering, "PodMonitor/netpol"), Some(&pod_monitor));
 }
 
 #[test]

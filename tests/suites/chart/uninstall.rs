@@ -51,9 +51,9 @@ fn run(cluster: &Cluster, launch: &Launch) -> Output {
     inside(&mut command, cluster.node.netns()).output().unwrap()
 }
 
-/// Reports a number of ready pods of a DaemonSet, as its controller does.
+/// Reports a number of ready pods of the hook's DaemonSet, as its controller does.
 fn report(cluster: &Cluster, daemon_set: &Value, ready: u32) {
-    let mut object = daemon_set.clone();
+    let mut object = named("apps/v1", "DaemonSet", "netpol-cleanup");
     object["status"] = json!({
         "observedGeneration": daemon_set["metadata"]["generation"],
         "desiredNumberScheduled": 1, "currentNumberScheduled": 1, "numberMisscheduled": 0,
