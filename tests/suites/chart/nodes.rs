@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
 };
 
@@ -13,6 +14,10 @@ use netpol_tests::{
     lab::{DENY_ALL, Lab},
     privilege::binary,
     probe::Outcome,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 use serde_json::{Value, json};
 
@@ -86,8 +91,8 @@ impl NodeWithoutBpffs {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        let mut stdout = std::io::BufReader::new(child.stdout.take().unwrap());
-        std::io::BufRead::read_line(&mut stdout, &mut line).unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n");
         Self(child)
     }
@@ -177,6 +182,31 @@ fn what_the_hook_runs_removes_all_with_what_it_is_given() {
         lab.expect("shop/b", "shop/a", &Outcome::Reached);
         lab.agent.restart().unwrap();
     }
+}
+
+#[test]
+fn what_stays_after_the_cleanup_ends_when_it_is_asked_to() {
+    let Some(tools) = tools_and_nodes() else { return };
+    let rendering = tools
+        .render("agent: {pinPath: /sys/fs/bpf/netpol-test-none}")
+        .unwrap();
+    let stay = launch(&pod(&rendering, CLEANUP)["containers"][0], "node-a").unwrap();
+    let mut command = stay.command(&binary().unwrap());
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert_eq!(
+        line,
+        "nothing to remove: /sys/fs/bpf/netpol-test-none does not exist\n"
+    );
+    let waits_in = format!("/proc/{}/wchan", child.id());
+    while !fs::read_to_string(&waits_in).unwrap().contains("sigtimedwait") {
+        assert!(child.try_wait().unwrap().is_none(), "it does not stay");
+    }
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    // It ends by itself: the kernel sends process 1 of a container no signal that it does not take.
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]
