@@ -5,10 +5,11 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
+    time::Instant,
 };
 
 use netpol_tests::{
-    agent::{Launch, inside},
+    agent::{DEADLINE, Launch, inside},
     chart::{containers, output},
     deploy::{CAPABILITIES, HOST_PATHS, HostPath, host_paths, launch},
     lab::{DENY_ALL, Lab},
@@ -200,9 +201,11 @@ fn what_stays_after_the_cleanup_ends_when_it_is_asked_to() {
         line,
         "nothing to remove: /sys/fs/bpf/netpol-test-none does not exist\n"
     );
+    let until = Instant::now() + DEADLINE;
     let waits_in = format!("/proc/{}/wchan", child.id());
     while !fs::read_to_string(&waits_in).unwrap().contains("sigtimedwait") {
         assert!(child.try_wait().unwrap().is_none(), "it does not stay");
+        assert!(Instant::now() < until, "it waits for no signal");
     }
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     // It ends by itself: the kernel sends process 1 of a container no signal that it does not take.
