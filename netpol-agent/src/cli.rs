@@ -6,7 +6,9 @@ pub mod cleanup;
 pub mod explain;
 mod lifetimes;
 pub mod matrix;
+pub mod mount;
 mod read;
+pub mod rollout;
 mod stop;
 
 use std::{io::IsTerminal, process::ExitCode, sync::LazyLock};
@@ -34,8 +36,8 @@ pub struct Cli {
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// What to log: a level (error, warn, info, debug, trace), or levels by module, e.g.
-    /// `info,netpol_agent::sync=debug`. Default: info for agent and cleanup, error for explain and
-    /// matrix, without the log of the client library.
+    /// `info,netpol_agent::sync=debug`. Default: error for explain and matrix, info for the others,
+    /// without the log of the client library.
     #[arg(long, global = true, value_name = "FILTER", env = "NETPOL_LOG")]
     pub log: Option<String>,
 }
@@ -61,6 +63,10 @@ pub enum Command {
     Explain(explain::Arguments),
     /// Show who reaches whom, for every pair of pods.
     Matrix(matrix::Arguments),
+    /// Wait until a DaemonSet is ready on every node that it is for.
+    Rollout(rollout::Arguments),
+    /// Mount bpffs on /sys/fs/bpf, if it is not mounted there.
+    MountBpffs(mount::Arguments),
 }
 
 /// Format of the log lines.
@@ -78,7 +84,7 @@ pub enum LogFormat {
 /// Whatever made the command fail, with what it attempted.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let default = match cli.command {
-        Command::Agent(_) | Command::Cleanup(_) => LOG,
+        Command::Agent(_) | Command::Cleanup(_) | Command::Rollout(_) | Command::MountBpffs(_) => LOG,
         Command::Explain(_) | Command::Matrix(_) => QUIET,
     };
     let log = cli.log.as_deref().unwrap_or(default);
@@ -96,5 +102,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Cleanup(arguments) => cleanup::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Explain(arguments) => Ok(explain::run(arguments)),
         Command::Matrix(arguments) => Ok(matrix::run(arguments)),
+        Command::Rollout(arguments) => rollout::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::MountBpffs(arguments) => mount::run(&arguments).map(|()| ExitCode::SUCCESS),
     }
 }
