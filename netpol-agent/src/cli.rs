@@ -7,7 +7,9 @@ pub mod cleanup;
 pub mod explain;
 mod lifetimes;
 pub mod matrix;
+pub mod mount;
 mod read;
+pub mod rollout;
 pub mod status;
 mod stop;
 pub mod sysdump;
@@ -38,8 +40,8 @@ pub struct Cli {
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// What to log: a level (error, warn, info, debug, trace), or levels by module, e.g.
-    /// `info,netpol_agent::sync=debug`. Default: info for agent and cleanup, error for the other
-    /// commands, without the log of the client library.
+    /// `info,netpol_agent::sync=debug`. Default: info for agent, cleanup, rollout and mount-bpffs,
+    /// error for the other commands, without the log of the client library.
     #[arg(long, global = true, value_name = "FILTER", env = "NETPOL_LOG")]
     pub log: Option<String>,
 }
@@ -74,6 +76,10 @@ pub enum Command {
     /// Test on a live node that the agent enforces: two scratch pods, connections that are allowed
     /// and denied.
     Verify(verify::Arguments),
+    /// Wait until a DaemonSet is ready on every node that it is for.
+    Rollout(rollout::Arguments),
+    /// Mount bpffs on /sys/fs/bpf, if it is not mounted there.
+    MountBpffs(mount::Arguments),
 }
 
 /// Format of the log lines.
@@ -91,7 +97,7 @@ pub enum LogFormat {
 /// Whatever made the command fail, with what it attempted.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let default = match cli.command {
-        Command::Agent(_) | Command::Cleanup(_) => LOG,
+        Command::Agent(_) | Command::Cleanup(_) | Command::Rollout(_) | Command::MountBpffs(_) => LOG,
         _ => QUIET,
     };
     let log = cli.log.as_deref().unwrap_or(default);
@@ -112,5 +118,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status(arguments) => Ok(status::run(&arguments)),
         Command::Sysdump(arguments) => Ok(sysdump::run(arguments)),
         Command::Verify(arguments) => Ok(verify::run(&arguments)),
+        Command::Rollout(arguments) => rollout::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::MountBpffs(arguments) => mount::run(&arguments).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -5,6 +5,7 @@
 pub mod attach;
 pub mod bpffs;
 mod btf;
+mod capabilities;
 mod capacity;
 mod conntrack;
 pub mod dump;
@@ -79,10 +80,19 @@ pub enum DatapathError {
     /// The build contains no programs.
     #[error("this build of netpol has no eBPF programs in it: build it with `cargo xtask build`")]
     NoObject,
-    /// The agent is not root and lacks the capabilities.
+    /// The kernel refused something, and the process lacks capabilities.
     #[error(
-        "the kernel refuses to create a BPF map: run as root, or with the capabilities BPF, NET_ADMIN and PERFMON"
+        "without {missing}: give it to the container (`securityContext.capabilities.add`), or run as root"
     )]
+    NoCapability {
+        /// Their names.
+        missing: String,
+        /// What was refused.
+        #[source]
+        source: Box<DatapathError>,
+    },
+    /// The kernel lets this process create no map.
+    #[error("the kernel refuses to create a BPF map")]
     NotPermitted(#[source] io::Error),
     /// bpffs is not usable.
     #[error(transparent)]
@@ -177,6 +187,10 @@ impl Datapath {
     /// Missing permission, no bpffs, or a kernel without a needed feature. Each error says what is
     /// missing.
     pub fn open(options: &Options) -> Result<Self, DatapathError> {
+        Self::try_open(options).map_err(capabilities::explained)
+    }
+
+    fn try_open(options: &Options) -> Result<Self, DatapathError> {
         let object = object::EBPF_OBJECT.ok_or(DatapathError::NoObject)?;
         maps::probe().map_err(DatapathError::NotPermitted)?;
         let folder = pin_folder(&options.pin_path);

@@ -21,6 +21,7 @@ mod kinds;
 mod kube;
 mod object;
 mod publish;
+pub mod rollout;
 mod shared;
 pub mod wire;
 

@@ -132,6 +132,14 @@ impl ApiServer {
         Ok(path)
     }
 
+    /// Writes a kubeconfig for the administrator. The file lasts as long as the server.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn administrators_kubeconfig(&self) -> Result<PathBuf> {
+        self.kubeconfig("admin", &self.admin)
+    }
+
     /// Writes a folder as it is mounted into pods: token, CA certificate, namespace.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ pub mod apiserver;
 pub mod canonical;
 pub mod capture;
 pub mod cases;
+pub mod chart;
 pub mod cluster;
 pub mod container;
 pub mod deploy;

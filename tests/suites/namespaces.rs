@@ -2,6 +2,8 @@
 //! Rules with real packets: the agent on a node with pods, as in production. Each test names the
 //! rules that it proves.
 
+#[path = "namespaces/astray.rs"]
+mod astray;
 #[path = "namespaces/attackers.rs"]
 mod attackers;
 #[path = "namespaces/binding.rs"]

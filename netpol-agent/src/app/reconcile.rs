@@ -337,6 +337,9 @@ impl Reconciler {
         let compiled = self.compiler.compile(&snapshot, &node);
         self.report_diagnostics(&compiled.diagnostics);
         let present = interfaces.pods.keys().copied().collect();
+        if self.applied.is_none() {
+            self.inherit(&interfaces, &bound);
+        }
         // Interfaces of the pod network get a pod's programs, whether the pod is known or not.
         let awaited = self.ahead.awaited(&interfaces);
         let devices = interfaces.devices.keys();
@@ -349,9 +352,6 @@ impl Reconciler {
             .iter()
             .filter_map(|(ifindex, interface)| Some((*ifindex, interface.bridge?)))
             .collect();
-        if self.applied.is_none() {
-            self.inherit(&interfaces);
-        }
         self.ahead.astray = self.unenforced.values().any(|pod| pod.overdue);
         let closed = self.ahead.closed(&self.state);
         self.tell_closed(&closed, &bound);

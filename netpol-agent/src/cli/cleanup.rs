@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `netpol cleanup`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
 
+use super::stop;
 use crate::datapath;
 
 /// Arguments of `netpol cleanup`.
@@ -14,6 +15,10 @@ pub struct Arguments {
     /// Folder of pins that the agent was started with.
     #[arg(long, value_name = "DIR", default_value = super::agent::PIN_PATH, env = "NETPOL_PIN_PATH")]
     pin_path: PathBuf,
+    /// Stay until SIGTERM or SIGINT after everything is removed: for a container of a DaemonSet,
+    /// which is started again when it ends.
+    #[arg(long)]
+    stay: bool,
 }
 
 /// Removes everything that agents put on this node.
@@ -21,7 +26,15 @@ pub struct Arguments {
 /// # Errors
 /// What could not be removed.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let folder = &arguments.pin_path;
+    let signals = arguments.stay.then(stop::block).transpose()?;
+    clean(&arguments.pin_path)?;
+    if let Some(signals) = signals {
+        signals.wait().context("waiting for SIGTERM or SIGINT")?;
+    }
+    Ok(())
+}
+
+fn clean(folder: &Path) -> anyhow::Result<()> {
     if !folder.exists() {
         println!("nothing to remove: {} does not exist", folder.display());
         return Ok(());

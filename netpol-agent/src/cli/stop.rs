@@ -29,14 +29,23 @@ const GRACE: Duration = Duration::from_secs(1);
 /// # Errors
 /// The system cannot start another thread.
 pub fn on_signal(stop: CancellationToken) -> anyhow::Result<Running> {
-    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
-    signals.thread_block().context("blocking SIGTERM and SIGINT")?;
+    let signals = block()?;
     let (running, ended) = mpsc::channel();
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || wait(signals, &stop, &ended))
         .context("starting the thread that waits for SIGTERM and SIGINT")?;
     Ok(Running(running))
+}
+
+/// Blocks SIGTERM and SIGINT, to be waited for. Call it before any other thread is started.
+///
+/// # Errors
+/// The system refuses it.
+pub fn block() -> anyhow::Result<SigSet> {
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    signals.thread_block().context("blocking SIGTERM and SIGINT")?;
+    Ok(signals)
 }
 
 /// Marks that the process still has something to end.

@@ -17,7 +17,7 @@ use thiserror::Error;
 use tracing::info;
 
 /// Where bpffs is mounted by convention (Documentation/bpf of the kernel).
-const MOUNT_POINT: &str = "/sys/fs/bpf";
+pub const MOUNT_POINT: &str = "/sys/fs/bpf";
 
 /// Why the folder for pins cannot be used.
 #[derive(Debug, Error)]
@@ -59,20 +59,31 @@ pub enum BpffsError {
 /// take its lock.
 const PRIVATE: u32 = 0o700;
 
+/// Mounts bpffs at its usual place, if it is not mounted there. Returns true if it was not.
+///
+/// # Errors
+/// Permission is missing, or the kernel has no bpffs.
+pub fn mount_if_missing() -> Result<bool, BpffsError> {
+    if is_bpffs(Path::new(MOUNT_POINT)) {
+        return Ok(false);
+    }
+    mount(
+        Some("bpf"),
+        MOUNT_POINT,
+        Some("bpf"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+        Some(format!("mode={PRIVATE:o}").as_str()),
+    )
+    .map_err(BpffsError::Mount)?;
+    Ok(true)
+}
+
 /// Makes a folder on bpffs, for root only. Mounts bpffs at its usual place if needed.
 ///
 /// # Errors
 /// The path is not on bpffs, or permission is missing.
 pub fn make_folder(folder: &Path) -> Result<(), BpffsError> {
-    if folder.starts_with(MOUNT_POINT) && !is_bpffs(Path::new(MOUNT_POINT)) {
-        mount(
-            Some("bpf"),
-            MOUNT_POINT,
-            Some("bpf"),
-            MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
-            Some(format!("mode={PRIVATE:o}").as_str()),
-        )
-        .map_err(BpffsError::Mount)?;
+    if folder.starts_with(MOUNT_POINT) && mount_if_missing()? {
         info!(path = MOUNT_POINT, "mounted bpffs");
     }
     let existing = folder

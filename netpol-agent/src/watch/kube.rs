@@ -29,6 +29,7 @@ use crate::causes::causes;
 
 mod failure;
 mod kind;
+mod protobuf;
 mod read_ahead;
 mod version;
 
@@ -168,14 +169,14 @@ impl Cluster {
     }
 }
 
-fn origin(kubeconfig: Option<&Path>) -> String {
+pub(super) fn origin(kubeconfig: Option<&Path>) -> String {
     kubeconfig.map_or_else(
         || "kubeconfig or service account".to_owned(),
         |path| path.display().to_string(),
     )
 }
 
-async fn configuration(kubeconfig: Option<&Path>) -> Result<Config, WatchError> {
+pub(super) async fn configuration(kubeconfig: Option<&Path>) -> Result<Config, WatchError> {
     let refused = |reason: String| WatchError::Configuration {
         from: origin(kubeconfig),
         reason,

@@ -38,7 +38,9 @@ impl Launch {
         }
     }
 
-    pub(super) fn command(&self, binary: &Path) -> Command {
+    /// Returns the command, which is not run.
+    #[must_use]
+    pub fn command(&self, binary: &Path) -> Command {
         let mut words: Vec<OsString> = Vec::new();
         if let Some(folder) = &self.service_account {
             words.extend(["unshare", "--mount", "sh", "-c", AS_POD].map(OsString::from));

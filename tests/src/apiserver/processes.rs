@@ -60,6 +60,8 @@ impl ApiServer {
         command.args(["--disable-admission-plugins", "ServiceAccount"]);
         // The service `kubernetes` cannot have endpoints on loopback.
         command.args(["--endpoint-reconciler-type", "none"]);
+        // As kubeadm, k3s and kind have it.
+        command.arg("--allow-privileged");
         // Two addresses per pod: on by default since 1.21.
         command.args(["--feature-gates", "IPv6DualStack=true"]);
         self.spawn(command, "apiserver.log")

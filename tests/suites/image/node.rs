@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use netpol_tests::{container::Host, probe::Outcome::Silent};
+use netpol_tests::{container::Host, deploy::HOST_PATHS, probe::Outcome::Silent};
 
 use super::shared::World;
 
@@ -14,6 +14,12 @@ fn it_starts_where_no_mount_is_shared_and_libcni_keeps_no_results() {
     let bpffs = world.host.path("/sys/fs/bpf");
     let results = world.host.path("/var/lib/cni/results");
     assert!(!Host::is_shared(&bpffs).unwrap() && !results.exists());
+    let mounted = world.deployment.host_paths().unwrap();
+    let mounted: Vec<_> = mounted
+        .iter()
+        .map(|(path, kind, read_only)| (path.as_str(), kind.as_str(), *read_only))
+        .collect();
+    assert_eq!(mounted, HOST_PATHS);
     world.isolate();
     let container = world.start();
     container.wait_for_line("revision applied").unwrap();

@@ -133,6 +133,11 @@ pub fn apply_and_leave(lab: &Lab, file: &str, text: &str) {
 /// Restarts the agent when a pod without an interface remains.
 pub fn restart_and_leave(lab: &mut Lab) {
     lab.agent.stop().unwrap();
+    relaunch_and_leave(lab);
+}
+
+/// Starts the agent after it was stopped, when a pod without an interface remains.
+pub fn relaunch_and_leave(lab: &mut Lab) {
     lab.agent.relaunch().unwrap();
     lab.agent.wait_for_line(0, "revision applied").unwrap();
 }

@@ -13,7 +13,7 @@ use nix::net::if_::if_nametoindex;
 
 use crate::shared::lab;
 
-fn tc(lab: &Lab, arguments: &str) {
+pub fn tc(lab: &Lab, arguments: &str) {
     let mut tc = Command::new("tc");
     let output = inside(tc.args(arguments.split(' ')), lab.node.netns())
         .output()

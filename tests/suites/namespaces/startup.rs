@@ -11,17 +11,14 @@ use netpol_tests::{
 };
 use nix::net::if_::if_nametoindex;
 
-use crate::{
-    bound::{apply_and_leave, deny, move_to_loopback, object, restart_and_leave, wait_until_closed},
-    shared::{TCP, lab, policy_of_a},
-};
+use crate::shared::{TCP, lab, policy_of_a};
 
 const CLOSED: &str = "closed to all but the node until its pod is known";
 const KNOWN: &str = "the pod of a closed interface is known";
 const SEEDED: &str = "connections that were open go on";
 
 /// Makes the laboratory, with its agent restarted in a mode.
-fn started(mode: &str, policies: &[(&str, &str)]) -> Option<Lab> {
+pub fn started(mode: &str, policies: &[(&str, &str)]) -> Option<Lab> {
     let mut lab = lab(policies)?;
     lab.agent.stop().unwrap();
     lab.agent.set_argument("--startup-mode", mode);
@@ -33,7 +30,7 @@ fn started(mode: &str, policies: &[(&str, &str)]) -> Option<Lab> {
 }
 
 /// Waits for a log line about an interface.
-fn wait(lab: &Lab, seen: usize, what: &str, veth: &str) -> String {
+pub fn wait(lab: &Lab, seen: usize, what: &str, veth: &str) -> String {
     let mut seen = seen;
     loop {
         let line = lab.agent.wait_for_line(seen, what).unwrap();
@@ -42,71 +39,6 @@ fn wait(lab: &Lab, seen: usize, what: &str, veth: &str) -> String {
         }
         seen += 1;
     }
-}
-
-/// The agent starts after the pod, which has hidden its address from the node, and shows another.
-#[test]
-fn a8_what_no_pod_is_found_behind_is_closed_while_one_is_astray() {
-    let Some(mut lab) = started("open", &[("deny.yaml", &deny("shop", "app: hidden"))]) else {
-        return;
-    };
-    lab.agent.stop().unwrap();
-    let site = lab.add_sandbox("shop/hidden").unwrap();
-    move_to_loopback(&lab, &site);
-    site.netns.ip("addr add 10.9.9.9/32 dev eth0\n").unwrap();
-    lab.agent.restart().unwrap();
-    // In open mode, no pod is astray yet. The next agent finds the programs there.
-    lab.expect("shop/hidden", "outside", &Outcome::Reached);
-    restart_and_leave(&mut lab);
-    apply_and_leave(
-        &lab,
-        "hidden.yaml",
-        &object("shop/hidden", "app: hidden", &site.addresses, ""),
-    );
-    let veth = lab.node.veth("shop/hidden").unwrap().to_owned();
-    wait(&lab, 0, "no pod was found behind it", &veth);
-    wait_until_closed(&lab, "shop/hidden");
-    let ways = [("shop/hidden", "outside"), ("outside", "shop/hidden")];
-    let silent = |lab: &Lab| {
-        for (from, to) in ways {
-            lab.expect(from, to, &Outcome::Silent);
-        }
-        lab.expect("shop/b", "outside", &Outcome::Reached);
-    };
-    silent(&lab);
-    // Later turns leave it closed. So do later agents, before and after they know that a pod is
-    // astray.
-    apply_and_leave(&lab, "turn.yaml", &deny("other", "app: nobody"));
-    silent(&lab);
-    restart_and_leave(&mut lab);
-    silent(&lab);
-    lab.agent.wait_for_line(0, "a pod is not enforced on").unwrap();
-    apply_and_leave(&lab, "turn.yaml", &deny("other", "app: nobody-else"));
-    silent(&lab);
-}
-
-/// The interface appears when a pod is astray already, and is closed after its own waiting time,
-/// although nothing else happens then.
-#[test]
-fn a8_what_comes_while_a_pod_is_astray_is_closed_as_well() {
-    let Some(mut lab) = started("open", &[("deny.yaml", &deny("shop", "app: hidden"))]) else {
-        return;
-    };
-    let nowhere = ["10.244.0.201".parse().unwrap()];
-    apply_and_leave(
-        &lab,
-        "hidden.yaml",
-        &object("shop/hidden", "app: hidden", &nowhere, ""),
-    );
-    lab.agent.wait_for_line(0, "a pod is not enforced on").unwrap();
-    let site = lab.add_sandbox("shop/late").unwrap();
-    move_to_loopback(&lab, &site);
-    site.netns.ip("addr add 10.9.9.9/32 dev eth0\n").unwrap();
-    let veth = lab.node.veth("shop/late").unwrap().to_owned();
-    wait(&lab, 0, "programs are there before the pod is known", &veth);
-    lab.expect("shop/late", "outside", &Outcome::Reached);
-    wait_until_closed(&lab, "shop/late");
-    lab.expect("shop/late", "outside", &Outcome::Silent);
 }
 
 #[test]
@@ -213,6 +145,17 @@ fn b2_strict_leaves_the_interfaces_of_others_alone() {
     assert!(!lab.agent.log().contains("vethdocker"), "{}", lab.agent.log());
 }
 
+/// Starts the agent where no API server answers, so that no list ever comes.
+pub fn relaunch_without_lists(lab: &mut Lab) {
+    let config = lab.manifests.path().join("kubeconfig");
+    let text = "{apiVersion: v1, kind: Config, current-context: c, clusters: [{name: c, cluster: {server: \"https://127.0.0.1:9\"}}], \
+                users: [{name: c, user: {}}], contexts: [{name: c, context: {cluster: c, user: c}}]}";
+    fs::write(&config, text).unwrap();
+    lab.agent.set_argument("--source", "kube");
+    lab.agent.set_argument("--kubeconfig", config.to_str().unwrap());
+    lab.agent.relaunch().unwrap();
+}
+
 /// A pod that comes while no agent runs is closed as soon as one starts, before any list: here none
 /// ever comes.
 #[test]
@@ -223,13 +166,7 @@ fn b2_b1_strict_closes_before_the_first_list_and_keeps_what_is_enforced() {
     lab.agent.kill().unwrap();
     lab.add_interface("other/new").unwrap();
     lab.expect("other/new", "outside", &Outcome::Reached);
-    let nowhere = lab.manifests.path().with_extension("kubeconfig");
-    let config = "{apiVersion: v1, kind: Config, current-context: c, clusters: [{name: c, cluster: {server: \"https://127.0.0.1:9\"}}], \
-                  users: [{name: c, user: {}}], contexts: [{name: c, context: {cluster: c, user: c}}]}";
-    fs::write(&nowhere, config).unwrap();
-    lab.agent.set_argument("--source", "kube");
-    lab.agent.set_argument("--kubeconfig", nowhere.to_str().unwrap());
-    lab.agent.relaunch().unwrap();
+    relaunch_without_lists(&mut lab);
     let veth = lab.node.veth("other/new").unwrap().to_owned();
     wait(&lab, 0, CLOSED, &veth);
     lab.expect("other/new", "outside", &Outcome::Silent);
@@ -237,7 +174,6 @@ fn b2_b1_strict_closes_before_the_first_list_and_keeps_what_is_enforced() {
     // Isolated before, and not isolated before.
     lab.expect("outside", "shop/a", &Outcome::Silent);
     lab.expect("outside", "other/c", &Outcome::Reached);
-    fs::remove_file(&nowhere).unwrap();
 }
 
 /// A connection that a pod opened while everything passed continues if its policy allows it, and is

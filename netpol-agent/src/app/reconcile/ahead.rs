@@ -7,7 +7,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Instant};
 use tracing::{debug, error, info, warn};
 
 use super::{
-    super::ahead::{Waiting, with_addresses},
+    super::{
+        ahead::{Waiting, with_addresses},
+        bind::Bound,
+    },
     Reconciler,
 };
 use crate::{
@@ -31,27 +34,20 @@ impl Reconciler {
         };
         self.name(&interfaces);
         let interface = self.datapath.name(ifindex).unwrap_or_default().to_owned();
-        let done = match self.datapath.has_other_version(ifindex) {
-            // The other version's programs enforce, by their own maps, until the first complete
-            // list is in (rule B1).
-            Ok(true) => false,
-            Ok(false) => self.attach_one(ifindex, &interface, !self.ahead.is_strict()),
-            Err(error) => {
-                warn!(
-                    interface,
-                    error = causes(&error),
-                    "whose programs are on the interface"
-                );
-                false
-            }
+        // The other version's programs enforce, by their own maps, until the first complete list is
+        // in (rule B1).
+        let done = !self.has_other_version(ifindex, &interface) && {
+            let open = !self.ahead.is_strict() && !self.is_closed(ifindex, &interface);
+            self.attach_one(ifindex, &interface, open)
         };
         if !done {
             self.ahead.left.insert(ifindex);
             return true;
         }
         let behind = interfaces::addresses_behind(ifindex);
+        let known = self.ahead.waiting.get(&ifindex);
         let waiting = Waiting {
-            since: Instant::now(),
+            since: known.map_or_else(Instant::now, |known| known.since),
             // Without an address no connection was opened before.
             unread: behind.map_or(true, |addresses| !addresses.is_empty()),
             read_for: Default::default(),
@@ -69,9 +65,40 @@ impl Reconciler {
         true
     }
 
-    /// Takes over the interfaces that an earlier agent found no pod behind. Those that it closed
-    /// stay closed.
-    pub(super) fn inherit(&mut self, interfaces: &Interfaces) {
+    /// Returns true if an interface has programs of another version. Where the kernel does not
+    /// answer, it counts as such.
+    fn has_other_version(&self, ifindex: u32, interface: &str) -> bool {
+        self.datapath.has_other_version(ifindex).unwrap_or_else(|error| {
+            warn!(
+                interface,
+                error = causes(&error),
+                "whose programs are on the interface"
+            );
+            true
+        })
+    }
+
+    /// Returns true if an interface has no endpoint, and this agent or an earlier one closed it.
+    /// Where the kernel does not answer, it counts as closed.
+    fn is_closed(&self, ifindex: u32, interface: &str) -> bool {
+        if self.state.endpoints.contains_key(&ifindex) {
+            return false;
+        }
+        self.ahead.closed(&self.state).contains(&ifindex)
+            || self.datapath.has_programs(ifindex).unwrap_or_else(|error| {
+                warn!(
+                    interface,
+                    error = causes(&error),
+                    "whether an earlier agent closed the interface"
+                );
+                true
+            })
+    }
+
+    /// Takes over the interfaces that an earlier agent found no pod behind, now that all pods are
+    /// known. Those that it closed stay closed. Nothing tells what an agent of another version
+    /// closed: so all those are.
+    pub(super) fn inherit(&mut self, interfaces: &Interfaces, bound: &Bound) {
         self.name(interfaces);
         for (ifindex, interface) in &interfaces.pods {
             if self.state.attached.contains(ifindex) {
@@ -79,19 +106,15 @@ impl Reconciler {
             }
             let waits = match self.state.endpoints.get(ifindex) {
                 Some(endpoint) => endpoint.is_pending(),
-                None => match self.datapath.has_programs(*ifindex) {
-                    Ok(closed) => closed && self.attach_one(*ifindex, &interface.name, false),
-                    Err(error) => {
-                        warn!(
-                            interface = interface.name,
-                            error = causes(&error),
-                            "whether an earlier agent closed the interface"
-                        );
-                        false
-                    }
-                },
+                None => {
+                    let is_unknown = !bound.pods.contains_key(ifindex);
+                    (is_unknown && self.has_other_version(*ifindex, &interface.name)
+                        || self.is_closed(*ifindex, &interface.name))
+                        && self.attach_one(*ifindex, &interface.name, false)
+                }
             };
             if waits {
+                self.ahead.left.remove(ifindex);
                 self.ahead.wait(*ifindex);
             }
         }
