@@ -5,7 +5,6 @@
 use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -183,20 +182,12 @@ impl Cluster {
     /// As [`Cluster::launch`].
     pub fn launch_outside(&self, deployment: &Deployment) -> Result<Agent> {
         let mut launch = deployment.launch(&self.node.plan().name)?;
-        let kubeconfig = self.kubeconfig(deployment)?;
-        launch
-            .arguments
-            .extend(["--kubeconfig".into(), kubeconfig.into()]);
-        Ok(Agent::launch(&self.node, launch)?.with_deadline(DEADLINE))
-    }
-
-    /// Writes a kubeconfig with the agent's token.
-    ///
-    /// # Errors
-    /// If the account does not exist.
-    pub fn kubeconfig(&self, deployment: &Deployment) -> Result<PathBuf> {
         let (_, token) = self.token(deployment)?;
-        self.api.kubeconfig("agent", &token)
+        launch.arguments.extend([
+            "--kubeconfig".into(),
+            self.api.kubeconfig("agent", &token)?.into(),
+        ]);
+        Ok(Agent::launch(&self.node, launch)?.with_deadline(DEADLINE))
     }
 
     fn token(&self, deployment: &Deployment) -> Result<(String, String)> {

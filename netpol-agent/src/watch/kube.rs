@@ -29,7 +29,6 @@ use crate::causes::causes;
 
 mod failure;
 mod kind;
-mod protobuf;
 mod read_ahead;
 mod version;
 

@@ -64,7 +64,7 @@ struct SlimMeta {
 
 /// Annotations that are read: what a kubelet writes on the mirror of a static pod, flanneld on a
 /// Node, and who edits a Namespace.
-pub(super) const ANNOTATIONS: [&str; 4] = [pod::MIRROR, pod::CONFIG_HASH, node::BACKEND, FORWARDS];
+const ANNOTATIONS: [&str; 4] = [pod::MIRROR, pod::CONFIG_HASH, node::BACKEND, FORWARDS];
 
 /// Keeps the annotations that are read. Others are passed over before they are copied.
 fn few<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BTreeMap<String, String>>, D::Error> {

@@ -4,7 +4,6 @@
 
 pub mod changed;
 pub mod crowd;
-mod lists;
 mod moves;
 mod stage;
 mod stream;

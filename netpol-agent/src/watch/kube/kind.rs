@@ -14,11 +14,7 @@ use kube::{
 };
 use tokio::{sync::mpsc::Sender, time::Instant};
 
-use super::{
-    Update,
-    failure::Failure,
-    read_ahead::{self, Encoding},
-};
+use super::{Update, failure::Failure, read_ahead};
 use crate::{
     progress::Progress,
     watch::{
@@ -56,12 +52,7 @@ async fn watch<T: Wire>(watch: Watch) {
         progress,
     } = watch;
     let kind = T::KIND;
-    let encoding = if kind == Kind::Pod {
-        Encoding::Protobuf
-    } else {
-        Encoding::Json
-    };
-    let listed = Api::<T>::all(read_ahead::client(client.clone(), encoding));
+    let listed = Api::<T>::all(read_ahead::client(client.clone()));
     let mut events = pin!(watcher::watcher(listed, watcher::Config::default()));
     let api = Api::<T>::all(client);
     let mut backoff = DefaultBackoff::default();

@@ -1,23 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Lists are read a page ahead: while one page is decoded, the server makes the next.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use hyper::{
-    HeaderMap, Method, Request, Response, Uri,
-    body::Bytes,
-    header::{ACCEPT, CONTENT_TYPE, HeaderValue},
-    http::response,
-};
+use hyper::{HeaderMap, Method, Request, Response, Uri, body::Bytes, http::response};
 use kube::{Client, client::Body};
 use tokio_util::task::AbortOnDropHandle;
 use tower::service_fn;
-
-use super::protobuf;
-use crate::causes::causes;
 
 /// Bytes of an answer within which the metadata of a list ends.
 const HEAD: usize = 4096;
@@ -27,22 +16,13 @@ const ITEMS: &[u8] = b"\"items\":";
 /// A page as the server sent it.
 type Page = kube::Result<(response::Parts, Bytes)>;
 
-/// How pages are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Encoding {
-    Json,
-    /// Only for Pods. JSON is asked for once a page could not be read.
-    Protobuf,
-}
-
 /// The client with which one kind is listed and watched: each page of a list that names another
 /// makes it ask for that one at once.
-pub(super) fn client(client: Client, encoding: Encoding) -> Client {
+pub(super) fn client(client: Client) -> Client {
     let namespace = client.default_namespace().to_owned();
     let pages = Arc::new(Pages {
         client,
         next: Mutex::new(None),
-        protobuf: AtomicBool::new(encoding == Encoding::Protobuf),
     });
     Client::new(
         service_fn(move |request| Arc::clone(&pages).answer(request)),
@@ -53,7 +33,6 @@ pub(super) fn client(client: Client, encoding: Encoding) -> Client {
 struct Pages {
     client: Client,
     next: Mutex<Option<Next>>,
-    protobuf: AtomicBool,
 }
 
 /// A page that was asked for before someone wants it.
@@ -63,14 +42,10 @@ struct Next {
 }
 
 impl Pages {
-    async fn answer(self: Arc<Self>, mut request: Request<Body>) -> kube::Result<Response<Body>> {
+    async fn answer(self: Arc<Self>, request: Request<Body>) -> kube::Result<Response<Body>> {
         let uri = request.uri().clone();
         if !is_page(request.method(), &uri) {
             return self.client.send(request).await;
-        }
-        if self.protobuf.load(Ordering::Relaxed) {
-            let both = HeaderValue::from_static(protobuf::ACCEPTED);
-            request.headers_mut().insert(ACCEPT, both);
         }
         let headers = request.headers().clone();
         let page = match self.take(&uri) {
@@ -79,34 +54,13 @@ impl Pages {
                 .unwrap_or_else(|error| Err(kube::Error::Service(error.into()))),
             None => fetch(self.client.clone(), request).await,
         };
-        let (mut head, body) = page?;
-        if !head.status.is_success() {
-            return Ok(Response::from_parts(head, Body::from(body)));
+        let (head, body) = page?;
+        if head.status.is_success()
+            && let Some(token) = continue_token(&body)
+        {
+            self.ask(page_after(&uri, token)?, headers);
         }
-        let body = if protobuf::is_of(&head.headers) {
-            head.headers.remove(CONTENT_TYPE);
-            let page = self.readable(protobuf::Page::open(&body))?;
-            if let Some(token) = page.token() {
-                self.ask(page_after(&uri, token)?, headers);
-            }
-            self.readable(page.into_json())?.into()
-        } else {
-            if let Some(token) = continue_token(&body) {
-                self.ask(page_after(&uri, token)?, headers);
-            }
-            body
-        };
         Ok(Response::from_parts(head, Body::from(body)))
-    }
-
-    /// Asks for JSON from now on if a page could not be read. This one is asked for again, as after
-    /// every error.
-    fn readable<T>(&self, page: Result<T, protobuf::Unreadable>) -> kube::Result<T> {
-        page.map_err(|error| {
-            tracing::warn!(error = causes(&error), "pods are listed as JSON from now on");
-            self.protobuf.store(false, Ordering::Relaxed);
-            kube::Error::Service(Box::new(error))
-        })
     }
 
     /// The page that was read ahead, if it is this one. Another is of a list that was given up.
@@ -251,7 +205,7 @@ mod tests {
     #[tokio::test]
     async fn each_page_is_asked_for_once_and_before_someone_wants_it() {
         let asked = Arc::default();
-        let client = client(server(&asked, ""), Encoding::Json);
+        let client = client(server(&asked, ""));
         let so_far = || asked.lock().unwrap().clone();
         assert_eq!(ask(&client, FIRST).await, 200);
         assert_eq!(so_far(), [FIRST, SECOND]);
@@ -264,7 +218,7 @@ mod tests {
     #[tokio::test]
     async fn a_page_that_is_refused_is_answered_so_once_and_the_list_begins_again() {
         let asked = Arc::default();
-        let client = client(server(&asked, "one"), Encoding::Json);
+        let client = client(server(&asked, "one"));
         assert_eq!(ask(&client, FIRST).await, 200);
         assert_eq!(ask(&client, SECOND).await, 410);
         assert_eq!(ask(&client, FIRST).await, 200);
@@ -274,60 +228,10 @@ mod tests {
     #[tokio::test]
     async fn what_was_read_ahead_for_a_list_that_was_given_up_is_nobodys_answer() {
         let asked = Arc::default();
-        let client = client(server(&asked, ""), Encoding::Json);
+        let client = client(server(&asked, ""));
         assert_eq!(ask(&client, FIRST).await, 200);
         assert_eq!(ask(&client, FIRST).await, 200);
         assert_eq!(ask(&client, SECOND).await, 200);
         assert_eq!(*asked.lock().unwrap(), [FIRST, SECOND, FIRST, SECOND, THIRD]);
-    }
-
-    /// A server that answers with this page in binary, where that is taken, and notes whether it
-    /// is.
-    fn binary_server(asked: &Arc<Mutex<Vec<(String, bool)>>>, page: Vec<u8>) -> Client {
-        let asked = Arc::clone(asked);
-        let answer = move |request: Request<Body>| {
-            let accept = request
-                .headers()
-                .get(ACCEPT)
-                .map(|accept| accept.as_bytes().to_vec());
-            let binary = accept.is_some_and(|accept| accept == protobuf::ACCEPTED.as_bytes());
-            asked.lock().unwrap().push((request.uri().to_string(), binary));
-            let answer = if binary {
-                let answer = Response::builder().header(CONTENT_TYPE, "application/vnd.kubernetes.protobuf");
-                answer.body(Body::from(page.clone()))
-            } else {
-                let page = br#"{"metadata":{},"items":[]}"#.to_vec();
-                Response::builder().body(Body::from(page))
-            };
-            std::future::ready(answer)
-        };
-        Client::new(service_fn(answer), "default")
-    }
-
-    #[tokio::test]
-    async fn a_page_in_binary_is_read_ahead_too_and_becomes_json() {
-        let asked = Arc::default();
-        let page = protobuf::tests::page_before("one");
-        let client = client(binary_server(&asked, page), Encoding::Protobuf);
-        let request = Request::get(FIRST).body(Body::empty()).unwrap();
-        let body = client.send(request).await.unwrap().into_body();
-        let json: serde_json::Value = serde_json::from_slice(&body.collect_bytes().await.unwrap()).unwrap();
-        assert_eq!(json["metadata"]["continue"], "one");
-        assert_eq!(ask(&client, SECOND).await, 200);
-        let asked = asked.lock().unwrap().clone();
-        // The second page names itself as the next.
-        let expected = [FIRST, SECOND, SECOND].map(|uri| (uri.to_owned(), true));
-        assert_eq!(asked, expected);
-    }
-
-    #[tokio::test]
-    async fn after_a_page_in_binary_that_cannot_be_read_json_is_asked_for() {
-        let asked = Arc::default();
-        let client = client(binary_server(&asked, b"k8s\0\xff".to_vec()), Encoding::Protobuf);
-        let request = Request::get(FIRST).body(Body::empty()).unwrap();
-        assert!(client.send(request).await.is_err());
-        assert_eq!(ask(&client, FIRST).await, 200);
-        let asked = asked.lock().unwrap().clone();
-        assert_eq!(asked, [(FIRST.to_owned(), true), (FIRST.to_owned(), false)]);
     }
 }
