@@ -119,8 +119,9 @@ fn b2_strict_leaves_the_interfaces_of_others_alone() {
     };
     let other = NetNs::create(&format!("{}docker", lab.node.prefix())).unwrap();
     let made = format!(
+        // The pair is on the bridge from its first moment: one on none is a device of the network.
         "link add docker0 type bridge\naddr add 172.17.0.1/16 dev docker0\nlink set docker0 up\n\
-         link add vethdocker type veth peer name eth0 netns {}\nlink set vethdocker master docker0 up\n",
+         link add vethdocker master docker0 type veth peer name eth0 netns {}\nlink set vethdocker up\n",
         other.name()
     );
     lab.node.netns().ip(&made).unwrap();
