@@ -75,6 +75,8 @@ pub struct Reconciler {
     /// Number of diagnostics of each code.
     by_code: BTreeMap<&'static str, u64>,
     applied: Option<u64>,
+    /// What earlier agents closed is closed by this one.
+    inherited: bool,
     swept: bool,
     ahead: Ahead,
     status: watch::Sender<Arc<Status>>,
@@ -128,6 +130,7 @@ impl Reconciler {
             over_budget: Set::new(),
             by_code: BTreeMap::new(),
             applied: None,
+            inherited: false,
             swept: false,
             ahead: Ahead {
                 startup: options.startup,
@@ -311,7 +314,7 @@ impl Reconciler {
     }
 
     /// Brings the kernel to what is known. Changes nothing before both the cluster and the
-    /// interfaces are known (rule B1). Returns true if all writes succeeded.
+    /// interfaces are known (rule B1). Returns true if nothing failed.
     #[expect(
         clippy::too_many_lines,
         reason = "one turn of the loop: its steps in order, each a call"
@@ -337,8 +340,8 @@ impl Reconciler {
         let compiled = self.compiler.compile(&snapshot, &node);
         self.report_diagnostics(&compiled.diagnostics);
         let present = interfaces.pods.keys().copied().collect();
-        if self.applied.is_none() {
-            self.inherit(&interfaces, &bound);
+        if !self.inherited {
+            self.inherited = self.inherit(&interfaces, &bound);
         }
         // Interfaces of the pod network get a pod's programs, whether the pod is known or not.
         let awaited = self.ahead.awaited(&interfaces);
@@ -386,7 +389,7 @@ impl Reconciler {
         self.status
             .send_modify(|status| Arc::make_mut(status).seeded = seeded);
         self.settle_ahead();
-        if !self.swept && report.failures.is_empty() {
+        if !self.swept && self.inherited && report.failures.is_empty() {
             self.sweep();
         }
         let waiting = self.unenforced.len();
@@ -418,7 +421,7 @@ impl Reconciler {
         if first || report.writes > memory::LARGE {
             memory::give_back();
         }
-        report.failures.is_empty()
+        self.inherited && report.failures.is_empty()
     }
 
     /// Binds pods to interfaces, and stores the bindings in the kernel before anything is enforced

@@ -331,9 +331,7 @@ impl Attacher {
     /// The kernel does not answer.
     pub fn has_programs(&self, index: u32) -> Result<bool, AttachError> {
         for hook in Hook::POD {
-            let linked =
-                link::device(&pin(&self.folder, index, hook), hook).is_ok_and(|device| device == Some(index));
-            if linked || clsact::is_attached(index, hook, &self.folder)? {
+            if is_linked(&self.folder, index, hook)? || clsact::is_attached(index, hook, &self.folder)? {
                 return Ok(true);
             }
         }
@@ -346,21 +344,35 @@ impl Attacher {
     /// # Errors
     /// The kernel does not answer.
     pub fn has_other_version(&self, index: u32) -> Result<bool, AttachError> {
-        let own = self.folder.parent();
-        let beside = own.and_then(Path::parent).map(std::fs::read_dir);
-        let versions = beside.and_then(Result::ok).into_iter().flatten();
-        for version in versions.filter_map(|entry| Some(entry.ok()?.path())) {
-            let links = self.folder.file_name().map(|name| version.join(name));
-            let Some(links) = links.filter(|_| Some(version.as_path()) != own) else {
-                continue;
-            };
+        for links in self.folders_of_other_versions()? {
             for hook in Hook::POD {
-                if link::device(&pin(&links, index, hook), hook).is_ok_and(|device| device == Some(index)) {
+                if is_linked(&links, index, hook)? {
                     return Ok(true);
                 }
             }
         }
         clsact::has_other_version(index, &self.folder)
+    }
+
+    /// Lists where the links of other versions would be pinned.
+    fn folders_of_other_versions(&self) -> Result<Vec<PathBuf>, AttachError> {
+        let own = self.folder.parent();
+        let (Some(all), Some(name)) = (own.and_then(Path::parent), self.folder.file_name()) else {
+            return Ok(Vec::new());
+        };
+        let refused = |source| AttachError::Folder {
+            attempt: "look for other versions in the folder",
+            path: all.to_owned(),
+            source,
+        };
+        let mut folders = Vec::new();
+        for entry in std::fs::read_dir(all).map_err(refused)? {
+            let version = entry.map_err(refused)?.path();
+            if Some(version.as_path()) != own {
+                folders.push(version.join(name));
+            }
+        }
+        Ok(folders)
     }
 
     /// Removes the programs and pins of an interface, which may be gone already.
@@ -417,6 +429,28 @@ impl Attacher {
             self.links.remove(&(index, hook));
         }
         unpin(&self.folder, index)
+    }
+}
+
+/// Returns true if a link of an interface's hook is pinned in `folder`.
+fn is_linked(folder: &Path, index: u32, hook: Hook) -> Result<bool, AttachError> {
+    let path = pin(folder, index, hook);
+    match link::device(&path, hook) {
+        Ok(device) => Ok(device == Some(index)),
+        // What is no folder has no pins.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(false)
+        }
+        Err(source) => Err(AttachError::Folder {
+            attempt: "read the pinned link",
+            path,
+            source,
+        }),
     }
 }
 
@@ -495,5 +529,26 @@ pub(super) fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifie
     match program.load() {
         Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(program),
         Err(error) => Err(failed(error.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An interface that an earlier agent closed must not be taken for a new one because its pin
+    /// cannot be read.
+    #[test]
+    fn a8_only_a_pin_that_is_not_there_is_no_program() {
+        let versions = tempfile::tempdir().unwrap();
+        let folder = versions.path().join("links");
+        assert!(!is_linked(&folder, 7, Hook::FromPod).unwrap(), "no folder");
+        std::fs::create_dir(&folder).unwrap();
+        assert!(!is_linked(&folder, 7, Hook::FromPod).unwrap(), "no pin");
+        // The kernel refuses to open a pin on another file system.
+        let path = pin(&folder, 7, Hook::FromPod);
+        std::fs::write(&path, "").unwrap();
+        assert!(is_linked(&folder, 7, Hook::FromPod).is_err());
+        assert!(!is_linked(&path, 7, Hook::FromPod).unwrap(), "not a folder");
     }
 }

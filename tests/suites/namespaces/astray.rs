@@ -4,14 +4,19 @@
 use std::fs;
 
 use netpol_agent::datapath::pin_folder;
-use netpol_tests::{lab::Lab, probe::Outcome};
+use netpol_tests::{
+    empty::{Empty, Hook},
+    lab::Lab,
+    probe::Outcome,
+};
+use nix::net::if_::if_nametoindex;
 
 use crate::{
     bound::{
         apply_and_leave, deny, move_to_loopback, object, relaunch_and_leave, restart_and_leave,
         wait_until_closed,
     },
-    hooks::tc,
+    hooks::{add_ingress_qdisc, tc},
     startup::{relaunch_without_lists, started, wait},
 };
 
@@ -100,6 +105,55 @@ fn a8_b3_what_is_closed_stays_closed_over_an_upgrade_to_other_layouts() {
         apply_and_leave(&lab, "turn.yaml", &deny("other", "app: nobody"));
         is_silent(&lab);
     }
+}
+
+/// The hooks are full, and the qdisc of others leaves no room for clsact: this version's programs
+/// cannot be attached beside those of the other version, which close the interface. Those stay until
+/// they can.
+#[test]
+fn a8_l1_what_another_version_closed_stays_closed_while_nothing_can_be_attached() {
+    const MOST_PROGRAMS: usize = 64;
+    let Some(mut lab) = closed("tcx") else {
+        return;
+    };
+    lab.agent.stop().unwrap();
+    let other = lab.agent.pin_path().join("v1");
+    fs::rename(pin_folder(lab.agent.pin_path()), &other).unwrap();
+    let veth = lab.node.veth("shop/hidden").unwrap().to_owned();
+    let index = lab.node.netns().run(|| Ok(if_nametoindex(veth.as_str())?));
+    let index = index.unwrap();
+    add_ingress_qdisc(&lab, &veth);
+    let full = lab.node.netns().run(|| {
+        let one = |_| Empty::load()?.attach(index, Hook::Ingress);
+        Ok((0..MOST_PROGRAMS)
+            .map_while(|number| one(number).ok())
+            .collect::<Vec<_>>())
+    });
+    let others = full.unwrap();
+    assert!((1..MOST_PROGRAMS).contains(&others.len()), "{}", others.len());
+    relaunch_and_leave(&mut lab);
+    wait(
+        &lab,
+        0,
+        "programs cannot be attached before the pod is known",
+        &veth,
+    );
+    is_silent(&lab);
+    // It is tried again.
+    let seen = lab.agent.log_length();
+    wait(
+        &lab,
+        seen,
+        "programs cannot be attached before the pod is known",
+        &veth,
+    );
+    assert!(other.exists());
+    is_silent(&lab);
+    drop(others);
+    lab.agent
+        .wait_for_line(0, "removed what another version of netpol left")
+        .unwrap();
+    is_silent(&lab);
 }
 
 /// Somebody removes the programs of the interface. The agent closes it again, and does not take it

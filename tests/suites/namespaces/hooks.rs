@@ -21,6 +21,13 @@ pub fn tc(lab: &Lab, arguments: &str) {
     assert!(output.status.success(), "tc {arguments}: {output:?}");
 }
 
+/// Adds a qdisc as the bandwidth plugin does, with a filter: clsact cannot take its place.
+pub fn add_ingress_qdisc(lab: &Lab, veth: &str) {
+    tc(lab, &format!("qdisc add dev {veth} ingress"));
+    let filter = "protocol all prio 1 u32 match u32 0 0 flowid 1:1";
+    tc(lab, &format!("filter add dev {veth} parent ffff: {filter}"));
+}
+
 /// The bandwidth plugin's qdisc has one list of filters for both directions: the program for one
 /// would replace the other's.
 #[test]
@@ -31,11 +38,7 @@ fn l1_a_pod_with_an_ingress_qdisc_of_others_is_isolated_both_ways() {
     lab.agent.stop().unwrap();
     lab.agent.cleanup().unwrap();
     let veth = lab.node.veth("shop/a").unwrap().to_owned();
-    tc(&lab, &format!("qdisc add dev {veth} ingress"));
-    tc(
-        &lab,
-        &format!("filter add dev {veth} parent ffff: protocol all prio 1 u32 match u32 0 0 flowid 1:1"),
-    );
+    add_ingress_qdisc(&lab, &veth);
     lab.agent.set_argument("--attach", "clsact");
     lab.agent.restart().unwrap();
     lab.expect("other/c", "shop/a", &Outcome::Silent);

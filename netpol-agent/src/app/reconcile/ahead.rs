@@ -97,9 +97,11 @@ impl Reconciler {
 
     /// Takes over the interfaces that an earlier agent found no pod behind, now that all pods are
     /// known. Those that it closed stay closed. Nothing tells what an agent of another version
-    /// closed: so all those are.
-    pub(super) fn inherit(&mut self, interfaces: &Interfaces, bound: &Bound) {
+    /// closed: so all those are. Returns false if one could not be taken over: until then, the
+    /// earlier agent's programs are what closes it.
+    pub(super) fn inherit(&mut self, interfaces: &Interfaces, bound: &Bound) -> bool {
         self.name(interfaces);
+        let mut all = true;
         for (ifindex, interface) in &interfaces.pods {
             if self.state.attached.contains(ifindex) {
                 continue;
@@ -108,9 +110,11 @@ impl Reconciler {
                 Some(endpoint) => endpoint.is_pending(),
                 None => {
                     let is_unknown = !bound.pods.contains_key(ifindex);
-                    (is_unknown && self.has_other_version(*ifindex, &interface.name)
-                        || self.is_closed(*ifindex, &interface.name))
-                        && self.attach_one(*ifindex, &interface.name, false)
+                    let closed = is_unknown && self.has_other_version(*ifindex, &interface.name)
+                        || self.is_closed(*ifindex, &interface.name);
+                    let taken = closed && self.attach_one(*ifindex, &interface.name, false);
+                    all &= taken || !closed;
+                    taken
                 }
             };
             if waits {
@@ -118,6 +122,7 @@ impl Reconciler {
                 self.ahead.wait(*ifindex);
             }
         }
+        all
     }
 
     fn attach_one(&mut self, ifindex: u32, interface: &str, open: bool) -> bool {
