@@ -16,6 +16,7 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
@@ -52,9 +53,12 @@ pub enum TestPort {
 }
 
 /// The agent's first and only answer while it holds the scratch pods.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Held {
+    /// Why it does not hold them; absent if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
     /// Why the agent does not enforce on them; absent if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
@@ -179,8 +183,8 @@ pub fn with_scratch(snapshot: &Snapshot, node: &str) -> Snapshot {
     with
 }
 
-/// Says who has an address of a scratch pod, if anyone does.
-pub fn taken(snapshot: &Snapshot, of_node: &BTreeSet<IpAddr>) -> Option<String> {
+/// Says who has an address of a scratch pod, if anyone does. `of_pods`: this node's pod ranges.
+pub fn taken(snapshot: &Snapshot, of_node: &BTreeSet<IpAddr>, of_pods: &[IpNet]) -> Option<String> {
     let addresses = Scratch::ALL.map(Scratch::all_addresses).concat();
     let has = |held: &[IpAddr]| addresses.iter().copied().find(|address| held.contains(address));
     if let Some(address) = addresses.iter().find(|address| of_node.contains(address)) {
@@ -201,8 +205,11 @@ pub fn taken(snapshot: &Snapshot, of_node: &BTreeSet<IpAddr>) -> Option<String> 
             return Some(format!("Service {} has {address}", service.key));
         }
     }
+    let contained = |cidr: &IpNet| addresses.iter().any(|address| cidr.contains(address));
+    if let Some(cidr) = of_pods.iter().find(|cidr| contained(cidr)) {
+        return Some(format!("the pods of this node are in {cidr}"));
+    }
     for (name, node) in snapshot.nodes.iter() {
-        let contained = |cidr: &ipnet::IpNet| addresses.iter().any(|address| cidr.contains(address));
         if addresses.iter().any(|address| node.addresses.contains(address)) {
             return Some(format!("node {name} has it"));
         }
@@ -253,9 +260,9 @@ mod tests {
     #[test]
     fn a8_an_address_that_someone_has_is_not_given_to_a_scratch_pod() {
         let nothing = BTreeSet::new();
-        assert_eq!(taken(&Snapshot::default(), &nothing), None);
+        assert_eq!(taken(&Snapshot::default(), &nothing, &[]), None);
         let address = Scratch::Server.all_addresses()[0];
-        let on_node = taken(&Snapshot::default(), &BTreeSet::from([address]));
+        let on_node = taken(&Snapshot::default(), &BTreeSet::from([address]), &[]);
         assert_eq!(on_node.as_deref(), Some("the node has 192.0.2.242"));
         let mut pods = Snapshot::default();
         let pod = Pod {
@@ -263,7 +270,7 @@ mod tests {
             ..Scratch::Server.pod("node-b")
         };
         pods.pods.insert(pod.key.clone(), Arc::new(pod));
-        let of_pod = taken(&pods, &nothing);
+        let of_pod = taken(&pods, &nothing, &[]);
         assert_eq!(of_pod.as_deref(), Some("pod shop/web has 192.0.2.242"));
         let mut ranges = Snapshot::default();
         let node = Node {
@@ -271,6 +278,8 @@ mod tests {
             ..Node::default()
         };
         ranges.nodes.insert("node-b".to_owned(), Arc::new(node));
-        assert!(taken(&ranges, &nothing).is_some());
+        assert!(taken(&ranges, &nothing, &[]).is_some());
+        let given = ["192.0.2.0/24".parse().unwrap()];
+        assert!(taken(&Snapshot::default(), &nothing, &given).is_some());
     }
 }

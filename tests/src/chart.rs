@@ -148,7 +148,8 @@ fn command(program: &Path) -> Command {
     command
 }
 
-fn deploy() -> PathBuf {
+/// Returns the folder of manifests.
+pub fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 

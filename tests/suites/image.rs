@@ -12,3 +12,5 @@ mod enforces;
 mod node;
 #[path = "image/shared.rs"]
 mod shared;
+#[path = "image/tools.rs"]
+mod tools;

@@ -197,7 +197,7 @@ impl Reconciler {
             self.scratch_refused = None;
             return snapshot;
         }
-        self.scratch_refused = verify::taken(&snapshot, &interfaces.node_addresses);
+        self.scratch_refused = verify::taken(&snapshot, &interfaces.node_addresses, self.ahead.cidrs());
         if self.scratch_refused.is_some() {
             return snapshot;
         }

@@ -35,7 +35,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 fn clean(folder: &Path) -> anyhow::Result<()> {
-    if !folder.exists() {
+    let exists = folder
+        .try_exists()
+        .with_context(|| format!("looking for {} (it takes root)", folder.display()))?;
+    if !exists {
         println!("nothing to remove: {} does not exist", folder.display());
         return Ok(());
     }

@@ -23,18 +23,21 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The archive has the agent's status, the maps, programs and links, interfaces, addresses, routes,
-qdiscs, filters and firewall rules, the settings and log of the kernel, and the agent's log. It has
-no Secrets: no object of the cluster is in it, and what looks like a token in a log is taken out.
-Names of pods, namespaces and policies and addresses are in it.
+qdiscs, filters and firewall rules, the settings and log of the kernel, and the agent's log. No
+object of the cluster is in it, no environment and no configuration. What looks like a token, a
+password or a key is taken out. Names of pods, namespaces and policies and addresses are in it: look
+through it before you give it away.
 
 CONTENTS.txt in the archive says what each file is. What cannot be collected is listed there, and on
-standard error, with the error; the rest is still there. Run it as root, in the node's network
-namespace: a container lacks the node's tools (ip, tc, nft) and logs.
+standard error, with the error; the rest is still there. Run it as root on the node, out of the
+agent's container, whose socket it needs. The container itself lacks the node's tools (ip, tc, nft),
+its logs, and the right to list programs and links.
 
 Exit code: 0 if the archive is written. 2 if it is not.
 
 Examples:
-  netpol sysdump
+  P=$(pgrep -of '/netpol agent')
+  /proc/$P/root/netpol sysdump --socket /proc/$P/root/run/netpol/agent.sock
   netpol sysdump --log-file /var/log/netpol.log -o - | ssh host 'cat > node-a.tar.gz'")]
 pub struct Arguments {
     /// Where to write the archive; `-` for standard output. Default: a new file in this folder,
@@ -79,13 +82,15 @@ fn write(arguments: Arguments) -> anyhow::Result<ExitCode> {
             .create_new(true)
             .mode(0o600)
             .open(&path);
-        file.and_then(|file| sysdump::write(file, &folder, &items))
+        file.and_then(|file| {
+            sysdump::write(file, &folder, &items).inspect_err(|_| drop(std::fs::remove_file(&path)))
+        })
     };
     written.with_context(|| format!("writing the archive {shown} (--output)"))?;
     let (there, missing): (Vec<&Item>, Vec<&Item>) = items.iter().partition(|item| item.text.is_ok());
     for item in &missing {
         if let Err(why) = &item.text {
-            eprintln!("not collected: {}: {why}", item.path);
+            eprintln!("not collected: {}: {}", item.path, sysdump::scrub(why));
         }
     }
     eprintln!(

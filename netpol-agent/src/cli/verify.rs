@@ -30,19 +30,18 @@ const FLANNEL: &str = "cni0";
 Makes two network namespaces with an interface each on the bridge of the node's pods, asks the agent
 to enforce on them, and makes connections from one to the other: one that is allowed, one that the
 ingress of its destination denies, and one that the egress of its source denies, over IPv4 and IPv6.
-Then it looks at the agent's conditions.
+It names the agent's conditions that were not met when it began.
 
 It takes root on the node, in the node's network namespace; the agent's container may make no
-namespace. The agent's socket is in its container; from the node it is at
-/proc/PID/root/run/netpol/agent.sock. The agent knows the scratch pods only as long as this command
+namespace. Program and socket are in that container: see the example. The agent knows the scratch pods only as long as this command
 keeps its connection open. They have addresses for documentation (192.0.2.241 and .242,
 2001:db8:6e65:7470::f1 and ::f2); a firewall of the node may not forward those.
 
 Exit code: 0 if the node enforces. 1 if something is wrong. 2 if it cannot be tested.
 
 Examples:
-  netpol verify
-  netpol verify --bridge cni0 --socket /proc/$(pidof netpol)/root/run/netpol/agent.sock")]
+  P=$(pgrep -of '/netpol agent')
+  /proc/$P/root/netpol verify --socket /proc/$P/root/run/netpol/agent.sock")]
 pub struct Arguments {
     /// The bridge to join. Default: the bridge of most pods that the agent enforces on, else cni0.
     #[arg(long, value_name = "NAME")]
@@ -66,6 +65,9 @@ fn verify(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let index = if_nametoindex(bridge.as_str()).with_context(|| format!("bridge {bridge} (--bridge)"))?;
     let rooms = Rooms::new(index)?;
     let (held, connection) = hold(&arguments.socket)?;
+    if let Some(why) = held.refused {
+        bail!("the agent holds no scratch pods: {why}");
+    }
     let mut wrong = 0;
     let mut text = String::new();
     if let Some(fault) = held.fault {
@@ -77,7 +79,7 @@ fn verify(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             wrong += u32::from(!found.is_right());
         }
     }
-    // Only now: what was enforced so far was enforced on scratch pods.
+    // The agent forgets the scratch pods when the connection ends: not before their test is over.
     drop(connection);
     drop(rooms);
     for condition in overview.conditions.iter().filter(|condition| !condition.is_met()) {

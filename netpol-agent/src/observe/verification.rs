@@ -67,9 +67,7 @@ pub(super) async fn serve(State(known): State<Known>) -> Response {
     }
     let lease = Lease::new(&known.scratch, permit);
     let first = async move {
-        let held = Held {
-            fault: enforced(known.status).await.err(),
-        };
+        let held = enforced(known.status).await;
         let line = serde_json::to_string(&held).unwrap_or_default() + "\n";
         Ok::<_, Infallible>(line)
     };
@@ -89,7 +87,7 @@ fn is_held(status: &Status) -> bool {
 }
 
 /// Waits until both pods are enforced on.
-async fn enforced(mut status: watch::Receiver<std::sync::Arc<Status>>) -> Result<(), String> {
+async fn enforced(mut status: watch::Receiver<std::sync::Arc<Status>>) -> Held {
     let all = status.wait_for(|status| {
         status.scratch_refused.is_some()
             || Scratch::ALL
@@ -98,17 +96,22 @@ async fn enforced(mut status: watch::Receiver<std::sync::Arc<Status>>) -> Result
     });
     let late = match timeout(PATIENCE, all).await {
         Ok(Ok(status)) => {
-            let refused = status.scratch_refused.clone();
-            return refused.map_or(Ok(()), |why| Err(format!("it holds no scratch pods: {why}")));
+            return Held {
+                refused: status.scratch_refused.clone(),
+                fault: None,
+            };
         }
-        Ok(Err(_)) => return Err("the agent is ending".to_owned()),
+        Ok(Err(_)) => "the agent is ending".to_owned(),
         Err(_) => format!("not within {} s", PATIENCE.as_secs()),
     };
     let now = status.borrow();
     let faults = Scratch::ALL
         .into_iter()
         .filter_map(|scratch| fault(&now, scratch));
-    Err(faults.fold(late, |told, fault| format!("{told}; {fault}")))
+    Held {
+        refused: None,
+        fault: Some(faults.fold(late, |told, fault| format!("{told}; {fault}"))),
+    }
 }
 
 /// Says why a scratch pod is not enforced on.

@@ -55,7 +55,8 @@ fn contents(items: &[Item]) -> String {
     let mut text = format!(
         "netpol {} sysdump\n\n\
          No object of the cluster is in here but what netpol status and the log say: names of pods,\n\
-         namespaces and policies, and addresses. What looked like a token was taken out.\n\nFiles\n",
+         namespaces and policies, and addresses. What looked like a token, a password or a key was\n\
+         taken out.\n\nFiles\n",
         env!("CARGO_PKG_VERSION")
     );
     let width = items.iter().map(|item| item.path.len()).max().unwrap_or(0);

@@ -10,15 +10,11 @@ use std::{
 
 use tokio::{process::Command, time::timeout};
 
-use super::Item;
+use super::{Item, logs};
 use crate::datapath::{dump, object};
 
 /// How long a tool may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of a log that are taken, from its end.
-const LOG: usize = 4 << 20;
-/// Where the kubelet keeps the logs of containers.
-const POD_LOGS: &str = "/var/log/pods";
 
 /// Files of the kernel: path here, path in the archive, what it is.
 const FILES: [(&str, &str, &str); 10] = [
@@ -85,7 +81,7 @@ pub struct Asked {
     pub pin_path: PathBuf,
     /// Answers of the agent by name, each as it is or why there is none.
     pub answers: Vec<(String, String, Result<String, String>)>,
-    /// Logs of the agent. If empty, those that the kubelet keeps.
+    /// Logs of the agent. If empty, those of the DaemonSet's containers.
     pub logs: Vec<PathBuf>,
 }
 
@@ -136,16 +132,10 @@ pub async fn collect(asked: Asked) -> Vec<Item> {
         "filters of each interface (`tc filter`)",
         filters().await,
     );
-    let logs = if asked.logs.is_empty() {
-        pod_logs()
-    } else {
-        Ok(asked.logs)
-    };
-    match logs {
-        Ok(logs) => {
-            for log in logs {
-                let path = format!("logs/{}", log.display().to_string().trim_start_matches('/'));
-                add(&path, "a log of the agent", read(&log).map(end));
+    match logs::find(&asked.logs) {
+        Ok(found) => {
+            for log in found {
+                add(&log.name_in_archive(), "a log of the agent", log.end());
             }
         }
         Err(why) => add(
@@ -167,13 +157,6 @@ fn mounts() -> Result<String, String> {
     let all = read(Path::new("/proc/self/mountinfo"))?;
     let of_bpf = all.lines().filter(|line| line.contains(" - bpf "));
     Ok(of_bpf.map(|line| format!("{line}\n")).collect())
-}
-
-/// Returns the end of a log.
-fn end(text: String) -> String {
-    let start = text.len().saturating_sub(LOG);
-    let start = (start..=text.len()).find(|at| text.is_char_boundary(*at));
-    text[start.unwrap_or_default()..].to_owned()
 }
 
 /// Runs a tool and returns what it writes. A word may not contain a space.
@@ -202,7 +185,8 @@ async fn filters() -> Result<String, String> {
         let name = interface.name().to_string_lossy();
         for way in ["ingress", "egress"] {
             let line = format!("tc filter show dev {name} {way}");
-            let found = run(&line).await?;
+            // An interface may go meanwhile.
+            let found = run(&line).await.unwrap_or_else(|why| why);
             if !found.trim().is_empty() {
                 text += &format!("{name} {way}\n{found}\n");
             }
@@ -227,22 +211,4 @@ fn pins(pin_path: &Path) -> Result<String, String> {
         }
     }
     Ok(text)
-}
-
-/// Finds the logs of the DaemonSet's containers.
-fn pod_logs() -> Result<Vec<PathBuf>, String> {
-    let entries = fs::read_dir(POD_LOGS).map_err(|error| format!("{POD_LOGS}: {error}"))?;
-    let of_netpol = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().contains("_netpol-");
-    let mut logs = Vec::new();
-    for pod in entries.flatten().filter(of_netpol) {
-        let containers = fs::read_dir(pod.path()).into_iter().flatten().flatten();
-        let files =
-            containers.flat_map(|container| fs::read_dir(container.path()).into_iter().flatten().flatten());
-        logs.extend(files.map(|file| file.path()));
-    }
-    if logs.is_empty() {
-        return Err(format!("no log of a pod netpol-* below {POD_LOGS}"));
-    }
-    logs.sort();
-    Ok(logs)
 }

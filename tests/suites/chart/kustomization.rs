@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The kustomization and `deploy/netpol.yaml` are what the chart renders.
 
+use std::fs;
+
 use netpol_tests::{
-    chart::{Rendering, Tools, file},
+    chart::{Rendering, Tools, deploy, file},
     deploy::Deployment,
 };
 use serde_json::Value;
@@ -77,4 +79,24 @@ fn the_cleanup_is_the_hooks() {
     let pod = hook["spec"]["template"]["spec"].as_object_mut().unwrap();
     assert_eq!(pod.remove("serviceAccountName"), Some("netpol-cleanup".into()));
     assert_eq!(sorted(&cleanup.installed.objects), sorted(&[hook]));
+}
+
+/// As docs/install.md shows it, for an image from a registry.
+#[test]
+fn the_cleanup_takes_another_image() {
+    let Some(tools) = tools() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let up = "../".repeat(folder.path().components().count() - 1);
+    let cleanup = deploy().join("kustomize/cleanup");
+    let cleanup = cleanup.strip_prefix("/").unwrap().display();
+    let text = format!(
+        "resources: [{up}{cleanup}]\n\
+         images: [{{name: netpol, newName: registry.example/netpol, newTag: \"1.2.3\"}}]\n"
+    );
+    fs::write(folder.path().join("kustomization.yaml"), text).unwrap();
+    let rendering = tools.kustomize(folder.path().to_str().unwrap()).unwrap();
+    let pod = &rendering.installed.object("DaemonSet").unwrap()["spec"]["template"]["spec"];
+    for container in ["/initContainers/0/image", "/containers/0/image"] {
+        assert_eq!(pod.pointer(container).unwrap(), "registry.example/netpol:1.2.3");
+    }
 }

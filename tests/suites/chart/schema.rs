@@ -60,6 +60,11 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     ("agent: {resync: 0}", "at '/agent/resync': minimum"),
     ("extraEnv: [{name: NODE_NAME, value: a}]", "at '/extraEnv/0/name'"),
+    // What the chart mounts and cleans has values of its own.
+    (
+        "extraEnv: [{name: NETPOL_PIN_PATH, value: /a}]",
+        "at '/extraEnv/0/name'",
+    ),
     ("extraEnv: {A: b}", "at '/extraEnv': got object, want array"),
     (
         "bpffs: {mount: 'yes'}",

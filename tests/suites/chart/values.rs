@@ -168,7 +168,7 @@ pub const CASES: &[(&str, &[Has])] = &[
             "{\"limits\":{\"memory\":\"1Gi\"},\"requests\":{\"cpu\":\"100m\",\"memory\":\"64Mi\"}}",
         )],
     ),
-    // What was given programs once is cleaned, whatever its taints are now.
+    // What was given programs once is cleaned, whatever its taints and labels are now.
     (
         "tolerations: []",
         &[
@@ -185,11 +185,8 @@ pub const CASES: &[(&str, &[Has])] = &[
                 "/nodeSelector",
                 "{\"kubernetes.io/os\":\"linux\",\"pool\":\"a\"}",
             ),
-            Pod(
-                CLEANUP,
-                "/nodeSelector",
-                "{\"kubernetes.io/os\":\"linux\",\"pool\":\"a\"}",
-            ),
+            Pod(CLEANUP, "/nodeSelector", "{\"kubernetes.io/os\":\"linux\"}"),
+            Pod(WAIT, "/nodeSelector", "{\"kubernetes.io/os\":\"linux\"}"),
         ],
     ),
     (

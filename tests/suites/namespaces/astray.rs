@@ -108,8 +108,8 @@ fn a8_b3_what_is_closed_stays_closed_over_an_upgrade_to_other_layouts() {
 }
 
 /// The hooks are full, and the qdisc of others leaves no room for clsact: this version's programs
-/// cannot be attached beside those of the other version, which close the interface. Those stay until
-/// they can.
+/// cannot be attached beside those of the other version, which close the interface. Those stay
+/// until they can.
 #[test]
 fn a8_l1_what_another_version_closed_stays_closed_while_nothing_can_be_attached() {
     const MOST_PROGRAMS: usize = 64;

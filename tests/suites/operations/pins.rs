@@ -45,6 +45,31 @@ fn pins_of_an_earlier_agent_are_closed_to_others() {
     drop(agent);
 }
 
+/// Who may not look whether there is something says so.
+#[test]
+fn cleanup_by_another_user_does_not_say_that_there_is_nothing() {
+    if !can_enforce(SUITE) {
+        return;
+    }
+    let (node, manifests) = node();
+    let agent = Agent::start(&node, manifests.path()).unwrap();
+    let below = agent.pin_path().join("below");
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    command
+        .arg(binary().unwrap())
+        .arg("cleanup")
+        .arg("--pin-path")
+        .arg(&below);
+    let output = command.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{output:?}");
+    assert!(
+        told.contains("it takes root") && told.contains("ermission denied"),
+        "{told}"
+    );
+}
+
 /// Runs without bpffs, in a new mount namespace, as on a node where nobody mounts it.
 const ALONE: &str = "umount /sys/fs/bpf; exec \"$@\"";
 

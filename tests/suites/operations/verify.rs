@@ -165,7 +165,7 @@ fn a8_verify_gives_way_to_whoever_has_its_addresses() {
     let ends = ends(&child);
     let output = child.wait_with_output().unwrap();
     let told = told(&output);
-    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert_eq!(output.status.code(), Some(2), "{told}");
     assert!(told.contains("Service shop/s has 192.0.2.242"), "{told}");
     nothing_is_left(&lab, &ends);
 }
