@@ -5,7 +5,9 @@
 use std::{
     fmt,
     io::{ErrorKind, Read, Write},
+    mem,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
     time::Duration,
 };
 
@@ -75,6 +77,8 @@ impl Way {
 const SOON: Duration = Duration::from_secs(5);
 /// Silence that counts as a loss.
 const LOST: Duration = Duration::from_millis(700);
+/// Silence after which nothing is on its way.
+const QUIET: Duration = Duration::from_millis(50);
 
 impl Pair {
     /// Opens a connection. For UDP, the opener sends the first message, and it must arrive.
@@ -244,25 +248,64 @@ fn with_port(address: SocketAddr, like: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip(), port)
 }
 
-/// Returns the number of TCP segments that a namespace's kernel has retransmitted.
-///
-/// # Errors
-/// If the kernel does not tell.
-pub fn retransmissions(netns: &NetNs) -> Result<u64> {
-    let text = netns.run(|| {
-        let path = "/proc/thread-self/net/snmp";
-        std::fs::read_to_string(path).with_context(|| format!("reading {path}"))
-    })?;
-    let mut rows = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
-    let (names, values) = (
-        rows.next().context("no names")?,
-        rows.next().context("no values")?,
-    );
-    let mut columns = names.split(' ').zip(values.split(' '));
-    let column = columns.find(|(name, _)| *name == "RetransSegs");
-    column
-        .context("no column RetransSegs")?
-        .1
-        .parse()
-        .context("reading a number")
+/// Counts of TCP segments in a namespace, from its kernel. IPv4 and IPv6 are counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segments {
+    /// Segments sent, retransmissions among them.
+    pub sent: u64,
+    /// Segments sent again. The kernel sends again what is acknowledged too late, lost or not.
+    pub retransmitted: u64,
+    /// Segments received.
+    pub received: u64,
+}
+
+impl Segments {
+    /// Reads the counts of a namespace.
+    ///
+    /// # Errors
+    /// If the kernel does not tell.
+    pub fn read(netns: &NetNs) -> Result<Self> {
+        let text = netns.run(|| {
+            let path = "/proc/thread-self/net/snmp";
+            std::fs::read_to_string(path).with_context(|| format!("reading {path}"))
+        })?;
+        let mut rows = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+        let (names, values) = (
+            rows.next().context("no names")?,
+            rows.next().context("no values")?,
+        );
+        let column = |wanted: &str| -> Result<u64> {
+            let mut columns = names.split(' ').zip(values.split(' '));
+            let found = columns.find(|(name, _)| *name == wanted);
+            let (_, value) = found.with_context(|| format!("no column {wanted}"))?;
+            value.parse().with_context(|| format!("reading {wanted}"))
+        };
+        Ok(Self {
+            sent: column("OutSegs")?,
+            retransmitted: column("RetransSegs")?,
+            received: column("InSegs")?,
+        })
+    }
+
+    /// Returns how many segments were sent between these namespaces and not received. They must
+    /// have no TCP connections to others. Waits until none was sent for a while, as those on their
+    /// way are not lost.
+    ///
+    /// # Errors
+    /// If the kernel does not tell, or if more were received than sent.
+    pub fn lost<'a>(namespaces: impl Iterator<Item = &'a NetNs> + Clone) -> Result<u64> {
+        let read = || namespaces.clone().map(Self::read).collect::<Result<Vec<_>>>();
+        let mut segments = read()?;
+        loop {
+            thread::sleep(QUIET);
+            let before = mem::replace(&mut segments, read()?);
+            if segments == before {
+                break;
+            }
+        }
+        let sent: u64 = segments.iter().map(|of| of.sent).sum();
+        let received: u64 = segments.iter().map(|of| of.received).sum();
+        let lost = sent.checked_sub(received);
+        lost.with_context(|| format!("{sent} segments sent, and {received} received"))
+    }
 }

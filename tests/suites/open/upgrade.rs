@@ -31,7 +31,7 @@ fn c6_open_connections_go_on_with_filters_of_clsact() {
     }
     let world = World::with_rules(Mode::Iptables, true);
     let mut pairs = world.open_allowed();
-    let before = world.retransmissions();
+    let before = world.lost();
     let mut agent = world.start_attached("clsact");
     agent.wait_for_line(0, SEEDED).unwrap();
     let veth = world.node.veth("shop/a").unwrap().to_owned();
@@ -45,7 +45,7 @@ fn c6_open_connections_go_on_with_filters_of_clsact() {
     pairs.extend(world.open("shop/a", "other/c"));
     agent.restart().unwrap();
     agent.wait_for_line(0, SEEDED).unwrap();
-    world.all_go_on(&mut pairs, End::Opened, &before);
+    world.all_go_on(&mut pairs, End::Opened, before);
     world.is_enforced();
     seeds_nothing(&mut agent);
 }
@@ -63,12 +63,12 @@ fn other_version(attach: &str) {
     fs::rename(pin_folder(agent.pin_path()), &other).unwrap();
     world.is_enforced();
     pairs.extend(world.open("shop/a", "other/c"));
-    let before = world.retransmissions();
+    let before = world.lost();
     agent.restart().unwrap();
     agent.wait_for_line(0, SEEDED).unwrap();
     agent.wait_for_line(0, SWEPT).unwrap();
     assert!(!other.exists());
-    world.all_go_on(&mut pairs, End::Opened, &before);
+    world.all_go_on(&mut pairs, End::Opened, before);
     world.is_enforced();
 }
 
@@ -164,10 +164,10 @@ fn other_observed_version(attach: &str) {
     fs::rename(own, &other).unwrap();
 
     let (denied, allowed) = (Stream::start(&world, "shop/a"), Stream::start(&world, "shop/b"));
-    let before = world.retransmissions();
+    let before = world.lost();
     agent.restart().unwrap();
     agent.wait_for_line(0, OBSERVED_SWEPT).unwrap();
-    world.all_go_on(&mut pairs, End::Opened, &before);
+    world.all_go_on(&mut pairs, End::Opened, before);
     let (sent, came) = denied.end();
     assert!(sent > 0 && came == 0, "{came} of {sent} that are denied came");
     let (sent, came) = allowed.end();
