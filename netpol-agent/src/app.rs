@@ -4,6 +4,7 @@
 mod ahead;
 pub mod bind;
 mod memory;
+mod others;
 mod reconcile;
 mod standing;
 mod troubles;

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Faults of the node: someone flushes maps, removes pins, replaces the bridge.
 
-use std::fs;
+use std::{fs, path::Path, process::Command};
 
 use netpol_agent::datapath::{OBSERVED_MAPS, PINNED_MAPS, pin};
 use netpol_tests::{
+    agent::inside,
     flush::flush,
     lab::Lab,
+    node::{Node, Plan, member},
     privilege::can_enforce,
     probe::Outcome::{Reached, Silent},
 };
@@ -116,7 +118,7 @@ fn b3_a_replaced_bridge_opens_nothing() {
     let mut lines = String::from("link del cni0\nlink add cni0 type bridge\n");
     for network in lab.node.plan().pod_networks() {
         let length = network.prefix_len();
-        let gateway = netpol_tests::node::member(network, 1).addr();
+        let gateway = member(network, 1).addr();
         lines += &format!("addr add {gateway}/{length} dev cni0 nodad\n");
     }
     for veth in &veths {
@@ -131,4 +133,73 @@ fn b3_a_replaced_bridge_opens_nothing() {
     lab.expect("shop/b", "shop/a", &Silent);
     lab.add_pod("other/d", "app: d").unwrap();
     lab.expect("other/d", "shop/a", &Silent);
+}
+
+/// A node with an interface of a CNI that enforces: the agent says so, once.
+#[test]
+fn another_cni_is_told_of_once() {
+    let Some(lab) = lab() else { return };
+    let seen = lab.agent.log_length();
+    lab.node
+        .netns()
+        .ip("link add cilium_host type veth peer name cilium_net\n")
+        .unwrap();
+    let told = lab
+        .agent
+        .wait_for_line(seen, "interfaces of another CNI are here")
+        .unwrap();
+    assert!(told.contains(r#""cni":"Cilium""#), "{told}");
+    lab.node
+        .netns()
+        .ip("link add cali0 type veth peer name cali1\n")
+        .unwrap();
+    let told = lab.agent.wait_for_line(seen, r#""cni":"Calico""#).unwrap();
+    assert!(told.contains("another CNI"), "{told}");
+    let log = lab.agent.log_since(seen);
+    assert_eq!(log.matches("another CNI").count(), 2, "{log}");
+}
+
+/// Rules as kube-router's controller writes them, and one of somebody else.
+const RULES: &str = "\
+*filter
+:KUBE-ROUTER-FORWARD - [0:0]
+:KUBE-POD-FW-A - [0:0]
+-A FORWARD -m comment --comment \"kube-router netpol\" -j KUBE-ROUTER-FORWARD
+-A KUBE-ROUTER-FORWARD -m comment --comment \"rule to jump traffic\" -j KUBE-POD-FW-A
+-A KUBE-POD-FW-A -j DROP
+-A FORWARD -p tcp --dport 9999 -j DROP
+COMMIT
+";
+
+/// What the guide for k3s says removes the rules that k3s's own controller left.
+#[test]
+fn rules_of_kube_router_go_as_the_guide_says() {
+    if !can_enforce(SUITE) {
+        return;
+    }
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/guides/k3s.md");
+    let guide = fs::read_to_string(guide).unwrap();
+    let lines: Vec<&str> = guide.lines().filter(|line| line.contains("-restore")).collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    let node = Node::new(Plan::first("node-a")).unwrap();
+    let run = |script: &str| {
+        let mut shell = Command::new("sh");
+        let output = inside(shell.args(["-ec", script]), node.netns())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{script}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for family in ["ip", "ip6"] {
+        run(&format!("{family}tables-restore --noflush <<'END'\n{RULES}END"));
+        assert!(run(&format!("{family}tables-save")).contains("-j KUBE-ROUTER-FORWARD"));
+    }
+    for line in lines {
+        run(line);
+    }
+    for family in ["ip", "ip6"] {
+        let left = run(&format!("{family}tables-save"));
+        assert!(!left.contains("KUBE-ROUTER"), "{left}");
+        assert!(left.contains("--dport 9999 -j DROP"), "{left}");
+    }
 }
