@@ -18,7 +18,8 @@ const FAULTS: usize = 20;
 pub struct Diary {
     start: Instant,
     seed: u64,
-    events: Mutex<Vec<String>>,
+    /// With the milliseconds since the start.
+    events: Mutex<Vec<(u64, String)>>,
     faults: Mutex<Vec<String>>,
     /// Set when there is a fault, or the end came: all threads stop.
     over: AtomicBool,
@@ -42,23 +43,30 @@ impl Diary {
 
     /// Notes an event, before it happens.
     pub fn event(&self, what: impl Into<String>) {
-        let line = format!("{:9.3} s  {}", self.start.elapsed().as_secs_f64(), what.into());
-        lock(&self.events).push(line);
+        lock(&self.events).push((self.now(), what.into()));
     }
 
     /// Notes a fault, and ends the soak.
     pub fn fault(&self, what: impl Into<String>) {
-        let last = lock(&self.events).last().cloned().unwrap_or_default();
+        self.fault_at(self.now(), what);
+    }
+
+    /// The same, of a fault that took a while to show: at `time`, in milliseconds since the start.
+    pub fn fault_at(&self, time: u64, what: impl Into<String>) {
+        let events = lock(&self.events);
+        let before = events.iter().rev().find(|(at, _)| *at <= time);
         let line = format!(
-            "{:9.3} s  {}, after: {}",
-            self.start.elapsed().as_secs_f64(),
+            "{} {}, after: {}",
+            seconds(time),
             what.into(),
-            last.trim_start()
+            before.map_or_else(String::new, |(at, event)| format!("{} {event}", seconds(*at).trim()))
         );
+        drop(events);
         let mut faults = lock(&self.faults);
         if faults.len() < FAULTS {
             faults.push(line);
         }
+        drop(faults);
         self.end();
     }
 
@@ -82,8 +90,13 @@ impl Diary {
     /// Writes events, faults and the logs of the agents into a folder that stays, and returns it.
     pub fn keep(&self, logs: &[String]) -> PathBuf {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("soak-{}", self.seed));
+        let events = lock(&self.events);
+        let events: Vec<String> = events
+            .iter()
+            .map(|(at, event)| format!("{} {event}", seconds(*at)))
+            .collect();
         let written = fs::create_dir_all(&folder).and_then(|()| {
-            fs::write(folder.join("events.txt"), lock(&self.events).join("\n"))?;
+            fs::write(folder.join("events.txt"), events.join("\n"))?;
             fs::write(folder.join("faults.txt"), self.faults().join("\n"))?;
             let lives = logs.iter().enumerate();
             let lives: Vec<String> = lives
@@ -96,6 +109,10 @@ impl Diary {
         }
         folder
     }
+}
+
+fn seconds(milliseconds: u64) -> String {
+    format!("{:9.3} s ", milliseconds as f64 / 1000.0)
 }
 
 /// A thread that failed must not hide what it found.

@@ -21,7 +21,7 @@ use super::diary::Diary;
 
 /// Silence that counts as a loss, also on a busy machine. What TCP sends again comes earlier:
 /// [`Segments::lost`] counts it.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(5);
 /// Time limit until the links of a new pod carry packets.
 const WIRED: Duration = Duration::from_secs(10);
 
@@ -85,10 +85,13 @@ impl Talk {
 fn carry(mut pair: Pair, pace: Duration, stop: &AtomicBool, count: &AtomicU64, diary: &Diary) {
     while !stop.load(Ordering::Relaxed) && !diary.is_over() {
         for end in [End::Opener, End::Opened] {
+            let sent = diary.now();
             match pair.says(end, SOON) {
                 Ok(true) => count.fetch_add(1, Ordering::Relaxed),
-                Ok(false) => return diary.fault(format!("{pair}: a message of {end:?} is lost")),
-                Err(error) => return diary.fault(format!("{error:#}")),
+                Ok(false) => {
+                    return diary.fault_at(sent, format!("{pair}: a message of {end:?} is lost"));
+                }
+                Err(error) => return diary.fault_at(sent, format!("{error:#}")),
             };
         }
         thread::park_timeout(pace);
@@ -102,8 +105,9 @@ pub fn open_anew(from: Site, to: Site, diary: Arc<Diary>) -> thread::JoinHandle<
         while !diary.is_over() {
             for address in to.addresses.clone() {
                 for transport in Transport::ALL {
+                    let asked = diary.now();
                     if let Err(error) = open_once(&from, &to, Way::direct(address), transport) {
-                        diary.fault(format!("a new connection: {error:#}"));
+                        diary.fault_at(asked, format!("a new connection: {error:#}"));
                         return opened;
                     }
                     opened += 1;

@@ -37,7 +37,7 @@ fn port_of(now: u64) -> u16 {
 }
 
 /// When a packet to this port was sent, if it is one of these.
-fn sent_at(port: u16, now: u64) -> Option<u64> {
+pub fn sent_at(port: u16, now: u64) -> Option<u64> {
     let stamp = u64::from(port.checked_sub(FIRST)?);
     let age = (now % PORTS + PORTS).checked_sub(stamp)? % PORTS;
     (stamp < PORTS).then(|| now.saturating_sub(age))

@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use super::{
     diary::Diary,
     resources::{Seen, Usage},
+    ward::sent_at,
 };
 
 /// Lasting pods, with host number and label. Client and server talk. The swing is closed to the
@@ -71,7 +72,7 @@ const GUEST: &str = "ingress: [{from: [{podSelector: {matchLabels: {app: guest}}
 const PORTS: (&str, &str) = ("net/ipv4/ip_local_port_range", "53000 65000");
 
 /// The last lives whose logs are kept.
-const LIVES: usize = 6;
+const LIVES: usize = 40;
 
 /// Binary of another version, to go to and back from. Without it, what is pinned gets the name of
 /// another version.
@@ -243,7 +244,8 @@ impl World {
         if log.contains("panicked at") {
             self.diary.fault("the agent panicked");
         }
-        self.logs.push(log);
+        let lines = log.lines().filter(|line| !is_of_stranger(line));
+        self.logs.push(lines.collect::<Vec<_>>().join("\n"));
         if self.logs.len() > LIVES {
             self.logs.remove(0);
         }
@@ -289,6 +291,16 @@ impl World {
     pub fn usage(&self) -> Result<Usage> {
         Usage::read(self.agent.pid().context("no agent runs")?)
     }
+}
+
+/// Returns true for a line of the log about a packet that a stranger sent.
+fn is_of_stranger(line: &str) -> bool {
+    if !line.contains("packet dropped") {
+        return false;
+    }
+    let line: Value = serde_json::from_str(line).unwrap_or_default();
+    let port = line["fields"]["port"].as_u64();
+    port.is_some_and(|port| sent_at(port as u16, 0).is_some())
 }
 
 /// What the status says of a pod.
