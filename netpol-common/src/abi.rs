@@ -88,7 +88,7 @@ pub use binding::Binding;
 pub use observed::{Counter, Counters, DropReason, Event, EventBudget, Hook};
 pub use sk_buff::SkBuff;
 pub use tracking::Tracking;
-pub use version::OBSERVED_VERSION;
+pub use version::{LAYOUTS, OBSERVED_VERSION};
 
 /// The size of the field that `_project` points at.
 const fn field_size<T, F>(_project: fn(&T) -> &F) -> usize {

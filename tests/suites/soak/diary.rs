@@ -59,7 +59,10 @@ impl Diary {
             "{} {}, after: {}",
             seconds(time),
             what.into(),
-            before.map_or_else(String::new, |(at, event)| format!("{} {event}", seconds(*at).trim()))
+            before.map_or_else(String::new, |(at, event)| format!(
+                "{} {event}",
+                seconds(*at).trim()
+            ))
         );
         drop(events);
         let mut faults = lock(&self.faults);

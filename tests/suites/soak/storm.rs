@@ -25,7 +25,6 @@ pub struct Counts {
     pub stops: u64,
     pub versions: u64,
     pub counters: u64,
-    pub attach_modes: u64,
     pub swings: u64,
     pub left: Left,
 }
@@ -39,7 +38,6 @@ pub struct Storm<'a> {
     pub counts: Counts,
     couples: Vec<Couple>,
     arrived: u64,
-    clsact: bool,
     /// True while the swing is closed.
     is_closed: bool,
 }
@@ -59,20 +57,18 @@ impl<'a> Storm<'a> {
             counts: Counts::default(),
             couples: Vec::new(),
             arrived: 0,
-            clsact: false,
             is_closed: true,
         }
     }
 
     /// Makes one event of any kind, and waits until it took effect.
     pub fn blow(&mut self) -> Result<()> {
-        match self.random.below(16) {
+        match self.random.below(15) {
             0..=2 => self.killed(),
             3 | 4 => self.killed_in_changes(),
             5 => self.stopped(),
             6 | 7 => self.other_version(),
             8 => self.other_counters(),
-            9 => self.other_attach_mode(),
             _ => self.breathe(),
         }
     }
@@ -175,21 +171,6 @@ impl<'a> Storm<'a> {
         self.world.diary.event("another version of counters and events");
         self.world.end_life(false)?;
         self.world.change_counters()?;
-        self.starts()
-    }
-
-    fn other_attach_mode(&mut self) -> Result<()> {
-        self.attach_by(!self.clsact)
-    }
-
-    /// Goes back to TCX, as at the start.
-    pub fn attach_by(&mut self, clsact: bool) -> Result<()> {
-        self.counts.attach_modes += 1;
-        self.clsact = clsact;
-        let mode = if clsact { "clsact" } else { "tcx" };
-        self.world.diary.event(format!("attached by {mode}"));
-        self.world.end_life(true)?;
-        self.world.agent.set_argument("--attach", mode);
         self.starts()
     }
 

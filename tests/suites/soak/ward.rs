@@ -25,7 +25,7 @@ const FIRST: u16 = 20_000;
 /// Number of these ports: a packet is no older than this many milliseconds when it is judged.
 const PORTS: u64 = 32_768;
 /// Pause between two rounds of denied packets.
-const PACE: Duration = Duration::from_millis(3);
+const PACE: Duration = Duration::from_millis(15);
 /// A connection is asked for, not waited for.
 const AT_ONCE: Duration = Duration::from_micros(50);
 /// The window is open: it has no end yet.

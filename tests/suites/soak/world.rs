@@ -78,6 +78,15 @@ const LIVES: usize = 40;
 /// another version.
 const OTHER: &str = "NETPOL_SOAK_OTHER";
 
+/// How the programs are attached.
+const ATTACH: &str = "NETPOL_SOAK_ATTACH";
+
+/// Denied packets are many, and the kernel's connection tracking has room for so many only.
+const SHORT: [(&str, &str); 2] = [
+    ("net/netfilter/nf_conntrack_udp_timeout", "10"),
+    ("net/netfilter/nf_conntrack_tcp_timeout_syn_sent", "10"),
+];
+
 /// Everything. Fields are in the order of dropping.
 pub struct World {
     pub agent: Agent,
@@ -105,6 +114,7 @@ impl World {
         // As kube-proxy's rules do, these make the node track connections.
         const TRACK: &str = "table inet track { chain arriving { type filter hook prerouting priority 0; ct state new counter; }; }\n";
         node.netns().feed("nft", &["-f", "-"], TRACK)?;
+        node.netns().sysctl(&SHORT)?;
         let manifests = ManifestDir::new()?;
         for (name, host, label) in PODS {
             let site = node.add_pod(name, &addresses(node.plan(), host))?;
@@ -121,9 +131,11 @@ impl World {
             &policy("mute", "egress: []").replace("shop", "other"),
         )?;
         let mut launch = Launch::new(manifests.path(), &node.plan().name);
-        launch.arguments.extend(
-            ["--startup-mode", "strict", "--resync", "2", "--attach", "tcx"].map(std::ffi::OsString::from),
-        );
+        launch
+            .arguments
+            .extend(["--startup-mode", "strict", "--resync", "2"].map(std::ffi::OsString::from));
+        let attach = std::env::var_os(ATTACH).unwrap_or_else(|| "tcx".into());
+        launch.arguments.extend(["--attach".into(), attach]);
         for net in node.plan().pod_networks() {
             launch
                 .arguments
@@ -288,8 +300,17 @@ impl World {
         Ok(())
     }
 
+    /// What the agent uses while nobody asks it anything.
     pub fn usage(&self) -> Result<Usage> {
-        Usage::read(self.agent.pid().context("no agent runs")?)
+        let pid = self.agent.pid().context("no agent runs")?;
+        let mut least = Usage::read(pid)?;
+        for _ in 0..20 {
+            thread::park_timeout(Duration::from_millis(50));
+            let now = Usage::read(pid)?;
+            least.resident = now.resident;
+            least.descriptors = least.descriptors.min(now.descriptors);
+        }
+        Ok(least)
     }
 }
 
