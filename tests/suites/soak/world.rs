@@ -108,6 +108,9 @@ impl World {
     /// Makes the node, and starts the agent.
     pub fn new(diary: Arc<Diary>) -> Result<Self> {
         let mut node = Node::new(Plan::first("node-a"))?;
+        // A bridge without an address of its own takes the least of its ports: it would change with
+        // each pod, and the pods would go on to send to the old one for a while.
+        node.netns().ip("link set cni0 address 02:00:0a:f4:00:01\n")?;
         let called = ["iptables", "ip6tables"].map(|which| format!("net/bridge/bridge-nf-call-{which}"));
         node.netns()
             .sysctl(&called.each_ref().map(|key| (key.as_str(), "1")))?;
