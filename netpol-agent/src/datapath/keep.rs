@@ -79,3 +79,20 @@ fn has_tables(folder: &Path) -> bool {
         .into_iter()
         .all(|(map, _)| WRITTEN.contains(&map) || has(folder, map))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::{OBSERVED_MAPS, PINNED_MAPS};
+
+    #[test]
+    fn each_map_that_enforces_has_a_layout_and_config_comes_last() {
+        let mut told = LAYOUTS.map(|(map, _)| map);
+        assert_eq!(told.last(), Some(&"config"));
+        let mut pinned = PINNED_MAPS.to_vec();
+        pinned.retain(|map| !OBSERVED_MAPS.contains(map));
+        told.sort_unstable();
+        pinned.sort_unstable();
+        assert_eq!(told.as_slice(), pinned);
+    }
+}
