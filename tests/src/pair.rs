@@ -297,7 +297,7 @@ impl Segments {
         let read = || namespaces.clone().map(Self::read).collect::<Result<Vec<_>>>();
         let mut segments = read()?;
         loop {
-            thread::sleep(QUIET);
+            thread::park_timeout(QUIET);
             let before = mem::replace(&mut segments, read()?);
             if segments == before {
                 break;
