@@ -8,7 +8,8 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
 /// Faults that are kept. The first ones matter.
@@ -111,6 +112,14 @@ impl Diary {
             eprintln!("keeping what happened in {}: {error}", folder.display());
         }
         folder
+    }
+}
+
+/// Waits. The end of a scoped thread wakes a parked one early.
+pub fn pause(time: Duration) {
+    let until = Instant::now() + time;
+    while let Some(left) = until.checked_duration_since(Instant::now()) {
+        thread::park_timeout(left);
     }
 }
 

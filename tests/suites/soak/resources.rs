@@ -5,7 +5,6 @@ use std::{
     collections::BTreeSet,
     fs,
     path::Path,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -15,6 +14,8 @@ use aya::{
     programs::loaded_programs,
 };
 use netpol_agent::datapath::bpffs;
+
+use super::diary::pause;
 
 /// Time limit for the kernel to free what nobody uses.
 const FREED: Duration = Duration::from_secs(20);
@@ -106,7 +107,7 @@ impl Seen {
         let mut last = self.footprint(pin_path)?;
         let until = Instant::now() + FREED;
         loop {
-            thread::park_timeout(Duration::from_millis(500));
+            pause(Duration::from_millis(500));
             let now = self.footprint(pin_path)?;
             if now == last || Instant::now() > until {
                 return Ok(now);
@@ -127,7 +128,7 @@ impl Seen {
                 Instant::now() < until,
                 "the kernel has {found:?}, where {expected:?} was expected"
             );
-            thread::park_timeout(Duration::from_millis(100));
+            pause(Duration::from_millis(100));
         }
     }
 }

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The events, one after the other, from a seed.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use netpol_tests::{node::Site, random::Random};
 
 use super::{
+    diary::pause,
     guests::{Couple, Left},
     ward::{Stranger, Ward},
     world::{CLIENT, SERVER, SWING, World, policy},
@@ -127,7 +128,7 @@ impl<'a> Storm<'a> {
     fn killed(&mut self) -> Result<()> {
         self.counts.kills += 1;
         let wait = self.a_while(100);
-        thread::park_timeout(wait);
+        pause(wait);
         self.world.diary.event("killed");
         self.world.end_life(true)?;
         self.starts()
@@ -138,10 +139,10 @@ impl<'a> Storm<'a> {
         for _ in 0..1 + self.random.below(12) {
             self.change()?;
             let wait = self.a_while(15);
-            thread::park_timeout(wait);
+            pause(wait);
         }
         let wait = self.a_while(60);
-        thread::park_timeout(wait);
+        pause(wait);
         self.world.diary.event("killed while things change");
         self.world.end_life(true)?;
         if self.random.below(2) == 0 {
@@ -180,7 +181,7 @@ impl<'a> Storm<'a> {
             self.counts.kills_in_a_start += 1;
             self.world.agent.relaunch()?;
             let wait = self.a_while(300);
-            thread::park_timeout(wait);
+            pause(wait);
             self.world
                 .diary
                 .event(format!("killed {wait:?} after it was started"));
@@ -210,7 +211,7 @@ impl<'a> Storm<'a> {
                 .write("swing.yaml", &policy("swing", rules))?;
             if self.random.below(3) == 0 {
                 let wait = self.a_while(20);
-                thread::park_timeout(wait);
+                pause(wait);
                 self.world.diary.event("killed while the swing closes");
                 self.world.end_life(true)?;
                 self.starts()?;

@@ -17,7 +17,7 @@ use netpol_tests::{
     pair::{End, Pair, Segments, Transport, Way},
 };
 
-use super::diary::Diary;
+use super::diary::{Diary, pause};
 
 /// Silence that counts as a loss, also on a busy machine. What TCP sends again comes earlier:
 /// [`Segments::lost`] counts it.
@@ -111,7 +111,7 @@ pub fn open_anew(from: Site, to: Site, diary: Arc<Diary>) -> thread::JoinHandle<
                         return opened;
                     }
                     opened += 1;
-                    thread::park_timeout(ANEW);
+                    pause(ANEW);
                 }
             }
         }

@@ -7,7 +7,6 @@ use std::{
     path::PathBuf,
     process::Command,
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -22,7 +21,7 @@ use netpol_tests::{
 use serde_json::{Value, json};
 
 use super::{
-    diary::Diary,
+    diary::{Diary, pause},
     resources::{Seen, Usage},
     ward::sent_at,
 };
@@ -197,7 +196,7 @@ impl World {
             if Instant::now() > until {
                 bail!("waiting for {what}: time is up; {status:#?}");
             }
-            thread::park_timeout(Duration::from_millis(5));
+            pause(Duration::from_millis(5));
         }
     }
 
@@ -308,7 +307,7 @@ impl World {
         let pid = self.agent.pid().context("no agent runs")?;
         let mut least = Usage::read(pid)?;
         for _ in 0..20 {
-            thread::park_timeout(Duration::from_millis(50));
+            pause(Duration::from_millis(50));
             let now = Usage::read(pid)?;
             least.resident = now.resident;
             least.descriptors = least.descriptors.min(now.descriptors);
