@@ -13,6 +13,7 @@ mod expiry;
 mod fill;
 mod grace;
 pub mod interfaces;
+mod keep;
 mod load;
 mod maps;
 mod netlink;
@@ -195,6 +196,8 @@ impl Datapath {
         maps::probe().map_err(DatapathError::NotPermitted)?;
         let folder = pin_folder(&options.pin_path);
         make_folders(&options.pin_path)?;
+        keep::keep_maps(&options.pin_path)?;
+        keep::tell_layouts(&options.pin_path)?;
         let mut flows = Vec::new();
         if let Some(capacity) = options.flow_capacity {
             flows = maps::unpin_flows_of_other_capacity(&folder.join("flows"), capacity)?;

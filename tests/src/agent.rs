@@ -101,6 +101,11 @@ impl Agent {
         self
     }
 
+    /// Sets the binary for the next starts, and for the cleanup.
+    pub fn set_binary(&mut self, binary: &Path) {
+        binary.clone_into(&mut self.binary);
+    }
+
     /// Sets an argument for the next starts.
     pub fn set_argument(&mut self, name: &str, value: &str) {
         let arguments = &mut self.launch.arguments;

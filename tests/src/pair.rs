@@ -248,6 +248,15 @@ fn with_port(address: SocketAddr, like: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip(), port)
 }
 
+/// Lets what is on its way arrive.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "that nothing more comes is no event to wait for"
+)]
+fn rest() {
+    thread::sleep(QUIET);
+}
+
 /// Counts of TCP segments in a namespace, from its kernel. IPv4 and IPv6 are counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segments {
@@ -297,7 +306,7 @@ impl Segments {
         let read = || namespaces.clone().map(Self::read).collect::<Result<Vec<_>>>();
         let mut segments = read()?;
         loop {
-            thread::sleep(QUIET);
+            rest();
             let before = mem::replace(&mut segments, read()?);
             if segments == before {
                 break;
