@@ -12,6 +12,7 @@ pub mod dump;
 mod expiry;
 mod fill;
 mod grace;
+mod instructions;
 pub mod interfaces;
 mod load;
 mod maps;
