@@ -10,9 +10,9 @@ mod capacity;
 mod conntrack;
 pub mod dump;
 mod expiry;
+mod features;
 mod fill;
 mod grace;
-mod instructions;
 pub mod interfaces;
 mod load;
 mod maps;
@@ -95,6 +95,9 @@ pub enum DatapathError {
     /// The kernel lets this process create no map.
     #[error("the kernel refuses to create a BPF map")]
     NotPermitted(#[source] io::Error),
+    /// The kernel is too old for the programs.
+    #[error("this kernel lacks what the programs need: {0}; netpol needs Linux 5.14 or later")]
+    NoFeature(String),
     /// bpffs is not usable.
     #[error(transparent)]
     Bpffs(#[from] bpffs::BpffsError),

@@ -120,16 +120,12 @@ impl Count for Flows {
         let before;
         // SAFETY: an atomic addition (RFC 9669, 5.3: fetch and add, 64 bits) to the first field of
         // a map's value, which outlives the run of the program. The compiler has no such operation
-        // for this target. For kernels before 5.12 the agent replaces these three instructions
-        // (`datapath/instructions.rs`).
+        // for this target.
         unsafe {
             asm!(
-                ".quad 0x1000021db", // r2 = atomic_fetch_add((u64 *)r1, r2)
-                "r0 = r2",
-                "r0 = r0",
+                ".quad 0x1000021db",
                 in("r1") &raw mut (*self.0).flows,
-                inlateout("r2") number => _,
-                lateout("r0") before,
+                inlateout("r2") number => before,
                 options(nostack),
             );
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 use aya::{Ebpf, EbpfLoader};
 use zerocopy::IntoBytes as _;
 
-use super::{DatapathError, Options, PINNED_MAPS, attach, capacity, instructions::Instructions, pin, sk_buff, tracking};
+use super::{DatapathError, Options, PINNED_MAPS, attach, capacity, pin, sk_buff, tracking};
 use crate::causes::causes;
 
 /// What the programs can see on this kernel.
@@ -90,10 +90,8 @@ pub(super) fn load_with(
     loader.override_global(aya_log::LEVEL, &options.log_level, true);
     loader.override_global("SK_BUFF", &way.layout, true);
     loader.override_global("TRACKING", &tracking.layout, true);
-    let mut adapted = way.put_into(tracking, object);
-    Instructions::of_this_kernel().put_into(&mut adapted);
     let mut ebpf = loader
-        .load(adapted.as_bytes())
+        .load(way.put_into(tracking, object).as_bytes())
         .map_err(|error| DatapathError::Load(Box::new(error)))?;
     attach::load(&mut ebpf)?;
     Ok(ebpf)

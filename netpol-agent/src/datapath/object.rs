@@ -4,7 +4,7 @@
 use netpol_common::abi::ABI_VERSION;
 use object::{File, Object as _, ObjectSection as _, ObjectSymbol as _};
 
-use super::{instructions::Instructions, sk_buff::Way, tracking};
+use super::{sk_buff::Way, tracking};
 
 /// The ELF object of `netpol-ebpf` with its BTF, aligned to 8 bytes as aya needs.
 ///
@@ -23,12 +23,9 @@ pub static EBPF_OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!
 pub static EBPF_OBJECT: Option<&[u8]> = None;
 
 /// Returns the programs without the parts that differ between kernels: they do not see where
-/// checksums are to be written, and use the oldest instructions. As words, because aya needs the
-/// alignment.
+/// checksums are to be written. As words, because aya needs the alignment.
 pub fn for_any_kernel() -> Option<Vec<u64>> {
-    let mut object = Way::default().put_into(&tracking::Way::default(), EBPF_OBJECT?);
-    Instructions::OLDEST.put_into(&mut object);
-    Some(object)
+    Some(Way::default().put_into(&tracking::Way::default(), EBPF_OBJECT?))
 }
 
 /// Returns the names of the programs in the object, sorted; empty in a build without them.

@@ -32,8 +32,9 @@ impl Drop for Ending {
     }
 }
 
-/// Boots it and waits until it is off. `filter`: names of tests.
-pub fn boot(files: &Files, initrd: &Path, filter: &[String]) -> Result<Outcome> {
+/// Boots it and waits until it is off. `filter`: names of tests. `refuses`: what the agent must say
+/// if the programs do not run there.
+pub fn boot(files: &Files, initrd: &Path, filter: &[String], refuses: Option<&str>) -> Result<Outcome> {
     let console = files.folder.join("console.log");
     let log = files.folder.join("suites.log");
     let mut copy = fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
@@ -44,7 +45,16 @@ pub fn boot(files: &Files, initrd: &Path, filter: &[String]) -> Result<Outcome> 
     };
     let mut qemu = Ending(
         Command::new("qemu-system-x86_64")
-            .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"])
+            .args([
+                "-accel",
+                "tcg,thread=multi",
+                "-cpu",
+                "max",
+                "-smp",
+                "2",
+                "-m",
+                "2048",
+            ])
             .args(["-nodefaults", "-no-reboot", "-display", "none"])
             .arg("-serial")
             .arg(format!("file:{}", console.display()))
@@ -83,7 +93,7 @@ pub fn boot(files: &Files, initrd: &Path, filter: &[String]) -> Result<Outcome> 
         }
     }
     drop(qemu);
-    if !outcome.passed() {
+    if !outcome.is_as_expected(refuses) {
         println!("{}", outcome.log());
         let text = fs::read(&console).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);

@@ -122,7 +122,11 @@ fn put(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Copies a program without what only debuggers read.
 fn stripped(from: &Path, to: &Path) -> Result<()> {
     put(to, &[])?;
-    run(Command::new("strip").arg("--strip-debug").arg("-o").arg(to).arg(from))
+    run(Command::new("strip")
+        .arg("--strip-debug")
+        .arg("-o")
+        .arg(to)
+        .arg(from))
 }
 
 /// Packs all files below a folder as the kernel unpacks them.

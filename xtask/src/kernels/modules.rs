@@ -101,7 +101,9 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 /// The modules that a module says it needs.
 fn needs(module: &[u8]) -> Result<Vec<String>> {
     let object = File::parse(module)?;
-    let section = object.section_by_name(".modinfo").context("no section .modinfo")?;
+    let section = object
+        .section_by_name(".modinfo")
+        .context("no section .modinfo")?;
     Ok(depends(section.data()?))
 }
 

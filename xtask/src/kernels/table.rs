@@ -34,10 +34,18 @@ impl Row {
             let mut text = String::new();
             for (mode, count) in &counts {
                 let before = if text.is_empty() { "" } else { ", " };
-                let mode = if mode.is_empty() { String::new() } else { format!(" {mode}") };
+                let mode = if mode.is_empty() {
+                    String::new()
+                } else {
+                    format!(" {mode}")
+                };
                 let _ = write!(text, "{before}{count}{mode}");
             }
-            if outcome.passed() { text } else { format!("**failed** ({text} passed)") }
+            if outcome.passed() {
+                text
+            } else {
+                format!("**failed** ({text} passed)")
+            }
         };
         Self(format!(
             "| {version} | {debian} | {} | {} | {} | {} | {} | {} |",
