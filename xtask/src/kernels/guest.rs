@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result};
 use super::{Files, console::Outcome};
 
 /// How long a guest may take. On an idle machine it takes a tenth of it.
-const DEADLINE: Duration = Duration::from_secs(900);
+const DEADLINE: Duration = Duration::from_secs(1200);
 /// Lines of the kernel's own log that are shown where a guest fails.
 const SHOWN: usize = 40;
 /// A panic ends the guest: QEMU does not reboot it.

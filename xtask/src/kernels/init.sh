@@ -40,7 +40,7 @@ if grep -q '^netpol: exit 0' /tmp/kernels; then
     ! grep -q '^kernel: attached by: tcx' /tmp/kernels || modes="tcx clsact"
     run progrun "" kernel_says_what_the_evaluator_says
     for mode in $modes; do
-        run namespaces "$mode" verdicts:: b3_enforcement_outlives_the_agent
+        run namespaces "$mode" c1_replies_of_an_allowed_connection a7_denial_is_silence b3_enforcement_outlives_the_agent
     done
 else
     mkdir -p /tmp/empty
