@@ -96,7 +96,7 @@ pub enum DatapathError {
     #[error("the kernel refuses to create a BPF map")]
     NotPermitted(#[source] io::Error),
     /// The kernel is too old for the programs.
-    #[error("this kernel lacks what the programs need: {0}; netpol needs Linux 5.14 or later")]
+    #[error("this kernel lacks what the programs need: {0}")]
     NoFeature(String),
     /// bpffs is not usable.
     #[error(transparent)]

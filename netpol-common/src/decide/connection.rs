@@ -159,21 +159,19 @@ fn ask_tracking<T: Tables>(
     };
     connection.with_node = from_node && matches!(opener, Opener::Pod)
         || sends && matches!(opener, Opener::Remote) && is_node(tables, &packet.destination);
-    if let Some(entry) = &connection.entry {
-        // Between the two conditions, so that the compiler cannot make them one: the verifiers of
-        // Linux 6.1 and older do not accept the result of a lookup merged with another value.
-        let found = new_flow(tables, NO_POLICY, connection.initiator);
-        if !connection.with_node {
-            entry.with(|flow| {
-                // Nothing passed yet: `commit` counts this packet, if it passes.
-                *flow = Flow {
-                    epoch: 0,
-                    packets: 0,
-                    bytes: 0,
-                    ..found
-                };
-            });
-        }
+    if let Some(entry) = &connection.entry
+        && !connection.with_node
+    {
+        entry.with(|flow| {
+            let found = new_flow(tables, NO_POLICY, connection.initiator);
+            // Nothing passed yet: `commit` counts this packet, if it passes.
+            *flow = Flow {
+                epoch: 0,
+                packets: 0,
+                bytes: 0,
+                ..found
+            };
+        });
     }
 }
 
