@@ -89,8 +89,8 @@ impl Outcome {
         self.facts.get(name).map(String::as_str)
     }
 
-    /// Returns true if it passed; on a kernel that the programs do not run on, if the agent says why
-    /// in one line.
+    /// Returns true if it passed; on a kernel that the programs do not run on, if the agent says
+    /// why in one line.
     pub fn is_as_expected(&self, refuses: Option<&str>) -> bool {
         match refuses {
             None => self.passed(),
