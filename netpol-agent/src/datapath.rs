@@ -10,6 +10,7 @@ mod capacity;
 mod conntrack;
 pub mod dump;
 mod expiry;
+mod features;
 mod fill;
 mod grace;
 pub mod interfaces;
@@ -95,6 +96,9 @@ pub enum DatapathError {
     /// The kernel lets this process create no map.
     #[error("the kernel refuses to create a BPF map")]
     NotPermitted(#[source] io::Error),
+    /// The kernel is too old for the programs.
+    #[error("this kernel lacks what the programs need: {0}")]
+    NoFeature(String),
     /// bpffs is not usable.
     #[error(transparent)]
     Bpffs(#[from] bpffs::BpffsError),

@@ -159,11 +159,13 @@ fn ask_tracking<T: Tables>(
     };
     connection.with_node = from_node && matches!(opener, Opener::Pod)
         || sends && matches!(opener, Opener::Remote) && is_node(tables, &packet.destination);
-    if let Some(entry) = &connection.entry
-        && !connection.with_node
-    {
+    let (with_node, initiator) = (connection.with_node, connection.initiator);
+    if let Some(entry) = &connection.entry {
         entry.with(|flow| {
-            let found = new_flow(tables, NO_POLICY, connection.initiator);
+            if with_node {
+                return;
+            }
+            let found = new_flow(tables, NO_POLICY, initiator);
             // Nothing passed yet: `commit` counts this packet, if it passes.
             *flow = Flow {
                 epoch: 0,
