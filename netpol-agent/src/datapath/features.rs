@@ -43,7 +43,7 @@ const NEEDED: [Feature; 2] = [
 
 /// Says what this kernel lacks, in one line; `None` if that is nothing.
 pub(super) fn missing() -> Option<String> {
-    said(|program| loads(program))
+    said(loads)
 }
 
 /// The same, of a kernel that loads these programs.
