@@ -10,7 +10,8 @@ use crate::tag;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of the layouts below. It is part of the pin path, so agents of different layouts never
-/// share a map, but for those whose digest in [`LAYOUTS`] is the same.
+/// share a map, but for those whose digest in [`LAYOUTS`] is the same: see there what else to
+/// raise.
 pub const ABI_VERSION: u32 = 7;
 
 /// Policy id of an endpoint that nothing restricts in a direction: no policy isolates it (rule I1).

@@ -5,7 +5,9 @@
 //!
 //! A folder in the versioned one tells the layouts: an entry `layouts/MAP-DIGEST` for each map.
 //! Numbers of endpoints, policies and identities tie the tables together. So they are kept together
-//! or not at all, and the maps that the programs write are kept with them only.
+//! or not at all, and flows and fragments, which hold such numbers, are kept with them only. What
+//! was bound to which interface, and which addresses were another pod's, holds no such number, and
+//! is kept by itself.
 
 use std::path::{Path, PathBuf};
 
@@ -20,8 +22,11 @@ use super::{
 /// Name of the folder that tells the layouts.
 const FOLDER: &str = "layouts";
 
-/// What the programs write. The other maps are the tables, and the agent's own.
-const WRITTEN: [&str; 5] = ["flows", "flow_shares", "flow_rings", "inherited", "fragments"];
+/// Maps that hold no number of another map's entry.
+const FREE: [&str; 2] = ["bindings", "inherited"];
+
+/// What the programs write. It holds numbers of the tables, and no table holds any of it.
+const WRITTEN: [&str; 4] = ["flows", "flow_shares", "flow_rings", "fragments"];
 
 /// What goes with the flows: counts and places of them.
 const OF_FLOWS: [&str; 3] = ["flows", "flow_shares", "flow_rings"];
@@ -33,36 +38,46 @@ fn entry(folder: &Path, (map, digest): (&str, u32)) -> PathBuf {
 /// Tells the layouts of this version's maps to later ones.
 pub(super) fn tell_layouts(pin_path: &Path) -> Result<(), bpffs::BpffsError> {
     let own = pin_folder(pin_path);
-    LAYOUTS
-        .into_iter()
-        .try_for_each(|layout| bpffs::make_folder(&entry(&own, layout)))
+    let told = LAYOUTS.map(|layout| entry(&own, layout));
+    told.iter().try_for_each(|entry| bpffs::make_folder(entry))?;
+    // What an earlier build of this version told is not true of the maps any more.
+    for earlier in bpffs::list(&own.join(FOLDER))? {
+        if !told.contains(&earlier) {
+            bpffs::remove(&earlier)?;
+        }
+    }
+    Ok(())
 }
 
 /// Keeps what another version left, before anything is loaded. Does nothing if there are maps of
-/// this version. An agent that died in between did not load anything: this goes on.
+/// this version.
 pub(super) fn keep_maps(pin_path: &Path) -> Result<(), DatapathError> {
     let own = pin_folder(pin_path);
-    // It is the last one that is kept, and nothing else is pinned here before.
+    // Programs of this version are attached only after it was pinned, and `config` is the last
+    // one that is kept: without it, nothing here enforces.
     if own.join("config").exists() {
         return Ok(());
     }
     let others = version_folders(pin_path)?.into_iter();
-    let others = others.filter(|folder| *folder != own && has_tables(folder));
-    // Who enforces has programs on most interfaces.
+    let others = others.filter(|folder| *folder != own && LAYOUTS.iter().any(|(map, _)| has(folder, map)));
+    // Who enforces has tables, and programs on most interfaces.
     let links = |folder: &PathBuf| bpffs::list(&folder.join(LINKS)).map_or(0, |links| links.len());
-    let Some(other) = others.max_by_key(links) else {
+    let Some(other) = others.max_by_key(|folder| (has_tables(folder), links(folder))) else {
         return Ok(());
     };
-    let flows_stay = OF_FLOWS.iter().all(|map| has(&other, map));
+    let (tables, flows) = (has_tables(&other), OF_FLOWS.iter().all(|map| has(&other, map)));
     let mut anew = Vec::new();
     for (map, _) in LAYOUTS {
-        if !has(&other, map) || OF_FLOWS.contains(&map) && !flows_stay {
-            anew.push(map);
-            continue;
-        }
         let path = own.join(map);
-        if !path.exists() {
+        // Left by a start that was cut off. The other version may have other maps since.
+        if path.exists() {
+            bpffs::remove(&path)?;
+        }
+        let fits = FREE.contains(&map) || tables && (flows || !OF_FLOWS.contains(&map));
+        if fits && has(&other, map) {
             pin_again(map, &other.join(map), &path)?;
+        } else {
+            anew.push(map);
         }
     }
     tracing::info!(of = %other.display(), ?anew, "maps of another version are kept");
@@ -75,9 +90,8 @@ fn has(folder: &Path, map: &str) -> bool {
 }
 
 fn has_tables(folder: &Path) -> bool {
-    LAYOUTS
-        .into_iter()
-        .all(|(map, _)| WRITTEN.contains(&map) || has(folder, map))
+    let mut tables = LAYOUTS.iter().map(|(map, _)| *map);
+    tables.all(|map| FREE.contains(&map) || WRITTEN.contains(&map) || has(folder, map))
 }
 
 #[cfg(test)]

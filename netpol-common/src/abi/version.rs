@@ -6,6 +6,7 @@ use super::{
     FlowShare, Forwarded, Fragment, FragmentKey, Frontend, Identity, Lifetimes, Peer, PolicyMatch,
     PolicyValue, PortValue, Sender,
 };
+use crate::quota::RING;
 
 /// Name, offset and size of each field.
 type Layout = [(&'static str, usize, usize)];
@@ -29,7 +30,9 @@ pub const OBSERVED_VERSION: u32 = {
     version.0
 };
 
-/// Raise it when a field or a number in the maps gets another meaning and keeps its layout.
+/// Raise it, with [`ABI_VERSION`](super::ABI_VERSION), when a field or a number in the maps gets
+/// another meaning and keeps its layout, and when a map gets another type, other flags or another
+/// number of entries: a map that is kept stays as it was made.
 const MEANING: usize = 1;
 
 /// A key or value without fields.
@@ -60,8 +63,14 @@ pub const LAYOUTS: [(&str, u32); 17] = [
     ),
     ("policies", digest(&[PolicyMatch::LAYOUT, PolicyValue::LAYOUT])),
     ("flows", digest(&[FlowKey::LAYOUT, Address::LAYOUT, Flow::LAYOUT])),
-    ("flow_shares", digest(&[NUMBER, FlowShare::LAYOUT])),
-    ("flow_rings", digest(&[NUMBER, FlowKey::LAYOUT, Address::LAYOUT])),
+    (
+        "flow_shares",
+        entries(FlowShare::NUMBER, &[NUMBER, FlowShare::LAYOUT]),
+    ),
+    (
+        "flow_rings",
+        entries(RING as usize, &[NUMBER, FlowKey::LAYOUT, Address::LAYOUT]),
+    ),
     ("inherited", digest(&[Address::LAYOUT, NUMBER])),
     (
         "fragments",
@@ -71,7 +80,12 @@ pub const LAYOUTS: [(&str, u32); 17] = [
 ];
 
 const fn digest(layouts: &[&Layout]) -> u32 {
-    let mut digest = Digest::new().number(MEANING);
+    entries(0, layouts)
+}
+
+/// The same, of a map whose entries have places that depend on their number.
+const fn entries(number: usize, layouts: &[&Layout]) -> u32 {
+    let mut digest = Digest::new().number(MEANING).number(number);
     let mut nth = 0;
     while nth < layouts.len() {
         digest = digest.layout(layouts[nth]);

@@ -4,7 +4,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -60,6 +63,8 @@ type Rules = Vec<(Asked, &'static str, Fault)>;
 struct Shared {
     client: Client,
     rules: Mutex<Rules>,
+    /// Answers that got one of them.
+    failed: AtomicUsize,
     /// Open answers end when it changes.
     cuts: watch::Sender<u64>,
 }
@@ -82,6 +87,7 @@ impl ApiServer {
             let shared = Arc::new(Shared {
                 client: Client::try_from(config)?,
                 rules: Mutex::default(),
+                failed: AtomicUsize::new(0),
                 cuts: watch::Sender::new(0),
             });
             let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -111,7 +117,15 @@ impl Faulty {
     /// for again.
     pub fn set(&self, rules: &[(Asked, &'static str, Fault)]) {
         *self.shared.rules.lock().unwrap_or_else(PoisonError::into_inner) = rules.to_vec();
+        self.shared.failed.store(0, Ordering::SeqCst);
         self.shared.cuts.send_modify(|count| *count += 1);
+    }
+}
+
+impl Faulty {
+    /// Returns how many answers failed since the faults were set.
+    pub fn failed(&self) -> usize {
+        self.shared.failed.load(Ordering::SeqCst)
     }
 }
 
@@ -123,7 +137,9 @@ impl Shared {
         let mut matching = rules
             .iter()
             .filter(|(of, resource, _)| *of == asked && uri.path().ends_with(&format!("/{resource}")));
-        matching.next().map(|(_, _, fault)| *fault)
+        let (_, _, fault) = matching.next()?;
+        self.failed.fetch_add(1, Ordering::SeqCst);
+        Some(*fault)
     }
 }
 

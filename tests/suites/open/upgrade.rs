@@ -17,7 +17,7 @@ use netpol_agent::datapath::{CounterReader, OBSERVED_MAPS, PINNED_MAPS, bpffs, p
 use netpol_common::abi::Direction;
 use netpol_tests::{agent::Agent, node::Site, pair::End, privilege::can_enforce, proxy::Mode};
 
-use super::{MESSAGES, SEEDED, SUITE, World, seeds_nothing};
+use super::{MESSAGES, SEEDED, SUITE, World, reused_address, seeds_nothing};
 
 /// Part of the log line about removed pins of another version.
 const SWEPT: &str = "removed what another version of netpol left";
@@ -60,6 +60,8 @@ enum Common {
     All,
     /// Those of all maps but `flows`.
     Tables,
+    /// Those of all maps but one of the tables, whose numbers are in the others.
+    NoTables,
     /// None.
     Nothing,
 }
@@ -97,7 +99,11 @@ fn other_version(attach: &str, common: Common) {
     let layouts = other.join("layouts");
     for entry in bpffs::list(&layouts).unwrap() {
         let is_of_flows = entry.to_string_lossy().contains("/flows-");
-        if common == Common::Nothing || common == Common::Tables && is_of_flows {
+        let is_of_policies = entry.to_string_lossy().contains("/policies-");
+        if common == Common::Nothing
+            || common == Common::Tables && is_of_flows
+            || common == Common::NoTables && is_of_policies
+        {
             bpffs::remove(&entry).unwrap();
         }
     }
@@ -109,7 +115,16 @@ fn other_version(attach: &str, common: Common) {
     assert!(!other.exists());
     if common != Common::Nothing {
         agent.wait_for_line(0, KEPT).unwrap();
-        assert_eq!(enforcing(&agent, &of_flows), tables);
+    }
+    match common {
+        Common::All | Common::Tables => assert_eq!(enforcing(&agent, &of_flows), tables),
+        Common::NoTables => {
+            let free = ["bindings", "inherited"];
+            let kept = |id: &u32| all.contains(id);
+            assert_eq!(enforcing(&agent, &[]).iter().filter(|id| kept(id)).count(), 2);
+            assert!(!enforcing(&agent, &free).iter().any(kept), "all together");
+        }
+        Common::Nothing => {}
     }
     if common == Common::All {
         assert_eq!(enforcing(&agent, &[]), all);
@@ -143,8 +158,26 @@ fn b3_c6_an_upgrade_keeps_maps_of_the_same_layout_and_connections_that_nobody_tr
 }
 
 #[test]
+fn b3_c6_an_upgrade_to_another_layout_of_a_table_keeps_none_and_what_was_bound() {
+    other_version("tcx", Common::NoTables);
+}
+
+#[test]
 fn b3_c6_an_upgrade_to_another_layout_of_flows_keeps_the_tables() {
     other_version("tcx", Common::Tables);
+}
+
+/// What an earlier version knew of an address that another pod had before, its successor knows: the
+/// kernel still has the other pod's connections.
+#[test]
+fn c3_b3_a_reused_address_does_not_inherit_connections_by_an_upgrade() {
+    reused_address(|agent| {
+        agent.stop().unwrap();
+        let other = agent.pin_path().join("v1");
+        fs::rename(pin_folder(agent.pin_path()), &other).unwrap();
+        agent.restart().unwrap();
+        agent.wait_for_line(0, SWEPT).unwrap();
+    });
 }
 
 /// In the line that tells that they were removed.

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The events, one after the other, from a seed.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use netpol_tests::{node::Site, random::Random};
@@ -12,6 +15,12 @@ use super::{
     ward::{Stranger, Ward},
     world::{CLIENT, SERVER, SWING, World, policy},
 };
+
+/// The first events, one of each kind that befalls the agent: numbers of [`Storm::blow`].
+const FIRST: [usize; 5] = [0, 3, 5, 6, 8];
+
+/// How long the stranger may need to reach an open swing.
+const REACHES: Duration = Duration::from_secs(5);
 
 /// Couples of guests at a time.
 const COUPLES: usize = 3;
@@ -39,6 +48,8 @@ pub struct Storm<'a> {
     pub counts: Counts,
     couples: Vec<Couple>,
     arrived: u64,
+    /// Events so far.
+    blown: usize,
     /// True while the swing is closed.
     is_closed: bool,
 }
@@ -58,13 +69,17 @@ impl<'a> Storm<'a> {
             counts: Counts::default(),
             couples: Vec::new(),
             arrived: 0,
+            blown: 0,
             is_closed: true,
         }
     }
 
     /// Makes one event of any kind, and waits until it took effect.
     pub fn blow(&mut self) -> Result<()> {
-        match self.random.below(15) {
+        let random = self.random.below(15);
+        let number = FIRST.get(self.blown).copied().unwrap_or(random);
+        self.blown += 1;
+        match number {
             0..=2 => self.killed(),
             3 | 4 => self.killed_in_changes(),
             5 => self.stopped(),
@@ -205,6 +220,10 @@ impl<'a> Storm<'a> {
                 .write("swing.yaml", &policy("swing", rules))?;
             self.world.settle()?;
         } else {
+            let until = Instant::now() + REACHES;
+            while self.swing.came() == self.arrived && Instant::now() < until {
+                pause(Duration::from_millis(10));
+            }
             self.world.diary.event("the swing closes");
             self.world
                 .manifests
