@@ -49,6 +49,14 @@ fn policy(app: &str) -> Value {
 
 impl World {
     fn new() -> Option<Self> {
+        let world = Self::launched(&[], &[])?;
+        world.agent.wait_for_revision_after(0).unwrap();
+        world.only("b");
+        Some(world)
+    }
+
+    /// Starts the agent with these arguments, and these faults from the start.
+    fn launched(arguments: &[&str], faults: &[(Asked, &'static str, Fault)]) -> Option<Self> {
         can_use_api_server(SUITE).then(|| {
             let cluster = Cluster::with_pods().unwrap();
             let deployment = Deployment::load().unwrap();
@@ -63,19 +71,18 @@ impl World {
             fs::write(&path, way.kubeconfig().to_string()).unwrap();
             let mut launch = deployment.launch(&cluster.node.plan().name).unwrap();
             launch.arguments.extend(["--kubeconfig".into(), path.into()]);
+            launch.arguments.extend(arguments.iter().map(Into::into));
+            way.set(faults);
             let agent = Agent::launch(&cluster.node, launch)
                 .unwrap()
                 .with_deadline(DEADLINE);
-            agent.wait_for_revision_after(0).unwrap();
-            let world = Self {
+            Self {
                 agent,
                 way,
                 _folder: folder,
                 deployment,
                 cluster,
-            };
-            world.only("b");
-            world
+            }
         })
     }
 
@@ -244,4 +251,35 @@ fn b3_a_token_that_is_refused_is_named_and_a_new_one_is_taken() {
     fs::write(&token, api.token(NAMESPACE, ACCOUNT).unwrap()).unwrap();
     world.wait_until_told("[+]source-readable ok");
     world.cluster.becomes("shop/b", "shop/a", &Silent);
+}
+
+/// In strict mode a new pod's interface is closed as soon as the Node's ranges are known: they are
+/// asked for until they are told, also while the lists are not complete.
+#[test]
+fn b2_strict_closes_new_pods_though_the_nodes_ranges_were_refused_at_first() {
+    let refused = |kind| (List, kind, Refused(503));
+    let strict = ["--startup-mode=strict"];
+    let faults = [refused("nodes"), refused("pods")];
+    let Some(mut world) = World::launched(&strict, &faults) else {
+        return;
+    };
+    let ranges = world
+        .cluster
+        .node
+        .plan()
+        .pod_networks()
+        .map(|range| range.to_string());
+    let node = json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": world.cluster.node.plan().name},
+        "spec": {"podCIDR": ranges[0], "podCIDRs": ranges},
+    });
+    world.cluster.api.apply(&node).unwrap();
+    let told = "the node's pod ranges are not told";
+    world.agent.wait_for_line(0, told).unwrap();
+    world.way.set(&faults[1..]);
+    world.agent.wait_for_line(0, "datapath open").unwrap();
+    world.cluster.becomes("other/c", "shop/a", &Silent);
+    assert_eq!(world.agent.revision(), 0, "the lists are complete");
+    world.cluster.add_pod("shop/new", &json!({"app": "new"})).unwrap();
+    world.cluster.expect("other/c", "shop/new", &Silent);
 }
