@@ -64,14 +64,14 @@ fn taken_of_pod(meta: &ObjectMeta) -> (bool, Option<Text>) {
 
 /// Collects what is wrong with one object.
 struct Faults {
-    object: String,
+    object: Id,
     found: Vec<Diagnostic>,
 }
 
 impl Faults {
     fn of(id: &Id) -> Self {
         Self {
-            object: id.to_string(),
+            object: id.clone(),
             found: Vec::new(),
         }
     }
@@ -79,7 +79,7 @@ impl Faults {
     fn report(&mut self, code: &'static str, field: impl Into<String>, message: impl Into<String>) {
         self.found.push(Diagnostic {
             code,
-            object: self.object.clone(),
+            object: self.object.to_string(),
             field: field.into(),
             message: message.into(),
         });

@@ -25,8 +25,9 @@ use super::{
     wire::{self, Wire as _},
 };
 
-use crate::causes::causes;
+use crate::{causes::causes, model::ObjectKey};
 
+mod decoded;
 mod failure;
 mod kind;
 mod read_ahead;
@@ -40,10 +41,10 @@ const QUEUE: usize = 1024;
 enum Update {
     /// A list begins: what was listed before and is not listed again is gone.
     Listing,
-    /// An object of the list.
-    Listed(Box<Entry>),
-    /// The list is complete.
-    ListDone,
+    /// Objects of the list.
+    Listed(Vec<Entry>),
+    /// The list is complete with these.
+    ListDone(Vec<Entry>),
     /// The server does not have this kind.
     Missing,
     /// An object was added or changed.
@@ -126,8 +127,8 @@ struct Cluster {
     objects: Objects,
     /// Kinds whose first list is complete, or that the server does not have.
     listed: BTreeSet<Kind>,
-    /// What a list that is not complete yet has named so far.
-    listing: BTreeMap<Kind, BTreeSet<Id>>,
+    /// What was known before a list that is not complete yet, and was not listed again so far.
+    unconfirmed: BTreeMap<Kind, BTreeSet<ObjectKey>>,
 }
 
 impl Cluster {
@@ -146,25 +147,37 @@ impl Cluster {
     fn apply(&mut self, kind: Kind, update: Update) -> bool {
         match update {
             Update::Listing => {
-                self.listing.insert(kind, BTreeSet::new());
+                self.unconfirmed.insert(kind, self.objects.keys(kind));
                 false
             }
-            Update::Listed(entry) => {
-                self.listing.entry(kind).or_default().insert(entry.object.id());
-                self.objects.put(*entry)
-            }
-            Update::ListDone => {
-                let kept = self.listing.remove(&kind).unwrap_or_default();
-                let removed = self.objects.keep(kind, &kept);
-                self.listed.insert(kind) || removed
+            Update::Listed(entries) => self.list(kind, entries),
+            Update::ListDone(entries) => {
+                let changed = self.list(kind, entries);
+                let gone = self.unconfirmed.remove(&kind).unwrap_or_default();
+                let removed = self.objects.remove_all(kind, gone);
+                self.listed.insert(kind) || changed || removed
             }
             Update::Missing => {
-                let removed = self.objects.keep(kind, &BTreeSet::new());
+                let removed = self.objects.remove_all(kind, self.objects.keys(kind));
                 self.listed.insert(kind) || removed
             }
             Update::Changed(entry) => self.objects.put(*entry),
             Update::Deleted(id) => self.objects.remove(&id),
         }
+    }
+
+    /// Takes over objects of a list. False if nothing changed.
+    fn list(&mut self, kind: Kind, entries: Vec<Entry>) -> bool {
+        let unconfirmed = self.unconfirmed.entry(kind).or_default();
+        let mut changed = false;
+        for entry in entries {
+            // Empty in the first list, which is the long one.
+            if !unconfirmed.is_empty() {
+                unconfirmed.remove(&entry.object.key());
+            }
+            changed |= self.objects.put(entry);
+        }
+        changed
     }
 }
 
@@ -229,7 +242,7 @@ mod tests {
             let done = if kind == Kind::EndpointSlice {
                 Update::Missing
             } else {
-                Update::ListDone
+                Update::ListDone(Vec::new())
             };
             assert!(
                 cluster.apply(kind, done),
@@ -244,12 +257,11 @@ mod tests {
         let mut cluster = Cluster::default();
         let kind = Kind::Namespace;
         cluster.apply(kind, Update::Listing);
-        cluster.apply(kind, Update::Listed(namespace("a", "x")));
-        cluster.apply(kind, Update::Listed(namespace("b", "x")));
-        cluster.apply(kind, Update::ListDone);
+        cluster.apply(kind, Update::Listed(vec![*namespace("a", "x")]));
+        cluster.apply(kind, Update::ListDone(vec![*namespace("b", "x")]));
         cluster.apply(kind, Update::Listing);
         assert!(
-            !cluster.apply(kind, Update::Listed(namespace("b", "x"))),
+            !cluster.apply(kind, Update::Listed(vec![*namespace("b", "x")])),
             "nothing new"
         );
         assert_eq!(
@@ -258,8 +270,8 @@ mod tests {
             "an incomplete list takes nothing away"
         );
         cluster.apply(kind, Update::Listing);
-        cluster.apply(kind, Update::Listed(namespace("b", "x")));
-        assert!(cluster.apply(kind, Update::ListDone));
+        cluster.apply(kind, Update::Listed(vec![*namespace("b", "x")]));
+        assert!(cluster.apply(kind, Update::ListDone(Vec::new())));
         assert_eq!(names(&cluster), ["b"]);
     }
 

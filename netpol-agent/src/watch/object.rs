@@ -87,14 +87,15 @@ impl Objects {
         self.tell(id.clone(), Vec::new()) || removed
     }
 
-    /// Removes the objects of a kind that are not in `kept`. False if there were none.
-    pub fn keep(&mut self, kind: Kind, kept: &BTreeSet<Id>) -> bool {
-        let all = kind.keys(&self.now).into_iter().map(|key| Id { kind, key });
-        let gone: Vec<Id> = all.filter(|id| !kept.contains(id)).collect();
-        for id in &gone {
-            self.remove(id);
-        }
-        !gone.is_empty()
+    /// The keys of the objects of a kind.
+    pub fn keys(&self, kind: Kind) -> BTreeSet<ObjectKey> {
+        kind.keys(&self.now).into_iter().collect()
+    }
+
+    /// Removes objects of a kind. False if there were none.
+    pub fn remove_all(&mut self, kind: Kind, keys: BTreeSet<ObjectKey>) -> bool {
+        keys.into_iter()
+            .fold(false, |changed, key| self.remove(&Id { kind, key }) | changed)
     }
 
     /// Everything at this moment, with the diagnostics of all objects and `more`.

@@ -7,8 +7,15 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
-use std::{borrow::Cow, collections::BTreeMap, fmt::Debug};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, MapAccess, Visitor},
+};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    fmt::{self, Debug},
+};
 
 use super::{kinds::OfKind, object::Entry};
 use crate::model::FORWARDS;
@@ -66,18 +73,42 @@ struct SlimMeta {
 /// Node, and who edits a Namespace.
 const ANNOTATIONS: [&str; 4] = [pod::MIRROR, pod::CONFIG_HASH, node::BACKEND, FORWARDS];
 
-/// Keeps the annotations that are read. Others are passed over before they are copied.
+/// Keeps the annotations that are read. Others are passed over, and not copied.
 fn few<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BTreeMap<String, String>>, D::Error> {
-    let all = Option::<BTreeMap<Cow<'de, str>, Option<Cow<'de, str>>>>::deserialize(deserializer)?;
-    let kept: BTreeMap<_, _> = all
-        .into_iter()
-        .flatten()
-        .filter(|(key, _)| ANNOTATIONS.contains(&key.as_ref()))
-        .filter_map(|(key, value)| Some((key.into_owned(), value?.into_owned())))
-        .collect();
+    let Kept(kept) = Option::deserialize(deserializer)?.unwrap_or_default();
     Ok((!kept.is_empty()).then_some(kept))
 }
 
+/// A text that is copied only if it is written with escapes.
+#[derive(Deserialize)]
+struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// Annotations that are read.
+#[derive(Default)]
+struct Kept(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Kept {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Self::default())
+    }
+}
+
+impl<'de> Visitor<'de> for Kept {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map of annotations")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut all: A) -> Result<Self, A::Error> {
+        while let Some((Borrowed(name), value)) = all.next_entry::<Borrowed<'de>, Option<Borrowed<'de>>>()? {
+            if let (true, Some(Borrowed(value))) = (ANNOTATIONS.contains(&&*name), value) {
+                self.0.insert(name.into_owned(), value.into_owned());
+            }
+        }
+        Ok(self)
+    }
+}
 fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     let meta = Option::<SlimMeta>::deserialize(deserializer)?;
     Ok(meta.map_or_else(ObjectMeta::default, |meta| ObjectMeta {

@@ -56,7 +56,7 @@ impl Wire for wire::Pod {
                 &mut named_ports,
                 &mut host_ports,
                 &mut faults,
-                &format!("spec.containers[{index}]"),
+                &|| format!("spec.containers[{index}]"),
                 container,
             );
         }
@@ -66,7 +66,7 @@ impl Wire for wire::Pod {
                     &mut named_ports,
                     &mut host_ports,
                     &mut faults,
-                    &format!("spec.initContainers[{index}]"),
+                    &|| format!("spec.initContainers[{index}]"),
                     container,
                 );
             }
@@ -126,11 +126,11 @@ fn add_ports(
     ports: &mut Vec<NamedPort>,
     host_ports: &mut Vec<HostPort>,
     faults: &mut Faults,
-    at: &str,
+    at: &dyn Fn() -> String,
     container: &Container,
 ) {
     for (index, port) in container.ports.iter().flatten().enumerate() {
-        let field = |name: &str| format!("{at}.ports[{index}].{name}");
+        let field = |name: &str| format!("{}.ports[{index}].{name}", at());
         let number = faults.port(|| field("containerPort"), port.container_port);
         let protocol = faults.protocol(|| field("protocol"), port.protocol.as_deref());
         if let Some(given) = port.host_port.filter(|given| *given != 0)

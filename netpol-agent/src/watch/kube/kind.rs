@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! List and watch of one kind, for ever.
 
-use std::{pin::pin, time::Duration};
+use std::{mem, pin::pin, time::Duration};
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use kube::{
@@ -14,11 +14,10 @@ use kube::{
 };
 use tokio::{sync::mpsc::Sender, time::Instant};
 
-use super::{Update, failure::Failure, read_ahead};
+use super::{Update, decoded::Decoded, failure::Failure, read_ahead};
 use crate::{
     progress::Progress,
     watch::{
-        convert,
         kinds::{ByKind, Kind},
         wire::Wire,
     },
@@ -27,6 +26,9 @@ use crate::{
 /// How long until a kind that the server does not have is asked for again: it comes with an
 /// upgrade.
 const MISSING_RETRY: Duration = Duration::from_secs(60);
+
+/// Listed objects that are handed on together: those of a page.
+const TOGETHER: usize = 500;
 
 /// Watches all objects of a kind. Ends when the receiver is gone.
 pub(super) struct Watch {
@@ -52,9 +54,10 @@ async fn watch<T: Wire>(watch: Watch) {
         progress,
     } = watch;
     let kind = T::KIND;
-    let listed = Api::<T>::all(read_ahead::client(client.clone()));
-    let mut events = pin!(watcher::watcher(listed, watcher::Config::default()));
+    let api = Api::<Decoded<T>>::all(read_ahead::client(client.clone()));
+    let mut events = pin!(watcher::watcher(api, watcher::Config::default()));
     let api = Api::<T>::all(client);
+    let mut listed = Vec::new();
     let mut backoff = DefaultBackoff::default();
     let mut failing = Failing {
         kind,
@@ -65,16 +68,25 @@ async fn watch<T: Wire>(watch: Watch) {
         let received = Instant::now();
         let update = match event {
             // Says that a list is about to be asked for, not that the server answers.
-            Ok(Event::Init) => Update::Listing,
+            Ok(Event::Init) => {
+                listed.clear();
+                Update::Listing
+            }
             Ok(event) => {
                 failing.end();
                 backoff.reset();
                 match event {
                     Event::Init => Update::Listing,
-                    Event::InitApply(object) => Update::Listed(Box::new(object.convert())),
-                    Event::InitDone => Update::ListDone,
-                    Event::Apply(object) => Update::Changed(Box::new(object.convert())),
-                    Event::Delete(object) => Update::Deleted(convert::id(kind, object.meta())),
+                    Event::InitApply(object) => {
+                        listed.push(object.entry);
+                        if listed.len() < TOGETHER {
+                            continue;
+                        }
+                        Update::Listed(mem::take(&mut listed))
+                    }
+                    Event::InitDone => Update::ListDone(mem::take(&mut listed)),
+                    Event::Apply(object) => Update::Changed(Box::new(object.entry)),
+                    Event::Delete(object) => Update::Deleted(object.entry.object.id()),
                 }
             }
             Err(error) => {
