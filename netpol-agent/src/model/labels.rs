@@ -87,6 +87,22 @@ impl From<BTreeMap<String, String>> for Labels {
     }
 }
 
+impl FromIterator<Label> for Labels {
+    /// Of two values for a key the last one counts.
+    fn from_iter<I: IntoIterator<Item = Label>>(labels: I) -> Self {
+        let mut labels: Vec<Label> = labels.into_iter().collect();
+        labels.sort_by(|(key, _), (other, _)| key.cmp(other));
+        labels.dedup_by(|later, kept| {
+            let same = later.0 == kept.0;
+            if same {
+                std::mem::swap(&mut later.1, &mut kept.1);
+            }
+            same
+        });
+        Self(labels.into())
+    }
+}
+
 impl FromIterator<(String, String)> for Labels {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(labels: I) -> Self {
         labels.into_iter().collect::<BTreeMap<_, _>>().into()

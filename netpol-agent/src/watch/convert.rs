@@ -8,13 +8,11 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-
 use crate::model::{Diagnostic, Labels, ObjectKey, Protocol, Text, parse_address};
 
 use super::{
     object::{Id, Kind},
-    wire,
+    wire::{self, Metadata},
 };
 
 mod node;
@@ -27,39 +25,33 @@ const DEFAULT_NAMESPACE: &str = "default";
 
 /// The identity of an object. An absent name is empty: a source refuses such an object before it
 /// gets here.
-pub(super) fn id(kind: Kind, meta: &ObjectMeta) -> Id {
+pub(super) fn id(kind: Kind, namespace: Text, name: Text) -> Id {
     let namespace = match kind {
-        kind if kind.is_cluster_wide() => "",
-        _ => meta
-            .namespace
-            .as_deref()
-            .filter(|n| !n.is_empty())
-            .unwrap_or(DEFAULT_NAMESPACE),
+        kind if kind.is_cluster_wide() => Text::default(),
+        _ if namespace.is_empty() => DEFAULT_NAMESPACE.into(),
+        _ => namespace,
     };
     Id {
         kind,
-        key: ObjectKey::new(namespace, meta.name.as_deref().unwrap_or_default()),
+        key: ObjectKey { namespace, name },
     }
 }
 
 /// Takes the parts of the metadata that the model holds.
-fn taken(kind: Kind, meta: ObjectMeta) -> (Id, String, Labels) {
-    let id = id(kind, &meta);
-    (
-        id,
-        meta.uid.unwrap_or_default(),
-        meta.labels.unwrap_or_default().into(),
-    )
+fn taken(kind: Kind, metadata: Metadata) -> (Id, String, Labels) {
+    let id = id(kind, metadata.namespace, metadata.name);
+    (id, metadata.uid, metadata.labels)
 }
 
 /// What only pods have of the metadata: whether it is being deleted, and of a static pod's mirror
 /// the static pod's UID.
-fn taken_of_pod(meta: &ObjectMeta) -> (bool, Option<Text>) {
-    let annotation = |name| Some(meta.annotations.as_ref()?.get(name)?.as_str());
-    let static_uid = annotation(wire::MIRROR)
-        .and_then(|_| annotation(wire::CONFIG_HASH))
+fn taken_of_pod(metadata: &Metadata) -> (bool, Option<Text>) {
+    let annotations = &metadata.annotations;
+    let static_uid = annotations
+        .get(wire::MIRROR)
+        .and_then(|_| annotations.get(wire::CONFIG_HASH))
         .filter(|hash| !hash.is_empty());
-    (meta.deletion_timestamp.is_some(), static_uid.map(Text::from))
+    (metadata.deletion_timestamp.is_some(), static_uid.map(Text::from))
 }
 
 /// Collects what is wrong with one object.

@@ -2,12 +2,9 @@
 //! The kinds of objects that are read, each in one row of [`kinds!`]. A new kind is a row, its
 //! type in [`wire`], its conversion in [`convert`](super::convert), and a map in [`Snapshot`].
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
-use k8s_openapi::{
-    ClusterResourceScope, NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
-use kube::Resource;
+use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 
 use super::wire::{self, Wire};
 use crate::model::{self, Map, ObjectKey, Snapshot, syntax};
@@ -136,28 +133,9 @@ macro_rules! kinds {
 
         $(impl OfKind for wire::$kind {
             const KIND: Kind = Kind::$kind;
-        }
-
-        impl Resource for wire::$kind {
-            type DynamicType = ();
             type Scope = scope!($scope);
 
-            fn kind((): &()) -> Cow<'_, str> {
-                Self::KIND.name().into()
-            }
-            fn group((): &()) -> Cow<'_, str> {
-                Self::KIND.group_and_version().0.into()
-            }
-            fn version((): &()) -> Cow<'_, str> {
-                Self::KIND.group_and_version().1.into()
-            }
-            fn plural((): &()) -> Cow<'_, str> {
-                Self::KIND.resource().into()
-            }
-            fn meta(&self) -> &ObjectMeta {
-                &self.metadata
-            }
-            fn meta_mut(&mut self) -> &mut ObjectMeta {
+            fn metadata_mut(&mut self) -> &mut wire::Metadata {
                 &mut self.metadata
             }
         })*
@@ -235,7 +213,7 @@ impl Kind {
     }
 
     /// The group is empty for core kinds.
-    fn group_and_version(self) -> (&'static str, &'static str) {
+    pub(super) fn group_and_version(self) -> (&'static str, &'static str) {
         let api_version = self.api_version();
         api_version.split_once('/').unwrap_or(("", api_version))
     }
@@ -245,6 +223,11 @@ impl Kind {
 pub(crate) trait OfKind {
     /// Which one.
     const KIND: Kind;
+    /// Whether its objects are in namespaces, as the client library says it.
+    type Scope: 'static;
+
+    /// Its metadata.
+    fn metadata_mut(&mut self) -> &mut wire::Metadata;
 }
 
 /// What is done for each kind with its type in [`wire`].
@@ -299,38 +282,4 @@ fn replace<K: MapKey, O: PartialEq>(map: &mut Map<K, Arc<O>>, key: &ObjectKey, o
     }
     map.insert(key, object);
     true
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Path;
-
-    impl ByKind for Path {
-        type Output = (String, String, String);
-
-        fn visit<T: Wire>(self) -> Self::Output {
-            let (kind, version) = (T::kind(&()), T::api_version(&()));
-            (kind.into(), version.into(), T::url_path(&(), None))
-        }
-    }
-
-    #[test]
-    fn resources_are_where_the_api_server_has_them() {
-        let paths = [
-            "/api/v1/nodes",
-            "/api/v1/namespaces",
-            "/api/v1/pods",
-            "/apis/networking.k8s.io/v1/networkpolicies",
-            "/api/v1/services",
-            "/apis/discovery.k8s.io/v1/endpointslices",
-        ];
-        for (kind, path) in Kind::ALL.into_iter().zip(paths) {
-            let expected = (kind.name(), kind.api_version(), path);
-            let (name, version, path) = kind.with(Path);
-            assert_eq!((name.as_str(), version.as_str(), path.as_str()), expected);
-        }
-        assert_eq!(Kind::ALL.len(), paths.len());
-    }
 }

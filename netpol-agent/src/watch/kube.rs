@@ -22,7 +22,7 @@ use super::{
     WatchError,
     object::{Entry, Id, Kind, Object, Objects},
     publish::Publisher,
-    wire::{self, Wire as _},
+    wire,
 };
 
 use crate::{causes::causes, model::ObjectKey};
@@ -32,6 +32,8 @@ mod failure;
 mod kind;
 mod read_ahead;
 mod version;
+
+use decoded::Decoded;
 
 /// Decoded objects that may wait to be merged.
 const QUEUE: usize = 1024;
@@ -108,16 +110,13 @@ pub(super) async fn run(
 pub(super) async fn pod_cidrs(kubeconfig: Option<&Path>, node: &str) -> Result<Vec<ipnet::IpNet>, String> {
     let config = configuration(kubeconfig).await.map_err(|error| causes(&error))?;
     let client = Client::try_from(config).map_err(|error| causes(&error))?;
-    let nodes = kube::Api::<wire::Node>::all(client);
+    let nodes = kube::Api::<Decoded<wire::Node>>::all(client);
     let only = kube::api::ListParams::default().fields(&format!("metadata.name={node}"));
     let found = nodes.list(&only).await.map_err(|error| causes(&error))?;
-    let told = found
-        .items
-        .into_iter()
-        .flat_map(|node| match node.convert().object {
-            Object::Node(node) => node.pod_cidrs.clone(),
-            _ => Vec::new(),
-        });
+    let told = found.items.into_iter().flat_map(|node| match node.entry.object {
+        Object::Node(node) => node.pod_cidrs.clone(),
+        _ => Vec::new(),
+    });
     Ok(told.collect())
 }
 

@@ -164,11 +164,10 @@ impl Reader {
 
     /// Returns the addresses inside the pod behind a veth, without link-local and loopback ones.
     pub(super) fn addresses_of(&mut self, index: u32) -> Result<BTreeSet<IpAddr>, InterfacesError> {
-        let links = self.links()?;
-        let Some(veth) = links.veths.get(&index) else {
+        let Some(veth) = self.veth(index)? else {
             return Ok(BTreeSet::new());
         };
-        let mut behind = self.addresses_behind(veth)?;
+        let mut behind = self.addresses_behind(&veth)?;
         let mut addresses = behind.remove(&veth.peer).unwrap_or_default();
         addresses.retain(|address| !address.is_loopback() && !is_link_local(*address));
         Ok(addresses)
@@ -212,13 +211,8 @@ impl Reader {
         if veth.namespace < 0 {
             return None;
         }
-        let mut request = vec![0; INTERFACE_MESSAGE_BYTES];
+        let mut request = link_request();
         request[4..8].copy_from_slice(&device.to_ne_bytes());
-        push_attribute(
-            &mut request,
-            IFLA_EXT_MASK,
-            &RTEXT_FILTER_SKIP_STATS.to_ne_bytes(),
-        );
         push_attribute(&mut request, IFLA_TARGET_NETNSID, &veth.namespace.to_ne_bytes());
         let mut found = None;
         let asked = self
@@ -256,16 +250,33 @@ impl Reader {
         }
     }
 
+    /// Returns a veth by its index; `None` if there is no such veth. The others are not listed: this
+    /// is asked for each pod.
+    fn veth(&mut self, index: u32) -> Result<Option<Veth>, InterfacesError> {
+        let mut request = link_request();
+        request[4..8].copy_from_slice(&index.to_ne_bytes());
+        let mut found = None;
+        let asked = self
+            .requests
+            .get(libc::RTM_GETLINK, 0, &request, |kind, message| {
+                if kind == libc::RTM_NEWLINK {
+                    found = veth(message);
+                }
+            });
+        match asked {
+            Ok(()) => Ok(found.map(|(_, veth)| veth)),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(source) => Err(InterfacesError::Dump {
+                what: format!("the interface with index {index}"),
+                source,
+            }),
+        }
+    }
+
     fn links(&mut self) -> Result<Links, InterfacesError> {
-        let mut request = vec![0; INTERFACE_MESSAGE_BYTES];
-        push_attribute(
-            &mut request,
-            IFLA_EXT_MASK,
-            &RTEXT_FILTER_SKIP_STATS.to_ne_bytes(),
-        );
         self.consistent(
             libc::RTM_GETLINK,
-            &request,
+            &link_request(),
             || "the links of this network namespace".to_owned(),
             |links: &mut Links, kind, message| {
                 if kind == libc::RTM_NEWLINK {
@@ -333,6 +344,17 @@ impl Reader {
         }
         unreachable!("the last attempt returns")
     }
+}
+
+/// Returns a request for links without their counters, which take long to add up.
+fn link_request() -> Vec<u8> {
+    let mut request = vec![0; INTERFACE_MESSAGE_BYTES];
+    push_attribute(
+        &mut request,
+        IFLA_EXT_MASK,
+        &RTEXT_FILTER_SKIP_STATS.to_ne_bytes(),
+    );
+    request
 }
 
 /// Returns the addresses of the bridge that a veth is a port of.

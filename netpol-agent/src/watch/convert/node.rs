@@ -15,9 +15,13 @@ use crate::{
 
 impl Wire for wire::Node {
     fn convert(self) -> Entry {
-        let mut metadata = self.metadata;
-        let annotations = metadata.annotations.take().unwrap_or_default();
-        let (id, _, _) = taken(Self::KIND, metadata);
+        let backend = self
+            .metadata
+            .annotations
+            .get(BACKEND)
+            .unwrap_or_default()
+            .to_owned();
+        let (id, _, _) = taken(Self::KIND, self.metadata);
         let mut faults = Faults::of(&id);
         let mut addresses = BTreeSet::new();
         let given = self
@@ -37,7 +41,7 @@ impl Wire for wire::Node {
             name: id.key.name.to_string(),
             addresses,
             pod_cidrs: pod_cidrs.iter().filter_map(|text| text.parse().ok()).collect(),
-            backend: annotations.get(BACKEND).cloned().unwrap_or_default(),
+            backend,
             ..Node::default()
         };
         Entry {

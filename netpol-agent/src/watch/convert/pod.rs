@@ -23,9 +23,7 @@ const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 impl Wire for wire::Namespace {
     fn convert(self) -> Entry {
-        let annotations = self.metadata.annotations.as_ref();
-        let forwards = annotations.and_then(|annotations| annotations.get(FORWARDS));
-        let forwards = forwards.map(|text| Text::from(text.as_str()));
+        let forwards = self.metadata.annotations.get(FORWARDS).map(Text::from);
         let (id, _, mut labels) = taken(Self::KIND, self.metadata);
         if !labels.contains_key(NAME_LABEL) {
             labels.insert(NAME_LABEL, id.key.name.as_str());
@@ -104,7 +102,7 @@ impl Wire for wire::Pod {
             key: id.key,
             uid,
             labels,
-            node: spec.node_name.filter(|node| !node.is_empty()).map(Text::from),
+            node: spec.node_name.filter(|node| !node.is_empty()),
             host_network,
             terminal,
             terminating,
@@ -148,7 +146,7 @@ fn add_ports(
                 });
             }
         }
-        let Some(name) = port.name.as_deref().filter(|name| !name.is_empty()) else {
+        let Some(name) = port.name.as_ref().filter(|name| !name.is_empty()) else {
             continue;
         };
         if !syntax::is_port_name(name) {
@@ -160,7 +158,7 @@ fn add_ports(
         }
         if let (Some(number), Some(protocol)) = (number, protocol) {
             ports.push(NamedPort {
-                name: name.into(),
+                name: name.clone(),
                 protocol,
                 number,
             });

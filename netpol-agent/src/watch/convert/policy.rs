@@ -125,7 +125,7 @@ fn port(port: wire::NetworkPolicyPort) -> PolicyPort {
 fn selector(selector: wire::LabelSelector) -> LabelSelector {
     let expressions = selector.match_expressions.unwrap_or_default().into_iter();
     LabelSelector {
-        match_labels: selector.match_labels.unwrap_or_default().into(),
+        match_labels: selector.match_labels.unwrap_or_default(),
         match_expressions: exact(expressions.map(|expression| LabelExpression {
             key: expression.key.unwrap_or_default(),
             operator: expression.operator.unwrap_or_default(),

@@ -5,7 +5,6 @@ mod strict;
 #[cfg(test)]
 mod tests;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value};
 
 use crate::{
@@ -114,14 +113,7 @@ pub fn document(place: &str, document: Value, items: &mut Vec<Item>) -> Result<(
         return Err(fault("name-missing", place, "metadata.name", message));
     };
     let namespace = metadata.and_then(|metadata| text(metadata, "namespace"));
-    let id = convert::id(
-        kind,
-        &ObjectMeta {
-            name: Some(name.to_owned()),
-            namespace: namespace.map(str::to_owned),
-            ..Default::default()
-        },
-    );
+    let id = convert::id(kind, namespace.unwrap_or_default().into(), name.into());
     let outcome = if version == kind.api_version() {
         strict::read(kind, &id, &Value::Object(object))
     } else {

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use serde::{Deserialize, Deserializer};
 
-use super::super::{object::Entry, wire::Wire};
+use crate::watch::{object::Entry, wire::Wire};
 
 /// An object of the model, decoded as `T`.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ impl<'de, T: Wire> Deserialize<'de> for Decoded<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut object = T::deserialize(deserializer)?;
         let metadata = ObjectMeta {
-            resource_version: object.meta_mut().resource_version.take(),
+            resource_version: object.metadata_mut().resource_version.take(),
             ..ObjectMeta::default()
         };
         Ok(Self {
@@ -39,21 +39,56 @@ impl<T: Wire> Resource for Decoded<T> {
     type Scope = T::Scope;
 
     fn kind((): &()) -> Cow<'_, str> {
-        T::kind(&())
+        T::KIND.name().into()
     }
     fn group((): &()) -> Cow<'_, str> {
-        T::group(&())
+        T::KIND.group_and_version().0.into()
     }
     fn version((): &()) -> Cow<'_, str> {
-        T::version(&())
+        T::KIND.group_and_version().1.into()
     }
     fn plural((): &()) -> Cow<'_, str> {
-        T::plural(&())
+        T::KIND.resource().into()
     }
     fn meta(&self) -> &ObjectMeta {
         &self.metadata
     }
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         &mut self.metadata
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::kinds::{ByKind, Kind};
+
+    struct Path;
+
+    impl ByKind for Path {
+        type Output = (String, String, String);
+
+        fn visit<T: Wire>(self) -> Self::Output {
+            let (kind, version) = (Decoded::<T>::kind(&()), Decoded::<T>::api_version(&()));
+            (kind.into(), version.into(), Decoded::<T>::url_path(&(), None))
+        }
+    }
+
+    #[test]
+    fn resources_are_where_the_api_server_has_them() {
+        let paths = [
+            "/api/v1/nodes",
+            "/api/v1/namespaces",
+            "/api/v1/pods",
+            "/apis/networking.k8s.io/v1/networkpolicies",
+            "/api/v1/services",
+            "/apis/discovery.k8s.io/v1/endpointslices",
+        ];
+        for (kind, path) in Kind::ALL.into_iter().zip(paths) {
+            let expected = (kind.name(), kind.api_version(), path);
+            let (name, version, path) = kind.with(Path);
+            assert_eq!((name.as_str(), version.as_str(), path.as_str()), expected);
+        }
+        assert_eq!(Kind::ALL.len(), paths.len());
     }
 }

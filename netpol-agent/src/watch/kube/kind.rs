@@ -56,7 +56,7 @@ async fn watch<T: Wire>(watch: Watch) {
     let kind = T::KIND;
     let api = Api::<Decoded<T>>::all(read_ahead::client(client.clone()));
     let mut events = pin!(watcher::watcher(api, watcher::Config::default()));
-    let api = Api::<T>::all(client);
+    let api = Api::<Decoded<T>>::all(client);
     let mut listed = Vec::new();
     let mut backoff = DefaultBackoff::default();
     let mut failing = Failing {
@@ -154,7 +154,12 @@ impl Failing {
 /// Waits for the time to try again. After a lost connection or lost rights, asks whether the server
 /// lists and watches again: a watch that is taken up again without a relist is silent until
 /// something changes.
-async fn retry<T: Wire>(api: &Api<T>, missing: bool, backoff: &mut DefaultBackoff, failing: &mut Failing) {
+async fn retry<T: Wire>(
+    api: &Api<Decoded<T>>,
+    missing: bool,
+    backoff: &mut DefaultBackoff,
+    failing: &mut Failing,
+) {
     loop {
         let delay = if missing {
             MISSING_RETRY
@@ -181,7 +186,7 @@ async fn retry<T: Wire>(api: &Api<T>, missing: bool, backoff: &mut DefaultBackof
 }
 
 /// Lists and watches as little as can be.
-async fn answers<T: Wire>(api: &Api<T>) -> Result<(), Failure> {
+async fn answers<T: Wire>(api: &Api<Decoded<T>>) -> Result<(), Failure> {
     let one = ListParams::default().limit(1);
     let listed = api.list_metadata(&one).await;
     let listed = listed.map_err(|error| Failure::from_request(&error, "list"))?;

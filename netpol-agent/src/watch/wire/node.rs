@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Node.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
+
+use super::Metadata;
 
 /// Annotation of flanneld: how pods of other nodes are reached.
 pub(in crate::watch) const BACKEND: &str = "flannel.alpha.coreos.com/backend-type";
@@ -11,8 +12,8 @@ pub(in crate::watch) const BACKEND: &str = "flannel.alpha.coreos.com/backend-typ
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Node {
     /// Its name, and how its CNI reaches other nodes.
-    #[serde(default, deserialize_with = "super::slim")]
-    pub metadata: ObjectMeta,
+    #[serde(default, deserialize_with = "super::or_default")]
+    pub metadata: Metadata,
     /// The addresses of its pods.
     pub spec: Option<NodeSpec>,
     /// Its addresses.

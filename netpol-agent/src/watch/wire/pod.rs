@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Namespace and Pod.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
+
+use super::Metadata;
+use crate::model::Text;
 
 /// The annotation by which a kubelet marks the mirror of a static pod.
 pub const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -13,16 +15,16 @@ pub const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Namespace {
     /// Name and labels.
-    #[serde(default, deserialize_with = "super::slim")]
-    pub metadata: ObjectMeta,
+    #[serde(default, deserialize_with = "super::or_default")]
+    pub metadata: Metadata,
 }
 
 /// `v1` Pod.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Pod {
     /// Name, namespace, uid and labels.
-    #[serde(default, deserialize_with = "super::slim")]
-    pub metadata: ObjectMeta,
+    #[serde(default, deserialize_with = "super::or_default")]
+    pub metadata: Metadata,
     /// Node, network and ports.
     pub spec: Option<PodSpec>,
     /// Phase and addresses.
@@ -34,7 +36,7 @@ pub struct Pod {
 #[serde(rename_all = "camelCase")]
 pub struct PodSpec {
     /// The node it is scheduled to.
-    pub node_name: Option<String>,
+    pub node_name: Option<Text>,
     /// Shares the node's network.
     pub host_network: Option<bool>,
     /// Containers.
@@ -48,7 +50,7 @@ pub struct PodSpec {
 #[serde(rename_all = "camelCase")]
 pub struct Container {
     /// `Always` makes an init container a restartable one (rule T4).
-    pub restart_policy: Option<String>,
+    pub restart_policy: Option<Text>,
     /// Its ports.
     pub ports: Option<Vec<ContainerPort>>,
 }
@@ -58,7 +60,7 @@ pub struct Container {
 #[serde(rename_all = "camelCase")]
 pub struct ContainerPort {
     /// Its name, if it has one.
-    pub name: Option<String>,
+    pub name: Option<Text>,
     /// Its number.
     pub container_port: Option<i64>,
     /// The port of the node that leads to it.
@@ -67,7 +69,7 @@ pub struct ContainerPort {
     #[serde(rename = "hostIP")]
     pub host_ip: Option<String>,
     /// Its protocol; TCP if absent.
-    pub protocol: Option<String>,
+    pub protocol: Option<Text>,
 }
 
 /// `status` of a Pod.
@@ -75,7 +77,7 @@ pub struct ContainerPort {
 #[serde(rename_all = "camelCase")]
 pub struct PodStatus {
     /// Life cycle phase.
-    pub phase: Option<String>,
+    pub phase: Option<Text>,
     /// The first address, as old API servers give it.
     #[serde(rename = "podIP")]
     pub pod_ip: Option<String>,

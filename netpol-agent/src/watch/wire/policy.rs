@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! NetworkPolicy, whole: a field that is not here is one that Kubernetes does not know.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Deserialize;
+
+use super::Metadata;
+use crate::model::Labels;
 
 /// `networking.k8s.io/v1` NetworkPolicy.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct NetworkPolicy {
     /// Name and namespace.
-    #[serde(default, deserialize_with = "super::slim")]
-    pub metadata: ObjectMeta,
+    #[serde(default, deserialize_with = "super::or_default")]
+    pub metadata: Metadata,
     /// What it says.
     pub spec: Option<NetworkPolicySpec>,
 }
@@ -86,7 +87,7 @@ pub struct NetworkPolicyPort {
 #[serde(rename_all = "camelCase")]
 pub struct LabelSelector {
     /// Labels that must be there.
-    pub match_labels: Option<BTreeMap<String, String>>,
+    pub match_labels: Option<Labels>,
     /// Conditions on labels.
     pub match_expressions: Option<Vec<LabelSelectorRequirement>>,
 }

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Service and EndpointSlice.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
+
+use super::Metadata;
 
 /// `v1` Service.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Service {
     /// Name and namespace.
-    #[serde(default, deserialize_with = "super::slim")]
-    pub metadata: ObjectMeta,
+    #[serde(default, deserialize_with = "super::or_default")]
+    pub metadata: Metadata,
     /// Virtual addresses and ports.
     pub spec: Option<ServiceSpec>,
     /// Load balancer addresses.
@@ -82,8 +83,8 @@ pub struct LoadBalancerIngress {
 #[serde(rename_all = "camelCase")]
 pub struct EndpointSlice {
     /// Name, namespace and the label that names the Service.
-    #[serde(default, deserialize_with = "super::slim")]
-    pub metadata: ObjectMeta,
+    #[serde(default, deserialize_with = "super::or_default")]
+    pub metadata: Metadata,
     /// `IPv4`, `IPv6` or `FQDN`.
     pub address_type: Option<String>,
     /// Addresses with their conditions.
