@@ -33,9 +33,7 @@ fn registries() -> Vec<PathBuf> {
     let Some(entries) = home.and_then(|home| fs::read_dir(home.join("registry/src")).ok()) else {
         return Vec::new();
     };
-    let mut folders: Vec<_> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .collect();
+    let mut folders: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     folders.sort();
     folders
 }

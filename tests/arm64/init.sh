@@ -4,7 +4,7 @@
 # The guest's first process: three pods behind veths, the agent on a folder of manifests, and pings and TCP connections that the
 # policy allows or denies. The last line is "arm64: passed" if each went as it should.
 /bin/busybox --install -s /bin
-export PATH=/bin:/sbin LD_LIBRARY_PATH=/lib
+export PATH=/sbin:/bin LD_LIBRARY_PATH=/lib
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev

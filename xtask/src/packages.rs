@@ -47,6 +47,16 @@ pub fn install_for_kube_tools() -> Result<()> {
     install_all(&KUBE_TOOLS_PROGRAMS)
 }
 
+/// Installs a C compiler for another architecture, and the headers for it, if the compiler is
+/// missing. As [`install`].
+///
+/// # Errors
+/// As there.
+pub fn install_cross_compiler(program: &str, packages: &[&'static str]) -> Result<()> {
+    let programs: Vec<_> = packages.iter().map(|package| (program, *package)).collect();
+    install_all(&programs)
+}
+
 fn install_all(programs: &[(&str, &'static str)]) -> Result<()> {
     let missing: Vec<&str> = programs
         .iter()
