@@ -4,6 +4,8 @@
 # The guest's first process: three pods behind veths, the agent on a folder of manifests, and pings and TCP connections that the
 # policy allows or denies. The last line is "arm64: passed" if each went as it should.
 /bin/busybox --install -s /bin
+# A shell of busybox prefers the `ip` in it, which cannot do this.
+ip() { /sbin/ip "$@"; }
 export PATH=/sbin:/bin LD_LIBRARY_PATH=/lib
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys

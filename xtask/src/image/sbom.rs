@@ -33,7 +33,53 @@ pub fn of(workspace: &Workspace, architecture: Architecture) -> Result<Vec<u8>> 
     }
     let (mut agent, programs) = made?;
     merge(&mut agent, programs)?;
+    check(workspace, architecture, &agent)?;
     Ok(serde_json::to_vec_pretty(&agent)?)
+}
+
+/// Holds a document against what cargo says that the agent and the programs are built from.
+fn check(workspace: &Workspace, architecture: Architecture, document: &Value) -> Result<()> {
+    let components = document["components"].as_array().context("no components")?;
+    let subject = &document["metadata"]["component"];
+    let named: BTreeSet<String> = components
+        .iter()
+        .chain([subject])
+        .filter_map(|entry| {
+            Some(format!(
+                "{} v{}",
+                entry["name"].as_str()?,
+                entry["version"].as_str()?
+            ))
+        })
+        .collect();
+    for (package, target) in [
+        ("netpol-agent", architecture.target()),
+        ("netpol-ebpf", "bpfel-unknown-none"),
+    ] {
+        let tree = output(workspace.cargo().args([
+            "tree",
+            "--locked",
+            "--package",
+            package,
+            "--target",
+            target,
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+        ]))?;
+        for line in tree.lines() {
+            let linked: Vec<_> = line.split(' ').take(2).collect();
+            let linked = linked.join(" ");
+            ensure!(
+                linked.is_empty() || named.contains(&linked),
+                "the bill of materials lacks {linked}, which is in {package}"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Builds the tool if no earlier run did, without optimising: it runs for a second.
