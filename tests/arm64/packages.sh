@@ -40,7 +40,7 @@ image=$(dependencies linux-image-cloud-arm64)
 [ -n "$image" ] || { echo "Debian $suite has no cloud kernel for arm64" >&2; exit 1; }
 # `ip`, and all that it is linked with.
 tools=$(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances iproute2 |
-    grep -E '^(iproute2|lib[a-z0-9.+-]+)$' | sort -u)
+    grep -E '^(iproute2|zlib1g|lib[a-z0-9.+-]+)$' | sort -u)
 # shellcheck disable=SC2046,SC2086 # Names of packages are words.
 apt-get -qq download "$image" $(dependencies "$image") busybox-static $tools
 for package in *.deb; do dpkg-deb --extract "$package" ../packages; done
