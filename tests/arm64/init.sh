@@ -30,7 +30,7 @@ pod() {
     ip -n "$1" link set lo up
     ip -n "$1" route add 10.244.0.1 dev eth0
     ip -n "$1" route add default via 10.244.0.1
-    ip netns exec "$1" nc -lk -p 8080 -e /bin/cat &
+    ip netns exec "$1" nc -ll -p 8080 -e /bin/cat &
 }
 mkdir -p /run/netns /run/netpol
 pod a 10.244.0.10
@@ -42,8 +42,8 @@ failed=0
 expect() {
     wanted=$1
     shift
-    if "$@" > /dev/null 2>&1; then found=passes; else found=dropped; fi
-    if [ "$found" = "$wanted" ]; then said=ok; else said=WRONG failed=1; fi
+    if "$@" > /run/said 2>&1; then found=passes; else found=dropped; fi
+    if [ "$found" = "$wanted" ]; then said=ok; else said=WRONG failed=1 && cat /run/said; fi
     echo "arm64: $said: $found: $*"
 }
 ping_from() { ip netns exec "$1" ping -c 1 -W 3 "$2"; }
