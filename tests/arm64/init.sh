@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# The guest's first process: three pods behind veths, the agent on a folder of manifests, and pings and TCP connections that the
+# The guest's first process: three pods behind veths of a bridge, the agent on a folder of manifests, and pings and TCP connections that the
 # policy allows or denies. The last line is "arm64: passed" if each went as it should.
 /bin/busybox --install -s /bin
 # A shell of busybox prefers the `ip` in it, which cannot do this.
@@ -15,20 +15,20 @@ mount -t bpf bpf /sys/fs/bpf
 end() { echo "arm64: $*"; sleep 1; poweroff -f; }
 trap 'end the script ended early' EXIT
 uname -srm
-for module in veth sch_ingress cls_bpf nf_conntrack nf_conntrack_netlink; do modprobe "$module" || echo "no module $module"; done
+for module in bridge veth sch_ingress cls_bpf nf_conntrack nf_conntrack_netlink; do modprobe "$module" || echo "no module $module"; done
 
 ip link set lo up
 echo 1 > /proc/sys/net/ipv4/ip_forward
+ip link add cni0 type bridge
+ip address add 10.244.0.1/24 dev cni0
+ip link set cni0 up
 pod() {
     ip netns add "$1"
     ip link add "veth-$1" type veth peer name eth0 netns "$1"
-    ip link set "veth-$1" up
-    ip address add 10.244.0.1/32 dev "veth-$1"
-    ip route add "$2/32" dev "veth-$1"
-    ip -n "$1" address add "$2/32" dev eth0
+    ip link set "veth-$1" master cni0 up
+    ip -n "$1" address add "$2/24" dev eth0
     ip -n "$1" link set eth0 up
     ip -n "$1" link set lo up
-    ip -n "$1" route add 10.244.0.1 dev eth0
     ip -n "$1" route add default via 10.244.0.1
     ip netns exec "$1" nc -ll -p 8080 -e /bin/cat &
 }
