@@ -106,7 +106,8 @@ fn build(toolchain: &Toolchain, target_dir: &Path) -> Result<PathBuf> {
     let linker = linker.to_str().ok_or("the target folder's path is not UTF-8")?;
     let mut flags = paths::remapped("..")?;
     flags.extend([
-        // One object for all architectures: this concerns the kernel's registers, which only probes look at.
+        // One object for all architectures: this concerns the kernel's registers, which only
+        // probes look at.
         "--cfg=bpf_target_arch=\"x86_64\"".to_owned(),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
