@@ -4,6 +4,7 @@
 mod ahead;
 pub mod bind;
 mod memory;
+mod others;
 mod reconcile;
 mod standing;
 mod troubles;
@@ -308,9 +309,12 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Asks for the Node's pod ranges before the lists: closing interfaces does not wait for the lists.
-/// `None` if the ranges are known already, or come with the lists.
-fn pod_cidrs(options: &Options) -> Option<JoinHandle<Option<Vec<IpNet>>>> {
+/// Pause before the API server is asked for the Node's pod ranges again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Asks for the Node's pod ranges before the lists, until they are told: closing interfaces does
+/// not wait for the lists. `None` if the ranges are known already, or come with a folder.
+fn pod_cidrs(options: &Options) -> Option<JoinHandle<Vec<IpNet>>> {
     let Source::Kube { kubeconfig } = options.source.clone() else {
         return None;
     };
@@ -319,20 +323,32 @@ fn pod_cidrs(options: &Options) -> Option<JoinHandle<Option<Vec<IpNet>>>> {
     }
     let node = options.node_name.clone();
     Some(tokio::spawn(async move {
-        let told = source::pod_cidrs(kubeconfig.as_deref(), &node).await;
-        told.inspect_err(|error| warn!(node, error, "asking for the node's pod ranges"))
-            .ok()
+        let mut warned = false;
+        loop {
+            match source::pod_cidrs(kubeconfig.as_deref(), &node).await {
+                Ok(told) => return told,
+                Err(error) if !warned => {
+                    warned = true;
+                    warn!(
+                        node,
+                        error, "the node's pod ranges are not told, and asked for again"
+                    );
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
     }))
 }
 
 /// Waits for a task's result; later calls never return.
-async fn next<T>(task: &mut Option<JoinHandle<Option<T>>>) -> Option<T> {
+async fn next<T>(task: &mut Option<JoinHandle<T>>) -> Option<T> {
     let Some(running) = task else {
         return std::future::pending().await;
     };
     let result = running.await;
     *task = None;
-    result.ok().flatten()
+    result.ok()
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

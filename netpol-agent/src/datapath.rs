@@ -10,9 +10,11 @@ mod capacity;
 mod conntrack;
 pub mod dump;
 mod expiry;
+mod features;
 mod fill;
 mod grace;
 pub mod interfaces;
+mod keep;
 mod load;
 mod maps;
 mod netlink;
@@ -94,6 +96,9 @@ pub enum DatapathError {
     /// The kernel lets this process create no map.
     #[error("the kernel refuses to create a BPF map")]
     NotPermitted(#[source] io::Error),
+    /// The kernel is too old for the programs.
+    #[error("this kernel lacks what the programs need: {0}")]
+    NoFeature(String),
     /// bpffs is not usable.
     #[error(transparent)]
     Bpffs(#[from] bpffs::BpffsError),
@@ -195,6 +200,8 @@ impl Datapath {
         maps::probe().map_err(DatapathError::NotPermitted)?;
         let folder = pin_folder(&options.pin_path);
         make_folders(&options.pin_path)?;
+        keep::keep_maps(&options.pin_path)?;
+        keep::tell_layouts(&options.pin_path)?;
         let mut flows = Vec::new();
         if let Some(capacity) = options.flow_capacity {
             flows = maps::unpin_flows_of_other_capacity(&folder.join("flows"), capacity)?;

@@ -10,7 +10,8 @@ use crate::tag;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of the layouts below. It is part of the pin path, so agents of different layouts never
-/// share a map.
+/// share a map, but for those whose digest in [`LAYOUTS`] is the same: see there what else to
+/// raise.
 pub const ABI_VERSION: u32 = 7;
 
 /// Policy id of an endpoint that nothing restricts in a direction: no policy isolates it (rule I1).
@@ -88,7 +89,7 @@ pub use binding::Binding;
 pub use observed::{Counter, Counters, DropReason, Event, EventBudget, Hook};
 pub use sk_buff::SkBuff;
 pub use tracking::Tracking;
-pub use version::OBSERVED_VERSION;
+pub use version::{LAYOUTS, OBSERVED_VERSION};
 
 /// The size of the field that `_project` points at.
 const fn field_size<T, F>(_project: fn(&T) -> &F) -> usize {

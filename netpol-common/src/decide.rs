@@ -200,16 +200,22 @@ pub fn decide_from(
 
 #[inline(always)]
 fn new_flow(tables: &(impl Flows + Buffer), policy: u32, initiator: Direction) -> Flow {
-    Flow {
-        last_seen: tables.now(),
-        packets: 1,
-        bytes: u64::from(tables.length()),
-        policy,
-        epoch: tables.epoch(),
-        initiator: initiator as u8,
-        state: State::Opening as u8,
-        ..Flow::default()
-    }
+    let mut flow = Flow::default();
+    begin(tables, &mut flow, policy, initiator);
+    flow
+}
+
+/// Makes a flow of an entry, field by field: a copy of a whole one would need room on the stack.
+#[inline(always)]
+fn begin(tables: &(impl Flows + Buffer), flow: &mut Flow, policy: u32, initiator: Direction) {
+    *flow = Flow::default();
+    flow.last_seen = tables.now();
+    flow.packets = 1;
+    flow.bytes = u64::from(tables.length());
+    flow.policy = policy;
+    flow.epoch = tables.epoch();
+    flow.initiator = initiator as u8;
+    flow.state = State::Opening as u8;
 }
 
 /// Returns true if the node only forwards a packet although no interface brought it (rule A3).

@@ -18,13 +18,19 @@ use crate::maps::{FLOW_RINGS, FLOW_SHARES, FLOWS, SCRATCH};
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn insert_flow() -> u32 {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+    let Some((key, flow)) = to_insert() else {
         return 0;
     };
+    insert(key, flow).into()
+}
+
+/// The flow to write, from the scratch memory.
+#[inline(always)]
+fn to_insert<'a>() -> Option<(&'a FlowKey, &'a Flow)> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
     // SAFETY: a per-CPU value that only this run of the program uses, just looked up; the caller
     // wrote both fields.
-    let (key, flow) = unsafe { (&(*scratch).flow_key, &(*scratch).flow) };
-    insert(key, flow).into()
+    Some(unsafe { (&(*scratch).flow_key, &(*scratch).flow) })
 }
 
 #[inline(always)]
@@ -61,8 +67,10 @@ fn insert(key: &FlowKey, flow: &Flow) -> bool {
     let Some(place) = place(number, turn, quota().ring()) else {
         return false;
     };
-    // Read again: a kept value would not fit on the stack, whose 512 bytes all callers share.
-    let quota = quota();
+    // All is read again: kept values would not fit on the stack, whose 512 bytes all callers share.
+    let Some((key, flow)) = to_insert() else {
+        return false;
+    };
     // SAFETY: as above.
     unsafe { (&raw mut (*own).beyond).write_volatile(turn.wrapping_add(1)) };
     // SAFETY: as above.
@@ -70,11 +78,11 @@ fn insert(key: &FlowKey, flow: &Flow) -> bool {
     // Not a copy: with one, the verifier would exceed its limits.
     let known: &FlowKey = earlier;
     if FLOWS.remove(known).is_ok() {
-        quota.give_back(flows, used);
+        quota().give_back(flows, used);
     }
     *earlier = *key;
-    quota.take_ring(flows, used);
-    put(key, flow, quota, flows, used)
+    quota().take_ring(flows, used);
+    put(key, flow, quota(), flows, used)
 }
 
 /// Returns true if the flow in a place of a ring is established and neither side sent a FIN.

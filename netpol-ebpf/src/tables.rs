@@ -438,6 +438,11 @@ impl FlowEntry for Entry {
     fn with<R>(&self, change: impl FnOnce(&mut Flow) -> R) -> R {
         // SAFETY: the pointer came from a lookup in this run of the program; values of hash maps
         // outlive the run (RCU).
-        change(unsafe { &mut *self.0 })
+        let flow = unsafe { &mut *self.0 };
+        // Keeps a condition in `change` apart from the caller's, that there is an entry: the
+        // compiler would make them one, and verifiers up to Linux 6.1 then lose the pointer.
+        // SAFETY: it is a reference.
+        unsafe { (&raw const flow.initiator).read_volatile() };
+        change(flow)
     }
 }

@@ -88,7 +88,7 @@ impl Agent {
             child: None,
             log: Arc::default(),
             clean: true,
-            deadline: DEADLINE,
+            deadline: deadline(),
         };
         agent.spawn()?;
         Ok(agent)
@@ -99,6 +99,11 @@ impl Agent {
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
+    }
+
+    /// Sets the binary for the next starts, and for the cleanup.
+    pub fn set_binary(&mut self, binary: &Path) {
+        binary.clone_into(&mut self.binary);
     }
 
     /// Sets an argument for the next starts.
@@ -315,6 +320,14 @@ impl Drop for Agent {
             eprintln!("{error:#}");
         }
     }
+}
+
+/// Returns [`DEADLINE`], or the seconds of `NETPOL_TEST_DEADLINE` where a machine is slow, such as
+/// an emulated one.
+fn deadline() -> Duration {
+    let seconds = std::env::var("NETPOL_TEST_DEADLINE").ok();
+    let seconds = seconds.and_then(|text| text.parse().ok());
+    seconds.map_or(DEADLINE, Duration::from_secs)
 }
 
 fn free_pin_path() -> PathBuf {

@@ -7,6 +7,7 @@
 
 mod client;
 pub mod etcd;
+pub mod faulty;
 mod processes;
 
 use std::{

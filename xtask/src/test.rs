@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     build::Binaries,
-    image, kube_tools, packages, toolchain,
+    image, kernels, kube_tools, packages, toolchain,
     workspace::{Workspace, run as run_command},
 };
 
@@ -27,6 +27,20 @@ pub struct Arguments {
     /// Do not build the image, and leave out the suite that starts it: a build of some minutes
     #[arg(long)]
     no_image: bool,
+    /// Run suites in kernels of Debian, under QEMU, instead of here: all, oldest, newest, or
+    /// versions of Linux
+    #[arg(
+        long,
+        value_name = "KERNEL,...",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "all",
+        value_delimiter = ','
+    )]
+    kernels: Vec<kernels::Choice>,
+    /// Write the table of docs/kernels.md
+    #[arg(long, requires = "kernels")]
+    write: bool,
     /// Run only tests whose name contains one of these
     filter: Vec<String>,
 }
@@ -36,6 +50,16 @@ pub struct Arguments {
 /// # Errors
 /// If something that the suites need cannot be had, or a test fails.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    if !arguments.kernels.is_empty() {
+        return kernels::run(
+            workspace,
+            &kernels::Run {
+                choices: &arguments.kernels,
+                filter: &arguments.filter,
+                write: arguments.write,
+            },
+        );
+    }
     packages::install()?;
     toolchain::prepare(workspace)?;
     // One suite needs them, which says so if they are not there.

@@ -21,6 +21,7 @@ use super::{
     ahead::Ahead,
     bind::{Bindings, Bound, Locals, World, bind},
     memory,
+    others::Others,
     standing::{self, over_budget, standings},
     troubles::Troubles,
 };
@@ -70,6 +71,7 @@ pub struct Reconciler {
     compiler: Compiler,
     reported: Set<Diagnostic>,
     troubles: Troubles,
+    others: Others,
     /// The diagnostics about budgets.
     over_budget: Set<Diagnostic>,
     /// Number of diagnostics of each code.
@@ -127,6 +129,7 @@ impl Reconciler {
             compiler: Compiler::default(),
             reported: Set::new(),
             troubles: Troubles::default(),
+            others: Others::default(),
             over_budget: Set::new(),
             by_code: BTreeMap::new(),
             applied: None,
@@ -183,6 +186,9 @@ impl Reconciler {
     /// Takes the node's interfaces. Call it while they cannot change.
     pub fn set_interfaces(&mut self, interfaces: Option<Arc<Interfaces>>) {
         self.progress.take(Part::Interfaces);
+        if let Some(interfaces) = &interfaces {
+            self.others.tell(&interfaces.devices);
+        }
         self.interfaces = interfaces.or(self.interfaces.take());
     }
 

@@ -44,7 +44,7 @@ pub struct Arguments {
     cni_results: PathBuf,
     /// How to attach programs: as TCX links if the kernel has them (6.6 and later), else as filters
     /// of a clsact qdisc.
-    #[arg(long, value_enum, default_value_t = attach::Mode::Auto)]
+    #[arg(long, value_enum, default_value_t = attach::Mode::Auto, env = "NETPOL_ATTACH")]
     attach: attach::Mode,
     /// Number of connections that the flow table holds. A pod that uses more than its share
     /// replaces its own. Default: that of the pinned table, else one for each 16 KiB of the node's

@@ -33,8 +33,8 @@ ingress of its destination denies, and one that the egress of its source denies,
 It names the agent's conditions that were not met when it began.
 
 It takes root on the node, in the node's network namespace; the agent's container may make no
-namespace. Program and socket are in that container: see the example. The agent knows the scratch pods only as long as this command
-keeps its connection open. They have addresses for documentation (192.0.2.241 and .242,
+namespace. Program and socket are in that container: see the example. The agent knows the scratch
+pods only as long as this command keeps its connection open. They have addresses for documentation (192.0.2.241 and .242,
 2001:db8:6e65:7470::f1 and ::f2); a firewall of the node may not forward those.
 
 Exit code: 0 if the node enforces. 1 if something is wrong. 2 if it cannot be tested.

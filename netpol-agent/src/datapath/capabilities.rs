@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which capability a refusal of the kernel is about.
+//! Which capability, or which feature, a refusal of the kernel is about.
 
 use caps::{CapSet, Capability};
 
-use super::DatapathError;
+use super::{DatapathError, features};
 
 /// What the kernel asks for: maps and programs need the first, pointers in programs the second, the
 /// type and the hooks of the programs the third.
@@ -13,15 +13,21 @@ const NEEDED: [Capability; 3] = [
     Capability::CAP_NET_ADMIN,
 ];
 
-/// Adds the capabilities that the process lacks to an error that they may explain. The kernel
-/// itself only says that something is not permitted.
+/// Adds the capabilities that the process lacks to an error that they may explain, or names what
+/// the kernel lacks. The kernel itself only says that something is not permitted or not valid.
 pub(super) fn explained(error: DatapathError) -> DatapathError {
     if matches!(error, DatapathError::NoObject | DatapathError::OtherLayout { .. }) {
         return error;
     }
     let missing = missing(|capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(true));
     if missing.is_empty() {
-        return error;
+        // The verifier's log says nothing that helps.
+        return match (&error, features::missing()) {
+            (DatapathError::Load(_) | DatapathError::Attach(_), Some(lacking)) => {
+                DatapathError::NoFeature(lacking)
+            }
+            _ => error,
+        };
     }
     DatapathError::NoCapability {
         missing,

@@ -266,6 +266,10 @@ impl Seeder {
             if self.places.pods.get(&address).copied().flatten().is_none() {
                 continue;
             }
+            // An earlier agent saw another pod with it, and which connections are whose is unknown.
+            if self.unsure.contains(&address) {
+                continue;
+            }
             let former = self.former.get(&address);
             for seed in found.get(&address).into_iter().flatten() {
                 if former.is_some_and(|former| former.contains(&seed.key)) {

@@ -231,6 +231,18 @@ fn check_layout<K, V>(path: &Path) -> Result<(), DatapathError> {
     })
 }
 
+/// Pins a pinned map once more.
+pub fn pin_again(map: &'static str, from: &Path, to: &Path) -> Result<(), MapError> {
+    let data = MapData::from_pin(from).on(map, "opening that of another version")?;
+    let pinned = data.pin(to);
+    pinned
+        .map_err(|error| aya::maps::MapError::PinError {
+            name: Some(map.to_owned()),
+            error,
+        })
+        .on(map, "pinning that of another version")
+}
+
 /// The descriptor of a map.
 pub fn descriptor<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, MapError> {
     let missing = || aya::maps::MapError::InvalidName { name: name.into() };

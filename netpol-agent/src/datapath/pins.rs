@@ -40,7 +40,7 @@ pub const PINNED_MAPS: [&str; 20] = [
 pub const OBSERVED_MAPS: [&str; 3] = ["events", "event_budget", "counters"];
 
 /// Name of the folder of pinned links, within the versioned folder.
-const LINKS: &str = "links";
+pub(super) const LINKS: &str = "links";
 
 /// Returns the versioned folder of pins.
 pub fn pin_folder(pin_path: &Path) -> PathBuf {
@@ -135,7 +135,7 @@ fn remove_version(
 }
 
 /// Returns the folders of pins, named `v` and a number.
-fn version_folders(pin_path: &Path) -> Result<Vec<PathBuf>, DatapathError> {
+pub(super) fn version_folders(pin_path: &Path) -> Result<Vec<PathBuf>, DatapathError> {
     let is_version = |path: &PathBuf| {
         let name = path
             .file_name()

@@ -180,14 +180,18 @@ pub(super) async fn configuration(kubeconfig: Option<&Path>) -> Result<Config, W
         from: origin(kubeconfig),
         reason,
     };
-    match kubeconfig {
-        None => Config::infer().await.map_err(|error| refused(causes(&error))),
+    let mut config = match kubeconfig {
+        None => Config::infer().await.map_err(|error| refused(causes(&error)))?,
         Some(path) => {
             let file = Kubeconfig::read_from(path).map_err(|error| refused(causes(&error)))?;
             let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
-            config.map_err(|error| refused(causes(&error)))
+            config.map_err(|error| refused(causes(&error)))?
         }
-    }
+    };
+    // The client would come again for minutes where a server is overloaded, and tell nobody: those
+    // who ask wait and ask again themselves.
+    config.default_retry = false;
+    Ok(config)
 }
 
 #[cfg(test)]

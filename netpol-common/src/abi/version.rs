@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The version of what the programs tell.
+//! The version of what the programs tell, and of each map's layout.
 
-use super::{Counter, Counters, DropReason, Event, EventBudget};
+use super::{
+    Address, Binding, Config, Counter, Counters, DropReason, Endpoint, Event, EventBudget, Flow, FlowKey,
+    FlowShare, Forwarded, Fragment, FragmentKey, Frontend, Identity, Lifetimes, Peer, PolicyMatch,
+    PolicyValue, PortValue, Sender,
+};
+use crate::quota::RING;
 
 /// Name, offset and size of each field.
 type Layout = [(&'static str, usize, usize)];
@@ -24,6 +29,70 @@ pub const OBSERVED_VERSION: u32 = {
     }
     version.0
 };
+
+/// Raise it, with [`ABI_VERSION`](super::ABI_VERSION), when a field or a number in the maps gets
+/// another meaning and keeps its layout, and when a map gets another type, other flags or another
+/// number of entries: a map that is kept stays as it was made.
+const MEANING: usize = 1;
+
+/// A key or value without fields.
+const NUMBER: &Layout = &[("number", 0, 4)];
+
+/// Digests of the layouts of the maps that enforce, keys and values, with all structures in them.
+/// [`ABI_VERSION`](super::ABI_VERSION) is one number for all; these tell which maps it is about: a
+/// new version keeps an earlier one's maps whose digest is its own.
+pub const LAYOUTS: [(&str, u32); 17] = [
+    ("endpoints", digest(&[NUMBER, Endpoint::LAYOUT])),
+    ("bindings", digest(&[NUMBER, Binding::LAYOUT])),
+    ("local_pods", digest(&[Address::LAYOUT, NUMBER])),
+    ("senders", digest(&[Sender::LAYOUT, NUMBER])),
+    ("restricted", digest(&[Frontend::LAYOUT, Address::LAYOUT, NUMBER])),
+    ("forwards", digest(&[Forwarded::LAYOUT, Address::LAYOUT, NUMBER])),
+    (
+        "addresses",
+        digest(&[Address::LAYOUT, Peer::LAYOUT, Identity::LAYOUT]),
+    ),
+    ("identities", digest(&[Address::LAYOUT, Identity::LAYOUT])),
+    (
+        "frontends",
+        digest(&[Frontend::LAYOUT, Address::LAYOUT, Identity::LAYOUT]),
+    ),
+    (
+        "ports",
+        digest(&[PolicyMatch::LAYOUT, PortValue::LAYOUT, PolicyValue::LAYOUT]),
+    ),
+    ("policies", digest(&[PolicyMatch::LAYOUT, PolicyValue::LAYOUT])),
+    ("flows", digest(&[FlowKey::LAYOUT, Address::LAYOUT, Flow::LAYOUT])),
+    (
+        "flow_shares",
+        entries(FlowShare::NUMBER, &[NUMBER, FlowShare::LAYOUT]),
+    ),
+    (
+        "flow_rings",
+        entries(RING as usize, &[NUMBER, FlowKey::LAYOUT, Address::LAYOUT]),
+    ),
+    ("inherited", digest(&[Address::LAYOUT, NUMBER])),
+    (
+        "fragments",
+        digest(&[FragmentKey::LAYOUT, Address::LAYOUT, Fragment::LAYOUT]),
+    ),
+    ("config", digest(&[NUMBER, Config::LAYOUT, Lifetimes::LAYOUT])),
+];
+
+const fn digest(layouts: &[&Layout]) -> u32 {
+    entries(0, layouts)
+}
+
+/// The same, of a map whose entries have places that depend on their number.
+const fn entries(number: usize, layouts: &[&Layout]) -> u32 {
+    let mut digest = Digest::new().number(MEANING).number(number);
+    let mut nth = 0;
+    while nth < layouts.len() {
+        digest = digest.layout(layouts[nth]);
+        nth += 1;
+    }
+    digest.0
+}
 
 /// FNV-1a, 32 bits.
 struct Digest(u32);

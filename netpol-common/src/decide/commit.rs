@@ -2,8 +2,8 @@
 //! Last step: remembers a packet that passes, and writes the tag that it goes on with.
 
 use super::{
-    FlowEntry as _, Flows, Place, Tables, connection::Connection, flow_key, fragments, judge::Judgement,
-    may_open, new_flow, opens_flow,
+    FlowEntry as _, Flows, Place, Tables, begin, connection::Connection, flow_key, fragments,
+    judge::Judgement, may_open, new_flow, opens_flow,
 };
 use crate::{
     abi::{Direction, Endpoint, Flow},
@@ -91,8 +91,8 @@ fn keep_flow<T: Tables>(
                 flow.tag = tag;
                 flow::advance(flow, packet, place.direction);
             } else if opens && !flow::alive(flow, packet.protocol, tables.now(), tables.lifetimes()) {
-                let found = new_flow(tables, policy, connection.initiator);
-                *flow = Flow { sender, tag, ..found };
+                begin(tables, flow, policy, connection.initiator);
+                (flow.sender, flow.tag) = (sender, tag);
             }
         });
     } else if opens {

@@ -4,10 +4,10 @@
 //! connection.
 
 use super::{
-    FlowEntry as _, Opener, Place, Tables, addresses, flow_key, has_flow, is_node, new_flow, own_address,
+    FlowEntry as _, Opener, Place, Tables, addresses, begin, flow_key, has_flow, is_node, own_address,
 };
 use crate::{
-    abi::{Direction, Endpoint, Flow, FlowKey, NO_POLICY, POLICY_UNRESTRICTED},
+    abi::{Direction, Endpoint, FlowKey, NO_POLICY, POLICY_UNRESTRICTED},
     flow,
     parse::{Packet, Role, protocol},
     tag,
@@ -159,18 +159,15 @@ fn ask_tracking<T: Tables>(
     };
     connection.with_node = from_node && matches!(opener, Opener::Pod)
         || sends && matches!(opener, Opener::Remote) && is_node(tables, &packet.destination);
-    if let Some(entry) = &connection.entry
-        && !connection.with_node
-    {
+    let (with_node, initiator) = (connection.with_node, connection.initiator);
+    if let Some(entry) = &connection.entry {
         entry.with(|flow| {
-            let found = new_flow(tables, NO_POLICY, connection.initiator);
+            if with_node {
+                return;
+            }
+            begin(tables, flow, NO_POLICY, initiator);
             // Nothing passed yet: `commit` counts this packet, if it passes.
-            *flow = Flow {
-                epoch: 0,
-                packets: 0,
-                bytes: 0,
-                ..found
-            };
+            (flow.epoch, flow.packets, flow.bytes) = (0, 0, 0);
         });
     }
 }

@@ -13,11 +13,11 @@ use std::{
 };
 
 use aya::maps::MapInfo;
-use netpol_agent::datapath::{CounterReader, OBSERVED_MAPS, PINNED_MAPS, pin, pin_folder};
+use netpol_agent::datapath::{CounterReader, OBSERVED_MAPS, PINNED_MAPS, bpffs, pin, pin_folder};
 use netpol_common::abi::Direction;
 use netpol_tests::{agent::Agent, node::Site, pair::End, privilege::can_enforce, proxy::Mode};
 
-use super::{MESSAGES, SEEDED, SUITE, World, seeds_nothing};
+use super::{MESSAGES, SEEDED, SUITE, World, reused_address, seeds_nothing};
 
 /// Part of the log line about removed pins of another version.
 const SWEPT: &str = "removed what another version of netpol left";
@@ -50,36 +50,134 @@ fn c6_open_connections_go_on_with_filters_of_clsact() {
     seeds_nothing(&mut agent);
 }
 
-/// An agent with other layouts finds the programs of an earlier one, and none of its maps.
-fn other_version(attach: &str) {
+/// In the line that tells that maps were kept.
+const KEPT: &str = "maps of another version are kept";
+
+/// What the other version has in common with this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Common {
+    /// The layouts of all maps.
+    All,
+    /// Those of all maps but `flows`.
+    Tables,
+    /// Those of all maps but one of the tables, whose numbers are in the others.
+    NoTables,
+    /// None.
+    Nothing,
+}
+
+/// An agent finds programs and maps of another version. Where it keeps the flows, connections that
+/// the kernel does not track go on, too.
+fn other_version(attach: &str, common: Common) {
     if !can_enforce(SUITE) {
         return;
     }
-    let world = World::with_rules(Mode::Iptables, true);
+    let world = World::with_rules(Mode::Iptables, common != Common::All);
     let mut agent = world.start_attached(attach);
-    let mut pairs = world.open_allowed();
+    let mut pairs = match common {
+        // Answers through a Service come from the pod itself, where the bridge is not tracked.
+        Common::All => {
+            let mut pairs = world.open("shop/a", "shop/b");
+            pairs.extend(world.open("outside", "shop/b"));
+            pairs
+        }
+        _ => world.open_allowed(),
+    };
+    for pair in &mut pairs {
+        pair.goes_on(End::Opened, 1);
+    }
     agent.stop().unwrap();
+    let enforcing = |agent: &Agent, without: &[&str]| {
+        let maps = PINNED_MAPS.into_iter();
+        let maps = maps.filter(|map| !OBSERVED_MAPS.contains(map) && !without.contains(map));
+        ids(agent, maps)
+    };
+    let of_flows = ["flows", "flow_shares", "flow_rings"];
+    let (all, tables) = (enforcing(&agent, &[]), enforcing(&agent, &of_flows));
     let other = agent.pin_path().join("v1");
     fs::rename(pin_folder(agent.pin_path()), &other).unwrap();
+    let layouts = other.join("layouts");
+    for entry in bpffs::list(&layouts).unwrap() {
+        let is_of_flows = entry.to_string_lossy().contains("/flows-");
+        let is_of_policies = entry.to_string_lossy().contains("/policies-");
+        if common == Common::Nothing
+            || common == Common::Tables && is_of_flows
+            || common == Common::NoTables && is_of_policies
+        {
+            bpffs::remove(&entry).unwrap();
+        }
+    }
     world.is_enforced();
     pairs.extend(world.open("shop/a", "other/c"));
     let before = world.lost();
     agent.restart().unwrap();
-    agent.wait_for_line(0, SEEDED).unwrap();
     agent.wait_for_line(0, SWEPT).unwrap();
     assert!(!other.exists());
+    if common != Common::Nothing {
+        agent.wait_for_line(0, KEPT).unwrap();
+    }
+    match common {
+        Common::All | Common::Tables => assert_eq!(enforcing(&agent, &of_flows), tables),
+        Common::NoTables => {
+            let free = ["bindings", "inherited"];
+            let kept = |id: &u32| all.contains(id);
+            assert_eq!(enforcing(&agent, &[]).iter().filter(|id| kept(id)).count(), 2);
+            assert!(!enforcing(&agent, &free).iter().any(kept), "all together");
+        }
+        Common::Nothing => {}
+    }
+    if common == Common::All {
+        assert_eq!(enforcing(&agent, &[]), all);
+    } else {
+        agent.wait_for_line(0, SEEDED).unwrap();
+        let anew = enforcing(&agent, &[]);
+        assert!(anew.iter().any(|id| !all.contains(id)), "{anew:?} {all:?}");
+    }
     world.all_go_on(&mut pairs, End::Opened, before);
     world.is_enforced();
 }
 
 #[test]
 fn b3_c6_an_upgrade_to_other_layouts_keeps_connections_with_tcx() {
-    other_version("tcx");
+    other_version("tcx", Common::Nothing);
 }
 
 #[test]
 fn b3_c6_an_upgrade_to_other_layouts_keeps_connections_with_clsact() {
-    other_version("clsact");
+    other_version("clsact", Common::Nothing);
+}
+
+#[test]
+fn b3_c6_an_upgrade_keeps_maps_of_the_same_layout_and_connections_that_nobody_tracks_with_tcx() {
+    other_version("tcx", Common::All);
+}
+
+#[test]
+fn b3_c6_an_upgrade_keeps_maps_of_the_same_layout_and_connections_that_nobody_tracks_with_clsact() {
+    other_version("clsact", Common::All);
+}
+
+#[test]
+fn b3_c6_an_upgrade_to_another_layout_of_a_table_keeps_none_and_what_was_bound() {
+    other_version("tcx", Common::NoTables);
+}
+
+#[test]
+fn b3_c6_an_upgrade_to_another_layout_of_flows_keeps_the_tables() {
+    other_version("tcx", Common::Tables);
+}
+
+/// What an earlier version knew of an address that another pod had before, its successor knows: the
+/// kernel still has the other pod's connections.
+#[test]
+fn c3_b3_a_reused_address_does_not_inherit_connections_by_an_upgrade() {
+    reused_address(|agent| {
+        agent.stop().unwrap();
+        let other = agent.pin_path().join("v1");
+        fs::rename(pin_folder(agent.pin_path()), &other).unwrap();
+        agent.restart().unwrap();
+        agent.wait_for_line(0, SWEPT).unwrap();
+    });
 }
 
 /// In the line that tells that they were removed.

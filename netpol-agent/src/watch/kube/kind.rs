@@ -6,7 +6,7 @@ use std::{pin::pin, time::Duration};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use kube::{
     Api, Client,
-    api::ListParams,
+    api::{ListParams, WatchParams},
     runtime::{
         utils::Backoff,
         watcher::{self, DefaultBackoff, Event},
@@ -116,8 +116,10 @@ impl Failing {
         {
             failure.log(kind);
         }
-        if let Some(why) = failure.trouble() {
-            self.progress.unread(kind.resource(), why);
+        match failure.trouble() {
+            Some(why) => self.progress.unread(kind.resource(), why),
+            // The server answered: what was told before is over.
+            None => self.progress.read(kind.resource()),
         }
         if failure != Failure::Expired {
             self.failure = Some(failure);
@@ -137,8 +139,9 @@ impl Failing {
     }
 }
 
-/// Waits for the time to try again. After a lost connection, until the server answers: a watch that
-/// is taken up again without a relist is silent until something changes.
+/// Waits for the time to try again. After a lost connection or lost rights, asks whether the server
+/// lists and watches again: a watch that is taken up again without a relist is silent until
+/// something changes.
 async fn retry<T: Wire>(api: &Api<T>, missing: bool, backoff: &mut DefaultBackoff, failing: &mut Failing) {
     loop {
         let delay = if missing {
@@ -147,21 +150,35 @@ async fn retry<T: Wire>(api: &Api<T>, missing: bool, backoff: &mut DefaultBackof
             backoff.next().unwrap_or(MISSING_RETRY)
         };
         tokio::time::sleep(delay).await;
-        if !matches!(failing.failure, Some(Failure::Unavailable(_))) {
+        if !matches!(
+            failing.failure,
+            Some(Failure::Unavailable(_) | Failure::Forbidden(_))
+        ) {
             return;
         }
-        match api.list_metadata(&ListParams::default().limit(1)).await {
-            Ok(_) => {
+        match answers(api).await {
+            Ok(()) => {
                 failing.end();
                 return;
             }
-            Err(error) => {
-                // A refusal is the watcher's to meet: it relists where that helps.
-                let failure = Failure::from_request(&error, "list");
-                if !matches!(failure, Failure::Unavailable(_)) {
-                    return;
-                }
-            }
+            Err(Failure::Unavailable(_)) => {}
+            // A refusal is the watcher's to meet: it relists where that helps.
+            Err(_) => return,
         }
+    }
+}
+
+/// Lists and watches as little as can be.
+async fn answers<T: Wire>(api: &Api<T>) -> Result<(), Failure> {
+    let one = ListParams::default().limit(1);
+    let listed = api.list_metadata(&one).await;
+    let listed = listed.map_err(|error| Failure::from_request(&error, "list"))?;
+    let version = listed.metadata.resource_version.unwrap_or_default();
+    let begun = api
+        .watch_metadata(&WatchParams::default().timeout(1), &version)
+        .await;
+    match begun {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::from_request(&error, "watch")),
     }
 }
