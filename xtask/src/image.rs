@@ -2,12 +2,12 @@
 //! `cargo xtask image`: the agent as an OCI image archive that `ctr image import` takes, written
 //! without Docker.
 
-mod architecture;
 mod archive;
 mod elf;
 mod labels;
-mod program;
+pub mod program;
 mod sbom;
+mod twice;
 
 use std::{
     fs,
@@ -16,10 +16,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use architecture::Architecture;
-use archive::Part;
+use archive::{Found, Part};
 
 use crate::{
+    architecture::Architecture,
     packages, toolchain,
     workspace::{Workspace, output},
 };
@@ -42,6 +42,9 @@ pub struct Arguments {
     /// Add a bill of materials (CycloneDX) for each architecture, also as a file beside the archive
     #[arg(long)]
     sbom: bool,
+    /// Build the commit again, in another place, and fail if that gives other bytes
+    #[arg(long)]
+    twice: bool,
 }
 
 impl Arguments {
@@ -63,6 +66,7 @@ pub fn build(workspace: &Workspace) -> Result<PathBuf> {
         tag: TAG.to_owned(),
         arch: Vec::new(),
         sbom: false,
+        twice: false,
     };
     run(workspace, &arguments)?;
     Ok(arguments.path(workspace))
@@ -74,6 +78,9 @@ pub fn build(workspace: &Workspace) -> Result<PathBuf> {
 /// If a build fails, a binary is not static or does not start alone, or the archive cannot be
 /// written.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    if arguments.twice {
+        twice::is_possible(workspace)?;
+    }
     toolchain::prepare(workspace)?;
     let own = Architecture::of_this_machine()?;
     let mut architectures = arguments.arch.clone();
@@ -88,7 +95,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     archive::write(&path, &arguments.tag, &labels::of(workspace), &parts)
         .with_context(|| format!("cannot write {}", path.display()))?;
     let image = archive::read(&path).with_context(|| format!("{} does not read back", path.display()))?;
-    for (manifest, part) in &image.parts {
+    for Found { part, .. } in &image.parts {
         check_programs(&part.program)
             .with_context(|| format!("{} is not fit to be shipped", path.display()))?;
         if part.architecture == own.oci() && packages::is_root()? {
@@ -99,19 +106,14 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
             fs::write(&beside, sbom).with_context(|| format!("cannot write {}", beside.display()))?;
             println!("image: {}", workspace.show(&beside));
         }
-        println!(
-            "image: {}: manifest {manifest}, {} KiB, program {}",
-            part.architecture,
-            part.program.len() / 1024,
-            archive::digest(&part.program)
-        );
     }
-    println!(
-        "image: {} as {}, index {}",
-        workspace.show(&path),
-        image.name,
-        image.digest
-    );
+    for (name, digest) in image.digests() {
+        println!("image: {name} {digest}");
+    }
+    println!("image: {} as {}", workspace.show(&path), image.name);
+    if arguments.twice {
+        twice::check(workspace, arguments, &path)?;
+    }
     Ok(())
 }
 
@@ -235,7 +237,7 @@ mod tests {
             sbom: None,
         };
         archive::write(&path, "netpol:test", &labels::fixed(), &[part]).unwrap();
-        let (_, image) = archive::read(&path).unwrap().parts.remove(0);
+        let image = archive::read(&path).unwrap().parts.remove(0).part;
         assert_eq!(image.program, program);
         if packages::is_root().unwrap() {
             assert_eq!(start_alone(&folder, &image.program).unwrap(), "alone --version\n");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Development commands: `cargo xtask --help`.
 
+mod architecture;
 mod bench;
 mod build;
 mod clippy;

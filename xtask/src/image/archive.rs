@@ -46,8 +46,40 @@ pub struct Image {
     pub name: String,
     /// The digest of the index.
     pub digest: String,
-    /// The images, and the digests of their manifests.
-    pub parts: Vec<(String, Part)>,
+    /// The images.
+    pub parts: Vec<Found>,
+}
+
+/// One of its images.
+pub struct Found {
+    /// The digest of the manifest.
+    manifest: String,
+    /// The digest of the layer.
+    layer: String,
+    /// What it is made of.
+    pub part: Part,
+}
+
+impl Image {
+    /// The digests of all that is in it, by what it is.
+    pub fn digests(&self) -> BTreeMap<String, String> {
+        let mut digests = BTreeMap::from([("index".to_owned(), self.digest.clone())]);
+        for Found {
+            manifest,
+            layer,
+            part,
+        } in &self.parts
+        {
+            let mut add = |what, digest| digests.insert(format!("{}: {what}", part.architecture), digest);
+            add("manifest", manifest.clone());
+            add("layer", layer.clone());
+            add("program", digest(&part.program));
+            if let Some(sbom) = &part.sbom {
+                add("bill of materials", digest(sbom));
+            }
+        }
+        digests
+    }
 }
 
 /// Blobs by their paths.
@@ -163,18 +195,18 @@ pub fn read(path: &Path) -> Result<Image> {
     let outer: Value = serde_json::from_slice(file("index.json")?)?;
     let entry = &outer["manifests"][0];
     let index: Value = serde_json::from_slice(blob(&files, entry, INDEX)?)?;
-    let mut parts: Vec<(String, Part)> = Vec::new();
+    let mut parts: Vec<Found> = Vec::new();
     for entry in index["manifests"].as_array().context("an index of nothing")? {
         let manifest: Value = serde_json::from_slice(blob(&files, entry, MANIFEST)?)?;
         let named = entry["digest"].as_str().context("no digest")?;
         if entry["artifactType"] == CYCLONEDX {
-            let (_, part) = parts
+            let image = parts
                 .iter_mut()
-                .find(|(image, _)| manifest["subject"]["digest"] == image.as_str())
+                .find(|image| manifest["subject"]["digest"] == image.manifest.as_str())
                 .with_context(|| format!("{named} is about no image before it"))?;
-            part.sbom = Some(blob(&files, &manifest["layers"][0], CYCLONEDX)?.to_vec());
+            image.part.sbom = Some(blob(&files, &manifest["layers"][0], CYCLONEDX)?.to_vec());
         } else {
-            parts.push((named.to_owned(), part(&files, entry, &manifest)?));
+            parts.push(found(&files, entry, &manifest)?);
         }
     }
     Ok(Image {
@@ -188,7 +220,7 @@ pub fn read(path: &Path) -> Result<Image> {
 }
 
 /// Reads an image of an index's entry.
-fn part(files: &Blobs, entry: &Value, manifest: &Value) -> Result<Part> {
+fn found(files: &Blobs, entry: &Value, manifest: &Value) -> Result<Found> {
     let config: Value = serde_json::from_slice(blob(files, &manifest["config"], CONFIG)?)?;
     let layer = blob(files, &manifest["layers"][0], LAYER)?;
     ensure!(
@@ -211,10 +243,14 @@ fn part(files: &Blobs, entry: &Value, manifest: &Value) -> Result<Part> {
         "another entry point"
     );
     let mut program = files_of(&mut tar::Archive::new(layer))?;
-    Ok(Part {
-        architecture: architecture.to_owned(),
-        program: program.remove("netpol").context("the layer has no /netpol")?,
-        sbom: None,
+    Ok(Found {
+        manifest: entry["digest"].as_str().context("no digest")?.to_owned(),
+        layer: digest(layer),
+        part: Part {
+            architecture: architecture.to_owned(),
+            program: program.remove("netpol").context("the layer has no /netpol")?,
+            sbom: None,
+        },
     })
 }
 
@@ -333,7 +369,7 @@ mod tests {
         let found: Vec<_> = image
             .parts
             .iter()
-            .map(|(_, part)| {
+            .map(|Found { part, .. }| {
                 (
                     part.architecture.as_str(),
                     &part.program[..],
@@ -355,7 +391,7 @@ mod tests {
         let path = scratch("changed");
         let mut bytes = archive("whole", b"the program itself");
         fs::write(&path, &bytes).unwrap();
-        assert_eq!(read(&path).unwrap().parts[0].1.program, b"the program itself");
+        assert_eq!(read(&path).unwrap().parts[0].part.program, b"the program itself");
         let at = bytes.windows(11).position(|part| part == b"the program").unwrap();
         bytes[at] ^= 1;
         fs::write(&path, &bytes).unwrap();

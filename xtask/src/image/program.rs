@@ -6,8 +6,8 @@ use std::{env, fs, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result};
 
-use super::architecture::Architecture;
 use crate::{
+    architecture::Architecture,
     build::Binaries,
     packages,
     workspace::{Workspace, output, run},
@@ -16,8 +16,19 @@ use crate::{
 /// Builds the agent, and returns its path.
 ///
 /// # Errors
-/// If the compiler's target or the C compiler cannot be had, or the build fails.
+/// As [`cargo`], or if the build fails.
 pub fn build(workspace: &Workspace, architecture: Architecture) -> Result<PathBuf> {
+    let mut cargo = cargo(workspace, architecture, "build")?;
+    cargo.args(["--package", "netpol-agent", "--bin", "netpol"]);
+    Binaries::build(&mut cargo)?.path("netpol")
+}
+
+/// `cargo build`, or another command, of static programs for an architecture. What all of them link
+/// is built once.
+///
+/// # Errors
+/// If the compiler's target, the C compiler or the crates' sources cannot be had.
+pub fn cargo(workspace: &Workspace, architecture: Architecture, command: &str) -> Result<Command> {
     let target = architecture.target();
     add_target(target)?;
     let c_compiler = if architecture == Architecture::of_this_machine()? {
@@ -31,20 +42,12 @@ pub fn build(workspace: &Workspace, architecture: Architecture) -> Result<PathBu
     run(workspace.cargo().args(["fetch", "--locked", "--quiet"]))?;
     let mut cargo = workspace.cargo_with_programs();
     cargo
-        .args([
-            "build",
-            "--locked",
-            "--package",
-            "netpol-agent",
-            "--bin",
-            "netpol",
-        ])
-        .args(["--release", "--target", target])
+        .args([command, "--locked", "--release", "--target", target])
         .args(["--config", "profile.release.strip=\"debuginfo\""])
         .env(format!("CC_{}", target.replace('-', "_")), c_compiler)
         .env_remove("RUSTFLAGS")
         .env("CARGO_ENCODED_RUSTFLAGS", flags(workspace)?.join("\x1f"));
-    Binaries::build(&mut cargo)?.path("netpol")
+    Ok(cargo)
 }
 
 /// Gets the compiler's library for a target, if it is missing.
@@ -105,4 +108,53 @@ fn registries() -> Result<Vec<PathBuf>> {
         .collect::<Result<Vec<_>>>()?;
     folders.sort();
     Ok(folders)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const SOURCE: &str = "include!(env!(\"GENERATED\"));\npub fn here(of: &[u8]) -> u8 { of[1] }\n";
+
+    /// What the compiler makes of a source that names its file, in a checkout of this name.
+    fn object(scratch: &Path, name: &str, is_remapped: bool) -> Vec<u8> {
+        let root = scratch.join(name);
+        let workspace = Workspace {
+            target: root.join("target"),
+            root,
+        };
+        fs::create_dir_all(&workspace.target).unwrap();
+        let generated = workspace.target.join("generated.rs");
+        fs::write(&generated, "pub fn there() { panic!(\"there\") }").unwrap();
+        fs::write(workspace.root.join("lib.rs"), SOURCE).unwrap();
+        let mut rustc = Command::new("rustc");
+        rustc
+            .current_dir(&workspace.root)
+            .args([
+                "--crate-type=lib",
+                "--emit=obj",
+                "-Cdebuginfo=2",
+                "-Ccodegen-units=1",
+            ])
+            .args(["-o", "lib.o", "lib.rs"])
+            .env("GENERATED", &generated);
+        if is_remapped {
+            rustc.args(flags(&workspace).unwrap());
+        }
+        run(&mut rustc).unwrap();
+        fs::read(workspace.root.join("lib.o")).unwrap()
+    }
+
+    #[test]
+    fn the_compiler_makes_the_same_wherever_the_sources_lie() {
+        let scratch = env::temp_dir().join(format!("netpol-xtask-program-{}", std::process::id()));
+        let both = |is_remapped| ["one", "another/place"].map(|name| object(&scratch, name, is_remapped));
+        let [one, another] = both(true);
+        assert!(one == another);
+        let [one, another] = both(false);
+        assert!(one != another, "a source that does not show where it lies");
+        fs::remove_dir_all(&scratch).unwrap();
+    }
 }

@@ -12,8 +12,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::architecture::Architecture;
-use crate::workspace::{Workspace, output, run};
+use crate::{
+    architecture::Architecture,
+    workspace::{Workspace, output, run},
+};
 
 const VERSION: &str = "0.5.9";
 
@@ -64,7 +66,8 @@ fn check(workspace: &Workspace, architecture: Architecture, document: &Value) ->
             "--target",
             target,
             "--edges",
-            "normal",
+            // Macros run on the building machine. What they alone use is not linked.
+            "normal,no-proc-macro",
             "--prefix",
             "none",
             "--format",
@@ -82,10 +85,26 @@ fn check(workspace: &Workspace, architecture: Architecture, document: &Value) ->
     Ok(())
 }
 
+/// Where the tool is kept in a target folder.
+const TOOL: &str = "tools/bin/cargo-cyclonedx";
+
+/// Copies the tool to another target folder.
+///
+/// # Errors
+/// If it cannot be built or copied.
+pub fn lend(workspace: &Workspace, target: &Path) -> Result<()> {
+    let (from, to) = (install(workspace)?, target.join(TOOL));
+    to.parent()
+        .map_or(Ok(()), fs::create_dir_all)
+        .and_then(|()| fs::copy(&from, &to))
+        .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+    Ok(())
+}
+
 /// Builds the tool if no earlier run did, without optimising: it runs for a second.
 fn install(workspace: &Workspace) -> Result<PathBuf> {
     let root = workspace.target.join("tools");
-    let tool = root.join("bin/cargo-cyclonedx");
+    let tool = workspace.target.join(TOOL);
     if !tool.is_file() {
         println!("image: building cargo-cyclonedx {VERSION}, once");
         let scratch = workspace.target.join("tools-build");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the image is built for.
+//! What the image is built for, and the kernels that it is tried on.
 
 use std::env;
 
@@ -48,6 +48,14 @@ impl Architecture {
         match self {
             Self::Amd64 => object::Architecture::X86_64,
             Self::Arm64 => object::Architecture::Aarch64,
+        }
+    }
+
+    /// Returns the emulator of its machines, and the Debian package that it is in.
+    pub fn emulator(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Amd64 => ("qemu-system-x86_64", "qemu-system-x86"),
+            Self::Arm64 => ("qemu-system-aarch64", "qemu-system-arm"),
         }
     }
 
