@@ -8,7 +8,7 @@ mod modules;
 mod table;
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -126,11 +126,11 @@ pub struct Run<'a> {
 pub fn run(workspace: &Workspace, run: &Run<'_>) -> Result<()> {
     packages::install()?;
     let kernels = chosen(run.choices);
-    let emulators: Vec<_> = kernels
+    let emulators: BTreeSet<_> = kernels
         .iter()
         .map(|kernel| kernel.architecture.emulator())
         .collect();
-    packages::install_for_kernels(&emulators)?;
+    packages::install_for_kernels(&Vec::from_iter(emulators))?;
     toolchain::prepare(workspace)?;
     let mut rows = Vec::new();
     let mut failed = Vec::new();
@@ -282,4 +282,24 @@ fn empty(folder: &Path) -> Result<()> {
         fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     }
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(choices: &[&str]) -> Vec<&'static str> {
+        let choices: Vec<_> = choices.iter().map(|choice| choice.parse().unwrap()).collect();
+        chosen(&choices).iter().map(|kernel| kernel.name).collect()
+    }
+
+    #[test]
+    fn kernels_are_chosen_by_version_and_by_architecture() {
+        assert_eq!(names(&["oldest", "6.1"]), ["6.1"]);
+        assert_eq!(names(&["arm64"]), ["6.1-arm64", "6.12-arm64"]);
+        assert_eq!(names(&["6.12-arm64", "newest"]), ["newest", "6.12-arm64"]);
+        assert_eq!(names(&["amd64", "arm64"]), names(&["all"]));
+        let error = "6.2".parse::<Choice>().unwrap_err();
+        assert!(error.ends_with("newest, 6.1-arm64, 6.12-arm64"), "{error}");
+    }
 }
