@@ -6,6 +6,7 @@
 //! check`, a language server or a documentation build needs stable Rust only. What is meant to be
 //! run fails to build instead: `cargo xtask` sets [`REQUIRED`].
 
+mod paths;
 mod toolchain;
 
 use std::{
@@ -103,14 +104,17 @@ fn build(toolchain: &Toolchain, target_dir: &Path) -> Result<PathBuf> {
         .env("RUSTC_BOOTSTRAP", "1");
     let linker = toolchain.linker();
     let linker = linker.to_str().ok_or("the target folder's path is not UTF-8")?;
-    let flags = [
-        format!("--cfg=bpf_target_arch=\"{}\"", variable("CARGO_CFG_TARGET_ARCH")?),
+    let mut flags = paths::remapped("..")?;
+    flags.extend([
+        // One object for all architectures: this concerns the kernel's registers, which only
+        // probes look at.
+        "--cfg=bpf_target_arch=\"x86_64\"".to_owned(),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
         // In order, the backend leaves even memset of three bytes to a loop over bytes.
         "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
         format!("-Clinker={linker}"),
-    ];
+    ]);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     // Set by the outer cargo for its own target, and by `cargo clippy` for its own compiler.
     for key in ["RUSTC", "RUSTC_WORKSPACE_WRAPPER", "CLIPPY_ARGS", "RUSTFLAGS"] {

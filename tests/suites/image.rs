@@ -4,6 +4,8 @@
 //! starts the container under runc, without a kubelet; the node's folders lie below one of the
 //! test; the seccomp profile, containerd's, is a copy in `tests/container/seccomp.json`.
 
+#[path = "image/archive.rs"]
+mod archive;
 #[path = "image/capabilities.rs"]
 mod capabilities;
 #[path = "image/enforces.rs"]

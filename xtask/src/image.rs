@@ -4,17 +4,22 @@
 
 mod archive;
 mod elf;
+mod labels;
+pub mod program;
+mod sbom;
+mod twice;
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use archive::{Found, Part};
 
 use crate::{
-    build::Binaries,
+    architecture::Architecture,
     packages, toolchain,
     workspace::{Workspace, output},
 };
@@ -31,6 +36,15 @@ pub struct Arguments {
     /// The image's name
     #[arg(long, value_name = "NAME", default_value = TAG)]
     tag: String,
+    /// Architectures to build for; this machine's if absent
+    #[arg(long, value_delimiter = ',')]
+    arch: Vec<Architecture>,
+    /// Add a bill of materials (CycloneDX) for each architecture, also as a file beside the archive
+    #[arg(long)]
+    sbom: bool,
+    /// Build the commit again, in another place, and fail if that gives other bytes
+    #[arg(long)]
+    twice: bool,
 }
 
 impl Arguments {
@@ -50,48 +64,95 @@ pub fn build(workspace: &Workspace) -> Result<PathBuf> {
     let arguments = Arguments {
         output: None,
         tag: TAG.to_owned(),
+        arch: Vec::new(),
+        sbom: false,
+        twice: false,
     };
     run(workspace, &arguments)?;
     Ok(arguments.path(workspace))
 }
 
-/// Builds the static binary, writes the archive, and reads it back.
+/// Builds the static binaries, writes the archive, and reads it back.
 ///
 /// # Errors
-/// If the build fails, the binary is not static or does not start alone, or the archive cannot be
+/// If a build fails, a binary is not static or does not start alone, or the archive cannot be
 /// written.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    if arguments.twice {
+        twice::is_possible(workspace)?;
+    }
     toolchain::prepare(workspace)?;
-    let netpol = static_binary(workspace)?;
+    let own = Architecture::of_this_machine()?;
+    let mut architectures = arguments.arch.clone();
+    if architectures.is_empty() {
+        architectures.push(own);
+    }
+    let path = arguments.path(workspace);
+    let mut parts = Vec::new();
+    for architecture in architectures {
+        parts.push(part(workspace, architecture, arguments.sbom)?);
+    }
+    archive::write(&path, &arguments.tag, &labels::of(workspace), &parts)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    let image = archive::read(&path).with_context(|| format!("{} does not read back", path.display()))?;
+    for Found { part, .. } in &image.parts {
+        check_programs(&part.program)
+            .with_context(|| format!("{} is not fit to be shipped", path.display()))?;
+        if part.architecture == own.oci() && packages::is_root()? {
+            check_start(&workspace.target, &part.program)?;
+        }
+        if let Some(sbom) = &part.sbom {
+            let beside = path.with_extension(format!("{}.cdx.json", part.architecture));
+            fs::write(&beside, sbom).with_context(|| format!("cannot write {}", beside.display()))?;
+            println!("image: {}", workspace.show(&beside));
+        }
+    }
+    for (name, digest) in image.digests() {
+        println!("image: {name} {digest}");
+    }
+    println!("image: {} as {}", workspace.show(&path), image.name);
+    if arguments.twice {
+        twice::check(workspace, arguments, &path)?;
+    }
+    Ok(())
+}
+
+/// Makes what the image of an architecture is made of.
+fn part(workspace: &Workspace, architecture: Architecture, with_sbom: bool) -> Result<Part> {
+    let netpol = program::build(workspace, architecture)?;
     let program = fs::read(&netpol).with_context(|| format!("cannot read {}", netpol.display()))?;
-    if !elf::is_static(&program).with_context(|| format!("{} is no program", netpol.display()))? {
+    let is_static =
+        elf::is_static(&program).with_context(|| format!("{} is no program", netpol.display()))?;
+    if !is_static {
         bail!(
             "{} asks for a dynamic linker; an image from scratch has none",
             netpol.display()
         );
     }
-    let path = arguments.path(workspace);
-    archive::write(&path, &arguments.tag, &program)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    let image = archive::read(&path).with_context(|| format!("{} does not read back", path.display()))?;
-    check_programs(&image.program).with_context(|| format!("{} is not fit to be shipped", path.display()))?;
-    if packages::is_root()? {
-        let version = start_alone(&workspace.target, &image.program)?;
-        println!(
-            "image: starts in an empty root: {}",
-            version.trim().replace('\n', ", ")
-        );
-        ensure!(
-            version.contains(&PROGRAMS.join(", ")),
-            "the program does not know the eBPF programs that are in it"
-        );
-    }
+    ensure!(
+        elf::architecture(&program)? == architecture.elf(),
+        "{} is not for {}",
+        netpol.display(),
+        architecture.oci()
+    );
+    let sbom = with_sbom.then(|| sbom::of(workspace, architecture)).transpose()?;
+    Ok(Part {
+        architecture: architecture.oci().to_owned(),
+        program,
+        sbom,
+    })
+}
+
+/// Starts the program alone, and has it name the programs that are in it.
+fn check_start(scratch: &Path, program: &[u8]) -> Result<()> {
+    let version = start_alone(scratch, program)?;
     println!(
-        "image: {} as {}, {} KiB, manifest {}",
-        path.display(),
-        image.name,
-        image.program.len() / 1024,
-        image.manifest
+        "image: starts in an empty root: {}",
+        version.trim().replace('\n', ", ")
+    );
+    ensure!(
+        version.contains(&PROGRAMS.join(", ")),
+        "the program does not know the eBPF programs that are in it"
     );
     Ok(())
 }
@@ -109,29 +170,6 @@ fn check_programs(program: &[u8]) -> Result<()> {
         PROGRAMS.join(", ")
     );
     Ok(())
-}
-
-fn static_binary(workspace: &Workspace) -> Result<PathBuf> {
-    let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
-    let flags = env::var("RUSTFLAGS").unwrap_or_default();
-    let mut cargo = workspace.cargo_with_programs();
-    // A target that is named keeps the flags away from build scripts and procedural macros, which
-    // cannot be static.
-    cargo
-        .args([
-            "build",
-            "--package",
-            "netpol-agent",
-            "--bin",
-            "netpol",
-            "--release",
-            "--target",
-            &target,
-        ])
-        .args(["--config", "profile.release.strip=\"debuginfo\""])
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .env("RUSTFLAGS", format!("{flags} -C target-feature=+crt-static"));
-    Binaries::build(&mut cargo)?.path("netpol")
 }
 
 /// Runs the program with `--version` where there is no other file than itself, and returns what it
@@ -156,6 +194,8 @@ fn start_alone(scratch: &Path, program: &[u8]) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::env;
+
     use super::*;
     use crate::workspace::run as run_command;
 
@@ -189,8 +229,15 @@ mod tests {
         let program = compiled(&folder, &["-C", "target-feature=+crt-static"]);
         assert!(elf::is_static(&program).unwrap());
         let path = folder.join("image.tar");
-        archive::write(&path, "netpol:test", &program).unwrap();
-        let image = archive::read(&path).unwrap();
+        let architecture = Architecture::of_this_machine().unwrap();
+        assert_eq!(elf::architecture(&program).unwrap(), architecture.elf());
+        let part = Part {
+            architecture: architecture.oci().to_owned(),
+            program: program.clone(),
+            sbom: None,
+        };
+        archive::write(&path, "netpol:test", &labels::fixed(), &[part]).unwrap();
+        let image = archive::read(&path).unwrap().parts.remove(0).part;
         assert_eq!(image.program, program);
         if packages::is_root().unwrap() {
             assert_eq!(start_alone(&folder, &image.program).unwrap(), "alone --version\n");

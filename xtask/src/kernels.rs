@@ -8,6 +8,7 @@ mod modules;
 mod table;
 
 use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -16,9 +17,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use clap::ValueEnum as _;
 
 use crate::{
+    architecture::Architecture,
     build::Binaries,
+    image::program,
     packages, toolchain,
     workspace::{Workspace, run as run_command},
 };
@@ -27,30 +31,47 @@ use crate::{
 struct Kernel {
     name: &'static str,
     debian: &'static str,
+    architecture: Architecture,
     /// What the agent must say if the programs do not run there.
     refuses: Option<&'static str>,
 }
 
-/// From the oldest to the newest.
-const KERNELS: [Kernel; 4] = [
+/// For each architecture, from the oldest to the newest.
+const KERNELS: [Kernel; 6] = [
     Kernel {
         name: "5.10",
         debian: "bullseye",
+        architecture: Architecture::Amd64,
         refuses: Some("which Linux 5.12 has"),
     },
     Kernel {
         name: "6.1",
         debian: "bookworm",
+        architecture: Architecture::Amd64,
         refuses: None,
     },
     Kernel {
         name: "6.12",
         debian: "trixie",
+        architecture: Architecture::Amd64,
         refuses: None,
     },
     Kernel {
         name: "newest",
         debian: "sid",
+        architecture: Architecture::Amd64,
+        refuses: None,
+    },
+    Kernel {
+        name: "6.1-arm64",
+        debian: "bookworm",
+        architecture: Architecture::Arm64,
+        refuses: None,
+    },
+    Kernel {
+        name: "6.12-arm64",
+        debian: "trixie",
+        architecture: Architecture::Arm64,
         refuses: None,
     },
 ];
@@ -60,6 +81,8 @@ const KERNELS: [Kernel; 4] = [
 pub enum Choice {
     /// All of them.
     All,
+    /// Those for an architecture.
+    Of(Architecture),
     /// The one with this index.
     One(usize),
 }
@@ -68,26 +91,18 @@ impl FromStr for Choice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let last = KERNELS.len() - 1;
-        match text {
-            "all" => Ok(Self::All),
-            "oldest" => match KERNELS.iter().position(|kernel| kernel.refuses.is_none()) {
-                Some(index) => Ok(Self::One(index)),
-                None => Err("no kernel runs the programs".to_owned()),
-            },
-            _ => match KERNELS.iter().position(|kernel| kernel.name == text) {
-                Some(index) => Ok(Self::One(index)),
-                None => Err(format!(
-                    "no such kernel: all, oldest, {}, {}",
-                    KERNELS[..last]
-                        .iter()
-                        .map(|kernel| kernel.name)
-                        .collect::<Vec<_>>()
-                        .join(", "),
-                    KERNELS[last].name
-                )),
-            },
+        if let Ok(architecture) = Architecture::from_str(text, false) {
+            return Ok(Self::Of(architecture));
         }
+        let position = match text {
+            "all" => return Ok(Self::All),
+            "oldest" => KERNELS.iter().position(|kernel| kernel.refuses.is_none()),
+            _ => KERNELS.iter().position(|kernel| kernel.name == text),
+        };
+        position.map(Self::One).ok_or_else(|| {
+            let names = KERNELS.map(|kernel| kernel.name).join(", ");
+            format!("no such kernel: all, amd64, arm64, oldest, {names}")
+        })
     }
 }
 
@@ -110,22 +125,35 @@ pub struct Run<'a> {
 /// If something that the guests need cannot be had, a guest does not boot or end, or a test fails.
 pub fn run(workspace: &Workspace, run: &Run<'_>) -> Result<()> {
     packages::install()?;
-    packages::install_for_kernels()?;
+    let kernels = chosen(run.choices);
+    let emulators: BTreeSet<_> = kernels
+        .iter()
+        .map(|kernel| kernel.architecture.emulator())
+        .collect();
+    packages::install_for_kernels(&Vec::from_iter(emulators))?;
     toolchain::prepare(workspace)?;
-    let programs = programs(workspace)?;
-    let folder = workspace.target.join("kernels");
-    let common = initramfs::common(workspace, &folder, &programs)?;
     let mut rows = Vec::new();
     let mut failed = Vec::new();
-    for kernel in chosen(run.choices) {
+    let mut archives = BTreeMap::new();
+    for kernel in kernels {
+        let folder = folder(workspace, kernel.architecture);
+        let common = match archives.entry(kernel.architecture.oci()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let programs = programs(workspace, kernel.architecture)?;
+                place.insert(initramfs::common(workspace, &folder, &programs)?)
+            }
+        };
         let files = files(workspace, &folder, kernel)?;
-        let initrd = initramfs::of_kernel(&files, &common)?;
+        let initrd = initramfs::of_kernel(&files, common)?;
         println!(
-            "kernels: booting Linux {} of Debian {}",
-            files.release, kernel.debian
+            "kernels: booting Linux {} of Debian {} ({})",
+            files.release,
+            kernel.debian,
+            kernel.architecture.oci()
         );
         let start = Instant::now();
-        let outcome = guest::boot(&files, &initrd, run.filter, kernel.refuses)?;
+        let outcome = guest::boot(kernel, &files, &initrd, run.filter)?;
         let seconds = start.elapsed().as_secs();
         println!(
             "kernels: Linux {}: {} in {seconds} s",
@@ -135,7 +163,7 @@ pub fn run(workspace: &Workspace, run: &Run<'_>) -> Result<()> {
         if !outcome.is_as_expected(kernel.refuses) {
             failed.push(files.release.clone());
         }
-        rows.push(table::Row::new(kernel.debian, &files.release, &outcome));
+        rows.push(table::Row::new(kernel, &files.release, &outcome));
     }
     let lines = table::of(&rows);
     print!("\n{lines}\n");
@@ -152,9 +180,10 @@ pub fn run(workspace: &Workspace, run: &Run<'_>) -> Result<()> {
 
 /// The kernels of some choices, each once, from the oldest on.
 fn chosen(choices: &[Choice]) -> Vec<&'static Kernel> {
-    let is_chosen = |index| {
+    let is_chosen = |index: usize| {
         choices.iter().any(|choice| match choice {
             Choice::All => true,
+            Choice::Of(architecture) => KERNELS[index].architecture == *architecture,
             Choice::One(one) => *one == index,
         })
     };
@@ -165,11 +194,21 @@ fn chosen(choices: &[Choice]) -> Vec<&'static Kernel> {
         .collect()
 }
 
+/// Where the files of an architecture's kernels are kept.
+fn folder(workspace: &Workspace, architecture: Architecture) -> PathBuf {
+    let folder = workspace.target.join("kernels");
+    match architecture {
+        Architecture::Amd64 => folder,
+        Architecture::Arm64 => folder.join("arm64"),
+    }
+}
+
 /// What a kernel boots from.
 struct Files {
     /// As `uname -r` says.
     release: String,
-    /// Folder with `vmlinuz`, `modules` and `busybox`.
+    /// Folder with `vmlinuz`, `modules` and `busybox`; for another architecture than this machine's
+    /// with `tools`, too.
     folder: PathBuf,
 }
 
@@ -184,7 +223,9 @@ fn files(workspace: &Workspace, folder: &Path, kernel: &Kernel) -> Result<Files>
             workspace.show(&folder)
         );
         let script = workspace.root.join("xtask/src/kernels/debian-kernel.sh");
-        run_command(Command::new("sh").arg(script).arg(kernel.debian).arg(&folder))
+        let mut sh = Command::new("sh");
+        sh.arg(script).arg(kernel.debian).arg(&folder);
+        run_command(sh.arg(kernel.architecture.oci()))
             .with_context(|| format!("getting the kernel of Debian {}", kernel.debian))?;
     }
     let text = fs::read_to_string(&release).with_context(|| format!("cannot read {}", release.display()))?;
@@ -196,21 +237,32 @@ fn files(workspace: &Workspace, folder: &Path, kernel: &Kernel) -> Result<Files>
 
 /// What the guests start.
 struct Programs {
+    /// Whether they are dynamic programs of this machine's architecture; else they are static.
+    own: bool,
     agent: PathBuf,
     suites: Vec<(&'static str, PathBuf)>,
 }
 
-/// Builds them as `cargo xtask test` does, so that one build serves both.
-fn programs(workspace: &Workspace) -> Result<Programs> {
-    let agent = Binaries::development(workspace)?.path("netpol")?;
-    let mut cargo = workspace.cargo_with_programs();
-    cargo.args(["test", "--no-run", "--package", "netpol-tests"]);
+/// Builds them as `cargo xtask test` does, so that one build serves both; for another architecture,
+/// as `cargo xtask image` does: the agent is that of the image.
+fn programs(workspace: &Workspace, architecture: Architecture) -> Result<Programs> {
+    let own = architecture == Architecture::of_this_machine()?;
+    let (agent, mut cargo) = if own {
+        let mut cargo = workspace.cargo_with_programs();
+        cargo.arg("test");
+        (Binaries::development(workspace)?.path("netpol")?, cargo)
+    } else {
+        let agent = program::build(workspace, architecture)?;
+        (agent, program::cargo(workspace, architecture, "test")?)
+    };
+    cargo.args(["--no-run", "--package", "netpol-tests"]);
     for suite in SUITES {
         cargo.args(["--test", suite]);
     }
     let built = Binaries::build(&mut cargo)?;
     let suites = SUITES.map(|suite| Ok((suite, built.path(suite)?)));
     Ok(Programs {
+        own,
         agent,
         suites: suites.into_iter().collect::<Result<_>>()?,
     })
@@ -230,4 +282,24 @@ fn empty(folder: &Path) -> Result<()> {
         fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     }
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(choices: &[&str]) -> Vec<&'static str> {
+        let choices: Vec<_> = choices.iter().map(|choice| choice.parse().unwrap()).collect();
+        chosen(&choices).iter().map(|kernel| kernel.name).collect()
+    }
+
+    #[test]
+    fn kernels_are_chosen_by_version_and_by_architecture() {
+        assert_eq!(names(&["oldest", "6.1"]), ["6.1"]);
+        assert_eq!(names(&["arm64"]), ["6.1-arm64", "6.12-arm64"]);
+        assert_eq!(names(&["6.12-arm64", "newest"]), ["newest", "6.12-arm64"]);
+        assert_eq!(names(&["amd64", "arm64"]), names(&["all"]));
+        let error = "6.2".parse::<Choice>().unwrap_err();
+        assert!(error.ends_with("newest, 6.1-arm64, 6.12-arm64"), "{error}");
+    }
 }

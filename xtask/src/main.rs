@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Development commands: `cargo xtask --help`.
 
+mod architecture;
 mod bench;
 mod build;
 mod clippy;
@@ -68,5 +69,37 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Image(arguments) => image::run(&workspace, &arguments),
         Command::Manifests => manifests::run(&workspace),
         Command::Toolchain => toolchain::prepare(&workspace).map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::{Arguments, Command};
+
+    const DOCKERFILE: &str = include_str!("../../deploy/Dockerfile");
+
+    #[test]
+    fn the_dockerfile_calls_xtask_with_arguments_that_it_takes() {
+        let line = DOCKERFILE
+            .lines()
+            .find_map(|line| line.strip_prefix("RUN cargo xtask "))
+            .expect("a call of xtask");
+        for architecture in ["amd64", "arm64"] {
+            let line = line.replace("${TARGETARCH}", architecture);
+            let words = line.trim_end_matches('\\').split_whitespace();
+            let parsed = Arguments::try_parse_from(std::iter::once("xtask").chain(words)).unwrap();
+            assert!(matches!(parsed.command, Command::Image(_)));
+        }
+    }
+
+    #[test]
+    fn the_dockerfile_has_the_oldest_compiler_and_ends_from_scratch() {
+        let rust = concat!("ARG RUST=", env!("CARGO_PKG_RUST_VERSION"));
+        assert!(DOCKERFILE.contains(rust), "{rust}");
+        let (_, last) = DOCKERFILE.rsplit_once("\nFROM ").expect("stages");
+        assert!(last.starts_with("scratch\n"), "{last}");
+        assert!(last.ends_with("\nENTRYPOINT [\"/netpol\"]\n"), "{last}");
     }
 }

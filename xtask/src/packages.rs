@@ -24,12 +24,7 @@ const BENCH_PROGRAMS: [(&str, &str); 2] = [("iperf3", "iperf3"), ("ipset", "ipse
 const KUBE_TOOLS_PROGRAMS: [(&str, &str); 1] = [("pip3", "python3-pip")];
 
 /// The same, for booting kernels only.
-const KERNELS_PROGRAMS: [(&str, &str); 4] = [
-    ("qemu-system-x86_64", "qemu-system-x86"),
-    ("cpio", "cpio"),
-    ("xz", "xz-utils"),
-    ("strip", "binutils"),
-];
+const KERNELS_PROGRAMS: [(&str, &str); 3] = [("cpio", "cpio"), ("xz", "xz-utils"), ("strip", "binutils")];
 
 /// Installs what is missing with apt-get: as root, on Debian and its kin.
 ///
@@ -55,12 +50,22 @@ pub fn install_for_kube_tools() -> Result<()> {
     install_all(&KUBE_TOOLS_PROGRAMS)
 }
 
-/// Installs what booting kernels needs. As [`install`].
+/// Installs a C compiler for another architecture, and the headers for it, if the compiler is
+/// missing. As [`install`].
 ///
 /// # Errors
 /// As there.
-pub fn install_for_kernels() -> Result<()> {
-    install_all(&KERNELS_PROGRAMS)
+pub fn install_cross_compiler(program: &str, packages: &[&'static str]) -> Result<()> {
+    let programs: Vec<_> = packages.iter().map(|package| (program, *package)).collect();
+    install_all(&programs)
+}
+
+/// Installs what booting kernels needs, and emulators, each with its package. As [`install`].
+///
+/// # Errors
+/// As there.
+pub fn install_for_kernels(emulators: &[(&str, &'static str)]) -> Result<()> {
+    install_all(&[&KERNELS_PROGRAMS, emulators].concat())
 }
 
 fn install_all(programs: &[(&str, &'static str)]) -> Result<()> {

@@ -27,8 +27,8 @@ pub struct Arguments {
     /// Do not build the image, and leave out the suite that starts it: a build of some minutes
     #[arg(long)]
     no_image: bool,
-    /// Run suites in kernels of Debian, under QEMU, instead of here: all, oldest, newest, or
-    /// versions of Linux
+    /// Run suites in kernels of Debian, under QEMU, instead of here: all, amd64, arm64, oldest,
+    /// newest, or one as 6.1 or 6.12-arm64
     #[arg(
         long,
         value_name = "KERNEL,...",

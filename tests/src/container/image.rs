@@ -64,7 +64,19 @@ impl Image {
         let json = |path: &Path| -> Result<Value> {
             serde_json::from_slice(&fs::read(path)?).with_context(|| path.display().to_string())
         };
-        let manifest = json(&blob(&json(&layout.join("index.json"))?["manifests"][0])?)?;
+        let index = json(&blob(&json(&layout.join("index.json"))?["manifests"][0])?)?;
+        let architecture = match env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        let manifest = index["manifests"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|entry| entry["platform"]["architecture"] == architecture)
+            .with_context(|| format!("no image for {architecture}"))?;
+        let manifest = json(&blob(manifest)?)?;
         for layer in manifest["layers"].as_array().context("no layers")? {
             let mut layer = tar::Archive::new(File::open(blob(layer)?)?);
             layer.set_preserve_permissions(true);

@@ -22,6 +22,14 @@ pub fn is_static(program: &[u8]) -> Result<bool> {
     Ok(headers.iter().all(|header| header.p_type(endian) != PT_INTERP))
 }
 
+/// The architecture that a program is for.
+///
+/// # Errors
+/// If it is no ELF file.
+pub fn architecture(program: &[u8]) -> Result<Architecture> {
+    Ok(File::parse(program).context("not an ELF file")?.architecture())
+}
+
 /// Names of the eBPF programs for TC hooks in an object that is embedded in a program, sorted; none
 /// if there is no such object.
 pub fn embedded_programs(program: &[u8]) -> Vec<String> {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a guest tells on its second serial port: lines of its first process, which begin with
+//! What a guest tells on a serial port of its own: lines of its first process, which begin with
 //! `netpol: `, and those of the suites.
 
 use std::collections::BTreeMap;

@@ -13,14 +13,43 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{Files, console::Outcome};
+use super::{Files, Kernel, console::Outcome};
+use crate::architecture::Architecture;
 
 /// How long a guest may take. On an idle machine it takes a tenth of it.
 const DEADLINE: Duration = Duration::from_secs(1200);
 /// Lines of the kernel's own log that are shown where a guest fails.
 const SHOWN: usize = 40;
 /// A panic ends the guest: QEMU does not reboot it.
-const PARAMETERS: &str = "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic random.trust_cpu=on";
+const PARAMETERS: &str = "quiet loglevel=4 panic=-1 oops=panic random.trust_cpu=on";
+
+/// What differs between architectures.
+struct Machine {
+    arguments: &'static [&'static str],
+    /// The device of QEMU's option `-serial`, which the kernel's log goes to.
+    console: &'static str,
+    /// QEMU's option for another serial port, and its device.
+    port: [&'static str; 2],
+    told: &'static str,
+}
+
+fn machine(architecture: Architecture) -> Machine {
+    match architecture {
+        Architecture::Amd64 => Machine {
+            arguments: &["-cpu", "max"],
+            console: "ttyS0",
+            port: ["-serial", "chardev:told"],
+            told: "ttyS1",
+        },
+        Architecture::Arm64 => Machine {
+            // Pointer authentication as it is specified costs much without hardware.
+            arguments: &["-machine", "virt", "-cpu", "max,pauth-impdef=on"],
+            console: "ttyAMA0",
+            port: ["-device", "pci-serial,chardev=told"],
+            told: "ttyS0",
+        },
+    }
+}
 
 /// A process that ends with this value.
 struct Ending(Child);
@@ -32,33 +61,30 @@ impl Drop for Ending {
     }
 }
 
-/// Boots it and waits until it is off. `filter`: names of tests. `refuses`: what the agent must say
-/// if the programs do not run there.
-pub fn boot(files: &Files, initrd: &Path, filter: &[String], refuses: Option<&str>) -> Result<Outcome> {
+/// Boots it and waits until it is off. `filter`: names of tests.
+pub fn boot(kernel: &Kernel, files: &Files, initrd: &Path, filter: &[String]) -> Result<Outcome> {
     let console = files.folder.join("console.log");
     let log = files.folder.join("suites.log");
     let mut copy = fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    let machine = machine(kernel.architecture);
     // The kernel hands a parameter that it does not know to the first process.
-    let parameters = match filter {
-        [] => PARAMETERS.to_owned(),
-        names => format!("{PARAMETERS} NETPOL_FILTER={}", names.join(",")),
-    };
+    let parameters = format!(
+        "console={} {PARAMETERS} NETPOL_PORT={} NETPOL_FILTER={}",
+        machine.console,
+        machine.told,
+        filter.join(",")
+    );
+    let (program, _) = kernel.architecture.emulator();
     let mut qemu = Ending(
-        Command::new("qemu-system-x86_64")
-            .args([
-                "-accel",
-                "tcg,thread=multi",
-                "-cpu",
-                "max",
-                "-smp",
-                "2",
-                "-m",
-                "2048",
-            ])
+        Command::new(program)
+            .args(machine.arguments)
+            .args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048"])
             .args(["-nodefaults", "-no-reboot", "-display", "none"])
             .arg("-serial")
             .arg(format!("file:{}", console.display()))
-            .args(["-serial", "stdio", "-kernel"])
+            .args(["-chardev", "stdio,id=told"])
+            .args(machine.port)
+            .arg("-kernel")
             .arg(files.folder.join("vmlinuz"))
             .arg("-initrd")
             .arg(initrd)
@@ -66,7 +92,7 @@ pub fn boot(files: &Files, initrd: &Path, filter: &[String], refuses: Option<&st
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
-            .context("cannot start qemu-system-x86_64")?,
+            .with_context(|| format!("cannot start {program}"))?,
     );
     let told = qemu.0.stdout.take().context("QEMU has no output")?;
     let (lines, received) = mpsc::channel();
@@ -93,7 +119,7 @@ pub fn boot(files: &Files, initrd: &Path, filter: &[String], refuses: Option<&st
         }
     }
     drop(qemu);
-    if !outcome.is_as_expected(refuses) {
+    if !outcome.is_as_expected(kernel.refuses) {
         println!("{}", outcome.log());
         let text = fs::read(&console).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);

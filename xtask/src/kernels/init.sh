@@ -1,8 +1,8 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# The first process of a guest. Its output is the second serial port, where the host reads lines that begin with "netpol: ". Where
-# NETPOL_FILTER has names, separated by commas, only tests whose name contains one of them run.
+# The first process of a guest. Its output is the serial port NETPOL_PORT, where the host reads lines that begin with "netpol: ".
+# Where NETPOL_FILTER has names, separated by commas, only tests whose name contains one of them run.
 /bin/busybox --install -s /bin
 export PATH=/bin HOME=/
 mount -t proc proc /proc
@@ -11,7 +11,7 @@ mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /tmp
 mount -t bpf bpf /sys/fs/bpf
-exec > /dev/ttyS1 2>&1
+exec > "/dev/$NETPOL_PORT" 2>&1
 
 while read -r module; do
     insmod "/modules/$module.ko" || echo "module $module does not load"

@@ -18,7 +18,8 @@ use crate::workspace::{Workspace, output, run};
 /// The first process.
 const INIT: &str = include_str!("init.sh");
 
-/// What the suites start. busybox has the rest.
+/// What the suites start; for another architecture, debian-kernel.sh has the same. busybox has the
+/// rest.
 const TOOLS: [&str; 4] = ["ip", "tc", "bridge", "nft"];
 
 /// Makes the archive of the suites, the agent, the tools, and the libraries of them.
@@ -30,32 +31,50 @@ pub fn common(workspace: &Workspace, folder: &Path, programs: &Programs) -> Resu
         fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
     }
     put(&root.join("init"), INIT.as_bytes())?;
-    stripped(&programs.agent, &root.join("netpol"))?;
-    let mut all = vec![programs.agent.clone()];
-    for (suite, path) in &programs.suites {
-        stripped(path, &root.join("suites").join(suite))?;
-        all.push(path.clone());
-    }
-    for name in TOOLS {
-        let path = tool(name)?;
-        put(&root.join("bin").join(name), &read(&path)?)?;
-        all.push(path);
-    }
-    for library in libraries(&all)? {
-        put(&below(&root, &library), &read(&library)?)?;
+    let suites = programs
+        .suites
+        .iter()
+        .map(|(name, path)| (format!("suites/{name}"), path));
+    let started: Vec<_> = [("netpol".to_owned(), &programs.agent)]
+        .into_iter()
+        .chain(suites)
+        .collect();
+    if programs.own {
+        let mut all = Vec::new();
+        for (place, path) in started {
+            stripped(path, &root.join(place))?;
+            all.push(path.clone());
+        }
+        for name in TOOLS {
+            let path = tool(name)?;
+            put(&root.join("bin").join(name), &read(&path)?)?;
+            all.push(path);
+        }
+        for library in libraries(&all)? {
+            put(&below(&root, &library), &read(&library)?)?;
+        }
+    } else {
+        for (place, path) in started {
+            put(&root.join(place), &read(path)?)?;
+        }
     }
     // The suites read the corpus where they were built.
-    copy(&workspace.root.join("tests/cases"), &root)?;
+    let cases = workspace.root.join("tests/cases");
+    copy(&cases, &below(&root, &cases))?;
     let archive = folder.join("common.cpio");
     pack(&root, &archive)?;
     Ok(archive)
 }
 
-/// Adds a kernel's modules and its release's busybox.
+/// Adds a kernel's modules, and its release's busybox and tools.
 pub fn of_kernel(files: &Files, common: &Path) -> Result<PathBuf> {
     let root = files.folder.join("root");
     empty(&root)?;
     put(&root.join("bin/busybox"), &read(&files.folder.join("busybox"))?)?;
+    let tools = files.folder.join("tools");
+    if tools.is_dir() {
+        copy(&tools, &root)?;
+    }
     let mut order = String::new();
     for (name, bytes) in modules::in_order(&files.folder.join("modules"))? {
         put(&root.join(format!("modules/{name}.ko")), &bytes)?;
@@ -85,14 +104,15 @@ fn libraries(programs: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Copies a folder to its place below another root.
-fn copy(folder: &Path, root: &Path) -> Result<()> {
+/// Copies what is in a folder to another one.
+fn copy(folder: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
-        let path = entry?.path();
+        let entry = entry?;
+        let (path, place) = (entry.path(), to.join(entry.file_name()));
         if path.is_dir() {
-            copy(&path, root)?;
+            copy(&path, &place)?;
         } else {
-            put(&below(root, &path), &read(&path)?)?;
+            put(&place, &read(&path)?)?;
         }
     }
     Ok(())

@@ -5,7 +5,8 @@ use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context as _, Result};
 
-use super::console::Outcome;
+use super::{Kernel, console::Outcome};
+use crate::architecture::Architecture;
 use crate::workspace::replace;
 
 const PAGE: &str = "docs/kernels.md";
@@ -23,8 +24,12 @@ pub struct Row(String);
 
 impl Row {
     /// What is said of a kernel.
-    pub fn new(debian: &str, release: &str, outcome: &Outcome) -> Self {
-        let version = release.split(['-', '+']).next().unwrap_or(release);
+    pub fn new(kernel: &Kernel, release: &str, outcome: &Outcome) -> Self {
+        let debian = kernel.debian;
+        let mut version = release.split(['-', '+']).next().unwrap_or(release).to_owned();
+        if kernel.architecture != Architecture::Amd64 {
+            let _ = write!(version, " ({})", kernel.architecture.oci());
+        }
         if let Some(refusal) = outcome.refusal() {
             return Self(format!("| {version} | {debian} | refused: {refusal} | | | | | |"));
         }
