@@ -15,6 +15,14 @@ use crate::{
 /// REASON`.
 const NOT_RUN: &str = "not run: ";
 
+/// Environment variable: how many tests of a suite run at a time.
+const THREADS: &str = "RUST_TEST_THREADS";
+
+/// Most tests wait for packets that must not come: one more than there are cores keeps these busy.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from) + 1
+}
+
 /// What to test.
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -78,6 +86,9 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         .args(["test", "--no-fail-fast", "--"])
         .args(&arguments.filter);
     cargo.env("NETPOL_BIN", netpol).env("NETPOL_TEST_REPORT", &report);
+    if env::var_os(THREADS).is_none() {
+        cargo.env(THREADS, threads().to_string());
+    }
     if let Some(tools) = kube_tools {
         cargo
             .env("NETPOL_HELM", tools.helm)
