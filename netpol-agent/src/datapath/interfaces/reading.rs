@@ -250,8 +250,8 @@ impl Reader {
         }
     }
 
-    /// Returns a veth by its index; `None` if there is no such veth. The others are not listed: this
-    /// is asked for each pod.
+    /// Returns a veth by its index; `None` if there is no such veth. The others are not listed:
+    /// this is asked for each pod.
     fn veth(&mut self, index: u32) -> Result<Option<Veth>, InterfacesError> {
         let mut request = link_request();
         request[4..8].copy_from_slice(&index.to_ne_bytes());
