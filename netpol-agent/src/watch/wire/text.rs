@@ -37,6 +37,7 @@ fn place(text: &str) -> usize {
 
 /// A text that is copied only if it is written with escapes.
 #[derive(Deserialize)]
+#[serde(transparent)]
 pub(super) struct Borrowed<'a>(#[serde(borrow)] pub Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for Text {
