@@ -80,6 +80,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     raise_descriptor_limit();
     let _lock = datapath::lock(&options.datapath.pin_path)?;
     let (snapshots_in, mut snapshots) = watch::channel(None);
+    let (drafts_in, mut drafts) = watch::channel(None);
     let (interfaces_in, mut interfaces) = watch::channel(None);
     let progress = Progress::default();
     let mut stages = JoinSet::new();
@@ -89,7 +90,10 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
         "watch",
         source::run(
             options.source.clone(),
-            snapshots_in,
+            source::Outlet {
+                snapshots: snapshots_in,
+                drafts: drafts_in,
+            },
             progress.clone(),
             stop.clone(),
         ),
@@ -238,6 +242,12 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
                 reconciler.set_snapshot(snapshots.borrow_and_update().as_ref());
                 reread_if_waiting = true;
                 ahead = true;
+            }
+            Ok(()) = drafts.changed() => {
+                if let Some(draft) = drafts.borrow_and_update().clone() {
+                    tokio::task::block_in_place(|| reconciler.compile_draft(&draft));
+                }
+                continue;
             }
             Ok(()) = interfaces.changed() => {
                 reconciler.set_interfaces(interfaces.borrow_and_update().clone());

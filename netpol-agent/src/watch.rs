@@ -25,6 +25,8 @@ pub mod rollout;
 mod shared;
 pub mod wire;
 
+pub use publish::Outlet;
+
 /// Where objects come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
@@ -128,8 +130,12 @@ pub async fn load(source: Source, patience: std::time::Duration) -> Result<Arc<S
         return Ok(Arc::new(directory::load(path)?));
     }
     let (sender, mut snapshots) = tokio::sync::watch::channel(None);
+    let outlet = Outlet {
+        snapshots: sender,
+        drafts: tokio::sync::watch::Sender::default(),
+    };
     let stop = CancellationToken::new();
-    let watching = run(source, sender, Progress::default(), stop);
+    let watching = run(source, outlet, Progress::default(), stop);
     let complete = async {
         match snapshots.wait_for(Option::is_some).await {
             Ok(snapshot) => snapshot.clone(),
@@ -167,17 +173,18 @@ fn listed(diagnostics: &[Diagnostic]) -> String {
 
 /// Watches `source` and publishes what it holds until `stop` is cancelled. The receiver first sees
 /// `None`, then snapshots whose revision starts at 1 and rises by one; changes that come together
-/// share one, and a receiver that is busy sees only the last. `progress` hears of each.
+/// share one, and a receiver that is busy sees only the last. `progress` hears of each. Drafts come
+/// before the first of them, if an API server is slow.
 ///
 /// # Errors
 /// See [`WatchError`]; a source that worked once is never given up.
 pub async fn run(
     source: Source,
-    snapshots: tokio::sync::watch::Sender<Option<Arc<Snapshot>>>,
+    outlet: Outlet,
     progress: Progress,
     stop: CancellationToken,
 ) -> Result<(), WatchError> {
-    let publisher = publish::Publisher::new(snapshots, progress);
+    let publisher = publish::Publisher::new(outlet, progress);
     match source {
         Source::Kube { kubeconfig } => kube::run(kubeconfig.as_deref(), publisher, stop).await,
         Source::Directory(path) => directory::run(&path, publisher, stop).await,

@@ -430,6 +430,18 @@ impl Reconciler {
         self.inherited && report.failures.is_empty()
     }
 
+    /// Compiles what is known before the first lists are complete, and drops the result: the
+    /// compiler remembers the work, and less of it is left to do when the lists are.
+    pub fn compile_draft(&mut self, draft: &Snapshot) {
+        if self.snapshot.is_none() {
+            let node = Node {
+                name: self.options.node_name.clone(),
+                ..Node::default()
+            };
+            self.compiler.compile(draft, &node);
+        }
+    }
+
     /// Binds pods to interfaces, and stores the bindings in the kernel before anything is enforced
     /// by them.
     fn bind(

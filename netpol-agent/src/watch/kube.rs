@@ -15,7 +15,7 @@ use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -100,6 +100,7 @@ pub(super) async fn run(
                     publisher.publish(&cluster.objects, &[], received);
                 } else if changed {
                     publisher.unlisted(cluster.unlisted());
+                    publisher.draft(&cluster.objects, Instant::now());
                 }
             }
         }

@@ -17,18 +17,33 @@ const QUIET: Duration = Duration::from_millis(10);
 /// A burst that does not end is published after this long.
 const AT_MOST: Duration = Duration::from_millis(100);
 
+/// A draft is at least this much later than the one before it.
+const BETWEEN_DRAFTS: Duration = Duration::from_secs(1);
+
+/// Where snapshots go.
+#[derive(Debug)]
+pub struct Outlet {
+    /// Complete ones.
+    pub snapshots: Sender<Option<Arc<Snapshot>>>,
+    /// What is known while the first lists are not complete, for who would rather work on it now
+    /// than later. Nothing may be enforced by it (rule B1).
+    pub drafts: Sender<Option<Arc<Snapshot>>>,
+}
+
 /// Numbers snapshots and hands them on.
 pub struct Publisher {
-    snapshots: Sender<Option<Arc<Snapshot>>>,
+    outlet: Outlet,
+    drafted: Option<Instant>,
     progress: Progress,
     revision: u64,
 }
 
 impl Publisher {
     /// One that has published nothing yet.
-    pub fn new(snapshots: Sender<Option<Arc<Snapshot>>>, progress: Progress) -> Self {
+    pub fn new(outlet: Outlet, progress: Progress) -> Self {
         Self {
-            snapshots,
+            outlet,
+            drafted: None,
             progress,
             revision: 0,
         }
@@ -42,6 +57,16 @@ impl Publisher {
     /// Says which kinds are waited for.
     pub fn unlisted(&self, kinds: Vec<&'static str>) {
         self.progress.unlisted(kinds);
+    }
+
+    /// Hands on a draft of what is known, now and then.
+    pub fn draft(&mut self, objects: &Objects, now: Instant) {
+        if self.drafted.is_none_or(|last| now >= last + BETWEEN_DRAFTS) {
+            self.drafted = Some(now);
+            // A draft has no revision: it is none.
+            let draft = objects.snapshot(0, &[]);
+            self.outlet.drafts.send_replace(Some(Arc::new(draft)));
+        }
     }
 
     /// Publishes `objects` as the next revision, whose first event came at `received`. What is
@@ -58,7 +83,7 @@ impl Publisher {
         );
         // Dropped when the channel is free again.
         let mut replaced = None;
-        self.snapshots.send_modify(|last| {
+        self.outlet.snapshots.send_modify(|last| {
             self.progress.published(self.revision, received.into_std());
             replaced = last.replace(Arc::new(snapshot));
         });
