@@ -45,7 +45,11 @@ impl Watched {
         let (sender, snapshots) = tokio::sync::watch::channel(None);
         let stop = CancellationToken::new();
         let source = Source::Directory(dir.path().to_path_buf());
-        let run = tokio::spawn(watch::run(source, sender, Progress::default(), stop.clone()));
+        let outlet = watch::Outlet {
+            snapshots: sender,
+            drafts: tokio::sync::watch::Sender::default(),
+        };
+        let run = tokio::spawn(watch::run(source, outlet, Progress::default(), stop.clone()));
         let mut watched = Self {
             dir,
             snapshots,

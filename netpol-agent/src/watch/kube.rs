@@ -35,8 +35,8 @@ mod version;
 
 use decoded::Decoded;
 
-/// Decoded objects that may wait to be merged.
-const QUEUE: usize = 1024;
+/// Updates that may wait to be merged. One may be a page of a list.
+const QUEUE: usize = 64;
 
 /// What the watch of one kind says.
 #[derive(Debug)]
@@ -171,7 +171,7 @@ impl Cluster {
         let unconfirmed = self.unconfirmed.entry(kind).or_default();
         let mut changed = false;
         for entry in entries {
-            // Empty in the first list, which is the long one.
+            // Empty in the first list, if none failed before it: the long one.
             if !unconfirmed.is_empty() {
                 unconfirmed.remove(&entry.object.key());
             }

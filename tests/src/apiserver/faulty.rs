@@ -42,6 +42,8 @@ pub enum Fault {
     Empty,
     /// It is a watch event which says that history does not reach back.
     Expired,
+    /// Its first event is of the wrong type. What comes after it passes.
+    Garbled,
     /// Its body comes in pieces of so many bytes, each after a pause.
     Slow(usize),
 }
@@ -154,7 +156,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
             let event = json!({"type": "ERROR", "object": status(410)});
             return json_body(Body::from(format!("{event}\n")));
         }
-        Some(Fault::Cut(_) | Fault::Slow(_)) | None => {}
+        Some(Fault::Cut(_) | Fault::Slow(_) | Fault::Garbled) | None => {}
     }
     let forwarded = forward(&shared.client, request).await;
     let answer = match forwarded {
@@ -168,6 +170,10 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let body = match fault {
         Some(Fault::Cut(length)) => Body::from_stream(cut(body, length)),
         Some(Fault::Slow(length)) => Body::from_stream(slow(body, length)),
+        Some(Fault::Garbled) => Body::from_stream(body.enumerate().map(|(index, piece)| match index {
+            0 => piece.map(|_| Bytes::from_static(b"{\"type\":\"MODIFIED\",\"object\":{\"metadata\":7}}\n")),
+            _ => piece,
+        })),
         _ => Body::from_stream(body),
     };
     let mut answer = Response::new(body);

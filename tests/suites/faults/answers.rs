@@ -7,7 +7,7 @@ use netpol_tests::{
     agent::Agent,
     apiserver::faulty::{
         Asked::{self, List, Watch},
-        Fault::{self, Cut, Empty, Expired, Garbage, Refused, Slow},
+        Fault::{self, Cut, Empty, Expired, Garbage, Garbled, Refused, Slow},
         Faulty,
     },
     cluster::{Cluster, DEADLINE},
@@ -192,6 +192,32 @@ fn b3_b1_lists_that_fail_half_way_take_nothing_away() {
     ]);
     world.wait_until_failed(2);
     world.only("b");
+}
+
+/// A change that cannot be read is not a change that was not made.
+#[test]
+fn b3_an_event_that_cannot_be_read_is_made_up_for_by_a_list() {
+    let Some(world) = World::new() else { return };
+    world.way.set(&[(Watch, "networkpolicies", Garbled)]);
+    world.wait_until_failed(1);
+    world.cluster.api.apply(&policy("nobody")).unwrap();
+    // The next event can be read, and is behind the one that cannot.
+    let mut other = policy("nobody");
+    other["metadata"]["name"] = json!("other");
+    world.cluster.api.apply(&other).unwrap();
+    world.cluster.becomes("shop/b", "shop/a", &Silent);
+}
+
+/// What was listed is served, whatever a watch is told. Nothing is taken away.
+#[test]
+fn b3_a_watch_that_finds_nothing_takes_nothing_away() {
+    let Some(world) = World::new() else { return };
+    let seen = world.agent.log_length();
+    world.way.set(&[(Watch, "endpointslices", Refused(404))]);
+    world.wait_until_told("[-]source-readable failed: endpointslices cannot be read since ");
+    assert!(!world.agent.log()[seen..].contains("does not serve this kind"));
+    world.way.set(&[]);
+    world.wait_until_told("[+]source-readable ok");
 }
 
 /// Rights are asked for at each request: those for a watch that is open are taken away when it

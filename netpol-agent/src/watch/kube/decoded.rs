@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Objects that are converted as they are decoded. What is read of one is freed before the next is
-//! read: a page of pods held as they are written costs more than all else that a start does.
+//! read, and its memory used again: a page held as it is written makes a start slower.
 
 use std::{borrow::Cow, marker::PhantomData};
 
@@ -90,5 +90,21 @@ mod tests {
             assert_eq!((name.as_str(), version.as_str(), path.as_str()), expected);
         }
         assert_eq!(Kind::ALL.len(), paths.len());
+    }
+
+    #[test]
+    fn a_watch_goes_on_behind_the_version_of_the_last_event() {
+        use crate::watch::wire;
+        use kube::{ResourceExt as _, core::WatchEvent};
+
+        for kind in ["ADDED", "MODIFIED", "DELETED"] {
+            let event = serde_json::json!({"type": kind, "object": {"metadata": {"name": "a", "resourceVersion": "7"}}});
+            let event = serde_json::from_str::<WatchEvent<Decoded<wire::Pod>>>(&event.to_string()).unwrap();
+            let (WatchEvent::Added(pod) | WatchEvent::Modified(pod) | WatchEvent::Deleted(pod)) = event
+            else {
+                panic!("{kind}")
+            };
+            assert_eq!(pod.resource_version().as_deref(), Some("7"));
+        }
     }
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a failed list or watch means.
 
+use std::io;
+
 use kube::runtime::watcher;
 
 use crate::{causes::causes, watch::object::Kind};
@@ -41,10 +43,23 @@ impl Failure {
 
     fn from_status(status: &kube::core::Status, verb: &'static str) -> Self {
         match status.code {
-            404 => Self::Missing,
+            // Only a list tells: what was listed is served, whatever a watch of it is told.
+            404 if verb == "list" => Self::Missing,
             410 => Self::Expired,
             403 => Self::Forbidden(verb),
             code => Self::Unavailable(format!("{verb}: {} ({code} {})", status.message, status.reason)),
+        }
+    }
+
+    /// Whether an event of a watch was lost by it: the watch goes on behind it, so that only a new
+    /// list shows what it said.
+    pub fn loses_an_event(error: &watcher::Error) -> bool {
+        match error {
+            watcher::Error::WatchFailed(kube::Error::SerdeError(_)) => true,
+            watcher::Error::WatchFailed(kube::Error::ReadEvents(error)) => {
+                error.kind() == io::ErrorKind::InvalidData
+            }
+            _ => false,
         }
     }
 
@@ -111,6 +126,10 @@ mod tests {
         assert_eq!(list(403), Failure::Forbidden("list"));
         assert_eq!(watch(403), Failure::Forbidden("watch"));
         assert_eq!(watch(410), Failure::Expired);
+        assert!(
+            matches!(watch(404), Failure::Unavailable(_)),
+            "nothing is taken away by a watch"
+        );
         assert!(matches!(list(503), Failure::Unavailable(_)));
         assert!(list(503).is_like(&watch(500)));
         assert!(!list(503).is_like(&list(403)));

@@ -27,8 +27,8 @@ use crate::{
 /// upgrade.
 const MISSING_RETRY: Duration = Duration::from_secs(60);
 
-/// Listed objects that are handed on together: those of a page.
-const TOGETHER: usize = 500;
+/// Objects that are listed and handed on together.
+const PAGE: u32 = 500;
 
 /// Watches all objects of a kind. Ends when the receiver is gone.
 pub(super) struct Watch {
@@ -54,8 +54,9 @@ async fn watch<T: Wire>(watch: Watch) {
         progress,
     } = watch;
     let kind = T::KIND;
-    let api = Api::<Decoded<T>>::all(read_ahead::client(client.clone()));
-    let mut events = pin!(watcher::watcher(api, watcher::Config::default()));
+    let listed_ahead = Api::<Decoded<T>>::all(read_ahead::client(client.clone()));
+    let begin = || watcher::watcher(listed_ahead.clone(), watcher::Config::default().page_size(PAGE));
+    let mut events = pin!(begin());
     let api = Api::<Decoded<T>>::all(client);
     let mut listed = Vec::new();
     let mut backoff = DefaultBackoff::default();
@@ -79,7 +80,7 @@ async fn watch<T: Wire>(watch: Watch) {
                     Event::Init => Update::Listing,
                     Event::InitApply(object) => {
                         listed.push(object.entry);
-                        if listed.len() < TOGETHER {
+                        if listed.len() < PAGE as usize {
                             continue;
                         }
                         Update::Listed(mem::take(&mut listed))
@@ -95,6 +96,9 @@ async fn watch<T: Wire>(watch: Watch) {
                     return;
                 }
                 retry(&api, missing, &mut backoff, &mut failing).await;
+                if Failure::loses_an_event(&error) {
+                    events.set(begin());
+                }
                 continue;
             }
         };

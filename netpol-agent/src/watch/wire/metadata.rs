@@ -71,9 +71,14 @@ impl<'de> Visitor<'de> for Annotations {
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self, A::Error> {
         while let Some((Borrowed(name), value)) = map.next_entry::<_, Option<Borrowed<'de>>>()? {
-            if let (true, Some(Borrowed(value))) = (READ.contains(&&*name), value) {
-                self.0.insert(name.into_owned(), value.into_owned());
+            if !READ.contains(&&*name) {
+                continue;
             }
+            // Of two the last one counts.
+            match value {
+                Some(Borrowed(value)) => self.0.insert(name.into_owned(), value.into_owned()),
+                None => self.0.remove(&*name),
+            };
         }
         Ok(self)
     }

@@ -14,6 +14,8 @@ use crate::model::{Labels, Text};
 
 /// Texts that a thread remembers.
 const RECENT: usize = 512;
+/// Bytes of the longest text that is remembered: the key of a label.
+const LONGEST: usize = 253 + 1 + 63;
 
 thread_local! {
     static TEXTS: RefCell<[Option<Arc<str>>; RECENT]> = RefCell::new(array::from_fn(|_| None));
@@ -21,6 +23,9 @@ thread_local! {
 
 /// Returns the text, shared with those who had it lately.
 fn shared(text: &str) -> Arc<str> {
+    if text.len() > LONGEST {
+        return text.into();
+    }
     TEXTS.with_borrow_mut(|texts| {
         let place = &mut texts[place(text)];
         match place {
@@ -105,6 +110,12 @@ mod tests {
                 "{wrong}"
             );
         }
+    }
+
+    #[test]
+    fn a_long_text_is_nobody_elses() {
+        let long: Text = serde_json::from_value(json!("x".repeat(LONGEST + 1))).unwrap();
+        assert_eq!(Arc::strong_count(long.shared()), 1);
     }
 
     #[test]
