@@ -16,3 +16,5 @@ mod node;
 mod shared;
 #[path = "image/tools.rs"]
 mod tools;
+#[path = "image/upgrade.rs"]
+mod upgrade;
