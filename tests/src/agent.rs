@@ -143,6 +143,20 @@ impl Agent {
         self.end(Signal::SIGKILL).map(|_| ())
     }
 
+    /// Starts the agent again after [`Agent::kill`] or [`Agent::stop`], with a log that nobody
+    /// reads here. Does not wait.
+    ///
+    /// # Errors
+    /// If it still runs, or cannot be started.
+    pub fn relaunch_unheard(&mut self, log: impl Into<Stdio>) -> Result<()> {
+        ensure!(self.child.is_none(), "the agent still runs");
+        let mut command = self.command();
+        command.stderr(log);
+        self.run(command)?;
+        Log::follow(&self.log, std::io::empty());
+        Ok(())
+    }
+
     /// Asks the agent to stop (SIGTERM), and waits for its end.
     ///
     /// # Errors
@@ -275,16 +289,20 @@ impl Agent {
     fn spawn(&mut self) -> Result<()> {
         let mut command = self.command();
         command.stderr(Stdio::piped());
-        let mut child = inside(&mut command, &self.netns)
+        let stderr = self.run(command)?.stderr.take();
+        if let Some(stderr) = stderr {
+            Log::follow(&self.log, stderr);
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, mut command: Command) -> Result<&mut Child> {
+        let child = inside(&mut command, &self.netns)
             .spawn()
             .context("starting the agent")?;
         self.clean = false;
         self.log = Arc::default();
-        if let Some(stderr) = child.stderr.take() {
-            Log::follow(&self.log, stderr);
-        }
-        self.child = Some(child);
-        Ok(())
+        Ok(self.child.insert(child))
     }
 
     fn end(&mut self, signal: Signal) -> Result<std::process::ExitStatus> {
