@@ -105,6 +105,9 @@ pub enum DatapathError {
     /// The object does not load.
     #[error("loading the eBPF object into the kernel")]
     Load(#[source] Box<aya::EbpfError>),
+    /// The kernel has no memory for a map, or the container may not have it.
+    #[error("no memory for the maps: raise the container's limit, or give a smaller --flow-capacity")]
+    NoMemory(#[source] Box<aya::EbpfError>),
     /// A pinned map differs from what this version expects.
     #[error(
         "the pinned map {path} has {found}, expected {expected}: it is of another build with the same ABI version; \
@@ -202,13 +205,11 @@ impl Datapath {
         make_folders(&options.pin_path)?;
         keep::keep_maps(&options.pin_path)?;
         keep::tell_layouts(&options.pin_path)?;
-        let mut flows = Vec::new();
-        if let Some(capacity) = options.flow_capacity {
-            flows = maps::unpin_flows_of_other_capacity(&folder.join("flows"), capacity)?;
-        }
+        let pinned = folder.join("flows");
+        let flows = maps::set_aside_flows(&pinned, options.flow_capacity)?;
         let (mut ebpf, sight) = load(object, options)?;
         let maps = Maps::take(&mut ebpf, &folder)?;
-        maps::restore_flows(&mut ebpf, flows)?;
+        maps::restore_flows(&mut ebpf, flows, &pinned)?;
         let shares = Shares::open(maps::descriptor(&ebpf, "flow_shares")?).map_err(DatapathError::Shares)?;
         let flows = FlowTable::open(&mut ebpf)?;
         shares.set_quota(Quota::of(flows.capacity()?.into(), LEAST_ENDPOINTS));

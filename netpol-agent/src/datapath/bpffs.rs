@@ -153,6 +153,18 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>, BpffsError> {
     })
 }
 
+/// Gives a pin another path on the same bpffs.
+///
+/// # Errors
+/// There is none, or it cannot be moved.
+pub fn rename(from: &Path, to: &Path) -> Result<(), BpffsError> {
+    fs::rename(from, to).map_err(|error| BpffsError::Io {
+        what: "renaming",
+        path: from.to_owned(),
+        error,
+    })
+}
+
 /// Removes a pin, or a folder with all pins and folders in it. Accepts that it is already gone.
 ///
 /// # Errors

@@ -92,7 +92,19 @@ pub(super) fn load_with(
     loader.override_global("TRACKING", &tracking.layout, true);
     let mut ebpf = loader
         .load(way.put_into(tracking, object).as_bytes())
-        .map_err(|error| DatapathError::Load(Box::new(error)))?;
+        .map_err(|error| refused(Box::new(error)))?;
     attach::load(&mut ebpf)?;
     Ok(ebpf)
+}
+
+fn refused(error: Box<aya::EbpfError>) -> DatapathError {
+    let mut cause: Option<&dyn std::error::Error> = Some(&*error);
+    while let Some(found) = cause {
+        let io = found.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.raw_os_error() == Some(libc::ENOMEM)) {
+            return DatapathError::NoMemory(error);
+        }
+        cause = found.source();
+    }
+    DatapathError::Load(error)
 }

@@ -109,6 +109,26 @@ fn b3_removed_pins_of_maps_open_nothing() {
     is_enforced(&lab);
 }
 
+/// The kernel has no memory for a map: the agent says so and ends, and what it found goes on.
+#[test]
+fn b3_no_memory_for_a_map_changes_nothing() {
+    let Some(mut lab) = lab() else { return };
+    lab.agent.stop().unwrap();
+    // Some 300 GB.
+    lab.agent.set_argument("--flow-capacity", "2000000000");
+    lab.agent.relaunch().unwrap();
+    assert!(!lab.agent.wait_for_end().unwrap().success());
+    let log = lab.agent.log();
+    assert!(
+        log.contains("no memory for the maps") && log.contains("flows"),
+        "{log}"
+    );
+    is_enforced(&lab);
+    lab.agent.set_argument("--flow-capacity", "16384");
+    lab.agent.restart().unwrap();
+    is_enforced(&lab);
+}
+
 /// Someone removes the bridge, makes it again, and puts the pods' interfaces on it.
 #[test]
 fn b3_a_replaced_bridge_opens_nothing() {

@@ -3,7 +3,7 @@
 
 use std::{
     os::fd::{AsFd as _, BorrowedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use aya::{
@@ -23,15 +23,22 @@ use crate::datapath::{DatapathError, bpffs, shares::Shares};
 const BPF_EXIST: u64 = 2;
 const BPF_NOEXIST: u64 = 1;
 
-/// The flows of a pinned map whose capacity is another than asked for; the map is unpinned, so that
-/// loading makes a new one.
-pub fn unpin_flows_of_other_capacity(
-    path: &Path,
-    capacity: u32,
-) -> Result<Vec<(FlowKey, Flow)>, DatapathError> {
-    if !path.exists() {
-        return Ok(Vec::new());
+/// Where the table is pinned while one of another capacity is made. The programs that run use it, so
+/// that a start that fails or is cut off must not lose it.
+fn aside(path: &Path) -> PathBuf {
+    path.with_file_name("flows-before")
+}
+
+/// The flows of a pinned map whose capacity is another than asked for; the map is set aside, so
+/// that loading makes a new one. What an earlier start set aside is brought back first.
+pub fn set_aside_flows(path: &Path, capacity: Option<u32>) -> Result<Vec<(FlowKey, Flow)>, DatapathError> {
+    if aside(path).exists() {
+        bpffs::remove(path)?;
+        bpffs::rename(&aside(path), path)?;
     }
+    let Some(capacity) = capacity.filter(|_| path.exists()) else {
+        return Ok(Vec::new());
+    };
     check_layout::<FlowKey, Flow>(path)?;
     let data = MapData::from_pin(path).on("flows", "opening")?;
     let found = data.info().on("flows", "asking for its capacity")?.max_entries();
@@ -40,7 +47,7 @@ pub fn unpin_flows_of_other_capacity(
     }
     let flows = HashMap::try_from(aya::maps::Map::HashMap(data)).on("flows", "opening")?;
     let entries = flows.iter().filter_map(Result::ok).collect();
-    bpffs::remove(path)?;
+    bpffs::rename(path, &aside(path))?;
     info!(
         from = found,
         to = capacity,
@@ -55,7 +62,6 @@ pub struct FlowTable<'a>(HashMap<&'a mut MapData, FlowKey, Flow>);
 impl<'a> FlowTable<'a> {
     /// Opens it.
     pub fn open(ebpf: &'a mut Ebpf) -> Result<Self, MapError> {
-        let missing = || aya::maps::MapError::InvalidName { name: "flows".into() };
         let map = ebpf
             .map_mut("flows")
             .ok_or_else(missing)
@@ -104,14 +110,19 @@ impl<'a> FlowTable<'a> {
     }
 }
 
-/// Puts flows into a new table.
-pub fn restore_flows(ebpf: &mut Ebpf, flows: Vec<(FlowKey, Flow)>) -> Result<(), MapError> {
-    let Some(map) = ebpf.map_mut("flows") else {
-        return Ok(());
-    };
+/// Puts flows into a new table, and removes the one that was set aside.
+pub fn restore_flows(ebpf: &mut Ebpf, flows: Vec<(FlowKey, Flow)>, path: &Path) -> Result<(), DatapathError> {
+    let map = ebpf
+        .map_mut("flows")
+        .ok_or_else(missing)
+        .on("flows", "finding it")?;
     let mut table: HashMap<_, FlowKey, Flow> = HashMap::try_from(map).on("flows", "opening")?;
     for (key, flow) in flows {
         table.insert(key, flow, 0).on("flows", "copying")?;
     }
-    Ok(())
+    Ok(bpffs::remove(&aside(path))?)
+}
+
+fn missing() -> aya::maps::MapError {
+    aya::maps::MapError::InvalidName { name: "flows".into() }
 }
