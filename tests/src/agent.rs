@@ -6,6 +6,7 @@ mod launch;
 mod log;
 
 use std::{
+    ffi::OsString,
     fs::File,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -113,6 +114,11 @@ impl Agent {
             arguments.drain(at..at + 2);
         }
         arguments.extend([name.into(), value.into()]);
+    }
+
+    /// Sets a variable of the environment for the next starts.
+    pub fn set_environment(&mut self, name: &str, value: impl Into<OsString>) {
+        self.launch.environment.push((name.to_owned(), value.into()));
     }
 
     /// Starts the agent again after [`Agent::kill`] or [`Agent::stop`], and waits for its first

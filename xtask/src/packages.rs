@@ -9,12 +9,13 @@ use anyhow::{Context as _, Result, bail};
 use crate::workspace::run;
 
 /// Program, and the package of it.
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 6] = [
     ("ip", "iproute2"),
     ("bpftool", "bpftool"),
     ("iptables-restore", "iptables"),
     ("nft", "nftables"),
     ("runc", "runc"),
+    ("faketime", "faketime"),
 ];
 
 /// The same, for the benchmarks only.

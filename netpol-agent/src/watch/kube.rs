@@ -62,19 +62,19 @@ pub(super) async fn run(
 ) -> Result<(), WatchError> {
     let config = configuration(kubeconfig).await?;
     tracing::info!(server = %config.cluster_url, "watching the Kubernetes API server");
-    let client = Client::try_from(config).map_err(|error| WatchError::Configuration {
-        from: origin(kubeconfig),
-        reason: causes(&error),
-    })?;
+    let way = kind::Way {
+        client: client(config, kubeconfig)?,
+        kubeconfig: kubeconfig.map(Path::to_owned),
+    };
 
     let (sender, mut updates) = mpsc::channel(QUEUE);
     // Dropped with this function, and the tasks with them.
     let mut report = JoinSet::new();
-    report.spawn(version::report(client.clone()));
+    report.spawn(version::report(way.client.clone()));
     let mut watches = JoinSet::new();
     for kind in Kind::ALL {
         watches.spawn(kind.with(kind::Watch {
-            client: client.clone(),
+            way: way.clone(),
             updates: sender.clone(),
             progress: publisher.progress().clone(),
         }));
@@ -107,10 +107,21 @@ pub(super) async fn run(
     }
 }
 
+/// Makes a client with the address and the credentials that are to be had now.
+async fn connect(kubeconfig: Option<&Path>) -> Result<Client, WatchError> {
+    client(configuration(kubeconfig).await?, kubeconfig)
+}
+
+fn client(config: Config, kubeconfig: Option<&Path>) -> Result<Client, WatchError> {
+    Client::try_from(config).map_err(|error| WatchError::Configuration {
+        from: origin(kubeconfig),
+        reason: causes(&error),
+    })
+}
+
 /// As [`super::pod_cidrs`].
 pub(super) async fn pod_cidrs(kubeconfig: Option<&Path>, node: &str) -> Result<Vec<ipnet::IpNet>, String> {
-    let config = configuration(kubeconfig).await.map_err(|error| causes(&error))?;
-    let client = Client::try_from(config).map_err(|error| causes(&error))?;
+    let client = connect(kubeconfig).await.map_err(|error| causes(&error))?;
     let nodes = kube::Api::<Decoded<wire::Node>>::all(client);
     let only = kube::api::ListParams::default().fields(&format!("metadata.name={node}"));
     let found = nodes.list(&only).await.map_err(|error| causes(&error))?;

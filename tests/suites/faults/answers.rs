@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Faults of the API server and of the way to it.
 
-use std::{fs, time::Instant};
+use std::{fs, path::PathBuf, time::Instant};
 
 use netpol_tests::{
     agent::Agent,
@@ -20,21 +20,21 @@ use tempfile::TempDir;
 
 const SUITE: &str = "faults";
 /// The service account of the manifest.
-const NAMESPACE: &str = "kube-system";
-const ACCOUNT: &str = "netpol";
+pub const NAMESPACE: &str = "kube-system";
+pub const ACCOUNT: &str = "netpol";
 
 /// A cluster in which only pod b reaches pod a, and an agent that meets the API server on a way
 /// with faults.
-struct World {
-    agent: Agent,
+pub struct World {
+    pub agent: Agent,
     way: Faulty,
-    _folder: TempDir,
-    deployment: Deployment,
-    cluster: Cluster,
+    folder: TempDir,
+    pub deployment: Deployment,
+    pub cluster: Cluster,
 }
 
 /// Pods with this label reach pod a.
-fn policy(app: &str) -> Value {
+pub fn policy(app: &str) -> Value {
     json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -48,7 +48,7 @@ fn policy(app: &str) -> Value {
 }
 
 impl World {
-    fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         let world = Self::launched(&[], &[])?;
         world.agent.wait_for_revision_after(0).unwrap();
         world.only("b");
@@ -79,16 +79,40 @@ impl World {
             Self {
                 agent,
                 way,
-                _folder: folder,
+                folder,
                 deployment,
                 cluster,
             }
         })
     }
 
+    /// Stops the agent, and has it read its token from a file. Returns that file.
+    pub fn read_token_from_file(&mut self) -> PathBuf {
+        let token = self.folder.path().join("token");
+        let api = &self.cluster.api;
+        fs::write(&token, api.token(NAMESPACE, ACCOUNT).unwrap()).unwrap();
+        let path = api.kubeconfig("file", "").unwrap();
+        let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        config["users"][0]["user"] = json!({"tokenFile": token});
+        fs::write(&path, config.to_string()).unwrap();
+        self.agent.stop().unwrap();
+        self.agent.set_argument("--kubeconfig", path.to_str().unwrap());
+        token
+    }
+
+    /// Ends the token, and all watches.
+    pub fn end_token(&mut self) {
+        // A token is bound to the account that it was made for.
+        let account = self.deployment.object("ServiceAccount").unwrap();
+        self.cluster.api.delete(account).unwrap();
+        self.cluster.api.apply(account).unwrap();
+        self.cluster.api.kill().unwrap();
+        self.cluster.api.restart().unwrap();
+    }
+
     /// Of pods b and c, only pods with this label reach pod a.
     #[track_caller]
-    fn only(&self, app: &str) {
+    pub fn only(&self, app: &str) {
         let outcome = |of| if of == app { Reached } else { Silent };
         self.cluster.expect("shop/b", "shop/a", &outcome("b"));
         self.cluster.expect("other/c", "shop/a", &Silent);
@@ -97,7 +121,7 @@ impl World {
 
     /// Waits until readiness says this of what is listed and watched.
     #[track_caller]
-    fn wait_until_told(&self, text: &str) {
+    pub fn wait_until_told(&self, text: &str) {
         // The token's file is read once a minute, and then the pauses are at their longest.
         let until = Instant::now() + 2 * DEADLINE;
         loop {
@@ -250,25 +274,11 @@ fn b3_rights_that_are_taken_away_are_named_and_what_they_bring_back_is_followed(
 #[test]
 fn b3_a_token_that_is_refused_is_named_and_a_new_one_is_taken() {
     let Some(mut world) = World::new() else { return };
-    let folder = TempDir::new().unwrap();
-    let token = folder.path().join("token");
-    let api = &world.cluster.api;
-    fs::write(&token, api.token(NAMESPACE, ACCOUNT).unwrap()).unwrap();
-    let path = api.kubeconfig("file", "").unwrap();
-    let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-    config["users"][0]["user"] = json!({"tokenFile": token});
-    fs::write(&path, config.to_string()).unwrap();
-    world.agent.stop().unwrap();
-    world.agent.set_argument("--kubeconfig", path.to_str().unwrap());
+    let token = world.read_token_from_file();
     world.agent.restart().unwrap();
     world.only("b");
 
-    // A token is bound to the account that it was made for.
-    let account = world.deployment.object("ServiceAccount").unwrap();
-    api.delete(account).unwrap();
-    api.apply(account).unwrap();
-    world.cluster.api.kill().unwrap();
-    world.cluster.api.restart().unwrap();
+    world.end_token();
     world.wait_until_told("Unauthorized");
     world.only("b");
     let api = &world.cluster.api;

@@ -14,6 +14,8 @@ pub enum Failure {
     Missing,
     /// The server's history does not reach back; everything is listed again. Part of normal life.
     Expired,
+    /// The server does not know who asks: the token may have ended.
+    Unauthorized(String),
     /// RBAC does not allow the verb.
     Forbidden(&'static str),
     /// Everything else: no connection, a server that is starting, an answer that makes no sense.
@@ -47,7 +49,13 @@ impl Failure {
             404 if verb == "list" => Self::Missing,
             410 => Self::Expired,
             403 => Self::Forbidden(verb),
-            code => Self::Unavailable(format!("{verb}: {} ({code} {})", status.message, status.reason)),
+            code => {
+                let told = format!("{verb}: {} ({code} {})", status.message, status.reason);
+                match code {
+                    401 => Self::Unauthorized(told),
+                    _ => Self::Unavailable(told),
+                }
+            }
         }
     }
 
@@ -68,7 +76,7 @@ impl Failure {
         match self {
             Self::Missing | Self::Expired => None,
             Self::Forbidden(verb) => Some(format!("the API server forbids `{verb}`")),
-            Self::Unavailable(reason) => Some(reason.clone()),
+            Self::Unauthorized(reason) | Self::Unavailable(reason) => Some(reason.clone()),
         }
     }
 
@@ -89,7 +97,7 @@ impl Failure {
                 "the API server forbids it; allow `{verb}` on `{resource}` in the ClusterRole of this service account. \
                  The last policy stays in force, changes are not seen"
             ),
-            Self::Unavailable(reason) => tracing::warn!(
+            Self::Unauthorized(reason) | Self::Unavailable(reason) => tracing::warn!(
                 resource,
                 reason,
                 "the API server cannot be watched; the last policy stays in force, trying again"
@@ -99,7 +107,12 @@ impl Failure {
 
     /// Whether it is the same to an operator: only a change is logged.
     pub fn is_like(&self, other: &Self) -> bool {
-        matches!((self, other), (Self::Unavailable(_), Self::Unavailable(_))) || self == other
+        match (self, other) {
+            (Self::Unavailable(_), Self::Unavailable(_)) | (Self::Unauthorized(_), Self::Unauthorized(_)) => {
+                true
+            }
+            _ => self == other,
+        }
     }
 }
 
@@ -131,6 +144,7 @@ mod tests {
             "nothing is taken away by a watch"
         );
         assert!(matches!(list(503), Failure::Unavailable(_)));
+        assert!(matches!(watch(401), Failure::Unauthorized(_)));
         assert!(list(503).is_like(&watch(500)));
         assert!(!list(503).is_like(&list(403)));
     }

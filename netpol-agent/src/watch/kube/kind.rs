@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! List and watch of one kind, for ever.
 
-use std::{mem, pin::pin, time::Duration};
+use std::{mem, path::PathBuf, pin::pin, time::Duration};
 
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
+use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
 use kube::{
     Api, Client,
     api::{ListParams, WatchParams},
@@ -14,7 +14,7 @@ use kube::{
 };
 use tokio::{sync::mpsc::Sender, time::Instant};
 
-use super::{Update, decoded::Decoded, failure::Failure, read_ahead};
+use super::{Update, connect, decoded::Decoded, failure::Failure, read_ahead};
 use crate::{
     progress::Progress,
     watch::{
@@ -30,9 +30,27 @@ const MISSING_RETRY: Duration = Duration::from_secs(60);
 /// Objects that are listed and handed on together.
 const PAGE: u32 = 500;
 
+/// How the API server is reached.
+#[derive(Clone)]
+pub(super) struct Way {
+    pub client: Client,
+    /// Where its configuration is from.
+    pub kubeconfig: Option<PathBuf>,
+}
+
+impl Way {
+    /// Takes the credentials that are there now. False if there are none. The client library reads
+    /// a token again a minute later by the node's clock, which may have been set back by years.
+    async fn renew(&mut self) -> bool {
+        let anew = connect(self.kubeconfig.as_deref()).await;
+        anew.map(|client| self.client = client).is_ok()
+    }
+}
+
 /// Watches all objects of a kind. Ends when the receiver is gone.
 pub(super) struct Watch {
-    pub client: Client,
+    /// To the API server.
+    pub way: Way,
     /// Gets what is seen, and when it came.
     pub updates: Sender<(Kind, Update, Instant)>,
     /// Is told whether the kind can be watched.
@@ -49,15 +67,12 @@ impl ByKind for Watch {
 
 async fn watch<T: Wire>(watch: Watch) {
     let Watch {
-        client,
+        mut way,
         updates,
         progress,
     } = watch;
     let kind = T::KIND;
-    let listed_ahead = Api::<Decoded<T>>::all(read_ahead::client(client.clone()));
-    let begin = || watcher::watcher(listed_ahead.clone(), watcher::Config::default().page_size(PAGE));
-    let mut events = pin!(begin());
-    let api = Api::<Decoded<T>>::all(client);
+    let mut events = pin!(begin::<T>(&way.client));
     let mut listed = Vec::new();
     let mut backoff = DefaultBackoff::default();
     let mut failing = Failing {
@@ -95,9 +110,9 @@ async fn watch<T: Wire>(watch: Watch) {
                 if missing && updates.send((kind, Update::Missing, received)).await.is_err() {
                     return;
                 }
-                retry(&api, missing, &mut backoff, &mut failing).await;
-                if Failure::loses_an_event(&error) {
-                    events.set(begin());
+                let renewed = retry::<T>(&mut way, missing, &mut backoff, &mut failing).await;
+                if renewed || Failure::loses_an_event(&error) {
+                    events.set(begin(&way.client));
                 }
                 continue;
             }
@@ -106,6 +121,12 @@ async fn watch<T: Wire>(watch: Watch) {
             return;
         }
     }
+}
+
+/// Lists and watches all objects, from the start.
+fn begin<T: Wire>(client: &Client) -> impl Stream<Item = Result<Event<Decoded<T>>, watcher::Error>> + use<T> {
+    let api = Api::<Decoded<T>>::all(read_ahead::client(client.clone()));
+    watcher::watcher(api, watcher::Config::default().page_size(PAGE))
 }
 
 /// What keeps a kind from being watched.
@@ -158,12 +179,15 @@ impl Failing {
 /// Waits for the time to try again. After a lost connection or lost rights, asks whether the server
 /// lists and watches again: a watch that is taken up again without a relist is silent until
 /// something changes.
+///
+/// Returns true if the client is another one since.
 async fn retry<T: Wire>(
-    api: &Api<Decoded<T>>,
+    way: &mut Way,
     missing: bool,
     backoff: &mut DefaultBackoff,
     failing: &mut Failing,
-) {
+) -> bool {
+    let mut renewed = false;
     loop {
         let delay = if missing {
             MISSING_RETRY
@@ -171,26 +195,29 @@ async fn retry<T: Wire>(
             backoff.next().unwrap_or(MISSING_RETRY)
         };
         tokio::time::sleep(delay).await;
-        if !matches!(
-            failing.failure,
-            Some(Failure::Unavailable(_) | Failure::Forbidden(_))
-        ) {
-            return;
+        match failing.failure {
+            Some(Failure::Unavailable(_) | Failure::Forbidden(_)) => {}
+            Some(Failure::Unauthorized(_)) => renewed |= way.renew().await,
+            _ => return renewed,
         }
-        match answers(api).await {
+        match answers::<T>(&way.client).await {
             Ok(()) => {
                 failing.end();
-                return;
+                return renewed;
+            }
+            Err(failure @ Failure::Unauthorized(_)) => {
+                failing.begin(failure);
             }
             Err(Failure::Unavailable(_)) => {}
             // A refusal is the watcher's to meet: it relists where that helps.
-            Err(_) => return,
+            Err(_) => return renewed,
         }
     }
 }
 
 /// Lists and watches as little as can be.
-async fn answers<T: Wire>(api: &Api<Decoded<T>>) -> Result<(), Failure> {
+async fn answers<T: Wire>(client: &Client) -> Result<(), Failure> {
+    let api = Api::<Decoded<T>>::all(client.clone());
     let one = ListParams::default().limit(1);
     let listed = api.list_metadata(&one).await;
     let listed = listed.map_err(|error| Failure::from_request(&error, "list"))?;
