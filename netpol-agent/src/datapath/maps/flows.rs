@@ -23,8 +23,8 @@ use crate::datapath::{DatapathError, bpffs, shares::Shares};
 const BPF_EXIST: u64 = 2;
 const BPF_NOEXIST: u64 = 1;
 
-/// Where the table is pinned while one of another capacity is made. The programs that run use it, so
-/// that a start that fails or is cut off must not lose it.
+/// Where the table is pinned while one of another capacity is made. The programs that run use it: a
+/// start that fails or is cut off must not lose it.
 fn aside(path: &Path) -> PathBuf {
     path.with_file_name("flows-before")
 }
