@@ -244,7 +244,10 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
                 ahead = true;
             }
             Ok(()) = drafts.changed() => {
-                if let Some(draft) = drafts.borrow_and_update().clone() {
+                let draft = drafts.borrow_and_update().clone();
+                let waits = snapshots.has_changed().is_ok_and(|changed| changed)
+                    || interfaces.has_changed().is_ok_and(|changed| changed);
+                if let Some(draft) = draft.filter(|_| !waits) {
                     tokio::task::block_in_place(|| reconciler.compile_draft(&draft));
                 }
                 continue;

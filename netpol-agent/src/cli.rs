@@ -6,6 +6,7 @@ mod ask;
 pub mod cleanup;
 pub mod explain;
 mod lifetimes;
+pub mod log;
 pub mod matrix;
 pub mod mount;
 mod read;
@@ -15,10 +16,9 @@ mod stop;
 pub mod sysdump;
 pub mod verify;
 
-use std::{io::IsTerminal, process::ExitCode, sync::LazyLock};
+use std::{process::ExitCode, sync::LazyLock};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use tracing_appender::non_blocking::NonBlockingBuilder;
 use tracing_subscriber::EnvFilter;
 
 use crate::datapath::object;
@@ -26,8 +26,6 @@ use crate::datapath::object;
 /// Default of `--log`. The client library logs each failed request at its own level; stage watch
 /// reports once what it means.
 const LOG: &str = "info,kube_client=off,kube_runtime=off";
-/// Log lines that may wait to be written.
-const LOG_LINES: usize = 4096;
 /// Default of `--log` for commands that print their answer.
 const QUIET: &str = "error,kube_client=off,kube_runtime=off";
 
@@ -105,19 +103,9 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     };
     let log = cli.log.as_deref().unwrap_or(default);
     let filter = EnvFilter::try_new(log).map_err(|error| anyhow::anyhow!("--log {log:?}: {error}"))?;
-    // A full disk, or a reader of the log that has stopped, holds nobody up: lines are lost.
-    let (lines, _written_at_the_end) = NonBlockingBuilder::default()
-        .buffered_lines_limit(LOG_LINES)
-        .finish(std::io::stderr());
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(lines)
-        .log_internal_errors(false)
-        .with_ansi(std::io::stderr().is_terminal());
-    match cli.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
+    // Other commands must have no thread yet, or have little to say.
+    let apart = matches!(cli.command, Command::Agent(_));
+    let _waiting = log::begin(filter, cli.log_format, apart)?;
     match cli.command {
         Command::Agent(arguments) => agent::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Cleanup(arguments) => cleanup::run(&arguments).map(|()| ExitCode::SUCCESS),

@@ -105,9 +105,12 @@ pub enum DatapathError {
     /// The object does not load.
     #[error("loading the eBPF object into the kernel")]
     Load(#[source] Box<aya::EbpfError>),
-    /// The kernel has no memory for a map, or the container may not have it.
-    #[error("no memory for the maps: raise the container's limit, or give a smaller --flow-capacity")]
-    NoMemory(#[source] Box<aya::EbpfError>),
+    /// The kernel has no memory for a map, or makes none of its size, or the container may not have
+    /// that much.
+    #[error(
+        "no room for the maps: raise the memory limit of the container, or give a smaller --flow-capacity"
+    )]
+    NoRoom(#[source] Box<aya::EbpfError>),
     /// A pinned map differs from what this version expects.
     #[error(
         "the pinned map {path} has {found}, expected {expected}: it is of another build with the same ABI version; \

@@ -15,7 +15,7 @@ use netpol_common::abi::LAYOUTS;
 
 use super::{
     DatapathError, bpffs,
-    maps::pin_again,
+    maps::{bring_back_flows, pin_again},
     pins::{LINKS, pin_folder, version_folders},
 };
 
@@ -65,6 +65,8 @@ pub(super) fn keep_maps(pin_path: &Path) -> Result<(), DatapathError> {
     let Some(other) = others.max_by_key(|folder| (has_tables(folder), links(folder))) else {
         return Ok(());
     };
+    bring_back_flows(&own.join("flows"))?;
+    bring_back_flows(&other.join("flows"))?;
     let (tables, flows) = (has_tables(&other), OF_FLOWS.iter().all(|map| has(&other, map)));
     let mut anew = Vec::new();
     for (map, _) in LAYOUTS {

@@ -28,6 +28,8 @@ pub(super) fn load(object: &[u8], options: &Options) -> Result<(Ebpf, Sight), Da
                 let tracking = true;
                 return Ok((ebpf, Sight { checksums, tracking }));
             }
+            // No other way takes less.
+            Err(error @ DatapathError::NoRoom(_)) => return Err(error),
             Err(error) => tracing::debug!(error = causes(&error), "asking connection tracking"),
         }
     }
@@ -52,6 +54,7 @@ fn load_seeing(
     for way in ways.into_iter().flatten() {
         match load_with(object, options, &way, tracking) {
             Ok(ebpf) => return Ok((ebpf, true)),
+            Err(error @ DatapathError::NoRoom(_)) => return Err(error),
             // Kernels differ in what they let programs read: older ones, and those locked down for
             // confidentiality.
             Err(error) => closed = Some(causes(&error)),
@@ -101,8 +104,11 @@ fn refused(error: Box<aya::EbpfError>) -> DatapathError {
     let mut cause: Option<&dyn std::error::Error> = Some(&*error);
     while let Some(found) = cause {
         let io = found.downcast_ref::<std::io::Error>();
-        if io.is_some_and(|io| io.raw_os_error() == Some(libc::ENOMEM)) {
-            return DatapathError::NoMemory(error);
+        if matches!(
+            io.and_then(std::io::Error::raw_os_error),
+            Some(libc::ENOMEM | libc::E2BIG)
+        ) {
+            return DatapathError::NoRoom(error);
         }
         cause = found.source();
     }

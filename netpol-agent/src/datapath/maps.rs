@@ -24,7 +24,7 @@ use thiserror::Error;
 
 pub use self::{
     counters::CounterMap,
-    flows::{FlowTable, restore_flows, set_aside_flows},
+    flows::{FlowTable, bring_back_flows, restore_flows, set_aside_flows},
 };
 use self::{
     longest::Longest,

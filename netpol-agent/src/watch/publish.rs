@@ -73,6 +73,8 @@ impl Publisher {
     /// wrong with them is logged with what the compiler finds, once.
     pub fn publish(&mut self, objects: &Objects, diagnostics: &[Diagnostic], received: Instant) {
         self.revision += 1;
+        // The draft would keep what has changed since.
+        self.outlet.drafts.send_replace(None);
         let snapshot = objects.snapshot(self.revision, diagnostics);
         tracing::debug!(
             revision = self.revision,

@@ -237,8 +237,8 @@ fn b3_an_event_that_cannot_be_read_is_made_up_for_by_a_list() {
 fn b3_a_watch_that_finds_nothing_takes_nothing_away() {
     let Some(world) = World::new() else { return };
     let seen = world.agent.log_length();
-    world.way.set(&[(Watch, "endpointslices", Refused(404))]);
-    world.wait_until_told("[-]source-readable failed: endpointslices cannot be read since ");
+    world.way.set(&[(Watch, "nodes", Refused(404))]);
+    world.wait_until_told("[-]source-readable failed: nodes cannot be read since ");
     assert!(!world.agent.log()[seen..].contains("does not serve this kind"));
     world.way.set(&[]);
     world.wait_until_told("[+]source-readable ok");

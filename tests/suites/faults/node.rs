@@ -109,18 +109,18 @@ fn b3_removed_pins_of_maps_open_nothing() {
     is_enforced(&lab);
 }
 
-/// The kernel has no memory for a map: the agent says so and ends, and what it found goes on.
+/// The kernel has no room for a map: the agent says so and ends, and what it found goes on.
 #[test]
-fn b3_no_memory_for_a_map_changes_nothing() {
+fn b3_no_room_for_a_map_changes_nothing() {
     let Some(mut lab) = lab() else { return };
     lab.agent.stop().unwrap();
-    // Some 300 GB.
+    // Some 300 GB. The kernel gives a map less than 4.
     lab.agent.set_argument("--flow-capacity", "2000000000");
     lab.agent.relaunch().unwrap();
     assert!(!lab.agent.wait_for_end().unwrap().success());
     let log = lab.agent.log();
     assert!(
-        log.contains("no memory for the maps") && log.contains("flows"),
+        log.contains("no room for the maps") && log.contains("flows"),
         "{log}"
     );
     is_enforced(&lab);

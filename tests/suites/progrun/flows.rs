@@ -86,14 +86,22 @@ fn b3_a_flow_table_of_another_size_keeps_its_flows() {
         assert_eq!((before.len(), bench.flow_capacity()?), (1, 64));
         bench.restart(128)?;
         assert_eq!((bench.flows()?, bench.flow_capacity()?), (before.clone(), 128));
-        // There is no memory for such a table. The programs that run use the old one, and so does
-        // the next start.
+        // The kernel makes no such table. The programs that run use the old one, and so does the
+        // next start.
         assert!(bench.restart(u32::MAX).is_err());
         bench.restart(128)?;
         assert_eq!((bench.flows()?, bench.flow_capacity()?), (before.clone(), 128));
         assert!(bench.restart(u32::MAX).is_err());
         bench.restart(64)?;
         assert_eq!((bench.flows()?, bench.flow_capacity()?), (before, 64));
+
+        // A table that is too small has what it can hold.
+        for port in 40_001..40_010 {
+            assert!(bench.passes(Direction::Ingress, own, peer, &frames::opening(&open, port))?);
+        }
+        assert_eq!(bench.flows()?.len(), 10);
+        bench.restart(4)?;
+        assert_eq!((bench.flows()?.len(), bench.flow_capacity()?), (4, 4));
         bench.enforce(&snapshot, &node, &pods)?;
         bench.check_maps()
     });

@@ -14,7 +14,7 @@ use netpol_common::{
     abi::{Flow, FlowKey, Lifetimes},
     flow,
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{MapError, Named as _, check_layout, retry};
 use crate::datapath::{DatapathError, bpffs, shares::Shares};
@@ -29,13 +29,19 @@ fn aside(path: &Path) -> PathBuf {
     path.with_file_name("flows-before")
 }
 
-/// The flows of a pinned map whose capacity is another than asked for; the map is set aside, so
-/// that loading makes a new one. What an earlier start set aside is brought back first.
-pub fn set_aside_flows(path: &Path, capacity: Option<u32>) -> Result<Vec<(FlowKey, Flow)>, DatapathError> {
+/// Brings back what a start set aside that was cut off: the programs that run use it.
+pub fn bring_back_flows(path: &Path) -> Result<(), bpffs::BpffsError> {
     if aside(path).exists() {
         bpffs::remove(path)?;
         bpffs::rename(&aside(path), path)?;
     }
+    Ok(())
+}
+
+/// The flows of a pinned map whose capacity is another than asked for; the map is set aside, so
+/// that loading makes a new one. What an earlier start set aside is brought back first.
+pub fn set_aside_flows(path: &Path, capacity: Option<u32>) -> Result<Vec<(FlowKey, Flow)>, DatapathError> {
+    bring_back_flows(path)?;
     let Some(capacity) = capacity.filter(|_| path.exists()) else {
         return Ok(Vec::new());
     };
@@ -117,10 +123,28 @@ pub fn restore_flows(ebpf: &mut Ebpf, flows: Vec<(FlowKey, Flow)>, path: &Path) 
         .ok_or_else(missing)
         .on("flows", "finding it")?;
     let mut table: HashMap<_, FlowKey, Flow> = HashMap::try_from(map).on("flows", "opening")?;
-    for (key, flow) in flows {
-        table.insert(key, flow, 0).on("flows", "copying")?;
+    let all = flows.len();
+    for (copied, (key, flow)) in flows.into_iter().enumerate() {
+        match table.insert(key, flow, 0) {
+            Err(error) if is_full(&error) => {
+                let lost = all - copied;
+                warn!(
+                    lost,
+                    "the flow table is too small for the flows that it had: their next packets are judged as new"
+                );
+                break;
+            }
+            copied => copied.on("flows", "copying")?,
+        }
     }
     Ok(bpffs::remove(&aside(path))?)
+}
+
+fn is_full(error: &aya::maps::MapError) -> bool {
+    let aya::maps::MapError::SyscallError(error) = error else {
+        return false;
+    };
+    error.io_error.raw_os_error() == Some(libc::E2BIG)
 }
 
 fn missing() -> aya::maps::MapError {

@@ -63,7 +63,8 @@ impl Failure {
     /// list shows what it said.
     pub fn loses_an_event(error: &watcher::Error) -> bool {
         match error {
-            watcher::Error::WatchFailed(kube::Error::SerdeError(_)) => true,
+            // The library takes any JSON that is no event for a status.
+            watcher::Error::WatchFailed(kube::Error::SerdeError(_) | kube::Error::Api(_)) => true,
             watcher::Error::WatchFailed(kube::Error::ReadEvents(error)) => {
                 error.kind() == io::ErrorKind::InvalidData
             }

@@ -205,10 +205,10 @@ async fn retry<T: Wire>(
                 failing.end();
                 return renewed;
             }
-            Err(failure @ Failure::Unauthorized(_)) => {
+            // The newest reason is told.
+            Err(failure @ (Failure::Unauthorized(_) | Failure::Unavailable(_))) => {
                 failing.begin(failure);
             }
-            Err(Failure::Unavailable(_)) => {}
             // A refusal is the watcher's to meet: it relists where that helps.
             Err(_) => return renewed,
         }
