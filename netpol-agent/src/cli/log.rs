@@ -30,8 +30,8 @@ impl Drop for Waiting {
     }
 }
 
-/// Begins to log. With `apart`, a thread writes the lines. The signals that [`stop`] handles are
-/// blocked before it is started.
+/// Begins to log. With `apart`, a thread writes the lines. SIGTERM and SIGINT are blocked before it
+/// is started.
 ///
 /// # Errors
 /// The signals cannot be blocked.
