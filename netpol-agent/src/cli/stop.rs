@@ -63,7 +63,7 @@ fn wait(signals: SigSet, stop: &CancellationToken, ended: &Receiver<()>) {
     if ended.recv_timeout(GRACE) == Err(mpsc::RecvTimeoutError::Timeout) {
         info!("stopped amid work; the next start completes it");
         // Another thread writes that.
-        thread::sleep(Duration::from_millis(100));
+        let _ = ended.recv_timeout(Duration::from_millis(100));
         process::exit(0);
     }
 }
