@@ -103,7 +103,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     };
     let log = cli.log.as_deref().unwrap_or(default);
     let filter = EnvFilter::try_new(log).map_err(|error| anyhow::anyhow!("--log {log:?}: {error}"))?;
-    // Other commands must have no thread yet, or have little to say.
+    // The others say little, and `mount-bpffs` may have one thread only.
     let apart = matches!(cli.command, Command::Agent(_));
     let _waiting = log::begin(filter, cli.log_format, apart)?;
     match cli.command {

@@ -13,7 +13,9 @@ use std::{
 
 use namespaces::{Pod, drop_capability, enter_new, ip, privileged};
 use netpol_agent::{
-    datapath::interfaces::{Interfaces, InterfacesError, PodInterface, Sight, watch, watch_routes},
+    datapath::interfaces::{
+        Interfaces, InterfacesError, PodInterface, Sight, addresses_behind, watch, watch_routes,
+    },
     progress::Progress,
 };
 use tokio::{sync::Notify, task::JoinHandle};
@@ -564,5 +566,22 @@ fn l2_a_pod_that_changes_its_own_addresses_delays_nobody() {
             readings * 100 <= CHANGES,
             "{readings} readings of {CHANGES} changes"
         );
+    });
+}
+
+#[test]
+fn only_behind_a_veth_into_another_namespace_are_addresses() {
+    on_a_node(async || {
+        let pod = Pod::new();
+        pod.connect("host0");
+        pod.ip("addr add 10.9.0.2/24 dev eth0");
+        let index = |name| nix::net::if_::if_nametoindex(name).unwrap();
+        let behind = |index| addresses_behind(index).unwrap();
+        assert_eq!(
+            behind(index("host0")),
+            BTreeSet::from(["10.9.0.2".parse().unwrap()])
+        );
+        assert_eq!(behind(index("lo")), BTreeSet::new());
+        assert_eq!(behind(index("host0") + 1000), BTreeSet::new());
     });
 }

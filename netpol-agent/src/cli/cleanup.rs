@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 
-use super::stop;
+use super::{read::say, stop};
 use crate::datapath;
 
 /// Arguments of `netpol cleanup`.
@@ -39,7 +39,7 @@ fn clean(folder: &Path) -> anyhow::Result<()> {
         .try_exists()
         .with_context(|| format!("looking for {} (it takes root)", folder.display()))?;
     if !exists {
-        println!("nothing to remove: {} does not exist", folder.display());
+        say(&format!("nothing to remove: {} does not exist", folder.display()));
         return Ok(());
     }
     let interfaces = datapath::cleanup(folder).with_context(|| {
@@ -48,9 +48,9 @@ fn clean(folder: &Path) -> anyhow::Result<()> {
             folder.display()
         )
     })?;
-    println!(
+    say(&format!(
         "removed the programs of {interfaces} interfaces and the maps below {}",
         folder.display()
-    );
+    ));
     Ok(())
 }

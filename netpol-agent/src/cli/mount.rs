@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use nix::sched::{CloneFlags, setns};
 
+use super::read::say;
 use crate::datapath::bpffs::{self, MOUNT_POINT};
 
 /// Arguments of `netpol mount-bpffs`.
@@ -29,9 +30,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         setns(namespace, CloneFlags::CLONE_NEWNS).with_context(attempt)?;
     }
     if bpffs::mount_if_missing()? {
-        println!("mounted bpffs on {MOUNT_POINT}");
+        say(&format!("mounted bpffs on {MOUNT_POINT}"));
     } else {
-        println!("bpffs is mounted on {MOUNT_POINT} already");
+        say(&format!("bpffs is mounted on {MOUNT_POINT} already"));
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Context;
 use clap::Args;
 
-use super::read::runtime;
+use super::read::{runtime, say};
 use crate::watch::rollout;
 
 /// Arguments of `netpol rollout`.
@@ -49,6 +49,6 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     ));
     runtime.shutdown_background();
     let nodes = waited.with_context(|| format!("waiting for DaemonSet {namespace}/{name}"))?;
-    println!("DaemonSet {namespace}/{name} is ready on {nodes} nodes");
+    say(&format!("DaemonSet {namespace}/{name} is ready on {nodes} nodes"));
     Ok(())
 }

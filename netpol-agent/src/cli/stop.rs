@@ -62,7 +62,7 @@ fn wait(signals: SigSet, stop: &CancellationToken, ended: &Receiver<()>) {
     // Nothing is ever sent: the wait ends when all senders are gone, or by the timeout.
     if ended.recv_timeout(GRACE) == Err(mpsc::RecvTimeoutError::Timeout) {
         info!("stopped amid work; the next start completes it");
-        // Another thread writes that.
+        // Time for the log's thread to write that.
         let _ = ended.recv_timeout(Duration::from_millis(100));
         process::exit(0);
     }

@@ -4,6 +4,7 @@
 use std::{
     fs::OpenOptions,
     io,
+    io::Write as _,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -90,10 +91,16 @@ fn write(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let (there, missing): (Vec<&Item>, Vec<&Item>) = items.iter().partition(|item| item.text.is_ok());
     for item in &missing {
         if let Err(why) = &item.text {
-            eprintln!("not collected: {}: {}", item.path, sysdump::scrub(why));
+            let _ = writeln!(
+                std::io::stderr(),
+                "not collected: {}: {}",
+                item.path,
+                sysdump::scrub(why)
+            );
         }
     }
-    eprintln!(
+    let _ = writeln!(
+        std::io::stderr(),
         "{} files in {shown}, {} not collected",
         there.len() + 1,
         missing.len()

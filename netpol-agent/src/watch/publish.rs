@@ -140,4 +140,19 @@ mod tests {
         assert_eq!(burst.limits.unwrap().due, start + AT_MOST);
         assert_eq!(burst.limits.unwrap().first, start);
     }
+
+    #[test]
+    fn drafts_are_a_second_apart_and_gone_when_all_is_known() {
+        let (snapshots, drafts) = (Sender::default(), Sender::default());
+        let mut drafted = drafts.subscribe();
+        let mut publisher = Publisher::new(Outlet { snapshots, drafts }, Progress::default());
+        let (objects, start) = (Objects::default(), Instant::now());
+        for (after, expected) in [(0, true), (999, false), (1000, true), (1999, false)] {
+            publisher.draft(&objects, start + Duration::from_millis(after));
+            assert_eq!(drafted.has_changed().unwrap(), expected, "{after} ms");
+            drafted.borrow_and_update();
+        }
+        publisher.publish(&objects, &[], start);
+        assert!(drafted.borrow().is_none());
+    }
 }

@@ -4,13 +4,13 @@
 use std::{
     fs::OpenOptions,
     io::{self, ErrorKind, PipeReader, PipeWriter, Write as _},
-    process::Stdio,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use netpol_tests::{
     lab::{Lab, SERVICES},
-    privilege::can_enforce,
+    privilege::{binary, can_enforce},
     probe::{
         Outcome::{self, Reached, Silent},
         PATIENCE,
@@ -85,4 +85,19 @@ fn b3_a_log_that_cannot_be_written_holds_nobody_up() {
         becomes(&lab, &Reached);
     }
     lab.agent.stop().unwrap();
+}
+
+/// A job whose log cannot be written has done its work, and need not come again.
+#[test]
+fn what_was_done_is_done_though_it_cannot_be_told() {
+    if !can_enforce(SUITE) {
+        return;
+    }
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let ended = Command::new(binary().unwrap())
+        .args(["cleanup", "--pin-path", "/sys/fs/bpf/netpol-test-none"])
+        .stdout(full)
+        .output()
+        .unwrap();
+    assert!(ended.status.success(), "{ended:?}");
 }

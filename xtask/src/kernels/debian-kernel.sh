@@ -3,9 +3,10 @@
 #
 # usage: debian-kernel.sh SUITE FOLDER [ARCHITECTURE]
 #
-# Leaves the cloud kernel of a Debian release in FOLDER: vmlinuz, modules/, busybox, and the kernel's release in a file of that
-# name. For another architecture than this machine's, tools/ as well: what the suites start, and its libraries. The mirror is the
-# machine's own. apt's lists and cache are in FOLDER meanwhile: the machine's stay as they are.
+# Leaves the cloud kernel of a Debian release in FOLDER: vmlinuz, modules/, busybox, and the
+# kernel's release in a file of that name. For another architecture than this machine's, tools/ as
+# well: what the suites start, and its libraries. The mirror is the machine's own. apt's lists and
+# cache are in FOLDER meanwhile: the machine's stay as they are.
 set -eu
 suite=$1
 own=$(dpkg --print-architecture)

@@ -1,8 +1,9 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# The first process of a guest. Its output is the serial port NETPOL_PORT, where the host reads lines that begin with "netpol: ".
-# Where NETPOL_FILTER has names, separated by commas, only tests whose name contains one of them run.
+# The first process of a guest. Its output is the serial port NETPOL_PORT, where the host reads
+# lines that begin with "netpol: ". Where NETPOL_FILTER has names, separated by commas, only tests
+# whose name contains one of them run.
 /bin/busybox --install -s /bin
 export PATH=/bin HOME=/
 mount -t proc proc /proc

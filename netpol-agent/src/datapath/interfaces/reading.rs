@@ -214,18 +214,22 @@ impl Reader {
         let mut request = link_request();
         request[4..8].copy_from_slice(&device.to_ne_bytes());
         push_attribute(&mut request, IFLA_TARGET_NETNSID, &veth.namespace.to_ne_bytes());
-        let mut found = None;
-        let asked = self
-            .requests
-            .get(libc::RTM_GETLINK, 0, &request, |kind, message| {
-                if kind == libc::RTM_NEWLINK {
-                    found = mac(message);
-                }
-            });
-        if let Err(error) = asked {
+        self.link(&request, mac).unwrap_or_else(|error| {
             debug!(interface = veth.name, %error, "the MAC address of the pod behind this interface cannot be read");
-        }
-        found
+            None
+        })
+    }
+
+    /// Asks for one link. Returns what `read` finds in it.
+    fn link<T>(&mut self, request: &[u8], read: impl Fn(&[u8]) -> Option<T>) -> io::Result<Option<T>> {
+        let mut found = None;
+        self.requests
+            .get(libc::RTM_GETLINK, 0, request, |kind, message| {
+                if kind == libc::RTM_NEWLINK {
+                    found = read(message);
+                }
+            })?;
+        Ok(found)
     }
 
     /// Returns the addresses in the namespace that `veth` leads to: none if it ended or cannot be
@@ -255,16 +259,8 @@ impl Reader {
     fn veth(&mut self, index: u32) -> Result<Option<Veth>, InterfacesError> {
         let mut request = link_request();
         request[4..8].copy_from_slice(&index.to_ne_bytes());
-        let mut found = None;
-        let asked = self
-            .requests
-            .get(libc::RTM_GETLINK, 0, &request, |kind, message| {
-                if kind == libc::RTM_NEWLINK {
-                    found = veth(message);
-                }
-            });
-        match asked {
-            Ok(()) => Ok(found.map(|(_, veth)| veth)),
+        match self.link(&request, veth) {
+            Ok(found) => Ok(found.map(|(_, veth)| veth)),
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
             Err(source) => Err(InterfacesError::Dump {
                 what: format!("the interface with index {index}"),

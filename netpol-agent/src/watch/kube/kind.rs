@@ -180,7 +180,7 @@ impl Failing {
 /// lists and watches again: a watch that is taken up again without a relist is silent until
 /// something changes.
 ///
-/// Returns true if the client is another one since.
+/// Returns true if it made a new client.
 async fn retry<T: Wire>(
     way: &mut Way,
     missing: bool,
