@@ -228,6 +228,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     let mut retry_at: Option<Instant> = None;
     let mut reread_if_waiting = false;
     let mut ahead = false;
+    let mut has_expired = false;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -283,7 +284,9 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
                 ahead = true;
             }
             _ = expiry.tick() => {
-                tokio::task::block_in_place(|| reconciler.expire_flows());
+                if tokio::task::block_in_place(|| reconciler.expire_flows()) {
+                    expiry.reset_immediately();
+                }
                 continue;
             }
             () = sleep_until(retry_at) => {}
@@ -292,6 +295,10 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
             break;
         }
         let complete = tokio::task::block_in_place(|| reconciler.reconcile());
+        if complete && !has_expired {
+            has_expired = true;
+            expiry.reset_immediately();
+        }
         // The event for a new pod's address may have been missed.
         if std::mem::take(&mut reread_if_waiting) && reconciler.is_waiting() {
             reread.notify_one();

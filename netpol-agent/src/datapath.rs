@@ -216,7 +216,8 @@ impl Datapath {
         let shares = Shares::open(maps::descriptor(&ebpf, "flow_shares")?).map_err(DatapathError::Shares)?;
         let flows = FlowTable::open(&mut ebpf)?;
         shares.set_quota(Quota::of(flows.capacity()?.into(), LEAST_ENDPOINTS));
-        shares.recount(&expiry::endpoints(flows.descriptor()).map_err(DatapathError::Expiry)?);
+        let recounted = shares.recount(|| expiry::endpoints(flows.descriptor()));
+        recounted.map_err(DatapathError::Expiry)?;
         let doubted = Doubted::open(&mut ebpf)?;
         let mut seeder = Seeder::default();
         seeder.doubt(doubted.addresses().clone());
@@ -379,20 +380,25 @@ impl Datapath {
         Ok(self.seeder.seeded())
     }
 
-    /// Removes expired flows from a part of the table (rule C3). Returns the counts of all expired
-    /// flows since the start.
+    /// Removes expired flows from a part of the table (rule C3). Returns true if the part behind it
+    /// is to be checked at once.
     ///
     /// # Errors
     /// Map `flows` cannot be read or written.
-    pub fn expire_flows(&mut self) -> Result<Expired, DatapathError> {
+    pub fn expire_flows(&mut self) -> Result<bool, DatapathError> {
         let table = FlowTable::open(&mut self.ebpf)?;
         let living = Living {
             now: conntrack::now(),
             lifetimes: &self.lifetimes,
             endpoints: &self.seeder.ids(),
         };
-        let expired = self.expiry.turn(table.descriptor(), living, &self.shares);
-        expired.map_err(DatapathError::Expiry)
+        let more = self.expiry.turn(table.descriptor(), living, &self.shares);
+        more.map_err(DatapathError::Expiry)
+    }
+
+    /// Returns the counts of expired flows since the start.
+    pub fn expired(&self) -> Expired {
+        self.expiry.expired()
     }
 
     /// Counts the flows of each endpoint again, in case someone else removed some.
@@ -401,9 +407,8 @@ impl Datapath {
     /// Map `flows` cannot be read.
     pub fn recount_flows(&mut self) -> Result<(), DatapathError> {
         let table = FlowTable::open(&mut self.ebpf)?;
-        self.shares
-            .recount(&expiry::endpoints(table.descriptor()).map_err(DatapathError::Expiry)?);
-        Ok(())
+        let recounted = self.shares.recount(|| expiry::endpoints(table.descriptor()));
+        recounted.map_err(DatapathError::Expiry)
     }
 
     /// Makes one write.

@@ -249,8 +249,9 @@ impl Bench {
     ///
     /// # Errors
     /// It cannot.
-    pub fn expire_flows(&mut self) -> Result<u64> {
-        Ok(self.datapath.expire_flows()?.flows)
+    pub fn expire_flows(&mut self) -> Result<(bool, u64)> {
+        let more = self.datapath.expire_flows()?;
+        Ok((more, self.datapath.expired().flows))
     }
 
     /// Returns the interfaces for pods.

@@ -305,18 +305,21 @@ impl Reconciler {
         !self.unenforced.is_empty()
     }
 
-    /// Removes expired flows in a part of the table.
-    pub fn expire_flows(&mut self) {
+    /// Removes expired flows in a part of the table. Returns true if the part behind it is to be
+    /// checked at once.
+    pub fn expire_flows(&mut self) -> bool {
         // The lifetimes in force are known from the first turn on.
         if self.applied.is_none() {
-            return;
+            return false;
         }
-        match self.datapath.expire_flows() {
-            Ok(expired) => self
-                .status
-                .send_modify(|status| Arc::make_mut(status).expired = expired),
-            Err(error) => warn!(error = causes(&error), "looking for flows past their lifetime"),
-        }
+        let more = self.datapath.expire_flows().unwrap_or_else(|error| {
+            warn!(error = causes(&error), "looking for flows past their lifetime");
+            false
+        });
+        let expired = self.datapath.expired();
+        self.status
+            .send_modify(|status| Arc::make_mut(status).expired = expired);
+        more
     }
 
     /// Brings the kernel to what is known. Changes nothing before both the cluster and the

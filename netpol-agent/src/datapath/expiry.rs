@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Removes expired flows (rule C3) and flows of removed endpoints from the table. A turn checks a
-//! part of the table, or all of it if an endpoint has used up its share. No verdict depends on it,
-//! because such flows count for nothing; it makes room for live ones.
+//! Removes expired flows (rule C3) and flows of removed endpoints from the table, part by part. No
+//! verdict depends on it, because such flows count for nothing; it makes room for live ones.
+//!
+//! Each turn checks the next part. After the start of the agent, and when an endpoint has used up
+//! its share, the whole table is checked without a pause: nobody removed flows while no agent ran.
 //!
 //! aya reads maps entry by entry from the start. Here a batch is read from where the last one ended
 //! (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6). Layouts are those of `linux/bpf.h`.
 
 use std::{
     collections::BTreeSet,
-    io,
+    io, mem,
     os::fd::{AsFd, AsRawFd},
 };
 
@@ -16,6 +18,7 @@ use netpol_common::{
     abi::{Flow, FlowKey, Lifetimes},
     flow,
 };
+use tracing::info;
 use zerocopy::{Immutable, IntoBytes, KnownLayout};
 
 use super::shares::Shares;
@@ -65,8 +68,12 @@ pub(super) struct Expiry {
     /// Where the last batch ended: the kernel's opaque number, four bytes.
     position: Option<u32>,
     expired: Expired,
-    /// At the last turn, flows that endpoints had made beyond their share.
+    /// Flows that endpoints had made beyond their share, when that was last looked at.
     beyond: Option<u64>,
+    /// The whole table is checked without a pause.
+    whole: bool,
+    /// The flows that were there at the start were checked.
+    begun: bool,
 }
 
 /// What decides if a flow is alive.
@@ -88,29 +95,35 @@ impl Living<'_> {
 }
 
 impl Expiry {
-    /// Checks the next part of the table, or all of it, and removes dead flows.
-    pub(super) fn turn(
-        &mut self,
-        table: impl AsFd,
-        living: Living<'_>,
-        shares: &Shares,
-    ) -> io::Result<Expired> {
-        let map = table.as_fd().as_raw_fd().cast_unsigned();
-        let beyond = Some(shares.beyond());
-        let all = self.beyond.is_some_and(|before| Some(before) != beyond);
-        self.beyond = beyond;
-        if all {
-            self.position = None;
-        }
-        loop {
-            self.part(map, living, shares)?;
-            if !all || self.position.is_none() {
-                return Ok(self.expired);
+    /// Checks the next part of the table, and removes dead flows. Returns true if the part behind
+    /// it is to be checked at once.
+    pub(super) fn turn(&mut self, table: impl AsFd, living: Living<'_>, shares: &Shares) -> io::Result<bool> {
+        if !self.whole {
+            let beyond = Some(shares.beyond());
+            if self.beyond != beyond {
+                self.beyond = beyond;
+                self.whole = true;
+                self.position = None;
             }
         }
+        let checked = self.part(table, living, shares);
+        self.whole &= checked.is_ok() && self.position.is_some();
+        if checked.is_ok() && !self.whole && !mem::replace(&mut self.begun, true) {
+            info!(
+                flows = self.expired.flows,
+                "removed the flows that ended while no agent ran"
+            );
+        }
+        checked.map(|()| self.whole)
     }
 
-    fn part(&mut self, map: u32, living: Living<'_>, shares: &Shares) -> io::Result<()> {
+    /// Returns the counts since the start.
+    pub(super) fn expired(&self) -> Expired {
+        self.expired
+    }
+
+    fn part(&mut self, table: impl AsFd, living: Living<'_>, shares: &Shares) -> io::Result<()> {
+        let map = table.as_fd().as_raw_fd().cast_unsigned();
         let (flows, position) = read(map, self.position.take())?;
         self.position = position;
         for (key, flow) in flows {

@@ -112,21 +112,25 @@ impl Shares {
         })
     }
 
-    /// Corrects the counts by the existing flows: an agent that was killed may have removed a flow
-    /// without counting it.
-    pub(super) fn recount(&self, endpoints: &[u32]) {
+    /// Corrects the counts by the existing flows, whose endpoints `endpoints` reads: an agent that
+    /// was killed may have removed a flow without counting it.
+    ///
+    /// What programs insert meanwhile may be counted twice, until the next recount. It is not left
+    /// out: a count that is too low would let endpoints overfill the table.
+    pub(super) fn recount(&self, endpoints: impl FnOnce() -> io::Result<Vec<u32>>) -> io::Result<()> {
         let before: Vec<u64> = (0..FlowShare::NUMBER)
             .map(|number| self.words(number)[0].load(Relaxed))
             .collect();
         let mut found = BTreeMap::<u16, u64>::new();
-        for endpoint in endpoints {
-            *found.entry(abi::number(*endpoint)).or_default() += 1;
+        for endpoint in endpoints()? {
+            *found.entry(abi::number(endpoint)).or_default() += 1;
         }
         for (number, before) in before.iter().enumerate().skip(1) {
             let found = found.get(&(number as u16)).copied().unwrap_or_default();
             self.words(number)[0].fetch_add(found.wrapping_sub(*before), Relaxed);
         }
         self.settle();
+        Ok(())
     }
 }
 
@@ -135,5 +139,47 @@ impl Drop for Shares {
         // SAFETY: the mapping that was made, of the length that it has; nothing refers to it any
         // more.
         unsafe { libc::munmap(self.0.as_ptr().cast(), LENGTH) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+
+    use super::*;
+
+    fn shares() -> Shares {
+        let memory = File::from(memfd_create(c"shares", MFdFlags::empty()).unwrap());
+        memory.set_len(LENGTH as u64).unwrap();
+        let shares = Shares::open(&memory).unwrap();
+        shares.set_quota(Quota::of(1024, 4));
+        shares
+    }
+
+    #[test]
+    fn c4_a_recount_takes_the_table_for_true() {
+        let shares = shares();
+        for _ in 0..5 {
+            assert!(shares.take(1));
+        }
+        shares.recount(|| Ok(vec![1, 1, 2])).unwrap();
+        assert_eq!(shares.flows(1).load(Relaxed), 2);
+        assert_eq!(shares.flows(2).load(Relaxed), 1);
+    }
+
+    /// Else endpoints could overfill the table, and a new flow would be refused.
+    #[test]
+    fn c4_a_flow_that_comes_during_a_recount_is_counted() {
+        let shares = shares();
+        let arriving = || {
+            assert!(shares.take(1));
+            // Behind what was read already.
+            Ok(vec![1])
+        };
+        assert!(shares.take(1));
+        shares.recount(arriving).unwrap();
+        assert_eq!(shares.flows(1).load(Relaxed), 2);
     }
 }
