@@ -3,6 +3,9 @@
 //! `deploy/netpol.yaml` and only the capabilities of its DaemonSet, and is checked by packets
 //! between pods. Each test names the rules that it proves.
 
+#[path = "kube/pods.rs"]
+mod pods;
+
 use std::time::Instant;
 
 use netpol_tests::{

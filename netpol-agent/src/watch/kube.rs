@@ -27,10 +27,11 @@ use super::{
 
 use crate::{causes::causes, model::ObjectKey};
 
+mod binary;
 mod decoded;
 mod failure;
 mod kind;
-mod read_ahead;
+mod list;
 mod version;
 
 use decoded::Decoded;

@@ -5,11 +5,13 @@
 //!
 //! Every field is optional here, and `null` is the same as absent, as for the API server.
 
+use hyper::body::Bytes;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use std::fmt::Debug;
 
 use super::{kinds::OfKind, object::Entry};
 
+mod binary;
 mod metadata;
 mod node;
 mod pod;
@@ -19,6 +21,8 @@ mod text;
 
 pub(in crate::watch) use node::BACKEND;
 
+pub use binary::Unreadable;
+pub(in crate::watch) use binary::pod as pod_from_binary;
 pub use metadata::Metadata;
 pub use node::{Node, NodeAddress, NodeSpec, NodeStatus};
 pub use pod::{CONFIG_HASH, Container, ContainerPort, MIRROR, Namespace, Pod, PodIp, PodSpec, PodStatus};
@@ -34,10 +38,16 @@ pub use service::{
 /// Code, field and reason.
 pub(super) type Refusal = (&'static str, String, String);
 
+/// Reads an object in the API server's binary encoding.
+pub type FromBinary<T> = fn(Bytes) -> Result<T, Unreadable>;
+
 /// A kind that is read.
 pub(crate) trait Wire: OfKind + DeserializeOwned + Clone + Debug + Send + 'static {
     /// The object of the model, and what of it could not be represented.
     fn convert(self) -> Entry;
+
+    /// Reads one in the API server's binary encoding. `None` for a kind that is asked for in JSON.
+    const FROM_BINARY: Option<FromBinary<Self>> = None;
 
     /// Why a manifest with it is refused, though all its fields are read.
     fn refusal(&self) -> Option<Refusal> {
@@ -46,7 +56,7 @@ pub(crate) trait Wire: OfKind + DeserializeOwned + Clone + Debug + Send + 'stati
 }
 
 /// `null` is the same as absent.
-fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+pub(super) fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())

@@ -4,6 +4,7 @@
 
 pub mod changed;
 pub mod crowd;
+mod lists;
 mod moves;
 mod stage;
 mod stream;

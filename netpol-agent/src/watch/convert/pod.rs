@@ -12,7 +12,7 @@ use super::{Faults, taken, taken_of_pod};
 use crate::watch::{
     kinds::OfKind as _,
     object::{Entry, Object},
-    wire::{self, Container, Wire},
+    wire::{self, Container, FromBinary, Wire},
 };
 
 /// Named ports of a pod that count (rule L2): the first ones, as of those with one name.
@@ -41,6 +41,8 @@ impl Wire for wire::Namespace {
 }
 
 impl Wire for wire::Pod {
+    const FROM_BINARY: Option<FromBinary<Self>> = Some(wire::pod_from_binary);
+
     fn convert(self) -> Entry {
         let (terminating, static_uid) = taken_of_pod(&self.metadata);
         let (id, uid, labels) = taken(Self::KIND, self.metadata);

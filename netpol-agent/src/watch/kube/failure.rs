@@ -3,8 +3,6 @@
 
 use std::io;
 
-use kube::runtime::watcher;
-
 use crate::{causes::causes, watch::object::Kind};
 
 /// Why a kind cannot be listed or watched now.
@@ -23,19 +21,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The failure that `error` is, of a list or of a watch.
-    pub fn of(error: &watcher::Error) -> Self {
-        match error {
-            watcher::Error::InitialListFailed(error) => Self::from_request(error, "list"),
-            watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
-                Self::from_request(error, "watch")
-            }
-            watcher::Error::WatchError(status) => Self::from_status(status, "watch"),
-            watcher::Error::NoResourceVersion => Self::Unavailable(causes(error)),
-        }
-    }
-
-    /// The failure of a single request.
+    /// The failure of a request, or of the watch that it began.
     pub fn from_request(error: &kube::Error, verb: &'static str) -> Self {
         match error {
             kube::Error::Api(status) => Self::from_status(status, verb),
@@ -43,7 +29,8 @@ impl Failure {
         }
     }
 
-    fn from_status(status: &kube::core::Status, verb: &'static str) -> Self {
+    /// The failure that the server told.
+    pub fn from_status(status: &kube::core::Status, verb: &'static str) -> Self {
         match status.code {
             // Only a list tells: what was listed is served, whatever a watch of it is told.
             404 if verb == "list" => Self::Missing,
@@ -59,15 +46,12 @@ impl Failure {
         }
     }
 
-    /// Whether an event of a watch was lost by it: the watch goes on behind it, so that only a new
-    /// list shows what it said.
-    pub fn loses_an_event(error: &watcher::Error) -> bool {
+    /// Whether an event of a watch was lost by it: only a new list shows what it said.
+    pub fn loses_an_event(error: &kube::Error) -> bool {
         match error {
             // The library takes any JSON that is no event for a status.
-            watcher::Error::WatchFailed(kube::Error::SerdeError(_) | kube::Error::Api(_)) => true,
-            watcher::Error::WatchFailed(kube::Error::ReadEvents(error)) => {
-                error.kind() == io::ErrorKind::InvalidData
-            }
+            kube::Error::SerdeError(_) | kube::Error::Api(_) => true,
+            kube::Error::ReadEvents(error) => error.kind() == io::ErrorKind::InvalidData,
             _ => false,
         }
     }
@@ -130,12 +114,8 @@ mod tests {
 
     #[test]
     fn answers_and_their_meaning() {
-        let list = |code| {
-            Failure::of(&watcher::Error::InitialListFailed(kube::Error::Api(
-                status(code).boxed(),
-            )))
-        };
-        let watch = |code| Failure::of(&watcher::Error::WatchError(status(code).boxed()));
+        let list = |code| Failure::from_status(&status(code), "list");
+        let watch = |code| Failure::from_status(&status(code), "watch");
         assert_eq!(list(404), Failure::Missing);
         assert_eq!(list(403), Failure::Forbidden("list"));
         assert_eq!(watch(403), Failure::Forbidden("watch"));

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! List and watch of one kind, for ever.
 
-use std::{mem, path::PathBuf, pin::pin, time::Duration};
+use std::{marker::PhantomData, path::PathBuf, pin::pin, time::Duration};
 
-use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use kube::{
-    Api, Client,
-    api::{ListParams, WatchParams},
-    runtime::{
-        utils::Backoff,
-        watcher::{self, DefaultBackoff, Event},
-    },
+    Api, Client, ResourceExt as _,
+    api::{WatchEvent, WatchParams},
+    runtime::{utils::Backoff as _, watcher::DefaultBackoff},
 };
-use tokio::{sync::mpsc::Sender, time::Instant};
+use tokio::{
+    sync::mpsc::Sender,
+    time::{Instant, sleep, timeout},
+};
 
-use super::{Update, connect, decoded::Decoded, failure::Failure, read_ahead};
+use super::{Update, connect, decoded::Decoded, failure::Failure, list::Pages};
 use crate::{
     progress::Progress,
     watch::{
@@ -27,8 +27,8 @@ use crate::{
 /// upgrade.
 const MISSING_RETRY: Duration = Duration::from_secs(60);
 
-/// Objects that are listed and handed on together.
-const PAGE: u32 = 500;
+/// How long a watch that says nothing stays open before it counts as one that works.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// How the API server is reached.
 #[derive(Clone)]
@@ -39,11 +39,12 @@ pub(super) struct Way {
 }
 
 impl Way {
-    /// Takes the credentials that are there now. False if there are none. The client library reads
-    /// a token again a minute later by the node's clock, which may have been set back by years.
-    async fn renew(&mut self) -> bool {
-        let anew = connect(self.kubeconfig.as_deref()).await;
-        anew.map(|client| self.client = client).is_ok()
+    /// Takes the credentials that are there now, if there are any. The client library reads a token
+    /// again a minute later by the node's clock, which may have been set back by years.
+    async fn renew(&mut self) {
+        if let Ok(anew) = connect(self.kubeconfig.as_deref()).await {
+            self.client = anew;
+        }
     }
 }
 
@@ -67,66 +68,175 @@ impl ByKind for Watch {
 
 async fn watch<T: Wire>(watch: Watch) {
     let Watch {
-        mut way,
+        way,
         updates,
         progress,
     } = watch;
-    let kind = T::KIND;
-    let mut events = pin!(begin::<T>(&way.client));
-    let mut listed = Vec::new();
-    let mut backoff = DefaultBackoff::default();
-    let mut failing = Failing {
-        kind,
-        failure: None,
-        progress,
+    let watcher = Watcher {
+        way,
+        updates,
+        backoff: DefaultBackoff::default(),
+        failing: Failing {
+            kind: T::KIND,
+            failure: None,
+            progress,
+        },
+        kind: PhantomData::<T>,
     };
-    while let Some(event) = events.next().await {
-        let received = Instant::now();
-        let update = match event {
-            // Says that a list is about to be asked for, not that the server answers.
-            Ok(Event::Init) => {
-                listed.clear();
-                Update::Listing
-            }
-            Ok(event) => {
-                failing.end();
-                backoff.reset();
-                match event {
-                    Event::Init => Update::Listing,
-                    Event::InitApply(object) => {
-                        listed.push(object.entry);
-                        if listed.len() < PAGE as usize {
-                            continue;
-                        }
-                        Update::Listed(mem::take(&mut listed))
-                    }
-                    Event::InitDone => Update::ListDone(mem::take(&mut listed)),
-                    Event::Apply(object) => Update::Changed(Box::new(object.entry)),
-                    Event::Delete(object) => Update::Deleted(object.entry.object.id()),
-                }
-            }
-            Err(error) => {
-                let missing = failing.begin(Failure::of(&error));
-                if missing && updates.send((kind, Update::Missing, received)).await.is_err() {
-                    return;
-                }
-                let renewed = retry::<T>(&mut way, missing, &mut backoff, &mut failing).await;
-                if renewed || Failure::loses_an_event(&error) {
-                    events.set(begin(&way.client));
-                }
-                continue;
-            }
-        };
-        if updates.send((kind, update, received)).await.is_err() {
-            return;
+    watcher.run().await;
+}
+
+/// Why a list or a watch ended before its time.
+enum End {
+    /// Nobody wants updates any more.
+    Unwanted,
+    Failed {
+        failure: Failure,
+        /// Only a new list shows what was missed.
+        relist: bool,
+    },
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failed {
+            relist: failure == Failure::Expired,
+            failure,
         }
     }
 }
 
-/// Lists and watches all objects, from the start.
-fn begin<T: Wire>(client: &Client) -> impl Stream<Item = Result<Event<Decoded<T>>, watcher::Error>> + use<T> {
-    let api = Api::<Decoded<T>>::all(read_ahead::client(client.clone()));
-    watcher::watcher(api, watcher::Config::default().page_size(PAGE))
+struct Watcher<T> {
+    way: Way,
+    updates: Sender<(Kind, Update, Instant)>,
+    backoff: DefaultBackoff,
+    failing: Failing,
+    kind: PhantomData<T>,
+}
+
+impl<T: Wire> Watcher<T> {
+    async fn run(mut self) {
+        // From which a watch goes on. Without it, everything is listed.
+        let mut version = None;
+        loop {
+            let ended = match &mut version {
+                None => self.list().await.map(|listed| version = Some(listed)),
+                Some(version) => self.follow(version).await,
+            };
+            match ended {
+                Ok(()) => {}
+                Err(End::Unwanted) => return,
+                Err(End::Failed { failure, relist }) => {
+                    if relist {
+                        version = None;
+                    }
+                    if self.fail(failure).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lists all objects. Returns the version of the list.
+    async fn list(&mut self) -> Result<String, End> {
+        self.send(Update::Listing).await?;
+        let mut pages = Pages::<T>::of(self.way.client.clone());
+        loop {
+            let page = pages.next().await?;
+            if page.is_last {
+                self.send(Update::ListDone(page.entries)).await?;
+                return Ok(page.version);
+            }
+            self.send(Update::Listed(page.entries)).await?;
+        }
+    }
+
+    /// Watches all objects from a version on, until the server ends it.
+    async fn follow(&mut self, version: &mut String) -> Result<(), End> {
+        let api = Api::<Decoded<T>>::all(self.way.client.clone());
+        let events = api.watch(&WatchParams::default(), version).await;
+        let mut events = pin!(events.map_err(|error| Failure::from_request(&error, "watch"))?);
+        let first = timeout(SETTLED, events.next()).await;
+        if matches!(first, Ok(None)) {
+            // In order, and too early to ask again at once.
+            self.pause().await;
+            return Ok(());
+        }
+        let mut next = match first {
+            Ok(event) => event,
+            Err(_) => {
+                self.settle();
+                events.next().await
+            }
+        };
+        while let Some(event) = next {
+            let update = read(event, version)?;
+            self.settle();
+            if let Some(update) = update {
+                self.send(update).await?;
+            }
+            next = events.next().await;
+        }
+        Ok(())
+    }
+
+    /// The kind can be watched.
+    fn settle(&mut self) {
+        self.failing.end();
+        self.backoff.reset();
+    }
+
+    /// Tells of a failure, and waits for the time to try again.
+    async fn fail(&mut self, failure: Failure) -> Result<(), End> {
+        let unauthorized = matches!(failure, Failure::Unauthorized(_));
+        if self.failing.begin(failure) {
+            self.send(Update::Missing).await?;
+            sleep(MISSING_RETRY).await;
+        } else {
+            self.pause().await;
+        }
+        if unauthorized {
+            self.way.renew().await;
+        }
+        Ok(())
+    }
+
+    async fn pause(&mut self) {
+        sleep(self.backoff.next().unwrap_or(MISSING_RETRY)).await;
+    }
+
+    async fn send(&mut self, update: Update) -> Result<(), End> {
+        let sent = self.updates.send((T::KIND, update, Instant::now())).await;
+        sent.map_err(|_| End::Unwanted)
+    }
+}
+
+/// What an event of a watch says. The watch goes on from `version`.
+fn read<T: Wire>(
+    event: kube::Result<WatchEvent<Decoded<T>>>,
+    version: &mut String,
+) -> Result<Option<Update>, End> {
+    let event = event.map_err(|error| End::Failed {
+        relist: Failure::loses_an_event(&error),
+        failure: Failure::from_request(&error, "watch"),
+    })?;
+    let (seen, update) = match event {
+        WatchEvent::Added(object) | WatchEvent::Modified(object) => (
+            object.resource_version(),
+            Some(Update::Changed(Box::new(object.entry))),
+        ),
+        WatchEvent::Deleted(object) => (
+            object.resource_version(),
+            Some(Update::Deleted(object.entry.object.id())),
+        ),
+        WatchEvent::Bookmark(bookmark) => (Some(bookmark.metadata.resource_version), None),
+        WatchEvent::Error(status) => return Err(Failure::from_status(&status, "watch").into()),
+    };
+    if let Some(seen) = seen {
+        *version = seen;
+    }
+    Ok(update)
 }
 
 /// What keeps a kind from being watched.
@@ -173,60 +283,5 @@ impl Failing {
             );
         }
         self.progress.read(self.kind.resource());
-    }
-}
-
-/// Waits for the time to try again. After a lost connection or lost rights, asks whether the server
-/// lists and watches again: a watch that is taken up again without a relist is silent until
-/// something changes.
-///
-/// Returns true if it made a new client.
-async fn retry<T: Wire>(
-    way: &mut Way,
-    missing: bool,
-    backoff: &mut DefaultBackoff,
-    failing: &mut Failing,
-) -> bool {
-    let mut renewed = false;
-    loop {
-        let delay = if missing {
-            MISSING_RETRY
-        } else {
-            backoff.next().unwrap_or(MISSING_RETRY)
-        };
-        tokio::time::sleep(delay).await;
-        match failing.failure {
-            Some(Failure::Unavailable(_) | Failure::Forbidden(_)) => {}
-            Some(Failure::Unauthorized(_)) => renewed |= way.renew().await,
-            _ => return renewed,
-        }
-        match answers::<T>(&way.client).await {
-            Ok(()) => {
-                failing.end();
-                return renewed;
-            }
-            // The newest reason is told.
-            Err(failure @ (Failure::Unauthorized(_) | Failure::Unavailable(_))) => {
-                failing.begin(failure);
-            }
-            // A refusal is the watcher's to meet: it relists where that helps.
-            Err(_) => return renewed,
-        }
-    }
-}
-
-/// Lists and watches as little as can be.
-async fn answers<T: Wire>(client: &Client) -> Result<(), Failure> {
-    let api = Api::<Decoded<T>>::all(client.clone());
-    let one = ListParams::default().limit(1);
-    let listed = api.list_metadata(&one).await;
-    let listed = listed.map_err(|error| Failure::from_request(&error, "list"))?;
-    let version = listed.metadata.resource_version.unwrap_or_default();
-    let begun = api
-        .watch_metadata(&WatchParams::default().timeout(1), &version)
-        .await;
-    match begun {
-        Ok(_) => Ok(()),
-        Err(error) => Err(Failure::from_request(&error, "watch")),
     }
 }

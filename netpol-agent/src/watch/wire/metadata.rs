@@ -54,6 +54,13 @@ impl Annotations {
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
+
+    /// Takes over an annotation, if it is one that is read. Of two the last one counts.
+    pub(super) fn insert(&mut self, name: &str, value: &str) {
+        if READ.contains(&name) {
+            self.0.insert(name.to_owned(), value.to_owned());
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Annotations {

@@ -22,7 +22,7 @@ thread_local! {
 }
 
 /// Returns the text, shared with those who had it lately.
-fn shared(text: &str) -> Arc<str> {
+pub(super) fn shared(text: &str) -> Arc<str> {
     if text.len() > LONGEST {
         return text.into();
     }

@@ -9,15 +9,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use kube::{
-    Client,
-    api::{GetParams, ListParams},
-};
+use kube::{Client, api::GetParams};
 use serde_json::Value;
 
 use super::{
     NODE, changed,
     crowd::{Crowd, LOCAL},
+    lists,
 };
 use netpol_tests::{
     agent::{Agent, Applied},
@@ -132,8 +130,8 @@ impl Stage {
         full_name(&self.crowd.pod(index))
     }
 
-    /// Times how long the API server takes to list all pods and all policies at once, page by page
-    /// as the agent asks, for a client that does nothing with them.
+    /// Times how long the API server takes to list all pods and all policies at once, as the agent
+    /// asks for them, for a client that does nothing with them.
     ///
     /// # Errors
     /// If it refuses.
@@ -141,8 +139,7 @@ impl Stage {
         let client = self.api.administrator()?;
         self.api.run(async move {
             let started = Instant::now();
-            let policies = "/apis/networking.k8s.io/v1/networkpolicies";
-            tokio::try_join!(list(&client, "/api/v1/pods"), list(&client, policies))?;
+            lists::all(&client).await?;
             Ok(started.elapsed())
         })
     }
@@ -160,27 +157,6 @@ impl Stage {
             self.api.run(until_cached(client, object))?;
         }
         Ok(())
-    }
-}
-
-/// Lists all objects of a path, and drops them.
-async fn list(client: &Client, path: &str) -> Result<()> {
-    let mut next: Option<String> = None;
-    loop {
-        let mut parameters = ListParams::default().limit(500);
-        parameters.continue_token = next.take();
-        let request = kube::api::Request::new(path).list(&parameters)?;
-        let page = client.request_text(request).await?;
-        // The token is in the metadata, before the items: only that is parsed.
-        let head = &page[..page.len().min(1000)];
-        let token = head
-            .split("\"continue\":\"")
-            .nth(1)
-            .and_then(|rest| rest.split('"').next());
-        match token {
-            Some(token) if !token.is_empty() => next = Some(token.to_owned()),
-            _ => return Ok(()),
-        }
     }
 }
 
