@@ -4,7 +4,7 @@
 
 pub mod changed;
 pub mod crowd;
-mod lists;
+pub mod lists;
 mod moves;
 mod stage;
 mod stream;

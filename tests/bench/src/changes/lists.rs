@@ -9,25 +9,43 @@ use kube::{
 };
 use prost::{Message, bytes::Bytes};
 
-/// Objects on a page: about what the agent asks for, with objects as small as those of the
-/// benchmark.
-const PAGE: u32 = 1600;
+/// How a list is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    /// Objects on a page.
+    page: u32,
+    /// `Accept` for Pods.
+    pods: &'static str,
+}
+
+/// As the common clients ask: 500 objects a page is kubectl's default, JSON everybody's.
+pub const COMMON: Manner = Manner {
+    page: 500,
+    pods: JSON,
+};
+
+/// As the agent asks. With objects as small as those of the benchmark, a page has so many.
+pub const AGENT: Manner = Manner {
+    page: 2000,
+    pods: "application/vnd.kubernetes.protobuf",
+};
+
+const JSON: &str = "application/json";
 /// What an answer in Kubernetes' binary encoding begins with.
 const MAGIC: &[u8] = b"k8s\0";
 
-/// Lists all Pods and all NetworkPolicies at once, as the agent does: each page is asked for while
-/// the one before is dropped.
-pub(super) async fn all(client: &Client) -> Result<()> {
+/// Lists all Pods and all NetworkPolicies at once.
+pub(super) async fn all(client: &Client, manner: Manner) -> Result<()> {
     let policies = "/apis/networking.k8s.io/v1/networkpolicies";
     tokio::try_join!(
-        list(client, "/api/v1/pods", "application/vnd.kubernetes.protobuf"),
-        list(client, policies, "application/json"),
+        list(client, "/api/v1/pods", manner.page, manner.pods),
+        list(client, policies, manner.page, JSON),
     )?;
     Ok(())
 }
 
-async fn list(client: &Client, path: &str, accept: &'static str) -> Result<()> {
-    let mut parameters = ListParams::default().limit(PAGE);
+async fn list(client: &Client, path: &str, page: u32, accept: &'static str) -> Result<()> {
+    let mut parameters = ListParams::default().limit(page);
     loop {
         let mut request = Request::new(path).list(&parameters)?.map(Body::from);
         request.headers_mut().insert("accept", accept.parse()?);

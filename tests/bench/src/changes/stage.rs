@@ -130,16 +130,15 @@ impl Stage {
         full_name(&self.crowd.pod(index))
     }
 
-    /// Times how long the API server takes to list all pods and all policies at once, as the agent
-    /// asks for them, for a client that does nothing with them.
+    /// Times how long the API server takes to list all pods and all policies at once, for a client that does nothing with them.
     ///
     /// # Errors
     /// If it refuses.
-    pub fn bare_lists(&self) -> Result<Duration> {
+    pub fn bare_lists(&self, manner: lists::Manner) -> Result<Duration> {
         let client = self.api.administrator()?;
         self.api.run(async move {
             let started = Instant::now();
-            lists::all(&client).await?;
+            lists::all(&client, manner).await?;
             Ok(started.elapsed())
         })
     }
