@@ -79,6 +79,13 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     let started = Instant::now();
     raise_descriptor_limit();
     let _lock = datapath::lock(&options.datapath.pin_path)?;
+    for left in datapath::alone(&options.datapath.pin_path)? {
+        warn!(
+            pins = %left.display(),
+            "an agent that is gone left its programs on this node, and packets have to be allowed by them, too: \
+             `netpol cleanup --pin-path` with this folder removes them"
+        );
+    }
     let (snapshots_in, mut snapshots) = watch::channel(None);
     let (drafts_in, mut drafts) = watch::channel(None);
     let (interfaces_in, mut interfaces) = watch::channel(None);
@@ -295,7 +302,8 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
             break;
         }
         let complete = tokio::task::block_in_place(|| reconciler.reconcile());
-        if complete && !has_expired {
+        // Nobody removed ended flows while no agent ran.
+        if !has_expired && reconciler.has_applied() {
             has_expired = true;
             expiry.reset_immediately();
         }

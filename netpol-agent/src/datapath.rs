@@ -20,6 +20,7 @@ mod maps;
 mod netlink;
 pub mod object;
 mod pins;
+mod rivals;
 mod run;
 pub mod scratch;
 mod shares;
@@ -41,7 +42,7 @@ use netpol_common::{
 use thiserror::Error;
 
 pub use conntrack::Seeded;
-use conntrack::Seeder;
+use conntrack::{Earlier, Seeder};
 pub use expiry::Expired;
 use expiry::{Expiry, Living};
 pub use fill::{Fill, fill};
@@ -50,9 +51,8 @@ use load::{Sight, load};
 pub use maps::MapError;
 use maps::{Doubted, FlowTable, Maps};
 use pins::make_folders;
-pub use pins::{
-    OBSERVED_MAPS, PINNED_MAPS, cleanup, links_folder, lock, pin, pin_folder, remove_other_versions,
-};
+pub use pins::{OBSERVED_MAPS, PINNED_MAPS, cleanup, links_folder, lock, pin, pin_folder};
+pub use rivals::alone;
 pub use run::Size;
 
 use self::attach::{AttachError, Attacher};
@@ -102,6 +102,12 @@ pub enum DatapathError {
     /// bpffs is not usable.
     #[error(transparent)]
     Bpffs(#[from] bpffs::BpffsError),
+    /// Another agent, with other pins, works on the same node.
+    #[error(
+        "another netpol agent works on this node, with its pins in {0}: stop it first; packets would have to be allowed \
+         by both"
+    )]
+    Rival(PathBuf),
     /// The object does not load.
     #[error("loading the eBPF object into the kernel")]
     Load(#[source] Box<aya::EbpfError>),
@@ -221,6 +227,12 @@ impl Datapath {
         let doubted = Doubted::open(&mut ebpf)?;
         let mut seeder = Seeder::default();
         seeder.doubt(doubted.addresses().clone());
+        if let Some(folder) = keep::other_flows(&options.pin_path)? {
+            match Earlier::open(&folder) {
+                Ok(earlier) => seeder.set_earlier(Some(earlier)),
+                Err(error) => tracing::warn!(error = causes(&error), "reading the flows of another version"),
+            }
+        }
         let attacher = Attacher::new(options.attach, links_folder(&options.pin_path))?;
         Ok(Self {
             ebpf,
@@ -399,6 +411,16 @@ impl Datapath {
     /// Returns the counts of expired flows since the start.
     pub fn expired(&self) -> Expired {
         self.expiry.expired()
+    }
+
+    /// Removes what other versions left, once this one enforces.
+    ///
+    /// # Errors
+    /// The first thing that cannot be removed.
+    pub fn remove_other_versions(&mut self, pin_path: &Path) -> Result<(), DatapathError> {
+        pins::remove_other_versions(pin_path)?;
+        self.seeder.set_earlier(None);
+        Ok(())
     }
 
     /// Counts the flows of each endpoint again, in case someone else removed some.

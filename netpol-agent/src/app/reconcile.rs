@@ -29,7 +29,7 @@ use crate::{
     causes::causes,
     compile::Compiler,
     datapath::{
-        self, Datapath,
+        Datapath,
         interfaces::{Interfaces, Settled},
     },
     explain::Held,
@@ -305,11 +305,16 @@ impl Reconciler {
         !self.unenforced.is_empty()
     }
 
+    /// Returns true once something is enforced.
+    pub fn has_applied(&self) -> bool {
+        self.applied.is_some()
+    }
+
     /// Removes expired flows in a part of the table. Returns true if the part behind it is to be
     /// checked at once.
     pub fn expire_flows(&mut self) -> bool {
         // The lifetimes in force are known from the first turn on.
-        if self.applied.is_none() {
+        if !self.has_applied() {
             return false;
         }
         let more = self.datapath.expire_flows().unwrap_or_else(|error| {
@@ -525,10 +530,10 @@ impl Reconciler {
             .chain(&self.state.attached_devices)
             .copied()
             .collect();
-        let swept = self
-            .datapath
-            .retain(&wanted)
-            .and_then(|()| datapath::remove_other_versions(&self.options.datapath.pin_path));
+        let swept = self.datapath.retain(&wanted).and_then(|()| {
+            let pin_path = &self.options.datapath.pin_path;
+            self.datapath.remove_other_versions(pin_path)
+        });
         match swept {
             Ok(()) => self.swept = true,
             Err(error) => error!(error = causes(&error), "removing what an earlier agent left"),

@@ -37,7 +37,7 @@ pub enum BpffsError {
         path: PathBuf,
     },
     /// Another process uses the pins.
-    #[error("another netpol process works on {path}: stop it first, or choose another --pin-path")]
+    #[error("another netpol process works on {path}: stop it first")]
     InUse {
         /// The folder.
         path: PathBuf,
@@ -128,6 +128,12 @@ pub fn lock(folder: &Path) -> Result<Lock, BpffsError> {
         .map_err(|(_, _)| BpffsError::InUse {
             path: folder.to_owned(),
         })
+}
+
+/// The mount of bpffs that a folder is on.
+pub fn root(folder: &Path) -> PathBuf {
+    let above = folder.ancestors().take_while(|above| is_bpffs(above));
+    above.last().unwrap_or(folder).to_owned()
 }
 
 fn is_bpffs(path: &Path) -> bool {

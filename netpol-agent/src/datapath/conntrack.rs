@@ -3,7 +3,7 @@
 //! connection tracking knows who opened them. Its table is read over netlink (ctnetlink, in this
 //! network namespace), and the pod's connections become entries of map `flows` before its programs
 //! are attached. A second reading, after all programs are attached, finds connections that were
-//! opened meanwhile.
+//! opened meanwhile. Flows of another version that are not kept become seeds, too (`earlier`).
 //!
 //! A seed allows nothing by itself: the next packet of its connection is judged, in the direction
 //! that opened it. A pod whose programs were always there gets no seeds. Neither does a connection
@@ -12,6 +12,7 @@
 
 #[cfg(test)]
 mod captured;
+mod earlier;
 mod message;
 mod seed;
 
@@ -30,6 +31,7 @@ use netpol_common::{
 use nix::time::{ClockId, clock_gettime};
 use tracing::{debug, info, warn};
 
+pub(super) use self::earlier::Earlier;
 use self::seed::{Places, Seed};
 use super::{
     maps::{FlowTable, MapError},
@@ -74,6 +76,8 @@ pub(super) struct Seeder {
     told: BTreeSet<&'static str>,
     /// Addresses that an earlier agent doubted, until their pods are removed.
     unsure: BTreeSet<IpAddr>,
+    /// What another version remembers, until it is removed.
+    earlier: Option<Earlier>,
 }
 
 impl Seeder {
@@ -105,6 +109,11 @@ impl Seeder {
     /// Takes the addresses for which an earlier agent doubted the owner of the connections.
     pub(super) fn doubt(&mut self, addresses: BTreeSet<IpAddr>) {
         self.unsure = addresses;
+    }
+
+    /// Takes what another version remembers of connections; `None` when that is removed.
+    pub(super) fn set_earlier(&mut self, earlier: Option<Earlier>) {
+        self.earlier = earlier;
     }
 
     /// Returns the endpoint addresses whose connections in the kernel's table may belong to an
@@ -321,6 +330,12 @@ impl Seeder {
                     "the kernel's connection table cannot be read (ctnetlink): connections that were open are judged by \
                      the next packet of either side",
                 );
+            }
+        }
+        if let Some(earlier) = &self.earlier {
+            let each = |seed: Seed| found.entry(seed.address).or_default().push(seed);
+            if let Err(error) = earlier.seeds(&self.places, now, each) {
+                warn!(%error, "reading the flows of another version");
             }
         }
         // If there are too many, answered connections are worth more.

@@ -2,8 +2,8 @@
 //! Removes expired flows (rule C3) and flows of removed endpoints from the table, part by part. No
 //! verdict depends on it, because such flows count for nothing; it makes room for live ones.
 //!
-//! Each turn checks the next part. After the start of the agent, and when an endpoint has used up
-//! its share, the whole table is checked without a pause: nobody removed flows while no agent ran.
+//! Each turn checks the next part. When an endpoint has used up its share, the whole table is checked
+//! without a pause. So it is after the start of the agent, because nobody removed flows before.
 //!
 //! aya reads maps entry by entry from the start. Here a batch is read from where the last one ended
 //! (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6). Layouts are those of `linux/bpf.h`.
@@ -106,15 +106,16 @@ impl Expiry {
                 self.position = None;
             }
         }
-        let checked = self.part(table, living, shares);
-        self.whole &= checked.is_ok() && self.position.is_some();
-        if checked.is_ok() && !self.whole && !mem::replace(&mut self.begun, true) {
-            info!(
-                flows = self.expired.flows,
-                "removed the flows that ended while no agent ran"
-            );
+        // What an error interrupts goes on from the beginning, a turn later.
+        self.part(&table, living, shares)?;
+        self.whole &= self.position.is_some();
+        if !self.whole && !mem::replace(&mut self.begun, true) {
+            let flows = self.expired.flows;
+            info!(flows, "removed the flows that ended while no agent ran");
+            // The first count may have missed flows, or met some twice.
+            shares.recount(|| endpoints(&table))?;
         }
-        checked.map(|()| self.whole)
+        Ok(self.whole)
     }
 
     /// Returns the counts since the start.
@@ -122,7 +123,7 @@ impl Expiry {
         self.expired
     }
 
-    fn part(&mut self, table: impl AsFd, living: Living<'_>, shares: &Shares) -> io::Result<()> {
+    fn part(&mut self, table: &impl AsFd, living: Living<'_>, shares: &Shares) -> io::Result<()> {
         let map = table.as_fd().as_raw_fd().cast_unsigned();
         let (flows, position) = read(map, self.position.take())?;
         self.position = position;
@@ -141,15 +142,21 @@ type Part = (Vec<(FlowKey, Flow)>, Option<u32>);
 
 /// Returns the endpoint of each flow in the table.
 pub(super) fn endpoints(table: impl AsFd) -> io::Result<Vec<u32>> {
-    let map = table.as_fd().as_raw_fd().cast_unsigned();
     let mut endpoints = Vec::new();
+    for_each(table, |key, _| endpoints.push(key.endpoint))?;
+    Ok(endpoints)
+}
+
+/// Calls `each` for every flow in the table. Of flows that come and go meanwhile, some are missed.
+pub(super) fn for_each(table: impl AsFd, mut each: impl FnMut(&FlowKey, &Flow)) -> io::Result<()> {
+    let map = table.as_fd().as_raw_fd().cast_unsigned();
     let mut position = None;
     loop {
         let (flows, next) = read(map, position)?;
-        endpoints.extend(flows.iter().map(|(key, _)| key.endpoint));
+        flows.iter().for_each(|(key, flow)| each(key, flow));
         position = next;
         if position.is_none() {
-            return Ok(endpoints);
+            return Ok(());
         }
     }
 }

@@ -11,6 +11,7 @@
 
 use std::path::{Path, PathBuf};
 
+use aya::maps::MapInfo;
 use netpol_common::abi::LAYOUTS;
 
 use super::{
@@ -84,6 +85,16 @@ pub(super) fn keep_maps(pin_path: &Path) -> Result<(), DatapathError> {
     }
     tracing::info!(of = %other.display(), ?anew, "maps of another version are kept");
     Ok(())
+}
+
+/// The folder of another version whose flows this one can read, and does not have: their tables
+/// have another layout.
+pub(super) fn other_flows(pin_path: &Path) -> Result<Option<PathBuf>, DatapathError> {
+    let own = pin_folder(pin_path);
+    let id = |folder: &Path| MapInfo::from_pin(folder.join("flows")).map(|info| info.id()).ok();
+    let readable = |folder: &PathBuf| has(folder, "flows") && has(folder, "endpoints");
+    let mut others = version_folders(pin_path)?.into_iter();
+    Ok(others.find(|folder| *folder != own && readable(folder) && id(folder) != id(&own)))
 }
 
 fn has(folder: &Path, map: &str) -> bool {

@@ -48,7 +48,7 @@ pub struct MapError {
 }
 
 /// Adds the name of the map and what was attempted to an error.
-trait Named<T> {
+pub(super) trait Named<T> {
     fn on(self, map: &'static str, what: &'static str) -> Result<T, MapError>;
 }
 

@@ -9,6 +9,7 @@ use super::{
     DatapathError,
     attach::{self, AttachError},
     bpffs,
+    rivals::remove_marks,
 };
 
 /// Pinned maps by the name that they have in the object; [`pin`] says where.
@@ -96,6 +97,7 @@ pub fn cleanup(pin_path: &Path) -> Result<usize, DatapathError> {
     for folder in version_folders(pin_path)? {
         interfaces += remove_version(&folder, attach::cleanup)?;
     }
+    remove_marks(pin_path)?;
     bpffs::remove(pin_path)?;
     Ok(interfaces)
 }
@@ -104,7 +106,7 @@ pub fn cleanup(pin_path: &Path) -> Result<usize, DatapathError> {
 ///
 /// # Errors
 /// The first thing that cannot be removed.
-pub fn remove_other_versions(pin_path: &Path) -> Result<(), DatapathError> {
+pub(super) fn remove_other_versions(pin_path: &Path) -> Result<(), DatapathError> {
     let own = pin_folder(pin_path);
     for folder in version_folders(pin_path)? {
         if folder != own {

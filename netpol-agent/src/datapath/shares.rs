@@ -115,8 +115,9 @@ impl Shares {
     /// Corrects the counts by the existing flows, whose endpoints `endpoints` reads: an agent that
     /// was killed may have removed a flow without counting it.
     ///
-    /// What programs insert meanwhile may be counted twice, until the next recount. It is not left
-    /// out: a count that is too low would let endpoints overfill the table.
+    /// What programs insert meanwhile may be counted twice, but is not left out: a count that is too
+    /// low would let endpoints overfill the table. Flows that replace others meanwhile may be missed,
+    /// a few for each endpoint.
     pub(super) fn recount(&self, endpoints: impl FnOnce() -> io::Result<Vec<u32>>) -> io::Result<()> {
         let before: Vec<u64> = (0..FlowShare::NUMBER)
             .map(|number| self.words(number)[0].load(Relaxed))
@@ -127,7 +128,8 @@ impl Shares {
         }
         for (number, before) in before.iter().enumerate().skip(1) {
             let found = found.get(&(number as u16)).copied().unwrap_or_default();
-            self.words(number)[0].fetch_add(found.wrapping_sub(*before), Relaxed);
+            let corrected = |now: u64| Some((now + found).saturating_sub(*before));
+            let _ = self.words(number)[0].fetch_update(Relaxed, Relaxed, corrected);
         }
         self.settle();
         Ok(())

@@ -21,7 +21,6 @@ mod text;
 
 pub(in crate::watch) use node::BACKEND;
 
-pub use binary::Unreadable;
 pub(in crate::watch) use binary::pod as pod_from_binary;
 pub use metadata::Metadata;
 pub use node::{Node, NodeAddress, NodeSpec, NodeStatus};
@@ -39,7 +38,7 @@ pub use service::{
 pub(super) type Refusal = (&'static str, String, String);
 
 /// Reads an object in the API server's binary encoding.
-pub type FromBinary<T> = fn(Bytes) -> Result<T, Unreadable>;
+pub type FromBinary<T> = fn(Bytes) -> Result<T, prost::DecodeError>;
 
 /// A kind that is read.
 pub(crate) trait Wire: OfKind + DeserializeOwned + Clone + Debug + Send + 'static {

@@ -6,7 +6,7 @@ use std::{fs, process::Command};
 
 use netpol_agent::datapath::links_folder;
 use netpol_tests::{
-    agent::inside,
+    agent::{Agent, inside},
     lab::DENY_ALL,
     privilege,
     probe::{Outcome, PATIENCE},
@@ -139,6 +139,41 @@ fn b3_a_second_agent_on_the_same_pins_is_refused() {
         "{error}"
     );
     lab.expect("shop/a", "outside", &Outcome::Silent);
+}
+
+/// Packets would have to be allowed by both. What an agent left that does not run any more is told.
+#[test]
+fn b3_a_second_agent_with_other_pins_says_so_and_leaves() {
+    let Some(mut lab) = lab(&[("deny.yaml", DENY_ALL)]) else {
+        return;
+    };
+    let others = lab.agent.pin_path().with_extension("others");
+    let mut second = Command::new(privilege::binary().unwrap());
+    second
+        .args(["agent", "--node-name", "node-a", "--socket", "none", "--source"])
+        .arg(lab.manifests.path())
+        .arg("--pin-path")
+        .arg(&others);
+    let output = inside(&mut second, lab.node.netns()).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    let first = lab.agent.pin_path().display().to_string();
+    assert!(
+        !output.status.success() && error.contains("another netpol agent") && error.contains(&first),
+        "{error}"
+    );
+    assert!(!others.exists(), "it left its pins");
+    lab.expect("shop/a", "outside", &Outcome::Silent);
+
+    const GONE: &str = "an agent that is gone left its programs";
+    lab.agent.stop().unwrap();
+    let second = Agent::start_at(&lab.node, lab.manifests.path(), &others).unwrap();
+    let log = second.log();
+    assert!(log.contains(GONE) && log.contains(&first), "{log}");
+    drop(second);
+    let seen = lab.agent.log_length();
+    lab.agent.restart().unwrap();
+    let log = lab.agent.log_since(seen);
+    assert!(!log.contains(GONE), "{log}");
 }
 
 #[test]

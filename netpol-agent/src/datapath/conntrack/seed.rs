@@ -18,7 +18,7 @@ use crate::datapath::maps::mapped;
 /// An epoch that is never current: the first plan of the first agent raises the epoch to 1. So the
 /// next packet of the flow is judged, in the direction that opened it (rule C2), and a seed alone
 /// allows nothing.
-const NEVER: u32 = 0;
+pub(super) const NEVER: u32 = 0;
 const NANOSECONDS: u64 = 1_000_000_000;
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REQUEST_V6: u8 = 128;

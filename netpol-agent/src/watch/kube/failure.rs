@@ -46,7 +46,15 @@ impl Failure {
         }
     }
 
-    /// Whether an event of a watch was lost by it: only a new list shows what it said.
+    /// Whether a watch was refused for what it asked for: only a new list has a version from which
+    /// one can go on.
+    pub fn refuses_the_version(error: &kube::Error) -> bool {
+        // 401, 403 and 429 are about who asks, and how often.
+        matches!(error, kube::Error::Api(status)
+            if (400..500).contains(&status.code) && ![401, 403, 429].contains(&status.code))
+    }
+
+    /// Whether it is about an event of a watch that is lost: only a new list shows what it said.
     pub fn loses_an_event(error: &kube::Error) -> bool {
         match error {
             // The library takes any JSON that is no event for a status.
@@ -99,6 +107,11 @@ impl Failure {
             _ => self == other,
         }
     }
+}
+
+/// The server says nothing any more.
+pub fn silent(verb: &str) -> Failure {
+    Failure::Unavailable(format!("{verb}: the API server says nothing"))
 }
 
 #[cfg(test)]

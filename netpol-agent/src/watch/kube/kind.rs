@@ -14,11 +14,17 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Update, connect, decoded::Decoded, failure::Failure, list::Pages};
+use super::{
+    Update, connect,
+    decoded::Decoded,
+    failure::{Failure, silent},
+    list::Pages,
+};
 use crate::{
     progress::Progress,
     watch::{
         kinds::{ByKind, Kind},
+        object::Entry,
         wire::Wire,
     },
 };
@@ -29,6 +35,10 @@ const MISSING_RETRY: Duration = Duration::from_secs(60);
 
 /// How long a watch that says nothing stays open before it counts as one that works.
 const SETTLED: Duration = Duration::from_secs(1);
+
+/// How long a server may say nothing. It ends a watch after 290 seconds, as the client library
+/// asks; a connection that was lost on the way says nothing for ever.
+pub(super) const SILENCE: Duration = Duration::from_secs(295);
 
 /// How the API server is reached.
 #[derive(Clone)]
@@ -97,11 +107,30 @@ enum End {
     },
 }
 
+impl End {
+    /// Of a watch that was refused or ended with an error.
+    fn of(error: &kube::Error) -> Self {
+        Self::Failed {
+            failure: Failure::from_request(error, "watch"),
+            relist: Failure::refuses_the_version(error),
+        }
+    }
+
+    /// Of a watch whose next event cannot be read.
+    fn of_event(error: &kube::Error) -> Self {
+        Self::Failed {
+            failure: Failure::from_request(error, "watch"),
+            relist: Failure::loses_an_event(error),
+        }
+    }
+}
+
+/// The version is still good, if there is one.
 impl From<Failure> for End {
     fn from(failure: Failure) -> Self {
         Self::Failed {
-            relist: failure == Failure::Expired,
             failure,
+            relist: false,
         }
     }
 }
@@ -155,36 +184,42 @@ impl<T: Wire> Watcher<T> {
     /// Watches all objects from a version on, until the server ends it.
     async fn follow(&mut self, version: &mut String) -> Result<(), End> {
         let api = Api::<Decoded<T>>::all(self.way.client.clone());
-        let events = api.watch(&WatchParams::default(), version).await;
-        let mut events = pin!(events.map_err(|error| Failure::from_request(&error, "watch"))?);
-        let first = timeout(SETTLED, events.next()).await;
-        if matches!(first, Ok(None)) {
-            // In order, and too early to ask again at once.
-            self.pause().await;
-            return Ok(());
-        }
-        let mut next = match first {
-            Ok(event) => event,
-            Err(_) => {
-                self.settle();
-                events.next().await
+        let begun = Instant::now();
+        let events = timeout(SILENCE, api.watch(&WatchParams::default(), version)).await;
+        let mut events = pin!(
+            events
+                .map_err(|_| silent("watch"))?
+                .map_err(|error| End::of(&error))?
+        );
+        let mut settled = false;
+        loop {
+            if !settled && begun.elapsed() >= SETTLED {
+                settled = true;
+                self.failing.end();
+                self.backoff.reset();
             }
-        };
-        while let Some(event) = next {
-            let update = read(event, version)?;
-            self.settle();
-            if let Some(update) = update {
-                self.send(update).await?;
+            let patience = if settled {
+                SILENCE
+            } else {
+                SETTLED - begun.elapsed()
+            };
+            match timeout(patience, events.next()).await {
+                Ok(Some(event)) => {
+                    let event = event.map_err(|error| End::of_event(&error))?;
+                    if let Some(update) = read(event, version)? {
+                        self.send(update).await?;
+                    }
+                }
+                Ok(None) if settled => return Ok(()),
+                // In order, and too early to ask again at once.
+                Ok(None) => {
+                    self.pause().await;
+                    return Ok(());
+                }
+                Err(_) if settled => return Err(silent("watch").into()),
+                Err(_) => {}
             }
-            next = events.next().await;
         }
-        Ok(())
-    }
-
-    /// The kind can be watched.
-    fn settle(&mut self) {
-        self.failing.end();
-        self.backoff.reset();
     }
 
     /// Tells of a failure, and waits for the time to try again.
@@ -213,30 +248,35 @@ impl<T: Wire> Watcher<T> {
 }
 
 /// What an event of a watch says. The watch goes on from `version`.
-fn read<T: Wire>(
-    event: kube::Result<WatchEvent<Decoded<T>>>,
-    version: &mut String,
-) -> Result<Option<Update>, End> {
-    let event = event.map_err(|error| End::Failed {
-        relist: Failure::loses_an_event(&error),
-        failure: Failure::from_request(&error, "watch"),
-    })?;
+fn read<T: Wire>(event: WatchEvent<Decoded<T>>, version: &mut String) -> Result<Option<Update>, End> {
     let (seen, update) = match event {
-        WatchEvent::Added(object) | WatchEvent::Modified(object) => (
-            object.resource_version(),
-            Some(Update::Changed(Box::new(object.entry))),
-        ),
-        WatchEvent::Deleted(object) => (
-            object.resource_version(),
-            Some(Update::Deleted(object.entry.object.id())),
-        ),
+        WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+            let seen = object.resource_version();
+            (seen, Some(Update::Changed(Box::new(named(object.entry)?))))
+        }
+        WatchEvent::Deleted(object) => {
+            let seen = object.resource_version();
+            (seen, Some(Update::Deleted(named(object.entry)?.object.id())))
+        }
         WatchEvent::Bookmark(bookmark) => (Some(bookmark.metadata.resource_version), None),
-        WatchEvent::Error(status) => return Err(Failure::from_status(&status, "watch").into()),
+        WatchEvent::Error(status) => return Err(End::of(&kube::Error::Api(status))),
     };
-    if let Some(seen) = seen {
+    // Without one, a watch would begin with what there is, and not tell what is gone.
+    if let Some(seen) = seen.filter(|seen| !seen.is_empty()) {
         *version = seen;
     }
     Ok(update)
+}
+
+/// An object without a name is none: what the event says is not known.
+fn named(entry: Entry) -> Result<Entry, End> {
+    if entry.object.key().name.is_empty() {
+        return Err(End::Failed {
+            failure: Failure::Unavailable("watch: an object has no name".to_owned()),
+            relist: true,
+        });
+    }
+    Ok(entry)
 }
 
 /// What keeps a kind from being watched.
@@ -266,7 +306,8 @@ impl Failing {
         match failure.trouble() {
             Some(why) => self.progress.unread(kind.resource(), why),
             // The server answered: what was told before is over.
-            None => self.progress.read(kind.resource()),
+            None if failure == Failure::Missing => self.progress.read(kind.resource()),
+            None => {}
         }
         if failure != Failure::Expired {
             self.failure = Some(failure);
@@ -285,3 +326,6 @@ impl Failing {
         self.progress.read(self.kind.resource());
     }
 }
+
+#[cfg(test)]
+mod tests;

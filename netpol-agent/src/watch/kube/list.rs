@@ -7,6 +7,7 @@
 
 use std::{error::Error, ops::RangeInclusive};
 
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{
     body::Bytes,
     header::{ACCEPT, HeaderValue},
@@ -19,9 +20,15 @@ use kube::{
     core::Status,
 };
 use serde::Deserialize;
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{binary, decoded::Decoded, failure::Failure};
+use super::{
+    binary,
+    decoded::Decoded,
+    failure::{Failure, silent},
+    kind::SILENCE,
+};
 use crate::{
     causes::causes,
     watch::{
@@ -36,6 +43,9 @@ const FIRST: u32 = 500;
 const SIZE: usize = 2 << 20;
 /// Objects that a page may have, whatever their size.
 const OBJECTS: RangeInclusive<u32> = 50..=2000;
+/// Bytes of a page that is given up and asked for again with fewer objects: who writes large
+/// objects behind small ones must not cost the agent its memory. One object is smaller than that.
+const LARGEST: usize = 16 << 20;
 
 /// `Accept` for an answer in JSON.
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -55,6 +65,8 @@ pub(super) struct Pages<T> {
     client: Client,
     /// The page that was asked for.
     next: AbortOnDropHandle<Result<Answer<T>, Failure>>,
+    /// A page was read.
+    begun: bool,
 }
 
 impl<T: Wire> Pages<T> {
@@ -63,13 +75,20 @@ impl<T: Wire> Pages<T> {
         Self {
             next: ask::<T>(client.clone(), FIRST, None),
             client,
+            begun: false,
         }
     }
 
     /// Returns the next page, and asks for the one behind it. Not to be called after the last.
     pub(super) async fn next(&mut self) -> Result<Page, Failure> {
         let answer = (&mut self.next).await;
-        let Answer { body, read, limit } = answer.map_err(|error| unreadable(&error))??;
+        let answer = answer.map_err(|error| unreadable(&error))?;
+        let Answer { body, read, limit } = answer.map_err(|failure| match failure {
+            // It was there a page ago.
+            Failure::Missing if self.begun => Failure::Unavailable("list: a page is missing".to_owned()),
+            failure => failure,
+        })?;
+        self.begun = true;
         let size = body.len();
         let (metadata, items) = if let Some(read) = read {
             let list = binary::List::open::<T>(body).map_err(|error| unreadable(&error))?;
@@ -87,8 +106,12 @@ impl<T: Wire> Pages<T> {
         if let Some(token) = token {
             self.next = ask::<T>(self.client.clone(), fitting(limit, size), Some(token));
         }
+        let entries = items.convert()?;
+        if entries.iter().any(|entry| entry.object.key().name.is_empty()) {
+            return Err(Failure::Unavailable("list: an object has no name".to_owned()));
+        }
         Ok(Page {
-            entries: items.convert()?,
+            entries,
             version,
             is_last,
         })
@@ -142,31 +165,43 @@ fn ask<T: Wire>(
     limit: u32,
     token: Option<String>,
 ) -> AbortOnDropHandle<Result<Answer<T>, Failure>> {
-    let mut parameters = ListParams::default().limit(limit);
+    let mut parameters = ListParams::default();
     parameters.continue_token = token;
     AbortOnDropHandle::new(tokio::spawn(async move {
-        let request = Request::new(Decoded::<T>::url_path(&(), None)).list(&parameters);
-        let (is_binary, body) = fetch::<T>(&client, request).await?;
-        let read = T::FROM_BINARY.filter(|_| is_binary);
-        Ok(Answer { body, read, limit })
+        let mut limit = limit;
+        loop {
+            parameters.limit = Some(limit);
+            let fetched = timeout(SILENCE, fetch::<T>(&client, &parameters)).await;
+            match fetched.map_err(|_| silent("list"))?? {
+                Some((is_binary, body)) => {
+                    let read = T::FROM_BINARY.filter(|_| is_binary);
+                    return Ok(Answer { body, read, limit });
+                }
+                None if limit > 1 => limit = (limit / 4).max(1),
+                None => return Err(Failure::Unavailable("list: one object is too large".to_owned())),
+            }
+        }
     }))
 }
 
-/// Returns what the server answers, and whether that is in its binary encoding.
-async fn fetch<T: Wire>(
-    client: &Client,
-    request: Result<hyper::Request<Vec<u8>>, kube::core::request::Error>,
-) -> Result<(bool, Bytes), Failure> {
+/// Returns what the server answers, and whether that is in its binary encoding; `None` if it is too
+/// large.
+async fn fetch<T: Wire>(client: &Client, parameters: &ListParams) -> Result<Option<(bool, Bytes)>, Failure> {
     let failed = |error: kube::Error| Failure::from_request(&error, "list");
+    let request = Request::new(Decoded::<T>::url_path(&(), None)).list(parameters);
     let request = request.map_err(|error| failed(kube::Error::BuildRequest(error)))?;
     let mut request = request.map(Body::from);
     let accepted = T::FROM_BINARY.map_or(JSON, |_| binary::ACCEPTED);
     request.headers_mut().insert(ACCEPT, accepted);
     let (head, body) = client.send(request).await.map_err(failed)?.into_parts();
-    let body = body.collect_bytes().await.map_err(failed)?;
+    let body = match Limited::new(body, LARGEST).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => return Ok(None),
+        Err(error) => return Err(unreadable(&*error)),
+    };
     let is_binary = binary::is_of(&head.headers);
     if head.status.is_success() {
-        return Ok((is_binary, body));
+        return Ok(Some((is_binary, body)));
     }
     let told = if is_binary {
         binary::status(body.clone()).ok()
@@ -183,12 +218,14 @@ async fn fetch<T: Wire>(
     Err(Failure::from_status(&Status { code, ..told }, "list"))
 }
 
-/// How many objects to ask for after a page of `limit` objects took `bytes`. A page that names
-/// another is full.
+/// How many objects to ask for after a page of `limit` objects took `bytes`: at most twice as many,
+/// as the next may be larger. A page with a token has `limit` objects.
 fn fitting(limit: u32, bytes: usize) -> u32 {
     let objects = SIZE.saturating_mul(limit as usize) / bytes.max(1);
     let objects = u32::try_from(objects).unwrap_or(u32::MAX);
-    objects.clamp(*OBJECTS.start(), *OBJECTS.end())
+    objects
+        .min(limit.saturating_mul(2))
+        .clamp(*OBJECTS.start(), *OBJECTS.end())
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A Pod in the API server's binary encoding. Of no other kind there may be a hundred thousand.
+//! A Pod in the API server's binary encoding. Only of Pods there may be so many that a second decoder
+//! pays.
 //!
 //! The messages are those of `k8s.io/api/core/v1/generated.proto` and
 //! `k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto`, cut to the fields that are read. Every
 //! other field is passed over. Texts stay where they were received until they are taken over. A
 //! field that is not set and one that is empty are the same to a Pod.
 
-use std::str::Utf8Error;
+use std::borrow::Cow;
 
 use hyper::body::Bytes;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
@@ -20,51 +21,37 @@ use super::{
 };
 use crate::model::Text;
 
-/// Why an object cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum Unreadable {
-    /// It is no message of its kind.
-    #[error("an object in Kubernetes' binary encoding cannot be read")]
-    Message(#[from] DecodeError),
-    /// A text is none.
-    #[error("a text in Kubernetes' binary encoding is not UTF-8")]
-    Text(#[from] Utf8Error),
-}
-
-type Read<T> = Result<T, Unreadable>;
-
 /// Reads a Pod.
-pub(in crate::watch) fn pod(encoded: Bytes) -> Read<pod::Pod> {
+pub(in crate::watch) fn pod(encoded: Bytes) -> Result<pod::Pod, DecodeError> {
     let Pod {
         metadata,
         spec,
         status,
     } = Pod::decode(encoded)?;
     Ok(pod::Pod {
-        metadata: metadata.unwrap_or_default().read()?,
-        spec: spec.map(Spec::read).transpose()?,
-        status: status.map(Status::read).transpose()?,
+        metadata: metadata.unwrap_or_default().read(),
+        spec: spec.map(Spec::read),
+        status: status.map(Status::read),
     })
 }
 
-fn text(bytes: &Bytes) -> Read<&str> {
-    Ok(std::str::from_utf8(bytes)?)
+/// A text. The server lets a client write bytes that are no UTF-8, and replaces them in JSON.
+fn text(bytes: &Bytes) -> Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
 }
 
 /// A text that other objects have too, if there is one.
-fn common(bytes: &Bytes) -> Read<Option<Text>> {
-    let text = text(bytes)?;
-    Ok((!text.is_empty()).then(|| shared(text).into()))
+fn common(bytes: &Bytes) -> Option<Text> {
+    (!bytes.is_empty()).then(|| shared(&text(bytes)).into())
 }
 
 /// A text of this object, if there is one.
-fn own(bytes: &Bytes) -> Read<Option<String>> {
-    let text = text(bytes)?;
-    Ok((!text.is_empty()).then(|| text.to_owned()))
+fn own(bytes: &Bytes) -> Option<String> {
+    (!bytes.is_empty()).then(|| text(bytes).into_owned())
 }
 
-fn each<M, T>(messages: Vec<M>, read: impl FnMut(M) -> Read<T>) -> Read<Option<Vec<T>>> {
-    messages.into_iter().map(read).collect::<Read<_>>().map(Some)
+fn each<M, T>(messages: Vec<M>, read: impl FnMut(M) -> T) -> Option<Vec<T>> {
+    Some(messages.into_iter().map(read).collect())
 }
 
 /// `v1.Pod`.
@@ -98,24 +85,22 @@ struct ObjectMeta {
 }
 
 impl ObjectMeta {
-    fn read(self) -> Read<Metadata> {
+    fn read(self) -> Metadata {
         let mut annotations = Annotations::default();
         for Pair { key, value } in &self.annotations {
-            annotations.insert(text(key)?, text(value)?);
+            annotations.insert(key, || text(value).into_owned());
         }
-        let mut labels = Vec::with_capacity(self.labels.len());
-        for Pair { key, value } in &self.labels {
-            labels.push((shared(text(key)?), shared(text(value)?)));
-        }
-        Ok(Metadata {
-            name: text(&self.name)?.into(),
-            namespace: common(&self.namespace)?.unwrap_or_default(),
-            uid: text(&self.uid)?.to_owned(),
-            resource_version: own(&self.resource_version)?,
-            labels: labels.into_iter().collect(),
+        let labels = self.labels.iter();
+        let labels = labels.map(|Pair { key, value }| (shared(&text(key)), shared(&text(value))));
+        Metadata {
+            name: (&*text(&self.name)).into(),
+            namespace: common(&self.namespace).unwrap_or_default(),
+            uid: text(&self.uid).into_owned(),
+            resource_version: own(&self.resource_version),
+            labels: labels.collect(),
             deletion_timestamp: self.deletion_timestamp.as_ref().map(Moment::read),
             annotations,
-        })
+        }
     }
 }
 
@@ -158,13 +143,13 @@ struct Spec {
 }
 
 impl Spec {
-    fn read(self) -> Read<PodSpec> {
-        Ok(PodSpec {
-            node_name: common(&self.node_name)?,
+    fn read(self) -> PodSpec {
+        PodSpec {
+            node_name: common(&self.node_name),
             host_network: Some(self.host_network),
-            containers: each(self.containers, Container::read)?,
-            init_containers: each(self.init_containers, Container::read)?,
-        })
+            containers: each(self.containers, Container::read),
+            init_containers: each(self.init_containers, Container::read),
+        }
     }
 }
 
@@ -178,11 +163,11 @@ struct Container {
 }
 
 impl Container {
-    fn read(self) -> Read<pod::Container> {
-        Ok(pod::Container {
-            restart_policy: common(&self.restart_policy)?,
-            ports: each(self.ports, Port::read)?,
-        })
+    fn read(self) -> pod::Container {
+        pod::Container {
+            restart_policy: common(&self.restart_policy),
+            ports: each(self.ports, Port::read),
+        }
     }
 }
 
@@ -202,14 +187,14 @@ struct Port {
 }
 
 impl Port {
-    fn read(self) -> Read<ContainerPort> {
-        Ok(ContainerPort {
-            name: common(&self.name)?,
+    fn read(self) -> ContainerPort {
+        ContainerPort {
+            name: common(&self.name),
             container_port: Some(self.container_port.into()),
             host_port: Some(self.host_port.into()),
-            host_ip: own(&self.host_ip)?,
-            protocol: common(&self.protocol)?,
-        })
+            host_ip: own(&self.host_ip),
+            protocol: common(&self.protocol),
+        }
     }
 }
 
@@ -225,17 +210,12 @@ struct Status {
 }
 
 impl Status {
-    fn read(self) -> Read<PodStatus> {
-        let address = |address: Address| {
-            Ok(PodIp {
-                ip: own(&address.ip)?,
-            })
-        };
-        Ok(PodStatus {
-            phase: common(&self.phase)?,
-            pod_ip: own(&self.pod_ip)?,
-            pod_ips: each(self.pod_ips, address)?,
-        })
+    fn read(self) -> PodStatus {
+        PodStatus {
+            phase: common(&self.phase),
+            pod_ip: own(&self.pod_ip),
+            pod_ips: each(self.pod_ips, |address| PodIp { ip: own(&address.ip) }),
+        }
     }
 }
 
@@ -244,4 +224,56 @@ impl Status {
 struct Address {
     #[prost(bytes = "bytes", tag = "1")]
     ip: Bytes,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(key: &'static [u8], value: &'static [u8]) -> Pair {
+        Pair {
+            key: Bytes::from_static(key),
+            value: Bytes::from_static(value),
+        }
+    }
+
+    /// One pod must not keep all others from being listed.
+    #[test]
+    fn l2_a_pod_with_bytes_that_are_no_text_is_read() {
+        let written = Pod {
+            metadata: Some(ObjectMeta {
+                name: Bytes::from_static(b"a"),
+                annotations: vec![
+                    pair(b"example.org/\xff", b"\xff"),
+                    pair(pod::MIRROR.as_bytes(), b"\xff"),
+                ],
+                labels: vec![pair(b"app", b"a\xffb")],
+                ..ObjectMeta::default()
+            }),
+            status: Some(Status {
+                phase: Bytes::from_static(b"\xff"),
+                ..Status::default()
+            }),
+            spec: None,
+        };
+        let read = pod(written.encode_to_vec().into()).unwrap();
+        assert_eq!(&*read.metadata.name, "a");
+        assert_eq!(read.metadata.labels.get("app"), Some("a\u{fffd}b"));
+        assert_eq!(read.metadata.annotations.get(pod::MIRROR), Some("\u{fffd}"));
+        assert!(read.spec.is_none());
+    }
+
+    #[test]
+    fn a_field_that_is_empty_is_not_set() {
+        let written = Pod {
+            metadata: None,
+            spec: Some(Spec::default()),
+            status: Some(Status::default()),
+        };
+        let read = pod(written.encode_to_vec().into()).unwrap();
+        assert_eq!(read.spec.unwrap().node_name, None);
+        let status = read.status.unwrap();
+        assert_eq!((status.phase, status.pod_ip), (None, None));
+        assert!(status.pod_ips.unwrap().is_empty());
+    }
 }

@@ -56,9 +56,9 @@ impl Annotations {
     }
 
     /// Takes over an annotation, if it is one that is read. Of two the last one counts.
-    pub(super) fn insert(&mut self, name: &str, value: &str) {
-        if READ.contains(&name) {
-            self.0.insert(name.to_owned(), value.to_owned());
+    pub(super) fn insert(&mut self, name: &[u8], value: impl FnOnce() -> String) {
+        if let Some(name) = READ.into_iter().find(|read| read.as_bytes() == name) {
+            self.0.insert(name.to_owned(), value());
         }
     }
 }

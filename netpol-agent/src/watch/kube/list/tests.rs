@@ -15,7 +15,8 @@ fn pages_are_of_one_size_in_bytes() {
     assert_eq!(fitting(500, SIZE / 2), 1000);
     assert_eq!(fitting(1000, 2 * SIZE), 500);
     assert_eq!(fitting(500, 1000 * SIZE), *OBJECTS.start());
-    assert_eq!(fitting(500, 0), *OBJECTS.end());
+    assert_eq!(fitting(500, 0), 1000, "the next may be larger");
+    assert_eq!(fitting(1500, 0), *OBJECTS.end());
     assert_eq!(fitting(u32::MAX, 1), *OBJECTS.end());
 }
 
@@ -164,4 +165,35 @@ async fn a_list_of_nothing_may_be_written_as_null() {
     let mut pages = Pages::<Namespace>::of(client(&Asked::default(), answer));
     let page = pages.next().await.unwrap();
     assert!(page.entries.is_empty() && page.is_last);
+}
+
+/// Large objects behind small ones: the page is asked for again, with fewer.
+#[tokio::test]
+async fn l2_a_page_that_is_too_large_is_asked_for_in_smaller_parts() {
+    let asked = Asked::default();
+    let objects = |query: &str| {
+        let limit = query.split("limit=").nth(1).unwrap();
+        limit.split('&').next().unwrap().parse::<usize>().unwrap()
+    };
+    let answer = move |query: &str| {
+        let filler = "x".repeat(objects(query) * LARGEST / 100);
+        let object = json!({"metadata": {"name": "a", "annotations": {"filler": filler}}});
+        (
+            200,
+            json!({"metadata": {"resourceVersion": "7"}, "items": [object]}),
+        )
+    };
+    let page = Pages::<Namespace>::of(client(&asked, answer))
+        .next()
+        .await
+        .unwrap();
+    assert_eq!(names(&page), ["a"]);
+    assert_eq!(queries(&asked), ["&limit=500", "&limit=125", "&limit=31"]);
+
+    let answer = |_: &str| (200, json!({"metadata": {}, "items": ["x".repeat(LARGEST)]}));
+    let failure = Pages::<Namespace>::of(client(&Asked::default(), answer))
+        .next()
+        .await;
+    let told = Failure::Unavailable("list: one object is too large".to_owned());
+    assert_eq!(failure.unwrap_err(), told);
 }
