@@ -58,6 +58,13 @@ fn measured_on(report: &Report) -> String {
     );
     for part in &report.again {
         let _ = write!(text, " Measured again: {}", run(part));
+        if (&part.cpu, &part.kernel) != (&machine.cpu, &machine.kernel) {
+            let _ = write!(
+                text,
+                " That was on {} x {}, {}.",
+                part.cpus, part.cpu, part.kernel
+            );
+        }
     }
     text + "\n"
 }
@@ -119,7 +126,11 @@ fn row(name: &str, with: Option<&str>, figures: &[&Figure]) -> String {
     let held = figures.iter().filter(|figure| figure.baseline.is_some());
     let related = held.filter_map(|figure| figure.related());
     let result = match baseline.map(|baseline| baseline.relation) {
-        Some(Relation::Difference) => format!("+{}", range(related)),
+        Some(Relation::Difference) => {
+            let range = range(related);
+            let sign = if range.starts_with('-') { "" } else { "+" };
+            format!("{sign}{range}")
+        }
         Some(Relation::Ratio) => {
             let (least, most) = ends(related.map(|spread| spread.median));
             format!("{least:.2} to {most:.2} x")

@@ -2,7 +2,7 @@
 //! The agent stops, crashes, restarts, meets another agent or problems with its pins, and is
 //! cleaned up.
 
-use std::{fs, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
 use netpol_agent::datapath::links_folder;
 use netpol_tests::{
@@ -147,7 +147,7 @@ fn b3_a_second_agent_with_other_pins_says_so_and_leaves() {
     let Some(mut lab) = lab(&[("deny.yaml", DENY_ALL)]) else {
         return;
     };
-    let others = lab.agent.pin_path().with_extension("others");
+    let others = PathBuf::from(format!("{}-others", lab.agent.pin_path().display()));
     let mut second = Command::new(privilege::binary().unwrap());
     second
         .args(["agent", "--node-name", "node-a", "--socket", "none", "--source"])

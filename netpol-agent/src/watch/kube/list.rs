@@ -165,8 +165,10 @@ fn ask<T: Wire>(
     limit: u32,
     token: Option<String>,
 ) -> AbortOnDropHandle<Result<Answer<T>, Failure>> {
-    let mut parameters = ListParams::default();
-    parameters.continue_token = token;
+    let mut parameters = ListParams {
+        continue_token: token,
+        ..ListParams::default()
+    };
     AbortOnDropHandle::new(tokio::spawn(async move {
         let mut limit = limit;
         loop {

@@ -21,6 +21,9 @@ use tower::service_fn;
 use super::*;
 use crate::watch::wire::Namespace;
 
+/// Frames of an answer as they come.
+type Frames = BoxStream<'static, Result<Frame<Bytes>, Infallible>>;
+
 /// What a server answers.
 #[derive(Clone)]
 enum Answer {
@@ -42,7 +45,7 @@ impl Answer {
         Self::Told(200, page)
     }
 
-    fn response(self) -> Response<StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>> {
+    fn response(self) -> Response<StreamBody<Frames>> {
         let (status, lines, is_open) = match self {
             Self::Told(status, body) => (status, vec![body.to_string()], false),
             Self::Ended(lines) => (200, lines, false),
