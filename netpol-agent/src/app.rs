@@ -82,8 +82,8 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     for left in datapath::alone(&options.datapath.pin_path)? {
         warn!(
             pins = %left.display(),
-            "an agent that is gone left its programs on this node, and packets have to be allowed by them, too: \
-             `netpol cleanup --pin-path` with this folder removes them"
+            "an agent that no longer runs left pins here; while its programs are attached, packets have to be allowed by \
+             them, too: remove them by `netpol cleanup --pin-path` with this folder"
         );
     }
     let (snapshots_in, mut snapshots) = watch::channel(None);

@@ -35,7 +35,8 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node_name: String,
     /// Folder on bpffs where maps and links are pinned, in a subfolder by ABI version. The agent
-    /// mounts bpffs if it is not mounted.
+    /// mounts bpffs if it is not mounted. A second agent in the same network namespace is refused,
+    /// whatever its folder.
     #[arg(long, value_name = "DIR", default_value = PIN_PATH, env = "NETPOL_PIN_PATH")]
     pin_path: PathBuf,
     /// Folder where libcni keeps the results of CNI plugins. They tell which pod an interface was

@@ -3,14 +3,15 @@
 //! verdict depends on it, because such flows count for nothing; it makes room for live ones.
 //!
 //! Each turn checks the next part. When an endpoint has used up its share, the whole table is checked
-//! without a pause. So it is after the start of the agent, because nobody removed flows before.
+//! without a pause. The same is done once after the agent starts, because nobody removed flows while
+//! it was gone.
 //!
 //! aya reads maps entry by entry from the start. Here a batch is read from where the last one ended
 //! (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6). Layouts are those of `linux/bpf.h`.
 
 use std::{
     collections::BTreeSet,
-    io, mem,
+    io,
     os::fd::{AsFd, AsRawFd},
 };
 
@@ -109,11 +110,14 @@ impl Expiry {
         // What an error interrupts goes on from the beginning, a turn later.
         self.part(&table, living, shares)?;
         self.whole &= self.position.is_some();
-        if !self.whole && !mem::replace(&mut self.begun, true) {
-            let flows = self.expired.flows;
-            info!(flows, "removed the flows that ended while no agent ran");
+        if !self.whole && !self.begun {
             // The first count may have missed flows, or met some twice.
             shares.recount(|| endpoints(&table))?;
+            self.begun = true;
+            let flows = self.expired.flows;
+            if flows > 0 {
+                info!(flows, "removed the flows that ended while no agent ran");
+            }
         }
         Ok(self.whole)
     }

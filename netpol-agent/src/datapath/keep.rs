@@ -61,9 +61,7 @@ pub(super) fn keep_maps(pin_path: &Path) -> Result<(), DatapathError> {
     }
     let others = version_folders(pin_path)?.into_iter();
     let others = others.filter(|folder| *folder != own && LAYOUTS.iter().any(|(map, _)| has(folder, map)));
-    // Who enforces has tables, and programs on most interfaces.
-    let links = |folder: &PathBuf| bpffs::list(&folder.join(LINKS)).map_or(0, |links| links.len());
-    let Some(other) = others.max_by_key(|folder| (has_tables(folder), links(folder))) else {
+    let Some(other) = others.max_by_key(|folder| enforces(folder)) else {
         return Ok(());
     };
     bring_back_flows(&own.join("flows"))?;
@@ -87,14 +85,21 @@ pub(super) fn keep_maps(pin_path: &Path) -> Result<(), DatapathError> {
     Ok(())
 }
 
-/// The folder of another version whose flows this one can read, and does not have: their tables
-/// have another layout.
+/// The folder of another version whose flows this version can read but does not use: their table
+/// was not kept, or was copied into one of another size.
 pub(super) fn other_flows(pin_path: &Path) -> Result<Option<PathBuf>, DatapathError> {
     let own = pin_folder(pin_path);
     let id = |folder: &Path| MapInfo::from_pin(folder.join("flows")).map(|info| info.id()).ok();
     let readable = |folder: &PathBuf| has(folder, "flows") && has(folder, "endpoints");
-    let mut others = version_folders(pin_path)?.into_iter();
-    Ok(others.find(|folder| *folder != own && readable(folder) && id(folder) != id(&own)))
+    let others = version_folders(pin_path)?.into_iter();
+    let others = others.filter(|folder| *folder != own && readable(folder) && id(folder) != id(&own));
+    Ok(others.max_by_key(|folder| enforces(folder)))
+}
+
+/// Orders versions: who enforces has tables, and programs on most interfaces.
+fn enforces(folder: &Path) -> (bool, usize) {
+    let links = bpffs::list(&folder.join(LINKS)).map_or(0, |links| links.len());
+    (has_tables(folder), links)
 }
 
 fn has(folder: &Path, map: &str) -> bool {

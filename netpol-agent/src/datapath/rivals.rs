@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Agents with other pins on the same node. The programs of both would judge each packet, and one
-//! that only one agent knows to be allowed would be lost.
+//! that only one of them allows would be dropped.
 //!
 //! An agent makes a folder `network-INODE` beside its pins, named after the inode of the network
-//! namespace that it works in. The lock of the pins tells whether it runs. Agents that are older
-//! than these folders, and pins on another mount of bpffs, are not found.
+//! namespace that it works in. The lock of the pins tells whether it runs. Not found are agents of
+//! versions without these folders, and pins on another mount of bpffs or deep below it.
 
 use std::{
     fs,
@@ -43,9 +43,10 @@ pub fn alone(pin_path: &Path) -> Result<Vec<PathBuf>, DatapathError> {
     find(&bpffs::root(&own), &mark, DEPTH, &mut others);
     others.retain(|folder| *folder != own);
     for other in &others {
-        // Another error than this one: it was removed meanwhile.
+        // With any other error, the folder is gone or cannot be opened.
         if let Err(BpffsError::InUse { path }) = bpffs::lock(other) {
-            // It leaves nothing, if nothing was there. A failure would hide the reason.
+            // If nothing was pinned here before, the folder goes again. If that fails, the reason
+            // for leaving matters more.
             if version_folders(pin_path).is_ok_and(|versions| versions.is_empty()) {
                 let _ = remove_marks(pin_path).and_then(|()| bpffs::remove(pin_path));
             }
@@ -60,7 +61,8 @@ pub fn alone(pin_path: &Path) -> Result<Vec<PathBuf>, DatapathError> {
 pub(super) fn remove_marks(pin_path: &Path) -> Result<(), BpffsError> {
     let is_mark = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str());
-        name.is_some_and(|name| name.starts_with(MARK))
+        let inode = name.and_then(|name| name.strip_prefix(MARK));
+        inode.is_some_and(|inode| inode.parse::<u64>().is_ok()) && is_ours(path)
     };
     let marks = bpffs::list(pin_path)?.into_iter().filter(is_mark);
     for mark in marks {

@@ -272,7 +272,7 @@ const NEW: &str =
 const EACH: &str = "CPU time of the agent by the number of single changes, with all that it does beside: unlike a delay, nearly the same on a busy machine";
 const CHANGED: &str = "from the event at the agent to the last write";
 const REQUESTED: &str = "from just before the request until the agent says that all is written; a bare watch: until the event comes there";
-const ALIKE: &str = "the same starts, above bare lists in the agent's own manner: pods in the server's binary encoding, 2000 a page";
+const ALIKE: &str = "the same starts, above bare lists in the agent's own manner: pods in the server's binary encoding, and 2000 a page, which the agent reaches on its third";
 const STARTED: &str = "from the start of the process, and from the last complete list, until everything is enforced; CPU time until then. The \
                        lists come at the API server's pace: bare lists are what someone waits who asks in JSON for 500 objects at a time, and does nothing with them";
 const PACKET: &str =

@@ -58,7 +58,7 @@ fn measured_on(report: &Report) -> String {
     );
     for part in &report.again {
         let _ = write!(text, " Measured again: {}", run(part));
-        if (&part.cpu, &part.kernel) != (&machine.cpu, &machine.kernel) {
+        if (&part.cpu, part.cpus, &part.kernel) != (&machine.cpu, machine.cpus, &machine.kernel) {
             let _ = write!(
                 text,
                 " That was on {} x {}, {}.",

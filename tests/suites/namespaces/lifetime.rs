@@ -164,7 +164,7 @@ fn b3_a_second_agent_with_other_pins_says_so_and_leaves() {
     assert!(!others.exists(), "it left its pins");
     lab.expect("shop/a", "outside", &Outcome::Silent);
 
-    const GONE: &str = "an agent that is gone left its programs";
+    const GONE: &str = "an agent that no longer runs left pins here";
     lab.agent.stop().unwrap();
     let second = Agent::start_at(&lab.node, lab.manifests.path(), &others).unwrap();
     let log = second.log();

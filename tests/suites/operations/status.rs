@@ -57,8 +57,14 @@ fn failed(shown: &Value) -> Vec<(String, String)> {
 
 /// Asks until exactly this condition fails, and returns the status and what is wrong.
 fn wait_until_failed(agent: &Agent, name: &str) -> (Value, String) {
+    wait_until(agent, name, || ())
+}
+
+/// The same, with something done before each question.
+fn wait_until(agent: &Agent, name: &str, prepare: impl Fn()) -> (Value, String) {
     let until = Instant::now() + DEADLINE;
     loop {
+        prepare();
         let (code, shown) = status(agent);
         if let [(found, fault)] = &failed(&shown)[..]
             && found == name
@@ -147,14 +153,15 @@ fn a8_l1_status_names_a_pod_that_is_not_enforced_and_a_map_that_is_nearly_full()
     lab.agent.stop().unwrap();
     lab.agent.set_argument("--flow-capacity", "1024");
     lab.agent.restart().unwrap();
-    fill_up(&pin(lab.agent.pin_path(), "flows"), 1000);
-    let (shown, fault) = wait_until_failed(&lab.agent, "maps-have-room");
+    // Soon after its start, the agent removes flows that are of no endpoint.
+    let flows = pin(lab.agent.pin_path(), "flows");
+    let (shown, fault) = wait_until(&lab.agent, "maps-have-room", || fill_up(&flows, 1000));
     assert!(
         fault.starts_with("map flows is nearly full: 1000 of 1024"),
         "{shown:#}"
     );
 
-    // The flows are of no endpoint, and are removed after some seconds.
+    // Then it looks every ten seconds.
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {namespace: shop, name: macvlan}\n\
                spec: {nodeName: node-a, containers: []}\n\
                status: {podIPs: [{ip: 192.0.2.200}]}\n";

@@ -14,7 +14,7 @@ use crate::watch::{object::Entry, wire::Wire};
 #[derive(Debug, Clone)]
 pub(super) struct Decoded<T> {
     pub entry: Entry,
-    /// Only the version, which the client library asks for.
+    /// Only the version, from which a watch goes on.
     metadata: Box<ObjectMeta>,
     kind: PhantomData<T>,
 }

@@ -34,7 +34,7 @@ impl Failure {
         match status.code {
             // Only a list tells: what was listed is served, whatever a watch of it is told.
             404 if verb == "list" => Self::Missing,
-            410 => Self::Expired,
+            410 if verb == "watch" => Self::Expired,
             403 => Self::Forbidden(verb),
             code => {
                 let told = format!("{verb}: {} ({code} {})", status.message, status.reason);
@@ -49,9 +49,7 @@ impl Failure {
     /// Whether a watch was refused for what it asked for: only a new list has a version from which
     /// one can go on.
     pub fn refuses_the_version(error: &kube::Error) -> bool {
-        // 401, 403 and 429 are about who asks, and how often.
-        matches!(error, kube::Error::Api(status)
-            if (400..500).contains(&status.code) && ![401, 403, 429].contains(&status.code))
+        matches!(error, kube::Error::Api(status) if [400, 404, 410, 422].contains(&status.code))
     }
 
     /// Whether it is about an event of a watch that is lost: only a new list shows what it said.

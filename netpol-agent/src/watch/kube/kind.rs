@@ -33,11 +33,12 @@ use crate::{
 /// upgrade.
 const MISSING_RETRY: Duration = Duration::from_secs(60);
 
-/// How long a watch that says nothing stays open before it counts as one that works.
+/// How long a watch must have been open before it counts as one that works. Until then a failure
+/// stays told, and pauses grow.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// How long a server may say nothing. It ends a watch after 290 seconds, as the client library
-/// asks; a connection that was lost on the way says nothing for ever.
+/// How long the server may send nothing before the connection counts as lost. It ends each watch
+/// after 290 seconds itself, because the client library asks for that.
 pub(super) const SILENCE: Duration = Duration::from_secs(295);
 
 /// How the API server is reached.
@@ -49,8 +50,8 @@ pub(super) struct Way {
 }
 
 impl Way {
-    /// Takes the credentials that are there now, if there are any. The client library reads a token
-    /// again a minute later by the node's clock, which may have been set back by years.
+    /// Reads the credentials again. The client library does so only when a minute has passed by the
+    /// node's clock, and that clock may have been set back by years.
     async fn renew(&mut self) {
         if let Ok(anew) = connect(self.kubeconfig.as_deref()).await {
             self.client = anew;
@@ -125,7 +126,7 @@ impl End {
     }
 }
 
-/// The version is still good, if there is one.
+/// A failure that says nothing about the version: the watch goes on from it.
 impl From<Failure> for End {
     fn from(failure: Failure) -> Self {
         Self::Failed {
@@ -184,13 +185,13 @@ impl<T: Wire> Watcher<T> {
     /// Watches all objects from a version on, until the server ends it.
     async fn follow(&mut self, version: &mut String) -> Result<(), End> {
         let api = Api::<Decoded<T>>::all(self.way.client.clone());
-        let begun = Instant::now();
         let events = timeout(SILENCE, api.watch(&WatchParams::default(), version)).await;
         let mut events = pin!(
             events
                 .map_err(|_| silent("watch"))?
                 .map_err(|error| End::of(&error))?
         );
+        let begun = Instant::now();
         let mut settled = false;
         loop {
             if !settled && begun.elapsed() >= SETTLED {
@@ -201,7 +202,7 @@ impl<T: Wire> Watcher<T> {
             let patience = if settled {
                 SILENCE
             } else {
-                SETTLED - begun.elapsed()
+                SETTLED.saturating_sub(begun.elapsed())
             };
             match timeout(patience, events.next()).await {
                 Ok(Some(event)) => {
@@ -259,7 +260,13 @@ fn read<T: Wire>(event: WatchEvent<Decoded<T>>, version: &mut String) -> Result<
             (seen, Some(Update::Deleted(named(object.entry)?.object.id())))
         }
         WatchEvent::Bookmark(bookmark) => (Some(bookmark.metadata.resource_version), None),
-        WatchEvent::Error(status) => return Err(End::of(&kube::Error::Api(status))),
+        // What the server cannot send as an event, it may still list.
+        WatchEvent::Error(status) => {
+            return Err(End::Failed {
+                failure: Failure::from_status(&status, "watch"),
+                relist: status.code != 429,
+            });
+        }
     };
     // Without one, a watch would begin with what there is, and not tell what is gone.
     if let Some(seen) = seen.filter(|seen| !seen.is_empty()) {

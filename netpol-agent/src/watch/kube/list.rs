@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Lists of one kind, page by page. The server makes a page while the one before is converted.
 //!
-//! Pages are of about the same size, whatever the size of an object is. For each page the server's
-//! store counts what is behind it, so that many short pages of a long list cost it more than the
-//! objects do.
+//! Pages are of about the same size, whatever the size of an object is. For each page etcd counts all
+//! objects that are left, so that many short pages of a long list cost more than the objects do.
 
 use std::{error::Error, ops::RangeInclusive};
 
@@ -43,8 +42,8 @@ const FIRST: u32 = 500;
 const SIZE: usize = 2 << 20;
 /// Objects that a page may have, whatever their size.
 const OBJECTS: RangeInclusive<u32> = 50..=2000;
-/// Bytes of a page that is given up and asked for again with fewer objects: who writes large
-/// objects behind small ones must not cost the agent its memory. One object is smaller than that.
+/// A page of more bytes is given up and asked for again with fewer objects. Otherwise large objects
+/// behind small ones could cost the agent its memory. A single object is always smaller.
 const LARGEST: usize = 16 << 20;
 
 /// `Accept` for an answer in JSON.
@@ -221,13 +220,13 @@ async fn fetch<T: Wire>(client: &Client, parameters: &ListParams) -> Result<Opti
 }
 
 /// How many objects to ask for after a page of `limit` objects took `bytes`: at most twice as many,
-/// as the next may be larger. A page with a token has `limit` objects.
+/// because the next may be larger. A page that another follows has exactly `limit` objects.
 fn fitting(limit: u32, bytes: usize) -> u32 {
     let objects = SIZE.saturating_mul(limit as usize) / bytes.max(1);
     let objects = u32::try_from(objects).unwrap_or(u32::MAX);
     objects
-        .min(limit.saturating_mul(2))
         .clamp(*OBJECTS.start(), *OBJECTS.end())
+        .min(limit.saturating_mul(2))
 }
 
 #[cfg(test)]

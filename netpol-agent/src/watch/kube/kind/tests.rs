@@ -193,6 +193,7 @@ async fn b3_what_only_a_list_can_show_is_listed_again() {
         told(400),
         error(410),
         error(404),
+        error(500),
         garbage,
         nameless,
     ] {
@@ -204,7 +205,7 @@ async fn b3_what_only_a_list_can_show_is_listed_again() {
         told(403),
         told(429),
         told(503),
-        error(500),
+        error(429),
         Answer::Ended(Vec::new()),
     ] {
         let lists = vec![Answer::page(&["a"], "")];
@@ -274,4 +275,46 @@ async fn a_failure_is_told_until_a_watch_works() {
     assert!(watched.told().is_some(), "not before it is seen to work");
     sleep(2 * SETTLED).await;
     assert_eq!(watched.told(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b3_a_server_that_is_away_for_an_hour_takes_nothing_away_and_is_followed_again() {
+    let away = Answer::Told(503, json!({"message": "away", "code": 503}));
+    let old = Answer::Told(410, json!({"message": "old", "code": 410}));
+    let lists = vec![Answer::page(&["a"], ""), Answer::page(&["b"], "")];
+    let hour = 150;
+    let watches = vec![away; hour]
+        .into_iter()
+        .chain([old, Answer::Open(Vec::new())]);
+    let mut watched = Watched::new(lists, watches.collect());
+    watched.is(&["listing", "done a"]).await;
+    let begun = Instant::now();
+    while watched.versions().len() < hour {
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert!(
+        begun.elapsed() > Duration::from_secs(3600),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(watched.updates.is_empty(), "nothing is told of it");
+    assert!(watched.told().is_some_and(|why| why.contains("503")));
+    let back = Instant::now();
+    watched.is(&["listing", "done b"]).await;
+    assert!(back.elapsed() < Duration::from_secs(90), "{:?}", back.elapsed());
+    sleep(2 * SETTLED).await;
+    assert_eq!(watched.told(), None);
+}
+
+/// The headers of an answer say nothing about the watch.
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_fails_as_it_begins_does_not_work() {
+    let status = json!({"type": "ERROR", "object": {"kind": "Status", "message": "no", "code": 500}});
+    let failing = Answer::Ended(vec![status.to_string() + "\n"]);
+    let watched = Watched::new(vec![Answer::page(&[], "")], vec![failing]);
+    sleep(Duration::from_secs(60)).await;
+    for _ in 0..600 {
+        sleep(Duration::from_millis(100)).await;
+        assert!(watched.told().is_some());
+    }
 }

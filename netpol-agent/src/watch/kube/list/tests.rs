@@ -15,6 +15,7 @@ fn pages_are_of_one_size_in_bytes() {
     assert_eq!(fitting(500, SIZE / 2), 1000);
     assert_eq!(fitting(1000, 2 * SIZE), 500);
     assert_eq!(fitting(500, 1000 * SIZE), *OBJECTS.start());
+    assert_eq!(fitting(3, SIZE), 6, "the next may be larger");
     assert_eq!(fitting(500, 0), 1000, "the next may be larger");
     assert_eq!(fitting(1500, 0), *OBJECTS.end());
     assert_eq!(fitting(u32::MAX, 1), *OBJECTS.end());
@@ -138,7 +139,8 @@ async fn what_is_no_page_is_a_failure_and_no_empty_list() {
     let told = |message: &str| Failure::Unavailable(message.to_owned());
     let metadata = json!({"resourceVersion": "7"});
     assert_eq!(failure(404, json!("gone")).await, Failure::Missing);
-    assert_eq!(failure(410, json!({"message": "old"})).await, Failure::Expired);
+    let old = json!({"message": "old", "reason": "Expired"});
+    assert_eq!(failure(410, old).await, told("list: old (410 Expired)"));
     let refused = json!({"message": "not now", "reason": "Wait"});
     assert_eq!(failure(503, refused).await, told("list: not now (503 Wait)"));
     assert_eq!(
