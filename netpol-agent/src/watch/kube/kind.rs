@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! List and watch of one kind, for ever.
 
-use std::{marker::PhantomData, path::PathBuf, pin::pin, time::Duration};
+use std::{marker::PhantomData, mem, path::PathBuf, pin::pin, time::Duration};
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use kube::{
@@ -92,6 +92,7 @@ async fn watch<T: Wire>(watch: Watch) {
             failure: None,
             progress,
         },
+        expired: false,
         kind: PhantomData::<T>,
     };
     watcher.run().await;
@@ -141,6 +142,8 @@ struct Watcher<T> {
     updates: Sender<(Kind, Update, Instant)>,
     backoff: DefaultBackoff,
     failing: Failing,
+    /// The last failure was that the server's history had ended.
+    expired: bool,
     kind: PhantomData<T>,
 }
 
@@ -223,13 +226,16 @@ impl<T: Wire> Watcher<T> {
         }
     }
 
-    /// Tells of a failure, and waits for the time to try again.
+    /// Tells of a failure, and waits for the time to try again. If the server's history ended, it
+    /// answers: it is asked for a list at once, but not over and over.
     async fn fail(&mut self, failure: Failure) -> Result<(), End> {
         let unauthorized = matches!(failure, Failure::Unauthorized(_));
+        let expired = failure == Failure::Expired;
+        let again = mem::replace(&mut self.expired, expired);
         if self.failing.begin(failure) {
             self.send(Update::Missing).await?;
             sleep(MISSING_RETRY).await;
-        } else {
+        } else if !expired || again {
             self.pause().await;
         }
         if unauthorized {
