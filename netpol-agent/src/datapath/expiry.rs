@@ -2,9 +2,9 @@
 //! Removes expired flows (rule C3) and flows of removed endpoints from the table, part by part. No
 //! verdict depends on it, because such flows count for nothing; it makes room for live ones.
 //!
-//! Each turn checks the next part. When an endpoint has used up its share, the whole table is checked
-//! without a pause. The same is done once after the agent starts, because nobody removed flows while
-//! it was gone.
+//! Each turn checks the next part. When an endpoint has used up its share, the whole table is
+//! checked without a pause. The same is done once after the agent starts, because nobody removed
+//! flows while it was gone.
 //!
 //! aya reads maps entry by entry from the start. Here a batch is read from where the last one ended
 //! (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6). Layouts are those of `linux/bpf.h`.

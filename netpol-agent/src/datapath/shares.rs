@@ -115,9 +115,9 @@ impl Shares {
     /// Corrects the counts by the existing flows, whose endpoints `endpoints` reads: an agent that
     /// was killed may have removed a flow without counting it.
     ///
-    /// A flow that programs insert meanwhile may be counted twice, but is never left out: a count that
-    /// is too low would let endpoints overfill the table. Only one that takes the place of another
-    /// meanwhile may be missed, a few for each endpoint.
+    /// A flow that programs insert meanwhile may be counted twice, but is never left out: a count
+    /// that is too low would let endpoints overfill the table. Only one that takes the place of
+    /// another meanwhile may be missed, a few for each endpoint.
     pub(super) fn recount(&self, endpoints: impl FnOnce() -> io::Result<Vec<u32>>) -> io::Result<()> {
         let before: Vec<u64> = (0..FlowShare::NUMBER)
             .map(|number| self.words(number)[0].load(Relaxed))

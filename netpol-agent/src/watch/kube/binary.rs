@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the API server says in its binary encoding: the envelope, a list and a refusal. The encoding
-//! costs the server and the agent a fraction of what JSON costs.
+//! What the API server says in its binary encoding: the envelope, a list and a refusal. The
+//! encoding costs the server and the agent a fraction of what JSON costs.
 //!
 //! The envelope is described at
 //! <https://kubernetes.io/docs/reference/using-api/api-concepts/#protobuf-encoding>. The messages

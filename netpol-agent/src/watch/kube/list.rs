@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Lists of one kind, page by page. The server makes a page while the one before is converted.
 //!
-//! Pages are of about the same size, whatever the size of an object is. For each page etcd counts all
-//! objects that are left, so that many short pages of a long list cost more than the objects do.
+//! Pages are of about the same size, whatever the size of an object is. For each page etcd counts
+//! all objects that are left, so that many short pages of a long list cost more than the objects
+//! do.
 
 use std::{error::Error, ops::RangeInclusive};
 

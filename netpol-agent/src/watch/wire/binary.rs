@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A Pod in the API server's binary encoding. Only of Pods there may be so many that a second decoder
-//! pays.
+//! A Pod in the API server's binary encoding. Only of Pods there may be so many that a second
+//! decoder pays.
 //!
 //! The messages are those of `k8s.io/api/core/v1/generated.proto` and
 //! `k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto`, cut to the fields that are read. Every

@@ -130,7 +130,8 @@ impl Stage {
         full_name(&self.crowd.pod(index))
     }
 
-    /// Times how long the API server takes to list all pods and all policies at once, for a client that does nothing with them.
+    /// Times how long the API server takes to list all pods and all policies at once, for a client
+    /// that does nothing with them.
     ///
     /// # Errors
     /// If it refuses.
