@@ -102,6 +102,16 @@ fn p6_t4_pods_that_are_listed_in_binary_are_those_of_json() {
             let request = kube::api::Request::new("/api/v1/pods").list(&Default::default())?;
             let text = administrator.request_text(request).await?;
             if text.contains(&format!("p-{:04}", PODS - 1)) {
+                let request = kube::api::Request::new("/api/v1/pods").list(&Default::default())?;
+                let mut request = request.map(kube::client::Body::from);
+                // As the agent asks.
+                let accept = "application/vnd.kubernetes.protobuf, application/json;q=0.9";
+                request.headers_mut().insert("accept", accept.parse()?);
+                let answer = administrator.send(request).await?;
+                assert_eq!(
+                    answer.headers()["content-type"],
+                    "application/vnd.kubernetes.protobuf"
+                );
                 return Ok(text);
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
