@@ -235,7 +235,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     let mut retry_at: Option<Instant> = None;
     let mut reread_if_waiting = false;
     let mut ahead = false;
-    let mut has_expired = false;
+    let mut asked_at_start = false;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -303,8 +303,8 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
         }
         let complete = tokio::task::block_in_place(|| reconciler.reconcile());
         // Nobody removed ended flows while no agent ran.
-        if !has_expired && reconciler.has_applied() {
-            has_expired = true;
+        if !asked_at_start && reconciler.has_applied() {
+            asked_at_start = true;
             expiry.reset_immediately();
         }
         // The event for a new pod's address may have been missed.

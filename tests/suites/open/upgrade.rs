@@ -17,7 +17,7 @@ use netpol_agent::datapath::{CounterReader, OBSERVED_MAPS, PINNED_MAPS, bpffs, p
 use netpol_common::abi::Direction;
 use netpol_tests::{agent::Agent, node::Site, pair::End, privilege::can_enforce, proxy::Mode};
 
-use super::{MESSAGES, SEEDED, SUITE, World, reused_address, seeds_nothing};
+use super::{MESSAGES, POLICIES, SEEDED, SUITE, World, reused_address, seeds_nothing};
 
 /// Part of the log line about removed pins of another version.
 const SWEPT: &str = "removed what another version of netpol left";
@@ -165,6 +165,42 @@ fn b3_c6_an_upgrade_to_another_layout_of_a_table_keeps_what_was_bound_and_moves_
 #[test]
 fn b3_c6_an_upgrade_to_another_layout_of_flows_keeps_the_tables() {
     other_version("tcx", Common::Tables);
+}
+
+/// Gives what is pinned the name of another version with another layout of a table, and starts the
+/// agent.
+fn restart_over_another_table(agent: &mut Agent) {
+    agent.stop().unwrap();
+    let other = agent.pin_path().join("v1");
+    fs::rename(pin_folder(agent.pin_path()), &other).unwrap();
+    for entry in bpffs::list(&other.join("layouts")).unwrap() {
+        if entry.to_string_lossy().contains("/policies-") {
+            bpffs::remove(&entry).unwrap();
+        }
+    }
+    agent.restart().unwrap();
+    agent.wait_for_line(0, SWEPT).unwrap();
+}
+
+/// A flow that is moved allows nothing: the policy of now is asked.
+#[test]
+fn c2_b3_a_moved_flow_is_judged_by_the_policy_of_now() {
+    if !can_enforce(SUITE) {
+        return;
+    }
+    let world = World::with_rules(Mode::Iptables, false);
+    let mut agent = world.start_attached("tcx");
+    let mut pairs = world.open("shop/a", "shop/b");
+    for pair in &mut pairs {
+        pair.goes_on(End::Opened, 1);
+    }
+    let narrower = POLICIES.replace("ingress: [{}]", "ingress: []");
+    assert_ne!(narrower, POLICIES);
+    world.manifests.write("policies.yaml", &narrower).unwrap();
+    restart_over_another_table(&mut agent);
+    for pair in &mut pairs {
+        pair.is_cut(End::Opened);
+    }
 }
 
 /// What an earlier version knew of an address that another pod had before, its successor knows: the
